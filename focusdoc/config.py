@@ -1,0 +1,152 @@
+"""Settings of the engine and of one generation, as checked, frozen dataclasses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from focusdoc.errors import ConfigError
+
+LocalAttention = Literal["incremental", "refresh"]
+CandidatePositions = Literal["sequential", "shared"]
+
+#: Below this many tokens the authors' code uses no chunk at all (paper_mode section 1.1).
+PAPER_DIRECT_THRESHOLD = 4096
+#: The authors' cap on the length of the dynamic prompt, in tokens.
+PAPER_PROMPT_WINDOW = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocusConfig:
+    """How a document is cut and how its candidates meet the local context.
+
+    Attributes:
+        local_attention: ``"incremental"`` keeps the local KV and gives candidates to the newest token only
+            (the default, what our adapters are trained for); ``"refresh"`` re-encodes the local context at every
+            step with the candidates in front of all of it, as the paper's authors do.
+        local_window: tokens the decoder sees in full. ``generate`` cuts longer inputs: their last
+            ``local_window`` tokens stay local, the rest becomes chunks (paper, section 3.1).
+        chunk_size: tokens of one chunk; ``None`` takes the adapter's, else the model's context length less
+            the room for the dynamic prompt and the answer.
+        prompt_window: longest dynamic prompt in tokens: how much of the local context's tail runs behind
+            every chunk.
+        direct_threshold: inputs of ``generate`` shorter than this take the plain path, with no chunks;
+            ``None`` means ``local_window``.
+        prompt_bos: put the BOS token in front of the dynamic prompt and of the local context unless it is
+            already there (the authors' rule); ``None`` decides by ``local_attention``: yes for ``"refresh"``.
+        bos_token_id: the BOS token for ``prompt_bos``; ``None`` takes the model's.
+        candidate_positions: ``"sequential"`` puts the candidates of k chunks at positions 0..k-1,
+            ``"shared"`` all at position 0; ``None`` takes the adapter's, else sequential.
+        chunk_batch: chunks decoded together; ``None`` for all at once. Changes memory use and speed, never
+            results.
+        read_batch: chunks encoded together while reading.
+        allow_untrained: run with candidates that are copies of the base projections when there is no
+            adapter. For experiments only: such candidates retrieve nothing.
+    """
+
+    local_attention: LocalAttention = "incremental"
+    local_window: int = 2048
+    chunk_size: int | None = None
+    prompt_window: int = 512
+    direct_threshold: int | None = None
+    prompt_bos: bool | None = None
+    bos_token_id: int | None = None
+    candidate_positions: CandidatePositions | None = None
+    chunk_batch: int | None = None
+    read_batch: int = 2
+    allow_untrained: bool = False
+
+    def __post_init__(self) -> None:
+        if self.local_attention not in ("incremental", "refresh"):
+            raise ConfigError(f"local_attention is {self.local_attention!r}; choose 'incremental' or 'refresh'.")
+        if self.candidate_positions not in (None, "sequential", "shared"):
+            raise ConfigError(f"candidate_positions is {self.candidate_positions!r}; choose 'sequential' or 'shared'.")
+        _at_least("local_window", self.local_window, 1)
+        _at_least("prompt_window", self.prompt_window, 1)
+        _at_least("read_batch", self.read_batch, 1)
+        for name in ("chunk_size", "chunk_batch"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
+        for name in ("direct_threshold", "bos_token_id"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 0)
+
+    @classmethod
+    def paper(
+        cls,
+        *,
+        local_window: int = 2048,
+        chunk_size: int = 2048,
+        direct_threshold: int = PAPER_DIRECT_THRESHOLD,
+        **overrides: Any,
+    ) -> FocusConfig:
+        """The settings of the paper's published code: refreshed local context, BOS rule, 4,096-token threshold."""
+        settings: dict[str, Any] = {"local_attention": "refresh", "prompt_window": PAPER_PROMPT_WINDOW, "prompt_bos": True}
+        settings.update(overrides)
+        return cls(local_window=local_window, chunk_size=chunk_size, direct_threshold=direct_threshold, **settings)
+
+    @property
+    def threshold(self) -> int:
+        """Inputs of ``generate`` shorter than this many tokens take the plain path."""
+        return self.local_window if self.direct_threshold is None else self.direct_threshold
+
+    @property
+    def uses_bos(self) -> bool:
+        """Whether the BOS rule of the authors applies."""
+        return self.local_attention == "refresh" if self.prompt_bos is None else self.prompt_bos
+
+    def with_defaults(self, *, chunk_size: int, candidate_positions: CandidatePositions) -> FocusConfig:
+        """This configuration with the settings that were left open filled in (from the adapter or the model)."""
+        return replace(
+            self,
+            chunk_size=self.chunk_size or chunk_size,
+            candidate_positions=self.candidate_positions or candidate_positions,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """How the next tokens are chosen, and when to stop.
+
+    Attributes:
+        max_new_tokens: at most this many new tokens, at least 1.
+        temperature: 0 for greedy decoding, else the softmax temperature.
+        top_p: keep the most probable tokens that sum to this probability, in (0, 1].
+        top_k: keep this many most probable tokens; 0 keeps all.
+        repetition_penalty: above 1 makes tokens of the question and answer less likely to come again.
+        stop: texts that end the answer; the answer does not contain them. Needs a tokenizer.
+        seed: makes sampling repeatable; ``None`` draws from the global generator.
+        ignore_eos: go on past the model's end-of-text token (for benchmarks).
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        _at_least("max_new_tokens", self.max_new_tokens, 1)
+        _at_least("top_k", self.top_k, 0)
+        if not self.temperature >= 0:
+            raise ConfigError(f"temperature is {self.temperature}; it must be 0 (greedy) or above.")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
+        if not self.repetition_penalty > 0:
+            raise ConfigError(f"repetition_penalty is {self.repetition_penalty}; it must be above 0 (1 for none).")
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        object.__setattr__(self, "stop", tuple(self.stop))
+        if any(not isinstance(text, str) or not text for text in self.stop):
+            raise ConfigError(f"stop is {self.stop!r}; every stop string must be a text of at least one character.")
+
+
+def _at_least(name: str, value: Any, smallest: int) -> None:
+    """Refuse `value` unless it is an integer of at least `smallest`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {smallest}.")
+    if value < smallest:
+        raise ConfigError(f"{name} is {value}; it must be at least {smallest}.")
