@@ -1,0 +1,82 @@
+"""Attention through torch's fused kernels, with the log-sum-exp they compute anyway.
+
+On CPU the fused kernel is reached through ``aten._scaled_dot_product_flash_attention_for_cpu``, the only entry
+that returns the log-sum-exp; on CUDA through ``aten._scaled_dot_product_efficient_attention``. Both are private
+to torch, so `attend` falls back to the naive form wherever they are missing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from focusdoc.attention import naive
+
+_CPU_KERNEL = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+_CUDA_KERNEL = getattr(torch.ops.aten, "_scaled_dot_product_efficient_attention", None)
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scaling: float,
+    query_start: int,
+    window: int | None = None,
+    prefix: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Same contract as `focusdoc.attention.naive.attend`; agrees with it up to the rounding of the dtype."""
+    batch, num_heads, num_queries, head_dim = query.shape
+    num_kv_heads, num_keys = key.shape[1], key.shape[2]
+    groups = num_heads // num_kv_heads
+    windowed = window is not None and query_start + num_queries - 1 - prefix >= window
+    if num_queries == num_keys and query_start == 0 and not windowed:
+        return _fused(query, key, value, None, scaling, is_causal=True)
+    seen = naive.visibility(
+        num_queries, num_keys, query_start=query_start, window=window, prefix=prefix, device=query.device
+    )
+    if seen is not None and not bool(seen.any(dim=-1).all()):
+        # A query that sees nothing: the fused kernels return NaN there, the naive form returns 0 and -inf.
+        return naive.attend(
+            query, key, value, scaling=scaling, query_start=query_start, window=window, prefix=prefix
+        )
+    # The query heads of one KV head are folded into rows, so that its keys are read once and never expanded.
+    # [batch, num_heads, num_queries, head_dim] -> [batch, num_kv_heads, groups * num_queries, head_dim]
+    rows = query.reshape(batch, num_kv_heads, groups * num_queries, head_dim)
+    bias = None
+    if seen is not None:
+        bias = torch.zeros(seen.shape, dtype=query.dtype, device=query.device).masked_fill_(~seen, -torch.inf)
+        bias = bias.repeat(groups, 1)
+    output, lse = _fused(rows, key, value, bias, scaling, is_causal=False)
+    return (
+        output.reshape(batch, num_heads, num_queries, head_dim),
+        lse.reshape(batch, num_heads, num_queries),
+    )
+
+
+def _fused(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float, *, is_causal: bool
+) -> tuple[Tensor, Tensor]:
+    """One fused call; `bias` is [num_queries, num_keys] or None."""
+    if query.device.type == "cpu" and _CPU_KERNEL is not None:
+        output, lse = _CPU_KERNEL(query, key, value, 0.0, is_causal, attn_mask=bias, scale=scaling)
+        return output, lse
+    if query.device.type == "cuda" and _CUDA_KERNEL is not None:
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1:  # this kernel knows no grouped heads; only the causal reading pass comes here with them
+            key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+        if bias is not None:
+            bias = _aligned(bias).expand(query.shape[0], query.shape[1], *bias.shape)
+        output, lse, *_ = _CUDA_KERNEL(query, key, value, bias, True, 0.0, is_causal, scale=scaling)
+        return output, lse[..., : query.shape[2]]
+    return naive.attend(
+        query, key, value, scaling=scaling, query_start=0 if is_causal else key.shape[2]
+    )
+
+
+def _aligned(bias: Tensor) -> Tensor:
+    """`bias` with rows that start at multiples of 8 elements, as the CUDA kernel wants them."""
+    columns = bias.shape[-1]
+    padded = torch.nn.functional.pad(bias, (0, -columns % 8))
+    return padded[..., :columns]

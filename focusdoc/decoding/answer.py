@@ -1,0 +1,110 @@
+"""What comes back from the engine: generations, answers, and where they came from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A passage that the answer's candidates looked at.
+
+    Attributes:
+        page: number of the page where the passage begins, 1 for the first.
+        start, end: its characters in ``Document.text``.
+        text: the passage, ``document.text[start:end]``.
+        score: share of the attention paid to all candidates, in 0..1.
+        chunk: index of the chunk in its document.
+        document: the document's name.
+        page_label: the page number as printed on the page, where the document says.
+    """
+
+    page: int
+    start: int
+    end: int
+    text: str
+    score: float
+    chunk: int
+    document: str
+    page_label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one answer: of the documents behind it, of the question's prompt, and of the answer."""
+
+    document_tokens: int
+    num_chunks: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds from the call to the first token, and from the first to the last."""
+
+    first_token: float
+    decode: float
+
+    @property
+    def total(self) -> float:
+        """Seconds in all."""
+        return self.first_token + self.decode
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to a question over one or more memories.
+
+    Attributes:
+        text: the answer, without special tokens and stop strings.
+        sources: passages, the most looked at first.
+        token_ids: the tokens of the answer.
+        finish_reason: ``"stop"`` (end token or stop string), ``"length"`` or ``"cancelled"``.
+    """
+
+    text: str
+    sources: tuple[Source, ...]
+    usage: Usage
+    timings: Timings
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        values = asdict(self)
+        values["timings"]["total"] = self.timings.total
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Raw output of `FocusEngine.generate`.
+
+    Attributes:
+        token_ids: the new tokens.
+        logits: float32 [num_new_tokens, vocab], the logits each token was chosen from, if they were asked for.
+    """
+
+    token_ids: list[int]
+    logits: Tensor | None
+    usage: Usage
+    timings: Timings
+    finish_reason: FinishReason
+
+
+class TextPiece(str):
+    """A piece of a streamed answer; the last one carries the whole `Answer`, the others None."""
+
+    answer: Answer | None
+
+    def __new__(cls, text: str, answer: Answer | None = None) -> TextPiece:
+        """Make a piece of `text`."""
+        piece = super().__new__(cls, text)
+        piece.answer = answer
+        return piece

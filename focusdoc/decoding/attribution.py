@@ -1,0 +1,134 @@
+"""Where an answer came from: the chunks its tokens attended to, and the passage each candidate looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from focusdoc.decoding.answer import Source
+from focusdoc.decoding.condense import DenseSweep
+from focusdoc.decoding.parallel import ParallelDecoder
+from focusdoc.documents.chunking import char_span
+from focusdoc.memory.chunk_memory import DocumentMemory
+
+#: Tokens of a passage around the point looked at most, before it is widened to whole sentences.
+PASSAGE_TOKENS = 48
+#: The first tokens of a text draw attention whatever they say (attention sinks); they are no passage.
+SINK_TOKENS = 4
+#: A passage is widened to sentence ends within this many characters.
+_SENTENCE_REACH = 160
+
+
+def find_sources(
+    decoder: ParallelDecoder,
+    memories: Sequence[DocumentMemory],
+    token_ids: Sequence[int],
+    masses: Tensor,
+    *,
+    prompt_len: int,
+    limit: int = 3,
+) -> tuple[Source, ...]:
+    """The passages behind an answer, the chunk with the largest attention mass first.
+
+    Args:
+        decoder: as it stands after the answer.
+        memories: the documents whose chunks the decoder holds, in its order.
+        token_ids: the token fed at each step: the last prompt token, then the answer's tokens but the last.
+        masses: float32 [steps, num_chunks], `ParallelDecoder.candidate_mass` of each step.
+        prompt_len: tokens of the dynamic prompt.
+        limit: at most this many sources.
+    """
+    per_chunk = masses.sum(dim=0)
+    shares = per_chunk / per_chunk.sum().clamp_min(torch.finfo(torch.float32).tiny)
+    ranked: list[int] = shares.argsort(descending=True)[:limit].tolist()
+    owners = [(memory, chunk) for memory in memories for chunk in memory.chunks]
+    looked = look_inside(decoder, ranked, token_ids, masses, prompt_len=prompt_len)
+    sources = []
+    for index, attention in zip(ranked, looked, strict=True):
+        memory, chunk = owners[index]
+        if memory.document is None or memory.tokenized is None:
+            continue
+        first, last = passage_tokens(attention)
+        begin, stop = char_span(memory.tokenized, chunk.token_start + first, chunk.token_start + last)
+        start, end = whole_sentences(memory.document.text, begin, stop)
+        page = memory.document.page_at(begin)
+        sources.append(
+            Source(
+                page=page.number,
+                start=start,
+                end=end,
+                text=memory.document.text[start:end],
+                score=float(shares[index]),
+                chunk=chunk.index,
+                document=memory.document.name,
+                page_label=page.label,
+            )
+        )
+    return tuple(sources)
+
+
+@torch.no_grad()
+def look_inside(
+    decoder: ParallelDecoder, chunks: Sequence[int], token_ids: Sequence[int], masses: Tensor, *, prompt_len: int
+) -> list[Tensor]:
+    """How much the candidates of `chunks` looked at each token of their chunk: one float32 [chunk_len] each.
+
+    Candidates of all steps are recomputed in one dense pass over these few chunks, each weighted by the attention
+    its step's local token paid to it.
+    """
+    found: list[Tensor] = []
+    steps = torch.tensor(token_ids)
+    for index in chunks:
+        group = decoder.single(index)
+        layout = DenseSweep(
+            groups=[group],
+            num_targets=len(steps),
+            tail_start=prompt_len - 1,
+            rotary=decoder.base.rotary,
+            token_weights=masses[:, index].to(group.keys.device)[None],
+        )
+        positions = group.chunk_len + prompt_len - 1 + torch.arange(len(steps))
+        decoder.base.run(
+            steps[None].to(group.keys.device),
+            positions[None].to(group.keys.device),
+            layout,
+            weights=decoder.weights,
+            num_candidates=len(steps),
+        )
+        found.append(layout.looked_at[0][0].cpu())
+    return found
+
+
+def passage_tokens(attention: Tensor) -> tuple[int, int]:
+    """The tokens [first, last) around the stretch of `attention` [chunk_len] that was looked at most."""
+    length = len(attention)
+    if length <= PASSAGE_TOKENS:
+        return 0, length
+    weights = attention.clone()
+    weights[:SINK_TOKENS] = 0
+    width = PASSAGE_TOKENS // 3
+    smooth = functional.avg_pool1d(weights[None, None], width, stride=1)[0, 0]
+    centre = int(smooth.argmax()) + width // 2
+    first = min(max(0, centre - PASSAGE_TOKENS // 2), length - PASSAGE_TOKENS)
+    return first, first + PASSAGE_TOKENS
+
+
+def whole_sentences(text: str, start: int, end: int) -> tuple[int, int]:
+    """Characters ``start:end`` widened to the nearest sentence or paragraph ends, white space stripped."""
+    ends = (". ", ".\n", "! ", "? ", "!\n", "?\n", "\n\n", "\f")
+    before = text[max(0, start - _SENTENCE_REACH) : start]
+    cut = max(before.rfind(mark) + len(mark) if mark in before else -1 for mark in ends)
+    if cut >= 0:
+        start = start - len(before) + cut
+    after = text[end : end + _SENTENCE_REACH]
+    stops = [after.find(mark) + len(mark) for mark in ends if mark in after]
+    if stops and text[max(0, end - 1) : end] not in ".!?":
+        end += min(stops)
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    return start, end

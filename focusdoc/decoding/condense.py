@@ -1,0 +1,178 @@
+"""Condensing many target tokens at once: the candidates of T consecutive tokens in one pass.
+
+In incremental mode token t's candidate in a chunk attends to the chunk, to the ordinary tail before t and to itself,
+never to another candidate. So the candidates of a whole stretch of tokens can be computed together, beside the local
+rows that each attend to the candidates of their own step. Training uses this with gradients (one pass trains T
+targets), attribution without local rows, to see where in the chunk the candidates looked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from focusdoc.decoding.sweep import ChunkGroup
+from focusdoc.modeling.rotary import Rotary, rotate
+
+
+@dataclass(slots=True)
+class LocalStretch:
+    """What the T local rows of a dense pass attend to.
+
+    Attributes:
+        keys, values: KV of the local tokens before the first target, without candidates,
+            [num_layers, num_kv_heads, prefix_len, head_dim].
+        distances: for each group, how far the candidate of target t moves to its local position, int64 [chunks, T].
+    """
+
+    keys: Tensor
+    values: Tensor
+    distances: Sequence[Tensor]
+
+
+@dataclass(slots=True)
+class DenseSweep:
+    """The layout of one dense pass over rows ``[T local rows, if any | T candidates of each chunk, chunk by chunk]``.
+
+    Attributes:
+        groups: the chunks; their tails hold the ordinary KV of every token before the last target.
+        num_targets: T.
+        tail_start: tail tokens before the first target; target t sees ``tail_start + t`` of them.
+        local: what the local rows attend to, or None for a pass of candidates alone.
+        token_weights: float32 [chunks of the one group, T]; when given, `looked_at` collects the attention that the
+            candidates, so weighted, paid inside their chunks.
+        looked_at: for each group, float32 [chunks, chunk_len], averaged over heads and summed over layers.
+    """
+
+    groups: Sequence[ChunkGroup]
+    num_targets: int
+    tail_start: int
+    rotary: Rotary
+    local: LocalStretch | None = None
+    token_weights: Tensor | None = None
+    looked_at: list[Tensor] = field(init=False)
+    _rotations: list[object] = field(init=False)
+    _masks: list[Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        device = self.groups[0].keys.device
+        self.looked_at = [torch.zeros(group.num_chunks, group.chunk_len, device=device) for group in self.groups]
+        distances = self.local.distances if self.local is not None else []
+        self._rotations = [self.rotary.by(distance.flatten()) for distance in distances]
+        self._masks = [self._mask(group.chunk_len, device) for group in self.groups]
+
+    @property
+    def tail_len(self) -> int:
+        """Ordinary tail tokens that any candidate sees."""
+        return self.tail_start + self.num_targets - 1
+
+    def _mask(self, chunk_len: int, device: torch.device) -> Tensor:
+        """Bool [T, chunk_len + tail_len + T]: the chunk, the tail before t, and only t's own candidate."""
+        targets = torch.arange(self.num_targets, device=device)[:, None]
+        tail = torch.arange(self.tail_len, device=device)[None, :] < self.tail_start + targets
+        own = torch.eye(self.num_targets, dtype=torch.bool, device=device)
+        return torch.cat((tail.new_ones(self.num_targets, chunk_len), tail, own), dim=1)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
+        """Attention of candidate and local rows in one layer; see `AttentionLayout`."""
+        outputs: list[Tensor] = []
+        candidate_keys: list[Tensor] = []
+        candidate_values: list[Tensor] = []
+        row = self.num_targets if self.local is not None else 0
+        for index, group in enumerate(self.groups):
+            rows = slice(row, row := row + group.num_chunks * self.num_targets)
+            outputs.append(self._attend_group(index, group, layer, query[0, :, rows], key[0, :, rows], value[0, :, rows], scaling, window))
+            if self.local is not None:
+                rotation = self.rotary.of_layer(self._rotations[index], layer)  # type: ignore[arg-type]
+                shape = (group.num_chunks, self.num_targets)
+                candidate_keys.append(rotate(key[0, :, rows], rotation).unflatten(1, shape))
+                candidate_values.append(value[0, :, rows].unflatten(1, shape))
+        if self.local is not None:
+            local = self._attend_local(
+                layer,
+                query[0, :, : self.num_targets],
+                (torch.cat(candidate_keys, dim=1), torch.cat(candidate_values, dim=1)),
+                (key[0, :, : self.num_targets], value[0, :, : self.num_targets]),
+                scaling,
+                window,
+            )
+            outputs.insert(0, local)
+        return torch.cat(outputs, dim=0)[None]
+
+    def _attend_group(
+        self,
+        index: int,
+        group: ChunkGroup,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        window: int | None,
+    ) -> Tensor:
+        """Candidates of one group, [heads, chunks * T, head_dim], over chunk, tail and themselves."""
+        shape = (group.num_chunks, self.num_targets)
+        # [heads, chunks * T, head_dim] -> [chunks, heads, T, head_dim]
+        query, key, value = (states.unflatten(1, shape).transpose(0, 1) for states in (query, key, value))
+        keys = torch.cat((group.keys[layer], group.tail_keys[layer, :, :, : self.tail_len], key), dim=2)
+        values = torch.cat((group.values[layer], group.tail_values[layer, :, :, : self.tail_len], value), dim=2)
+        mask = self._masks[index]
+        if window is not None:
+            places = torch.arange(group.chunk_len + self.tail_len, device=mask.device)[None, :]
+            here = group.chunk_len + self.tail_start + torch.arange(self.num_targets, device=mask.device)[:, None]
+            mask = mask.clone()
+            mask[:, : places.shape[1]] &= here - places < window
+        if self.token_weights is not None:
+            self._look(index, group, query, keys, mask, scaling)
+        output = functional.scaled_dot_product_attention(
+            query, keys, values, attn_mask=mask, scale=scaling, enable_gqa=query.shape[1] != keys.shape[1]
+        )
+        # [chunks, heads, T, head_dim] -> [chunks * T, heads, head_dim]
+        return output.transpose(1, 2).flatten(0, 1)
+
+    def _look(self, index: int, group: ChunkGroup, query: Tensor, keys: Tensor, mask: Tensor, scaling: float) -> None:
+        """Add what the candidates of `group` looked at in this layer."""
+        heads = query.shape[1] // keys.shape[1]
+        scores = query.float() @ keys.float().repeat_interleave(heads, dim=1).transpose(-1, -2) * scaling
+        weights = scores.masked_fill(~mask, -torch.inf).softmax(dim=-1)[..., : group.chunk_len]
+        self.looked_at[index] += torch.einsum("nhts,nt->ns", weights, self.token_weights) / query.shape[1]
+
+    def _attend_local(
+        self,
+        layer: int,
+        query: Tensor,
+        candidates: tuple[Tensor, Tensor],
+        fresh: tuple[Tensor, Tensor],
+        scaling: float,
+        window: int | None,
+    ) -> Tensor:
+        """Local row t over [the candidates of step t | the local prefix | local rows up to t].
+
+        Args:
+            query: [num_heads, T, head_dim].
+            candidates: keys and values [num_kv_heads, chunks, T, head_dim], keys at their local positions.
+            fresh: the local rows' own keys and values [num_kv_heads, T, head_dim].
+        """
+        prefix_keys, prefix_values = self.local.keys[layer], self.local.values[layer]  # type: ignore[union-attr]
+        keys, values = (torch.cat(pair, dim=1).float() for pair in ((prefix_keys, fresh[0]), (prefix_values, fresh[1])))
+        num_kv_heads, num_chunks = candidates[0].shape[:2]
+        # [num_heads, T, head_dim] -> [num_kv_heads, heads per KV head, T, head_dim]
+        asked = query.float().unflatten(0, (num_kv_heads, -1)) * scaling
+        to_candidates = torch.einsum("ghtd,gktd->ghtk", asked, candidates[0].float())
+        to_local = torch.einsum("ghtd,gld->ghtl", asked, keys)
+        prefix_len = prefix_keys.shape[1]
+        here = prefix_len + torch.arange(self.num_targets, device=query.device)[:, None]
+        places = torch.arange(keys.shape[1], device=query.device)[None, :]
+        seen = places <= here
+        if window is not None:
+            seen &= here - places < window
+        scores = torch.cat((to_candidates, to_local.masked_fill(~seen, -torch.inf)), dim=-1)
+        weights = scores.softmax(dim=-1)
+        output = torch.einsum("ghtk,gktd->ghtd", weights[..., :num_chunks], candidates[1].float())
+        output = output + torch.einsum("ghtl,gld->ghtd", weights[..., num_chunks:], values)
+        # [num_kv_heads, heads per KV head, T, head_dim] -> [T, num_heads, head_dim]
+        return output.flatten(0, 1).transpose(0, 1).to(query.dtype)

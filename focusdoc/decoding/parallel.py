@@ -1,0 +1,175 @@
+"""Parallel decoding: the state of one question over a memory, advanced by one sweep per token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from focusdoc.attention import AttentionKernel
+from focusdoc.config import FocusConfig
+from focusdoc.decoding.sweep import ChunkGroup, LocalContext, Sweep
+from focusdoc.memory.chunk_memory import MemoryBlock
+from focusdoc.modeling.base import BaseModel
+from focusdoc.modeling.candidate import LayerWeights
+
+#: Rows of one sweep where `FocusConfig.chunk_batch` does not say: bounds the activations of the prompt phase.
+MAX_ROWS = 8192
+
+
+class ParallelDecoder:
+    """Decodes one answer over the chunks of `blocks`.
+
+    Call `start` once with the local context, then `step` with every chosen token; each returns the next token's
+    logits. In incremental mode the local KV is kept and only the newest local token sees candidates; in refresh
+    mode (the paper's code) the local context is encoded anew at each step and all of it sees them.
+
+    Args:
+        weights: the candidate weights of every layer.
+        blocks: the chunks' KV, at least one chunk.
+        max_new_tokens: how many steps to keep room for.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        weights: Sequence[LayerWeights],
+        blocks: Sequence[MemoryBlock],
+        *,
+        kernel: AttentionKernel,
+        config: FocusConfig,
+        max_new_tokens: int,
+    ) -> None:
+        self.base = base
+        self.weights = weights
+        self._blocks = blocks
+        self._kernel = kernel
+        self._config = config
+        self._max_new_tokens = max_new_tokens
+        self.num_chunks = sum(block.num_chunks for block in blocks)
+        self._refresh = config.local_attention == "refresh"
+        self._shared = config.candidate_positions == "shared"
+        self.groups: list[ChunkGroup] = []
+        self.tail_len = 0
+        self._local_ids: list[int] = []
+        self._newest = -1
+        #: Attention mass that the newest local token paid to each chunk's candidate: float32 [num_chunks],
+        #: mean over layers and heads.
+        self.candidate_mass = torch.zeros(self.num_chunks)
+
+    @torch.no_grad()
+    def start(self, local_ids: Sequence[int], prompt_ids: Sequence[int]) -> Tensor:
+        """Run the dynamic prompt behind all chunks and the local context beside it.
+
+        Args:
+            local_ids: the local context, with its BOS if the mode wants one.
+            prompt_ids: the dynamic prompt, with its BOS likewise; its last token is the last local token.
+
+        Returns:
+            Float32 logits [vocab] of the first new token.
+        """
+        self.groups = list(self._make_groups(len(prompt_ids)))
+        self.local = LocalContext.empty(self.groups[0], self.num_chunks, len(local_ids) + self._max_new_tokens)
+        self._local_ids = list(local_ids)
+        self._newest = prompt_ids[-1]
+        return self._advance(list(prompt_ids[:-1]), self._local_ids)
+
+    @torch.no_grad()
+    def step(self, token: int) -> Tensor:
+        """Feed the chosen `token`; return the float32 logits [vocab] of the one after it."""
+        previous, self._newest = self._newest, token
+        if self._refresh:
+            self._local_ids.append(token)
+            self.local.length = 0
+            return self._advance([previous], self._local_ids)
+        return self._advance([previous], [token])
+
+    def single(self, index: int) -> ChunkGroup:
+        """Chunk `index` with its tail, as a group of its own (views, no copies)."""
+        group = next(group for group in self.groups if index in range(group.span.start, group.span.stop))
+        at = slice(index - group.first, index - group.first + 1)
+        return ChunkGroup(
+            group.keys[:, at], group.values[:, at], group.tail_keys[:, at], group.tail_values[:, at], index
+        )
+
+    def _make_groups(self, prompt_len: int) -> Iterator[ChunkGroup]:
+        """The blocks in pieces of at most `chunk_batch` chunks."""
+        size = self._config.chunk_batch or max(1, MAX_ROWS // prompt_len)
+        first = 0
+        for block in self._blocks:
+            for start in range(0, block.num_chunks, size):
+                stop = min(start + size, block.num_chunks)
+                yield ChunkGroup.of(block, start, stop, first + start, prompt_len + self._max_new_tokens)
+            first += block.num_chunks
+
+    def _sweeps(self, rows_per_chunk: int) -> Iterator[list[ChunkGroup]]:
+        """Consecutive groups packed into as few sweeps as the row limit allows."""
+        limit = self._config.chunk_batch or max(1, MAX_ROWS // rows_per_chunk)
+        packed: list[ChunkGroup] = []
+        for group in self.groups:
+            if packed and sum(member.num_chunks for member in packed) + group.num_chunks > limit:
+                yield packed
+                packed = []
+            packed.append(group)
+        yield packed
+
+    def _advance(self, ordinary: list[int], local_ids: list[int]) -> Tensor:
+        """Feed every chunk `ordinary` and the newest token as candidate, the local context `local_ids`."""
+        *others, last = self._sweeps(len(ordinary) + 1)
+        for groups in others:
+            self._run(groups, ordinary, [])
+        hidden, mass = self._run(last, ordinary, local_ids)
+        self.tail_len += len(ordinary)
+        self.local.length += len(local_ids)
+        self.candidate_mass = mass / self.base.num_layers
+        last_local = hidden.shape[0] - sum(group.num_chunks for group in last) - 1
+        return self.base.logits(hidden[last_local])
+
+    def _run(self, groups: Sequence[ChunkGroup], ordinary: list[int], local_ids: list[int]) -> tuple[Tensor, Tensor]:
+        """One sweep; returns hidden states [rows, hidden_size] and the candidates' attention mass, summed over layers."""
+        device = self.base.device
+        tokens: list[Tensor] = []
+        positions: list[Tensor] = []
+        distances: list[Tensor] = []
+        fed = torch.tensor(ordinary, dtype=torch.long)
+        behind = torch.arange(self.tail_len, self.tail_len + len(ordinary))
+        for group in groups:
+            tokens.append(fed.repeat(group.num_chunks))
+            positions.append((behind + group.chunk_len).repeat(group.num_chunks))
+        tokens.append(torch.tensor(local_ids, dtype=torch.long))
+        positions.append(self._local_start + self.local.length + torch.arange(len(local_ids)))
+        for group in groups:
+            tokens.append(torch.full((group.num_chunks,), self._newest))
+            place = group.chunk_len + self.tail_len + len(ordinary)
+            positions.append(torch.full((group.num_chunks,), place))
+            distances.append((self._candidate_positions(group) - place).to(device))
+        sweep = Sweep(
+            groups=groups,
+            tail_start=self.tail_len,
+            num_ordinary=len(ordinary),
+            local=self.local,
+            num_local=len(local_ids),
+            sees_from=0 if self._refresh else max(0, len(local_ids) - 1),
+            distances=distances,
+            rotary=self.base.rotary,
+            kernel=self._kernel,
+        )
+        hidden = self.base.run(
+            torch.cat(tokens)[None].to(device),
+            torch.cat(positions)[None].to(device),
+            sweep,
+            weights=self.weights,
+            num_candidates=sweep.num_candidates,
+        )
+        return hidden[0], sweep.candidate_mass
+
+    @property
+    def _local_start(self) -> int:
+        """Position of the first local token, right behind the candidates."""
+        return 1 if self._shared else self.num_chunks
+
+    def _candidate_positions(self, group: ChunkGroup) -> Tensor:
+        """Positions of the group's candidates in front of the local context, int64 [num_chunks]."""
+        places = torch.arange(group.first, group.first + group.num_chunks)
+        return torch.zeros_like(places) if self._shared else places

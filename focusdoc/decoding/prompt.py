@@ -1,0 +1,76 @@
+"""The local context of a question: a prompt around it, in the format the model knows.
+
+The same code builds prompts for asking and for training, so the two never drift apart. Whatever a user or a
+document wrote is encoded as plain text: a chat template's special tokens come from the template alone.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from focusdoc.errors import ConfigError
+
+PromptStyle = Literal["auto", "chat", "plain"]
+
+#: Said to chat models; short, because every chunk reads it again with every question.
+SYSTEM_PROMPT = "Answer from the document."
+
+
+def encode_text(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of `text` as plain text: no special tokens added, none recognised in it."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    return ids
+
+
+def encode_messages(tokenizer: Any, messages: Sequence[tuple[str, str]]) -> list[int]:
+    """Token ids of a conversation, given as (role, content), up to where the assistant's answer begins.
+
+    The template is rendered around placeholders, and contents are encoded apart from it, so that no content can
+    speak as template.
+    """
+    marks = [f"\ue000{secrets.token_hex(8)}\ue001" for _ in messages]
+    ids: list[int] = []
+    rest = _render(tokenizer, [(role, mark) for (role, _), mark in zip(messages, marks, strict=True)])
+    for (_, content), mark in zip(messages, marks, strict=True):
+        before, found, rest = rest.partition(mark)
+        if not found:
+            raise ConfigError("The model's chat template drops or reorders messages; use the plain prompt style.")
+        ids += tokenizer(before, add_special_tokens=False)["input_ids"] + encode_text(tokenizer, content)
+    return ids + list(tokenizer(rest, add_special_tokens=False)["input_ids"])
+
+
+def question_prompt(tokenizer: Any, question: str, style: PromptStyle = "auto") -> list[int]:
+    """Token ids of the local context of `question`, up to where the answer begins.
+
+    Args:
+        style: ``"chat"`` uses the tokenizer's chat template, ``"plain"`` a question-and-answer continuation,
+            ``"auto"`` the chat template where there is one.
+
+    Raises:
+        ConfigError: ``"chat"`` for a tokenizer that has no chat template.
+    """
+    has_template = bool(getattr(tokenizer, "chat_template", None))
+    if style == "chat" and not has_template:
+        raise ConfigError("This model's tokenizer has no chat template; use the prompt style 'plain' or 'auto'.")
+    if style == "plain" or not has_template:
+        return _bos(tokenizer) + encode_text(tokenizer, f"Question: {question}\nAnswer:")
+    try:
+        return encode_messages(tokenizer, [("system", SYSTEM_PROMPT), ("user", question)])
+    except Exception as error:
+        if type(error).__name__ != "TemplateError":  # raised by templates that know no system role
+            raise
+        return encode_messages(tokenizer, [("user", f"{SYSTEM_PROMPT}\n\n{question}")])
+
+
+def _render(tokenizer: Any, messages: Sequence[tuple[str, str]]) -> str:
+    turns = [{"role": role, "content": content} for role, content in messages]
+    text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    return text
+
+
+def _bos(tokenizer: Any) -> list[int]:
+    """The BOS token, if this tokenizer puts one in front of a text by itself."""
+    ids = tokenizer("a")["input_ids"]
+    return [ids[0]] if len(ids) > 1 and ids[0] == tokenizer.bos_token_id else []

@@ -1,0 +1,228 @@
+"""One pass through the layers for chunk rows, local rows and candidates together.
+
+The rows of a sweep stand in this order::
+
+    [ ordinary rows of every chunk, chunk by chunk | local rows | one candidate row per chunk ]
+
+In every layer, the ordinary rows and the candidate of a chunk attend to that chunk and to its tail (the dynamic
+prompt and the answer so far); the candidates' fresh keys and values, moved to their places in front of the local
+context, are what the local rows that see candidates attend to in the same layer. So chunks and local context
+advance together, and one step costs one sweep (paper, section 3.1 and figure 2; the paper's code makes k+1 passes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from focusdoc.attention import AttentionKernel, merge
+from focusdoc.memory.chunk_memory import MemoryBlock
+from focusdoc.modeling.rotary import Rotary, rotate
+
+
+@dataclass(slots=True)
+class ChunkGroup:
+    """Consecutive chunks of one length with their tails.
+
+    Attributes:
+        keys, values: the chunks' stored KV, only read, [num_layers, num_chunks, num_kv_heads, chunk_len, head_dim].
+        tail_keys, tail_values: room for what runs behind them, [num_layers, num_chunks, num_kv_heads, room, head_dim].
+        first: index of the group's first chunk among all chunks.
+    """
+
+    keys: Tensor
+    values: Tensor
+    tail_keys: Tensor
+    tail_values: Tensor
+    first: int
+
+    @classmethod
+    def of(cls, block: MemoryBlock, start: int, stop: int, first: int, room: int) -> ChunkGroup:
+        """Chunks `start` to `stop` of `block`, with room for a tail of `room` tokens."""
+        keys, values = block.keys[:, start:stop], block.values[:, start:stop]
+        shape = (*keys.shape[:3], room, keys.shape[4])
+        return cls(keys, values, keys.new_empty(shape), values.new_empty(shape), first)
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks in the group."""
+        return self.keys.shape[1]
+
+    @property
+    def chunk_len(self) -> int:
+        """Tokens of each chunk."""
+        return self.keys.shape[3]
+
+    @property
+    def span(self) -> slice:
+        """The group's chunks among all chunks."""
+        return slice(self.first, self.first + self.num_chunks)
+
+
+@dataclass(slots=True)
+class LocalContext:
+    """KV that the local rows attend to: k slots for the candidates of the step, then the local tokens.
+
+    Attributes:
+        keys, values: [num_layers, num_kv_heads, num_candidates + room, head_dim].
+        num_candidates: k, the number of chunks.
+        length: local tokens held so far.
+    """
+
+    keys: Tensor
+    values: Tensor
+    num_candidates: int
+    length: int = 0
+
+    @classmethod
+    def empty(cls, group: ChunkGroup, num_candidates: int, room: int) -> LocalContext:
+        """Room for `room` local tokens, in the dtype and on the device of `group`."""
+        num_layers, _, num_kv_heads, _, head_dim = group.keys.shape
+        shape = (num_layers, num_kv_heads, num_candidates + room, head_dim)
+        return cls(group.keys.new_empty(shape), group.values.new_empty(shape), num_candidates)
+
+
+@dataclass(slots=True)
+class Sweep:
+    """The layout of one sweep (an `AttentionLayout`).
+
+    Attributes:
+        groups: the chunks that take part.
+        tail_start: tokens already in every tail.
+        num_ordinary: ordinary rows of each chunk; its candidate follows them.
+        local: the local context; the candidates of the sweep are written into its slots.
+        num_local: local rows, 0 when this sweep only makes candidates.
+        sees_from: the first local row that sees the candidates.
+        distances: for each group, how far its candidates' keys move to reach their local positions, int64 [chunks].
+    """
+
+    groups: Sequence[ChunkGroup]
+    tail_start: int
+    num_ordinary: int
+    local: LocalContext
+    num_local: int
+    sees_from: int
+    distances: Sequence[Tensor]
+    rotary: Rotary
+    kernel: AttentionKernel
+    candidate_mass: Tensor = field(init=False)
+    _rotations: list[object] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._rotations = [self.rotary.by(distance) for distance in self.distances]
+        self.candidate_mass = torch.zeros(self.local.num_candidates, device=self.local.keys.device)
+
+    @property
+    def num_candidates(self) -> int:
+        """Candidates made by this sweep."""
+        return sum(group.num_chunks for group in self.groups)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
+        """Attention of all three kinds of rows in one layer; see `AttentionLayout`."""
+        _, num_heads, num_rows, head_dim = query.shape
+        output = query.new_empty((1, num_rows, num_heads, head_dim))
+        row, candidate = 0, num_rows - self.num_candidates
+        local_rows = slice(candidate - self.num_local, candidate)
+        for group, rotation in zip(self.groups, self._rotations, strict=True):
+            ordinary_rows = slice(row, row := row + group.num_chunks * self.num_ordinary)
+            candidate_rows = slice(candidate, candidate := candidate + group.num_chunks)
+            self._attend_chunks(
+                group, layer, (ordinary_rows, candidate_rows), query[0], key[0], value[0], output[0], scaling, window
+            )
+            turned = rotate(key[0, :, candidate_rows], self.rotary.of_layer(rotation, layer))  # type: ignore[arg-type]
+            self.local.keys[layer, :, group.span] = turned
+            self.local.values[layer, :, group.span] = value[0, :, candidate_rows]
+        if self.num_local:
+            self._attend_local(layer, local_rows, query, key, value, output, scaling, window)
+        return output
+
+    def _attend_chunks(
+        self,
+        group: ChunkGroup,
+        layer: int,
+        rows: tuple[slice, slice],
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        output: Tensor,
+        scaling: float,
+        window: int | None,
+    ) -> None:
+        """Ordinary and candidate rows of one group over their own chunk and tail; new tail KV is stored."""
+        start, stop = self.tail_start, self.tail_start + self.num_ordinary + 1
+        tail_keys, tail_values = group.tail_keys[layer, :, :, :stop], group.tail_values[layer, :, :, :stop]
+        # The candidate's own KV takes the slot that its ordinary KV will take one step later.
+        tail_keys[:, :, start:] = self._by_chunk(key, rows, group.num_chunks)
+        tail_values[:, :, start:] = self._by_chunk(value, rows, group.num_chunks)
+        asked = self._by_chunk(query, rows, group.num_chunks)
+        over_chunk = self.kernel(
+            asked,
+            group.keys[layer],
+            group.values[layer],
+            scaling=scaling,
+            query_start=group.chunk_len + start,
+            window=window,
+        )
+        over_tail = self.kernel(asked, tail_keys, tail_values, scaling=scaling, query_start=start, window=window)
+        merged, _ = merge(*over_chunk, *over_tail)
+        # [num_chunks, num_heads, new, head_dim] -> [num_chunks, new, num_heads, head_dim]
+        merged = merged.transpose(1, 2)
+        output[rows[0]] = merged[:, :-1].flatten(0, 1)
+        output[rows[1]] = merged[:, -1]
+
+    def _by_chunk(self, states: Tensor, rows: tuple[slice, slice], num_chunks: int) -> Tensor:
+        """Rows of states [heads, rows, head_dim] as [num_chunks, heads, num_ordinary + 1, head_dim]."""
+        ordinary = states[:, rows[0]].unflatten(1, (num_chunks, self.num_ordinary))
+        candidate = states[:, rows[1]].unsqueeze(2)
+        return torch.cat((ordinary, candidate), dim=2).transpose(0, 1)
+
+    def _attend_local(
+        self,
+        layer: int,
+        rows: slice,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        output: Tensor,
+        scaling: float,
+        window: int | None,
+    ) -> None:
+        """Local rows over the local context, and those from `sees_from` on over the candidates too."""
+        num_candidates = self.local.num_candidates
+        keys, values = self.local.keys[layer][None], self.local.values[layer][None]
+        begin = num_candidates + self.local.length
+        keys[:, :, begin : begin + self.num_local] = key[:, :, rows]
+        values[:, :, begin : begin + self.num_local] = value[:, :, rows]
+        asked = query[:, :, rows]
+        if self.sees_from:
+            stop = begin + self.sees_from
+            blind, _ = self.kernel(
+                asked[:, :, : self.sees_from],
+                keys[:, :, num_candidates:stop],
+                values[:, :, num_candidates:stop],
+                scaling=scaling,
+                query_start=self.local.length,
+                window=window,
+            )
+            output[:, rows][:, : self.sees_from] = blind.transpose(1, 2)
+        stop = begin + self.num_local
+        seeing, lse = self.kernel(
+            asked[:, :, self.sees_from :],
+            keys[:, :, :stop],
+            values[:, :, :stop],
+            scaling=scaling,
+            query_start=begin + self.sees_from,
+            window=window,
+            prefix=num_candidates,
+        )
+        output[:, rows][:, self.sees_from :] = seeing.transpose(1, 2)
+        self._add_mass(asked[0, :, -1], keys[0, :, :num_candidates], lse[0, :, -1], scaling)
+
+    def _add_mass(self, query: Tensor, candidate_keys: Tensor, lse: Tensor, scaling: float) -> None:
+        """Add the attention weights that the last local row gave each candidate, averaged over the heads."""
+        grouped = query.view(candidate_keys.shape[0], -1, query.shape[-1]).float()
+        scores = grouped @ candidate_keys.float().transpose(-1, -2) * scaling
+        self.candidate_mass += torch.exp(scores.flatten(0, 1) - lse[:, None]).mean(dim=0)

@@ -1,0 +1,21 @@
+"""Documents: loading text and PDFs into pages, cutting them into chunks by a model's tokens, estimating their size."""
+
+from focusdoc.documents.chunking import Chunk, TokenizedText, char_span, cut_chunks, tokenize
+from focusdoc.documents.document import Document, Page
+from focusdoc.documents.estimate import TokenEstimate, estimate_tokens
+from focusdoc.documents.limits import LoadLimits
+from focusdoc.documents.loaders import load
+
+__all__ = [
+    "Chunk",
+    "Document",
+    "LoadLimits",
+    "Page",
+    "TokenEstimate",
+    "TokenizedText",
+    "char_span",
+    "cut_chunks",
+    "estimate_tokens",
+    "load",
+    "tokenize",
+]

@@ -1,0 +1,71 @@
+"""Turning the bytes of a text file into text without guessing."""
+
+from __future__ import annotations
+
+import codecs
+
+from focusdoc.errors import DocumentError
+
+#: UTF-32 first: its little-endian mark begins with that of UTF-16.
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+)
+#: Control characters that texts do hold: bell to carriage return, and the escape of terminal logs.
+_TEXT_CONTROLS = {*range(0x07, 0x0E), 0x1B}
+_BINARY_CONTROLS = bytes(code for code in range(0x20) if code not in _TEXT_CONTROLS)
+#: More than this share of other control characters, and a file is no text.
+_MOST_CONTROLS = 0.02
+
+
+def decode(data: bytes, name: str) -> str:
+    """The text of a file in UTF-8, or in UTF-16/32 with a byte order mark. Nothing is replaced or dropped.
+
+    Args:
+        data: the file's bytes.
+        name: of the file, for messages.
+
+    Raises:
+        DocumentError: the bytes are no text, or text in another encoding.
+    """
+    encoding = next((encoding for mark, encoding in _BYTE_ORDER_MARKS if data.startswith(mark)), "utf-8")
+    if encoding in ("utf-8", "utf-8-sig"):
+        _refuse_binary(data, name)
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        # The codecs that skip a byte order mark count from behind it.
+        offset = error.start + len(data) - len(error.object)
+        raise DocumentError(
+            f"{name!r} is not valid {encoding.removesuffix('-sig').upper()} ({_found(error)} at byte {offset:,}); "
+            f"convert it to UTF-8 first, for example with: iconv -f {_likely(data)} -t UTF-8."
+        ) from None
+
+
+def _refuse_binary(data: bytes, name: str) -> None:
+    nul = data.find(b"\0")
+    if nul >= 0:
+        raise DocumentError(
+            f"{name!r} looks binary (a NUL byte at byte {nul:,}); give a text in UTF-8, or a PDF, "
+            "and convert other formats to one of them first."
+        )
+    controls = len(data) - len(data.translate(None, _BINARY_CONTROLS))
+    if controls > _MOST_CONTROLS * len(data):
+        raise DocumentError(
+            f"{name!r} looks binary ({controls:,} of {len(data):,} bytes are control characters); give a text in "
+            "UTF-8, or a PDF, and convert other formats to one of them first."
+        )
+
+
+def _found(error: UnicodeDecodeError) -> str:
+    if error.start < len(error.object):
+        return f"0x{error.object[error.start]:02X}"
+    return "it ends"
+
+
+def _likely(data: bytes) -> str:
+    """The encoding that invalid UTF-8 most often turns out to be, for the example in the message."""
+    return "UTF-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "WINDOWS-1252"

@@ -1,0 +1,143 @@
+"""A document: its text, the pages that tile it, and what is known about it."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from focusdoc.errors import DocumentError, EmptyDocumentError
+
+#: Ends a page of a plain text (RFCs, the output of pdftotext).
+FORM_FEED = "\f"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page as a span of a document's text.
+
+    Attributes:
+        number: 1 for the first page.
+        label: the page number printed on the page ("iv", "A-3"), ``None`` where the document does not say.
+        start: offset of the page's first character in ``Document.text``.
+        end: offset behind its last character; equal to ``start`` for an empty page.
+    """
+
+    number: int
+    label: str | None
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, repr=False)
+class Document:
+    """A text with the pages that tile it.
+
+    Attributes:
+        text: the whole text; every offset in this library counts its characters (Unicode code points).
+        pages: numbered 1, 2, ...; each begins where the one before ends, the first at 0, the last ends with the text.
+        metadata: what is known besides: ``source``, ``name``, ``format``, ``num_pages``, and for a PDF ``title``,
+            ``author``, ``pages_without_text`` (page numbers) and ``warnings`` (of the parser).
+
+    Raises:
+        DocumentError: the pages do not tile the text.
+    """
+
+    text: str
+    pages: tuple[Page, ...]
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise DocumentError(f"text is of type {type(self.text).__name__}; a document needs a str.")
+        object.__setattr__(self, "pages", tuple(self.pages))
+        object.__setattr__(self, "metadata", dict(self.metadata))
+        if not self.pages:
+            raise DocumentError("A document needs at least one page; use Document.from_text for a plain text.")
+        end = 0
+        for number, page in enumerate(self.pages, start=1):
+            if page.number != number or page.start != end or page.end < page.start:
+                raise DocumentError(f"{page} does not fit: page {number} must start at character {end}.")
+            end = page.end
+        if end != len(self.text):
+            raise DocumentError(f"The pages end at character {end}, the text at {len(self.text)}; they must tile it.")
+
+    @classmethod
+    def from_text(cls, text: str, metadata: Mapping[str, Any] | None = None) -> Document:
+        """A document of a plain text, one page, or one for each part that ends in a form feed.
+
+        Args:
+            text: taken as it is, never as the name of a file.
+            metadata: kept; ``format`` ("text" by default) and ``num_pages`` are filled in.
+
+        Raises:
+            EmptyDocumentError: there is nothing but white space.
+            DocumentError: the text holds half of a surrogate pair, which no tokenizer can encode.
+        """
+        metadata = dict(metadata or {})
+        name = metadata.get("name", "text")
+        if not text.strip():
+            raise EmptyDocumentError(f"{name!r} holds no text; give a document with at least one word.")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DocumentError(
+                f"{name!r} holds a lone surrogate at character {error.start}, which is no text; "
+                "decode the bytes it came from with the right encoding."
+            ) from None
+        pages: list[Page] = []
+        start = 0
+        while start < len(text):
+            cut = text.find(FORM_FEED, start)
+            end = len(text) if cut < 0 else cut + 1
+            pages.append(Page(len(pages) + 1, None, start, end))
+            start = end
+        known = {"format": "text", **metadata, "num_pages": len(pages)}
+        return cls(text, tuple(pages), known)
+
+    def __repr__(self) -> str:
+        return f"Document({self.name!r}, {len(self.text):,} characters, {len(self.pages):,} pages)"
+
+    @property
+    def name(self) -> str:
+        """The name of the document's file, or what the caller named it, else "text"."""
+        name = self.metadata.get("name") or Path(str(self.metadata.get("source") or "")).name
+        return str(name) or "text"
+
+    @property
+    def has_pages(self) -> bool:
+        """Whether page numbers mean something: a PDF, or a text with form feeds."""
+        return len(self.pages) > 1 or self.metadata.get("format") == "pdf"
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [page.start for page in self.pages]
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return [page.end for page in self.pages]
+
+    def page_at(self, offset: int) -> Page:
+        """The page that holds the character at `offset`; the last page for the end of the text.
+
+        Raises:
+            DocumentError: `offset` is outside the text.
+        """
+        if not 0 <= offset <= len(self.text):
+            raise DocumentError(f"Offset {offset} is outside the text of {len(self.text)} characters.")
+        return self.pages[bisect_right(self._starts, offset) - 1]
+
+    def pages_between(self, start: int, end: int) -> tuple[Page, ...]:
+        """The pages that share a character with ``text[start:end]``; for an empty span the page at `start`.
+
+        Raises:
+            DocumentError: the span is reversed or outside the text.
+        """
+        if not 0 <= start <= end <= len(self.text):
+            raise DocumentError(f"Span {start}:{end} is reversed or outside the text of {len(self.text)} characters.")
+        if start == end:
+            return (self.page_at(start),)
+        return self.pages[bisect_right(self._ends, start) : bisect_left(self._starts, end)]

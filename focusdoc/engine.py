@@ -1,0 +1,396 @@
+"""The engine: read a document once, ask it many questions."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from focusdoc.attention import attention_kernel
+from focusdoc.config import FocusConfig, GenerationConfig
+from focusdoc.decoding.answer import Answer, FinishReason, Generation, TextPiece, Timings, Usage
+from focusdoc.decoding.attribution import find_sources
+from focusdoc.decoding.generation import generate_steps
+from focusdoc.decoding.parallel import ParallelDecoder
+from focusdoc.decoding.plain import PlainDecoder
+from focusdoc.decoding.prompt import PromptStyle, question_prompt
+from focusdoc.decoding.text import TextStream
+from focusdoc.documents import Document, cut_chunks, load, tokenize
+from focusdoc.errors import AdapterError, ConfigError, PromptTooLongError
+from focusdoc.memory.chunk_memory import DocumentMemory, MemoryBlock, check_maker
+from focusdoc.memory.reading import Progress, read_chunks
+from focusdoc.modeling.adapter import Adapter, check_adapter, untrained_adapter
+from focusdoc.modeling.adapter_files import load_adapter, shipped_adapter_path
+from focusdoc.modeling.base import BaseModel, load_base
+from focusdoc.modeling.candidate import LayerWeights
+
+#: Room kept behind a chunk for the answer, in tokens, where the chunk size follows from the model's context.
+ANSWER_ROOM = 512
+
+
+class FocusEngine:
+    """Answers questions over documents of any length with a frozen model and its candidate projections.
+
+    Build it with `from_pretrained`. It holds no state between calls besides weights: memories are the caller's.
+
+    Attributes:
+        base: the frozen model. adapter: its candidate projections, or None. config: the settings in force.
+    """
+
+    def __init__(
+        self, base: BaseModel, adapter: Adapter | None, config: FocusConfig | None = None, attention: str = "auto"
+    ) -> None:
+        self.base = base
+        if config is None:
+            refreshed = adapter is not None and adapter.config.local_attention == "refresh"
+            config = FocusConfig.paper() if refreshed else FocusConfig()
+        if adapter is not None:
+            check_adapter(adapter, base.model, model_fingerprint=base.fingerprint)
+        elif config.allow_untrained:
+            adapter = untrained_adapter(base.model)
+        self.adapter = adapter
+        self.config = config.with_defaults(
+            chunk_size=self._default_chunk_size(adapter, config),
+            candidate_positions=adapter.config.candidate_positions if adapter is not None else "sequential",
+        )
+        if self.chunk_size >= base.context_length:
+            raise ConfigError(
+                f"chunk_size is {self.chunk_size}, but {base.name} sees {base.context_length} tokens at once and a "
+                "chunk must leave room for the question; choose a smaller chunk_size."
+            )
+        self._kernel = attention_kernel(attention)
+        self._weights = _on(base, adapter) if adapter is not None else None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path | Any | None = None,
+        *,
+        adapter: str | Path | None = "auto",
+        config: FocusConfig | None = None,
+        device: str = "auto",
+        dtype: str | torch.dtype = "auto",
+        attention: str = "auto",
+    ) -> FocusEngine:
+        """Load a model and its adapter.
+
+        Args:
+            model: a folder, a hub name, a transformers model object, or None for the embedded default.
+            adapter: a folder of ours, a safetensors file with the authors' ``beacon_*`` names, ``"auto"`` for the
+                one shipped for this base model, or None.
+            config: settings; None takes the mode the adapter was trained for.
+            device, dtype: see `focusdoc.modeling.base.load_base`.
+            attention: ``"auto"``, ``"sdpa"`` or ``"naive"``.
+
+        Raises:
+            ModelNotFoundError, UnsupportedModelError, AdapterError, ConfigError: each names what is wrong.
+        """
+        base = load_base(model, device=device, dtype=dtype)
+        path = shipped_adapter_path(base.fingerprint) if adapter == "auto" else adapter
+        loaded = load_adapter(path) if path is not None else None
+        return cls(base, loaded, config, attention)
+
+    @property
+    def chunk_size(self) -> int:
+        """Tokens of one chunk."""
+        return self.config.chunk_size or 0
+
+    @property
+    def maker(self) -> str:
+        """Names everything that shapes a memory: the weights, their dtype, and the chunk size."""
+        dtype = str(self.base.dtype).removeprefix("torch.")
+        return f"{self.base.name} {self.base.fingerprint[:12]} {dtype}, chunks of {self.chunk_size}"
+
+    def require_adapter(self) -> list[LayerWeights]:
+        """The candidate weights of every layer.
+
+        Raises:
+            AdapterError: there is no adapter, and untrained candidates were not asked for.
+        """
+        if self._weights is None:
+            raise AdapterError(
+                f"{self.base.name} has no adapter, and untrained candidates retrieve nothing: pass adapter=<folder> "
+                "(train one with `focusdoc train`), or FocusConfig(allow_untrained=True) for experiments."
+            )
+        return self._weights
+
+    def read(self, document: Document | str | os.PathLike[str] | bytes, *, progress: Progress | None = None) -> DocumentMemory:
+        """Read a document into a memory that any number of questions can be asked of.
+
+        Args:
+            document: a `Document`, or anything `focusdoc.load` takes.
+            progress: called with (tokens read, tokens in all).
+
+        Raises:
+            DocumentError: it cannot be loaded or holds no text. ConfigError: the model has no tokenizer.
+        """
+        if not isinstance(document, Document):
+            document = load(document)
+        tokenized = tokenize(self._tokenizer, document.text)
+        chunks = tuple(cut_chunks(tokenized, self.chunk_size, document))
+        blocks = self._read_tokens(tokenized.token_ids, progress)
+        return DocumentMemory(tuple(tokenized.token_ids), chunks, blocks, self.maker, document, tokenized)
+
+    def ask(
+        self,
+        memory: DocumentMemory | Sequence[DocumentMemory],
+        question: str,
+        *,
+        style: PromptStyle = "auto",
+        cancel: threading.Event | None = None,
+        **generation: Any,
+    ) -> Answer:
+        """Answer `question` from one memory or several.
+
+        Args:
+            style: the prompt format, see `focusdoc.decoding.prompt.question_prompt`.
+            cancel: set it from another thread to end the answer after the current token.
+            generation: fields of `GenerationConfig`, such as ``max_new_tokens=64`` or ``temperature=0.7``.
+
+        Raises:
+            PromptTooLongError: the question does not fit into the local window. AdapterError: there is no adapter.
+            MemoryMismatchError: a memory is another engine's. ConfigError: a generation setting is out of range.
+        """
+        answer: Answer | None = None
+        for piece in self.stream(memory, question, style=style, cancel=cancel, **generation):
+            answer = piece.answer
+        if answer is None:  # pragma: no cover - the last piece always carries the answer
+            raise RuntimeError("the stream ended without an answer")
+        return answer
+
+    def stream(
+        self,
+        memory: DocumentMemory | Sequence[DocumentMemory],
+        question: str,
+        *,
+        style: PromptStyle = "auto",
+        cancel: threading.Event | None = None,
+        **generation: Any,
+    ) -> Iterator[TextPiece]:
+        """Like `ask`, but yields the text as it comes; the last piece's ``.answer`` is the whole answer.
+
+        Everything that can be wrong with the call is raised here, before the first piece is asked for.
+        """
+        settings = GenerationConfig(**generation)
+        memories = [memory] if isinstance(memory, DocumentMemory) else list(memory)
+        if not memories:
+            raise ConfigError("There is no memory to ask; pass at least one document memory.")
+        if not question.strip():
+            raise ConfigError("The question is empty; ask something.")
+        check_maker(memories, self.maker)
+        self.require_adapter()
+        local_ids = question_prompt(self._tokenizer, question, style)
+        if len(local_ids) > self.config.local_window:
+            raise PromptTooLongError(
+                f"The question takes {len(local_ids)} tokens with its template, more than the local window of "
+                f"{self.config.local_window}; shorten it, or raise local_window."
+            )
+        self._check_room([block for one in memories for block in one.blocks], len(local_ids), settings)
+        return self._answer(memories, local_ids, settings, cancel)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Sequence[int] | Tensor,
+        *,
+        return_logits: bool = False,
+        cancel: threading.Event | None = None,
+        **generation: Any,
+    ) -> Generation:
+        """Continue bare token ids of any length; no tokenizer is needed.
+
+        Split as in the paper (section 3.1): the last `local_window` tokens are the local context, what stands
+        before them is cut into chunks from the left. Inputs below the threshold take the plain path.
+
+        Args:
+            input_ids: a list, or a tensor [n] or [1, n].
+            return_logits: keep the logits each token was chosen from.
+            generation: fields of `GenerationConfig`, such as ``max_new_tokens=6``.
+        """
+        settings = GenerationConfig(**generation)
+        if settings.stop and self.base.tokenizer is None:
+            raise ConfigError("Stop strings need a tokenizer, and this model has none; use max_new_tokens instead.")
+        ids = _flat(input_ids)
+        begun = time.perf_counter()
+        split = len(ids) - self.config.local_window
+        num_chunks = 0
+        decoder: PlainDecoder | ParallelDecoder
+        if len(ids) < self.config.threshold or split <= 0:
+            local_ids = ids
+            decoder = PlainDecoder(self.base)
+            logits = decoder.start(ids)
+        else:
+            weights = self.require_adapter()
+            local_ids, prompt_ids = self._with_bos(ids[split:])
+            blocks = self._read_tokens(ids[:split])
+            self._check_room(blocks, len(local_ids), settings)
+            decoder = self._decoder(weights, blocks, settings)
+            num_chunks = decoder.num_chunks
+            logits = decoder.start(local_ids, prompt_ids)
+        kept: list[Tensor] = []
+        tokens: list[int] = []
+        first = time.perf_counter()
+        reason: FinishReason = "length"
+        text = TextStream(self.base.tokenizer, settings.stop) if settings.stop else None
+        steps = generate_steps(
+            decoder, logits, settings, history=ids, eos_token_ids=self.base.eos_token_ids, cancel=cancel
+        )
+        for step in steps:
+            tokens.append(step.token)
+            if return_logits:
+                kept.append(step.logits.cpu())
+            if text is not None:
+                text.add(step.token)
+            if step.is_end or (text is not None and text.stopped):
+                reason = "stop"
+                break
+        if reason == "length" and len(tokens) < settings.max_new_tokens:
+            reason = "cancelled"
+        usage = Usage(max(0, split) if num_chunks else 0, num_chunks, len(local_ids), len(tokens))
+        timings = Timings(first - begun, time.perf_counter() - first)
+        stacked = torch.stack(kept) if kept else torch.empty(0, self.base.config.vocab_size)
+        return Generation(tokens, stacked if return_logits else None, usage, timings, reason)
+
+    def _answer(
+        self,
+        memories: list[DocumentMemory],
+        question_ids: list[int],
+        settings: GenerationConfig,
+        cancel: threading.Event | None,
+    ) -> Iterator[TextPiece]:
+        begun = time.perf_counter()
+        local_ids, prompt_ids = self._with_bos(question_ids)
+        blocks = [block for memory in memories for block in memory.blocks]
+        decoder = self._decoder(self.require_adapter(), blocks, settings)
+        logits = decoder.start(local_ids, prompt_ids)
+        first = time.perf_counter()
+        text = TextStream(self._tokenizer, settings.stop)
+        tokens: list[int] = []
+        masses: list[Tensor] = []
+        reason: FinishReason = "length"
+        steps = generate_steps(
+            decoder, logits, settings, history=local_ids, eos_token_ids=self.base.eos_token_ids, cancel=cancel
+        )
+        with closing(steps):  # type: ignore[type-var]  # a generator, typed as an iterator
+            for step in steps:
+                if step.is_end:
+                    reason = "stop"
+                    break
+                tokens.append(step.token)
+                masses.append(decoder.candidate_mass)
+                if piece := text.add(step.token):
+                    yield TextPiece(piece)
+                if text.stopped:
+                    reason = "stop"
+                    break
+        if reason == "length" and len(tokens) < settings.max_new_tokens:
+            reason = "cancelled"
+        rest = text.finish()
+        decoded = time.perf_counter()
+        sources = ()
+        if tokens:
+            fed = [prompt_ids[-1], *tokens[:-1]]
+            stacked = torch.stack(masses).cpu()
+            sources = find_sources(decoder, memories, fed, stacked, prompt_len=len(prompt_ids))
+        usage = Usage(sum(memory.num_tokens for memory in memories), decoder.num_chunks, len(local_ids), len(tokens))
+        timings = Timings(first - begun, decoded - first)
+        yield TextPiece(rest, Answer(text.text, sources, usage, timings, tuple(tokens), reason))
+
+    def _decoder(
+        self, weights: list[LayerWeights], blocks: Sequence[MemoryBlock], settings: GenerationConfig
+    ) -> ParallelDecoder:
+        return ParallelDecoder(
+            self.base,
+            weights,
+            blocks,
+            kernel=self._kernel,
+            config=self.config,
+            max_new_tokens=settings.max_new_tokens,
+        )
+
+    def _read_tokens(self, token_ids: Sequence[int], progress: Progress | None = None) -> tuple[MemoryBlock, ...]:
+        return read_chunks(
+            self.base, token_ids, self.chunk_size, self._kernel, batch=self.config.read_batch, progress=progress
+        )
+
+    def _with_bos(self, ids: list[int]) -> tuple[list[int], list[int]]:
+        """The local context and the dynamic prompt cut from its tail, each with BOS in front if the mode wants it."""
+        window = self.config.prompt_window
+        if self.config.local_attention == "refresh":
+            window = min(window, self.chunk_size)  # paper_mode section 1.3: p = min(512, S, local size)
+        prompt_ids = ids[-window:]
+        if not self.config.uses_bos:
+            return ids, prompt_ids
+        bos = self.config.bos_token_id
+        if bos is None:
+            bos = getattr(self.base.config, "bos_token_id", None)
+        if bos is None:
+            raise ConfigError(f"{self.base.name} names no BOS token; set FocusConfig.bos_token_id, or prompt_bos=False.")
+        return (
+            ids if ids[0] == bos else [bos, *ids],
+            prompt_ids if prompt_ids[0] == bos else [bos, *prompt_ids],
+        )
+
+    def _check_room(self, blocks: Sequence[MemoryBlock], local_len: int, settings: GenerationConfig) -> None:
+        """Raise unless chunks, candidates, prompt and answer keep within the positions the model knows."""
+        limit = self.base.context_length
+        wanted = settings.max_new_tokens
+        behind = max(block.chunk_len for block in blocks) + min(local_len, self.config.prompt_window) + wanted
+        if behind > limit:
+            raise PromptTooLongError(
+                f"A chunk with the question and {wanted} new tokens behind it takes {behind} positions, {self.base.name} "
+                f"has {limit}; lower chunk_size, prompt_window or max_new_tokens."
+            )
+        num_chunks = sum(block.num_chunks for block in blocks)
+        in_front = 1 if self.config.candidate_positions == "shared" else num_chunks
+        if in_front + local_len + wanted > limit:
+            raise PromptTooLongError(
+                f"{num_chunks} candidates, the question and {wanted} new tokens take {in_front + local_len + wanted} "
+                f"positions, {self.base.name} has {limit}; raise chunk_size or lower max_new_tokens."
+            )
+
+    def _default_chunk_size(self, adapter: Adapter | None, config: FocusConfig) -> int:
+        if adapter is not None and adapter.config.chunk_size is not None:
+            return adapter.config.chunk_size
+        room = self.base.context_length - config.prompt_window - ANSWER_ROOM
+        return max(1, room if room > 0 else self.base.context_length // 2)
+
+    @property
+    def _tokenizer(self) -> Any:
+        if self.base.tokenizer is None:
+            raise ConfigError(
+                f"{self.base.name} came without a tokenizer, so it can neither read text nor be asked in words; "
+                "put tokenizer.json beside the weights, or use generate(input_ids)."
+            )
+        return self.base.tokenizer
+
+
+def _on(base: BaseModel, adapter: Adapter) -> list[LayerWeights]:
+    """The adapter's weights of every layer, in the model's dtype and on its device."""
+    return [
+        {letter: weight.to(base.device, base.dtype) for letter, weight in adapter.of_layer(layer).items()}
+        for layer in range(base.num_layers)
+    ]
+
+
+def _flat(input_ids: Sequence[int] | Tensor) -> list[int]:
+    """Token ids as a list; a tensor may be [n] or [1, n]."""
+    if isinstance(input_ids, Tensor):
+        if input_ids.dim() == 2 and input_ids.shape[0] == 1:
+            input_ids = input_ids[0]
+        if input_ids.dim() != 1:
+            raise ConfigError(f"input_ids has the shape {tuple(input_ids.shape)}; pass one sequence, [n] or [1, n].")
+        input_ids = input_ids.tolist()
+    ids = [int(token) for token in input_ids]
+    if not ids:
+        raise ConfigError("input_ids is empty; pass at least one token.")
+    return ids
+
+

@@ -1,0 +1,77 @@
+"""Reading: every chunk of a document goes once through the base model, and its KV is kept.
+
+A chunk starts at position 0 and sees nothing but itself (paper, section 3.1), so its KV depends on neither the
+question nor the other chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from focusdoc.attention import AttentionKernel
+from focusdoc.memory.chunk_memory import MemoryBlock
+from focusdoc.modeling.base import BaseModel
+
+#: Called with (tokens read, tokens in all) after every pass.
+Progress = Callable[[int, int], None]
+
+
+class ReadingLayout:
+    """Chunks of one length as a batch, each causal on its own; keys and values land in the block's own storage."""
+
+    def __init__(self, block: MemoryBlock, first: int, last: int, kernel: AttentionKernel) -> None:
+        self._keys = block.keys[:, first:last]
+        self._values = block.values[:, first:last]
+        self._kernel = kernel
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
+        """Causal attention inside each chunk; see `AttentionLayout`."""
+        self._keys[layer].copy_(key)
+        self._values[layer].copy_(value)
+        output, _ = self._kernel(query, key, value, scaling=scaling, query_start=0, window=window)
+        return output.transpose(1, 2)
+
+
+@torch.no_grad()
+def read_chunks(
+    base: BaseModel,
+    token_ids: Sequence[int],
+    chunk_size: int,
+    kernel: AttentionKernel,
+    *,
+    batch: int = 2,
+    progress: Progress | None = None,
+) -> tuple[MemoryBlock, ...]:
+    """Encode `token_ids` in chunks of `chunk_size`, the last one ragged; nothing is padded.
+
+    Args:
+        batch: chunks in one pass.
+
+    Returns:
+        A block [num_layers, num_full_chunks, num_kv_heads, chunk_size, head_dim] of the full chunks and one of the
+        ragged chunk, whichever exist.
+    """
+    tokens = torch.tensor(token_ids, dtype=torch.long)
+    num_full, remainder = divmod(len(tokens), chunk_size)
+    parts = [tokens[: num_full * chunk_size].view(num_full, chunk_size), tokens[num_full * chunk_size :].view(1, -1)]
+    blocks: list[MemoryBlock] = []
+    done = 0
+    for part in parts:
+        num_chunks, chunk_len = part.shape
+        if num_chunks == 0 or chunk_len == 0:
+            continue
+        shape = (base.num_layers, num_chunks, base.num_kv_heads, chunk_len, base.head_dim)
+        block = MemoryBlock.empty(shape, base.dtype, base.device)
+        positions = torch.arange(chunk_len, device=base.device)
+        for first in range(0, num_chunks, batch):
+            rows = part[first : first + batch].to(base.device)
+            layout = ReadingLayout(block, first, first + len(rows), kernel)
+            base.run(rows, positions.expand(len(rows), -1), layout)
+            done += rows.numel()
+            if progress is not None:
+                progress(done, len(tokens))
+        blocks.append(block)
+    return tuple(blocks)

@@ -1,0 +1,218 @@
+"""Adapters on disk: our folder, the authors' checkpoints, and the ones shipped with focusdoc.
+
+Our folder holds ``adapter.json`` (`AdapterConfig`) and ``adapter.safetensors`` (weights named
+``layers.{i}.{q|k|v|o}.weight``). Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+from pydantic_core import to_json
+from torch import Tensor, nn
+
+from focusdoc.errors import AdapterError
+from focusdoc.modeling.adapter import FORMAT_VERSION, Adapter, AdapterConfig, check_adapter, check_names, listed
+from focusdoc.storage import atomic_folder
+
+CONFIG_FILE = "adapter.json"
+WEIGHTS_FILE = "adapter.safetensors"
+
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_OFFICIAL_NAME = re.compile(r"model\.layers\.(\d+)\.self_attn\.beacon_([qkvo])_proj\.weight")
+# Present in the authors' checkpoints, filled with the EOS embedding, never read by their code (paper_mode section 0).
+_OFFICIAL_IGNORED = "model.beacon_embed_tokens.weight"
+_SHIPPED_FOLDER = Path(__file__).resolve().parent.parent / "adapters"
+
+
+def load_adapter(path: str | Path, model: nn.Module | None = None) -> Adapter:
+    """Read an adapter: a folder of ours, or the authors' ``beacon_*`` names in a safetensors file or a folder of them.
+
+    Base weights in the same files are skipped. The authors' checkpoints get ``local_attention="refresh"`` (their
+    decoding) and no fingerprint. Weights keep the dtype of the file and lie on the CPU.
+
+    Args:
+        path: the folder or file.
+        model: when given, the adapter is checked against it (`check_adapter`).
+
+    Raises:
+        AdapterError: nothing is there, the format is not known, or the content is damaged or incomplete.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        adapter = _load_folder(path)
+    elif path.is_file():
+        adapter = _load_file(path)
+    else:
+        raise AdapterError(f"There is no adapter at {path}; pass an adapter's folder or a .safetensors file.")
+    check_names(adapter)
+    if model is not None:
+        check_adapter(adapter, model)
+    return adapter
+
+
+def save_adapter(adapter: Adapter, folder: str | Path) -> Path:
+    """Write `adapter` to `folder` as a whole; an older adapter there is replaced in one step. Returns the folder.
+
+    Raises:
+        AdapterError: tensors are missing or unexpected, or `folder` holds anything but an adapter (it would be lost).
+    """
+    from safetensors.torch import save_file
+
+    check_names(adapter)
+    folder = Path(folder).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise AdapterError(f"{folder} is a file; name a folder to save the adapter to.")
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if others := sorted(names - {CONFIG_FILE, WEIGHTS_FILE}):
+        raise AdapterError(f"{folder} holds other files ({listed(others)}); save the adapter to a folder of its own.")
+    # Copies, since safetensors refuses tensors that share memory.
+    weights = {name: weight.detach().cpu().contiguous().clone() for name, weight in adapter.weights.items()}
+    with atomic_folder(folder) as fresh:
+        save_file(weights, fresh / WEIGHTS_FILE, metadata={"format": "focusdoc", "format_version": str(FORMAT_VERSION)})
+        # A training record must not lose the weights over a value JSON does not know: it is written as text, or null.
+        config = to_json(adapter.config, indent=2, inf_nan_mode="null", serialize_unknown=True)
+        (fresh / CONFIG_FILE).write_bytes(config + b"\n")
+        # safetensors writes for the owner's eyes only; who may read the one file may read the other.
+        (fresh / WEIGHTS_FILE).chmod((fresh / CONFIG_FILE).stat().st_mode)
+    return folder
+
+
+def shipped_adapter_path(base_fingerprint: str) -> Path | None:
+    """The folder of the adapter that comes with focusdoc for the base model of this fingerprint, or None."""
+    for file in sorted(_SHIPPED_FOLDER.glob(f"*/{CONFIG_FILE}")):
+        if _read_config(file).base_fingerprint == base_fingerprint:
+            return file.parent
+    return None
+
+
+def from_official_names(tensors: Mapping[str, Tensor], *, base_model: str = "unknown") -> Adapter:
+    """An adapter from tensors under the authors' names, ``model.layers.{i}.self_attn.beacon_{q,k,v,o}_proj.weight``.
+
+    Names without "beacon" are base weights and skipped, and so is ``model.beacon_embed_tokens.weight``.
+
+    Raises:
+        AdapterError: there is no candidate projection, or one of another kind, or one without its like in a layer.
+    """
+    weights: dict[str, Tensor] = {}
+    for name, tensor in sorted(tensors.items()):
+        if "beacon" not in name or name == _OFFICIAL_IGNORED:
+            continue
+        match = _OFFICIAL_NAME.fullmatch(name)
+        if match is None or tensor.ndim != 2:
+            raise AdapterError(
+                f"The tensor {name} {list(tensor.shape)} is no candidate projection that focusdoc knows; "
+                "expected matrices named model.layers.N.self_attn.beacon_{q,k,v,o}_proj.weight."
+            )
+        weights[f"layers.{int(match[1])}.{match[2]}.weight"] = tensor
+    if not weights:
+        raise AdapterError(
+            "There are no candidate projections (names with beacon_q_proj and so on) among the tensors; "
+            "pass the checkpoint of a trained FocusLLM or an adapter's folder."
+        )
+    some_name, some_weight = next(iter(weights.items()))  # hidden_size: rows of o, columns of q, k and v
+    config = AdapterConfig.model_validate(
+        {
+            "base_model": base_model,
+            "projections": sorted({name.split(".")[2] for name in weights}),
+            "num_layers": 1 + max(int(name.split(".")[1]) for name in weights),
+            "hidden_size": some_weight.shape[0 if ".o." in some_name else 1],
+            "local_attention": "refresh",
+        }
+    )
+    adapter = Adapter(config, weights)
+    check_names(adapter)
+    return adapter
+
+
+def to_official_names(adapter: Adapter) -> dict[str, Tensor]:
+    """The adapter's weights under the names that the authors' code reads (no ``beacon_embed_tokens``: never read)."""
+    official = {}
+    for name, weight in adapter.weights.items():
+        _, layer, letter, _ = name.split(".")
+        official[f"model.layers.{layer}.self_attn.beacon_{letter}_proj.weight"] = weight
+    return official
+
+
+def _load_folder(folder: Path) -> Adapter:
+    """Load a folder of ours, or one of the authors' checkpoints."""
+    has_config, has_weights = ((folder / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
+    if has_config and has_weights:
+        config = _read_config(folder / CONFIG_FILE)
+        return Adapter(config, dict(_tensors(folder / WEIGHTS_FILE)))
+    if has_config or has_weights:
+        missing = WEIGHTS_FILE if has_config else CONFIG_FILE
+        raise AdapterError(f"The adapter in {folder} is incomplete: {missing} is missing; copy the whole folder again.")
+    if shards := sorted(folder.glob("model*.safetensors")):
+        return _load_official(shards)
+    for path in sorted(folder.iterdir()):
+        _refuse_pickle(path)
+    raise AdapterError(
+        f"{folder} holds no adapter; expected {CONFIG_FILE} and {WEIGHTS_FILE}, "
+        "or a checkpoint of the FocusLLM authors in model*.safetensors."
+    )
+
+
+def _load_file(path: Path) -> Adapter:
+    """Load one of the authors' checkpoints that is a single file."""
+    _refuse_pickle(path)
+    if path.suffix != ".safetensors":
+        raise AdapterError(f"{path} is no safetensors file; pass an adapter's folder or a .safetensors file.")
+    if path.name == WEIGHTS_FILE:
+        raise AdapterError(f"{path} is one file of an adapter; pass its folder, {path.parent}.")
+    return _load_official([path])
+
+
+def _load_official(files: list[Path]) -> Adapter:
+    """Load the candidate projections, and nothing else, of one of the authors' checkpoints."""
+    beacon = {name: tensor for file in files for name, tensor in _tensors(file, containing="beacon")}
+    try:
+        return from_official_names(beacon)
+    except AdapterError as error:
+        where = files[0] if len(files) == 1 else files[0].parent
+        raise AdapterError(f"{where}: {error}") from error
+
+
+def _refuse_pickle(path: Path) -> None:
+    if path.suffix in _PICKLED:
+        raise AdapterError(
+            f"{path} is a pickle, which can run any code when it is opened; convert it to safetensors first."
+        )
+
+
+def _tensors(file: Path, containing: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a safetensors file whose names contain a text; the others are not read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118  # not a dict: it cannot be iterated
+                if containing in name:
+                    yield name, opened.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"The weights in {file} are damaged or unreadable ({error}); get the file again.") from error
+
+
+def _read_config(file: Path) -> AdapterConfig:
+    """Read and check an adapter.json."""
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{file} is damaged or unreadable ({error}); get the adapter again.") from error
+    version = fields.get("format_version") if isinstance(fields, dict) else None
+    if version is None:
+        raise AdapterError(f"{file} is no description of an adapter: it has no format_version.")
+    if version != FORMAT_VERSION:
+        raise AdapterError(
+            f"{file} has format_version {version!r}, this focusdoc reads {FORMAT_VERSION}; update focusdoc."
+        )
+    try:
+        return AdapterConfig.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise AdapterError(f"{file} is not valid: {field}: {first['msg']}; get the adapter again.") from error

@@ -1,0 +1,226 @@
+"""The frozen base model: loading it, its dimensions, and one pass through its decoder under a layout of ours."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from focusdoc.errors import ConfigError, ModelNotFoundError
+from focusdoc.modeling.candidate import LayerWeights, attention_function, candidate_projections
+from focusdoc.modeling.default_model import DEFAULT_MODEL, default_model_path
+from focusdoc.modeling.families import attention_layers, family_of
+from focusdoc.modeling.fingerprint import fingerprint
+from focusdoc.modeling.rotary import Rotary
+
+
+class AttentionLayout(Protocol):
+    """Who sees whom in one pass: it gets the rotated queries, keys and values of every layer and returns attention."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
+        """Attention of one layer.
+
+        Args:
+            query: [batch, num_heads, rows, head_dim]; key and value: [batch, num_kv_heads, rows, head_dim].
+            window: the layer's sliding window in tokens, or None.
+
+        Returns:
+            [batch, rows, num_heads, head_dim].
+        """
+        ...
+
+
+class BaseModel:
+    """A frozen Hugging Face decoder-only model with separate q/k/v/o projections.
+
+    It holds no state between passes: candidate projections and our attention are attached for one pass and
+    detached in ``finally``, under a lock, so several threads may share one model.
+
+    Args:
+        model: the transformers causal language model.
+        tokenizer: its tokenizer, or None (then only token ids go in and out).
+        name: what to call it in messages and adapters.
+
+    Raises:
+        UnsupportedModelError: the architecture is not one of the supported families.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any | None = None, name: str | None = None) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.config = model.config.get_text_config()
+        self.name = name or getattr(self.config, "_name_or_path", "") or type(model).__name__
+        self.family = family_of(model)
+        self.decoder: nn.Module = model.get_decoder()
+        self.attention_layers: Sequence[nn.Module] = attention_layers(model)
+        self.num_layers = len(self.attention_layers)
+        self.num_heads: int = self.config.num_attention_heads
+        self.num_kv_heads: int = getattr(self.config, "num_key_value_heads", None) or self.num_heads
+        self.head_dim: int = getattr(self.config, "head_dim", None) or self.config.hidden_size // self.num_heads
+        self.context_length: int = self.config.max_position_embeddings
+        layer_types = getattr(self.config, "layer_types", None)
+        self.rotary = Rotary(
+            self.decoder.get_submodule("rotary_emb"), tuple(layer_types) if layer_types else None, self.num_layers
+        )
+        self.lock = threading.RLock()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.decoder.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights, and so of all KV."""
+        return next(self.decoder.parameters()).dtype
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the weights and everything that shapes them, whatever dtype they are loaded in."""
+        return fingerprint(self.model)
+
+    @property
+    def num_parameters(self) -> int:
+        """All weights, the embedding counted once."""
+        return sum(parameter.numel() for parameter in self.decoder.parameters())
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values of one token over all layers."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """The tokens that end an answer."""
+        found: set[int] = set()
+        for owner in (getattr(self.model, "generation_config", None), self.config, self.tokenizer):
+            ids = getattr(owner, "eos_token_id", None)
+            found.update([ids] if isinstance(ids, int) else ids or [])
+        return frozenset(found)
+
+    def run(
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        layout: AttentionLayout,
+        *,
+        weights: Sequence[LayerWeights] = (),
+        num_candidates: int = 0,
+    ) -> Tensor:
+        """One pass through the layers under `layout`.
+
+        Args:
+            token_ids, positions: int64 [batch, rows].
+            weights: candidate weights of every layer; needed if `num_candidates` is above 0.
+            num_candidates: this many last rows are candidates.
+
+        Returns:
+            Final hidden states [batch, rows, hidden_size], after the last norm.
+        """
+        name = f"focusdoc_{id(self):x}"
+        with self.lock, attention_function(self.config, name, _attend_by_layout):
+            if num_candidates == 0:
+                return self._decode(token_ids, positions, layout)
+            with candidate_projections(self.attention_layers, self.family.attributes, weights) as rows:
+                rows.count = num_candidates
+                return self._decode(token_ids, positions, layout)
+
+    def _decode(self, token_ids: Tensor, positions: Tensor, layout: AttentionLayout) -> Tensor:
+        hidden: Tensor = self.decoder(
+            input_ids=token_ids, position_ids=positions, use_cache=False, focus=layout
+        ).last_hidden_state
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Float32 next-token logits [..., vocab] of final hidden states [..., hidden_size]."""
+        logits: Tensor = self.model.get_output_embeddings()(hidden).float()
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def _attend_by_layout(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    focus: AttentionLayout,
+    scaling: float,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """The attention function given to transformers: it hands each layer's tensors to the layout of the pass."""
+    layer: int = module.layer_idx  # type: ignore[assignment]  # nn.Module attributes are untyped
+    return focus.attend(layer, query, key, value, scaling, sliding_window), None
+
+
+def load_base(
+    model: str | Path | Any | None = None, *, device: str = "auto", dtype: str | torch.dtype = "auto"
+) -> BaseModel:
+    """Load a base model from a folder, a hub name or an object already in memory; None is the embedded default.
+
+    Args:
+        device: ``"auto"`` (a CUDA GPU if there is one, else CPU) or a torch device name.
+        dtype: ``"auto"`` (the checkpoint's own; float16 becomes float32 on CPU) or a torch dtype or its name.
+
+    Raises:
+        ModelNotFoundError: nothing loadable is there. UnsupportedModelError: the architecture is not supported.
+        ConfigError: unknown dtype or device.
+    """
+    if model is not None and not isinstance(model, str | Path):
+        return BaseModel(model, getattr(model, "tokenizer", None))
+    torch_device = _device(device)
+    name = str(model) if model is not None else DEFAULT_MODEL
+    path = default_model_path() if model is None or name == DEFAULT_MODEL else model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(path)
+        family_of(config)
+        chosen = _dtype(dtype, config, torch_device)
+        loaded = AutoModelForCausalLM.from_pretrained(path, dtype=chosen, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(f"The base model {name!r} cannot be loaded: {_first_line(error)}") from error
+    return BaseModel(loaded.to(torch_device), _tokenizer(path), name if path is not model else Path(name).name)
+
+
+def _tokenizer(path: str | Path) -> Any | None:
+    """The tokenizer beside the weights, or None where there is none."""
+    from transformers import AutoTokenizer
+
+    folder = Path(path)
+    if folder.is_dir() and not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
+        return None
+    return AutoTokenizer.from_pretrained(path)
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device is {device!r}; use 'auto', 'cpu', 'cuda' or another torch device.") from error
+
+
+def _dtype(dtype: str | torch.dtype, config: Any, device: torch.device) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        stored = getattr(config, "dtype", None) or torch.float32
+        stored = getattr(torch, stored) if isinstance(stored, str) else stored
+        return torch.float32 if device.type == "cpu" and stored == torch.float16 else stored
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype):
+        raise ConfigError(f"dtype is {dtype!r}; use 'auto', 'float32', 'bfloat16' or another torch dtype.")
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,107 @@
+"""Candidate projections: extra q/k/v/o weights beside the frozen ones, for the last rows of a pass only.
+
+Paper, section 3.2 and equation 3: the candidate token's hidden state goes through W_Q^c, W_K^c, W_V^c, W_O^c in
+every layer, every other token through the base weights. The projections are wrapped, never replaced: with no
+candidate rows a wrapped model computes exactly what it computed before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+#: One layer's candidate weights by projection letter: ``{"q": [out_features, in_features], ...}``.
+LayerWeights = Mapping[str, Tensor]
+
+
+class CandidateRows:
+    """How many rows at the end of the current pass are candidates; shared by all wrapped projections."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+class CandidateLinear(nn.Module):
+    """A base projection that sends the last `rows.count` positions through the candidate weight.
+
+    Args:
+        base: the frozen projection; any module that maps [..., rows, in_features] to [..., rows, out_features].
+        weight: the candidate weight [out_features, in_features]. The base's bias, if it has one, serves both.
+    """
+
+    def __init__(self, base: nn.Module, weight: Tensor, rows: CandidateRows) -> None:
+        super().__init__()
+        self.base = base
+        self.candidate_weight = weight if isinstance(weight, nn.Parameter) else nn.Buffer(weight, persistent=False)
+        self.rows = rows
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map hidden [..., rows, in_features] to [..., rows, out_features]."""
+        count = self.rows.count
+        if count == 0:
+            return self.base(hidden)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+        bias = getattr(self.base, "bias", None)
+        candidates = functional.linear(hidden[..., -count:, :], self.candidate_weight, bias)
+        if count == hidden.shape[-2]:
+            return candidates
+        return torch.cat((self.base(hidden[..., :-count, :]), candidates), dim=-2)
+
+
+@contextmanager
+def candidate_projections(
+    attention_layers: Sequence[nn.Module], names: Mapping[str, str], weights: Sequence[LayerWeights]
+) -> Iterator[CandidateRows]:
+    """Wrap the projections of `attention_layers` for the time of the block; always unwrap them.
+
+    Args:
+        attention_layers: the self-attention module of every layer.
+        names: the attribute that holds each projection, ``{"q": "q_proj", ...}``.
+        weights: each layer's candidate weights; a projection without one stays the base's for candidates too.
+
+    Yields:
+        The row counter to set before a pass; it starts at 0.
+    """
+    rows = CandidateRows()
+    with ExitStack() as stack:
+        for layer, layer_weights in zip(attention_layers, weights, strict=True):
+            for letter, weight in layer_weights.items():
+                base = getattr(layer, names[letter])
+                setattr(layer, names[letter], CandidateLinear(base, weight, rows))
+                stack.callback(_restore, layer, names[letter], base)
+        yield rows
+
+
+def _restore(layer: nn.Module, name: str, base: nn.Module) -> None:
+    setattr(layer, name, base)
+
+
+@contextmanager
+def attention_function(config: object, name: str, function: Callable[..., object]) -> Iterator[None]:
+    """Make `function` the attention of the model that owns `config`, under transformers' attention interface.
+
+    The name is registered, and the model told to use it, for the time of the block only. The mask interface gets
+    the same name with "no mask": `function` knows from its layout who sees whom.
+    """
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    before = config._attn_implementation  # type: ignore[attr-defined]  # a PretrainedConfig, untyped here
+    ALL_ATTENTION_FUNCTIONS[name] = function
+    ALL_MASK_ATTENTION_FUNCTIONS[name] = _no_mask
+    config._attn_implementation = name  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        config._attn_implementation = before  # type: ignore[attr-defined]
+        del ALL_ATTENTION_FUNCTIONS[name]
+        del ALL_MASK_ATTENTION_FUNCTIONS[name]
+
+
+def _no_mask(*args: object, **kwargs: object) -> None:
+    """A mask function for transformers that makes no mask."""

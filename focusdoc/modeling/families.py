@@ -1,0 +1,218 @@
+"""Which base models candidate projections can be added to, and where their projections are.
+
+A family is served when its decoder layers keep q, k, v and o as four separate linear layers, reach attention through
+transformers' attention interface (keywords of the model's forward arrive there), and rotate whole heads by standard
+RoPE, so that a cached key can be moved to another position. No modeling file is copied: this table is all there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from focusdoc.errors import UnsupportedModelError
+
+#: The letters of the projections, in the order of the paper's W_Q^c, W_K^c, W_V^c, W_O^c.
+PROJECTIONS = ("q", "k", "v", "o")
+#: RoPE variants whose frequencies do not depend on the input's length: moving a key is one more rotation.
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+
+
+@dataclass(frozen=True)
+class Family:
+    """An architecture that candidate projections can be added to.
+
+    Attributes:
+        model_type: transformers' ``config.model_type``.
+        attention: the attribute of a decoder layer that holds its self-attention module.
+        attributes: the attribute of the self-attention module that holds each projection, ``{"q": "q_proj", ...}``.
+    """
+
+    model_type: str
+    attention: str = "self_attn"
+    attributes: Mapping[str, str] = field(default_factory=lambda: {letter: f"{letter}_proj" for letter in PROJECTIONS})
+
+    @property
+    def projections(self) -> dict[str, str]:
+        """The path of each projection inside a decoder layer, ``{"q": "self_attn.q_proj", ...}``."""
+        return {letter: f"{self.attention}.{name}" for letter, name in self.attributes.items()}
+
+
+#: The supported families by ``config.model_type``. Each one is tested on a tiny random model.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {name: Family(name) for name in ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "olmo2", "granite")}
+)
+
+#: Why well-known architectures are refused, and what to take instead.
+_REASONS = {
+    "phi3": "it keeps q, k and v in one fused qkv_proj",
+    "gpt2": "it keeps q, k and v in one fused c_attn",
+    "gpt_neox": "it keeps q, k and v in one fused query_key_value",
+    "falcon": "it keeps q, k and v in one fused query_key_value",
+    "mamba": "it has no attention",
+    "smollm3": "some of its layers have no rotary positions",
+    "gemma3": (
+        "it takes images as well; choose a text-only Gemma 3 (such as google/gemma-3-1b-it), or save its language "
+        "model alone as a Gemma3ForCausalLM checkpoint"
+    ),
+}
+
+
+def family_of(config_or_model: Any) -> Family:
+    """The family of a transformers config, or of a model.
+
+    Raises:
+        UnsupportedModelError: the architecture, or its variant of RoPE, cannot be served; the message names it and
+            lists what is supported.
+    """
+    config = getattr(config_or_model, "config", config_or_model)
+    model_type = getattr(config, "model_type", None)
+    if not isinstance(model_type, str):
+        raise UnsupportedModelError(
+            f"{type(config_or_model).__name__} is no transformers model or config; pass one of {_supported()}."
+        )
+    name = _architecture(config_or_model, config)
+    family = FAMILIES.get(model_type)
+    if family is None:
+        reason = _REASONS.get(model_type)
+        if reason is None and getattr(config, "is_encoder_decoder", False):
+            reason = "it is an encoder-decoder"
+        because = f": {reason}" if reason else ""
+        raise UnsupportedModelError(f"{name} is not supported{because}. Supported model types: {_supported()}.")
+    if getattr(config, "use_bidirectional_attention", False):
+        raise UnsupportedModelError(
+            f"{name} attends in both directions (use_bidirectional_attention); choose a decoder that is causal."
+        )
+    _check_rope(name, config)
+    return family
+
+
+def attention_layers(model: nn.Module) -> list[nn.Module]:
+    """The self-attention module of every decoder layer, in layer order.
+
+    Raises:
+        UnsupportedModelError: the architecture is not supported, or a layer lacks one of its projections.
+    """
+    family = family_of(model)
+    decoder: Any = model.get_decoder()  # type: ignore[operator]  # a method of transformers' models
+    modules: list[nn.Module] = []
+    for index, layer in enumerate(decoder.layers):
+        attention: Any = getattr(layer, family.attention, None)
+        for attribute in family.attributes.values():
+            if not isinstance(getattr(attention, attribute, None), nn.Module):
+                raise UnsupportedModelError(
+                    f"Layer {index} of {type(model).__name__} has no {family.attention}.{attribute}; load the model "
+                    f"as transformers' own class for {family.model_type}."
+                )
+        modules.append(attention)
+    return modules
+
+
+def projection_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Every base projection by the name ``layers.{i}.{q|k|v|o}``, layer by layer.
+
+    Raises:
+        UnsupportedModelError: as `attention_layers`.
+    """
+    attributes = family_of(model).attributes
+    return {
+        f"layers.{index}.{letter}": getattr(attention, attribute)
+        for index, attention in enumerate(attention_layers(model))
+        for letter, attribute in attributes.items()
+    }
+
+
+def projection_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """The (out_features, in_features) of every projection by the name ``layers.{i}.{q|k|v|o}``.
+
+    The weights themselves may be packed (GGUF, 4 bits), so their tensors' shapes are not asked.
+    """
+    by_letter = _shapes_by_config(model.config)
+    return {
+        name: (
+            _feature_count(module, "out_features", by_letter[name[-1]][0]),
+            _feature_count(module, "in_features", by_letter[name[-1]][1]),
+        )
+        for name, module in projection_modules(model).items()
+    }
+
+
+@torch.no_grad()
+def projection_weight(module: nn.Module, in_features: int, dtype: torch.dtype) -> Tensor:
+    """A copy of a projection's weight, [out_features, in_features], of whatever kind of linear layer it is.
+
+    Args:
+        module: the projection.
+        in_features: the width of its input.
+        dtype: in which packed weights are returned; an ``nn.Linear`` keeps its own.
+    """
+    weight = getattr(module, "weight", None)
+    if type(module) is nn.Linear and not module.weight.is_meta:
+        return module.weight.detach().clone()
+    # Packed, quantized or adapted: what counts is what the layer computes, so feed it the unit vectors.
+    on = weight.device if isinstance(weight, Tensor) and not weight.is_meta else torch.device("cpu")
+    computes_in = weight.dtype if isinstance(weight, Tensor) and weight.dtype in _PLAIN_DTYPES else torch.float32
+    units_and_zero = torch.eye(in_features + 1, in_features, dtype=computes_in, device=on)
+    computed: Tensor = module(units_and_zero)
+    columns = computed[:-1] - computed[-1]  # of the zero row, only the bias comes back
+    return columns.T.to(dtype).contiguous()
+
+
+_PLAIN_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def _check_rope(name: str, config: Any) -> None:
+    """Refuse variants of RoPE under which a cached key cannot be moved by one rotation."""
+    for parameters in _rope_parameters(config):
+        rope_type = parameters.get("rope_type", "default")
+        if rope_type not in ROPE_TYPES:
+            raise UnsupportedModelError(
+                f"{name} uses RoPE of type {rope_type!r}, under which a cached key cannot be moved; "
+                f"supported types: {', '.join(ROPE_TYPES)}."
+            )
+        rotated = parameters.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", None))
+        if rotated is not None and rotated != 1.0:
+            raise UnsupportedModelError(
+                f"{name} rotates only a part of each head (partial_rotary_factor {rotated}); "
+                "choose a model that rotates whole heads."
+            )
+
+
+def _rope_parameters(config: Any) -> Iterator[Mapping[str, Any]]:
+    """The RoPE parameters of the model: one set, or one for each type of layer (Gemma 3)."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    if parameters and all(value is None or isinstance(value, Mapping) for value in parameters.values()):
+        yield from (value for value in parameters.values() if value is not None)
+    else:
+        yield parameters
+
+
+def _shapes_by_config(config: Any) -> dict[str, tuple[int, int]]:
+    """(out_features, in_features) of q, k, v and o as the config implies them."""
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    queries = config.num_attention_heads * head_dim
+    keys = config.num_key_value_heads * head_dim
+    hidden = config.hidden_size
+    return {"q": (queries, hidden), "k": (keys, hidden), "v": (keys, hidden), "o": (hidden, queries)}
+
+
+def _feature_count(module: nn.Module, attribute: str, otherwise: int) -> int:
+    count = getattr(module, attribute, None)
+    return count if isinstance(count, int) else otherwise
+
+
+def _architecture(config_or_model: Any, config: Any) -> str:
+    """A name a user knows: the class of the model and its type, ``GPT2LMHeadModel (gpt2)``."""
+    if config is not config_or_model:
+        return f"{type(config_or_model).__name__} ({config.model_type})"
+    named = getattr(config, "architectures", None) or [type(config).__name__]
+    return f"{named[0]} ({config.model_type})"
+
+
+def _supported() -> str:
+    return ", ".join(sorted(FAMILIES))

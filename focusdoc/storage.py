@@ -1,0 +1,165 @@
+"""Where focusdoc keeps files of its own, and how it writes them: whole or not at all."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+from filelock import FileLock, Timeout
+
+from focusdoc.errors import ConfigError, FocusdocError
+
+#: Environment variable that moves the cache to another folder.
+CACHE_VARIABLE = "FOCUSDOC_CACHE"
+#: Middle part of the names of unfinished files and folders, which a killed process may leave behind.
+TEMP_MARK = ".focusdoc-tmp-"
+
+
+def cache_dir() -> Path:
+    """The folder for converted models and stored memories, made on first use for its owner alone (mode 0700).
+
+    It is the platform's user cache folder, or the one that the environment variable ``FOCUSDOC_CACHE`` names.
+
+    Raises:
+        ConfigError: the folder cannot be made or written.
+    """
+    chosen = os.environ.get(CACHE_VARIABLE)
+    folder = Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("focusdoc", appauthor=False)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"The cache folder {folder} cannot be made ({error.strerror}); "
+            f"set {CACHE_VARIABLE} to a folder you can write."
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"The cache folder {folder} is not writable; set {CACHE_VARIABLE} to a folder you can write.")
+    return folder
+
+
+def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write `data` to `path` so that every reader finds the whole old content or the whole new one.
+
+    Missing parent folders are made. Raises the ``OSError`` of the file system, and leaves the old file then.
+    """
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temp = _temp_beside(target)
+    try:
+        with open(temp, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut after the rename may leave an empty file
+        os.replace(temp, target)
+    finally:
+        temp.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield an empty folder beside `target` that takes its place, as a whole, when the block ends well.
+
+    A folder that stood at `target` is removed with all it holds. On Linux the two are exchanged in one step, so
+    that there is no moment without a folder at `target`; elsewhere there is one between two renames. When the
+    block raises, the old folder stays and the new one is removed. A file at `target` is a ``NotADirectoryError``.
+    """
+    final = Path(os.path.realpath(target))
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temp = _temp_beside(final)
+    temp.mkdir()
+    try:
+        yield temp
+        for path in temp.rglob("*"):
+            if path.is_file():
+                _sync(path)
+        _put_in_place(temp, final)
+    finally:
+        # What lies here now is the unfinished new folder or the exchanged old one.
+        shutil.rmtree(temp, ignore_errors=True)
+
+
+def remove_leftovers(target: str | os.PathLike[str]) -> None:
+    """Remove what killed processes left beside `target`. Call it only while holding the lock on `target`."""
+    final = Path(os.path.realpath(target))
+    for path in final.parent.glob(f".{final.name}{TEMP_MARK}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's content, in lower-case hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def file_lock(path: str | os.PathLike[str], *, timeout: float = 600.0) -> Iterator[None]:
+    """Hold the lock file `path` while the block runs, against other processes and threads.
+
+    The operating system frees the lock when its holder dies. The file itself stays.
+
+    Raises:
+        FocusdocError: another process held the lock for `timeout` seconds.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(os.fspath(path))
+    try:
+        lock.acquire(timeout=timeout)
+    except Timeout as error:
+        raise FocusdocError(
+            f"Another process has held {os.fspath(path)} for {timeout:g} seconds; wait until it has ended, then retry."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _temp_beside(target: Path) -> Path:
+    """A fresh name in the same folder, hence on the same file system, where a rename is atomic."""
+    return target.with_name(f".{target.name}{TEMP_MARK}{uuid.uuid4().hex}")
+
+
+def _sync(path: Path) -> None:
+    """Have the content of `path` on the disk before the folder gets its final name."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _put_in_place(new: Path, final: Path) -> None:
+    """Give `new` the name `final`; a folder that had it ends up under the name of `new`."""
+    if not final.exists():
+        os.rename(new, final)
+    elif not final.is_dir():
+        raise NotADirectoryError(f"{final} is a file; choose another name for the folder.")
+    elif not _exchange(new, final):
+        aside = _temp_beside(final)
+        os.rename(final, aside)
+        try:
+            os.rename(new, final)
+        except OSError:
+            os.rename(aside, final)
+            raise
+        os.rename(aside, new)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one atomic step; False where the system or the file system cannot do it."""
+    if sys.platform != "linux":
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    at_working_folder, exchange_flag = -100, 2
+    names = (at_working_folder, os.fsencode(one), at_working_folder, os.fsencode(other))
+    return bool(libc.renameat2(*names, exchange_flag) == 0)
