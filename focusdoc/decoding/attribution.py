@@ -88,6 +88,7 @@ def look_inside(
             num_targets=len(steps),
             tail_start=prompt_len - 1,
             rotary=decoder.base.rotary,
+            kernel=decoder.kernel,
             token_weights=masses[:, index].to(group.keys.device)[None],
         )
         positions = group.chunk_len + prompt_len - 1 + torch.arange(len(steps))

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from focusdoc.attention import AttentionKernel, attend_frozen, masked_attention, merge
 from focusdoc.decoding.sweep import ChunkGroup
 from focusdoc.modeling.rotary import Rotary, rotate
 
@@ -52,30 +52,22 @@ class DenseSweep:
     num_targets: int
     tail_start: int
     rotary: Rotary
+    kernel: AttentionKernel
     local: LocalStretch | None = None
     token_weights: Tensor | None = None
     looked_at: list[Tensor] = field(init=False)
     _rotations: list[object] = field(init=False)
-    _masks: list[Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
         device = self.groups[0].keys.device
         self.looked_at = [torch.zeros(group.num_chunks, group.chunk_len, device=device) for group in self.groups]
         distances = self.local.distances if self.local is not None else []
         self._rotations = [self.rotary.by(distance.flatten()) for distance in distances]
-        self._masks = [self._mask(group.chunk_len, device) for group in self.groups]
 
     @property
     def tail_len(self) -> int:
         """Ordinary tail tokens that any candidate sees."""
         return self.tail_start + self.num_targets - 1
-
-    def _mask(self, chunk_len: int, device: torch.device) -> Tensor:
-        """Bool [T, chunk_len + tail_len + T]: the chunk, the tail before t, and only t's own candidate."""
-        targets = torch.arange(self.num_targets, device=device)[:, None]
-        tail = torch.arange(self.tail_len, device=device)[None, :] < self.tail_start + targets
-        own = torch.eye(self.num_targets, dtype=torch.bool, device=device)
-        return torch.cat((tail.new_ones(self.num_targets, chunk_len), tail, own), dim=1)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
         """Attention of candidate and local rows in one layer; see `AttentionLayout`."""
@@ -118,27 +110,38 @@ class DenseSweep:
         shape = (group.num_chunks, self.num_targets)
         # [heads, chunks * T, head_dim] -> [chunks, heads, T, head_dim]
         query, key, value = (states.unflatten(1, shape).transpose(0, 1) for states in (query, key, value))
-        keys = torch.cat((group.keys[layer], group.tail_keys[layer, :, :, : self.tail_len], key), dim=2)
-        values = torch.cat((group.values[layer], group.tail_values[layer, :, :, : self.tail_len], value), dim=2)
-        mask = self._masks[index]
-        if window is not None:
-            places = torch.arange(group.chunk_len + self.tail_len, device=mask.device)[None, :]
-            here = group.chunk_len + self.tail_start + torch.arange(self.num_targets, device=mask.device)[:, None]
-            mask = mask.clone()
-            mask[:, : places.shape[1]] &= here - places < window
-        if self.token_weights is not None:
-            self._look(index, group, query, keys, mask, scaling)
-        output = functional.scaled_dot_product_attention(
-            query, keys, values, attn_mask=mask, scale=scaling, enable_gqa=query.shape[1] != keys.shape[1]
+        over_chunk, chunk_lse = attend_frozen(
+            query,
+            group.keys[layer],
+            group.values[layer],
+            kernel=self.kernel,
+            scaling=scaling,
+            query_start=group.chunk_len + self.tail_start,
+            window=window,
         )
+        keys = torch.cat((group.tail_keys[layer, :, :, : self.tail_len], key), dim=2)
+        values = torch.cat((group.tail_values[layer, :, :, : self.tail_len], value), dim=2)
+        over_tail, tail_lse = masked_attention(query, keys, values, self._tail_mask(window), scaling=scaling)
+        output, lse = merge(over_chunk, chunk_lse, over_tail, tail_lse)
+        if self.token_weights is not None:
+            self._look(index, group, layer, query, lse, scaling)
         # [chunks, heads, T, head_dim] -> [chunks * T, heads, head_dim]
         return output.transpose(1, 2).flatten(0, 1)
 
-    def _look(self, index: int, group: ChunkGroup, query: Tensor, keys: Tensor, mask: Tensor, scaling: float) -> None:
+    def _tail_mask(self, window: int | None) -> Tensor:
+        """Bool [T, tail_len + T]: target t sees the tail before it and, of the candidates, only its own."""
+        device = self.groups[0].keys.device
+        targets = torch.arange(self.num_targets, device=device)[:, None]
+        places = torch.arange(self.tail_len, device=device)[None, :]
+        tail = places < self.tail_start + targets
+        if window is not None:
+            tail &= self.tail_start + targets - places < window
+        return torch.cat((tail, torch.eye(self.num_targets, dtype=torch.bool, device=device)), dim=1)
+
+    def _look(self, index: int, group: ChunkGroup, layer: int, query: Tensor, lse: Tensor, scaling: float) -> None:
         """Add what the candidates of `group` looked at in this layer."""
-        heads = query.shape[1] // keys.shape[1]
-        scores = query.float() @ keys.float().repeat_interleave(heads, dim=1).transpose(-1, -2) * scaling
-        weights = scores.masked_fill(~mask, -torch.inf).softmax(dim=-1)[..., : group.chunk_len]
+        keys = group.keys[layer].float().repeat_interleave(query.shape[1] // group.keys.shape[2], dim=1)
+        weights = torch.exp(query.float() @ keys.transpose(-1, -2) * scaling - lse.unsqueeze(-1))
         self.looked_at[index] += torch.einsum("nhts,nt->ns", weights, self.token_weights) / query.shape[1]
 
     def _attend_local(

@@ -44,7 +44,7 @@ class ParallelDecoder:
         self.base = base
         self.weights = weights
         self._blocks = blocks
-        self._kernel = kernel
+        self.kernel = kernel
         self._config = config
         self._max_new_tokens = max_new_tokens
         self.num_chunks = sum(block.num_chunks for block in blocks)
@@ -138,12 +138,12 @@ class ParallelDecoder:
             tokens.append(fed.repeat(group.num_chunks))
             positions.append((behind + group.chunk_len).repeat(group.num_chunks))
         tokens.append(torch.tensor(local_ids, dtype=torch.long))
-        positions.append(self._local_start + self.local.length + torch.arange(len(local_ids)))
+        positions.append(self.local_start + self.local.length + torch.arange(len(local_ids)))
         for group in groups:
             tokens.append(torch.full((group.num_chunks,), self._newest))
             place = group.chunk_len + self.tail_len + len(ordinary)
             positions.append(torch.full((group.num_chunks,), place))
-            distances.append((self._candidate_positions(group) - place).to(device))
+            distances.append((self.candidate_positions(group) - place).to(device))
         sweep = Sweep(
             groups=groups,
             tail_start=self.tail_len,
@@ -153,7 +153,7 @@ class ParallelDecoder:
             sees_from=0 if self._refresh else max(0, len(local_ids) - 1),
             distances=distances,
             rotary=self.base.rotary,
-            kernel=self._kernel,
+            kernel=self.kernel,
         )
         hidden = self.base.run(
             torch.cat(tokens)[None].to(device),
@@ -165,11 +165,11 @@ class ParallelDecoder:
         return hidden[0], sweep.candidate_mass
 
     @property
-    def _local_start(self) -> int:
+    def local_start(self) -> int:
         """Position of the first local token, right behind the candidates."""
         return 1 if self._shared else self.num_chunks
 
-    def _candidate_positions(self, group: ChunkGroup) -> Tensor:
+    def candidate_positions(self, group: ChunkGroup) -> Tensor:
         """Positions of the group's candidates in front of the local context, int64 [num_chunks]."""
         places = torch.arange(group.first, group.first + group.num_chunks)
         return torch.zeros_like(places) if self._shared else places

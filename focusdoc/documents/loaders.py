@@ -15,10 +15,12 @@ from focusdoc.errors import DocumentError, DocumentLimitError, EmptyDocumentErro
 _MARKDOWN = (".md", ".markdown", ".mdx")
 #: A missing file with one of these endings is a mistake, not a text.
 _ENDINGS = (
-    *(".pdf", ".txt", ".text", ".log", ".rst", ".org", ".tex", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".html"),
-    *(".htm", ".docx", ".doc", ".epub", ".odt", ".py", ".c", ".h", ".cpp", ".rs", ".go", ".java", ".js", ".ts"),
+    *(".pdf", ".txt", ".text", ".log", ".rst", ".tex", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".html"),
+    *(".htm", ".docx", ".doc", ".epub", ".odt", ".py", ".cpp", ".rs", ".java", ".js", ".ts"),
 )
 _LONGEST_PATH = 1024
+#: With spaces in it, a string longer than a file name can be is a text, even if it ends in ".txt".
+_LONGEST_NAME = 255
 _PDF_HEADER = re.compile(rb"%PDF-\d")
 #: How far into a file the PDF standard's readers look for the header.
 _PDF_HEADER_WITHIN = 1024
@@ -73,9 +75,10 @@ def _is_path(text: str) -> bool:
             return True
     except (OSError, ValueError):
         return False
+    has_spaces = any(character.isspace() for character in text)
     if text.lower().endswith((*_ENDINGS, *_MARKDOWN)):
-        return True
-    return ("/" in text or os.sep in text) and not any(character.isspace() for character in text)
+        return not has_spaces or len(text) <= _LONGEST_NAME
+    return ("/" in text or os.sep in text) and not has_spaces
 
 
 def _read(path: Path, limits: LoadLimits) -> bytes:

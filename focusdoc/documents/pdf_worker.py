@@ -82,7 +82,7 @@ def _answer(request: dict[str, Any], data: bytes) -> dict[str, Any]:
     except RecursionError:
         return {"error": "limit", "message": "it is nested too deeply"}
     except Exception as error:
-        return {"error": _kind(error), "message": f"{type(error).__name__}: {error}"[:_LONGEST_FIELD]}
+        return {"error": _kind(error), "message": f"{type(error).__name__}: {error}"[:_LONGEST_FIELD].rstrip(".")}
 
 
 def _kind(error: Exception) -> str:

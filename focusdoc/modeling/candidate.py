@@ -38,7 +38,8 @@ class CandidateLinear(nn.Module):
     def __init__(self, base: nn.Module, weight: Tensor, rows: CandidateRows) -> None:
         super().__init__()
         self.base = base
-        self.candidate_weight = weight if isinstance(weight, nn.Parameter) else nn.Buffer(weight, persistent=False)
+        # A plain attribute: nn.Buffer would cut the weight from its graph, and training needs the gradient.
+        self.candidate_weight = weight
         self.rows = rows
 
     def forward(self, hidden: Tensor) -> Tensor:

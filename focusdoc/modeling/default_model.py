@@ -144,14 +144,19 @@ def _convert(gguf: Path, folder: Path) -> None:
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
     """No progress bars and no warnings from transformers inside the block; as before after it."""
+    from transformers import modeling_gguf_pytorch_utils as gguf_loader
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    # Its reader of GGUF files takes tqdm directly and draws its bar whatever the settings say.
+    reader_bar = getattr(gguf_loader, "tqdm", None)
+    gguf_loader.tqdm = lambda items, **kwargs: items
     try:
         yield
     finally:
+        gguf_loader.tqdm = reader_bar
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()

@@ -88,6 +88,10 @@ def family_of(config_or_model: Any) -> Family:
         raise UnsupportedModelError(
             f"{name} attends in both directions (use_bidirectional_attention); choose a decoder that is causal."
         )
+    if getattr(config, "is_heterogeneous", False):
+        raise UnsupportedModelError(
+            f"{name} has layers of different sizes (per_layer_config); choose a model whose layers are alike."
+        )
     _check_rope(name, config)
     return family
 
@@ -131,14 +135,18 @@ def projection_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
     """The (out_features, in_features) of every projection by the name ``layers.{i}.{q|k|v|o}``.
 
     The weights themselves may be packed (GGUF, 4 bits), so their tensors' shapes are not asked.
+
+    Raises:
+        UnsupportedModelError: as `attention_layers`.
     """
+    modules = projection_modules(model)
     by_letter = _shapes_by_config(model.config)
     return {
         name: (
             _feature_count(module, "out_features", by_letter[name[-1]][0]),
             _feature_count(module, "in_features", by_letter[name[-1]][1]),
         )
-        for name, module in projection_modules(model).items()
+        for name, module in modules.items()
     }
 
 

@@ -158,6 +158,12 @@ class TestRefusedByName:
         with pytest.raises(UnsupportedModelError, match="both directions"):
             family_of(config)
 
+    def test_layers_of_different_sizes(self, make_model: ModelMaker) -> None:
+        config = make_model("llama").config
+        config.per_layer_config = {1: {"num_key_value_heads": 1}}
+        with pytest.raises(UnsupportedModelError, match="layers of different sizes"):
+            family_of(config)
+
     def test_what_is_no_model(self) -> None:
         with pytest.raises(UnsupportedModelError, match="Linear is no transformers model"):
             family_of(nn.Linear(2, 2))

@@ -1,0 +1,98 @@
+"""Attention with gradients, where the keys of the chunks are constants.
+
+In training the chunks' KV is frozen: only the queries of candidates carry a gradient into it. So the backward pass
+needs neither the gradients of keys and values nor the softmax weights of the forward pass, which the log-sum-exp
+gives back (the identity that flash attention's backward pass rests on).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from focusdoc.attention.interface import AttentionKernel
+from focusdoc.attention.naive import visibility
+
+
+class _FrozenAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        kernel: AttentionKernel,
+        scaling: float,
+        query_start: int,
+        window: int | None,
+    ) -> tuple[Tensor, Tensor]:
+        output, lse = kernel(query, key, value, scaling=scaling, query_start=query_start, window=window)
+        ctx.save_for_backward(query, key, value, output, lse)
+        ctx.scaling, ctx.query_start, ctx.window = scaling, query_start, window
+        return output, lse
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        grad_output, grad_lse = gradients
+        query, key, value, output, lse = ctx.saved_tensors
+        batch, num_kv_heads, num_keys, head_dim = key.shape
+        num_queries = query.shape[2]
+
+        def rows(states: Tensor) -> Tensor:
+            # [batch, num_heads, num_queries, ...] -> [batch, num_kv_heads, heads per KV head * num_queries, ...]
+            return states.reshape(batch, num_kv_heads, -1, *states.shape[3:])
+
+        seen = visibility(
+            num_queries, num_keys, query_start=ctx.query_start, window=ctx.window, device=query.device
+        )
+        scores = (rows(query) @ key.transpose(-1, -2)).float() * ctx.scaling
+        anchor = rows(lse.masked_fill(lse.isneginf(), 0.0)).unsqueeze(-1)
+        weights = torch.exp(scores - anchor)
+        if seen is not None:
+            weights = weights * seen.repeat(query.shape[1] // num_kv_heads, 1)
+        # d score = weight * (d weight - sum(d output * output) + d lse)
+        inner = (grad_output.float() * output.float()).sum(dim=-1)
+        bias = rows(grad_lse.float() - inner).unsqueeze(-1)
+        grad_scores = weights * ((rows(grad_output) @ value.transpose(-1, -2)).float() + bias)
+        grad_query = (grad_scores.to(key.dtype) @ key) * ctx.scaling
+        return grad_query.reshape_as(query), None, None, None, None, None, None
+
+
+def attend_frozen(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    kernel: AttentionKernel,
+    scaling: float,
+    query_start: int,
+    window: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`kernel` with a gradient for `query` through both the output and the log-sum-exp; key and value are constants."""
+    output, lse = _FrozenAttention.apply(query, key, value, kernel, scaling, query_start, window)  # type: ignore[no-untyped-call]
+    return output, lse
+
+
+def masked_attention(
+    query: Tensor, key: Tensor, value: Tensor, seen: Tensor, *, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """Plain attention under any mask, with gradients for everything.
+
+    Args:
+        query: [batch, num_heads, num_queries, head_dim].
+        key, value: [batch, num_kv_heads, num_keys, head_dim].
+        seen: bool [num_queries, num_keys]; every query sees at least one key.
+
+    Returns:
+        Output [batch, num_heads, num_queries, head_dim] and float32 lse [batch, num_heads, num_queries].
+    """
+    # [batch, num_heads, num_queries, head_dim] -> [batch, num_kv_heads, heads per KV head, num_queries, head_dim]
+    asked = query.unflatten(1, (key.shape[1], -1))
+    scores = (asked @ key.unsqueeze(2).transpose(-1, -2)).float() * scaling
+    scores = scores.masked_fill(~seen, -torch.inf)
+    lse = scores.logsumexp(dim=-1)
+    weights = torch.exp(scores - lse.unsqueeze(-1)).to(value.dtype)
+    output = weights @ value.unsqueeze(2)
+    return output.flatten(1, 2), lse.flatten(1, 2)

@@ -1,0 +1,269 @@
+"""Training samples: chunks of real text with planted facts, and the prompts asked of them.
+
+Every sample is a function of the seed and the step alone, so a resumed run sees exactly what an uninterrupted one
+would have seen.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from focusdoc.decoding.prompt import encode_text, question_prompt
+from focusdoc.documents import load, tokenize
+from focusdoc.errors import ConfigError, TrainingError
+from focusdoc.training.dense import TrainingPrompt
+from focusdoc.training.facts import FACT_MAKERS, Fact
+
+#: Shares of the objectives in the prompts of a run.
+DEFAULT_MIX: Mapping[str, float] = {
+    "number": 0.2,
+    "passkey": 0.1,
+    "pair": 0.15,
+    "words": 0.2,
+    "files": 0.1,
+    "continuation": 0.1,
+    "reconstruction": 0.15,
+}
+#: Room that any planted fact needs; shorter chunks get continuation and reconstruction only.
+_SMALLEST_PLANTED = 96
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSample:
+    """Chunks of one length, and prompts asked of them.
+
+    Attributes:
+        token_ids: the chunks one behind the other, [num_chunks * chunk_size].
+        chunk_size: tokens of one chunk.
+        prompts: each with its own targets.
+    """
+
+    token_ids: list[int]
+    chunk_size: int
+    prompts: tuple[TrainingPrompt, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleShape:
+    """The ranges a sample's shape is drawn from, log-uniformly, so that many small and few large chunks are alike likely.
+
+    Attributes:
+        min_chunk_size, max_chunk_size: tokens of a chunk.
+        max_chunks: chunks of a sample.
+        max_tokens: chunk tokens of a sample.
+        prompts: prompts that share the chunks of a sample.
+        targets: target tokens of a continuation or reconstruction prompt.
+    """
+
+    min_chunk_size: int = 32
+    max_chunk_size: int = 2048
+    max_chunks: int = 64
+    max_tokens: int = 4096
+    prompts: int = 4
+    targets: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("min_chunk_size", "max_chunk_size", "max_chunks", "max_tokens", "prompts", "targets"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.min_chunk_size > self.max_chunk_size:
+            raise ConfigError(f"min_chunk_size is {self.min_chunk_size}, above max_chunk_size {self.max_chunk_size}.")
+
+    def draw(self, rng: random.Random) -> tuple[int, int]:
+        """A chunk size and a number of chunks."""
+        largest = min(self.max_chunk_size, self.max_tokens)
+        chunk_size = round(self.min_chunk_size * (largest / self.min_chunk_size) ** rng.random())
+        most = max(1, min(self.max_chunks, self.max_tokens // chunk_size))
+        return chunk_size, round(most ** rng.random())
+
+
+@dataclass(slots=True)
+class SampleMaker:
+    """Draws the training samples of a run.
+
+    Args:
+        tokenizer: the base model's.
+        texts: text files (anything `focusdoc.load` takes), the ground that facts are planted in.
+        questions: (context, question, answer) triples from files.
+        mix: weight of each objective: the names of `FACT_MAKERS`, "files", "continuation", "reconstruction".
+        shape: the ranges of chunk sizes and counts.
+        end_token: closes every answer.
+    """
+
+    tokenizer: Any
+    texts: Sequence[Path]
+    questions: Sequence[tuple[str, str, str]] = ()
+    mix: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_MIX))
+    shape: SampleShape = field(default_factory=SampleShape)
+    seed: int = 0
+    _tokens: dict[Path, list[int]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        known = {*FACT_MAKERS, "files", "continuation", "reconstruction"}
+        unknown = set(self.mix) - known
+        if unknown or not any(weight > 0 for weight in self.mix.values()):
+            raise ConfigError(f"mix is {dict(self.mix)}; give weights to some of {', '.join(sorted(known))}.")
+        if not self.texts:
+            raise TrainingError("There is no text to train on; pass at least one text file.")
+        if not self.questions and self.mix.get("files"):
+            self.mix = {name: weight for name, weight in self.mix.items() if name != "files"}
+
+    def draw(self, step: int) -> TrainingSample:
+        """The sample of one step."""
+        rng = random.Random(f"{self.seed}-{step}")
+        chunk_size, num_chunks = self.shape.draw(rng)
+        names = [name for name in self.mix if chunk_size >= _SMALLEST_PLANTED or name in ("continuation", "reconstruction")]
+        if not names:
+            names, chunk_size = list(self.mix), _SMALLEST_PLANTED
+        ground, following = self._ground(rng, chunk_size * num_chunks)
+        chunks = [ground[start : start + chunk_size] for start in range(0, len(ground), chunk_size)]
+        prompts = []
+        chosen = rng.choices(names, [self.mix[name] for name in names], k=self.shape.prompts)
+        for name in chosen:
+            if name == "files":
+                prompts.append(self._from_file(rng, chunks))
+            elif name in FACT_MAKERS:
+                prompts.append(self._planted(rng, name, chunks))
+        # Last, so that nothing they copy is overwritten by a fact.
+        for name in chosen:
+            if name == "continuation":
+                prompts.append(self._continuation(rng, following))
+            elif name == "reconstruction":
+                prompts.append(self._reconstruction(rng, chunks))
+        return TrainingSample([token for chunk in chunks for token in chunk], chunk_size, tuple(prompts))
+
+    def _ground(self, rng: random.Random, length: int) -> tuple[list[int], list[int]]:
+        """`length` tokens of one text, and the tokens that follow them."""
+        following = 256
+        for _ in range(64):
+            path = rng.choice(list(self.texts))
+            tokens = self._text_tokens(path)
+            room = len(tokens) - length - following
+            if room >= 0:
+                start = rng.randint(0, room)
+                return tokens[start : start + length], tokens[start + length : start + length + following]
+        raise TrainingError(
+            f"No text found that is longer than {length + following} tokens; give longer texts or lower max_tokens."
+        )
+
+    def _text_tokens(self, path: Path) -> list[int]:
+        if path not in self._tokens:
+            self._tokens[path] = tokenize(self.tokenizer, load(path).text).token_ids
+        return self._tokens[path]
+
+    def _planted(self, rng: random.Random, name: str, chunks: list[list[int]]) -> TrainingPrompt:
+        """Plant a fact and distractors of its kind; ask for the fact."""
+        fact = FACT_MAKERS[name](rng)
+        distractors = [FACT_MAKERS[name](rng) for _ in range(rng.choice([0, 0, 1, 2, 4, len(chunks) // 2]))]
+        if name == "passkey":
+            distractors = []  # there is one pass key, or the question has no answer
+        for other in distractors:
+            self._plant(rng, rng.choice(chunks), other.statement)
+        if name == "pair" and rng.random() < 0.7:
+            chunk = rng.choice(chunks)
+            chunk[:] = self._list_of_pairs(rng, len(chunk), fact)
+        else:
+            self._plant(rng, rng.choice(chunks), fact.statement)
+        return self._question(rng, fact)
+
+    def _list_of_pairs(self, rng: random.Random, length: int, fact: Fact) -> list[int]:
+        """A chunk full of pairs, `fact` among them."""
+        lines = [fact.statement]
+        size = len(encode_text(self.tokenizer, fact.statement)) + 1
+        while True:
+            other = FACT_MAKERS["pair"](rng).statement
+            size += len(encode_text(self.tokenizer, other)) + 1
+            if size > length - 8:
+                break
+            lines.insert(rng.randint(0, len(lines)), other)
+        ids = encode_text(self.tokenizer, "\n".join(lines) + "\n")[:length]
+        return ids + encode_text(self.tokenizer, "\n" * length)[: length - len(ids)]
+
+    def _plant(self, rng: random.Random, chunk: list[int], statement: str) -> None:
+        """Put `statement` into `chunk` at a sentence's end, if there is one near; the chunk keeps its length."""
+        separator = rng.choice([" ", " ", "\n", "\n\n"])
+        planted = encode_text(self.tokenizer, separator + statement + separator.rstrip(" "))[: len(chunk)]
+        at = rng.randint(0, len(chunk) - len(planted))
+        ends = _sentence_ends(self.tokenizer)
+        at = next((place for place in range(at, max(0, at - 40), -1) if chunk[place - 1] in ends), at)
+        length = len(chunk)
+        chunk[:] = (chunk[:at] + planted + chunk[at:])[:length]
+
+    def _question(self, rng: random.Random, fact: Fact) -> TrainingPrompt:
+        """Ask for `fact` in one of the formats that `ask` and the framework classes use."""
+        if fact.completions and rng.random() < 0.2:
+            opening = rng.choice(fact.completions)
+            glue = "" if opening.endswith('"') else " "
+            prompt = encode_text(self.tokenizer, opening)
+            answer = encode_text(self.tokenizer, glue + fact.answer)
+            return TrainingPrompt((*prompt, *answer), len(answer), fact.kind)
+        return self._asked(rng, rng.choice(fact.questions), fact.answer, fact.kind)
+
+    def _asked(self, rng: random.Random, question: str, answer: str, kind: str) -> TrainingPrompt:
+        plain = rng.random() < 0.25 or not getattr(self.tokenizer, "chat_template", None)
+        prompt = question_prompt(self.tokenizer, question, "plain" if plain else "chat")
+        end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+        targets = encode_text(self.tokenizer, (" " if plain else "") + answer) + end
+        return TrainingPrompt((*prompt, *targets), len(targets), kind)
+
+    def _from_file(self, rng: random.Random, chunks: list[list[int]]) -> TrainingPrompt:
+        """Plant a context from the files whole, if it fits, and ask its question."""
+        chunk = rng.choice(chunks)
+        for _ in range(16):
+            context, question, answer = rng.choice(self.questions)
+            if len(encode_text(self.tokenizer, context)) + 4 <= len(chunk):
+                self._plant(rng, chunk, context)
+                return self._asked(rng, question, answer, "files")
+        return self._planted(rng, "words", chunks)
+
+    def _continuation(self, rng: random.Random, following: list[int]) -> TrainingPrompt:
+        """The text that follows the last chunk (paper, section 3.3)."""
+        length = rng.randint(16, len(following) - self.shape.targets)
+        return TrainingPrompt(tuple(following[: length + self.shape.targets]), self.shape.targets, "continuation")
+
+    def _reconstruction(self, rng: random.Random, chunks: list[list[int]]) -> TrainingPrompt:
+        """A stretch of one chunk, to be repeated from its beginning (paper, section 3.3)."""
+        chunk = rng.choice(chunks)
+        targets = min(self.shape.targets, len(chunk) // 2)
+        length = rng.randint(min(8, len(chunk) - targets), min(64, len(chunk) - targets))
+        start = rng.randint(0, len(chunk) - length - targets)
+        return TrainingPrompt(tuple(chunk[start : start + length + targets]), targets, "reconstruction")
+
+
+@lru_cache(maxsize=4)
+def _sentence_ends(tokenizer: Any) -> frozenset[int]:
+    """Tokens that end a sentence."""
+    return frozenset(ids[-1] for ids in (encode_text(tokenizer, f"end{mark}") for mark in (".", "!", "?", '."', ".\n")))
+
+
+def load_questions(path: Path) -> list[tuple[str, str, str]]:
+    """(context, question, answer) triples of a SQuAD-like JSON file or a JSONL file with those three fields.
+
+    Raises:
+        TrainingError: the file is neither, or has no question.
+    """
+    found: list[tuple[str, str, str]] = []
+    try:
+        if path.suffix == ".jsonl":
+            for line in path.read_text(encoding="utf-8").splitlines():
+                row = json.loads(line)
+                found.append((row["context"], row["question"], row["answer"]))
+        else:
+            for article in json.loads(path.read_text(encoding="utf-8"))["data"]:
+                for paragraph in article["paragraphs"]:
+                    for asked in paragraph["qas"]:
+                        if asked.get("answers"):
+                            found.append((paragraph["context"], asked["question"], asked["answers"][0]["text"]))
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            f"{path} is neither SQuAD-like JSON nor JSONL with context, question and answer ({error!r})."
+        ) from error
+    if not found:
+        raise TrainingError(f"{path} holds no question with an answer.")
+    return found
