@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -83,6 +83,58 @@ class SampleShape:
         return chunk_size, round(most ** rng.random())
 
 
+class Soil:
+    """The chunks of a sample while facts are planted in them; nothing planted is ever cut or overwritten.
+
+    Args:
+        chunks: token ids of the text, chunk by chunk, all of one length.
+    """
+
+    def __init__(self, chunks: list[list[int]], rng: random.Random) -> None:
+        self._chunks = chunks
+        self._rng = rng
+        self._planted: list[list[list[int]]] = [[] for _ in chunks]
+        self._room = [len(chunk) for chunk in chunks]
+
+    def plant(self, statement: list[int]) -> bool:
+        """Give `statement` a place in a random chunk; False if no chunk tried has room."""
+        for _ in range(8):
+            index = self._rng.randrange(len(self._chunks))
+            if len(statement) <= self._room[index]:
+                self._planted[index].append(statement)
+                self._room[index] -= len(statement)
+                return True
+        return False
+
+    def fill(self, make: Callable[[int], list[int]]) -> bool:
+        """Replace the text of a random untouched chunk by ``make(its length)``; False if none tried is untouched."""
+        for _ in range(8):
+            index = self._rng.randrange(len(self._chunks))
+            if self._room[index] == len(self._chunks[index]):
+                self._chunks[index] = make(len(self._chunks[index]))
+                self._room[index] = 0
+                return True
+        return False
+
+    def chunks(self, sentence_ends: frozenset[int]) -> list[list[int]]:
+        """The chunks with everything planted, at sentence ends where there is one near."""
+        grown = []
+        for text, planted in zip(self._chunks, self._planted, strict=True):
+            length = len(text)
+            kept = text[: length - sum(map(len, planted))]
+            places = sorted((_near_end(kept, self._rng.randint(0, len(kept)), sentence_ends) for _ in planted))
+            chunk: list[int] = []
+            for begin, end, statement in zip([0, *places], places, planted, strict=False):
+                chunk += kept[begin:end] + statement
+            grown.append(chunk + kept[places[-1] if places else 0 :])
+        return grown
+
+
+def _near_end(tokens: list[int], place: int, sentence_ends: frozenset[int]) -> int:
+    """`place`, moved back to the end of a sentence if one ends within 40 tokens."""
+    return next((at for at in range(place, max(0, place - 40), -1) if tokens[at - 1] in sentence_ends), place)
+
+
 @dataclass(slots=True)
 class SampleMaker:
     """Draws the training samples of a run.
@@ -122,21 +174,25 @@ class SampleMaker:
         if not names:
             names, chunk_size = list(self.mix), _SMALLEST_PLANTED
         ground, following = self._ground(rng, chunk_size * num_chunks)
-        chunks = [ground[start : start + chunk_size] for start in range(0, len(ground), chunk_size)]
-        prompts = []
+        soil = Soil([ground[start : start + chunk_size] for start in range(0, len(ground), chunk_size)], rng)
         chosen = rng.choices(names, [self.mix[name] for name in names], k=self.shape.prompts)
-        for name in chosen:
+        prompts: list[TrainingPrompt | None] = []
+        for number, name in enumerate(chosen):
             if name == "files":
-                prompts.append(self._from_file(rng, chunks))
+                prompts.append(self._from_file(rng, soil))
+            elif name == "passkey" and "passkey" in chosen[:number]:
+                prompts.append(self._planted(rng, "number", soil))  # there is one pass key, or its question is vague
             elif name in FACT_MAKERS:
-                prompts.append(self._planted(rng, name, chunks))
-        # Last, so that nothing they copy is overwritten by a fact.
-        for name in chosen:
-            if name == "continuation":
+                prompts.append(self._planted(rng, name, soil))
+            elif name == "continuation":
                 prompts.append(self._continuation(rng, following))
-            elif name == "reconstruction":
-                prompts.append(self._reconstruction(rng, chunks))
-        return TrainingSample([token for chunk in chunks for token in chunk], chunk_size, tuple(prompts))
+            else:
+                prompts.append(None)
+        chunks = soil.chunks(_sentence_ends(self.tokenizer))
+        # Reconstruction comes last, for it copies what the chunks hold in the end; it also stands in for a fact
+        # that found no room.
+        filled = tuple(prompt or self._reconstruction(rng, chunks) for prompt in prompts)
+        return TrainingSample([token for chunk in chunks for token in chunk], chunk_size, filled)
 
     def _ground(self, rng: random.Random, length: int) -> tuple[list[int], list[int]]:
         """`length` tokens of one text, and the tokens that follow them."""
@@ -157,43 +213,37 @@ class SampleMaker:
             self._tokens[path] = tokenize(self.tokenizer, load(path).text).token_ids
         return self._tokens[path]
 
-    def _planted(self, rng: random.Random, name: str, chunks: list[list[int]]) -> TrainingPrompt:
+    def _planted(self, rng: random.Random, name: str, soil: Soil) -> TrainingPrompt | None:
         """Plant a fact and distractors of its kind; ask for the fact."""
         fact = FACT_MAKERS[name](rng)
-        distractors = [FACT_MAKERS[name](rng) for _ in range(rng.choice([0, 0, 1, 2, 4, len(chunks) // 2]))]
-        if name == "passkey":
-            distractors = []  # there is one pass key, or the question has no answer
-        for other in distractors:
-            self._plant(rng, rng.choice(chunks), other.statement)
         if name == "pair" and rng.random() < 0.7:
-            chunk = rng.choice(chunks)
-            chunk[:] = self._list_of_pairs(rng, len(chunk), fact)
+            placed = soil.fill(lambda length: self._list_of_pairs(rng, length, fact))
         else:
-            self._plant(rng, rng.choice(chunks), fact.statement)
+            placed = soil.plant(self._statement(rng, fact))
+        if not placed:
+            return None
+        if name != "passkey":
+            for _ in range(rng.choice([0, 0, 1, 2, 4, 8])):
+                soil.plant(self._statement(rng, FACT_MAKERS[name](rng)))
         return self._question(rng, fact)
 
+    def _statement(self, rng: random.Random, fact: Fact) -> list[int]:
+        """Tokens of the fact's statement, set off from the text around it."""
+        separator = rng.choice([" ", " ", "\n", "\n\n"])
+        return encode_text(self.tokenizer, separator + fact.statement + separator.rstrip(" "))
+
     def _list_of_pairs(self, rng: random.Random, length: int, fact: Fact) -> list[int]:
-        """A chunk full of pairs, `fact` among them."""
+        """`length` tokens full of pairs, `fact` among them."""
         lines = [fact.statement]
         size = len(encode_text(self.tokenizer, fact.statement)) + 1
         while True:
             other = FACT_MAKERS["pair"](rng).statement
             size += len(encode_text(self.tokenizer, other)) + 1
-            if size > length - 8:
+            if size > length - 4:
                 break
             lines.insert(rng.randint(0, len(lines)), other)
         ids = encode_text(self.tokenizer, "\n".join(lines) + "\n")[:length]
-        return ids + encode_text(self.tokenizer, "\n" * length)[: length - len(ids)]
-
-    def _plant(self, rng: random.Random, chunk: list[int], statement: str) -> None:
-        """Put `statement` into `chunk` at a sentence's end, if there is one near; the chunk keeps its length."""
-        separator = rng.choice([" ", " ", "\n", "\n\n"])
-        planted = encode_text(self.tokenizer, separator + statement + separator.rstrip(" "))[: len(chunk)]
-        at = rng.randint(0, len(chunk) - len(planted))
-        ends = _sentence_ends(self.tokenizer)
-        at = next((place for place in range(at, max(0, at - 40), -1) if chunk[place - 1] in ends), at)
-        length = len(chunk)
-        chunk[:] = (chunk[:at] + planted + chunk[at:])[:length]
+        return ids + encode_text(self.tokenizer, " -" * length)[: length - len(ids)]
 
     def _question(self, rng: random.Random, fact: Fact) -> TrainingPrompt:
         """Ask for `fact` in one of the formats that `ask` and the framework classes use."""
@@ -212,15 +262,13 @@ class SampleMaker:
         targets = encode_text(self.tokenizer, (" " if plain else "") + answer) + end
         return TrainingPrompt((*prompt, *targets), len(targets), kind)
 
-    def _from_file(self, rng: random.Random, chunks: list[list[int]]) -> TrainingPrompt:
+    def _from_file(self, rng: random.Random, soil: Soil) -> TrainingPrompt | None:
         """Plant a context from the files whole, if it fits, and ask its question."""
-        chunk = rng.choice(chunks)
         for _ in range(16):
             context, question, answer = rng.choice(self.questions)
-            if len(encode_text(self.tokenizer, context)) + 4 <= len(chunk):
-                self._plant(rng, chunk, context)
+            if soil.plant(encode_text(self.tokenizer, f"\n\n{context}\n\n")):
                 return self._asked(rng, question, answer, "files")
-        return self._planted(rng, "words", chunks)
+        return None
 
     def _continuation(self, rng: random.Random, following: list[int]) -> TrainingPrompt:
         """The text that follows the last chunk (paper, section 3.3)."""

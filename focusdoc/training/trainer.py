@@ -1,0 +1,261 @@
+"""The training run: a loop over samples with checkpoints, so that it can stop at any moment and go on."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from focusdoc.attention import attention_kernel
+from focusdoc.config import CandidatePositions, FocusConfig
+from focusdoc.errors import ConfigError, TrainingError
+from focusdoc.memory.reading import read_chunks
+from focusdoc.modeling.adapter import Adapter, AdapterConfig, untrained_adapter
+from focusdoc.modeling.adapter_files import load_adapter, save_adapter
+from focusdoc.modeling.base import BaseModel
+from focusdoc.modeling.candidate import LayerWeights
+from focusdoc.storage import atomic_folder
+from focusdoc.training.data import SampleMaker, TrainingSample
+from focusdoc.training.dense import dense_logits, target_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How an adapter is trained.
+
+    Attributes:
+        steps: optimizer steps.
+        learning_rate: of AdamW, at its peak. warmup: steps of linear rise. schedule: what follows, down to a tenth.
+        clip: largest norm of the gradient. accumulate: samples behind one optimizer step.
+        projections: the letters of the projections to train.
+        chunk_size: the chunk size the adapter will recommend.
+        candidate_positions: see `FocusConfig`.
+        save_every: steps between checkpoints.
+    """
+
+    steps: int = 300
+    learning_rate: float = 3e-4
+    warmup: int = 20
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    clip: float = 1.0
+    weight_decay: float = 0.0
+    accumulate: int = 1
+    projections: str = "qkvo"
+    chunk_size: int = 1024
+    candidate_positions: CandidatePositions = "sequential"
+    save_every: int = 25
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "accumulate", "save_every", "chunk_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if not self.learning_rate > 0:
+            raise ConfigError(f"learning_rate is {self.learning_rate}; it must be above 0.")
+        if self.schedule not in ("cosine", "linear", "constant"):
+            raise ConfigError(f"schedule is {self.schedule!r}; choose 'cosine', 'linear' or 'constant'.")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of `step`, 0 for the first."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        if self.schedule == "constant":
+            return self.learning_rate
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        left = 1 - done if self.schedule == "linear" else (1 + math.cos(math.pi * min(1.0, done))) / 2
+        return self.learning_rate * (0.1 + 0.9 * left)
+
+
+class CandidateWeights(nn.Module):
+    """The trainable projections of all layers, kept in float32 whatever the base model computes in."""
+
+    def __init__(self, adapter: Adapter, device: torch.device) -> None:
+        super().__init__()
+        self.num_layers = adapter.config.num_layers
+        self.letters = list(adapter.config.projections)
+        self.weights = nn.ParameterDict(
+            {
+                f"{layer}_{letter}": nn.Parameter(weight.to(device, torch.float32, copy=True))
+                for layer in range(self.num_layers)
+                for letter, weight in adapter.of_layer(layer).items()
+            }
+        )
+
+    def layers(self, dtype: torch.dtype) -> list[LayerWeights]:
+        """The weights of every layer in `dtype`; gradients flow back to the float32 ones."""
+        return [
+            {letter: self.weights[f"{layer}_{letter}"].to(dtype) for letter in self.letters}
+            for layer in range(self.num_layers)
+        ]
+
+    def tensors(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Detached copies by their names in an adapter."""
+        return {
+            f"layers.{name.replace('_', '.')}.weight": weight.detach().to("cpu", dtype, copy=True).contiguous()
+            for name, weight in self.weights.items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one optimizer step did: the mean loss of each objective in nats, and its pace."""
+
+    step: int
+    losses: dict[str, float]
+    grad_norm: float
+    learning_rate: float
+    tokens: int
+    seconds: float
+
+
+class Trainer:
+    """Trains candidate projections by the dense objective.
+
+    Args:
+        base: the model, frozen.
+        samples: where samples come from.
+        output: the run's folder: ``checkpoint/`` (weights and optimizer), ``metrics.jsonl``, ``adapter/``.
+        start_from: an adapter to begin with, instead of copies of the base projections.
+        record: what the adapter shall tell about its training (data, command).
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        samples: SampleMaker,
+        config: TrainingConfig,
+        output: Path,
+        *,
+        start_from: Path | None = None,
+        record: dict[str, Any] | None = None,
+        attention: str = "auto",
+    ) -> None:
+        self.base = base
+        self.samples = samples
+        self.config = config
+        self.output = output
+        self.record = record or {}
+        self.step = 0
+        base.model.requires_grad_(False)
+        first = load_adapter(start_from, base.model) if start_from else untrained_adapter(base.model, config.projections)
+        self.weights = CandidateWeights(first, base.device)
+        self.optimizer = torch.optim.AdamW(
+            self.weights.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
+        )
+        self._kernel = attention_kernel(attention)
+        self._settings = FocusConfig(candidate_positions=config.candidate_positions)
+        output.mkdir(parents=True, exist_ok=True)
+
+    def run(self, stop: Callable[[], bool] = lambda: False) -> Iterator[StepReport]:
+        """Train from where the run stands to its last step; yields a report per step.
+
+        Args:
+            stop: asked after every step; when it says yes the run saves and ends.
+
+        Raises:
+            TrainingError: the loss or the gradient is not finite; the last good checkpoint stays.
+        """
+        while self.step < self.config.steps:
+            report = self._advance()
+            with (self.output / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
+                metrics.write(json.dumps(asdict(report)) + "\n")
+            ending = self.step == self.config.steps or stop()
+            if ending or self.step % self.config.save_every == 0:
+                self.save()
+            yield report
+            if ending:
+                return
+
+    def _advance(self) -> StepReport:
+        begun = time.perf_counter()
+        losses: dict[str, list[float]] = defaultdict(list)
+        tokens = 0
+        self.optimizer.zero_grad(set_to_none=True)
+        for part in range(self.config.accumulate):
+            sample = self.samples.draw(self.step * self.config.accumulate + part)
+            tokens += len(sample.token_ids)
+            for objective, loss in self._backward(sample):
+                losses[objective].append(loss)
+        norm = float(nn.utils.clip_grad_norm_(self.weights.parameters(), self.config.clip))
+        if not math.isfinite(norm) or not all(math.isfinite(loss) for each in losses.values() for loss in each):
+            raise TrainingError(
+                f"The loss or its gradient is not finite at step {self.step + 1}; the checkpoint of an earlier step is "
+                "kept: resume with a lower learning rate, or in float32."
+            )
+        rate = self.config.rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.step += 1
+        means = {objective: sum(values) / len(values) for objective, values in sorted(losses.items())}
+        return StepReport(self.step, means, norm, rate, tokens, time.perf_counter() - begun)
+
+    def _backward(self, sample: TrainingSample) -> Iterator[tuple[str, float]]:
+        """Accumulate the gradient of one sample; yields each prompt's objective and loss."""
+        blocks = read_chunks(self.base, sample.token_ids, sample.chunk_size, self._kernel, batch=self._batch(sample))
+        share = 1 / (len(sample.prompts) * self.config.accumulate)
+        for prompt in sample.prompts:
+            weights = self.weights.layers(self.base.dtype)
+            logits = dense_logits(self.base, weights, blocks, prompt, self._settings, self._kernel)
+            loss = target_loss(logits, prompt)
+            (loss * share).backward()  # type: ignore[no-untyped-call]
+            yield prompt.objective, float(loss.detach())
+
+    @staticmethod
+    def _batch(sample: TrainingSample) -> int:
+        """Chunks read in one pass: about 2,048 tokens of them."""
+        return max(1, 2048 // sample.chunk_size)
+
+    def adapter(self, dtype: torch.dtype = torch.bfloat16) -> Adapter:
+        """The adapter as it stands."""
+        record = {**self.record, "steps": self.step, "training": asdict(self.config), "shape": asdict(self.samples.shape)}
+        config = AdapterConfig(
+            base_model=self.base.name,
+            base_fingerprint=self.base.fingerprint,
+            projections=self.weights.letters,  # type: ignore[arg-type]  # letters of PROJECTIONS by construction
+            num_layers=self.weights.num_layers,
+            hidden_size=self.base.config.hidden_size,
+            chunk_size=self.config.chunk_size,
+            candidate_positions=self.config.candidate_positions,
+            training=record,
+            license="Apache-2.0",
+        )
+        return Adapter(config, self.weights.tensors(dtype))
+
+    def save(self) -> None:
+        """Write the adapter and a checkpoint that `resume` continues from bit by bit; both atomically."""
+        save_adapter(self.adapter(), self.output / "adapter")
+        tensors: dict[str, Tensor] = {}
+        for name, weight in self.weights.weights.items():
+            tensors[f"weight.{name}"] = weight.detach().contiguous()
+            state = self.optimizer.state.get(weight, {})
+            tensors |= {f"{key}.{name}": value.contiguous() for key, value in state.items() if value.dim()}
+        with atomic_folder(self.output / "checkpoint") as folder:
+            save_file(tensors, folder / "state.safetensors", metadata={"step": str(self.step)})
+
+    def resume(self) -> bool:
+        """Load the checkpoint of `output`, if there is one; returns whether there was."""
+        path = self.output / "checkpoint" / "state.safetensors"
+        if not path.exists():
+            return False
+        with safe_open(path, "pt", device=str(self.base.device)) as stored:
+            self.step = int(stored.metadata()["step"])
+            names = set(stored.keys())
+            for name, weight in self.weights.weights.items():
+                weight.data.copy_(stored.get_tensor(f"weight.{name}"))
+                if f"exp_avg.{name}" in names:
+                    self.optimizer.state[weight] = {
+                        "step": torch.tensor(float(self.step)),
+                        "exp_avg": stored.get_tensor(f"exp_avg.{name}"),
+                        "exp_avg_sq": stored.get_tensor(f"exp_avg_sq.{name}"),
+                    }
+        return True
