@@ -61,7 +61,7 @@ class SampleShape:
         targets: target tokens of a continuation or reconstruction prompt.
     """
 
-    min_chunk_size: int = 32
+    min_chunk_size: int = 64
     max_chunk_size: int = 2048
     max_chunks: int = 64
     max_tokens: int = 4096
@@ -196,7 +196,7 @@ class SampleMaker:
 
     def _ground(self, rng: random.Random, length: int) -> tuple[list[int], list[int]]:
         """`length` tokens of one text, and the tokens that follow them."""
-        following = 256
+        following = 64 + self.shape.targets
         for _ in range(64):
             path = rng.choice(list(self.texts))
             tokens = self._text_tokens(path)
@@ -272,7 +272,8 @@ class SampleMaker:
 
     def _continuation(self, rng: random.Random, following: list[int]) -> TrainingPrompt:
         """The text that follows the last chunk (paper, section 3.3)."""
-        length = rng.randint(16, len(following) - self.shape.targets)
+        # Short, because every chunk runs it: its cost is its length times the number of chunks.
+        length = rng.randint(16, 64)
         return TrainingPrompt(tuple(following[: length + self.shape.targets]), self.shape.targets, "continuation")
 
     def _reconstruction(self, rng: random.Random, chunks: list[list[int]]) -> TrainingPrompt:

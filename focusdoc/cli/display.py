@@ -1,0 +1,142 @@
+"""What the terminal shows: progress, answers, sources, numbers.
+
+Documents and answers are shown as plain text: nothing in them is taken for rich's markup, and control characters,
+with which a text could command the terminal, are left out.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from focusdoc.documents import Document
+
+if TYPE_CHECKING:
+    from focusdoc.decoding.answer import Answer, Source
+
+#: Answers and results.
+output = Console(highlight=False)
+#: Progress, notes and errors.
+errors = Console(stderr=True, highlight=False)
+
+#: A quoted passage is cut after this many lines.
+_PASSAGE_LINES = 3
+_INDENT = "   "
+#: C0 and C1 control characters and DEL, but for line break and tab.
+_CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+
+def plain(text: str) -> str:
+    """The text without terminal control characters and halves of surrogate pairs, which no terminal can show."""
+    return text.translate(_CONTROLS).encode("utf-8", "replace").decode("utf-8")
+
+
+def write(text: str) -> None:
+    """Put a piece of an answer on standard output at once."""
+    sys.stdout.write(plain(text))
+    sys.stdout.flush()
+
+
+class _Tokens(ProgressColumn):
+    """Tokens read, of how many, and how many a second."""
+
+    def render(self, task: Task) -> Text:
+        if task.total is None:
+            return Text("cutting into tokens", style="dim")
+        speed = "" if task.speed is None else f", {task.speed:,.0f} tokens/s"
+        return Text(f"{task.completed:,.0f} of {task.total:,.0f} tokens{speed}")
+
+
+@contextmanager
+def reading_progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error, if that is a terminal; yields the function to call with (done, total)."""
+    columns = (
+        TextColumn("Reading {task.description}", markup=False),
+        BarColumn(bar_width=24),
+        _Tokens(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task(plain(name), total=None)
+
+        def update(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield update
+
+
+def show_sources(answer: Answer, document: Document, *, whole: bool = False) -> None:
+    """Print where an answer came from: rank, place, share of the attention, and the passage.
+
+    Args:
+        document: the one that was asked, to tell how far into it a passage lies.
+        whole: print passages in full, and not their first lines.
+    """
+    if not answer.sources:
+        return
+    output.print(Text("Sources", style="bold"))
+    for rank, source in enumerate(answer.sources, start=1):
+        line = Text(f"{rank}. ", style="bold")
+        line.append(place(source, document), style="cyan")
+        line.append(f"  {source.score:.0%} of the attention", style="dim")
+        output.print(line)
+        passage = Text(f"“{' '.join(plain(source.text).split())}”")
+        lines = list(passage.wrap(output, max(20, min(output.width, 100) - len(_INDENT))))
+        if len(lines) > _PASSAGE_LINES and not whole:
+            lines = lines[:_PASSAGE_LINES]
+            lines[-1].rstrip()
+            lines[-1].append(" …")
+        for part in lines:
+            output.print(Text(_INDENT).append_text(part), soft_wrap=True)
+
+
+def place(source: Source, document: Document) -> str:
+    """Where a passage begins: its page, or how far into the text where there are no pages."""
+    if document.has_pages:
+        page = f"page {source.page:,}"
+        printed = source.page_label
+        return page if printed in (None, str(source.page)) else f"{page} (printed {plain(printed)})"
+    return f"character {source.start:,} ({source.start / len(document.text):.0%} into the text)"
+
+
+def show_totals(answer: Answer, read_seconds: float | None) -> None:
+    """Print one line of tokens and seconds.
+
+    Args:
+        read_seconds: how long the document took to read; None where it had been read before.
+    """
+    usage, timings = answer.usage, answer.timings
+    chunks = "1 chunk" if usage.num_chunks == 1 else f"{usage.num_chunks:,} chunks"
+    parts = [
+        f"{usage.document_tokens:,} document tokens in {chunks}",
+        f"{usage.prompt_tokens:,} of the question, {usage.completion_tokens:,} of the answer",
+    ]
+    if read_seconds is not None:
+        parts.append(f"read in {read_seconds:.1f} s")
+    parts.append(f"first token after {timings.first_token:.1f} s")
+    if usage.completion_tokens > 1 and timings.decode > 0:
+        parts.append(f"then {(usage.completion_tokens - 1) / timings.decode:.1f} tokens/s")
+    output.print(Text("; ".join(parts) + ".", style="dim"))
+    if answer.finish_reason == "length":
+        note = f"The answer was cut off at --max-new-tokens {usage.completion_tokens}; give more to see the rest."
+        errors.print(note, style="yellow", soft_wrap=True)
+    elif answer.finish_reason == "cancelled":
+        errors.print("The answer was stopped.", style="yellow")
+
+
+def page_ranges(pages: Sequence[int]) -> str:
+    """Sorted page numbers in words: "page 3", "pages 3, 7-9"."""
+    ranges: list[list[int]] = []
+    for page in pages:
+        if ranges and page == ranges[-1][1] + 1:
+            ranges[-1][1] = page
+        else:
+            ranges.append([page, page])
+    listed = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+    return f"page {listed}" if len(pages) == 1 else f"pages {listed}"

@@ -1,0 +1,157 @@
+"""From what the command line names to documents, engines and memories, with progress on standard error."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from focusdoc.cli.display import errors, page_ranges, plain, reading_progress
+from focusdoc.config import FocusConfig
+from focusdoc.documents import Document, load
+from focusdoc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from focusdoc.engine import FocusEngine
+    from focusdoc.memory.chunk_memory import DocumentMemory
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """The options that choose a model and how it reads; wrong ones are refused before anything is loaded.
+
+    Attributes:
+        model, adapter, chunk_size, device, dtype: as for `FocusEngine.from_pretrained`, but the adapter may be the
+            word "none".
+        paper: decode as the paper's code does, whatever the adapter was trained for.
+    """
+
+    model: str | None
+    adapter: str
+    chunk_size: int | None
+    paper: bool
+    device: str
+    dtype: str
+
+    def __post_init__(self) -> None:
+        FocusConfig(chunk_size=self.chunk_size)
+
+    def load(self) -> FocusEngine:
+        """The engine, while the terminal shows what is being waited for."""
+        with errors.status("Starting") as status, quiet_libraries():
+            from focusdoc.engine import FocusEngine
+            from focusdoc.modeling.default_model import DEFAULT_MODEL, default_model_path
+
+            if self.model in (None, DEFAULT_MODEL):
+                default_model_path(progress=_teller(status.update))
+            status.update(f"Loading {_markup_free(self.model or DEFAULT_MODEL)}")
+            engine = FocusEngine.from_pretrained(
+                self.model,
+                adapter=None if self.adapter == "none" else self.adapter,
+                config=FocusConfig.paper(**self._chunk_size()) if self.paper else None,
+                device=self.device,
+                dtype=self.dtype,
+            )
+            if not self.paper and self.chunk_size is not None:
+                # Only now is it known which mode the adapter was trained for; the chunk size must not change that.
+                config = replace(engine.config, chunk_size=self.chunk_size)
+                engine = FocusEngine(engine.base, engine.adapter, config)
+        return engine
+
+    def _chunk_size(self) -> dict[str, Any]:
+        return {} if self.chunk_size is None else {"chunk_size": self.chunk_size}
+
+
+def _teller(update: Callable[[str], None]) -> Callable[[str], None]:
+    """Says a sentence beside the spinner, or as a line of its own where there is no terminal."""
+
+    def tell(sentence: str) -> None:
+        if errors.is_terminal:
+            update(_markup_free(sentence))
+        else:
+            errors.print(sentence, markup=False, soft_wrap=True)
+
+    return tell
+
+
+def _markup_free(text: str) -> str:
+    """A text for rich's status, which reads markup."""
+    from rich.markup import escape
+
+    return escape(plain(text))
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """No progress bars and no warnings of transformers and its like inside the block."""
+    from transformers.utils import logging as transformers_logging
+
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    hub = logging.getLogger("huggingface_hub")
+    hub_level = hub.level
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    hub.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hub.setLevel(hub_level)
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def open_document(file: Path, password: str | None) -> Document:
+    """Load a document, asking for the password if it is "-"; says on standard error which pages hold no text.
+
+    Raises:
+        DocumentError: it cannot be loaded. ConfigError: a password is to be asked for, but there is no terminal.
+    """
+    if password == "-":
+        if not sys.stdin.isatty():
+            raise ConfigError("--password - asks on the terminal, and there is none; set FOCUSDOC_PASSWORD instead.")
+        password = getpass.getpass("Password: ", stream=sys.stderr)
+    with errors.status(f"Opening {_markup_free(file.name)}"):
+        document = load(file, password=password)
+    if empty := document.metadata.get("pages_without_text"):
+        errors.print(
+            f"Note: {len(empty):,} of {len(document.pages):,} pages hold no text, so nothing can be found there "
+            f"({page_ranges(empty)}).",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
+    return document
+
+
+def check_question(question: str) -> str:
+    """The question without white space around it.
+
+    Raises:
+        ConfigError: it is empty, or no text (bytes that are not UTF-8).
+    """
+    question = question.strip()
+    if not question:
+        raise ConfigError("The question is empty; ask something.")
+    try:
+        question.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ConfigError("The question holds bytes that are not valid UTF-8; type it in a UTF-8 terminal.") from None
+    return question
+
+
+def read(engine: FocusEngine, document: Document) -> tuple[DocumentMemory, float]:
+    """Read a document with a progress bar; the memory and the seconds it took."""
+    begun = time.perf_counter()
+    with reading_progress(document.name) as progress:
+        memory = engine.read(document, progress=progress)
+    return memory, time.perf_counter() - begun

@@ -1,0 +1,108 @@
+"""The ``focusdoc`` command: its commands, and what becomes of errors.
+
+A further command is a function in a file of its own, added at the end of this one. Nothing here or at the top of
+those files imports torch or transformers, so that ``focusdoc --help`` and a mistyped path answer at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from focusdoc import __version__
+from focusdoc.cli.ask import ask
+from focusdoc.cli.chat import chat
+from focusdoc.cli.display import errors, plain
+from focusdoc.cli.info import info
+from focusdoc.errors import FocusdocError
+
+#: Exit code of a mistake in what was given: an option, a file, a question.
+MISTAKE = 2
+#: Exit code of a command stopped by Ctrl-C: 128 + SIGINT, as shells expect.
+INTERRUPTED = 130
+
+#: The library's messages name Python's settings; here they are options. A quoted text stays as it is.
+_SETTING = re.compile(r"'[^']*'|\b(chunk_size|max_new_tokens|top_p|top_k|repetition_penalty)\b")
+_REMEDIES = (
+    ("(password=...)", "with --password, or in FOCUSDOC_PASSWORD"),
+    ("pass adapter=<folder>", "pass --adapter FOLDER"),
+    (", or FocusConfig(allow_untrained=True) for experiments", ""),
+    (" (to use the string itself as the document, call focusdoc.Document.from_text)", ""),
+)
+
+
+class _Commands(TyperGroup):
+    """Turns the errors of every command into one sentence and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # here, where a broken pipe is still caught
+            return result
+        except FocusdocError as error:
+            errors.print(f"Error: {plain(in_options(str(error)))}", style="red", soft_wrap=True, markup=False)
+            raise typer.Exit(MISTAKE) from None
+        except KeyboardInterrupt:
+            errors.print("Stopped.")
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            # The reader (head, less) has gone; Python would complain once more when it flushes at exit.
+            with contextlib.suppress(OSError, io.UnsupportedOperation):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # an unexpected error is a bug: the plain traceback, and never a password in it
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Begin with: focusdoc ask book.pdf 'Who wrote the letter?'",
+)
+
+
+def in_options(message: str) -> str:
+    """A message of the library with settings and remedies spelled as on the command line."""
+    for in_python, here in _REMEDIES:
+        message = message.replace(in_python, here)
+    return _SETTING.sub(lambda found: "--" + found[1].replace("_", "-") if found[1] else found[0], message)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"focusdoc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def focusdoc(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Ask questions of documents far longer than a language model's context.
+
+    A document is read once into a memory; every answer comes with the passages it was taken from.
+    """
+
+
+app.command()(ask)
+app.command()(chat)
+app.command()(info)
+
+
+def main() -> None:
+    """Run the command line; the entry point of the ``focusdoc`` script."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character of a document shows a question mark, and no traceback.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    app(prog_name="focusdoc")

@@ -1,0 +1,61 @@
+"""Tiny random models and candidate weights that differ from the base's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+CLASSES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", "LlamaForCausalLM", {}),
+    "mistral": ("MistralConfig", "MistralForCausalLM", {"head_dim": 16, "sliding_window": None}),
+    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", {}),
+    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {"head_dim": 16}),
+    "gemma3_text": (
+        "Gemma3TextConfig",
+        "Gemma3ForCausalLM",
+        {"head_dim": 16, "sliding_window": 512, "layer_types": ["sliding_attention", "full_attention"]},
+    ),
+    "olmo2": ("Olmo2Config", "Olmo2ForCausalLM", {}),
+    "granite": ("GraniteConfig", "GraniteForCausalLM", {"attention_multiplier": 0.2, "residual_multiplier": 0.5}),
+}
+
+
+def tiny_model(family: str = "llama", **overrides: Any) -> Any:
+    """A random model of 2 layers, 4 query and 2 KV heads; the same for the same arguments."""
+    config_class, model_class, special = CLASSES[family]
+    sizes = {
+        "vocab_size": 96,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "attn_implementation": "eager",
+    }
+    config = getattr(transformers, config_class)(**{**sizes, **special, **overrides})
+    torch.manual_seed(0)
+    model = getattr(transformers, model_class)(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():  # norms of 1 and biases of 0 would hide mistakes
+            if parameter.ndim == 1:
+                nn.init.normal_(parameter, mean=0.0 if name.endswith("bias") else 1.0, std=0.1)
+            elif parameter.ndim == 2:
+                parameter.mul_(4)  # initialised so small that attention would be almost uniform
+    return model.eval()
+
+
+def random_weights(model: Any, seed: int = 7) -> list[dict[str, Tensor]]:
+    """Candidate weights of every layer, unlike the base's."""
+    generator = torch.Generator().manual_seed(seed)
+    layers = []
+    for layer in model.get_decoder().layers:
+        shapes = {letter: getattr(layer.self_attn, f"{letter}_proj").weight.shape for letter in "qkvo"}
+        layers.append({letter: torch.randn(shape, generator=generator) * 0.15 for letter, shape in shapes.items()})
+    return layers
