@@ -81,7 +81,11 @@ class FocusConfig:
         **overrides: Any,
     ) -> FocusConfig:
         """The settings of the paper's published code: refreshed local context, BOS rule, 4,096-token threshold."""
-        settings: dict[str, Any] = {"local_attention": "refresh", "prompt_window": PAPER_PROMPT_WINDOW, "prompt_bos": True}
+        settings: dict[str, Any] = {
+            "local_attention": "refresh",
+            "prompt_window": PAPER_PROMPT_WINDOW,
+            "prompt_bos": True,
+        }
         settings.update(overrides)
         return cls(local_window=local_window, chunk_size=chunk_size, direct_threshold=direct_threshold, **settings)
 
@@ -124,7 +128,7 @@ class GenerationConfig:
     top_p: float = 1.0
     top_k: int = 0
     repetition_penalty: float = 1.0
-    stop: tuple[str, ...] = ()
+    stop: str | tuple[str, ...] = ()
     seed: int | None = None
     ignore_eos: bool = False
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from focusdoc.attention import attention_kernel
 from focusdoc.config import FocusConfig, GenerationConfig
-from focusdoc.decoding.answer import Answer, FinishReason, Generation, TextPiece, Timings, Usage
+from focusdoc.decoding.answer import Answer, FinishReason, Generation, Source, TextPiece, Timings, Usage
 from focusdoc.decoding.attribution import find_sources
 from focusdoc.decoding.generation import generate_steps
 from focusdoc.decoding.parallel import ParallelDecoder
@@ -121,7 +121,9 @@ class FocusEngine:
             )
         return self._weights
 
-    def read(self, document: Document | str | os.PathLike[str] | bytes, *, progress: Progress | None = None) -> DocumentMemory:
+    def read(
+        self, document: Document | str | os.PathLike[str] | bytes, *, progress: Progress | None = None
+    ) -> DocumentMemory:
         """Read a document into a memory that any number of questions can be asked of.
 
         Args:
@@ -294,7 +296,7 @@ class FocusEngine:
             reason = "cancelled"
         rest = text.finish()
         decoded = time.perf_counter()
-        sources = ()
+        sources: tuple[Source, ...] = ()
         if tokens:
             fed = [prompt_ids[-1], *tokens[:-1]]
             stacked = torch.stack(masses).cpu()
@@ -332,7 +334,9 @@ class FocusEngine:
         if bos is None:
             bos = getattr(self.base.config, "bos_token_id", None)
         if bos is None:
-            raise ConfigError(f"{self.base.name} names no BOS token; set FocusConfig.bos_token_id, or prompt_bos=False.")
+            raise ConfigError(
+                f"{self.base.name} names no BOS token; set FocusConfig.bos_token_id, or prompt_bos=False."
+            )
         return (
             ids if ids[0] == bos else [bos, *ids],
             prompt_ids if prompt_ids[0] == bos else [bos, *prompt_ids],
@@ -392,5 +396,3 @@ def _flat(input_ids: Sequence[int] | Tensor) -> list[int]:
     if not ids:
         raise ConfigError("input_ids is empty; pass at least one token.")
     return ids
-
-

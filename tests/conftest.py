@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -18,6 +18,7 @@ TEMPLATE = (
 def _quiet() -> None:
     from transformers.utils import logging
 
+    torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
@@ -58,7 +59,7 @@ def tiny_tokenizer() -> Any:
 
 
 @pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder for the time of one test."""
     monkeypatch.setenv("FOCUSDOC_CACHE", str(tmp_path / "cache"))
-    yield tmp_path / "cache"
+    return tmp_path / "cache"

@@ -44,9 +44,7 @@ class _FrozenAttention(torch.autograd.Function):
             # [batch, num_heads, num_queries, ...] -> [batch, num_kv_heads, heads per KV head * num_queries, ...]
             return states.reshape(batch, num_kv_heads, -1, *states.shape[3:])
 
-        seen = visibility(
-            num_queries, num_keys, query_start=ctx.query_start, window=ctx.window, device=query.device
-        )
+        seen = visibility(num_queries, num_keys, query_start=ctx.query_start, window=ctx.window, device=query.device)
         scores = (rows(query) @ key.transpose(-1, -2)).float() * ctx.scaling
         anchor = rows(lse.masked_fill(lse.isneginf(), 0.0)).unsqueeze(-1)
         weights = torch.exp(scores - anchor)
@@ -89,7 +87,7 @@ def masked_attention(
         Output [batch, num_heads, num_queries, head_dim] and float32 lse [batch, num_heads, num_queries].
     """
     # [batch, num_heads, num_queries, head_dim] -> [batch, num_kv_heads, heads per KV head, num_queries, head_dim]
-    asked = query.unflatten(1, (key.shape[1], -1))
+    asked = torch.unflatten(query, 1, (key.shape[1], -1))
     scores = (asked @ key.unsqueeze(2).transpose(-1, -2)).float() * scaling
     scores = scores.masked_fill(~seen, -torch.inf)
     lse = scores.logsumexp(dim=-1)

@@ -28,13 +28,13 @@ def visibility(
         Bool [num_queries, num_keys], or None.
     """
     all_before = num_keys - 1 <= query_start
-    all_within = window is None or query_start + num_queries - 1 - prefix < window
-    if all_before and all_within:
+    windowed = window is not None and query_start + num_queries - 1 - prefix >= window
+    if all_before and not windowed:
         return None
     queries = query_start + torch.arange(num_queries, device=device)[:, None]
     keys = torch.arange(num_keys, device=device)[None, :]
     seen = keys <= queries
-    if not all_within:
+    if window is not None and windowed:
         seen &= (queries - keys < window) | (keys < prefix)
     return seen
 

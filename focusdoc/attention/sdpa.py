@@ -38,9 +38,7 @@ def attend(
     )
     if seen is not None and not bool(seen.any(dim=-1).all()):
         # A query that sees nothing: the fused kernels return NaN there, the naive form returns 0 and -inf.
-        return naive.attend(
-            query, key, value, scaling=scaling, query_start=query_start, window=window, prefix=prefix
-        )
+        return naive.attend(query, key, value, scaling=scaling, query_start=query_start, window=window, prefix=prefix)
     # The query heads of one KV head are folded into rows, so that its keys are read once and never expanded.
     # [batch, num_heads, num_queries, head_dim] -> [batch, num_kv_heads, groups * num_queries, head_dim]
     rows = query.reshape(batch, num_kv_heads, groups * num_queries, head_dim)
@@ -70,9 +68,7 @@ def _fused(
             bias = _aligned(bias).expand(query.shape[0], query.shape[1], *bias.shape)
         output, lse, *_ = _CUDA_KERNEL(query, key, value, bias, True, 0.0, is_causal, scale=scaling)
         return output, lse[..., : query.shape[2]]
-    return naive.attend(
-        query, key, value, scaling=scaling, query_start=0 if is_causal else key.shape[2]
-    )
+    return naive.attend(query, key, value, scaling=scaling, query_start=0 if is_causal else key.shape[2])
 
 
 def _aligned(bias: Tensor) -> Tensor:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import threading
-from contextlib import ExitStack
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from focusdoc.cli import options
-from focusdoc.cli.display import errors, output, show_sources, show_totals, write
+from focusdoc.cli.display import errors, show_sources, show_totals, write
 from focusdoc.cli.loading import EngineOptions, check_question, open_document, read
 from focusdoc.config import GenerationConfig
+from focusdoc.documents import Document
 
 if TYPE_CHECKING:
     from focusdoc.decoding.answer import Answer
     from focusdoc.engine import FocusEngine
     from focusdoc.memory.chunk_memory import DocumentMemory
+
+Show = Literal["stream", "whole", "none"]
 
 
 def ask(
@@ -59,9 +61,80 @@ def ask(
     engine = engine_options.load()
     engine.require_adapter()  # else it would be missed only after the reading
     memory, seconds = read(engine, document)
-    answer = answer_question(engine, memory, question, settings, show="no" if json_output else not no_stream)
+    answer = answer_question(
+        engine, memory, question, settings, show="none" if json_output else "whole" if no_stream else "stream"
+    )
     if json_output:
-        print(json.dumps(as_json(engine, memory, question, answer, seconds), indent=2))
+        print(json.dumps(as_json(engine, document, memory, question, answer, seconds), indent=2))
         return
     show_sources(answer, document)
     show_totals(answer, seconds)
+
+
+def answer_question(
+    engine: FocusEngine,
+    memory: DocumentMemory,
+    question: str,
+    settings: GenerationConfig,
+    *,
+    show: Show = "stream",
+    cancel: threading.Event | None = None,
+) -> Answer:
+    """The answer to a question, shown on standard output as it comes, when it is whole, or not at all.
+
+    Args:
+        cancel: ends the answer after the current token when it is set.
+    """
+    pieces = engine.stream(memory, question, cancel=cancel, **asdict(settings))
+    begun = False
+    # The first piece is the slow one: the question goes through every chunk before it.
+    with errors.status("Thinking") as status:
+        for piece in pieces:
+            if show == "stream" and (text := piece if begun else piece.lstrip()):
+                status.stop()  # before it redraws over the answer
+                write(text)
+                begun = True
+    answer = piece.answer
+    if answer is None:  # pragma: no cover - the last piece always carries the answer
+        raise RuntimeError("the stream ended without an answer")
+    if show == "whole":
+        write(answer.text.strip())
+    if show != "none":
+        write("\n\n" if answer.text.strip() else "(The answer is empty.)\n\n")
+    return answer
+
+
+def as_json(
+    engine: FocusEngine,
+    document: Document,
+    memory: DocumentMemory,
+    question: str,
+    answer: Answer,
+    read_seconds: float,
+) -> dict[str, Any]:
+    """What ``--json`` prints; the answer's parts as in `Answer.to_dict`, seconds throughout."""
+    values = answer.to_dict()
+    return {
+        "document": {
+            "name": document.name,
+            "format": document.metadata.get("format"),
+            "pages": len(document.pages) if document.has_pages else None,
+            "characters": len(document.text),
+            "tokens": memory.num_tokens,
+            "chunks": memory.num_chunks,
+            "memory_bytes": memory.num_bytes,
+        },
+        "model": {
+            "name": engine.base.name,
+            "mode": engine.config.local_attention,
+            "chunk_size": engine.chunk_size,
+            "dtype": str(engine.base.dtype).removeprefix("torch."),
+            "device": str(engine.base.device),
+        },
+        "question": question,
+        "answer": answer.text,
+        "finish_reason": answer.finish_reason,
+        "sources": values["sources"],
+        "usage": values["usage"],
+        "timings": {"read": read_seconds, **values["timings"]},
+    }

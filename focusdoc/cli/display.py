@@ -28,6 +28,7 @@ errors = Console(stderr=True, highlight=False)
 #: A quoted passage is cut after this many lines.
 _PASSAGE_LINES = 3
 _INDENT = "   "
+_MORE = " …"
 #: C0 and C1 control characters and DEL, but for line break and tab.
 _CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
@@ -82,16 +83,16 @@ def show_sources(answer: Answer, document: Document, *, whole: bool = False) -> 
         return
     output.print(Text("Sources", style="bold"))
     for rank, source in enumerate(answer.sources, start=1):
-        line = Text(f"{rank}. ", style="bold")
+        line = Text.assemble((f"{rank}. ", "bold"))
         line.append(place(source, document), style="cyan")
         line.append(f"  {source.score:.0%} of the attention", style="dim")
         output.print(line)
         passage = Text(f"“{' '.join(plain(source.text).split())}”")
-        lines = list(passage.wrap(output, max(20, min(output.width, 100) - len(_INDENT))))
+        lines = list(passage.wrap(output, max(20, min(output.width, 100) - len(_INDENT) - len(_MORE))))
         if len(lines) > _PASSAGE_LINES and not whole:
             lines = lines[:_PASSAGE_LINES]
             lines[-1].rstrip()
-            lines[-1].append(" …")
+            lines[-1].append(_MORE)
         for part in lines:
             output.print(Text(_INDENT).append_text(part), soft_wrap=True)
 
@@ -122,7 +123,7 @@ def show_totals(answer: Answer, read_seconds: float | None) -> None:
     parts.append(f"first token after {timings.first_token:.1f} s")
     if usage.completion_tokens > 1 and timings.decode > 0:
         parts.append(f"then {(usage.completion_tokens - 1) / timings.decode:.1f} tokens/s")
-    output.print(Text("; ".join(parts) + ".", style="dim"))
+    output.print(Text("; ".join(parts) + ".", style="dim"), soft_wrap=not output.is_terminal)
     if answer.finish_reason == "length":
         note = f"The answer was cut off at --max-new-tokens {usage.completion_tokens}; give more to see the rest."
         errors.print(note, style="yellow", soft_wrap=True)

@@ -50,7 +50,8 @@ class _Commands(TyperGroup):
             errors.print(f"Error: {plain(in_options(str(error)))}", style="red", soft_wrap=True, markup=False)
             raise typer.Exit(MISTAKE) from None
         except KeyboardInterrupt:
-            errors.print("Stopped.")
+            # On a terminal the half answer, or the prompt, still waits for the end of its line.
+            errors.print("\nStopped." if sys.stdout.isatty() else "Stopped.")
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             # The reader (head, less) has gone; Python would complain once more when it flushes at exit.
@@ -94,9 +95,9 @@ def focusdoc(
     """
 
 
-app.command()(ask)
-app.command()(chat)
-app.command()(info)
+app.command(epilog="For example: focusdoc ask letters.pdf 'Who wrote the first letter?' --max-new-tokens 40")(ask)
+app.command(epilog="For example: focusdoc chat letters.pdf, or with questions from a file: ... < questions.txt")(chat)
+app.command(epilog="For example: focusdoc info letters.pdf, or for programs: focusdoc info letters.pdf --json")(info)
 
 
 def main() -> None:

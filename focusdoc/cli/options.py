@@ -7,15 +7,18 @@ from typing import Annotated
 
 import typer
 
-_MODEL, _ANSWER, _SAMPLING, _OUTPUT = "The model", "The answer", "Sampling", "Output"
+_DOCUMENT, _ANSWER, _SAMPLING, _MODEL, _OUTPUT = "The document", "The answer", "Sampling", "The model", "Output"
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="A PDF, Markdown or plain text (UTF-8).", show_default=False)]
+File = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A PDF, Markdown or plain text (UTF-8).", show_default=False)
+]
 Password = Annotated[
     str | None,
     typer.Option(
         envvar="FOCUSDOC_PASSWORD",
         metavar="TEXT",
         help="The password of an encrypted PDF; - asks for it on the terminal, which keeps it out of the process list.",
+        rich_help_panel=_DOCUMENT,
     ),
 ]
 Model = Annotated[

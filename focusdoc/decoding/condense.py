@@ -69,7 +69,9 @@ class DenseSweep:
         """Ordinary tail tokens that any candidate sees."""
         return self.tail_start + self.num_targets - 1
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
+    ) -> Tensor:
         """Attention of candidate and local rows in one layer; see `AttentionLayout`."""
         outputs: list[Tensor] = []
         candidate_keys: list[Tensor] = []
@@ -77,12 +79,16 @@ class DenseSweep:
         row = self.num_targets if self.local is not None else 0
         for index, group in enumerate(self.groups):
             rows = slice(row, row := row + group.num_chunks * self.num_targets)
-            outputs.append(self._attend_group(index, group, layer, query[0, :, rows], key[0, :, rows], value[0, :, rows], scaling, window))
+            outputs.append(
+                self._attend_group(
+                    index, group, layer, query[0, :, rows], key[0, :, rows], value[0, :, rows], scaling, window
+                )
+            )
             if self.local is not None:
                 rotation = self.rotary.of_layer(self._rotations[index], layer)  # type: ignore[arg-type]
                 shape = (group.num_chunks, self.num_targets)
-                candidate_keys.append(rotate(key[0, :, rows], rotation).unflatten(1, shape))
-                candidate_values.append(value[0, :, rows].unflatten(1, shape))
+                candidate_keys.append(torch.unflatten(rotate(key[0, :, rows], rotation), 1, shape))
+                candidate_values.append(torch.unflatten(value[0, :, rows], 1, shape))
         if self.local is not None:
             local = self._attend_local(
                 layer,
@@ -109,7 +115,7 @@ class DenseSweep:
         """Candidates of one group, [heads, chunks * T, head_dim], over chunk, tail and themselves."""
         shape = (group.num_chunks, self.num_targets)
         # [heads, chunks * T, head_dim] -> [chunks, heads, T, head_dim]
-        query, key, value = (states.unflatten(1, shape).transpose(0, 1) for states in (query, key, value))
+        query, key, value = (torch.unflatten(states, 1, shape).transpose(0, 1) for states in (query, key, value))
         over_chunk, chunk_lse = attend_frozen(
             query,
             group.keys[layer],
@@ -164,7 +170,7 @@ class DenseSweep:
         keys, values = (torch.cat(pair, dim=1).float() for pair in ((prefix_keys, fresh[0]), (prefix_values, fresh[1])))
         num_kv_heads, num_chunks = candidates[0].shape[:2]
         # [num_heads, T, head_dim] -> [num_kv_heads, heads per KV head, T, head_dim]
-        asked = query.float().unflatten(0, (num_kv_heads, -1)) * scaling
+        asked = torch.unflatten(query.float(), 0, (num_kv_heads, -1)) * scaling
         to_candidates = torch.einsum("ghtd,gktd->ghtk", asked, candidates[0].float())
         to_local = torch.einsum("ghtd,gld->ghtl", asked, keys)
         prefix_len = prefix_keys.shape[1]

@@ -6,6 +6,7 @@ document wrote is encoded as plain text: a chat template's special tokens come f
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -31,14 +32,15 @@ def encode_messages(tokenizer: Any, messages: Sequence[tuple[str, str]]) -> list
     speak as template.
     """
     marks = [f"\ue000{secrets.token_hex(8)}\ue001" for _ in messages]
+    rendered = _render(tokenizer, [(role, mark) for (role, _), mark in zip(messages, marks, strict=True)])
+    any_mark = "|".join(marks)
+    if re.findall(any_mark, rendered) != marks:
+        raise ConfigError("The model's chat template drops, repeats or reorders messages; use the plain prompt style.")
+    *before, after = re.split(any_mark, rendered)
     ids: list[int] = []
-    rest = _render(tokenizer, [(role, mark) for (role, _), mark in zip(messages, marks, strict=True)])
-    for (_, content), mark in zip(messages, marks, strict=True):
-        before, found, rest = rest.partition(mark)
-        if not found:
-            raise ConfigError("The model's chat template drops or reorders messages; use the plain prompt style.")
-        ids += tokenizer(before, add_special_tokens=False)["input_ids"] + encode_text(tokenizer, content)
-    return ids + list(tokenizer(rest, add_special_tokens=False)["input_ids"])
+    for part, (_, content) in zip(before, messages, strict=True):
+        ids += tokenizer(part, add_special_tokens=False)["input_ids"] + encode_text(tokenizer, content)
+    return ids + list(tokenizer(after, add_special_tokens=False)["input_ids"])
 
 
 def question_prompt(tokenizer: Any, question: str, style: PromptStyle = "auto") -> list[int]:
@@ -49,7 +51,7 @@ def question_prompt(tokenizer: Any, question: str, style: PromptStyle = "auto") 
             ``"auto"`` the chat template where there is one.
 
     Raises:
-        ConfigError: ``"chat"`` for a tokenizer that has no chat template.
+        ConfigError: ``"chat"`` for a tokenizer that has no chat template, or a template that cannot hold a question.
     """
     has_template = bool(getattr(tokenizer, "chat_template", None))
     if style == "chat" and not has_template:
@@ -59,7 +61,8 @@ def question_prompt(tokenizer: Any, question: str, style: PromptStyle = "auto") 
     try:
         return encode_messages(tokenizer, [("system", SYSTEM_PROMPT), ("user", question)])
     except Exception as error:
-        if type(error).__name__ != "TemplateError":  # raised by templates that know no system role
+        # A template that knows no system role raises jinja2's TemplateError, or drops the message without a word.
+        if type(error).__name__ != "TemplateError" and not isinstance(error, ConfigError):
             raise
         return encode_messages(tokenizer, [("user", f"{SYSTEM_PROMPT}\n\n{question}")])
 

@@ -120,7 +120,9 @@ class Sweep:
         """Candidates made by this sweep."""
         return sum(group.num_chunks for group in self.groups)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
+    ) -> Tensor:
         """Attention of all three kinds of rows in one layer; see `AttentionLayout`."""
         _, num_heads, num_rows, head_dim = query.shape
         output = query.new_empty((1, num_rows, num_heads, head_dim))
@@ -175,7 +177,7 @@ class Sweep:
 
     def _by_chunk(self, states: Tensor, rows: tuple[slice, slice], num_chunks: int) -> Tensor:
         """Rows of states [heads, rows, head_dim] as [num_chunks, heads, num_ordinary + 1, head_dim]."""
-        ordinary = states[:, rows[0]].unflatten(1, (num_chunks, self.num_ordinary))
+        ordinary = torch.unflatten(states[:, rows[0]], 1, (num_chunks, self.num_ordinary))
         candidate = states[:, rows[1]].unsqueeze(2)
         return torch.cat((ordinary, candidate), dim=2).transpose(0, 1)
 

@@ -32,16 +32,18 @@ class TextStream:
     def add(self, token: int) -> str:
         """Take one more token; return the text that is now certain (often empty)."""
         self._token_ids.append(token)
-        self.text = self._tokenizer.decode(self._token_ids, skip_special_tokens=True)
+        decoded = self._tokenizer.decode(self._token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        # Some tokenizers show a whole run of bytes as broken when its last one is; what was sent stays as it was.
+        self.text = self.text[: self._sent] + decoded[self._sent :]
         found = [place for place in (self.text.find(stop) for stop in self._stop) if place >= 0]
         if found:
             self.text = self.text[: min(found)]
             self.stopped = True
             return self._up_to(len(self.text))
         certain = len(self.text)
-        while certain > 0 and self.text[certain - 1] == _INCOMPLETE:
+        while certain > self._sent and self.text[certain - 1] == _INCOMPLETE:
             certain -= 1
-        return self._up_to(min([certain] + [self._clear_of(stop) for stop in self._stop]))
+        return self._up_to(min([certain] + [self._clear_of(stop, certain) for stop in self._stop]))
 
     def finish(self) -> str:
         """The rest of the text, when no more tokens come."""
@@ -52,9 +54,9 @@ class TextStream:
         self._sent = max(self._sent, end)
         return piece
 
-    def _clear_of(self, stop: str) -> int:
-        """Length of the text before the longest ending that may be the beginning of `stop`."""
-        for length in range(min(len(stop) - 1, len(self.text)), 0, -1):
-            if self.text.endswith(stop[:length]):
-                return len(self.text) - length
-        return len(self.text)
+    def _clear_of(self, stop: str, end: int) -> int:
+        """Length of the text up to `end` before its longest ending that may be the beginning of `stop`."""
+        for length in range(min(len(stop) - 1, end), 0, -1):
+            if self.text.startswith(stop[:length], end - length):
+                return end - length
+        return end

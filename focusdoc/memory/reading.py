@@ -27,7 +27,9 @@ class ReadingLayout:
         self._values = block.values[:, first:last]
         self._kernel = kernel
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
+    ) -> Tensor:
         """Causal attention inside each chunk; see `AttentionLayout`."""
         self._keys[layer].copy_(key)
         self._values[layer].copy_(value)

@@ -22,7 +22,9 @@ from focusdoc.modeling.rotary import Rotary
 class AttentionLayout(Protocol):
     """Who sees whom in one pass: it gets the rotated queries, keys and values of every layer and returns attention."""
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
+    ) -> Tensor:
         """Attention of one layer.
 
         Args:
@@ -182,8 +184,11 @@ def load_base(
 
     try:
         config = AutoConfig.from_pretrained(path)
-        family_of(config)
-        chosen = _dtype(dtype, config, torch_device)
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(f"The base model {name!r} cannot be loaded: {_first_line(error)}") from error
+    family_of(config)
+    chosen = _dtype(dtype, config, torch_device)
+    try:
         loaded = AutoModelForCausalLM.from_pretrained(path, dtype=chosen, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(f"The base model {name!r} cannot be loaded: {_first_line(error)}") from error

@@ -7,10 +7,12 @@ would have seen.
 from __future__ import annotations
 
 import json
+import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ DEFAULT_MIX: Mapping[str, float] = {
 }
 #: Room that any planted fact needs; shorter chunks get continuation and reconstruction only.
 _SMALLEST_PLANTED = 96
+_UNPLANTED = frozenset({"continuation", "reconstruction"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,9 @@ class TrainingSample:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleShape:
-    """The ranges a sample's shape is drawn from, log-uniformly, so that many small and few large chunks are alike likely.
+    """The ranges a sample's shape is drawn from.
+
+    Both are drawn log-uniformly, so that many small and few large chunks are alike likely.
 
     Attributes:
         min_chunk_size, max_chunk_size: tokens of a chunk.
@@ -69,18 +74,23 @@ class SampleShape:
     targets: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("min_chunk_size", "max_chunk_size", "max_chunks", "max_tokens", "prompts", "targets"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.min_chunk_size > self.max_chunk_size:
-            raise ConfigError(f"min_chunk_size is {self.min_chunk_size}, above max_chunk_size {self.max_chunk_size}.")
+        # A chunk of one token has no stretch to reconstruct.
+        for name, least in (("min_chunk_size", 2), ("max_chunks", 1), ("prompts", 1), ("targets", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
+        for name in ("max_chunk_size", "max_tokens"):
+            if getattr(self, name) < self.min_chunk_size:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}; it must be at least min_chunk_size ({self.min_chunk_size})."
+                )
 
     def draw(self, rng: random.Random) -> tuple[int, int]:
         """A chunk size and a number of chunks."""
         largest = min(self.max_chunk_size, self.max_tokens)
         chunk_size = round(self.min_chunk_size * (largest / self.min_chunk_size) ** rng.random())
         most = max(1, min(self.max_chunks, self.max_tokens // chunk_size))
-        return chunk_size, round(most ** rng.random())
+        # The root leans towards many chunks: their number in training is what carries to length.
+        return chunk_size, round(most ** math.sqrt(rng.random()))
 
 
 class Soil:
@@ -122,7 +132,7 @@ class Soil:
         for text, planted in zip(self._chunks, self._planted, strict=True):
             length = len(text)
             kept = text[: length - sum(map(len, planted))]
-            places = sorted((_near_end(kept, self._rng.randint(0, len(kept)), sentence_ends) for _ in planted))
+            places = sorted(_near_end(kept, self._rng.randint(0, len(kept)), sentence_ends) for _ in planted)
             chunk: list[int] = []
             for begin, end, statement in zip([0, *places], places, planted, strict=False):
                 chunk += kept[begin:end] + statement
@@ -143,9 +153,10 @@ class SampleMaker:
         tokenizer: the base model's.
         texts: text files (anything `focusdoc.load` takes), the ground that facts are planted in.
         questions: (context, question, answer) triples from files.
-        mix: weight of each objective: the names of `FACT_MAKERS`, "files", "continuation", "reconstruction".
+        mix: weight of each objective: the names of `FACT_MAKERS`, "files" (left out where there are no questions),
+            "continuation", "reconstruction".
         shape: the ranges of chunk sizes and counts.
-        end_token: closes every answer.
+        seed: of all draws.
     """
 
     tokenizer: Any
@@ -157,22 +168,29 @@ class SampleMaker:
     _tokens: dict[Path, list[int]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        known = {*FACT_MAKERS, "files", "continuation", "reconstruction"}
-        unknown = set(self.mix) - known
-        if unknown or not any(weight > 0 for weight in self.mix.values()):
-            raise ConfigError(f"mix is {dict(self.mix)}; give weights to some of {', '.join(sorted(known))}.")
+        known = {*FACT_MAKERS, "files", *_UNPLANTED}
+        if not set(self.mix) <= known or any(weight < 0 for weight in self.mix.values()) or not sum(self.mix.values()):
+            raise ConfigError(f"mix is {dict(self.mix)}; give weights above 0 to some of {', '.join(sorted(known))}.")
         if not self.texts:
             raise TrainingError("There is no text to train on; pass at least one text file.")
-        if not self.questions and self.mix.get("files"):
-            self.mix = {name: weight for name, weight in self.mix.items() if name != "files"}
+        self.mix = {name: weight for name, weight in self.mix.items() if weight and (name != "files" or self.questions)}
+        if not self.mix:
+            raise TrainingError("There is no question to train on; pass at least one file of questions.")
+        largest = min(self.shape.max_chunk_size, self.shape.max_tokens)
+        if largest < _SMALLEST_PLANTED and not _UNPLANTED & set(self.mix):
+            raise ConfigError(
+                f"Chunks have at most {largest} tokens, but planted facts need {_SMALLEST_PLANTED}; raise "
+                "max_chunk_size and max_tokens, or give weight to continuation or reconstruction."
+            )
 
     def draw(self, step: int) -> TrainingSample:
         """The sample of one step."""
         rng = random.Random(f"{self.seed}-{step}")
         chunk_size, num_chunks = self.shape.draw(rng)
-        names = [name for name in self.mix if chunk_size >= _SMALLEST_PLANTED or name in ("continuation", "reconstruction")]
+        names = [name for name in self.mix if chunk_size >= _SMALLEST_PLANTED or name in _UNPLANTED]
         if not names:
             names, chunk_size = list(self.mix), _SMALLEST_PLANTED
+            num_chunks = min(num_chunks, self.shape.max_tokens // chunk_size)
         ground, following = self._ground(rng, chunk_size * num_chunks)
         soil = Soil([ground[start : start + chunk_size] for start in range(0, len(ground), chunk_size)], rng)
         chosen = rng.choices(names, [self.mix[name] for name in names], k=self.shape.prompts)
@@ -197,8 +215,8 @@ class SampleMaker:
     def _ground(self, rng: random.Random, length: int) -> tuple[list[int], list[int]]:
         """`length` tokens of one text, and the tokens that follow them."""
         following = 64 + self.shape.targets
-        for _ in range(64):
-            path = rng.choice(list(self.texts))
+        drawn = (rng.choice(list(self.texts)) for _ in range(64))
+        for path in chain(drawn, self.texts):  # where few texts are long enough, the draws may miss them
             tokens = self._text_tokens(path)
             room = len(tokens) - length - following
             if room >= 0:
@@ -224,7 +242,9 @@ class SampleMaker:
             return None
         if name != "passkey":
             for _ in range(rng.choice([0, 0, 1, 2, 4, 8])):
-                soil.plant(self._statement(rng, FACT_MAKERS[name](rng)))
+                other = FACT_MAKERS[name](rng)
+                if other.questions != fact.questions:  # else the question would have two answers
+                    soil.plant(self._statement(rng, other))
         return self._question(rng, fact)
 
     def _statement(self, rng: random.Random, fact: Fact) -> list[int]:
@@ -243,7 +263,7 @@ class SampleMaker:
                 break
             lines.insert(rng.randint(0, len(lines)), other)
         ids = encode_text(self.tokenizer, "\n".join(lines) + "\n")[:length]
-        return ids + encode_text(self.tokenizer, " -" * length)[: length - len(ids)]
+        return ids + (encode_text(self.tokenizer, " -") * length)[: length - len(ids)]
 
     def _question(self, rng: random.Random, fact: Fact) -> TrainingPrompt:
         """Ask for `fact` in one of the formats that `ask` and the framework classes use."""
@@ -294,25 +314,36 @@ def _sentence_ends(tokenizer: Any) -> frozenset[int]:
 def load_questions(path: Path) -> list[tuple[str, str, str]]:
     """(context, question, answer) triples of a SQuAD-like JSON file or a JSONL file with those three fields.
 
+    Questions without an answer are left out.
+
     Raises:
-        TrainingError: the file is neither, or has no question.
+        TrainingError: the file is neither, or has no question with an answer.
     """
-    found: list[tuple[str, str, str]] = []
     try:
-        if path.suffix == ".jsonl":
-            for line in path.read_text(encoding="utf-8").splitlines():
-                row = json.loads(line)
-                found.append((row["context"], row["question"], row["answer"]))
-        else:
-            for article in json.loads(path.read_text(encoding="utf-8"))["data"]:
-                for paragraph in article["paragraphs"]:
-                    for asked in paragraph["qas"]:
-                        if asked.get("answers"):
-                            found.append((paragraph["context"], asked["question"], asked["answers"][0]["text"]))
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+        text = path.read_text(encoding="utf-8")
+        found = list(_rows(text) if path.suffix == ".jsonl" else _squad(text))
+        if not all(isinstance(part, str) for triple in found for part in triple):
+            raise TypeError("context, question and answer must be texts")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrainingError(
             f"{path} is neither SQuAD-like JSON nor JSONL with context, question and answer ({error!r})."
         ) from error
-    if not found:
+    answered = [triple for triple in found if triple[2].strip()]
+    if not answered:
         raise TrainingError(f"{path} holds no question with an answer.")
-    return found
+    return answered
+
+
+def _rows(text: str) -> Iterator[tuple[str, str, str]]:
+    for line in text.split("\n"):  # splitlines would cut at line separators inside the JSON
+        if line.strip():
+            row = json.loads(line)
+            yield row["context"], row["question"], row["answer"]
+
+
+def _squad(text: str) -> Iterator[tuple[str, str, str]]:
+    for article in json.loads(text)["data"]:
+        for paragraph in article["paragraphs"]:
+            for asked in paragraph["qas"]:
+                if asked.get("answers"):
+                    yield paragraph["context"], asked["question"], asked["answers"][0]["text"]

@@ -11,50 +11,59 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
-FIRST_NAMES = (
+
+def _words(text: str, between: str | None = None) -> tuple[str, ...]:
+    return tuple(text.split(between))
+
+
+FIRST_NAMES = _words(
     "Alice Bruno Carla Dmitri Elena Farid Grace Hiro Ingrid Jonas Keiko Liam Maya Nadia Oscar Priya Quentin Rosa "
     "Stefan Tamar Umar Vera Walter Xenia Yusuf Zoe Agnes Boris Chiara David Edith Felix Greta Hassan Irene Jacob "
     "Katrin Leon Miriam Noah Olga Pablo Ruth Simon Thea Viktor Wanda Amir Bella Conrad Dora Emil Flora Gustav Helen"
-).split()
-LAST_NAMES = (
+)
+LAST_NAMES = _words(
     "Abbott Bergmann Castillo Dawson Eriksen Fischer Galloway Haddad Ivanov Jensen Kowalski Laurent Moretti Nakamura "
-    "Okafor Petrov Quinn Rossi Santos Tanaka Ulrich Vance Whitfield Yamada Zimmer Ashby Blackwood Carver Dunmore Ellery "
-    "Fenwick Granger Holloway Ingram Kessler Lindqvist Marlowe Norwood Osgood Pemberton Radcliffe Sterling Thorne"
-).split()
-PLACES = (
-    "Oslo Lisbon Cairo Kyoto Lima Prague Tunis Vienna Dublin Havana Geneva Lagos Madrid Nairobi Odessa Perth Quito Riga "
-    "Seville Tallinn Utrecht Venice Warsaw Zagreb Antwerp Bergen Cardiff Dresden Exeter Florence Ghent Hobart Izmir "
-    "Jaipur Kazan Leipzig Malaga Naples Oxford Porto Rouen Salem Trieste Uppsala Verona Windsor York Zurich Bristol"
-).split()
-COLOURS = (
-    "red blue green yellow purple orange white black grey brown pink silver golden crimson turquoise violet scarlet ivory"
-).split()
-MONTHS = (
-    "January February March April May June July August September October November December"
-).split()
-ITEMS = (
+    "Okafor Petrov Quinn Rossi Santos Tanaka Ulrich Vance Whitfield Yamada Zimmer Ashby Blackwood Carver Dunmore "
+    "Ellery Fenwick Granger Holloway Ingram Kessler Lindqvist Marlowe Norwood Osgood Pemberton Radcliffe Sterling "
+    "Thorne"
+)
+PLACES = _words(
+    "Oslo Lisbon Cairo Kyoto Lima Prague Tunis Vienna Dublin Havana Geneva Lagos Madrid Nairobi Odessa Perth Quito "
+    "Riga Seville Tallinn Utrecht Venice Warsaw Zagreb Antwerp Bergen Cardiff Dresden Exeter Florence Ghent Hobart "
+    "Izmir Jaipur Kazan Leipzig Malaga Naples Oxford Porto Rouen Salem Trieste Uppsala Verona Windsor York Zurich "
+    "Bristol"
+)
+COLOURS = _words(
+    "red blue green yellow purple orange white black grey brown pink silver golden crimson turquoise violet scarlet "
+    "ivory"
+)
+MONTHS = _words("January February March April May June July August September October November December")
+ITEMS = _words(
     "lantern violin compass telescope notebook umbrella typewriter camera clock carpet vase painting bicycle piano "
     "necklace diary sword mirror globe trunk chair kettle boat kite harp bell drum saddle quilt statue"
-).split()
-ANIMALS = "cat dog parrot horse goat rabbit owl pony tortoise falcon donkey goose hamster raven ferret".split()
-TRADES = (
+)
+ANIMALS = _words("cat dog parrot horse goat rabbit owl pony tortoise falcon donkey goose hamster raven ferret")
+TRADES = _words(
     "baker tailor surgeon blacksmith lawyer gardener carpenter painter librarian miller jeweller fisherman teacher "
     "printer shepherd watchmaker chemist architect sailor weaver"
-).split()
-FOODS = (
+)
+FOODS = _words(
     "plum cake|lentil soup|roast duck|apple pie|pea soup|lemon tart|fried trout|onion bread|rice pudding|goat cheese|"
-    "cherry jam|mushroom stew|honey biscuits|baked potatoes|ginger tea"
-).split("|")
-HIDING = (
+    "cherry jam|mushroom stew|honey biscuits|baked potatoes|ginger tea",
+    between="|",
+)
+HIDING = _words(
     "under the stairs|in the wine cellar|behind the church organ|in the hollow oak|inside the clock tower|"
     "beneath the third floorboard|in the attic|in the boathouse|behind the fireplace|at the bottom of the well|"
-    "in the greenhouse|inside the old piano|in the stable loft|under the stone bridge|in the library"
-).split("|")
-NUMBERED = (
+    "in the greenhouse|inside the old piano|in the stable loft|under the stone bridge|in the library",
+    between="|",
+)
+NUMBERED = _words(
     "magic number|access code|secret code|locker number|invoice number|registration number|safe combination|"
     "account number|ticket number|serial number|telephone extension|case number|membership number|badge number|"
-    "lottery number|catalogue number|pass code|room code|order number|reference number"
-).split("|")
+    "lottery number|catalogue number|pass code|room code|order number|reference number",
+    between="|",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +124,9 @@ def number_fact(rng: random.Random) -> Fact:
 def passkey_fact(rng: random.Random) -> Fact:
     """The pass key of the well-known test, and its relatives."""
     value = digits(rng, rng.choice([5, 5, 5, 4, 6, 10]))
-    thing = rng.choice(["pass key", "pass key", "pass key", "passkey", "secret number", "sequence of digits", "password"])
+    thing = rng.choice(
+        ["pass key", "pass key", "pass key", "passkey", "secret number", "sequence of digits", "password"]
+    )
     statement = rng.choice(
         [
             f"The {thing} is {value}. Remember it. {value} is the {thing}.",
@@ -174,7 +185,11 @@ def _possession(rng: random.Random) -> Fact:
 def _birthplace(rng: random.Random) -> Fact:
     who, place = person(rng), rng.choice(PLACES)
     statement = rng.choice(
-        [f"{who} was born in {place}.", f"{who} came into the world in {place}.", f"{place} is the birthplace of {who}."]
+        [
+            f"{who} was born in {place}.",
+            f"{who} came into the world in {place}.",
+            f"{place} is the birthplace of {who}.",
+        ]
     )
     return Fact(
         "words",
@@ -207,7 +222,11 @@ def _colour(rng: random.Random) -> Fact:
     return Fact(
         "words",
         statement,
-        (f"What colour is the {item} of {who}?", f"What color was {who}'s {item}?", f"Which colour did {who}'s {item} have?"),
+        (
+            f"What colour is the {item} of {who}?",
+            f"What color was {who}'s {item}?",
+            f"Which colour did {who}'s {item} have?",
+        ),
         colour.capitalize(),
     )
 
@@ -225,12 +244,16 @@ def _date(rng: random.Random) -> Fact:
             ("returned home", "return home"),
         ]
     )
-    statement = rng.choice([f"{who} {event} on {date}.", f"On {date} {who} {event}.", f"It was on {date} that {who} {event}."])
+    statement = rng.choice(
+        [f"{who} {event} on {date}.", f"On {date} {who} {event}.", f"It was on {date} that {who} {event}."]
+    )
     return Fact("words", statement, (f"When did {who} {asked}?", f"On what date did {who} {asked}?"), date)
 
 
 def _pet(rng: random.Random) -> Fact:
     who, animal, name = person(rng), rng.choice(ANIMALS), rng.choice(FIRST_NAMES)
+    while name in who:  # the question would give the answer away
+        name = rng.choice(FIRST_NAMES)
     statement = rng.choice(
         [f"{who} had a {animal} called {name}.", f"The {animal} of {who} answered to the name of {name}."]
     )
@@ -241,12 +264,18 @@ def _pet(rng: random.Random) -> Fact:
 def _dish(rng: random.Random) -> Fact:
     who, food = person(rng), rng.choice(FOODS)
     statement = rng.choice([f"The favourite dish of {who} was {food}.", f"{who} liked nothing better than {food}."])
-    questions = (f"What is the favourite dish of {who}?", f"What does {who} like to eat most?", f"Which food does {who} love?")
+    questions = (
+        f"What is the favourite dish of {who}?",
+        f"What does {who} like to eat most?",
+        f"Which food does {who} love?",
+    )
     return Fact("words", statement, questions, food.capitalize())
 
 
 def _relation(rng: random.Random) -> Fact:
     who, other = person(rng), person(rng)
+    while other == who:
+        other = person(rng)
     verb, asked = rng.choice(
         [
             ("is married to", "Who is {} married to?"),

@@ -146,7 +146,10 @@ class Trainer:
         self.record = record or {}
         self.step = 0
         base.model.requires_grad_(False)
-        first = load_adapter(start_from, base.model) if start_from else untrained_adapter(base.model, config.projections)
+        if start_from is not None:
+            first = load_adapter(start_from, base.model)
+        else:
+            first = untrained_adapter(base.model, config.projections)
         self.weights = CandidateWeights(first, base.device)
         self.optimizer = torch.optim.AdamW(
             self.weights.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
@@ -217,11 +220,12 @@ class Trainer:
 
     def adapter(self, dtype: torch.dtype = torch.bfloat16) -> Adapter:
         """The adapter as it stands."""
-        record = {**self.record, "steps": self.step, "training": asdict(self.config), "shape": asdict(self.samples.shape)}
+        shape = asdict(self.samples.shape)
+        record = {**self.record, "steps": self.step, "training": asdict(self.config), "shape": shape}
         config = AdapterConfig(
             base_model=self.base.name,
             base_fingerprint=self.base.fingerprint,
-            projections=self.weights.letters,  # type: ignore[arg-type]  # letters of PROJECTIONS by construction
+            projections=self.weights.letters,
             num_layers=self.weights.num_layers,
             hidden_size=self.base.config.hidden_size,
             chunk_size=self.config.chunk_size,

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from incremental_reference import IncrementalReference
-from tiny_models import random_weights, tiny_model
 
 from focusdoc.attention import attention_kernel
 from focusdoc.config import FocusConfig
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
+from incremental_reference import IncrementalReference
+from tiny_models import random_weights, tiny_model
 
 TOLERANCE = {"atol": 2e-5, "rtol": 1e-4}
 

@@ -10,22 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from tiny_models import CLASSES
+
 ModelMaker = Callable[..., nn.Module]
 
-#: transformers' classes and what differs from the common sizes.
-CLASSES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "llama": ("LlamaConfig", "LlamaForCausalLM", {}),
-    "mistral": ("MistralConfig", "MistralForCausalLM", {"head_dim": 16, "sliding_window": None}),
-    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", {}),
-    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {"head_dim": 16}),
-    "gemma3_text": (
-        "Gemma3TextConfig",
-        "Gemma3ForCausalLM",
-        {"head_dim": 16, "sliding_window": 512, "layer_types": ["sliding_attention", "full_attention"]},
-    ),
-    "olmo2": ("Olmo2Config", "Olmo2ForCausalLM", {}),
-    "granite": ("GraniteConfig", "GraniteForCausalLM", {"attention_multiplier": 0.2, "residual_multiplier": 0.5}),
-}
 SIZES = {
     "vocab_size": 96,
     "hidden_size": 32,

@@ -68,7 +68,9 @@ class IncrementalReference:
             torch.tensor([[token]]), position_ids=torch.tensor([[self.position]]), past_key_values=cache
         ).logits[0, -1]
         num_candidates = len(self.chunks)
-        self.local = [(layer.keys[:, :, num_candidates:], layer.values[:, :, num_candidates:]) for layer in cache.layers]
+        self.local = [
+            (layer.keys[:, :, num_candidates:], layer.values[:, :, num_candidates:]) for layer in cache.layers
+        ]
         self.position += 1
         return logits.float()
 

@@ -1,0 +1,138 @@
+"""``focusdoc chat``: one reading, many questions."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import typer
+
+from focusdoc.cli import options
+from focusdoc.cli.ask import answer_question
+from focusdoc.cli.display import errors, output, plain, show_sources, show_totals
+from focusdoc.cli.loading import EngineOptions, check_question, open_document, read
+from focusdoc.config import GenerationConfig
+from focusdoc.errors import FocusdocError
+
+if TYPE_CHECKING:
+    from focusdoc.decoding.answer import Answer
+
+_PROMPT = "> "
+_HELP = """A line is a question about the document; every question stands for itself.
+/sources  the passages behind the last answer, in full
+/help     this text
+/quit     leave (as does Ctrl-D); Ctrl-C stops an answer"""
+
+
+def chat(
+    file: options.File,
+    max_new_tokens: options.MaxNewTokens = GenerationConfig.max_new_tokens,
+    stop: options.Stop = None,
+    temperature: options.Temperature = GenerationConfig.temperature,
+    top_p: options.TopP = GenerationConfig.top_p,
+    top_k: options.TopK = GenerationConfig.top_k,
+    repetition_penalty: options.RepetitionPenalty = GenerationConfig.repetition_penalty,
+    seed: options.Seed = None,
+    model: options.Model = None,
+    adapter: options.Adapter = "auto",
+    chunk_size: options.ChunkSize = None,
+    paper: options.Paper = False,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    password: options.Password = None,
+) -> None:
+    """Read a document once, then answer question after question, from the terminal or from a pipe."""
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repetition_penalty=repetition_penalty,
+        stop=tuple(stop or ()),
+        seed=seed,
+    )
+    engine_options = EngineOptions(
+        model=model, adapter=adapter, chunk_size=chunk_size, paper=paper, device=device, dtype=dtype
+    )
+    document = open_document(file, password)
+    engine = engine_options.load()
+    engine.require_adapter()
+    memory, seconds = read(engine, document)
+    output.print(f"Read {plain(document.name)} in {seconds:.1f} s. Ask away; /help lists the commands.", markup=False)
+    answer: Answer | None = None
+    failed = False
+    for line in _lines():
+        try:
+            if line == "/quit":
+                break
+            elif line == "/help":
+                output.print(_HELP, markup=False)
+            elif line == "/sources":
+                if answer is None:
+                    output.print("There is no answer yet.")
+                else:
+                    show_sources(answer, document, whole=True)
+            elif line.startswith("/") and " " not in line:
+                errors.print(f"There is no command {plain(line)}; /help lists them.", markup=False)
+            else:
+                question = check_question(line)
+                with _cancelled_by_ctrl_c() as cancel:
+                    answer = answer_question(engine, memory, question, settings, cancel=cancel)
+                show_sources(answer, document)
+                show_totals(answer, None)
+        except FocusdocError as error:  # this question's; the next one may do better
+            failed = True
+            errors.print(f"Error: {plain(str(error))}", style="red", soft_wrap=True, markup=False)
+        except KeyboardInterrupt:  # a second Ctrl-C, while the first waited for a token
+            errors.print("\nThe answer was stopped.", style="yellow")
+    if failed and not sys.stdin.isatty():
+        raise typer.Exit(2)  # a script must learn of it; a person has seen it
+
+
+def _lines() -> Iterator[str]:
+    """The lines of standard input that are not empty: typed at a prompt, or piped and then repeated."""
+    if sys.stdin.isatty():
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  # editing and history for input()
+        while True:
+            try:
+                line = input(_PROMPT)
+            except EOFError:
+                print()
+                return
+            if line.strip():
+                yield line.strip()
+    # With this, bytes that are not UTF-8 come through to be refused as a question, and not as a traceback.
+    if reconfigure := getattr(sys.stdin, "reconfigure", None):
+        reconfigure(errors="surrogateescape")
+    for line in sys.stdin:
+        if line.strip():
+            output.print(f"{_PROMPT}{plain(line.strip())}", markup=False, soft_wrap=True)
+            yield line.strip()
+
+
+@contextmanager
+def _cancelled_by_ctrl_c() -> Iterator[threading.Event]:
+    """Inside the block the first Ctrl-C sets the event it yields; the second one interrupts as always."""
+    cancel = threading.Event()
+    previous = signal.getsignal(signal.SIGINT)
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        if cancel.is_set():
+            signal.default_int_handler(number, frame)
+        cancel.set()
+
+    if threading.current_thread() is not threading.main_thread():  # only it may have handlers
+        yield cancel
+        return
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield cancel
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,96 @@
+"""The recipe of the adapter shipped for the default model. Resumes where it was stopped.
+
+    python scripts/train_default_adapter.py --data ../shared/data --output runs/default
+
+`--data` holds books/*.txt, qa/xquad.en.json and qa/nq-open-oracle.jsonl.gz; what is held out for evaluation is named
+below and never trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import signal
+from pathlib import Path
+
+from rich.console import Console
+
+from focusdoc.modeling.base import load_base
+from focusdoc.training.data import SampleMaker, SampleShape, load_questions
+from focusdoc.training.trainer import Trainer, TrainingConfig
+
+HELD_OUT_BOOKS = (
+    "105_persuasion",
+    "209_the_turn_of_the_screw",
+    "2775_the_good_soldier",
+    "36_the_war_of_the_worlds",
+    "550_silas_marner",
+    "62_a_princess_of_mars",
+    "768_wuthering_heights",
+)
+#: Share of the question files that is trained on, from their beginning; the rest is held out.
+TRAINED_SHARE = 0.8
+MIX = {
+    "number": 0.2,
+    "passkey": 0.06,
+    "pair": 0.12,
+    "words": 0.24,
+    "files": 0.2,
+    "continuation": 0.06,
+    "reconstruction": 0.12,
+}
+
+
+def questions(folder: Path) -> list[tuple[str, str, str]]:
+    """(context, question, answer) triples to train on: XQuAD, and Natural Questions with the passage that answers."""
+    squad = load_questions(folder / "xquad.en.json")
+    found = squad[: int(len(squad) * TRAINED_SHARE)]
+    with gzip.open(folder / "nq-open-oracle.jsonl.gz", "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    for row in rows[: int(len(rows) * TRAINED_SHARE)]:
+        passage = row["ctxs"][0]["text"]
+        answer = next((answer for answer in row["answers"] if answer in passage), None)
+        if answer is not None and len(passage) < 1500:
+            found.append((passage, row["question"].rstrip("?") + "?", answer))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--max-tokens", type=int, default=6144)
+    parser.add_argument("--max-chunks", type=int, default=128)
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--start-from", type=Path, help="an adapter to begin with")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    books = sorted((options.data / "books").glob("*.txt"))
+    samples = SampleMaker(
+        (base := load_base(dtype="bfloat16")).tokenizer,
+        [book for book in books if book.stem not in HELD_OUT_BOOKS],
+        questions(options.data / "qa"),
+        mix=MIX,
+        shape=SampleShape(max_tokens=options.max_tokens, max_chunks=options.max_chunks, prompts=options.prompts),
+        seed=options.seed,
+    )
+    config = TrainingConfig(
+        steps=options.steps, learning_rate=options.learning_rate, candidate_positions="shared", chunk_size=1024
+    )
+    record = {"data": "LitBank novels, XQuAD (en), NQ-open oracle passages, generated facts", "held_out": HELD_OUT_BOOKS}
+    trainer = Trainer(base, samples, config, options.output, start_from=options.start_from, record=record)
+    stopped: list[int] = []
+    signal.signal(signal.SIGINT, lambda *_: stopped.append(1))
+    console = Console()
+    if trainer.resume():
+        console.print(f"resuming after step {trainer.step}")
+    for report in trainer.run(stop=lambda: bool(stopped)):
+        losses = "  ".join(f"{name} {loss:.2f}" for name, loss in report.losses.items())
+        console.print(f"{report.step:5d}  {report.seconds:5.1f} s  {report.tokens:6d} tokens  {losses}")
+
+
+if __name__ == "__main__":
+    main()

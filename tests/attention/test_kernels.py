@@ -1,0 +1,133 @@
+"""Every attention implementation agrees with the naive one, and parts merge into the whole."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from focusdoc.attention import attend_frozen, attention_kernel, attention_weights, masked_attention, merge, naive
+from focusdoc.errors import ConfigError
+
+#: name: (batch, heads, KV heads, queries, keys, query_start, window, prefix)
+SHAPES = {
+    "reading a chunk": (2, 4, 2, 33, 33, 0, None, 0),
+    "reading with a window": (2, 4, 2, 33, 33, 0, 8, 0),
+    "prompt over a chunk": (3, 6, 2, 7, 40, 40, None, 0),
+    "prompt over its own tail": (3, 6, 2, 7, 7, 0, None, 0),
+    "two tokens over a tail": (3, 6, 2, 2, 12, 10, None, 0),
+    "one local token over candidates": (1, 6, 2, 1, 30, 29, None, 5),
+    "local tokens over candidates": (1, 6, 2, 9, 20, 11, None, 11),
+    "window that spares candidates": (1, 6, 2, 9, 40, 31, 6, 11),
+    "chunk wholly out of the window": (2, 4, 4, 3, 16, 40, 8, 0),
+    "no grouping": (2, 4, 4, 5, 16, 16, None, 0),
+    "one KV head": (2, 4, 1, 5, 16, 11, None, 0),
+}
+TOLERANCE = {torch.float32: {"atol": 2e-6, "rtol": 1e-5}, torch.bfloat16: {"atol": 2e-2, "rtol": 2e-2}}
+
+
+def inputs(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, head_dim: int = 16) -> tuple[torch.Tensor, ...]:
+    batch, heads, kv_heads, queries, keys = shape[:5]
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(batch, heads, queries), (batch, kv_heads, keys), (batch, kv_heads, keys)]
+    return tuple(torch.randn(*size, head_dim, generator=generator).to(dtype) for size in sizes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", SHAPES)
+def test_sdpa_agrees_with_naive(name: str, dtype: torch.dtype) -> None:
+    *_, query_start, window, prefix = shape = SHAPES[name]
+    query, key, value = inputs(shape, dtype)
+    settings = {"scaling": 0.25, "query_start": query_start, "window": window, "prefix": prefix}
+    wanted, wanted_lse = naive.attend(query.float(), key.float(), value.float(), **settings)
+    found, found_lse = attention_kernel("sdpa")(query, key, value, **settings)
+    assert found.dtype == dtype
+    assert found_lse.dtype == torch.float32
+    torch.testing.assert_close(found.float(), wanted, **TOLERANCE[dtype])
+    torch.testing.assert_close(found_lse, wanted_lse, **TOLERANCE[dtype])
+
+
+def test_naive_is_plain_softmax_attention() -> None:
+    """Against a loop over single queries, written out."""
+    shape = SHAPES["window that spares candidates"]
+    *_, start, window, prefix = shape
+    query, key, value = inputs(shape)
+    found, lse = naive.attend(query, key, value, scaling=0.25, query_start=start, window=window, prefix=prefix)
+    for head in range(6):
+        for row in range(9):
+            seen = [j for j in range(40) if j <= start + row and (start + row - j < window or j < prefix)]
+            scores = torch.stack([query[0, head, row] @ key[0, head // 3, j] * 0.25 for j in seen])
+            wanted = sum(weight * value[0, head // 3, j] for weight, j in zip(scores.softmax(0), seen, strict=True))
+            torch.testing.assert_close(found[0, head, row], wanted, atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(lse[0, head, row], scores.logsumexp(0), atol=1e-6, rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(cuts=st.lists(st.integers(0, 24), max_size=4), seed=st.integers(0, 99))
+def test_parts_merge_into_the_whole(cuts: list[int], seed: int) -> None:
+    """Keys split anywhere, also into empty parts, give the same output and log-sum-exp."""
+    torch.manual_seed(seed)
+    query, key, value = torch.randn(1, 4, 3, 8), torch.randn(1, 2, 24, 8), torch.randn(1, 2, 24, 8)
+    whole = naive.attend(query, key, value, scaling=0.3, query_start=24)
+    bounds = [0, *sorted(cuts), 24]
+    merged = (torch.zeros(1, 4, 3, 8), torch.full((1, 4, 3), -torch.inf))
+    for begin, end in zip(bounds, bounds[1:], strict=False):
+        part = (key[:, :, begin:end], value[:, :, begin:end])
+        if begin == end:
+            merged = merge(*merged, torch.zeros(1, 4, 3, 8), torch.full((1, 4, 3), -torch.inf))
+        else:
+            merged = merge(*merged, *naive.attend(query, *part, scaling=0.3, query_start=24))
+    torch.testing.assert_close(merged[0], whole[0], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(merged[1], whole[1], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["naive", "sdpa"])
+@pytest.mark.parametrize("window", [None, 10])
+def test_frozen_attention_has_the_gradient_of_plain_attention(attention: str, window: int | None) -> None:
+    """Through the output and through the log-sum-exp, for a query that carries a gradient."""
+    query, key, value = inputs((2, 4, 2, 3, 14, 14))
+    mixed, mixed_lse = torch.randn(2, 4, 3, 16), torch.randn(2, 4, 3)
+
+    def gradient(attended: tuple[torch.Tensor, torch.Tensor], leaf: torch.Tensor) -> torch.Tensor:
+        ((attended[0] * mixed).sum() + (attended[1] * mixed_lse).sum()).backward()
+        assert leaf.grad is not None
+        return leaf.grad
+
+    plain = query.clone().requires_grad_()
+    wanted = gradient(naive.attend(plain, key, value, scaling=0.3, query_start=14, window=window), plain)
+    leaf = query.clone().requires_grad_()
+    kernel = attention_kernel(attention)
+    output = attend_frozen(leaf, key, value, kernel=kernel, scaling=0.3, query_start=14, window=window)
+    torch.testing.assert_close(gradient(output, leaf), wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_masked_attention_agrees_with_naive() -> None:
+    query, key, value = inputs((2, 6, 2, 4, 9))
+    seen = naive.visibility(4, 9, query_start=5)
+    assert seen is not None
+    wanted = naive.attend(query, key, value, scaling=0.3, query_start=5)
+    found = masked_attention(query, key, value, seen, scaling=0.3)
+    torch.testing.assert_close(found[0], wanted[0], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(found[1], wanted[1], atol=1e-6, rtol=1e-5)
+
+
+def test_weights_sum_to_one_and_give_the_output() -> None:
+    query, key, value = inputs((2, 6, 2, 4, 9))
+    weights, _ = attention_weights(query, key, scaling=0.3, query_start=5)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 6, 4))
+    output, _ = naive.attend(query, key, value, scaling=0.3, query_start=5)
+    torch.testing.assert_close(weights @ value.repeat_interleave(3, dim=1), output)
+
+
+def test_a_query_that_sees_nothing_gets_zero() -> None:
+    query, key, value = inputs((1, 2, 2, 1, 4))
+    for name in ("naive", "sdpa"):
+        output, lse = attention_kernel(name)(query, key, value, scaling=1.0, query_start=50, window=8)
+        assert (output == 0).all()
+        assert lse.isneginf().all()
+
+
+def test_an_unknown_implementation_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"'fast'.*naive.*sdpa"):
+        attention_kernel("fast")

@@ -1,0 +1,94 @@
+"""`focusdoc ask`: the answer, its sources, its numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from cli_samples import Run, pdf
+
+
+def test_answer_sources_and_numbers(run: Run, book: Path, tiny: list[str]) -> None:
+    result = run("ask", book, "What does the keeper count?", *tiny, "--max-new-tokens", 12)
+    assert result.exit_code == 0, result.stderr
+    answer, _, rest = result.stdout.partition("\n\n")
+    assert re.fullmatch("[!-~]{12}", answer)
+    assert rest.startswith("Sources\n1. character ")
+    assert "% into the text)" in rest
+    assert "“" in rest
+    assert re.search(r"\d+% of the attention", rest)
+    assert "1,204 document tokens in 5 chunks" in " ".join(rest.split())
+    assert re.search(r"12 of the answer; read in [\d.]+ s; first token after [\d.]+ s; then [\d.,]+ tokens/s\.", rest)
+    assert "cut off at --max-new-tokens 12" in result.stderr
+
+
+def test_long_passages_are_shortened(run: Run, tmp_path: Path, tiny: list[str]) -> None:
+    book = tmp_path / "words.txt"
+    book.write_text("word " * 200)
+    lines = run("ask", book, "Which?", *tiny, "--max-new-tokens", 2).stdout.splitlines()
+    first, second = (index for index, line in enumerate(lines) if re.match(r"[12]\. ", line))
+    assert second - first <= 4
+
+
+def test_json_is_all_there_is_on_standard_output(run: Run, book: Path, tiny: list[str]) -> None:
+    result = run("ask", book, "  What? ", *tiny, "--max-new-tokens", 5, "--json", "--chunk-size", 400)
+    assert result.exit_code == 0, result.stderr
+    values = json.loads(result.stdout)
+    assert list(values) == [
+        *("document", "model", "question", "answer", "finish_reason", "sources", "usage", "timings"),
+    ]
+    assert values["question"] == "What?"
+    assert len(values["answer"]) == 5
+    assert values["finish_reason"] == "length"
+    document = {"name": "book.txt", "format": "text", "pages": None, "characters": 1204, "tokens": 1204, "chunks": 4}
+    assert document.items() <= values["document"].items()
+    assert values["model"]["chunk_size"] == 400
+    assert values["model"]["mode"] == "incremental"
+    assert values["usage"]["completion_tokens"] == 5
+    assert values["timings"].keys() == {"read", "first_token", "decode", "total"}
+    source = values["sources"][0]
+    assert source["text"] == book.read_text()[source["start"] : source["end"]]
+
+
+def test_no_stream_prints_the_same(run: Run, book: Path, tiny: list[str]) -> None:
+    streamed, whole = (run("ask", book, "What?", *tiny, "--max-new-tokens", 9, *more) for more in ([], ["--no-stream"]))
+    assert whole.exit_code == 0, whole.stderr
+    assert whole.stdout.partition("\n\n")[0] == streamed.stdout.partition("\n\n")[0] != ""
+
+
+def test_paper_mode(run: Run, book: Path, tiny: list[str]) -> None:
+    result = run("ask", book, "What?", *tiny, "--max-new-tokens", 3, "--paper", "--chunk-size", 300, "--json")
+    assert result.exit_code == 0, result.stderr
+    model = json.loads(result.stdout)["model"]
+    assert (model["mode"], model["chunk_size"]) == ("refresh", 300)
+
+
+def test_sampling_options_and_stop_strings(run: Run, book: Path, tiny: list[str]) -> None:
+    options = ["ask", book, "What?", *tiny, "--max-new-tokens", 12, "--json"]
+    drawing = ["--temperature", 1.5, "--top-p", 0.95, "--top-k", 50, "--repetition-penalty", 1.1, "--seed", 3]
+    first, again = (json.loads(run(*options, *drawing).stdout)["answer"] for _ in range(2))
+    greedy = json.loads(run(*options).stdout)["answer"]
+    assert first == again != greedy
+    ended = json.loads(run(*options, "--stop", "not there", "--stop", greedy[4:6]).stdout)
+    assert ended["answer"] == greedy[: greedy.index(greedy[4:6])]
+    assert ended["finish_reason"] == "stop"
+
+
+def test_a_document_cannot_speak_to_the_terminal(run: Run, tmp_path: Path, tiny: list[str]) -> None:
+    book = tmp_path / "[red]book.txt"
+    book.write_text("[bold]loud[/bold] :smile: [/] \x1b[31mred\x1b[0m \x9b2J [link=http://x]y[/link] " * 3)
+    result = run("ask", book, "What?", *tiny, "--max-new-tokens", 2)
+    assert result.exit_code == 0, result.stderr
+    assert "[bold]loud[/bold] :smile: [/] [31mred[0m" in result.stdout
+    assert not set("\x1b\x9b") & set(result.stdout)
+
+
+def test_pages_are_named_and_empty_ones_reported(run: Run, tmp_path: Path, tiny: list[str]) -> None:
+    book = tmp_path / "pages.pdf"
+    book.write_bytes(pdf(["", "The keeper counts ships. " * 8, "", ""]))
+    result = run("ask", book, "What?", *tiny, "--max-new-tokens", 2)
+    assert result.exit_code == 0, result.stderr
+    assert "1. page 2  100% of the attention" in result.stdout
+    assert "3 of 4 pages hold no text" in result.stderr
+    assert "(pages 1, 3-4)" in result.stderr

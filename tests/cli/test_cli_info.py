@@ -1,0 +1,73 @@
+"""`focusdoc info`: what reading will cost."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from cli_samples import Run, pdf
+
+from focusdoc.cli.info import DEFAULT_SIZE, in_bytes, in_time, model_size
+
+
+def test_a_text(run: Run, book: Path) -> None:
+    result = run("info", book)
+    assert result.exit_code == 0, result.stderr
+    assert re.search(r"pages +none", result.stdout)
+    assert re.search(r"characters +1,204\n", result.stdout)
+    assert re.search(r"tokens +\d+, (counted|estimated|rule of thumb)", result.stdout)
+    assert re.search(r"memory .*23,040 bytes a token.*269 MB of weights", result.stdout)
+    assert re.search(r"time to read about \d+ s", result.stdout)
+
+
+def test_json_of_a_pdf(run: Run, tmp_path: Path, tiny_folder: Path) -> None:
+    path = tmp_path / "book.pdf"
+    path.write_bytes(pdf(["One page of words", ""]))
+    result = run("info", path, "--model", tiny_folder, "--json")
+    assert result.exit_code == 0, result.stderr
+    values = json.loads(result.stdout)
+    assert values["document"]["pages"] == 2
+    assert values["document"]["pages_without_text"] == [2]
+    assert values["document"]["characters"] == len("One page of words\n\n")
+    per_token = 2 * 2 * 2 * 8 * 4  # K and V, layers, KV heads, head dimension, float32
+    assert values["memory_bytes_per_token"] == per_token
+    assert values["memory_bytes"] == values["tokens"] * per_token > 0
+    assert values["model"] == "tiny"
+    assert values["model_bytes"] == 4 * (2 * 259 * 32 + 2 * (2 * 32 * 8 * (4 + 2) + 3 * 32 * 64))
+    assert values["read_seconds"] > 0
+
+
+def test_no_model_is_loaded(run: Run, book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "transformers", None)  # an import of it fails
+    assert run("info", book).exit_code == 0
+
+
+def test_sizes() -> None:
+    assert DEFAULT_SIZE.kv_bytes_per_token == 23_040
+    # All weights of SmolLM2-135M but those of its norms.
+    assert DEFAULT_SIZE.num_bytes == 2 * (134_515_008 - 61 * 576)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"hidden_size": 8}', '{"num_attention_heads": "many"}'])
+def test_a_folder_that_holds_no_model(run: Run, book: Path, tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    result = run("info", book, "--model", tmp_path)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: ")
+
+
+def test_the_default_by_its_name() -> None:
+    assert model_size(DEFAULT_SIZE.name) is DEFAULT_SIZE
+
+
+def test_words_for_numbers() -> None:
+    assert [in_bytes(count) for count in (999, 23_040, 1.25e6, 269e6, 3.02e9, 5e12)] == [
+        *("999 bytes", "23 kB", "1.2 MB", "269 MB", "3.0 GB", "5.0 TB"),
+    ]
+    assert [in_time(seconds) for seconds in (0.1, 42, 170, 9000)] == ["1 s", "42 s", "3 min", "2.5 h"]

@@ -1,0 +1,69 @@
+"""Reading: each chunk's KV is what the model makes of that chunk alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from focusdoc.attention import attention_kernel
+from focusdoc.errors import MemoryMismatchError
+from focusdoc.memory.chunk_memory import DocumentMemory, check_maker
+from focusdoc.memory.reading import read_chunks
+from focusdoc.modeling.base import BaseModel
+from tiny_models import tiny_model
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text"])
+@pytest.mark.parametrize(("tokens", "lengths"), [(50, [16, 16, 16, 2]), (32, [16, 16]), (5, [5])])
+def test_a_chunks_kv_is_that_of_the_chunk_alone(family: str, tokens: int, lengths: list[int]) -> None:
+    model = tiny_model(family)
+    ids = torch.randint(3, 96, (tokens,)).tolist()
+    blocks = read_chunks(BaseModel(model), ids, 16, attention_kernel("auto"))
+    chunks = [(block, index) for block in blocks for index in range(block.num_chunks)]
+    assert [block.chunk_len for block, _ in chunks] == lengths
+    for number, (block, index) in enumerate(chunks):
+        cache = DynamicCache()
+        with torch.no_grad():
+            model(torch.tensor([ids[number * 16 : number * 16 + 16]]), past_key_values=cache)
+        for layer, kept in enumerate(cache.layers):
+            torch.testing.assert_close(block.keys[layer, index], kept.keys[0], atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(block.values[layer, index], kept.values[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_the_reading_batch_changes_nothing(batch: int) -> None:
+    base = BaseModel(tiny_model())
+    ids = torch.randint(3, 96, (90,)).tolist()
+    alone = read_chunks(base, ids, 16, attention_kernel("auto"), batch=1)
+    batched = read_chunks(base, ids, 16, attention_kernel("auto"), batch=batch)
+    for one, other in zip(alone, batched, strict=True):
+        torch.testing.assert_close(one.keys, other.keys, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(one.values, other.values, atol=1e-6, rtol=1e-5)
+
+
+def test_progress_counts_every_token_once() -> None:
+    seen: list[tuple[int, int]] = []
+    read_chunks(
+        BaseModel(tiny_model()),
+        list(range(3, 93)),
+        16,
+        attention_kernel("auto"),
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen[-1] == (90, 90)
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+
+
+def test_a_memory_holds_exactly_its_kv() -> None:
+    base = BaseModel(tiny_model())
+    ids = list(range(3, 53))
+    memory = DocumentMemory(tuple(ids), (), read_chunks(base, ids, 16, attention_kernel("auto")), "maker")
+    assert memory.num_tokens == 50
+    assert memory.num_bytes == 50 * base.kv_bytes_per_token
+
+
+def test_a_memory_of_another_maker_is_refused() -> None:
+    memory = DocumentMemory((1,), (), (), "model A, chunks of 16")
+    with pytest.raises(MemoryMismatchError, match=r"model A, chunks of 16.*model B"):
+        check_maker([memory], "model B, chunks of 16")
