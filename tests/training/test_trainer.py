@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -77,7 +78,7 @@ class TestLearning:
         trainer = make_trainer(steps=50, learning_rate=1e-2, save_every=50)
         reports = list(trainer.run())
         assert [report.step for report in reports] == list(range(1, 51))
-        assert mean_loss(reports[-10:]) < 0.8 * mean_loss(reports[:5])
+        assert mean_loss(reports[-10:]) < mean_loss(reports[:5]) - 0.5
 
     def test_leaves_the_base_model_as_it_was(self, make_trainer: TrainerMaker) -> None:
         trainer = make_trainer()
@@ -99,11 +100,14 @@ class TestLearning:
         assert [line["losses"] for line in metrics_of(trainer)] == [report.losses for report in reports]
 
     def test_accumulates_the_mean_gradient_of_several_samples(self, make_trainer: TrainerMaker) -> None:
-        trainer = make_trainer(steps=1, accumulate=2, learning_rate=1e-6)
-        report = next(trainer.run())
-        assert report.tokens == sum(len(trainer.samples.draw(step).token_ids) for step in range(2))
-        norms = [next(make_trainer(f"run {seed}", steps=1, learning_rate=1e-6).run()).grad_norm for seed in range(1)]
-        assert report.grad_norm < 2 * max(norms)
+        one, two = make_trainer("one", steps=1), make_trainer("two", steps=1, accumulate=2)
+        for trainer in (one, two):
+            sample = trainer.samples.draw(0)
+            trainer.samples = SimpleNamespace(draw=lambda _, sample=sample: sample, shape=SHAPE)  # type: ignore[assignment]
+        (once,), (twice,) = one.run(), two.run()
+        assert twice.tokens == 2 * once.tokens
+        assert twice.grad_norm == pytest.approx(once.grad_norm, rel=1e-5)
+        assert twice.losses == pytest.approx(once.losses, rel=1e-5)
 
     def test_trains_only_the_projections_asked_for(self, make_trainer: TrainerMaker) -> None:
         trainer = make_trainer(steps=2, projections="kv")
@@ -130,7 +134,7 @@ class TestLearning:
         first = make_trainer("first")
         list(first.run())
         with pytest.raises(AdapterError, match="made for"):
-            make_trainer("second", family="qwen3", start_from=first.output / "adapter")
+            make_trainer("second", family="qwen2", start_from=first.output / "adapter")
 
 
 class TestStoppingAndGoingOn:

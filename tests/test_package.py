@@ -1,0 +1,154 @@
+"""The package as a whole: quick to import, complete in its names, and layered: imports only point down."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import focusdoc
+
+ROOT = Path(focusdoc.__file__).parent
+
+#: The floors, lowest first. A module may import from its own part and from parts on lower floors.
+FLOORS = [
+    {"errors"},
+    {"config", "storage"},
+    {"attention", "documents"},
+    {"modeling"},
+    {"memory"},
+    {"decoding"},
+    {"training", "engine"},
+    {"focusdoc"},  # the facade, __init__.py
+    {"evaluation"},
+    {"cli", "__main__"},
+]
+
+
+def part_of(module: str) -> str:
+    """The part of the package that `module` belongs to: its folder or file right below ``focusdoc``."""
+    names = module.split(".")
+    return names[1] if len(names) > 1 else names[0]
+
+
+def module_name(path: Path) -> str:
+    names = ["focusdoc", *path.relative_to(ROOT).with_suffix("").parts]
+    return ".".join(names[:-1] if names[-1] == "__init__" else names)
+
+
+def python_files() -> dict[str, Path]:
+    return {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imports_of(module: str, path: Path, known: set[str]) -> set[str]:
+    """The modules of this package that `path` imports, anywhere in it: also inside functions and for types only."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            source = node.module or ""
+            # `from package import module` imports the module.
+            submodules = {f"{source}.{alias.name}" for alias in node.names} & known
+            found |= submodules or {source}
+    return {name for name in found if name.split(".")[0] == "focusdoc"} - {module}
+
+
+@pytest.fixture(scope="module")
+def imports() -> dict[str, set[str]]:
+    """For every module of the package, what it imports of the package."""
+    files = python_files()
+    return {module: imports_of(module, path, set(files)) for module, path in files.items()}
+
+
+class TestImport:
+    def test_is_quick_and_loads_no_framework(self) -> None:
+        code = (
+            "import sys, time; begun = time.perf_counter(); import focusdoc; seconds = time.perf_counter() - begun; "
+            "print(seconds, *({'torch', 'transformers', 'numpy', 'pypdf', 'pydantic'} & sys.modules.keys()))"
+        )
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+        seconds, *loaded = run.stdout.split()
+        assert loaded == []
+        assert float(seconds) < 1
+
+    def test_of_documents_and_settings_loads_no_framework(self) -> None:
+        code = (
+            "import sys, focusdoc; focusdoc.load('some text'); focusdoc.FocusConfig(); "
+            "print(*({'torch', 'transformers'} & sys.modules.keys()))"
+        )
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+        assert run.stdout.split() == []
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", focusdoc.__all__)
+    def test_public_name_is_there(self, name: str) -> None:
+        assert getattr(focusdoc, name).__name__.split(".")[-1] == name
+
+    def test_are_all_listed(self) -> None:
+        assert set(focusdoc.__all__) == set(focusdoc._HOMES)
+        assert set(focusdoc.__all__) <= set(dir(focusdoc))
+        assert sorted(focusdoc.__all__) == focusdoc.__all__
+
+    def test_are_known_to_type_checkers_from_where_they_are_loaded(self) -> None:
+        tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+        typed = {
+            alias.name: node.module
+            for block in tree.body
+            if isinstance(block, ast.If)
+            for node in block.body
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        assert typed == focusdoc._HOMES
+
+    def test_an_unknown_name_is_an_attribute_error(self) -> None:
+        with pytest.raises(AttributeError, match="no_such_name"):
+            focusdoc.no_such_name  # noqa: B018
+
+    def test_version_is_that_of_the_distribution(self) -> None:
+        from importlib.metadata import version
+
+        assert focusdoc.__version__ == version("focusdoc")
+
+    def test_types_are_marked_as_published(self) -> None:
+        assert (ROOT / "py.typed").is_file()
+
+    @pytest.mark.parametrize("name", sorted(vars(importlib.import_module("focusdoc.errors"))))
+    def test_every_error_has_the_one_base_class(self, name: str) -> None:
+        error = getattr(importlib.import_module("focusdoc.errors"), name)
+        if isinstance(error, type):
+            assert issubclass(error, focusdoc.FocusdocError)
+            assert error.__doc__
+
+
+class TestLayers:
+    def test_every_part_has_a_floor(self, imports: dict[str, set[str]]) -> None:
+        assert {part_of(module) for module in imports} <= set().union(*FLOORS)
+
+    def test_imports_only_point_down(self, imports: dict[str, set[str]]) -> None:
+        floor = {part: number for number, parts in enumerate(FLOORS) for part in parts}
+        upward = [
+            f"{module} imports {other}"
+            for module, others in imports.items()
+            for other in others
+            if part_of(module) != part_of(other)
+            and module != "focusdoc"  # the facade names the homes of its names, for type checkers only
+            and floor[part_of(other)] >= floor[part_of(module)]
+        ]
+        assert upward == []
+
+    def test_no_import_runs_in_a_circle(self, imports: dict[str, set[str]]) -> None:
+        # A module inside a package may be imported by the package's own __init__.py; Python runs that one first.
+        graph = {module: others for module, others in imports.items() if module != "focusdoc"}
+        graphlib.TopologicalSorter(graph).prepare()
+
+    def test_every_module_can_be_imported_first(self, imports: dict[str, set[str]]) -> None:
+        assert all(python_files()[other].is_file() for others in imports.values() for other in others)
