@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -64,6 +66,9 @@ class FocusConfig:
         _at_least("local_window", self.local_window, 1)
         _at_least("prompt_window", self.prompt_window, 1)
         _at_least("read_batch", self.read_batch, 1)
+        for name in ("prompt_bos", "allow_untrained"):
+            if getattr(self, name) not in (None, True, False):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be True or False.")
         for name in ("chunk_size", "chunk_batch"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
@@ -135,17 +140,28 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         _at_least("max_new_tokens", self.max_new_tokens, 1)
         _at_least("top_k", self.top_k, 0)
+        if self.seed is not None:
+            _at_least("seed", self.seed, 0)
+        for name in ("temperature", "top_p", "repetition_penalty"):
+            _finite(name, getattr(self, name))
         if not self.temperature >= 0:
             raise ConfigError(f"temperature is {self.temperature}; it must be 0 (greedy) or above.")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
         if not self.repetition_penalty > 0:
             raise ConfigError(f"repetition_penalty is {self.repetition_penalty}; it must be above 0 (1 for none).")
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
-        object.__setattr__(self, "stop", tuple(self.stop))
+        stops = (self.stop,) if isinstance(self.stop, str) else self.stop
+        if not isinstance(stops, Iterable):
+            raise ConfigError(f"stop is {stops!r}; give a text or a list of texts.")
+        object.__setattr__(self, "stop", tuple(stops))
         if any(not isinstance(text, str) or not text for text in self.stop):
             raise ConfigError(f"stop is {self.stop!r}; every stop string must be a text of at least one character.")
+
+
+def _finite(name: str, value: Any) -> None:
+    """Refuse `value` unless it is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{name} is {value!r}; it must be a finite number.")
 
 
 def _at_least(name: str, value: Any, smallest: int) -> None:

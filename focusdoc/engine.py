@@ -349,8 +349,8 @@ class FocusEngine:
         behind = max(block.chunk_len for block in blocks) + min(local_len, self.config.prompt_window) + wanted
         if behind > limit:
             raise PromptTooLongError(
-                f"A chunk with the question and {wanted} new tokens behind it takes {behind} positions, {self.base.name} "
-                f"has {limit}; lower chunk_size, prompt_window or max_new_tokens."
+                f"A chunk with the question and {wanted} new tokens behind it takes {behind} positions, but "
+                f"{self.base.name} has {limit}; lower chunk_size, prompt_window or max_new_tokens."
             )
         num_chunks = sum(block.num_chunks for block in blocks)
         in_front = 1 if self.config.candidate_positions == "shared" else num_chunks

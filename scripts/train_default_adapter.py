@@ -17,7 +17,8 @@ from pathlib import Path
 from rich.console import Console
 
 from focusdoc.modeling.base import load_base
-from focusdoc.training.data import SampleMaker, SampleShape, load_questions
+from focusdoc.training.data import SampleMaker, SampleShape
+from focusdoc.training.questions import load_questions
 from focusdoc.training.trainer import Trainer, TrainingConfig
 
 HELD_OUT_BOOKS = (
@@ -80,7 +81,8 @@ def main() -> None:
     config = TrainingConfig(
         steps=options.steps, learning_rate=options.learning_rate, candidate_positions="shared", chunk_size=1024
     )
-    record = {"data": "LitBank novels, XQuAD (en), NQ-open oracle passages, generated facts", "held_out": HELD_OUT_BOOKS}
+    data = "LitBank novels, XQuAD (en), NQ-open oracle passages, generated facts"
+    record = {"data": data, "held_out": HELD_OUT_BOOKS}
     trainer = Trainer(base, samples, config, options.output, start_from=options.start_from, record=record)
     stopped: list[int] = []
     signal.signal(signal.SIGINT, lambda *_: stopped.append(1))

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from focusdoc.config import FocusConfig, GenerationConfig
@@ -47,6 +47,7 @@ class TestFocusConfig:
     def test_settings_that_may_be_left_open(self, name: str) -> None:
         assert getattr(FocusConfig(**{name: None}), name) is None
 
+    @settings(deadline=None)
     @given(st.integers(1), st.integers(1), st.none() | st.integers(1), st.none() | st.integers(0))
     def test_takes_everything_in_range(self, local: int, prompt: int, chunk: int | None, bos: int | None) -> None:
         config = FocusConfig(local_window=local, prompt_window=prompt, chunk_size=chunk, bos_token_id=bos)
@@ -88,7 +89,9 @@ class TestPaperSettings:
         assert config.uses_bos
 
     def test_can_be_overridden(self) -> None:
-        config = FocusConfig.paper(local_window=64, chunk_size=32, direct_threshold=10, prompt_window=8, prompt_bos=False)
+        config = FocusConfig.paper(
+            local_window=64, chunk_size=32, direct_threshold=10, prompt_window=8, prompt_bos=False
+        )
         assert (config.local_window, config.chunk_size, config.prompt_window) == (64, 32, 8)
         assert config.threshold == 10
         assert not config.uses_bos
@@ -135,6 +138,7 @@ class TestGenerationConfig:
         assert config.seed is None
         assert not config.ignore_eos
 
+    @settings(deadline=None)
     @given(
         st.floats(0, 100),
         st.floats(0, 1, exclude_min=True),

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import random_weights, tiny_model
 
 from focusdoc import Answer, Document, FocusConfig, FocusEngine, TextPiece
 from focusdoc.errors import (
@@ -24,6 +23,7 @@ from focusdoc.errors import (
 from focusdoc.modeling.adapter import untrained_adapter
 from focusdoc.modeling.adapter_files import save_adapter
 from focusdoc.modeling.base import BaseModel
+from tiny_models import random_weights, tiny_model
 
 TEXT = "\f".join(f"Page {number}. The colour of house {number} is blue. " * 3 for number in range(1, 8))
 

@@ -37,7 +37,7 @@ class _FrozenAttention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         grad_output, grad_lse = gradients
         query, key, value, output, lse = ctx.saved_tensors
-        batch, num_kv_heads, num_keys, head_dim = key.shape
+        batch, num_kv_heads, num_keys, _ = key.shape
         num_queries = query.shape[2]
 
         def rows(states: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Annotated, Any
@@ -20,7 +20,7 @@ from focusdoc.errors import ModelNotFoundError
 from focusdoc.modeling.default_model import DEFAULT_MODEL
 
 #: Share of the speed of the bare layer that is timed here which a whole model reaches: norms, rotation, copies.
-_READING_EFFICIENCY = 0.75
+_READING_EFFICIENCY = 0.7
 #: Seconds that the timing takes.
 _TIMING_SECONDS = 0.3
 #: Tokens in the timed layer: a chunk.
@@ -94,7 +94,8 @@ def info(
     document = open_document(file, password)
     with errors.status("Counting tokens and measuring this machine"):
         tokens = estimate_tokens(document.text, model)
-        device, seconds = time_layer(size)
+        device, size = where_it_runs(size)
+        seconds = time_layer(size, device)
     facts = {
         "document": {
             "name": document.name,
@@ -154,15 +155,21 @@ def model_size(model: str | None) -> ModelSize:
         raise ModelNotFoundError(f"{str(file)!r} does not describe a language model ({error!r}).") from None
 
 
-def time_layer(size: ModelSize) -> tuple[str, float]:
-    """The device that would be used, and the seconds that a token takes there in one layer of the model's shapes."""
+def where_it_runs(size: ModelSize) -> tuple[str, ModelSize]:
+    """The device that would be taken, and the model in the dtype that it would be loaded in there."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda", size
+    return "cpu", replace(size, dtype="float32") if size.dtype == "float16" else size
+
+
+def time_layer(size: ModelSize, device: str) -> float:
+    """The seconds that one token takes in one layer of the model's shapes, on weights that mean nothing."""
     import torch
     from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, size.dtype, torch.float32)
-    if device == "cpu" and dtype == torch.float16:
-        dtype = torch.float32  # as the model would be loaded
 
     def some(*shape: int) -> torch.Tensor:
         return torch.full(shape, 0.01, device=device, dtype=dtype)
@@ -184,7 +191,7 @@ def time_layer(size: ModelSize) -> tuple[str, float]:
     while (seconds := time.perf_counter() - begun) < _TIMING_SECONDS or not count:
         layer()
         count += 1
-    return device, seconds / (count * _TIMED_TOKENS)
+    return seconds / (count * _TIMED_TOKENS)
 
 
 def _show(document: Document, facts: dict[str, Any], size: ModelSize) -> None:

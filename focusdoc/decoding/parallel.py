@@ -127,7 +127,7 @@ class ParallelDecoder:
         return self.base.logits(hidden[last_local])
 
     def _run(self, groups: Sequence[ChunkGroup], ordinary: list[int], local_ids: list[int]) -> tuple[Tensor, Tensor]:
-        """One sweep; returns hidden states [rows, hidden_size] and the candidates' attention mass, summed over layers."""
+        """One sweep; returns hidden states [rows, hidden_size] and the candidates' attention mass over all layers."""
         device = self.base.device
         tokens: list[Tensor] = []
         positions: list[Tensor] = []

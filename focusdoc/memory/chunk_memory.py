@@ -85,5 +85,5 @@ def check_maker(memories: Sequence[DocumentMemory], maker: str) -> None:
     for memory in memories:
         if memory.maker != maker:
             raise MemoryMismatchError(
-                f"This memory was made by {memory.maker}, the engine is {maker}; read the document again with this engine."
+                f"This memory was made by {memory.maker}, the engine is {maker}; read the document again with it."
             )

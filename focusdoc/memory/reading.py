@@ -57,7 +57,7 @@ def read_chunks(
         ragged chunk, whichever exist.
     """
     tokens = torch.tensor(token_ids, dtype=torch.long)
-    num_full, remainder = divmod(len(tokens), chunk_size)
+    num_full = len(tokens) // chunk_size
     parts = [tokens[: num_full * chunk_size].view(num_full, chunk_size), tokens[num_full * chunk_size :].view(1, -1)]
     blocks: list[MemoryBlock] = []
     done = 0

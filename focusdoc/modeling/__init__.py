@@ -1,1 +1,1 @@
-
+"""The frozen base model, the families it may come from, and its candidate projections."""

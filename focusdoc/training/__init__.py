@@ -1,1 +1,1 @@
-
+"""Training candidate projections: objectives, data, runs."""

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from focusdoc.attention import attention_kernel
@@ -24,7 +22,8 @@ from focusdoc.modeling.adapter import Adapter, AdapterConfig, untrained_adapter
 from focusdoc.modeling.adapter_files import load_adapter, save_adapter
 from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.candidate import LayerWeights
-from focusdoc.storage import atomic_folder
+from focusdoc.storage import atomic_write
+from focusdoc.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from focusdoc.training.data import SampleMaker, TrainingSample
 from focusdoc.training.dense import dense_logits, target_loss
 
@@ -56,16 +55,22 @@ class TrainingConfig:
     save_every: int = 25
 
     def __post_init__(self) -> None:
-        for name in ("steps", "accumulate", "save_every", "chunk_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if not self.learning_rate > 0:
-            raise ConfigError(f"learning_rate is {self.learning_rate}; it must be above 0.")
+        for name, smallest in (("steps", 1), ("accumulate", 1), ("save_every", 1), ("chunk_size", 1), ("warmup", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < smallest:
+                raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {smallest}.")
+        for name in ("learning_rate", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0 and finite.")
+        if not self.projections or set(self.projections) - set("qkvo"):
+            raise ConfigError(f"projections is {self.projections!r}; give some of the letters q, k, v and o.")
+        if self.candidate_positions not in ("sequential", "shared"):
+            raise ConfigError(f"candidate_positions is {self.candidate_positions!r}; choose 'sequential' or 'shared'.")
         if self.schedule not in ("cosine", "linear", "constant"):
             raise ConfigError(f"schedule is {self.schedule!r}; choose 'cosine', 'linear' or 'constant'.")
 
     def rate(self, step: int) -> float:
-        """The learning rate of `step`, 0 for the first."""
+        """The learning rate of `step`, counted from 0."""
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
         if self.schedule == "constant":
@@ -167,6 +172,8 @@ class Trainer:
         Raises:
             TrainingError: the loss or the gradient is not finite; the last good checkpoint stays.
         """
+        if self.step == 0 and has_checkpoint(self._checkpoint):
+            raise TrainingError(f"{self.output} holds a run already; resume it, or choose another output folder.")
         while self.step < self.config.steps:
             report = self._advance()
             with (self.output / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
@@ -236,30 +243,52 @@ class Trainer:
         return Adapter(config, self.weights.tensors(dtype))
 
     def save(self) -> None:
-        """Write the adapter and a checkpoint that `resume` continues from bit by bit; both atomically."""
-        save_adapter(self.adapter(), self.output / "adapter")
-        tensors: dict[str, Tensor] = {}
-        for name, weight in self.weights.weights.items():
-            tensors[f"weight.{name}"] = weight.detach().contiguous()
-            state = self.optimizer.state.get(weight, {})
-            tensors |= {f"{key}.{name}": value.contiguous() for key, value in state.items() if value.dim()}
-        with atomic_folder(self.output / "checkpoint") as folder:
-            save_file(tensors, folder / "state.safetensors", metadata={"step": str(self.step)})
+        """Write a checkpoint that `resume` continues from bit by bit, and the adapter; each atomically.
+
+        Raises:
+            TrainingError: the disk is full or not writable; what was saved before is intact.
+        """
+        save_checkpoint(self._checkpoint, self.weights.weights, self.optimizer, self.step, self._identity)
+        try:
+            save_adapter(self.adapter(), self.output / "adapter")
+        except OSError as error:
+            raise TrainingError(
+                f"The adapter cannot be written to {self.output} ({error}); free some space."
+            ) from error
 
     def resume(self) -> bool:
-        """Load the checkpoint of `output`, if there is one; returns whether there was."""
-        path = self.output / "checkpoint" / "state.safetensors"
-        if not path.exists():
+        """Go on from the checkpoint of `output`, if there is one; returns whether there was.
+
+        Raises:
+            TrainingError: the folder holds another run, or its checkpoint is damaged.
+        """
+        if not has_checkpoint(self._checkpoint):
             return False
-        with safe_open(path, "pt", device=str(self.base.device)) as stored:
-            self.step = int(stored.metadata()["step"])
-            names = set(stored.keys())
-            for name, weight in self.weights.weights.items():
-                weight.data.copy_(stored.get_tensor(f"weight.{name}"))
-                if f"exp_avg.{name}" in names:
-                    self.optimizer.state[weight] = {
-                        "step": torch.tensor(float(self.step)),
-                        "exp_avg": stored.get_tensor(f"exp_avg.{name}"),
-                        "exp_avg_sq": stored.get_tensor(f"exp_avg_sq.{name}"),
-                    }
+        self.step = load_checkpoint(self._checkpoint, self.weights.weights, self.optimizer, self._identity)
+        self._cut_metrics()
         return True
+
+    def _cut_metrics(self) -> None:
+        """Forget the metrics of steps that a killed run made after its last checkpoint: they come again."""
+        path = self.output / "metrics.jsonl"
+        if path.exists():
+            rows = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+            kept = [row for row in rows if json.loads(row)["step"] <= self.step]
+            atomic_write(path, "".join(f"{row}\n" for row in kept).encode())
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.output / "checkpoint"
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What the past of this run depends on; a run that differs in any of it is another run."""
+        config = {key: value for key, value in asdict(self.config).items() if key not in ("save_every", "chunk_size")}
+        return {
+            "base_fingerprint": self.base.fingerprint,
+            "dtype": str(self.base.dtype),
+            **config,
+            "seed": self.samples.seed,
+            "mix": dict(self.samples.mix),
+            "shape": asdict(self.samples.shape),
+        }

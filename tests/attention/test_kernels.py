@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -72,7 +74,7 @@ def test_parts_merge_into_the_whole(cuts: list[int], seed: int) -> None:
     whole = naive.attend(query, key, value, scaling=0.3, query_start=24)
     bounds = [0, *sorted(cuts), 24]
     merged = (torch.zeros(1, 4, 3, 8), torch.full((1, 4, 3), -torch.inf))
-    for begin, end in zip(bounds, bounds[1:], strict=False):
+    for begin, end in itertools.pairwise(bounds):
         part = (key[:, :, begin:end], value[:, :, begin:end])
         if begin == end:
             merged = merge(*merged, torch.zeros(1, 4, 3, 8), torch.full((1, 4, 3), -torch.inf))

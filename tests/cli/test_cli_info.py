@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cli_samples import Run, pdf
 
-from focusdoc.cli.info import DEFAULT_SIZE, in_bytes, in_time, model_size
+from focusdoc.cli.info import DEFAULT_SIZE, in_bytes, in_time, model_size, where_it_runs
 
 
 def test_a_text(run: Run, book: Path) -> None:
@@ -64,6 +65,12 @@ def test_a_folder_that_holds_no_model(run: Run, book: Path, tmp_path: Path, cont
 
 def test_the_default_by_its_name() -> None:
     assert model_size(DEFAULT_SIZE.name) is DEFAULT_SIZE
+
+
+def test_half_precision_takes_twice_the_memory_on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    device, size = where_it_runs(replace(DEFAULT_SIZE, dtype="float16"))
+    assert (device, size.kv_bytes_per_token) == ("cpu", 2 * DEFAULT_SIZE.kv_bytes_per_token)
 
 
 def test_words_for_numbers() -> None:

@@ -6,7 +6,7 @@ import random
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from focusdoc.training.facts import FACT_MAKERS, Fact, digits
@@ -27,12 +27,14 @@ def words_of(text: str) -> list[str]:
 
 @every_maker
 class TestEveryMaker:
+    @settings(deadline=None)
     @given(seed=seeds)
     def test_states_the_answer(self, kind: str, seed: int) -> None:
         fact = FACT_MAKERS[kind](random.Random(seed))
         first, rest = fact.answer[0], fact.answer[1:]
         assert fact.answer in fact.statement or first.lower() + rest in fact.statement
 
+    @settings(deadline=None)
     @given(seed=seeds)
     def test_asks_without_giving_the_answer_away(self, kind: str, seed: int) -> None:
         fact = FACT_MAKERS[kind](random.Random(seed))
@@ -40,10 +42,12 @@ class TestEveryMaker:
         assert all(question.strip() for question in (*fact.questions, *fact.completions))
         assert not gives_away(fact)
 
+    @settings(deadline=None)
     @given(seed=seeds)
     def test_names_its_kind(self, kind: str, seed: int) -> None:
         assert FACT_MAKERS[kind](random.Random(seed)).kind == kind
 
+    @settings(deadline=None)
     @given(seed=seeds)
     def test_is_one_line_without_white_space_around_it(self, kind: str, seed: int) -> None:
         fact = FACT_MAKERS[kind](random.Random(seed))
@@ -51,6 +55,7 @@ class TestEveryMaker:
         assert fact.answer == fact.answer.strip() != ""
         assert "\n" not in fact.statement
 
+    @settings(deadline=None)
     @given(seed=seeds)
     def test_asks_about_what_the_statement_names(self, kind: str, seed: int) -> None:
         fact = FACT_MAKERS[kind](random.Random(seed))
@@ -83,6 +88,7 @@ def test_words_are_of_every_form() -> None:
     assert openings == {"Where", "What", "When", "Who", "Whose"}
 
 
+@settings(deadline=None)
 @given(st.integers(0, 100), st.integers(1, 12))
 def test_digits_has_as_many_as_asked_for(seed: int, length: int) -> None:
     number = digits(random.Random(seed), length)

@@ -103,7 +103,9 @@ class TestLearning:
         one, two = make_trainer("one", steps=1), make_trainer("two", steps=1, accumulate=2)
         for trainer in (one, two):
             sample = trainer.samples.draw(0)
-            trainer.samples = SimpleNamespace(draw=lambda _, sample=sample: sample, shape=SHAPE)  # type: ignore[assignment]
+            trainer.samples = SimpleNamespace(  # type: ignore[assignment]
+                draw=lambda _, sample=sample: sample, shape=SHAPE, seed=0, mix={}
+            )
         (once,), (twice,) = one.run(), two.run()
         assert twice.tokens == 2 * once.tokens
         assert twice.grad_norm == pytest.approx(once.grad_norm, rel=1e-5)
@@ -162,6 +164,29 @@ class TestStoppingAndGoingOn:
         assert part.step == 2
         list(part.run())
         assert same(checkpoint_of(part), checkpoint_of(whole))
+        assert [line["step"] for line in metrics_of(part)] == [1, 2, 3, 4, 5, 6], "step 3 was told twice"
+
+    def test_refuses_a_folder_that_holds_a_run_already(self, make_trainer: TrainerMaker) -> None:
+        list(make_trainer(steps=2).run())
+        with pytest.raises(TrainingError, match="holds a run already"):
+            next(make_trainer(steps=2).run())
+
+    @pytest.mark.parametrize(
+        ("change", "told"),
+        [({"learning_rate": 0.5}, "learning_rate was"), ({"projections": "qkv"}, "projections was 'qkvo', is 'qkv'")],
+    )
+    def test_refuses_to_resume_another_run(self, change: dict[str, Any], told: str, make_trainer: TrainerMaker) -> None:
+        list(make_trainer(steps=2).run())
+        with pytest.raises(TrainingError, match=told):
+            make_trainer(**{"steps": 2, **change}).resume()
+
+    def test_a_damaged_checkpoint_is_an_error_that_names_it(self, make_trainer: TrainerMaker) -> None:
+        trainer = make_trainer(steps=2)
+        list(trainer.run())
+        path = trainer.output / "checkpoint" / "state.safetensors"
+        path.write_bytes(path.read_bytes()[:-100])
+        with pytest.raises(TrainingError, match="damaged"):
+            make_trainer(steps=2).resume()
 
     def test_stop_saves(self, make_trainer: TrainerMaker) -> None:
         trainer = make_trainer(save_every=100)
@@ -176,7 +201,7 @@ class TestStoppingAndGoingOn:
         trainer = make_trainer(steps=5, save_every=2)
         saved = []
         for _ in trainer.run():
-            fresh = make_trainer()
+            fresh = make_trainer(steps=5, save_every=2)
             fresh.resume()
             saved.append(fresh.step)
         assert saved == [0, 2, 2, 4, 5]
@@ -223,8 +248,8 @@ class TestOutput:
         def full(*_: object, **__: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("focusdoc.training.trainer.save_file", full)
-        with pytest.raises(OSError, match="No space left"):
+        monkeypatch.setattr("focusdoc.training.checkpoint.save_file", full)
+        with pytest.raises(TrainingError, match="No space left"):
             trainer.save()
         assert same(checkpoint_of(trainer), before)
         assert sorted(path.name for path in trainer.output.iterdir()) == ["adapter", "checkpoint", "metrics.jsonl"]

@@ -1,0 +1,84 @@
+"""Checkpoints of a training run: everything that the next step depends on, written atomically."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from focusdoc.errors import TrainingError
+from focusdoc.storage import atomic_folder
+
+_FILE = "state.safetensors"
+
+
+def save_checkpoint(
+    folder: Path, weights: nn.ParameterDict, optimizer: torch.optim.AdamW, step: int, identity: Mapping[str, Any]
+) -> None:
+    """Write the float32 weights, the moments of AdamW and the step; the old checkpoint stays until this one is whole.
+
+    Args:
+        identity: what another run would differ in; `load_checkpoint` compares it.
+
+    Raises:
+        TrainingError: it cannot be written (a full disk); the old checkpoint is intact.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        tensors[f"weight.{name}"] = weight.detach().contiguous()
+        state = optimizer.state.get(weight, {})
+        tensors |= {f"{key}.{name}": value.contiguous() for key, value in state.items() if value.dim()}
+    try:
+        with atomic_folder(folder) as temporary:
+            metadata = {"step": str(step), "identity": json.dumps(identity, sort_keys=True)}
+            save_file(tensors, temporary / _FILE, metadata=metadata)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"The checkpoint {folder} cannot be written ({error}); the one before it is kept."
+        ) from error
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether `folder` holds a checkpoint."""
+    return (folder / _FILE).exists()
+
+
+def load_checkpoint(
+    folder: Path, weights: nn.ParameterDict, optimizer: torch.optim.AdamW, identity: Mapping[str, Any]
+) -> int:
+    """Put a checkpoint's state into `weights` and `optimizer`; return its step.
+
+    Raises:
+        TrainingError: it is damaged, or of a run that differs from `identity`; the message says in what.
+    """
+    try:
+        with safe_open(folder / _FILE, "pt") as stored:
+            metadata = stored.metadata() or {}
+            _compare(folder, json.loads(metadata["identity"]), identity)
+            step = int(metadata["step"])
+            names = set(stored.keys())
+            for name, weight in weights.items():
+                weight.data.copy_(stored.get_tensor(f"weight.{name}"))
+                if f"exp_avg.{name}" in names:
+                    optimizer.state[weight] = {
+                        "step": torch.tensor(float(step)),
+                        "exp_avg": stored.get_tensor(f"exp_avg.{name}").to(weight.device),
+                        "exp_avg_sq": stored.get_tensor(f"exp_avg_sq.{name}").to(weight.device),
+                    }
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise TrainingError(f"The checkpoint {folder} is damaged ({error}); choose another output folder.") from error
+    return step
+
+
+def _compare(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    wanted = json.loads(json.dumps(wanted))  # tuples become lists, as in what was stored
+    differing = sorted(key for key in {*stored, *wanted} if stored.get(key) != wanted.get(key))
+    if differing:
+        told = ", ".join(f"{key} was {stored.get(key)!r}, is {wanted.get(key)!r}" for key in differing)
+        raise TrainingError(f"{folder} belongs to another run ({told}); choose another output folder.")
