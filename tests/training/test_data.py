@@ -17,9 +17,9 @@ from transformers import PreTrainedTokenizerFast
 from focusdoc.decoding.prompt import encode_text, question_prompt
 from focusdoc.errors import ConfigError, DocumentError, TrainingError
 from focusdoc.training.data import DEFAULT_MIX, SampleMaker, SampleShape, Soil, TrainingSample
-from focusdoc.training.questions import load_questions
 from focusdoc.training.dense import TrainingPrompt
 from focusdoc.training.facts import FACT_MAKERS
+from focusdoc.training.questions import load_questions
 
 SHAPE = SampleShape(min_chunk_size=96, max_chunk_size=512, max_chunks=8, max_tokens=1024)
 QUESTIONS = [
