@@ -14,6 +14,8 @@ CandidatePositions = Literal["sequential", "shared"]
 
 #: Below this many tokens the authors' code uses no chunk at all (paper_mode section 1.1).
 PAPER_DIRECT_THRESHOLD = 4096
+#: Logits divided by less than this may overflow float32.
+_COLDEST = 1e-4
 #: The authors' cap on the length of the dynamic prompt, in tokens.
 PAPER_PROMPT_WINDOW = 512
 
@@ -142,10 +144,12 @@ class GenerationConfig:
         _at_least("top_k", self.top_k, 0)
         if self.seed is not None:
             _at_least("seed", self.seed, 0)
+            if self.seed >= 2**63:
+                raise ConfigError(f"seed is {self.seed}; it must be below 2**63.")
         for name in ("temperature", "top_p", "repetition_penalty"):
             _finite(name, getattr(self, name))
-        if not self.temperature >= 0:
-            raise ConfigError(f"temperature is {self.temperature}; it must be 0 (greedy) or above.")
+        if self.temperature != 0 and not self.temperature >= _COLDEST:
+            raise ConfigError(f"temperature is {self.temperature}; it must be 0 (greedy) or at least {_COLDEST}.")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
         if not self.repetition_penalty > 0:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ from torch import Tensor
 
 from focusdoc.attention import attention_kernel
 from focusdoc.config import FocusConfig, GenerationConfig
-from focusdoc.decoding.answer import Answer, FinishReason, Generation, Source, TextPiece, Timings, Usage
-from focusdoc.decoding.attribution import find_sources
-from focusdoc.decoding.generation import generate_steps
+from focusdoc.decoding.answer import Answer, Generation, TextPiece, Usage
+from focusdoc.decoding.answering import stream_answer
+from focusdoc.decoding.generation import TokenLoop, complete
+from focusdoc.decoding.limits import check_room
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.decoding.plain import PlainDecoder
 from focusdoc.decoding.prompt import PromptStyle, question_prompt
-from focusdoc.decoding.text import TextStream
 from focusdoc.documents import Document, cut_chunks, load, tokenize
 from focusdoc.errors import AdapterError, ConfigError, PromptTooLongError
 from focusdoc.memory.chunk_memory import DocumentMemory, MemoryBlock, check_maker
@@ -194,8 +194,10 @@ class FocusEngine:
                 f"The question takes {len(local_ids)} tokens with its template, more than the local window of "
                 f"{self.config.local_window}; shorten it, or raise local_window."
             )
-        self._check_room([block for one in memories for block in one.blocks], len(local_ids), settings)
-        return self._answer(memories, local_ids, settings, cancel)
+        local_ids, prompt_ids = self._with_bos(local_ids)
+        self._check_room([one.num_tokens for one in memories], len(local_ids), settings)
+        decoder = self._decoder(self.require_adapter(), [block for one in memories for block in one.blocks], settings)
+        return stream_answer(decoder, memories, local_ids, prompt_ids, settings, self._tokenizer, cancel=cancel)
 
     @torch.no_grad()
     def generate(
@@ -222,88 +224,30 @@ class FocusEngine:
         ids = _flat(input_ids)
         begun = time.perf_counter()
         split = len(ids) - self.config.local_window
-        num_chunks = 0
         decoder: PlainDecoder | ParallelDecoder
         if len(ids) < self.config.threshold or split <= 0:
-            local_ids = ids
             decoder = PlainDecoder(self.base)
             logits = decoder.start(ids)
+            usage = Usage(0, 0, len(ids), 0)
         else:
             weights = self.require_adapter()
             local_ids, prompt_ids = self._with_bos(ids[split:])
-            blocks = self._read_tokens(ids[:split])
-            self._check_room(blocks, len(local_ids), settings)
-            decoder = self._decoder(weights, blocks, settings)
-            num_chunks = decoder.num_chunks
+            self._check_room([split], len(local_ids), settings)
+            decoder = self._decoder(weights, self._read_tokens(ids[:split]), settings)
             logits = decoder.start(local_ids, prompt_ids)
-        kept: list[Tensor] = []
-        tokens: list[int] = []
-        first = time.perf_counter()
-        reason: FinishReason = "length"
-        text = TextStream(self.base.tokenizer, settings.stop) if settings.stop else None
-        steps = generate_steps(
-            decoder, logits, settings, history=ids, eos_token_ids=self.base.eos_token_ids, cancel=cancel
-        )
-        for step in steps:
-            tokens.append(step.token)
-            if return_logits:
-                kept.append(step.logits.cpu())
-            if text is not None:
-                text.add(step.token)
-            if step.is_end or (text is not None and text.stopped):
-                reason = "stop"
-                break
-        if reason == "length" and len(tokens) < settings.max_new_tokens:
-            reason = "cancelled"
-        usage = Usage(max(0, split) if num_chunks else 0, num_chunks, len(local_ids), len(tokens))
-        timings = Timings(first - begun, time.perf_counter() - first)
-        stacked = torch.stack(kept) if kept else torch.empty(0, self.base.config.vocab_size)
-        return Generation(tokens, stacked if return_logits else None, usage, timings, reason)
+            usage = Usage(split, decoder.num_chunks, len(local_ids), 0)
+        loop = TokenLoop(decoder, logits, settings, history=ids, eos_token_ids=self.base.eos_token_ids, cancel=cancel)
+        return complete(loop, settings, self.base.tokenizer, begun=begun, usage=usage, keep_logits=return_logits)
 
-    def _answer(
-        self,
-        memories: list[DocumentMemory],
-        question_ids: list[int],
-        settings: GenerationConfig,
-        cancel: threading.Event | None,
-    ) -> Iterator[TextPiece]:
-        begun = time.perf_counter()
-        local_ids, prompt_ids = self._with_bos(question_ids)
-        blocks = [block for memory in memories for block in memory.blocks]
-        decoder = self._decoder(self.require_adapter(), blocks, settings)
-        logits = decoder.start(local_ids, prompt_ids)
-        first = time.perf_counter()
-        text = TextStream(self._tokenizer, settings.stop)
-        tokens: list[int] = []
-        masses: list[Tensor] = []
-        reason: FinishReason = "length"
-        steps = generate_steps(
-            decoder, logits, settings, history=local_ids, eos_token_ids=self.base.eos_token_ids, cancel=cancel
+    def _check_room(self, document_lengths: Sequence[int], local_len: int, settings: GenerationConfig) -> None:
+        check_room(
+            self.base,
+            self.config,
+            longest_chunk=min(self.chunk_size, max(document_lengths)),
+            num_chunks=sum(math.ceil(length / self.chunk_size) for length in document_lengths),
+            local_len=local_len,
+            max_new_tokens=settings.max_new_tokens,
         )
-        with closing(steps):  # type: ignore[type-var]  # a generator, typed as an iterator
-            for step in steps:
-                if step.is_end:
-                    reason = "stop"
-                    break
-                tokens.append(step.token)
-                masses.append(decoder.candidate_mass)
-                if piece := text.add(step.token):
-                    yield TextPiece(piece)
-                if text.stopped:
-                    reason = "stop"
-                    break
-        if reason == "length" and len(tokens) < settings.max_new_tokens:
-            reason = "cancelled"
-        rest = text.finish()
-        decoded = time.perf_counter()
-        sources: tuple[Source, ...] = ()
-        if tokens:
-            fed = [prompt_ids[-1], *tokens[:-1]]
-            stacked = torch.stack(masses).cpu()
-            sources = find_sources(decoder, memories, fed, stacked, prompt_len=len(prompt_ids))
-        usage = Usage(sum(memory.num_tokens for memory in memories), decoder.num_chunks, len(local_ids), len(tokens))
-        timings = Timings(first - begun, decoded - first)
-        yield TextPiece(rest, Answer(text.text, sources, usage, timings, tuple(tokens), reason))
 
     def _decoder(
         self, weights: list[LayerWeights], blocks: Sequence[MemoryBlock], settings: GenerationConfig
@@ -341,24 +285,6 @@ class FocusEngine:
             ids if ids[0] == bos else [bos, *ids],
             prompt_ids if prompt_ids[0] == bos else [bos, *prompt_ids],
         )
-
-    def _check_room(self, blocks: Sequence[MemoryBlock], local_len: int, settings: GenerationConfig) -> None:
-        """Raise unless chunks, candidates, prompt and answer keep within the positions the model knows."""
-        limit = self.base.context_length
-        wanted = settings.max_new_tokens
-        behind = max(block.chunk_len for block in blocks) + min(local_len, self.config.prompt_window) + wanted
-        if behind > limit:
-            raise PromptTooLongError(
-                f"A chunk with the question and {wanted} new tokens behind it takes {behind} positions, but "
-                f"{self.base.name} has {limit}; lower chunk_size, prompt_window or max_new_tokens."
-            )
-        num_chunks = sum(block.num_chunks for block in blocks)
-        in_front = 1 if self.config.candidate_positions == "shared" else num_chunks
-        if in_front + local_len + wanted > limit:
-            raise PromptTooLongError(
-                f"{num_chunks} candidates, the question and {wanted} new tokens take {in_front + local_len + wanted} "
-                f"positions, {self.base.name} has {limit}; raise chunk_size or lower max_new_tokens."
-            )
 
     def _default_chunk_size(self, adapter: Adapter | None, config: FocusConfig) -> int:
         if adapter is not None and adapter.config.chunk_size is not None:

@@ -140,7 +140,7 @@ class TestGenerationConfig:
 
     @settings(deadline=None)
     @given(
-        st.floats(0, 100),
+        st.just(0.0) | st.floats(1e-4, 100),
         st.floats(0, 1, exclude_min=True),
         st.integers(0),
         st.floats(0, 100, exclude_min=True),

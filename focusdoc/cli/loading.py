@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import getpass
-import logging
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +42,8 @@ class EngineOptions:
 
     def load(self) -> FocusEngine:
         """The engine, while the terminal shows what is being waited for."""
+        from focusdoc.modeling.quiet import quiet_libraries
+
         with errors.status("Starting") as status, quiet_libraries():
             from focusdoc.engine import FocusEngine
             from focusdoc.modeling.default_model import DEFAULT_MODEL, default_model_path
@@ -86,28 +85,6 @@ def _markup_free(text: str) -> str:
     from rich.markup import escape
 
     return escape(plain(text))
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """No progress bars and no warnings of transformers and its like inside the block."""
-    from transformers.utils import logging as transformers_logging
-
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    hub = logging.getLogger("huggingface_hub")
-    hub_level = hub.level
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    hub.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        hub.setLevel(hub_level)
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def open_document(file: Path, password: str | None) -> Document:

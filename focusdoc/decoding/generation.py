@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from focusdoc.config import GenerationConfig
+from focusdoc.decoding.answer import FinishReason, Generation, Timings, Usage
 from focusdoc.decoding.sampling import TokenChooser
+from focusdoc.decoding.text import TextStream
 
 
 class StepDecoder(Protocol):
@@ -30,29 +34,80 @@ class Step:
     is_end: bool
 
 
-def generate_steps(
-    decoder: StepDecoder,
-    logits: Tensor,
-    generation: GenerationConfig,
-    *,
-    history: Sequence[int],
-    eos_token_ids: frozenset[int],
-    cancel: threading.Event | None = None,
-) -> Iterator[Step]:
-    """Yield one step per new token, beginning with `logits`, the logits of the first.
+class TokenLoop:
+    """Iterates over the steps of one generation and knows why it ended.
 
-    The decoder is fed only when the consumer asks for one more token, so leaving the loop early costs nothing. It
-    ends after an end-of-text token (unless ignored), after `max_new_tokens`, or when `cancel` is set.
+    The decoder is fed only when the consumer asks for one more step, so leaving the loop early costs nothing. A
+    consumer that leaves it for a reason of its own (a stop string) sets `finish_reason`.
+
+    Args:
+        logits: of the first new token, float32 [vocab].
+        history: tokens that the repetition penalty counts beside the new ones.
+        cancel: set it to end the loop after the current token.
     """
-    chooser = TokenChooser(generation, history)
-    ends = frozenset[int]() if generation.ignore_eos else eos_token_ids
-    for count in range(generation.max_new_tokens):
-        if cancel is not None and cancel.is_set():
-            return
-        token = chooser.choose(logits)
-        yield Step(token, logits, token in ends)
-        if token in ends or count + 1 == generation.max_new_tokens:
-            return
-        if cancel is not None and cancel.is_set():
-            return
-        logits = decoder.step(token)
+
+    def __init__(
+        self,
+        decoder: StepDecoder,
+        logits: Tensor,
+        generation: GenerationConfig,
+        *,
+        history: Sequence[int],
+        eos_token_ids: frozenset[int],
+        cancel: threading.Event | None = None,
+    ) -> None:
+        self._decoder = decoder
+        self._logits = logits
+        self._limit = generation.max_new_tokens
+        self._ends = frozenset[int]() if generation.ignore_eos else eos_token_ids
+        self._chooser = TokenChooser(generation, history)
+        self._cancel = cancel
+        self.finish_reason: FinishReason = "length"
+
+    def __iter__(self) -> Iterator[Step]:
+        logits = self._logits
+        for count in range(1, self._limit + 1):
+            if self._cancelled():
+                return
+            token = self._chooser.choose(logits)
+            is_end = token in self._ends
+            if is_end:
+                self.finish_reason = "stop"
+            yield Step(token, logits, is_end)
+            if is_end or count == self._limit or self._cancelled():
+                return
+            logits = self._decoder.step(token)
+
+    def _cancelled(self) -> bool:
+        if self._cancel is not None and self._cancel.is_set():
+            self.finish_reason = "cancelled"
+            return True
+        return False
+
+
+def complete(
+    loop: TokenLoop, settings: GenerationConfig, tokenizer: Any, *, begun: float, usage: Usage, keep_logits: bool
+) -> Generation:
+    """Run `loop` to its end and collect what it gave.
+
+    Args:
+        tokenizer: needed for stop strings only.
+        begun: when the call began, by ``time.perf_counter``.
+        usage: of the input; the new tokens are counted here.
+    """
+    first = time.perf_counter()
+    text = TextStream(tokenizer, settings.stop) if settings.stop else None
+    token_ids: list[int] = []
+    logits: list[Tensor] = []
+    for step in loop:
+        token_ids.append(step.token)
+        if keep_logits:
+            logits.append(step.logits.cpu())
+        if text is not None:
+            text.add(step.token)
+            if text.stopped:
+                loop.finish_reason = "stop"
+                break
+    used = Usage(usage.document_tokens, usage.num_chunks, usage.prompt_tokens, len(token_ids))
+    timings = Timings(first - begun, time.perf_counter() - first)
+    return Generation(token_ids, torch.stack(logits) if logits else None, used, timings, loop.finish_reason)

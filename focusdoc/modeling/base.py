@@ -16,6 +16,7 @@ from focusdoc.modeling.candidate import LayerWeights, attention_function, candid
 from focusdoc.modeling.default_model import DEFAULT_MODEL, default_model_path
 from focusdoc.modeling.families import attention_layers, family_of
 from focusdoc.modeling.fingerprint import fingerprint
+from focusdoc.modeling.quiet import no_progress_bars
 from focusdoc.modeling.rotary import Rotary
 
 
@@ -189,10 +190,20 @@ def load_base(
     family_of(config)
     chosen = _dtype(dtype, config, torch_device)
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(path, dtype=chosen, use_safetensors=True)
+        with no_progress_bars():
+            loaded, report = AutoModelForCausalLM.from_pretrained(
+                path, dtype=chosen, use_safetensors=True, output_loading_info=True
+            )
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(f"The base model {name!r} cannot be loaded: {_first_line(error)}") from error
-    return BaseModel(loaded.to(torch_device), _tokenizer(path), name if path is not model else Path(name).name)
+    if missing := sorted(report["missing_keys"]):
+        # transformers would fill them with random numbers and go on.
+        raise ModelNotFoundError(f"The base model {name!r} lacks {len(missing)} weights, {missing[0]} among them.")
+    try:
+        loaded = loaded.to(torch_device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device is {device!r}, which cannot be used here: {_first_line(error)}") from error
+    return BaseModel(loaded, _tokenizer(path), name if path is not model else Path(name).name)
 
 
 def _tokenizer(path: str | Path) -> Any | None:

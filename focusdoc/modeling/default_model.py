@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from focusdoc.errors import ModelNotFoundError
+from focusdoc.modeling.quiet import quiet_libraries
 from focusdoc.storage import atomic_folder, cache_dir, file_lock, remove_leftovers, sha256_of
 
 #: Name of the default model, and of its folder in the cache.
@@ -122,7 +123,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    with _quiet_transformers():
+    with _quiet_conversion():
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent,
@@ -142,21 +143,15 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No progress bars and no warnings from transformers inside the block; as before after it."""
+def _quiet_conversion() -> Iterator[None]:
+    """No progress bars and no warnings inside the block; as before after it."""
     from transformers import modeling_gguf_pytorch_utils as gguf_loader
-    from transformers.utils import logging
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     # Its reader of GGUF files takes tqdm directly and draws its bar whatever the settings say.
     reader_bar = getattr(gguf_loader, "tqdm", None)
     gguf_loader.tqdm = lambda items, **kwargs: items
     try:
-        yield
+        with quiet_libraries():
+            yield
     finally:
         gguf_loader.tqdm = reader_bar
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

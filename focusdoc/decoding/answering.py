@@ -1,0 +1,65 @@
+"""Answering in words: the token loop with its text streamed and its sources found."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from focusdoc.config import GenerationConfig
+from focusdoc.decoding.answer import Answer, Source, TextPiece, Timings, Usage
+from focusdoc.decoding.attribution import find_sources
+from focusdoc.decoding.generation import TokenLoop
+from focusdoc.decoding.parallel import ParallelDecoder
+from focusdoc.decoding.text import TextStream
+from focusdoc.memory.chunk_memory import DocumentMemory
+
+
+def stream_answer(
+    decoder: ParallelDecoder,
+    memories: Sequence[DocumentMemory],
+    local_ids: Sequence[int],
+    prompt_ids: Sequence[int],
+    settings: GenerationConfig,
+    tokenizer: Any,
+    *,
+    cancel: threading.Event | None = None,
+) -> Iterator[TextPiece]:
+    """Yield the answer's text as it comes; the last piece carries the whole `Answer`.
+
+    Args:
+        decoder: fresh, over the chunks of `memories` in their order.
+        local_ids, prompt_ids: see `ParallelDecoder.start`.
+    """
+    begun = time.perf_counter()
+    logits = decoder.start(local_ids, prompt_ids)
+    first = time.perf_counter()
+    loop = TokenLoop(
+        decoder, logits, settings, history=local_ids, eos_token_ids=decoder.base.eos_token_ids, cancel=cancel
+    )
+    text = TextStream(tokenizer, settings.stop)
+    token_ids: list[int] = []
+    masses: list[Tensor] = []
+    for step in loop:
+        if step.is_end:
+            break
+        token_ids.append(step.token)
+        masses.append(decoder.candidate_mass)
+        if piece := text.add(step.token):
+            yield TextPiece(piece)
+        if text.stopped:
+            loop.finish_reason = "stop"
+            break
+    rest = text.finish()
+    timings = Timings(first - begun, time.perf_counter() - first)
+    sources: tuple[Source, ...] = ()
+    if token_ids:
+        fed = [prompt_ids[-1], *token_ids[:-1]]
+        sources = find_sources(decoder, memories, fed, torch.stack(masses).cpu(), prompt_len=len(prompt_ids))
+    document_tokens = sum(memory.num_tokens for memory in memories)
+    usage = Usage(document_tokens, decoder.num_chunks, len(local_ids), len(token_ids))
+    yield TextPiece(rest, Answer(text.text, sources, usage, timings, tuple(token_ids), loop.finish_reason))

@@ -1,0 +1,42 @@
+"""Whether a question fits: the positions a base model knows against what one question over a memory takes."""
+
+from __future__ import annotations
+
+from focusdoc.config import FocusConfig
+from focusdoc.errors import PromptTooLongError
+from focusdoc.modeling.base import BaseModel
+
+
+def check_room(
+    base: BaseModel,
+    config: FocusConfig,
+    *,
+    longest_chunk: int,
+    num_chunks: int,
+    local_len: int,
+    max_new_tokens: int,
+) -> None:
+    """Make sure that chunks, candidates, prompt and answer keep within the positions that `base` knows.
+
+    Args:
+        longest_chunk: tokens of the longest chunk.
+        num_chunks: chunks of all memories, and so candidates.
+        local_len: tokens of the local context.
+
+    Raises:
+        PromptTooLongError: they do not; the message says what to lower or raise.
+    """
+    limit = base.context_length
+    behind = longest_chunk + min(local_len, config.prompt_window) + max_new_tokens
+    if behind > limit:
+        raise PromptTooLongError(
+            f"A chunk with the question and {max_new_tokens} new tokens behind it takes {behind} positions, but "
+            f"{base.name} has {limit}; lower chunk_size, prompt_window or max_new_tokens."
+        )
+    in_front = 1 if config.candidate_positions == "shared" else num_chunks
+    if in_front + local_len + max_new_tokens > limit:
+        raise PromptTooLongError(
+            f"{num_chunks} candidates, the question and {max_new_tokens} new tokens take "
+            f"{in_front + local_len + max_new_tokens} positions, but {base.name} has {limit}; raise chunk_size or "
+            "lower max_new_tokens."
+        )
