@@ -39,12 +39,6 @@ def first_pages(document: focusdoc.Document, count: int) -> focusdoc.Document:
     return focusdoc.Document(document.text[: pages[-1].end], pages, document.metadata)
 
 
-def show_progress(done: int, total: int) -> None:
-    """Keep one line on the terminal up to date."""
-    if sys.stderr.isatty():
-        print(f"\r  {done:,} of {total:,} tokens", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Read, ask, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -67,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     print(f"Reading {what} ...", flush=True)
     begun = time.perf_counter()
-    memory = engine.read(document, progress=show_progress)
+    memory = engine.read(document)  # with a progress bar, on a terminal
     seconds = time.perf_counter() - begun
     size = f"{memory.num_tokens:,} tokens in {memory.num_chunks:,} chunks, {memory.num_bytes / 1e9:.2f} GB"
     print(f"Read {size}, in {seconds:.1f} s ({memory.num_tokens / seconds:,.0f} tokens/s).")

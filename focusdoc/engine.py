@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from focusdoc.modeling.adapter import Adapter, check_adapter, untrained_adapter
 from focusdoc.modeling.adapter_files import load_adapter, shipped_adapter_path
 from focusdoc.modeling.base import BaseModel, load_base
 from focusdoc.modeling.candidate import LayerWeights
+from focusdoc.terminal import reading_progress
 
 #: Room kept behind a chunk for the answer, in tokens, where the chunk size follows from the model's context.
 ANSWER_ROOM = 512
@@ -128,16 +130,18 @@ class FocusEngine:
 
         Args:
             document: a `Document`, or anything `focusdoc.load` takes.
-            progress: called with (tokens read, tokens in all).
+            progress: called with (tokens read, tokens in all); None for a progress bar on standard error, if that
+                is a terminal.
 
         Raises:
             DocumentError: it cannot be loaded or holds no text. ConfigError: the model has no tokenizer.
         """
         if not isinstance(document, Document):
             document = load(document)
-        tokenized = tokenize(self._tokenizer, document.text)
-        chunks = tuple(cut_chunks(tokenized, self.chunk_size, document))
-        blocks = self._read_tokens(tokenized.token_ids, progress)
+        with reading_progress(document.name) if progress is None else nullcontext(progress) as show:
+            tokenized = tokenize(self._tokenizer, document.text)
+            chunks = tuple(cut_chunks(tokenized, self.chunk_size, document))
+            blocks = self._read_tokens(tokenized.token_ids, show)
         return DocumentMemory(tuple(tokenized.token_ids), chunks, blocks, self.maker, document, tokenized)
 
     def ask(

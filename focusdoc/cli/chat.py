@@ -15,10 +15,11 @@ import typer
 
 from focusdoc.cli import options
 from focusdoc.cli.ask import answer_question
-from focusdoc.cli.display import errors, output, plain, show_sources, show_totals
+from focusdoc.cli.display import errors, output, show_sources, show_totals
 from focusdoc.cli.loading import EngineOptions, check_question, open_document, read
 from focusdoc.config import GenerationConfig
 from focusdoc.errors import FocusdocError
+from focusdoc.terminal import plain
 
 if TYPE_CHECKING:
     from focusdoc.decoding.answer import Answer

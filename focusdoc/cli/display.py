@@ -7,15 +7,14 @@ with which a text could command the terminal, are left out.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from focusdoc.documents import Document
+from focusdoc.terminal import plain
 
 if TYPE_CHECKING:
     from focusdoc.decoding.answer import Answer, Source
@@ -29,47 +28,12 @@ errors = Console(stderr=True, highlight=False)
 _PASSAGE_LINES = 3
 _INDENT = "   "
 _MORE = " …"
-#: C0 and C1 control characters and DEL, but for line break and tab.
-_CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
-
-
-def plain(text: str) -> str:
-    """The text without terminal control characters and halves of surrogate pairs, which no terminal can show."""
-    return text.translate(_CONTROLS).encode("utf-8", "replace").decode("utf-8")
 
 
 def write(text: str) -> None:
     """Put a piece of an answer on standard output at once."""
     sys.stdout.write(plain(text))
     sys.stdout.flush()
-
-
-class _Tokens(ProgressColumn):
-    """Tokens read, of how many, and how many a second."""
-
-    def render(self, task: Task) -> Text:
-        if task.total is None:
-            return Text("cutting into tokens", style="dim")
-        speed = "" if task.speed is None else f", {task.speed:,.0f} tokens/s"
-        return Text(f"{task.completed:,.0f} of {task.total:,.0f} tokens{speed}")
-
-
-@contextmanager
-def reading_progress(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error, if that is a terminal; yields the function to call with (done, total)."""
-    columns = (
-        TextColumn("Reading {task.description}", markup=False),
-        BarColumn(bar_width=24),
-        _Tokens(),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
-        task = bar.add_task(plain(name), total=None)
-
-        def update(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield update
 
 
 def show_sources(answer: Answer, document: Document, *, whole: bool = False) -> None:

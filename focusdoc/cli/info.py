@@ -13,11 +13,12 @@ import typer
 from rich.text import Text
 
 from focusdoc.cli import options
-from focusdoc.cli.display import errors, output, page_ranges, plain
+from focusdoc.cli.display import errors, output, page_ranges
 from focusdoc.cli.loading import open_document
 from focusdoc.documents import Document, estimate_tokens
 from focusdoc.errors import ModelNotFoundError
 from focusdoc.modeling.default_model import DEFAULT_MODEL
+from focusdoc.terminal import plain
 
 #: Share of the speed of the bare layer that is timed here which a whole model reaches: norms, rotation, copies.
 _READING_EFFICIENCY = 0.7

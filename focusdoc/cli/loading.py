@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from focusdoc.cli.display import errors, page_ranges, plain, reading_progress
+from focusdoc.cli.display import errors, page_ranges
 from focusdoc.config import FocusConfig
 from focusdoc.documents import Document, load
 from focusdoc.errors import ConfigError
+from focusdoc.terminal import plain
 
 if TYPE_CHECKING:
     from focusdoc.engine import FocusEngine
@@ -129,6 +130,5 @@ def check_question(question: str) -> str:
 def read(engine: FocusEngine, document: Document) -> tuple[DocumentMemory, float]:
     """Read a document with a progress bar; the memory and the seconds it took."""
     begun = time.perf_counter()
-    with reading_progress(document.name) as progress:
-        memory = engine.read(document, progress=progress)
+    memory = engine.read(document)
     return memory, time.perf_counter() - begun

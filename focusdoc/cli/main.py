@@ -19,9 +19,10 @@ from typer.core import TyperGroup
 from focusdoc import __version__
 from focusdoc.cli.ask import ask
 from focusdoc.cli.chat import chat
-from focusdoc.cli.display import errors, plain
+from focusdoc.cli.display import errors
 from focusdoc.cli.info import info
 from focusdoc.errors import FocusdocError
+from focusdoc.terminal import plain
 
 #: Exit code of a mistake in what was given: an option, a file, a question.
 MISTAKE = 2

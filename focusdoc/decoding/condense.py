@@ -3,7 +3,8 @@
 In incremental mode token t's candidate in a chunk attends to the chunk, to the ordinary tail before t and to itself,
 never to another candidate. So the candidates of a whole stretch of tokens can be computed together, beside the local
 rows that each attend to the candidates of their own step. Training uses this with gradients (one pass trains T
-targets), attribution without local rows, to see where in the chunk the candidates looked.
+targets), attribution without local rows, to see where in the chunk the candidates looked. The paper's own objective
+has one target, and local rows that all attend to its candidates.
 """
 
 from __future__ import annotations
@@ -15,28 +16,14 @@ import torch
 from torch import Tensor
 
 from focusdoc.attention import AttentionKernel, attend_frozen, masked_attention, merge
+from focusdoc.decoding.local_rows import LocalRows
 from focusdoc.decoding.sweep import ChunkGroup
 from focusdoc.modeling.rotary import Rotary, rotate
 
 
 @dataclass(slots=True)
-class LocalStretch:
-    """What the T local rows of a dense pass attend to.
-
-    Attributes:
-        keys, values: KV of the local tokens before the first target, without candidates,
-            [num_layers, num_kv_heads, prefix_len, head_dim].
-        distances: for each group, how far the candidate of target t moves to its local position, int64 [chunks, T].
-    """
-
-    keys: Tensor
-    values: Tensor
-    distances: Sequence[Tensor]
-
-
-@dataclass(slots=True)
 class DenseSweep:
-    """The layout of one dense pass over rows ``[T local rows, if any | T candidates of each chunk, chunk by chunk]``.
+    """The layout of one dense pass over rows ``[local rows, if any | T candidates of each chunk, chunk by chunk]``.
 
     Attributes:
         groups: the chunks; their tails hold the ordinary KV of every token before the last target.
@@ -53,7 +40,7 @@ class DenseSweep:
     tail_start: int
     rotary: Rotary
     kernel: AttentionKernel
-    local: LocalStretch | None = None
+    local: LocalRows | None = None
     token_weights: Tensor | None = None
     looked_at: list[Tensor] = field(init=False)
     _rotations: list[object] = field(init=False)
@@ -76,7 +63,7 @@ class DenseSweep:
         outputs: list[Tensor] = []
         candidate_keys: list[Tensor] = []
         candidate_values: list[Tensor] = []
-        row = self.num_targets if self.local is not None else 0
+        row = num_local = self.local.num_rows if self.local is not None else 0
         for index, group in enumerate(self.groups):
             rows = slice(row, row := row + group.num_chunks * self.num_targets)
             outputs.append(
@@ -90,11 +77,11 @@ class DenseSweep:
                 candidate_keys.append(torch.unflatten(rotate(key[0, :, rows], rotation), 1, shape))
                 candidate_values.append(torch.unflatten(value[0, :, rows], 1, shape))
         if self.local is not None:
-            local = self._attend_local(
+            local = self.local.attend(
                 layer,
-                query[0, :, : self.num_targets],
+                query[0, :, :num_local],
                 (torch.cat(candidate_keys, dim=1), torch.cat(candidate_values, dim=1)),
-                (key[0, :, : self.num_targets], value[0, :, : self.num_targets]),
+                (key[0, :, :num_local], value[0, :, :num_local]),
                 scaling,
                 window,
             )
@@ -149,39 +136,3 @@ class DenseSweep:
         keys = group.keys[layer].float().repeat_interleave(query.shape[1] // group.keys.shape[2], dim=1)
         weights = torch.exp(query.float() @ keys.transpose(-1, -2) * scaling - lse.unsqueeze(-1))
         self.looked_at[index] += torch.einsum("nhts,nt->ns", weights, self.token_weights) / query.shape[1]
-
-    def _attend_local(
-        self,
-        layer: int,
-        query: Tensor,
-        candidates: tuple[Tensor, Tensor],
-        fresh: tuple[Tensor, Tensor],
-        scaling: float,
-        window: int | None,
-    ) -> Tensor:
-        """Local row t over [the candidates of step t | the local prefix | local rows up to t].
-
-        Args:
-            query: [num_heads, T, head_dim].
-            candidates: keys and values [num_kv_heads, chunks, T, head_dim], keys at their local positions.
-            fresh: the local rows' own keys and values [num_kv_heads, T, head_dim].
-        """
-        prefix_keys, prefix_values = self.local.keys[layer], self.local.values[layer]  # type: ignore[union-attr]
-        keys, values = (torch.cat(pair, dim=1).float() for pair in ((prefix_keys, fresh[0]), (prefix_values, fresh[1])))
-        num_kv_heads, num_chunks = candidates[0].shape[:2]
-        # [num_heads, T, head_dim] -> [num_kv_heads, heads per KV head, T, head_dim]
-        asked = torch.unflatten(query.float(), 0, (num_kv_heads, -1)) * scaling
-        to_candidates = torch.einsum("ghtd,gktd->ghtk", asked, candidates[0].float())
-        to_local = torch.einsum("ghtd,gld->ghtl", asked, keys)
-        prefix_len = prefix_keys.shape[1]
-        here = prefix_len + torch.arange(self.num_targets, device=query.device)[:, None]
-        places = torch.arange(keys.shape[1], device=query.device)[None, :]
-        seen = places <= here
-        if window is not None:
-            seen &= here - places < window
-        scores = torch.cat((to_candidates, to_local.masked_fill(~seen, -torch.inf)), dim=-1)
-        weights = scores.softmax(dim=-1)
-        output = torch.einsum("ghtk,gktd->ghtd", weights[..., :num_chunks], candidates[1].float())
-        output = output + torch.einsum("ghtl,gld->ghtd", weights[..., num_chunks:], values)
-        # [num_kv_heads, heads per KV head, T, head_dim] -> [T, num_heads, head_dim]
-        return output.flatten(0, 1).transpose(0, 1).to(query.dtype)

@@ -156,6 +156,7 @@ class SampleMaker:
             "continuation", "reconstruction".
         shape: the ranges of chunk sizes and counts.
         seed: of all draws.
+        cache: the tokens of texts used so far; several makers may share one.
     """
 
     tokenizer: Any
@@ -164,7 +165,7 @@ class SampleMaker:
     mix: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_MIX))
     shape: SampleShape = field(default_factory=SampleShape)
     seed: int = 0
-    _tokens: dict[Path, list[int]] = field(default_factory=dict, init=False)
+    cache: dict[Path, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known = {*FACT_MAKERS, "files", *_UNPLANTED}
@@ -190,7 +191,7 @@ class SampleMaker:
         if not names:
             names, chunk_size = list(self.mix), _SMALLEST_PLANTED
             num_chunks = min(num_chunks, self.shape.max_tokens // chunk_size)
-        ground, following = self._ground(rng, chunk_size * num_chunks)
+        ground, following = self.ground(rng, chunk_size * num_chunks)
         soil = Soil([ground[start : start + chunk_size] for start in range(0, len(ground), chunk_size)], rng)
         chosen = rng.choices(names, [self.mix[name] for name in names], k=self.shape.prompts)
         prompts: list[TrainingPrompt | None] = []
@@ -211,8 +212,12 @@ class SampleMaker:
         filled = tuple(prompt or self._reconstruction(rng, chunks) for prompt in prompts)
         return TrainingSample([token for chunk in chunks for token in chunk], chunk_size, filled)
 
-    def _ground(self, rng: random.Random, length: int) -> tuple[list[int], list[int]]:
-        """`length` tokens of one text, and the tokens that follow them."""
+    def ground(self, rng: random.Random, length: int) -> tuple[list[int], list[int]]:
+        """`length` tokens of one text, and the tokens that follow them.
+
+        Raises:
+            TrainingError: no text is long enough.
+        """
         following = 64 + self.shape.targets
         drawn = (rng.choice(list(self.texts)) for _ in range(64))
         for path in chain(drawn, self.texts):  # where few texts are long enough, the draws may miss them
@@ -226,9 +231,9 @@ class SampleMaker:
         )
 
     def _text_tokens(self, path: Path) -> list[int]:
-        if path not in self._tokens:
-            self._tokens[path] = tokenize(self.tokenizer, load(path).text).token_ids
-        return self._tokens[path]
+        if path not in self.cache:
+            self.cache[path] = tokenize(self.tokenizer, load(path).text).token_ids
+        return self.cache[path]
 
     def _planted(self, rng: random.Random, name: str, soil: Soil) -> TrainingPrompt | None:
         """Plant a fact and distractors of its kind; ask for the fact."""

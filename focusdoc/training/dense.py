@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from focusdoc.attention import AttentionKernel
 from focusdoc.config import FocusConfig
-from focusdoc.decoding.condense import DenseSweep, LocalStretch
+from focusdoc.decoding.condense import DenseSweep
+from focusdoc.decoding.local_rows import LocalStretch
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.errors import ConfigError
 from focusdoc.memory.chunk_memory import MemoryBlock

@@ -1,0 +1,43 @@
+"""What a terminal may be shown: text that cannot command it, and a progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+#: C0 and C1 control characters and DEL, but for line break and tab.
+_CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+
+def plain(text: str) -> str:
+    """The text without terminal control characters and halves of surrogate pairs, which no terminal can show."""
+    return text.translate(_CONTROLS).encode("utf-8", "replace").decode("utf-8")
+
+
+@contextmanager
+def reading_progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error, if that is a terminal; yields the function to call with (done, total).
+
+    It tells tokens read, tokens per second and the time left, and is gone when the block ends.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Tokens(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            if task.total is None:
+                return Text("cutting into tokens", style="dim")
+            speed = "" if task.speed is None else f", {task.speed:,.0f} tokens/s"
+            return Text(f"{task.completed:,.0f} of {task.total:,.0f} tokens{speed}")
+
+    console = Console(stderr=True, highlight=False)
+    reading = TextColumn("Reading {task.description}", markup=False)
+    columns = (reading, BarColumn(bar_width=24), Tokens(), TimeRemainingColumn(compact=True))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(plain(name), total=None)
+
+        def update(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield update

@@ -1,0 +1,107 @@
+"""What a run tells of itself: a line of JSON for every step, TensorBoard events, and curves thinned for the adapter."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from focusdoc.errors import TrainingError
+from focusdoc.storage import atomic_write
+
+#: Points of each curve in the adapter's record.
+CURVE_POINTS = 100
+
+
+class Metrics:
+    """The metrics of the run in `folder`: ``metrics.jsonl``, and ``tensorboard/`` where that is wanted.
+
+    Args:
+        tensorboard: write event files too; without a word none are written where tensorboard is not installed.
+    """
+
+    def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
+        self._path = folder / "metrics.jsonl"
+        self._events_folder = folder / "tensorboard" if tensorboard else None
+        self._events: Any = None
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append the row of one step: ``step``, ``losses`` by objective, numbers, and perhaps ``held_out`` results.
+
+        Raises:
+            TrainingError: it cannot be written (a full disk).
+        """
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise TrainingError(
+                f"{self._path} cannot be written ({error.strerror}); the last checkpoint is kept: free some space and "
+                "resume."
+            ) from error
+        for name, value in _flat(row).items():
+            if events := self._writer(row["step"]):
+                events.add_scalar(name, value, row["step"])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows so far; a line that a killed process left half-written is passed over."""
+        if not self._path.exists():
+            return []
+        lines = self._path.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def cut(self, step: int) -> None:
+        """Forget what a killed run did after `step`, its last checkpoint: it comes again."""
+        if self._path.exists():
+            kept = [row for row in self.rows() if row["step"] <= step]
+            atomic_write(self._path, "".join(f"{json.dumps(row)}\n" for row in kept).encode())
+
+    def close(self) -> None:
+        """Write out the events that are still waiting."""
+        if self._events is not None:
+            self._events.flush()
+
+    def summary(self) -> dict[str, Any]:
+        """Curves and held-out results for the adapter's record."""
+        rows = self.rows()
+        evaluations = [{"step": row["step"], **row["held_out"]} for row in rows if row.get("held_out")]
+        return {"curves": {"loss": loss_curves(rows)}, "held_out_results": evaluations[-CURVE_POINTS:]}
+
+    def _writer(self, step: int) -> Any:
+        if self._events is None and self._events_folder is not None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                self._events_folder = None
+            else:
+                # What a killed run told after its last checkpoint is not shown twice.
+                self._events = SummaryWriter(str(self._events_folder), purge_step=step)
+        return self._events
+
+
+def loss_curves(rows: Sequence[Mapping[str, Any]], points: int = CURVE_POINTS) -> dict[str, list[list[float]]]:
+    """For each objective at most `points` pairs [step, mean loss since the pair before]."""
+    width = -(-len(rows) // points) or 1
+    curves: dict[str, list[list[float]]] = defaultdict(list)
+    for start in range(0, len(rows), width):
+        stretch = rows[start : start + width]
+        told: dict[str, list[float]] = defaultdict(list)
+        for row in stretch:
+            for objective, loss in row["losses"].items():
+                told[objective].append(loss)
+        for objective, losses in told.items():
+            curves[objective].append([stretch[-1]["step"], round(sum(losses) / len(losses), 4)])
+    return dict(curves)
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a row under names like ``losses/words``."""
+    flat: dict[str, float] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}/{inner}": number for inner, number in value.items()}
+        elif name != "step":
+            flat[name] = value
+    return flat

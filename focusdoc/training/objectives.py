@@ -1,0 +1,168 @@
+"""The two objectives behind one face: which samples they draw, and the losses of a sample."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol, TypeVar
+
+from torch import Tensor
+
+from focusdoc.attention import AttentionKernel
+from focusdoc.config import FocusConfig
+from focusdoc.errors import ConfigError
+from focusdoc.memory.reading import read_chunks
+from focusdoc.modeling.base import BaseModel
+from focusdoc.modeling.candidate import LayerWeights
+from focusdoc.training.data import SampleMaker, TrainingSample
+from focusdoc.training.dense import dense_logits, target_loss
+from focusdoc.training.distill import divergence, teacher_logits
+from focusdoc.training.paper import PaperSample, draw_paper_sample, paper_logits, paper_loss
+from focusdoc.training.settings import TrainingConfig
+
+#: Makes the weights of every layer for one more backward pass.
+MakeWeights = Callable[[], Sequence[LayerWeights]]
+SampleT = TypeVar("SampleT")
+
+
+class TargetLoss(NamedTuple):
+    """The loss of one prompt.
+
+    Attributes:
+        objective: the name it is reported under.
+        value: mean cross entropy of the targets in nats, a scalar.
+        divergence: from the teacher, in nats; None without one.
+    """
+
+    objective: str
+    value: Tensor
+    divergence: Tensor | None
+
+
+class Objective(Protocol[SampleT]):
+    """What a run minimizes."""
+
+    def draw(self, samples: SampleMaker, index: int) -> SampleT:
+        """Sample number `index` of the run; a function of the seed and the index alone."""
+        ...
+
+    def num_tokens(self, sample: SampleT) -> int:
+        """Tokens of the sample's chunks."""
+        ...
+
+    def num_losses(self, sample: SampleT) -> int:
+        """How many losses `losses` yields."""
+        ...
+
+    def losses(self, sample: SampleT, weights: MakeWeights) -> Iterator[TargetLoss]:
+        """The losses of a sample, one after another: each may be freed before the next is made."""
+        ...
+
+
+class DenseObjective:
+    """Every target token of several prompts over the same chunks (`focusdoc.training.dense`)."""
+
+    def __init__(self, base: BaseModel, config: TrainingConfig, kernel: AttentionKernel) -> None:
+        self._base = base
+        self._kernel = kernel
+        self._settings = FocusConfig(candidate_positions=config.candidate_positions)
+        self._distill = config.distill
+
+    def draw(self, samples: SampleMaker, index: int) -> TrainingSample:
+        """See `Objective`."""
+        return samples.draw(index)
+
+    def num_tokens(self, sample: TrainingSample) -> int:
+        """See `Objective`."""
+        return len(sample.token_ids)
+
+    def num_losses(self, sample: TrainingSample) -> int:
+        """See `Objective`."""
+        return len(sample.prompts)
+
+    def losses(self, sample: TrainingSample, weights: MakeWeights) -> Iterator[TargetLoss]:
+        """See `Objective`."""
+        batch = max(1, 2048 // sample.chunk_size)  # about 2,048 tokens in one pass
+        blocks = read_chunks(self._base, sample.token_ids, sample.chunk_size, self._kernel, batch=batch)
+        for prompt in sample.prompts:
+            logits = dense_logits(self._base, weights(), blocks, prompt, self._settings, self._kernel)
+            teacher = None
+            if self._distill:
+                teacher = teacher_logits(self._base, [*sample.token_ids, *prompt.token_ids[:-1]], prompt.num_targets)
+            away = None if teacher is None else divergence(logits, teacher)
+            yield TargetLoss(prompt.objective, target_loss(logits, prompt), away)
+
+
+class PaperObjective:
+    """One target token of each sample, as the authors' code trains it (`focusdoc.training.paper`).
+
+    Args:
+        config: its `local_window` and `memory_strides` are the authors' W and ``memory_stride``.
+
+    Raises:
+        ConfigError: the base model names no BOS token.
+    """
+
+    def __init__(self, base: BaseModel, config: TrainingConfig, kernel: AttentionKernel) -> None:
+        bos = getattr(base.config, "bos_token_id", None)
+        if not isinstance(bos, int):
+            raise ConfigError(f"{base.name} names no BOS token, which the paper's objective needs; train dense.")
+        self._base = base
+        self._config = config
+        self._kernel = kernel
+        self._bos = bos
+
+    def draw(self, samples: SampleMaker, index: int) -> PaperSample:
+        """A text of W to `max_tokens` tokens, and one target in it; the mix decides between the two forms.
+
+        Raises:
+            ConfigError: W is above `max_tokens`, or the mix has neither continuation nor reconstruction.
+        """
+        window, most = self._config.local_window, samples.shape.max_tokens
+        if window > most:
+            raise ConfigError(f"local_window is {window}, but max_tokens is {most}; lower the one or raise the other.")
+        share = samples.mix.get("reconstruction", 0.0)
+        both = share + samples.mix.get("continuation", 0.0)
+        if not both:
+            raise ConfigError("The paper's objective needs a weight for continuation or reconstruction in the mix.")
+        rng = random.Random(f"{samples.seed}-{index}")
+        autoencoder = rng.random() * both < share
+        ids, _ = samples.ground(rng, rng.randint(window, most))
+        return draw_paper_sample(
+            ids,
+            autoencoder=autoencoder,
+            local_window=window,
+            memory_strides=self._config.memory_strides,
+            rng=rng,
+        )
+
+    def num_tokens(self, sample: PaperSample) -> int:
+        """See `Objective`."""
+        return len(sample.context_ids)
+
+    def num_losses(self, sample: PaperSample) -> int:
+        """See `Objective`."""
+        return 1
+
+    def losses(self, sample: PaperSample, weights: MakeWeights) -> Iterator[TargetLoss]:
+        """See `Objective`."""
+        logits = paper_logits(
+            self._base,
+            weights(),
+            sample,
+            self._kernel,
+            self._bos,
+            candidate_positions=self._config.candidate_positions,
+        )
+        teacher = None
+        if self._config.distill:
+            teacher = teacher_logits(self._base, [*sample.context_ids, *sample.local_ids], 1)
+        away = None if teacher is None else divergence(logits[None], teacher)
+        yield TargetLoss(sample.objective, paper_loss(logits, sample), away)
+
+
+def make_objective(
+    base: BaseModel, config: TrainingConfig, kernel: AttentionKernel
+) -> Objective[TrainingSample] | Objective[PaperSample]:
+    """The objective that `config` names."""
+    return (DenseObjective if config.objective == "dense" else PaperObjective)(base, config, kernel)

@@ -1,0 +1,108 @@
+"""The trainable weights of a run: full matrices, or products of low rank added to frozen ones.
+
+Both are kept in float32 whatever the base model computes in, and both end as full matrices in the adapter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from focusdoc.modeling.adapter import Adapter
+from focusdoc.modeling.candidate import LayerWeights
+
+
+class CandidateWeights(nn.Module):
+    """The candidate projections of all layers, as what is trained yields them.
+
+    Attributes:
+        weights: what the optimizer trains and checkpoints hold, by name.
+    """
+
+    weights: nn.ParameterDict
+
+    def __init__(self, adapter: Adapter) -> None:
+        super().__init__()
+        self.num_layers = adapter.config.num_layers
+        self.letters = list(adapter.config.projections)
+
+    @abstractmethod
+    def matrix(self, name: str) -> Tensor:
+        """The float32 candidate projection ``{layer}_{letter}``, [out_features, in_features]."""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What the checkpoint does not hold and a resumed run must have the same."""
+        return {}
+
+    def layers(self, dtype: torch.dtype) -> list[LayerWeights]:
+        """The projections of every layer in `dtype`; gradients flow back to the float32 weights."""
+        return [
+            {letter: self.matrix(f"{layer}_{letter}").to(dtype) for letter in self.letters}
+            for layer in range(self.num_layers)
+        ]
+
+    @torch.no_grad()
+    def tensors(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Detached copies by their names in an adapter."""
+        return {
+            f"layers.{layer}.{letter}.weight": self.matrix(f"{layer}_{letter}").to("cpu", dtype, copy=True).contiguous()
+            for layer in range(self.num_layers)
+            for letter in self.letters
+        }
+
+
+class FullWeights(CandidateWeights):
+    """Full matrices, beginning as those of `adapter`."""
+
+    def __init__(self, adapter: Adapter, device: torch.device) -> None:
+        super().__init__(adapter)
+        self.weights = nn.ParameterDict(
+            {name: nn.Parameter(matrix) for name, matrix in _matrices(adapter, device).items()}
+        )
+
+    def matrix(self, name: str) -> Tensor:
+        """See `CandidateWeights`."""
+        return self.weights[name]
+
+
+class LowRankWeights(CandidateWeights):
+    """Frozen matrices W plus B A, where A [rank, in_features] begins at random and B [out_features, rank] as zeros.
+
+    Only A and B are trained; W is that of `adapter` and stands in no checkpoint.
+    """
+
+    def __init__(self, adapter: Adapter, device: torch.device, rank: int, seed: int) -> None:
+        super().__init__(adapter)
+        self.frozen = _matrices(adapter, device)
+        generator = torch.Generator().manual_seed(seed)
+        self.weights = nn.ParameterDict()
+        for name, matrix in self.frozen.items():
+            out_features, in_features = matrix.shape
+            narrow = torch.randn(rank, in_features, generator=generator) / in_features**0.5
+            self.weights[f"{name}_a"] = nn.Parameter(narrow.to(device))
+            self.weights[f"{name}_b"] = nn.Parameter(torch.zeros(out_features, rank, device=device))
+
+    def matrix(self, name: str) -> Tensor:
+        """See `CandidateWeights`."""
+        return self.frozen[name] + self.weights[f"{name}_b"] @ self.weights[f"{name}_a"]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The SHA-256 of the frozen matrices, which a resumed run must begin with as well."""
+        digest = hashlib.sha256()
+        for name in sorted(self.frozen):
+            digest.update(self.frozen[name].cpu().numpy().tobytes())
+        return {"start_from": digest.hexdigest()}
+
+
+def _matrices(adapter: Adapter, device: torch.device) -> dict[str, Tensor]:
+    """Float32 copies of an adapter's weights by the name ``{layer}_{letter}``."""
+    return {
+        f"{layer}_{letter}": weight.to(device, torch.float32, copy=True)
+        for layer in range(adapter.config.num_layers)
+        for letter, weight in adapter.of_layer(layer).items()
+    }
