@@ -43,7 +43,10 @@ class FocusEngine:
     Build it with `from_pretrained`. It holds no state between calls besides weights: memories are the caller's.
 
     Attributes:
-        base: the frozen model. adapter: its candidate projections, or None. config: the settings in force.
+        base: the frozen model.
+        adapter: its candidate projections, or None.
+        config: the settings in force.
+        kernel: the implementation of attention.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class FocusEngine:
                 f"chunk_size is {self.chunk_size}, but {base.name} sees {base.context_length} tokens at once and a "
                 "chunk must leave room for the question; choose a smaller chunk_size."
             )
-        self._kernel = attention_kernel(attention)
+        self.kernel = attention_kernel(attention)
         self._weights = _on(base, adapter) if adapter is not None else None
 
     @classmethod
@@ -260,14 +263,14 @@ class FocusEngine:
             self.base,
             weights,
             blocks,
-            kernel=self._kernel,
+            kernel=self.kernel,
             config=self.config,
             max_new_tokens=settings.max_new_tokens,
         )
 
     def _read_tokens(self, token_ids: Sequence[int], progress: Progress | None = None) -> tuple[MemoryBlock, ...]:
         return read_chunks(
-            self.base, token_ids, self.chunk_size, self._kernel, batch=self.config.read_batch, progress=progress
+            self.base, token_ids, self.chunk_size, self.kernel, batch=self.config.read_batch, progress=progress
         )
 
     def _with_bos(self, ids: list[int]) -> tuple[list[int], list[int]]:

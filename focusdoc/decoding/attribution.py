@@ -41,6 +41,8 @@ def find_sources(
         prompt_len: tokens of the dynamic prompt.
         limit: at most this many sources.
     """
+    if any(memory.document is None for memory in memories):
+        return ()  # made from bare token ids: there is no text to quote
     per_chunk = masses.sum(dim=0)
     shares = per_chunk / per_chunk.sum().clamp_min(torch.finfo(torch.float32).tiny)
     ranked: list[int] = shares.argsort(descending=True)[:limit].tolist()

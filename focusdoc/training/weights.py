@@ -66,7 +66,8 @@ class FullWeights(CandidateWeights):
 
     def matrix(self, name: str) -> Tensor:
         """See `CandidateWeights`."""
-        return self.weights[name]
+        matrix: Tensor = self.weights[name]
+        return matrix
 
 
 class LowRankWeights(CandidateWeights):
@@ -88,7 +89,8 @@ class LowRankWeights(CandidateWeights):
 
     def matrix(self, name: str) -> Tensor:
         """See `CandidateWeights`."""
-        return self.frozen[name] + self.weights[f"{name}_b"] @ self.weights[f"{name}_a"]
+        added: Tensor = self.weights[f"{name}_b"] @ self.weights[f"{name}_a"]
+        return self.frozen[name] + added
 
     @property
     def identity(self) -> dict[str, str]:

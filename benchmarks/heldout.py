@@ -1,0 +1,325 @@
+"""Held-out results of an adapter: planted facts, pass keys, pairs, words, reconstruction, perplexity, paragraphs.
+
+    python benchmarks/heldout.py --data ../shared/data --adapter runs/default/adapter --output results.json
+
+Every case is greedy, incremental mode, exact match, on novels and questions that the recipe of the shipped adapter
+(scripts/train_default_adapter.py) holds out. Chunks of a novel do not depend on one another, so the novel is read
+once and only the chunk that a fact is planted in is read again for each case: the memory is the one that reading the
+planted novel whole would give.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import re
+import string
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from focusdoc import DocumentMemory, FocusEngine, load
+from focusdoc.decoding.prompt import encode_text
+from focusdoc.documents import tokenize
+from focusdoc.memory.chunk_memory import MemoryBlock
+from focusdoc.memory.reading import read_chunks
+from focusdoc.training.dense import TrainingPrompt, dense_logits
+from focusdoc.training.facts import FACT_MAKERS, Fact
+from focusdoc.training.questions import load_questions
+
+NOVELS = (
+    "2775_the_good_soldier",
+    "36_the_war_of_the_worlds",
+    "550_silas_marner",
+    "105_persuasion",
+    "768_wuthering_heights",
+)
+PASSKEY_NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
+
+
+@dataclass
+class Result:
+    """One line of the table: cases right of all, or a mean."""
+
+    test: str
+    cases: int
+    score: float
+    seconds: float
+    misses: list[tuple[str, str]]
+
+
+class Novel:
+    """A memory of `num_tokens` tokens of novels, in which single chunks can be exchanged."""
+
+    def __init__(self, engine: FocusEngine, data: Path, num_tokens: int) -> None:
+        self.engine = engine
+        texts = [load(data / "books" / f"{name}.txt").text for name in NOVELS]
+        ids: list[int] = []
+        for text in texts:
+            ids += tokenize(engine.base.tokenizer, text).token_ids
+            if len(ids) >= num_tokens:
+                break
+        size = engine.chunk_size
+        self.chunks = [ids[start : start + size] for start in range(0, num_tokens - size + 1, size)]
+        self.block = self._read([token for chunk in self.chunks for token in chunk])
+
+    def planted(self, facts: list[Fact], rng: random.Random) -> DocumentMemory:
+        """The memory of the novel with `facts` planted in chunks of their own, at random depths."""
+        places = sorted(rng.sample(range(len(self.chunks)), min(len(facts), len(self.chunks))))
+        blocks: list[MemoryBlock] = []
+        done = 0
+        for place, fact in zip(places, rng.sample(facts, len(places)), strict=True):
+            chunk = self.chunks[place]
+            statement = encode_text(self.engine.base.tokenizer, f" {fact.statement} ")
+            at = rng.randint(0, len(chunk) - len(statement))
+            planted = (chunk[:at] + statement + chunk[at:])[: len(chunk)]
+            blocks += [*self._slice(done, place), self._read(planted)]
+            done = place + 1
+        return self.memory([*blocks, *self._slice(done, len(self.chunks))])
+
+    def memory(self, blocks: list[MemoryBlock]) -> DocumentMemory:
+        """A memory of bare blocks (no text, so answers have no sources)."""
+        count = sum(block.num_chunks * block.chunk_len for block in blocks)
+        return DocumentMemory((0,) * count, (), tuple(blocks), self.engine.maker)
+
+    def _slice(self, start: int, stop: int) -> Iterator[MemoryBlock]:
+        if stop > start:
+            yield MemoryBlock(self.block.keys[:, start:stop], self.block.values[:, start:stop])
+
+    def _read(self, ids: list[int]) -> MemoryBlock:
+        (block,) = read_tokens(self.engine, ids)
+        return block
+
+
+def read_tokens(engine: FocusEngine, ids: list[int]) -> tuple[MemoryBlock, ...]:
+    """The blocks of bare token ids."""
+    return read_chunks(engine.base, ids, engine.chunk_size, engine.kernel)
+
+
+def sized(engine: FocusEngine, chunk_size: int) -> FocusEngine:
+    """The same engine with another chunk size."""
+    return FocusEngine(engine.base, engine.adapter, replace(engine.config, chunk_size=chunk_size))
+
+
+def needles(engine: FocusEngine, data: Path, kind: str, num_tokens: int, chunk_size: int, cases: int) -> Result:
+    """Planted facts of one kind, each with two distractors of its kind (a pass key stands alone)."""
+    begun = time.perf_counter()
+    novel = Novel(sized(engine, chunk_size), data, num_tokens)
+    right, misses = 0, []
+    for case in range(cases):
+        rng = random.Random(f"{kind}-{num_tokens}-{chunk_size}-{case}")
+        facts = [FACT_MAKERS[kind](rng) for _ in range(1 if kind == "passkey" else 3)]
+        memory = novel.planted(facts, rng)
+        found = novel.engine.ask(memory, rng.choice(facts[0].questions), max_new_tokens=48).text.strip()
+        if found == facts[0].answer:
+            right += 1
+        else:
+            misses.append((facts[0].answer, found))
+    name = f"{kind}, {num_tokens // 1024}K tokens, chunks of {chunk_size}"
+    return Result(name, cases, right / cases, time.perf_counter() - begun, misses[:5])
+
+
+def passkey(engine: FocusEngine, num_tokens: int, cases: int) -> Result:
+    """The authors' form: noise sentences repeated around one pass key (Figure 1)."""
+    begun = time.perf_counter()
+    tokenizer = engine.base.tokenizer
+    size = engine.chunk_size
+    noise = encode_text(tokenizer, PASSKEY_NOISE)
+    repeats = [(noise * (size // len(noise) + 2))[shift : shift + size] for shift in range(len(noise))]
+    blocks = {shift: read_tokens(engine, ids)[0] for shift, ids in enumerate(repeats)}
+    right, misses = 0, []
+    for case in range(cases):
+        rng = random.Random(f"passkey-{num_tokens}-{case}")
+        key = str(rng.randrange(10_000, 100_000))
+        statement = encode_text(tokenizer, f"The pass key is {key}. Remember it. {key} is the pass key. ")
+        count = num_tokens // size
+        place, shift = rng.randrange(count), 0
+        chosen: list[MemoryBlock] = []
+        for index in range(count):
+            if index == place:
+                at = rng.randint(0, size - len(statement))
+                chosen += read_tokens(engine, (repeats[shift][:at] + statement + repeats[shift][at:])[:size])
+            else:
+                chosen.append(blocks[shift])
+            shift = (shift + size) % len(noise)
+        memory = DocumentMemory((0,) * (count * size), (), tuple(chosen), engine.maker)
+        found = engine.ask(memory, "What is the pass key?", max_new_tokens=12).text.strip()
+        if found == key:
+            right += 1
+        else:
+            misses.append((key, found))
+    name = f"passkey in noise, {num_tokens // 1000}K tokens, chunks of {size}"
+    return Result(name, cases, right / cases, time.perf_counter() - begun, misses[:5])
+
+
+def infinitebench(engine: FocusEngine, path: Path, limit: int) -> Result:
+    """Official pass key rows: the context is the document, the input the question; first run of digits counts."""
+    begun = time.perf_counter()
+    right, misses, cases = 0, [], 0
+    for line in path.read_text(encoding="utf-8").splitlines()[:limit]:
+        row = json.loads(line)
+        gold = row["answer"][0] if isinstance(row["answer"], list) else row["answer"]
+        answer = engine.ask(engine.read(load(row["context"].encode())), row["input"], max_new_tokens=16).text
+        digits = re.search(r"\d+", answer)
+        cases += 1
+        if digits and digits.group() == str(gold):
+            right += 1
+        else:
+            misses.append((str(gold), answer))
+    return Result(f"InfiniteBench {path.stem}", cases, right / cases, time.perf_counter() - begun, misses[:5])
+
+
+def pairs(engine: FocusEngine, cases: int, count: int = 140) -> Result:
+    """A UUID by its key among `count` pairs, whole pairs in every chunk."""
+    begun = time.perf_counter()
+    tokenizer = engine.base.tokenizer
+    right, misses = 0, []
+    for group in range(math.ceil(cases / 10)):
+        rng = random.Random(f"pairs-{group}")
+        known = [[str(uuid.UUID(int=rng.getrandbits(128), version=4)) for _ in "kv"] for _ in range(count)]
+        blocks: list[MemoryBlock] = []
+        lines: list[int] = []
+        for key, value in known:
+            line = encode_text(tokenizer, f'"{key}": "{value}",\n')
+            if len(lines) + len(line) > engine.chunk_size:
+                blocks += read_tokens(engine, lines)
+                lines = []
+            lines += line
+        blocks += read_tokens(engine, lines)
+        memory = DocumentMemory((0,), (), tuple(blocks), engine.maker)
+        for key, value in rng.sample(known, min(10, cases - group * 10)):
+            found = engine.ask(memory, f'What is the value of the key "{key}"?', max_new_tokens=48).text.strip()
+            if found == value:
+                right += 1
+            else:
+                misses.append((value, found))
+    name = f"UUID among {count} pairs, {len(blocks)} chunks of {engine.chunk_size}"
+    return Result(name, cases, right / cases, time.perf_counter() - begun, misses[:5])
+
+
+def target_losses(engine: FocusEngine, blocks: list[MemoryBlock], ids: list[int], targets: int) -> tuple[float, float]:
+    """Mean cross entropy in nats and token accuracy of the last `targets` of `ids` over `blocks`."""
+    prompt = TrainingPrompt(tuple(ids), targets, "held out")
+    with torch.no_grad():
+        logits = dense_logits(engine.base, engine.require_adapter(), blocks, prompt, engine.config, engine.kernel)
+    gold = torch.tensor(ids[-targets:])
+    return float(functional.cross_entropy(logits, gold)), float((logits.argmax(-1) == gold).float().mean())
+
+
+def reconstruction(engine: FocusEngine, data: Path, cases: int) -> Result:
+    """Token accuracy of 32 tokens of one chunk, after 32 tokens of it, among 16K tokens."""
+    begun = time.perf_counter()
+    novel = Novel(engine, data, 16_384)
+    scores = []
+    for case in range(cases):
+        rng = random.Random(f"reconstruction-{case}")
+        chunk = rng.choice(novel.chunks)
+        start = rng.randint(0, len(chunk) - 64)
+        scores.append(target_losses(engine, [novel.block], chunk[start : start + 64], 32)[1])
+    return Result("reconstruction, token accuracy, 16K", cases, sum(scores) / cases, time.perf_counter() - begun, [])
+
+
+def perplexity(engine: FocusEngine, data: Path, num_tokens: int) -> list[Result]:
+    """Perplexity of 256 tokens of held-out novels: ours, and the base model with its last 2,048 tokens alone."""
+    begun = time.perf_counter()
+    ours, base = [], []
+    local = 2048
+    for name in NOVELS:
+        ids = tokenize(engine.base.tokenizer, load(data / "books" / f"{name}.txt").text).token_ids[:num_tokens]
+        blocks = list(read_tokens(engine, ids[: num_tokens - local]))
+        limited = FocusEngine(engine.base, engine.adapter, replace(engine.config, prompt_window=128))
+        total = 0.0
+        for start in range(0, 256, 64):  # in four stretches, to bound the memory of a pass
+            total += target_losses(limited, blocks, ids[num_tokens - local : num_tokens - 192 + start], 64)[0] / 4
+        ours.append(total)
+        with torch.no_grad():
+            logits = engine.base.model(torch.tensor([ids[-local:]])).logits[0, -257:-1].float()
+        base.append(float(functional.cross_entropy(logits, torch.tensor(ids[-256:]))))
+    seconds = time.perf_counter() - begun
+    length = f"{num_tokens // 1024}K"
+    return [
+        Result(f"perplexity at {length}, ours", len(ours), math.exp(sum(ours) / len(ours)), seconds, []),
+        Result(f"perplexity at {length}, base, last 2,048", len(base), math.exp(sum(base) / len(base)), 0.0, []),
+    ]
+
+
+def paragraphs(engine: FocusEngine, data: Path, cases: int) -> list[Result]:
+    """F1 of XQuAD questions of held-out articles: the paragraph among 16K of distractors, and alone in the prompt."""
+    begun = time.perf_counter()
+    asked = load_questions(data / "qa" / "xquad.en.json")
+    held_out = random.Random(0).sample(asked[math.ceil(len(asked) * 0.82) :], cases)
+    novel = Novel(engine, data, 16_384)
+    ours, alone = [], []
+    for case, (context, question, answer) in enumerate(held_out):
+        fact = Fact("paragraph", f"\n\n{context}\n\n", (question,), answer)
+        memory = novel.planted([fact], random.Random(case))
+        ours.append(f1(novel.engine.ask(memory, question, max_new_tokens=32).text, answer))
+        ids = engine.base.tokenizer.apply_chat_template(
+            [{"role": "user", "content": f"{context}\n\nAnswer in a few words: {question}"}], add_generation_prompt=True
+        )["input_ids"]
+        reply = engine.base.model.generate(torch.tensor([ids]), max_new_tokens=32, do_sample=False)[0, len(ids) :]
+        alone.append(f1(engine.base.tokenizer.decode(reply, skip_special_tokens=True), answer))
+    seconds = time.perf_counter() - begun
+    return [
+        Result("XQuAD F1, paragraph among 16K of novel", cases, sum(ours) / cases, seconds, []),
+        Result("XQuAD F1, base model, paragraph alone", cases, sum(alone) / cases, 0.0, []),
+    ]
+
+
+def f1(prediction: str, gold: str) -> float:
+    """Bag-of-tokens F1 of the normalised texts, as SQuAD scores."""
+
+    def words(text: str) -> list[str]:
+        bare = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+        return re.sub(r"\b(a|an|the)\b", " ", bare).split()
+
+    found, wanted = words(prediction), words(gold)
+    common = sum((Counter(found) & Counter(wanted)).values())
+    return 2 * common / (len(found) + len(wanted)) if common else 0.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--adapter", default="auto")
+    parser.add_argument("--output", type=Path, default=Path("heldout.json"))
+    parser.add_argument("--only", nargs="*", help="names of tests: numbers, far, rows, noise, pairs, words, ...")
+    parser.add_argument("--cases", type=int, default=50)
+    options = parser.parse_args()
+    data, cases = options.data, options.cases
+    engine = FocusEngine.from_pretrained(adapter=options.adapter)
+    rows = data / "infinitebench"
+    tests: dict[str, Callable[[], list[Result]]] = {
+        "numbers": lambda: [needles(engine, data, "number", 16_384, size, cases) for size in (512, 2048)],
+        "far": lambda: [needles(engine, data, "number", 131_072, 2048, max(20, cases // 2))],
+        "rows": lambda: [
+            infinitebench(engine, rows / f"passkey_{size}.jsonl", limit)
+            for size, limit in ((8192, 20), (16384, 10), (32768, 6))
+        ],
+        "noise": lambda: [passkey(sized(engine, 2048), length, 5) for length in (128_000, 400_000)],
+        "pairs": lambda: [pairs(sized(engine, 512), cases)],
+        "words": lambda: [needles(engine, data, "words", 16_384, 1024, cases)],
+        "reconstruction": lambda: [reconstruction(engine, data, cases)],
+        "perplexity": lambda: perplexity(engine, data, 16_384) + perplexity(engine, data, 32_768),
+        "paragraphs": lambda: paragraphs(engine, data, cases),
+    }
+    results: list[Result] = []
+    for name in options.only or tests:
+        for result in tests[name]():
+            results.append(result)
+            print(f"| {result.test} | {result.cases} | {result.score:.3f} | {result.seconds:.0f} s |", flush=True)
+            for gold, found in result.misses:
+                print(f"    wanted {gold!r}, found {found!r}")
+        options.output.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
