@@ -17,10 +17,12 @@ import typer
 from typer.core import TyperGroup
 
 from focusdoc import __version__
+from focusdoc.cli.adapter import adapter
 from focusdoc.cli.ask import ask
 from focusdoc.cli.chat import chat
 from focusdoc.cli.display import errors
 from focusdoc.cli.info import info
+from focusdoc.cli.train import train
 from focusdoc.errors import FocusdocError
 from focusdoc.terminal import plain
 
@@ -30,7 +32,10 @@ MISTAKE = 2
 INTERRUPTED = 130
 
 #: The library's messages name Python's settings; here they are options. A quoted text stays as it is.
-_SETTING = re.compile(r"'[^']*'|\b(chunk_size|max_new_tokens|top_p|top_k|repetition_penalty)\b")
+_SETTING = re.compile(
+    r"'[^']*'|\b(chunk_size|max_new_tokens|top_p|top_k|repetition_penalty|learning_rate|max_tokens|max_chunks"
+    r"|min_chunk_size|max_chunk_size|save_every|eval_every|candidate_positions)\b"
+)
 _REMEDIES = (
     ("(password=...)", "with --password, or in FOCUSDOC_PASSWORD"),
     ("pass adapter=<folder>", "pass --adapter FOLDER"),
@@ -99,6 +104,8 @@ def focusdoc(
 app.command(epilog="For example: focusdoc ask letters.pdf 'Who wrote the first letter?' --max-new-tokens 40")(ask)
 app.command(epilog="For example: focusdoc chat letters.pdf, or with questions from a file: ... < questions.txt")(chat)
 app.command(epilog="For example: focusdoc info letters.pdf, or for programs: focusdoc info letters.pdf --json")(info)
+app.command(epilog="For example: focusdoc train --data books/ --data questions.jsonl --output runs/mine")(train)
+app.add_typer(adapter, name="adapter")
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ would have seen.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from focusdoc.documents import load, tokenize
 from focusdoc.errors import ConfigError, TrainingError
 from focusdoc.training.dense import TrainingPrompt
 from focusdoc.training.facts import FACT_MAKERS, Fact
+from focusdoc.training.shape import SampleShape
 from focusdoc.training.soil import Soil
 
 #: Shares of the objectives in the prompts of a run.
@@ -50,47 +50,6 @@ class TrainingSample:
     token_ids: list[int]
     chunk_size: int
     prompts: tuple[TrainingPrompt, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleShape:
-    """The ranges a sample's shape is drawn from.
-
-    Both are drawn log-uniformly, so that many small and few large chunks are alike likely.
-
-    Attributes:
-        min_chunk_size, max_chunk_size: tokens of a chunk.
-        max_chunks: chunks of a sample.
-        max_tokens: chunk tokens of a sample.
-        prompts: prompts that share the chunks of a sample.
-        targets: target tokens of a continuation or reconstruction prompt.
-    """
-
-    min_chunk_size: int = 64
-    max_chunk_size: int = 2048
-    max_chunks: int = 64
-    max_tokens: int = 4096
-    prompts: int = 4
-    targets: int = 16
-
-    def __post_init__(self) -> None:
-        # A chunk of one token has no stretch to reconstruct.
-        for name, least in (("min_chunk_size", 2), ("max_chunks", 1), ("prompts", 1), ("targets", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
-        for name in ("max_chunk_size", "max_tokens"):
-            if getattr(self, name) < self.min_chunk_size:
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)}; it must be at least min_chunk_size ({self.min_chunk_size})."
-                )
-
-    def draw(self, rng: random.Random) -> tuple[int, int]:
-        """A chunk size and a number of chunks."""
-        largest = min(self.max_chunk_size, self.max_tokens)
-        chunk_size = round(self.min_chunk_size * (largest / self.min_chunk_size) ** rng.random())
-        most = max(1, min(self.max_chunks, self.max_tokens // chunk_size))
-        # The root leans towards many chunks: their number in training is what carries to length.
-        return chunk_size, round(most ** math.sqrt(rng.random()))
 
 
 @dataclass(slots=True)

@@ -19,12 +19,14 @@ from torch import Tensor
 from focusdoc.attention import AttentionKernel
 from focusdoc.config import FocusConfig
 from focusdoc.decoding.parallel import ParallelDecoder
+from focusdoc.errors import TrainingError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.candidate import LayerWeights
-from focusdoc.training.data import SampleMaker, SampleShape
+from focusdoc.training.data import SampleMaker
 from focusdoc.training.dense import TrainingPrompt, dense_logits, target_loss
+from focusdoc.training.shape import SampleShape
 
 
 class _FixedShape(SampleShape):
@@ -54,6 +56,21 @@ class HeldOut:
     cases: int = 4
     seed: int = 1_000_003
     _tokens: dict[Path, list[int]] = field(default_factory=dict, init=False)
+
+    def check(self) -> None:
+        """Make sure that every test can be made, before a long run begins.
+
+        Raises:
+            TrainingError: no text is long enough for the largest shape.
+        """
+        for num_chunks, chunk_size in self.shapes:
+            try:
+                self._maker("continuation", num_chunks, chunk_size).draw(0)
+            except TrainingError as error:
+                raise TrainingError(
+                    f"No held-out text has the tokens that {num_chunks} chunks of {chunk_size} need; give longer ones "
+                    "or a smaller test."
+                ) from error
 
     @torch.no_grad()
     def evaluate(

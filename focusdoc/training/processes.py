@@ -22,11 +22,13 @@ class Processes:
     Attributes:
         index: of this process, 0 for the main one.
         count: how many there are.
+        device: where this process meets the others.
     """
 
-    def __init__(self, index: int = 0, count: int = 1) -> None:
+    def __init__(self, index: int = 0, count: int = 1, device: torch.device | None = None) -> None:
         self.index = index
         self.count = count
+        self.device = device
 
     @classmethod
     def launched(cls, device: torch.device) -> Processes:
@@ -36,7 +38,7 @@ class Processes:
         from accelerate import PartialState
 
         state = PartialState(cpu=device.type == "cpu")
-        return cls(state.process_index, state.num_processes)
+        return cls(state.process_index, state.num_processes, device)
 
     @property
     def is_main(self) -> bool:
@@ -51,7 +53,8 @@ class Processes:
 
         for parameter in parameters:
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            parameter.grad = reduce(gradient, reduction="mean")
+            # Offloaded gradients lie on the CPU, where GPUs do not meet.
+            parameter.grad = reduce(gradient.to(self.device), reduction="mean").to(parameter.device)
 
     def gather(self, items: Sequence[ItemT]) -> list[ItemT]:
         """The items of all processes, in the order of the processes."""

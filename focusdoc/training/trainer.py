@@ -62,6 +62,7 @@ class Trainer:
         held_out: evaluated every `eval_every` steps and at the end.
         processes: those of the run; this one alone if not given.
         tensorboard: write ``tensorboard/`` in `output` too.
+        offload: keep the trained weights and the optimizer on the CPU, whatever device the base model is on.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Trainer:
         held_out: HeldOut | None = None,
         processes: Processes | None = None,
         tensorboard: bool = False,
+        offload: bool = False,
         attention: str = "auto",
     ) -> None:
         self.base = base
@@ -93,10 +95,11 @@ class Trainer:
             first = load_adapter(start_from, base.model)
         else:
             first = untrained_adapter(base.model, config.projections)
+        device = torch.device("cpu") if offload else base.device
         self.weights: CandidateWeights = (
-            FullWeights(first, base.device)
+            FullWeights(first, device)
             if config.rank is None
-            else LowRankWeights(first, base.device, config.rank, samples.seed)
+            else LowRankWeights(first, device, config.rank, samples.seed)
         )
         self.optimizer = torch.optim.AdamW(
             self.weights.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
@@ -170,7 +173,7 @@ class Trainer:
                 yield "distillation", float(divergence.detach())
 
     def _layers(self) -> Any:
-        return self.weights.layers(self.base.dtype)
+        return self.weights.layers(self.base.device, self.base.dtype)
 
     def _evaluate(self) -> dict[str, float]:
         """The held-out results where an evaluation is due, else nothing."""

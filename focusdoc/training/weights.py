@@ -38,10 +38,10 @@ class CandidateWeights(nn.Module):
         """What the checkpoint does not hold and a resumed run must have the same."""
         return {}
 
-    def layers(self, dtype: torch.dtype) -> list[LayerWeights]:
-        """The projections of every layer in `dtype`; gradients flow back to the float32 weights."""
+    def layers(self, device: torch.device, dtype: torch.dtype) -> list[LayerWeights]:
+        """The projections of every layer as the base model needs them; gradients flow back to the float32 weights."""
         return [
-            {letter: self.matrix(f"{layer}_{letter}").to(dtype) for letter in self.letters}
+            {letter: self.matrix(f"{layer}_{letter}").to(device, dtype) for letter in self.letters}
             for layer in range(self.num_layers)
         ]
 

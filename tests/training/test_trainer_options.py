@@ -46,7 +46,7 @@ def make_trainer(tmp_path: Path, tiny_tokenizer: Any, rhyme: Path) -> TrainerMak
     """`make_trainer(output, trainer's own arguments..., **config)`: a run of a tiny model over the rhyme."""
 
     def make(output: str = "run", *, mix: Any = None, context: int = 512, **given: Any) -> Trainer:
-        own = ("start_from", "held_out", "processes", "tensorboard", "record")
+        own = ("start_from", "held_out", "processes", "tensorboard", "record", "offload")
         arguments = {name: given.pop(name) for name in own if name in given}
         mix = mix or {"continuation": 1, "reconstruction": 1}
         samples = SampleMaker(tiny_tokenizer, [rhyme], mix=mix, shape=SHAPE)
@@ -400,3 +400,19 @@ list(trainer.run())
 def test_bad_settings_are_refused_by_name(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TrainingConfig(**setting)
+
+
+class TestOffload:
+    def test_keeps_weights_and_optimizer_on_the_cpu(self, make_trainer: TrainerMaker) -> None:
+        plain, offloaded = make_trainer("plain"), make_trainer("offloaded", offload=True)
+        list(plain.run()), list(offloaded.run())
+        assert same(checkpoint_of(plain), checkpoint_of(offloaded))
+        assert {weight.device.type for weight in offloaded.weights.parameters()} == {"cpu"}
+
+    def test_example_for_accelerate_can_be_read(self) -> None:
+        from accelerate.commands.config.config_args import load_config_from_file
+
+        path = Path(__file__).parents[2] / "examples" / "accelerate_zero2.yaml"
+        config = load_config_from_file(str(path))
+        assert config.deepspeed_config["zero_stage"] == 2
+        assert config.deepspeed_config["offload_optimizer_device"] == "cpu"

@@ -1,0 +1,146 @@
+"""``focusdoc adapter``: what an adapter is, whether it fits a model, and the authors' names for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from focusdoc.cli import options
+from focusdoc.cli.display import errors, output
+from focusdoc.errors import AdapterError, ConfigError
+from focusdoc.terminal import plain
+
+if TYPE_CHECKING:
+    from focusdoc.modeling.adapter import Adapter
+
+adapter = typer.Typer(no_args_is_help=True, help="Look at an adapter, check it against a model, convert it.")
+
+Source = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter's folder, or a checkpoint of the authors.")]
+
+
+@adapter.command(epilog="For example: focusdoc adapter info runs/mine/adapter")
+def info(source: Source, json_output: options.Json = False) -> None:
+    """Tell what an adapter is, what it was made for and how it was trained."""
+    with errors.status("Opening"):
+        found = _load(source)
+    config = found.config.model_dump(mode="json")
+    training = config.pop("training")
+    values: dict[str, Any] = {
+        **config,
+        "parameters": sum(weight.numel() for weight in found.weights.values()),
+        "bytes": sum(weight.nbytes for weight in found.weights.values()),
+        "dtype": str(next(iter(found.weights.values())).dtype).removeprefix("torch."),
+    }
+    if json_output:
+        print(json.dumps({**values, "training": training}, indent=2))
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in values.items():
+        table.add_row(name.replace("_", " "), _told(value))
+    for name, value in training.items():
+        table.add_row(f"training: {name.replace('_', ' ')}", _told(_last_points(name, value)))
+    output.print(table, soft_wrap=not output.is_terminal)
+
+
+@adapter.command(epilog="For example: focusdoc adapter verify runs/mine/adapter --model ./my-model")
+def verify(source: Source, model: options.Model = None) -> None:
+    """Check every weight of an adapter against a base model; exit code 2 if it does not fit."""
+    from focusdoc.modeling.quiet import quiet_libraries
+
+    with errors.status("Checking"), quiet_libraries():
+        from focusdoc.modeling.adapter import check_adapter
+        from focusdoc.modeling.base import load_base
+
+        found = _load(source)
+        base = load_base(model, device="cpu")
+        check_adapter(found, base.model)
+    known = "" if found.config.base_fingerprint else " It names no fingerprint of a model: only shapes were compared."
+    output.print(f"The adapter fits {plain(base.name)}.{known}", markup=False, soft_wrap=True)
+
+
+@adapter.command(epilog="For example: focusdoc adapter convert adapter beacon.safetensors --to official")
+def convert(
+    source: Source,
+    target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="A new folder, or for official a new file.")],
+    to: Annotated[str, typer.Option(metavar="official|ours", help="The names to write.")],
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER|NAME", help="With ours: check against this base model and name it in the result."),
+    ] = None,
+) -> None:
+    """Rewrite an adapter under the names of the authors' code (beacon_*), or under ours."""
+    if to not in ("official", "ours"):
+        raise ConfigError(f"--to is {to!r}; choose official or ours.")
+    if target.exists():
+        raise AdapterError(f"{target} exists already; name a new {'file' if to == 'official' else 'folder'}.")
+    if to == "official" and target.suffix != ".safetensors":
+        raise ConfigError(f"The output {target} must end in .safetensors, which is what official names are written to.")
+    from focusdoc.modeling.quiet import quiet_libraries
+
+    with errors.status("Converting"), quiet_libraries():
+        from focusdoc.modeling.adapter_files import save_adapter, to_official_names
+
+        found = _load(source)
+        if to == "official":
+            _write(to_official_names(found), target)
+        else:
+            save_adapter(_named(found, model), target)
+    output.print(f"Written to {target}.", markup=False, soft_wrap=True)
+
+
+def _load(source: Path) -> Adapter:
+    from focusdoc.modeling.adapter_files import load_adapter
+
+    return load_adapter(source)
+
+
+def _named(found: Adapter, model: str | None) -> Adapter:
+    """The adapter with the name and fingerprint of the model that it was checked against."""
+    if model is None:
+        return found
+    from focusdoc.modeling.adapter import Adapter, check_adapter
+    from focusdoc.modeling.base import load_base
+
+    base = load_base(model, device="cpu")
+    check_adapter(found, base.model)
+    names = {"base_model": base.name, "base_fingerprint": base.fingerprint}
+    return Adapter(found.config.model_copy(update=names), found.weights)
+
+
+def _write(tensors: dict[str, Any], target: Path) -> None:
+    """Write a safetensors file whole or not at all."""
+    from safetensors.torch import save
+
+    from focusdoc.storage import atomic_write
+
+    try:
+        atomic_write(target, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+    except OSError as error:
+        raise AdapterError(f"{target} cannot be written ({error.strerror}); choose another place.") from error
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, bool | None):
+        return {True: "yes", False: "no", None: "not known"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    return plain(value if isinstance(value, str) else json.dumps(value))
+
+
+def _last_points(name: str, value: Any) -> Any:
+    """Of curves and held-out results only the last point."""
+    if name == "curves" and isinstance(value, dict):
+        return {
+            curve: {key: points[-1] for key, points in lines.items() if points}
+            for curve, lines in value.items()
+            if isinstance(lines, dict)
+        }
+    if name == "held_out_results" and isinstance(value, list):
+        return value[-1] if value else None
+    return value
