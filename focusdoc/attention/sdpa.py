@@ -7,6 +7,8 @@ to torch, so `attend` falls back to the naive form wherever they are missing.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -33,24 +35,40 @@ def attend(
     windowed = window is not None and query_start + num_queries - 1 - prefix >= window
     if num_queries == num_keys and query_start == 0 and not windowed:
         return _fused(query, key, value, None, scaling, is_causal=True)
-    seen = naive.visibility(
-        num_queries, num_keys, query_start=query_start, window=window, prefix=prefix, device=query.device
-    )
-    if seen is not None and not bool(seen.any(dim=-1).all()):
+    sees_all, bias = _bias(num_queries, num_keys, query_start, window, prefix, groups, query.dtype, query.device)
+    if not sees_all:
         # A query that sees nothing: the fused kernels return NaN there, the naive form returns 0 and -inf.
         return naive.attend(query, key, value, scaling=scaling, query_start=query_start, window=window, prefix=prefix)
     # The query heads of one KV head are folded into rows, so that its keys are read once and never expanded.
     # [batch, num_heads, num_queries, head_dim] -> [batch, num_kv_heads, groups * num_queries, head_dim]
     rows = query.reshape(batch, num_kv_heads, groups * num_queries, head_dim)
-    bias = None
-    if seen is not None:
-        bias = torch.zeros(seen.shape, dtype=query.dtype, device=query.device).masked_fill_(~seen, -torch.inf)
-        bias = bias.repeat(groups, 1)
     output, lse = _fused(rows, key, value, bias, scaling, is_causal=False)
     return (
         output.reshape(batch, num_heads, num_queries, head_dim),
         lse.reshape(batch, num_heads, num_queries),
     )
+
+
+@lru_cache(maxsize=8)
+def _bias(
+    num_queries: int,
+    num_keys: int,
+    query_start: int,
+    window: int | None,
+    prefix: int,
+    groups: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[bool, Tensor | None]:
+    """Whether every query sees some key, and the additive mask [groups * num_queries, num_keys], None for no mask.
+
+    Kept, because all layers and groups of a sweep ask for the same few masks.
+    """
+    seen = naive.visibility(num_queries, num_keys, query_start=query_start, window=window, prefix=prefix, device=device)
+    if seen is None:
+        return True, None
+    bias = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf)
+    return bool(seen.any(dim=-1).all()), bias.repeat(groups, 1)
 
 
 def _fused(

@@ -20,7 +20,7 @@ PAGE_SEPARATOR = "\n\n"
 
 
 def load_pdf(data: bytes, known: dict[str, Any], password: str | None, limits: LoadLimits) -> Document:
-    """Extract the text of a PDF, page by page.
+    """Extract the text of a PDF, page by page, and column by column where a page has columns.
 
     Pages without text stay, empty but for the separator, and are listed in ``metadata["pages_without_text"]``.
 

@@ -209,7 +209,7 @@ def _rows(runs: list[_Run], em: float) -> list[list[_Run]]:
 
 
 def _blocks(runs: list[_Run], edges: list[float], em: float, fewest: int) -> list[list[_Run]]:
-    """The runs, cut at the edge that most lines speak for, and so on; each block is to be read line by line."""
+    """The runs, cut at the leftmost edge for which about the most lines speak, and so on; to be read line by line."""
     rows = _rows(runs, em)
     cuts: dict[float, tuple[int, _Bands]] = {}
     for edge in edges:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from document_samples import page_pdf, raw_pdf
 from pypdf import PdfReader
 
-from focusdoc.documents import load
+from focusdoc.documents import load, pdf_columns
 from focusdoc.documents.pdf_columns import page_text
 
 PDFS = Path(__file__).parents[2].parent / "shared" / "data" / "pdf"
@@ -37,9 +39,9 @@ def across(columns: list[list[str]], lefts: list[float], top: float = 700, shift
     ]
 
 
-def drawn(placed: list[Placed], extra: bytes = b"", size: bytes = b"10") -> bytes:
+def drawn(placed: list[Placed], extra: bytes = b"") -> bytes:
     """A page with these texts in this order, each moved to from the one before."""
-    content = b"BT /F1 %s Tf " % size
+    content = b"BT /F1 10 Tf "
     x, y = 0.0, 0.0
     for to_x, to_y, text in placed:
         content += b"%.2f %.2f Td (%s) Tj\n" % (to_x - x, to_y - y, text.encode("latin-1"))
@@ -166,14 +168,19 @@ class TestOtherPagesStayAsTheyWere:
         )
         self.check(page_pdf(b"BT /F1 10 Tf " + lines + b"ET"))
 
-    @pytest.mark.parametrize("number", [b"1" + b"0" * 308, b"-1" + b"0" * 308])
-    def test_coordinates_beyond_all_bounds(self, number: bytes) -> None:
-        placed = across([column(name, 30) for name in "AB"], [54, 320])
-        self.check(drawn(placed, b"BT /F1 10 Tf %s.5 0 Td (far) Tj %s.5 0 Td (away) Tj ET" % (number, number)))
+    @pytest.mark.parametrize(("x", "size"), [(math.inf, 10.0), (math.nan, 10.0), (54.0, 1e-320), (54.0, 1e308)])
+    def test_texts_beyond_all_bounds(self, monkeypatch: pytest.MonkeyPatch, x: float, size: float) -> None:
+        page = PdfReader(io.BytesIO(page_pdf(b""))).pages[0]
+        texts = [f"some words in line {n}\n" for n in range(20)]
 
-    def test_a_font_too_small_to_divide_by(self) -> None:
-        placed = across([column(name, 30) for name in "AB"], [54, 320])
-        self.check(drawn(placed, size=b"0." + b"0" * 315 + b"1"))
+        def extract(_page: object, pieces: list[Any]) -> str:
+            level = [1.0, 0.0, 0.0, 1.0]
+            for n, text in enumerate(texts):
+                pieces.append((text, [*level, 0, 0], [*level, x + n % 2 * 300, 700.0 - n], None, size, 0))
+            return "".join(texts)
+
+        monkeypatch.setattr(pdf_columns, "_extract", extract)
+        assert page_text(page) == "".join(texts)
 
     @pytest.mark.parametrize("content", [b"", b"BT", b"Td Tm TJ ET Q", b"BT /F1 10 Tf [] TJ [-900] TJ 3 Td (a) Tj"])
     def test_odd_content(self, content: bytes) -> None:
