@@ -56,10 +56,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'focusdoc' has no attribute {name!r}")
+if not TYPE_CHECKING:  # or a type checker would take every misspelt name for an attribute
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOMES:
+            return getattr(importlib.import_module(_HOMES[name]), name)
+        raise AttributeError(f"module 'focusdoc' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

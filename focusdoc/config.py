@@ -92,6 +92,7 @@ class FocusConfig:
             "local_attention": "refresh",
             "prompt_window": PAPER_PROMPT_WINDOW,
             "prompt_bos": True,
+            "candidate_positions": "sequential",
         }
         settings.update(overrides)
         return cls(local_window=local_window, chunk_size=chunk_size, direct_threshold=direct_threshold, **settings)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ from focusdoc.decoding.prompt import PromptStyle, question_prompt
 from focusdoc.documents import Document, cut_chunks, load, tokenize
 from focusdoc.errors import AdapterError, ConfigError, PromptTooLongError
 from focusdoc.memory.chunk_memory import DocumentMemory, MemoryBlock, check_maker
-from focusdoc.memory.reading import Progress, read_chunks
+from focusdoc.memory.library import open_store, read_through
+from focusdoc.memory.reading import Progress
+from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.adapter import Adapter, check_adapter, untrained_adapter
 from focusdoc.modeling.adapter_files import load_adapter, shipped_adapter_path
 from focusdoc.modeling.base import BaseModel, load_base
@@ -47,12 +50,19 @@ class FocusEngine:
         adapter: its candidate projections, or None.
         config: the settings in force.
         kernel: the implementation of attention.
+        store: where memories are kept on disk, or None.
     """
 
     def __init__(
-        self, base: BaseModel, adapter: Adapter | None, config: FocusConfig | None = None, attention: str = "auto"
+        self,
+        base: BaseModel,
+        adapter: Adapter | None,
+        config: FocusConfig | None = None,
+        attention: str = "auto",
+        store: DocumentStore | str | Path | None = None,
     ) -> None:
         self.base = base
+        self.store = open_store(store)
         if config is None:
             refreshed = adapter is not None and adapter.config.local_attention == "refresh"
             config = FocusConfig.paper() if refreshed else FocusConfig()
@@ -78,29 +88,34 @@ class FocusEngine:
         cls,
         model: str | Path | Any | None = None,
         *,
+        tokenizer: Any | None = None,
         adapter: str | Path | None = "auto",
         config: FocusConfig | None = None,
         device: str = "auto",
         dtype: str | torch.dtype = "auto",
         attention: str = "auto",
+        store: DocumentStore | str | Path | None = "auto",
     ) -> FocusEngine:
         """Load a model and its adapter.
 
         Args:
             model: a folder, a hub name, a transformers model object, or None for the embedded default.
+            tokenizer: the model's tokenizer, where `model` is an object; None takes the one beside the weights.
             adapter: a folder of ours, a safetensors file with the authors' ``beacon_*`` names, ``"auto"`` for the
                 one shipped for this base model, or None.
             config: settings; None takes the mode the adapter was trained for.
             device, dtype: see `focusdoc.modeling.base.load_base`.
             attention: ``"auto"``, ``"sdpa"`` or ``"naive"``.
+            store: where memories are kept, so that no document is read twice: ``"auto"`` for the user's cache, a
+                folder, or None.
 
         Raises:
             ModelNotFoundError, UnsupportedModelError, AdapterError, ConfigError: each names what is wrong.
         """
-        base = load_base(model, device=device, dtype=dtype)
+        base = load_base(model, tokenizer=tokenizer, device=device, dtype=dtype)
         path = shipped_adapter_path(base.fingerprint) if adapter == "auto" else adapter
         loaded = load_adapter(path) if path is not None else None
-        return cls(base, loaded, config, attention)
+        return cls(base, loaded, config, attention, store)
 
     @property
     def chunk_size(self) -> int:
@@ -131,6 +146,8 @@ class FocusEngine:
     ) -> DocumentMemory:
         """Read a document into a memory that any number of questions can be asked of.
 
+        What the store knows of it is opened and not read again; what is read is stored.
+
         Args:
             document: a `Document`, or anything `focusdoc.load` takes.
             progress: called with (tokens read, tokens in all); None for a progress bar on standard error, if that
@@ -142,10 +159,13 @@ class FocusEngine:
         if not isinstance(document, Document):
             document = load(document)
         with reading_progress(document.name) if progress is None else nullcontext(progress) as show:
-            tokenized = tokenize(self._tokenizer, document.text)
+            with self.base.tokenizer_lock:
+                tokenized = tokenize(self._tokenizer, document.text)
+            if self.config.uses_bos:  # the authors' tokenizer puts it in front of the text (paper_mode section 1.4)
+                tokenized = tokenized.with_bos(self._bos_token_id)
             chunks = tuple(cut_chunks(tokenized, self.chunk_size, document))
-            blocks = self._read_tokens(tokenized.token_ids, show)
-        return DocumentMemory(tuple(tokenized.token_ids), chunks, blocks, self.maker, document, tokenized)
+            blocks, encoded = self._read_tokens(tokenized.token_ids, self.store, show, document.name)
+        return DocumentMemory(tuple(tokenized.token_ids), chunks, blocks, self.maker, document, tokenized, encoded)
 
     def ask(
         self,
@@ -182,29 +202,43 @@ class FocusEngine:
         style: PromptStyle = "auto",
         cancel: threading.Event | None = None,
         **generation: Any,
-    ) -> Iterator[TextPiece]:
+    ) -> Generator[TextPiece, None, None]:
         """Like `ask`, but yields the text as it comes; the last piece's ``.answer`` is the whole answer.
 
         Everything that can be wrong with the call is raised here, before the first piece is asked for.
         """
-        settings = GenerationConfig(**generation)
-        memories = [memory] if isinstance(memory, DocumentMemory) else list(memory)
-        if not memories:
-            raise ConfigError("There is no memory to ask; pass at least one document memory.")
-        if not question.strip():
-            raise ConfigError("The question is empty; ask something.")
+        memories = list(memory) if isinstance(memory, Iterable) else [memory]
+        if not memories or not all(isinstance(one, DocumentMemory) for one in memories):
+            raise ConfigError("There is no memory to ask; pass what engine.read gave, one memory or a list of them.")
         check_maker(memories, self.maker)
-        self.require_adapter()
-        local_ids = question_prompt(self._tokenizer, question, style)
-        if len(local_ids) > self.config.local_window:
-            raise PromptTooLongError(
-                f"The question takes {len(local_ids)} tokens with its template, more than the local window of "
-                f"{self.config.local_window}; shorten it, or raise local_window."
-            )
-        local_ids, prompt_ids = self._with_bos(local_ids)
+        settings, local_ids, prompt_ids = self._prepare(question, style, generation)
         self._check_room([one.num_tokens for one in memories], len(local_ids), settings)
         decoder = self._decoder(self.require_adapter(), [block for one in memories for block in one.blocks], settings)
         return stream_answer(decoder, memories, local_ids, prompt_ids, settings, self._tokenizer, cancel=cancel)
+
+    def check_question(self, question: str, *, style: PromptStyle = "auto", **generation: Any) -> None:
+        """Raise what `ask` would raise for this question, so that no document need be read to find out.
+
+        Raises:
+            PromptTooLongError, AdapterError, ConfigError: as `ask`.
+        """
+        settings, local_ids, _ = self._prepare(question, style, generation)
+        self._check_room([self.chunk_size], len(local_ids), settings)
+
+    def _prepare(
+        self, question: str, style: PromptStyle, generation: dict[str, Any]
+    ) -> tuple[GenerationConfig, list[int], list[int]]:
+        """The settings, the local context and the dynamic prompt of a question."""
+        settings = GenerationConfig(**generation)
+        self.require_adapter()
+        with self.base.tokenizer_lock:
+            question_ids = question_prompt(self._tokenizer, question, style)
+        if len(question_ids) > self.config.local_window:
+            raise PromptTooLongError(
+                f"The question takes {len(question_ids)} tokens with its template, more than the local window of "
+                f"{self.config.local_window}; shorten it, or raise local_window."
+            )
+        return settings, *self._with_bos(question_ids)
 
     @torch.no_grad()
     def generate(
@@ -224,15 +258,21 @@ class FocusEngine:
             input_ids: a list, or a tensor [n] or [1, n].
             return_logits: keep the logits each token was chosen from.
             generation: fields of `GenerationConfig`, such as ``max_new_tokens=6``.
+
+        Raises:
+            ConfigError: the ids are not whole numbers of the vocabulary, or a generation setting is out of range.
+            PromptTooLongError: input and new tokens take more positions than the model has.
+            AdapterError: the input is cut into chunks, and there is no adapter.
         """
         settings = GenerationConfig(**generation)
         if settings.stop and self.base.tokenizer is None:
             raise ConfigError("Stop strings need a tokenizer, and this model has none; use max_new_tokens instead.")
-        ids = _flat(input_ids)
+        ids = _flat(input_ids, self.base.config.vocab_size)
         begun = time.perf_counter()
         split = len(ids) - self.config.local_window
         decoder: PlainDecoder | ParallelDecoder
         if len(ids) < self.config.threshold or split <= 0:
+            self._check_room([], len(ids), settings)
             decoder = PlainDecoder(self.base)
             logits = decoder.start(ids)
             usage = Usage(0, 0, len(ids), 0)
@@ -240,7 +280,7 @@ class FocusEngine:
             weights = self.require_adapter()
             local_ids, prompt_ids = self._with_bos(ids[split:])
             self._check_room([split], len(local_ids), settings)
-            decoder = self._decoder(weights, self._read_tokens(ids[:split]), settings)
+            decoder = self._decoder(weights, self._read_tokens(ids[:split])[0], settings)
             logits = decoder.start(local_ids, prompt_ids)
             usage = Usage(split, decoder.num_chunks, len(local_ids), 0)
         loop = TokenLoop(decoder, logits, settings, history=ids, eos_token_ids=self.base.eos_token_ids, cancel=cancel)
@@ -250,7 +290,7 @@ class FocusEngine:
         check_room(
             self.base,
             self.config,
-            longest_chunk=min(self.chunk_size, max(document_lengths)),
+            longest_chunk=min(self.chunk_size, max(document_lengths, default=0)),
             num_chunks=sum(math.ceil(length / self.chunk_size) for length in document_lengths),
             local_len=local_len,
             max_new_tokens=settings.max_new_tokens,
@@ -268,9 +308,12 @@ class FocusEngine:
             max_new_tokens=settings.max_new_tokens,
         )
 
-    def _read_tokens(self, token_ids: Sequence[int], progress: Progress | None = None) -> tuple[MemoryBlock, ...]:
-        return read_chunks(
-            self.base, token_ids, self.chunk_size, self.kernel, batch=self.config.read_batch, progress=progress
+    def _read_tokens(
+        self, ids: Sequence[int], store: DocumentStore | None = None, progress: Progress | None = None, name: str = ""
+    ) -> tuple[tuple[MemoryBlock, ...], int]:
+        batch = self.config.read_batch
+        return read_through(
+            store, self.base, ids, self.chunk_size, self.kernel, batch=batch, progress=progress, document=name
         )
 
     def _with_bos(self, ids: list[int]) -> tuple[list[int], list[int]]:
@@ -281,13 +324,7 @@ class FocusEngine:
         prompt_ids = ids[-window:]
         if not self.config.uses_bos:
             return ids, prompt_ids
-        bos = self.config.bos_token_id
-        if bos is None:
-            bos = getattr(self.base.config, "bos_token_id", None)
-        if bos is None:
-            raise ConfigError(
-                f"{self.base.name} names no BOS token; set FocusConfig.bos_token_id, or prompt_bos=False."
-            )
+        bos = self._bos_token_id
         return (
             ids if ids[0] == bos else [bos, *ids],
             prompt_ids if prompt_ids[0] == bos else [bos, *prompt_ids],
@@ -300,11 +337,22 @@ class FocusEngine:
         return max(1, room if room > 0 else self.base.context_length // 2)
 
     @property
+    def _bos_token_id(self) -> int:
+        bos = self.config.bos_token_id
+        if bos is None:
+            bos = getattr(self.base.config, "bos_token_id", None)
+        if not isinstance(bos, int):
+            raise ConfigError(
+                f"{self.base.name} names no BOS token; set FocusConfig.bos_token_id, or prompt_bos=False."
+            )
+        return bos
+
+    @property
     def _tokenizer(self) -> Any:
         if self.base.tokenizer is None:
             raise ConfigError(
                 f"{self.base.name} came without a tokenizer, so it can neither read text nor be asked in words; "
-                "put tokenizer.json beside the weights, or use generate(input_ids)."
+                "pass tokenizer=, put tokenizer.json beside the weights, or use generate(input_ids)."
             )
         return self.base.tokenizer
 
@@ -317,7 +365,7 @@ def _on(base: BaseModel, adapter: Adapter) -> list[LayerWeights]:
     ]
 
 
-def _flat(input_ids: Sequence[int] | Tensor) -> list[int]:
+def _flat(input_ids: Sequence[int] | Tensor, vocab_size: int) -> list[int]:
     """Token ids as a list; a tensor may be [n] or [1, n]."""
     if isinstance(input_ids, Tensor):
         if input_ids.dim() == 2 and input_ids.shape[0] == 1:
@@ -325,7 +373,13 @@ def _flat(input_ids: Sequence[int] | Tensor) -> list[int]:
         if input_ids.dim() != 1:
             raise ConfigError(f"input_ids has the shape {tuple(input_ids.shape)}; pass one sequence, [n] or [1, n].")
         input_ids = input_ids.tolist()
-    ids = [int(token) for token in input_ids]
+    try:
+        ids = [operator.index(token) for token in input_ids]
+    except TypeError as error:
+        raise ConfigError(f"input_ids must be one sequence of whole numbers ({error}).") from error
     if not ids:
         raise ConfigError("input_ids is empty; pass at least one token.")
+    wrong = next((token for token in ids if not 0 <= token < vocab_size), None)
+    if wrong is not None:
+        raise ConfigError(f"input_ids holds {wrong}; the model's tokens are 0 to {vocab_size - 1}.")
     return ids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ def _quiet() -> None:
     torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_store() -> Iterator[None]:
+    """No test leaves documents in the user's cache; those of the store set the variable otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FOCUSDOC_STORE", "off")
+        yield
 
 
 @pytest.fixture(scope="session")

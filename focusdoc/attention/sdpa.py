@@ -8,14 +8,15 @@ to torch, so `attend` falls back to the naive form wherever they are missing.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from focusdoc.attention import naive
 
-_CPU_KERNEL = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
-_CUDA_KERNEL = getattr(torch.ops.aten, "_scaled_dot_product_efficient_attention", None)
+_CPU_KERNEL: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+_CUDA_KERNEL: Any = getattr(torch.ops.aten, "_scaled_dot_product_efficient_attention", None)
 
 
 def attend(
@@ -29,6 +30,8 @@ def attend(
     prefix: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Same contract as `focusdoc.attention.naive.attend`; agrees with it up to the rounding of the dtype."""
+    if not _has_kernel(query.device):
+        return naive.attend(query, key, value, scaling=scaling, query_start=query_start, window=window, prefix=prefix)
     batch, num_heads, num_queries, head_dim = query.shape
     num_kv_heads, num_keys = key.shape[1], key.shape[2]
     groups = num_heads // num_kv_heads
@@ -68,25 +71,28 @@ def _bias(
     if seen is None:
         return True, None
     bias = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf)
-    return bool(seen.any(dim=-1).all()), bias.repeat(groups, 1)
+    return bool(seen.any(dim=-1).all()), _aligned(bias.repeat(groups, 1))
+
+
+def _has_kernel(device: torch.device) -> bool:
+    """Whether torch has a fused kernel for `device` that returns the log-sum-exp."""
+    return {"cpu": _CPU_KERNEL, "cuda": _CUDA_KERNEL}.get(device.type) is not None
 
 
 def _fused(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float, *, is_causal: bool
 ) -> tuple[Tensor, Tensor]:
     """One fused call; `bias` is [num_queries, num_keys] or None."""
-    if query.device.type == "cpu" and _CPU_KERNEL is not None:
+    if query.device.type == "cpu":
         output, lse = _CPU_KERNEL(query, key, value, 0.0, is_causal, attn_mask=bias, scale=scaling)
-        return output, lse
-    if query.device.type == "cuda" and _CUDA_KERNEL is not None:
-        groups = query.shape[1] // key.shape[1]
-        if groups > 1:  # this kernel knows no grouped heads; only the causal reading pass comes here with them
-            key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-        if bias is not None:
-            bias = _aligned(bias).expand(query.shape[0], query.shape[1], *bias.shape)
-        output, lse, *_ = _CUDA_KERNEL(query, key, value, bias, True, 0.0, is_causal, scale=scaling)
-        return output, lse[..., : query.shape[2]]
-    return naive.attend(query, key, value, scaling=scaling, query_start=0 if is_causal else key.shape[2])
+        return output, lse.float()
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:  # this kernel knows no grouped heads; only the causal passes come here with them
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    if bias is not None:
+        bias = bias.expand(query.shape[0], query.shape[1], *bias.shape)
+    output, lse, *_ = _CUDA_KERNEL(query, key, value, bias, True, 0.0, is_causal, scale=scaling)
+    return output, lse[..., : query.shape[2]].float()
 
 
 def _aligned(bias: Tensor) -> Tensor:

@@ -42,6 +42,7 @@ def ask(
     json_output: options.Json = False,
     no_stream: options.NoStream = False,
     password: options.Password = None,
+    no_store: options.NoStore = False,
 ) -> None:
     """Ask one question of a document: the answer, then the passages it was taken from."""
     settings = GenerationConfig(
@@ -54,12 +55,19 @@ def ask(
         seed=seed,
     )
     engine_options = EngineOptions(
-        model=model, adapter=adapter, chunk_size=chunk_size, paper=paper, device=device, dtype=dtype
+        model=model,
+        adapter=adapter,
+        chunk_size=chunk_size,
+        paper=paper,
+        device=device,
+        dtype=dtype,
+        store=not no_store,
     )
     question = check_question(question)
     document = open_document(file, password)
     engine = engine_options.load()
-    engine.require_adapter()  # else it would be missed only after the reading
+    # Else it would be found out only after the reading.
+    engine.check_question(question, max_new_tokens=settings.max_new_tokens)
     memory, seconds = read(engine, document)
     answer = answer_question(
         engine, memory, question, settings, show="none" if json_output else "whole" if no_stream else "stream"
@@ -68,7 +76,7 @@ def ask(
         print(json.dumps(as_json(engine, document, memory, question, answer, seconds), indent=2))
         return
     show_sources(answer, document)
-    show_totals(answer, seconds)
+    show_totals(answer, seconds, known=memory.tokens_encoded == 0)
 
 
 def answer_question(
@@ -123,6 +131,7 @@ def as_json(
             "tokens": memory.num_tokens,
             "chunks": memory.num_chunks,
             "memory_bytes": memory.num_bytes,
+            "tokens_encoded": memory.tokens_encoded,
         },
         "model": {
             "name": engine.base.name,

@@ -15,7 +15,7 @@ import typer
 
 from focusdoc.cli import options
 from focusdoc.cli.ask import answer_question
-from focusdoc.cli.display import errors, output, show_sources, show_totals
+from focusdoc.cli.display import KNOWN, errors, output, show_sources, show_totals
 from focusdoc.cli.loading import EngineOptions, check_question, open_document, read
 from focusdoc.config import GenerationConfig
 from focusdoc.errors import FocusdocError
@@ -47,6 +47,7 @@ def chat(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     password: options.Password = None,
+    no_store: options.NoStore = False,
 ) -> None:
     """Read a document once, then answer question after question, from the terminal or from a pipe."""
     settings = GenerationConfig(
@@ -59,13 +60,21 @@ def chat(
         seed=seed,
     )
     engine_options = EngineOptions(
-        model=model, adapter=adapter, chunk_size=chunk_size, paper=paper, device=device, dtype=dtype
+        model=model,
+        adapter=adapter,
+        chunk_size=chunk_size,
+        paper=paper,
+        device=device,
+        dtype=dtype,
+        store=not no_store,
     )
     document = open_document(file, password)
     engine = engine_options.load()
     engine.require_adapter()
     memory, seconds = read(engine, document)
-    output.print(f"Read {plain(document.name)} in {seconds:.1f} s. Ask away; /help lists the commands.", markup=False)
+    name = plain(document.name)
+    done = f"Read {name} in {seconds:.1f} s." if memory.tokens_encoded else f"{name}: {KNOWN}."
+    output.print(f"{done} Ask away; /help lists the commands.", markup=False)
     answer: Answer | None = None
     failed = False
     for line in _lines():

@@ -27,6 +27,8 @@ errors = Console(stderr=True, highlight=False)
 #: A quoted passage is cut after this many lines.
 _PASSAGE_LINES = 3
 _INDENT = "   "
+#: Said instead of the seconds that reading took.
+KNOWN = "known document, nothing to read"
 _MORE = " …"
 
 
@@ -70,11 +72,12 @@ def place(source: Source, document: Document) -> str:
     return f"character {source.start:,} ({source.start / len(document.text):.0%} into the text)"
 
 
-def show_totals(answer: Answer, read_seconds: float | None) -> None:
+def show_totals(answer: Answer, read_seconds: float | None, *, known: bool = False) -> None:
     """Print one line of tokens and seconds.
 
     Args:
-        read_seconds: how long the document took to read; None where it had been read before.
+        read_seconds: how long the document took to read; None where an earlier question told it.
+        known: the document came from the store.
     """
     usage, timings = answer.usage, answer.timings
     chunks = "1 chunk" if usage.num_chunks == 1 else f"{usage.num_chunks:,} chunks"
@@ -83,7 +86,7 @@ def show_totals(answer: Answer, read_seconds: float | None) -> None:
         f"{usage.prompt_tokens:,} of the question, {usage.completion_tokens:,} of the answer",
     ]
     if read_seconds is not None:
-        parts.append(f"read in {read_seconds:.1f} s")
+        parts.append(KNOWN if known else f"read in {read_seconds:.1f} s")
     parts.append(f"first token after {timings.first_token:.1f} s")
     if usage.completion_tokens > 1 and timings.decode > 0:
         parts.append(f"then {(usage.completion_tokens - 1) / timings.decode:.1f} tokens/s")

@@ -29,6 +29,7 @@ class EngineOptions:
         model, adapter, chunk_size, device, dtype: as for `FocusEngine.from_pretrained`, but the adapter may be the
             word "none".
         paper: decode as the paper's code does, whatever the adapter was trained for.
+        store: keep the memories of documents, so that none is read twice.
     """
 
     model: str | None
@@ -37,6 +38,7 @@ class EngineOptions:
     paper: bool
     device: str
     dtype: str
+    store: bool = True
 
     def __post_init__(self) -> None:
         FocusConfig(chunk_size=self.chunk_size)
@@ -58,11 +60,12 @@ class EngineOptions:
                 config=FocusConfig.paper(**self._chunk_size()) if self.paper else None,
                 device=self.device,
                 dtype=self.dtype,
+                store="auto" if self.store else None,
             )
             if not self.paper and self.chunk_size is not None:
                 # Only now is it known which mode the adapter was trained for; the chunk size must not change that.
                 config = replace(engine.config, chunk_size=self.chunk_size)
-                engine = FocusEngine(engine.base, engine.adapter, config)
+                engine = FocusEngine(engine.base, engine.adapter, config, store=engine.store)
         return engine
 
     def _chunk_size(self) -> dict[str, Any]:
@@ -128,7 +131,7 @@ def check_question(question: str) -> str:
 
 
 def read(engine: FocusEngine, document: Document) -> tuple[DocumentMemory, float]:
-    """Read a document with a progress bar; the memory and the seconds it took."""
+    """Read a document with a progress bar, unless it is known; the memory and the seconds it took."""
     begun = time.perf_counter()
     memory = engine.read(document)
     return memory, time.perf_counter() - begun

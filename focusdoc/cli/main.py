@@ -22,6 +22,7 @@ from focusdoc.cli.ask import ask
 from focusdoc.cli.chat import chat
 from focusdoc.cli.display import errors
 from focusdoc.cli.info import info
+from focusdoc.cli.store import store
 from focusdoc.cli.train import train
 from focusdoc.errors import FocusdocError
 from focusdoc.terminal import plain
@@ -40,6 +41,10 @@ _REMEDIES = (
     ("(password=...)", "with --password, or in FOCUSDOC_PASSWORD"),
     ("pass adapter=<folder>", "pass --adapter FOLDER"),
     (", or FocusConfig(allow_untrained=True) for experiments", ""),
+    ("shorten it, or raise local_window", "shorten it"),
+    ("lower chunk_size, prompt_window or", "lower chunk_size or"),
+    ("pass tokenizer=, put", "put"),
+    (", or use generate(input_ids)", ""),
     (" (to use the string itself as the document, call focusdoc.Document.from_text)", ""),
 )
 
@@ -106,6 +111,7 @@ app.command(epilog="For example: focusdoc chat letters.pdf, or with questions fr
 app.command(epilog="For example: focusdoc info letters.pdf, or for programs: focusdoc info letters.pdf --json")(info)
 app.command(epilog="For example: focusdoc train --data books/ --data questions.jsonl --output runs/mine")(train)
 app.add_typer(adapter, name="adapter")
+app.add_typer(store, name="store")
 
 
 def main() -> None:

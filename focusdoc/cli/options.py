@@ -21,6 +21,14 @@ Password = Annotated[
         rich_help_panel=_DOCUMENT,
     ),
 ]
+NoStore = Annotated[
+    bool,
+    typer.Option(
+        "--no-store",
+        help="Read the document anew and keep nothing of it on the disk; see focusdoc store.",
+        rich_help_panel=_DOCUMENT,
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(

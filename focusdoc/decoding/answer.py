@@ -15,7 +15,7 @@ class Source:
     """A passage that the answer's candidates looked at.
 
     Attributes:
-        page: number of the page where the passage begins, 1 for the first.
+        page: number of the page that was looked at, 1 for the first; the passage stands on it.
         start, end: its characters in ``Document.text``.
         text: the passage, ``document.text[start:end]``.
         score: share of the attention paid to all candidates, in 0..1.
@@ -82,7 +82,7 @@ class Answer:
         return values
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Generation:
     """Raw output of `FocusEngine.generate`.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ def stream_answer(
     tokenizer: Any,
     *,
     cancel: threading.Event | None = None,
-) -> Iterator[TextPiece]:
+) -> Generator[TextPiece, None, None]:
     """Yield the answer's text as it comes; the last piece carries the whole `Answer`.
 
     Args:

@@ -53,10 +53,14 @@ def find_sources(
         memory, chunk = owners[index]
         if memory.document is None or memory.tokenized is None:
             continue
-        first, last = passage_tokens(attention)
+        first, last, centre = passage_tokens(attention)
         begin, stop = char_span(memory.tokenized, chunk.token_start + first, chunk.token_start + last)
-        start, end = whole_sentences(memory.document.text, begin, stop)
-        page = memory.document.page_at(begin)
+        page = memory.document.page_at(
+            char_span(memory.tokenized, chunk.token_start + centre, chunk.token_start + last)[0]
+        )
+        # What was looked at most stands on this page; the words around it are quoted as far as the page goes.
+        start, end = whole_sentences(memory.document.text, max(begin, page.start), min(stop, page.end))
+        start, end = max(start, page.start), min(end, page.end)
         sources.append(
             Source(
                 page=page.number,
@@ -105,18 +109,18 @@ def look_inside(
     return found
 
 
-def passage_tokens(attention: Tensor) -> tuple[int, int]:
-    """The tokens [first, last) around the stretch of `attention` [chunk_len] that was looked at most."""
+def passage_tokens(attention: Tensor) -> tuple[int, int, int]:
+    """The tokens [first, last) around what was looked at most in `attention` [chunk_len], and the centre of that."""
     length = len(attention)
     if length <= PASSAGE_TOKENS:
-        return 0, length
+        return 0, length, int(attention.argmax())
     weights = attention.clone()
     weights[:SINK_TOKENS] = 0
     width = PASSAGE_TOKENS // 3
     smooth = functional.avg_pool1d(weights[None, None], width, stride=1)[0, 0]
     centre = int(smooth.argmax()) + width // 2
     first = min(max(0, centre - PASSAGE_TOKENS // 2), length - PASSAGE_TOKENS)
-    return first, first + PASSAGE_TOKENS
+    return first, first + PASSAGE_TOKENS, centre
 
 
 def whole_sentences(text: str, start: int, end: int) -> tuple[int, int]:

@@ -57,7 +57,7 @@ class TokenLoop:
         cancel: threading.Event | None = None,
     ) -> None:
         self._decoder = decoder
-        self._logits = logits
+        self.first_logits = logits
         self._limit = generation.max_new_tokens
         self._ends = frozenset[int]() if generation.ignore_eos else eos_token_ids
         self._chooser = TokenChooser(generation, history)
@@ -65,7 +65,7 @@ class TokenLoop:
         self.finish_reason: FinishReason = "length"
 
     def __iter__(self) -> Iterator[Step]:
-        logits = self._logits
+        logits = self.first_logits
         for count in range(1, self._limit + 1):
             if self._cancelled():
                 return
@@ -110,4 +110,7 @@ def complete(
                 break
     used = Usage(usage.document_tokens, usage.num_chunks, usage.prompt_tokens, len(token_ids))
     timings = Timings(first - begun, time.perf_counter() - first)
-    return Generation(token_ids, torch.stack(logits) if logits else None, used, timings, loop.finish_reason)
+    stacked: Tensor | None = None
+    if keep_logits:
+        stacked = torch.stack(logits) if logits else loop.first_logits.new_empty(0, *loop.first_logits.shape).cpu()
+    return Generation(token_ids, stacked, used, timings, loop.finish_reason)

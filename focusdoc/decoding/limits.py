@@ -27,16 +27,16 @@ def check_room(
         PromptTooLongError: they do not; the message says what to lower or raise.
     """
     limit = base.context_length
-    behind = longest_chunk + min(local_len, config.prompt_window) + max_new_tokens
+    behind = 0 if not num_chunks else longest_chunk + min(local_len, config.prompt_window) + max_new_tokens
     if behind > limit:
         raise PromptTooLongError(
             f"A chunk with the question and {max_new_tokens} new tokens behind it takes {behind} positions, but "
             f"{base.name} has {limit}; lower chunk_size, prompt_window or max_new_tokens."
         )
-    in_front = 1 if config.candidate_positions == "shared" else num_chunks
+    in_front = min(1, num_chunks) if config.candidate_positions == "shared" else num_chunks
     if in_front + local_len + max_new_tokens > limit:
         raise PromptTooLongError(
-            f"{num_chunks} candidates, the question and {max_new_tokens} new tokens take "
+            f"{num_chunks} candidates, {local_len} local tokens and {max_new_tokens} new ones take "
             f"{in_front + local_len + max_new_tokens} positions, but {base.name} has {limit}; raise chunk_size or "
             "lower max_new_tokens."
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from focusdoc.errors import ConfigError
@@ -39,8 +39,31 @@ def encode_messages(tokenizer: Any, messages: Sequence[tuple[str, str]]) -> list
     *before, after = re.split(any_mark, rendered)
     ids: list[int] = []
     for part, (_, content) in zip(before, messages, strict=True):
-        ids += tokenizer(part, add_special_tokens=False)["input_ids"] + encode_text(tokenizer, content)
-    return ids + list(tokenizer(after, add_special_tokens=False)["input_ids"])
+        ids += _template_part(tokenizer, part, first=not ids) + _without_prefix(tokenizer, content, encode_text)
+    return ids + _template_part(tokenizer, after, first=False)
+
+
+def _template_part(tokenizer: Any, text: str, *, first: bool) -> list[int]:
+    """Token ids of the template's own text, special tokens and all."""
+
+    def encode(tokenizer: Any, text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    return encode(tokenizer, text) if first else _without_prefix(tokenizer, text, encode)
+
+
+def _without_prefix(tokenizer: Any, text: str, encode: Callable[[Any, str], list[int]]) -> list[int]:
+    """Token ids of a text that continues another one.
+
+    Some tokenizers (Llama 2) put a space in front of every text they get; encoded behind a line break, and that
+    line break taken off again, a text has none.
+    """
+    if encode(tokenizer, "a") == encode(tokenizer, " a") or not text:
+        guard = encode(tokenizer, "\n")
+        guarded = encode(tokenizer, "\n" + text)
+        if guarded[: len(guard)] == guard:
+            return guarded[len(guard) :]
+    return encode(tokenizer, text)
 
 
 def question_prompt(tokenizer: Any, question: str, style: PromptStyle = "auto") -> list[int]:
@@ -53,6 +76,14 @@ def question_prompt(tokenizer: Any, question: str, style: PromptStyle = "auto") 
     Raises:
         ConfigError: ``"chat"`` for a tokenizer that has no chat template, or a template that cannot hold a question.
     """
+    if not isinstance(question, str) or not question.strip():
+        raise ConfigError(f"The question {question!r} is empty or no text; ask something.")
+    if style not in ("auto", "chat", "plain"):
+        raise ConfigError(f"style is {style!r}; choose 'auto', 'chat' or 'plain'.")
+    try:
+        question.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ConfigError("The question holds half of a surrogate pair, which is no text; decode it rightly.") from None
     has_template = bool(getattr(tokenizer, "chat_template", None))
     if style == "chat" and not has_template:
         raise ConfigError("This model's tokenizer has no chat template; use the prompt style 'plain' or 'auto'.")

@@ -39,6 +39,12 @@ class TokenizedText:
         """How many tokens there are."""
         return len(self.token_ids)
 
+    def with_bos(self, token: int) -> TokenizedText:
+        """The same with the BOS token in front, which covers no character."""
+        import numpy
+
+        return TokenizedText([token, *self.token_ids], numpy.insert(self.starts, 0, 0), self.num_characters)
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:

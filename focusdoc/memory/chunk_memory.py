@@ -13,7 +13,7 @@ from focusdoc.documents.document import Document
 from focusdoc.errors import MemoryMismatchError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class MemoryBlock:
     """KV of consecutive chunks of one length; each chunk's keys are rotated at positions 0..chunk_len-1.
 
@@ -45,9 +45,9 @@ class MemoryBlock:
         return self.keys.nbytes + self.values.nbytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DocumentMemory:
-    """What the model keeps of one document: one block of full chunks and one for the ragged last chunk.
+    """What the model keeps of one document: blocks of full chunks (one, unless it grew) and the ragged last chunk.
 
     Attributes:
         token_ids: the document's tokens.
@@ -55,6 +55,7 @@ class DocumentMemory:
         blocks: the KV; their chunks, in order, are `chunks`.
         maker: names the base model, dtype and chunk size that made it.
         document, tokenized: the text it was made from; None when made from bare token ids.
+        tokens_encoded: how many tokens went through the model for it; 0 when the store knew them all.
     """
 
     token_ids: tuple[int, ...]
@@ -63,6 +64,7 @@ class DocumentMemory:
     maker: str
     document: Document | None = None
     tokenized: TokenizedText | None = None
+    tokens_encoded: int = 0
 
     @property
     def num_tokens(self) -> int:

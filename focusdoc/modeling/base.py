@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,6 +72,8 @@ class BaseModel:
             self.decoder.get_submodule("rotary_emb"), tuple(layer_types) if layer_types else None, self.num_layers
         )
         self.lock = threading.RLock()
+        #: Held while the tokenizer encodes: whether it splits special tokens is a state of the shared object.
+        self.tokenizer_lock = threading.RLock()
 
     @property
     def device(self) -> torch.device:
@@ -142,6 +145,7 @@ class BaseModel:
     def logits(self, hidden: Tensor) -> Tensor:
         """Float32 next-token logits [..., vocab] of final hidden states [..., hidden_size]."""
         logits: Tensor = self.model.get_output_embeddings()(hidden).float()
+        logits = logits / getattr(self.config, "logits_scaling", 1.0)  # Granite
         cap = getattr(self.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
@@ -164,12 +168,20 @@ def _attend_by_layout(
 
 
 def load_base(
-    model: str | Path | Any | None = None, *, device: str = "auto", dtype: str | torch.dtype = "auto"
+    model: str | Path | Any | None = None,
+    *,
+    tokenizer: Any | None = None,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
 ) -> BaseModel:
     """Load a base model from a folder, a hub name or an object already in memory; None is the embedded default.
 
+    No code that comes with a model is ever run, and weights are read from safetensors only.
+
     Args:
-        device: ``"auto"`` (a CUDA GPU if there is one, else CPU) or a torch device name.
+        tokenizer: a transformers tokenizer; None takes the one beside the weights. A model object brings none.
+        device: ``"auto"`` (a CUDA GPU if there is one, else CPU) or a torch device name. ``"auto"`` leaves a model
+            object where it is, and in its dtype.
         dtype: ``"auto"`` (the checkpoint's own; float16 becomes float32 on CPU) or a torch dtype or its name.
 
     Raises:
@@ -177,33 +189,45 @@ def load_base(
         ConfigError: unknown dtype or device.
     """
     if model is not None and not isinstance(model, str | Path):
-        return BaseModel(model, getattr(model, "tokenizer", None))
+        family_of(model)
+        if dtype != "auto":
+            model = model.to(_dtype(dtype, model.config, model.device))
+        return BaseModel(model if device == "auto" else _move(model, _device(device)), tokenizer)
     torch_device = _device(device)
     name = str(model) if model is not None else DEFAULT_MODEL
     path = default_model_path() if model is None or name == DEFAULT_MODEL else model
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    try:
-        config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise ModelNotFoundError(f"The base model {name!r} cannot be loaded: {_first_line(error)}") from error
+    with _explained(name):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     family_of(config)
     chosen = _dtype(dtype, config, torch_device)
-    try:
-        with no_progress_bars():
-            loaded, report = AutoModelForCausalLM.from_pretrained(
-                path, dtype=chosen, use_safetensors=True, output_loading_info=True
-            )
-    except (OSError, ValueError) as error:
-        raise ModelNotFoundError(f"The base model {name!r} cannot be loaded: {_first_line(error)}") from error
+    with _explained(name), no_progress_bars():
+        loaded, report = AutoModelForCausalLM.from_pretrained(
+            path, dtype=chosen, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
     if missing := sorted(report["missing_keys"]):
         # transformers would fill them with random numbers and go on.
         raise ModelNotFoundError(f"The base model {name!r} lacks {len(missing)} weights, {missing[0]} among them.")
+    with _explained(name):
+        tokenizer = tokenizer or _tokenizer(path)
+    return BaseModel(_move(loaded, torch_device), tokenizer, name if path is not model else Path(name).name)
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turn whatever a damaged or missing model makes transformers raise into one error."""
     try:
-        loaded = loaded.to(torch_device)
+        yield
+    except Exception as error:
+        raise ModelNotFoundError(f"The base model {name!r} cannot be loaded: {_first_line(error)}") from error
+
+
+def _move(model: Any, device: torch.device) -> Any:
+    try:
+        return model.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device is {device!r}, which cannot be used here: {_first_line(error)}") from error
-    return BaseModel(loaded, _tokenizer(path), name if path is not model else Path(name).name)
+        raise ConfigError(f"device is '{device}', which cannot be used here: {_first_line(error)}") from error
 
 
 def _tokenizer(path: str | Path) -> Any | None:
@@ -213,7 +237,7 @@ def _tokenizer(path: str | Path) -> Any | None:
     folder = Path(path)
     if folder.is_dir() and not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
         return None
-    return AutoTokenizer.from_pretrained(path)
+    return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
 def _device(device: str) -> torch.device:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focusdoc.attention import attend_frozen, attention_kernel, attention_weights, masked_attention, merge, naive
+from focusdoc.attention import attend_frozen, attention_kernel, attention_weights, masked_attention, merge, naive, sdpa
 from focusdoc.errors import ConfigError
 
 #: name: (batch, heads, KV heads, queries, keys, query_start, window, prefix)
@@ -128,6 +128,17 @@ def test_a_query_that_sees_nothing_gets_zero() -> None:
         output, lse = attention_kernel(name)(query, key, value, scaling=1.0, query_start=50, window=8)
         assert (output == 0).all()
         assert lse.isneginf().all()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_without_a_fused_kernel_sdpa_is_naive(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sdpa, "_CPU_KERNEL", None)
+    *_, query_start, window, prefix = shape = SHAPES[name]
+    settings = {"scaling": 0.25, "query_start": query_start, "window": window, "prefix": prefix}
+    wanted = naive.attend(*inputs(shape), **settings)
+    found = sdpa.attend(*inputs(shape), **settings)
+    assert torch.equal(found[0], wanted[0])
+    assert torch.equal(found[1], wanted[1])
 
 
 def test_an_unknown_implementation_is_refused_by_name() -> None:

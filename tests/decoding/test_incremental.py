@@ -13,7 +13,7 @@ from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
 from incremental_reference import IncrementalReference
-from tiny_models import random_weights, tiny_model
+from tiny_models import CLASSES, random_weights, tiny_model
 
 TOLERANCE = {"atol": 2e-5, "rtol": 1e-4}
 
@@ -52,7 +52,7 @@ def reference(
     return torch.stack(logits)
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "gemma3_text", "olmo2", "granite"])
+@pytest.mark.parametrize("family", CLASSES)
 @pytest.mark.parametrize("positions", ["sequential", "shared"])
 def test_agrees_with_the_reference(family: str, positions: str) -> None:
     model = tiny_model(family)

@@ -103,7 +103,7 @@ class TestChatPrompt:
         assert _CHAT.decode(ids) == _CHAT.decode(harmless).replace("harmless", question)
 
     @settings(deadline=None)
-    @given(st.text(min_size=1, max_size=30))
+    @given(st.text(min_size=1, max_size=30).filter(str.strip))
     def test_holds_any_question_whole(self, question: str) -> None:
         ids = question_prompt(_CHAT, question)
         inner = encode_text(_CHAT, question)

@@ -16,10 +16,19 @@ CLASSES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gemma3_text": (
         "Gemma3TextConfig",
         "Gemma3ForCausalLM",
-        {"head_dim": 16, "sliding_window": 512, "layer_types": ["sliding_attention", "full_attention"]},
+        {
+            "head_dim": 16,
+            "sliding_window": 512,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "final_logit_softcapping": 3.0,
+        },
     ),
     "olmo2": ("Olmo2Config", "Olmo2ForCausalLM", {}),
-    "granite": ("GraniteConfig", "GraniteForCausalLM", {"attention_multiplier": 0.2, "residual_multiplier": 0.5}),
+    "granite": (
+        "GraniteConfig",
+        "GraniteForCausalLM",
+        {"attention_multiplier": 0.2, "residual_multiplier": 0.5, "logits_scaling": 4.0},
+    ),
 }
 
 

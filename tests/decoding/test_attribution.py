@@ -1,0 +1,49 @@
+"""Passages: the stretch looked at most, in whole sentences, on its own page."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from focusdoc.decoding.attribution import PASSAGE_TOKENS, passage_tokens, whole_sentences
+
+
+def test_the_passage_lies_around_the_peak() -> None:
+    attention = torch.zeros(500)
+    attention[200:212] = 1.0
+    first, last, centre = passage_tokens(attention)
+    assert first < 200 < 212 < last
+    assert 198 <= centre <= 212
+    assert last - first == PASSAGE_TOKENS
+
+
+def test_the_first_tokens_draw_attention_and_say_nothing() -> None:
+    attention = torch.zeros(500)
+    attention[0] = 100.0
+    attention[300:304] = 1.0
+    first, last, _ = passage_tokens(attention)
+    assert first < 300 < last
+
+
+@given(st.integers(1, 200), st.integers(0, 2**16))
+def test_the_passage_stays_in_its_chunk(length: int, seed: int) -> None:
+    attention = torch.rand(length, generator=torch.Generator().manual_seed(seed))
+    first, last, centre = passage_tokens(attention)
+    assert 0 <= first <= centre < last <= length
+
+
+def test_a_passage_is_widened_to_whole_sentences() -> None:
+    text = "First one. The code is 42, said he, and left. Another one follows here."
+    begin = text.index("code")
+    start, end = whole_sentences(text, begin, begin + 6)
+    assert text[start:end] == "The code is 42, said he, and left."
+
+
+@given(st.text(max_size=300), st.data())
+def test_widening_never_loses_what_was_looked_at(text: str, data: st.DataObject) -> None:
+    begin = data.draw(st.integers(0, len(text)))
+    stop = data.draw(st.integers(begin, len(text)))
+    start, end = whole_sentences(text, begin, stop)
+    assert 0 <= start <= end <= len(text)
+    assert text[begin:stop].strip() in text[start:end]
