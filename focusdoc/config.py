@@ -125,7 +125,8 @@ class GenerationConfig:
         temperature: 0 for greedy decoding, else the softmax temperature.
         top_p: keep the most probable tokens that sum to this probability, in (0, 1].
         top_k: keep this many most probable tokens; 0 keeps all.
-        repetition_penalty: above 1 makes tokens of the question and answer less likely to come again.
+        repetition_penalty: above 1 makes tokens of the input (for `ask`, of the question) and of the answer less
+            likely to come again.
         stop: texts that end the answer; the answer does not contain them. Needs a tokenizer.
         seed: makes sampling repeatable; ``None`` draws from the global generator.
         ignore_eos: go on past the model's end-of-text token (for benchmarks).

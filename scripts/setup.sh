@@ -7,12 +7,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 VENV=${VENV:-.venv}
+command -v "$PYTHON" >/dev/null || { echo "$PYTHON is not installed; set PYTHON to a Python 3.11 or newer." >&2; exit 1; }
 "$PYTHON" - <<'CHECK'
 import sys
 if sys.version_info < (3, 11):
     sys.exit(f"focusdoc needs Python 3.11 or newer, this is {sys.version.split()[0]}; set PYTHON=python3.12, say.")
 CHECK
-[ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
+# An environment without pip is what a failed attempt leaves behind (Debian needs the package python3-venv).
+"$VENV/bin/python" -m pip --version >/dev/null 2>&1 || "$PYTHON" -m venv --clear "$VENV"
 install() { "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
 # torch first and pinned: without the pin pip may take a newer build with gigabytes of CUDA libraries.
 install --constraint constraints.txt torch
