@@ -13,11 +13,11 @@ from pathlib import Path
 
 import focusdoc
 
-#: Asked of the reference; the answers stand in the topics "pass", "binary" and "power".
+#: Asked of the reference; the answers stand in the topics "naming", "debugger" and "identifiers" among others.
 QUESTIONS = [
-    "What happens when the pass statement is executed?",
-    "Which exception does division by zero raise?",
-    "What does the power operator bind more tightly than?",
+    "Which exception is raised when a local variable is used before it is bound?",
+    "Which module holds the Python debugger?",
+    "What is the default value of the encoding of source files?",
 ]
 
 
