@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import os
 import threading
 import time
@@ -21,6 +20,7 @@ from focusdoc.decoding.answer import Answer, Generation, TextPiece, Usage
 from focusdoc.decoding.answering import stream_answer
 from focusdoc.decoding.generation import TokenLoop, complete
 from focusdoc.decoding.limits import check_room
+from focusdoc.decoding.local_context import bos_token, flat_ids, local_and_prompt
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.decoding.plain import PlainDecoder
 from focusdoc.decoding.prompt import PromptStyle, question_prompt
@@ -162,7 +162,7 @@ class FocusEngine:
             with self.base.tokenizer_lock:
                 tokenized = tokenize(self._tokenizer, document.text)
             if self.config.uses_bos:  # the authors' tokenizer puts it in front of the text (paper_mode section 1.4)
-                tokenized = tokenized.with_bos(self._bos_token_id)
+                tokenized = tokenized.with_bos(bos_token(self.base, self.config))
             chunks = tuple(cut_chunks(tokenized, self.chunk_size, document))
             blocks, encoded = self._read_tokens(tokenized.token_ids, self.store, show, document.name)
         return DocumentMemory(tuple(tokenized.token_ids), chunks, blocks, self.maker, document, tokenized, encoded)
@@ -238,7 +238,7 @@ class FocusEngine:
                 f"The question takes {len(question_ids)} tokens with its template, more than the local window of "
                 f"{self.config.local_window}; shorten it, or raise local_window."
             )
-        return settings, *self._with_bos(question_ids)
+        return settings, *local_and_prompt(self.base, self.config, question_ids)
 
     @torch.no_grad()
     def generate(
@@ -267,7 +267,7 @@ class FocusEngine:
         settings = GenerationConfig(**generation)
         if settings.stop and self.base.tokenizer is None:
             raise ConfigError("Stop strings need a tokenizer, and this model has none; use max_new_tokens instead.")
-        ids = _flat(input_ids, self.base.config.vocab_size)
+        ids = flat_ids(input_ids, self.base.config.vocab_size)
         begun = time.perf_counter()
         split = len(ids) - self.config.local_window
         decoder: PlainDecoder | ParallelDecoder
@@ -278,7 +278,7 @@ class FocusEngine:
             usage = Usage(0, 0, len(ids), 0)
         else:
             weights = self.require_adapter()
-            local_ids, prompt_ids = self._with_bos(ids[split:])
+            local_ids, prompt_ids = local_and_prompt(self.base, self.config, ids[split:])
             self._check_room([split], len(local_ids), settings)
             decoder = self._decoder(weights, self._read_tokens(ids[:split])[0], settings)
             logits = decoder.start(local_ids, prompt_ids)
@@ -316,36 +316,11 @@ class FocusEngine:
             store, self.base, ids, self.chunk_size, self.kernel, batch=batch, progress=progress, document=name
         )
 
-    def _with_bos(self, ids: list[int]) -> tuple[list[int], list[int]]:
-        """The local context and the dynamic prompt cut from its tail, each with BOS in front if the mode wants it."""
-        window = self.config.prompt_window
-        if self.config.local_attention == "refresh":
-            window = min(window, self.chunk_size)  # paper_mode section 1.3: p = min(512, S, local size)
-        prompt_ids = ids[-window:]
-        if not self.config.uses_bos:
-            return ids, prompt_ids
-        bos = self._bos_token_id
-        return (
-            ids if ids[0] == bos else [bos, *ids],
-            prompt_ids if prompt_ids[0] == bos else [bos, *prompt_ids],
-        )
-
     def _default_chunk_size(self, adapter: Adapter | None, config: FocusConfig) -> int:
         if adapter is not None and adapter.config.chunk_size is not None:
             return adapter.config.chunk_size
         room = self.base.context_length - config.prompt_window - ANSWER_ROOM
         return max(1, room if room > 0 else self.base.context_length // 2)
-
-    @property
-    def _bos_token_id(self) -> int:
-        bos = self.config.bos_token_id
-        if bos is None:
-            bos = getattr(self.base.config, "bos_token_id", None)
-        if not isinstance(bos, int):
-            raise ConfigError(
-                f"{self.base.name} names no BOS token; set FocusConfig.bos_token_id, or prompt_bos=False."
-            )
-        return bos
 
     @property
     def _tokenizer(self) -> Any:
@@ -363,23 +338,3 @@ def _on(base: BaseModel, adapter: Adapter) -> list[LayerWeights]:
         {letter: weight.to(base.device, base.dtype) for letter, weight in adapter.of_layer(layer).items()}
         for layer in range(base.num_layers)
     ]
-
-
-def _flat(input_ids: Sequence[int] | Tensor, vocab_size: int) -> list[int]:
-    """Token ids as a list; a tensor may be [n] or [1, n]."""
-    if isinstance(input_ids, Tensor):
-        if input_ids.dim() == 2 and input_ids.shape[0] == 1:
-            input_ids = input_ids[0]
-        if input_ids.dim() != 1:
-            raise ConfigError(f"input_ids has the shape {tuple(input_ids.shape)}; pass one sequence, [n] or [1, n].")
-        input_ids = input_ids.tolist()
-    try:
-        ids = [operator.index(token) for token in input_ids]
-    except TypeError as error:
-        raise ConfigError(f"input_ids must be one sequence of whole numbers ({error}).") from error
-    if not ids:
-        raise ConfigError("input_ids is empty; pass at least one token.")
-    wrong = next((token for token in ids if not 0 <= token < vocab_size), None)
-    if wrong is not None:
-        raise ConfigError(f"input_ids holds {wrong}; the model's tokens are 0 to {vocab_size - 1}.")
-    return ids
