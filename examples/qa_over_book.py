@@ -64,7 +64,10 @@ def main(arguments: list[str] | None = None) -> None:
     memory = engine.read(document)  # with a progress bar, on a terminal
     seconds = time.perf_counter() - begun
     size = f"{memory.num_tokens:,} tokens in {memory.num_chunks:,} chunks, {memory.num_bytes / 1e9:.2f} GB"
-    print(f"Read {size}, in {seconds:.1f} s ({memory.num_tokens / seconds:,.0f} tokens/s).")
+    if memory.tokens_encoded:
+        print(f"Read {size}, in {seconds:.1f} s ({memory.tokens_encoded / seconds:,.0f} tokens/s).")
+    else:
+        print(f"Known already: {size}.")
 
     for question in questions:
         print(f"\nQ: {question}\nA: ", end="", flush=True)
