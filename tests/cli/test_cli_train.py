@@ -64,7 +64,8 @@ class TestTrain:
         assert "tokens/s" in result.stderr
         config = load_adapter(output / "adapter").config
         assert config.training["steps"] == 3
-        assert config.training["command"].startswith("focusdoc ")
+        # Under pytest the process's own arguments are pytest's, and there may be none behind the name.
+        assert config.training["command"].split()[0] == "focusdoc"
         assert config.training["data"]["text_files"] == ["rhyme.txt"]
         assert config.training["held_out"] == ["held_out.txt"]
         assert [each["step"] for each in config.training["held_out_results"]] == [2, 3]
