@@ -58,7 +58,7 @@ def test_the_shipped_adapter_is_found_and_trained(engine: FocusEngine) -> None:
     assert engine.adapter.config.base_fingerprint == engine.base.fingerprint
 
 
-#: Page, code and city of six documents; the shipped adapter gets about 19 of 20 such facts right (docs/training.md).
+#: Page, code and city of six documents; planted numbers came out exact in 85 to 90% of 20 cases (docs/training.md).
 PLANTED = [
     (3, "482913", "Lisbon"),
     (5, "771204", "Oslo"),
@@ -143,4 +143,4 @@ def test_six_digit_facts_in_a_novel_of_16k_tokens(chunk_size: int, engine: Focus
     assert memory.num_tokens > 14_000
     answers = {city: sized.ask(memory, f"What is the magic number of {city}?", max_new_tokens=16) for city in facts}
     right = sum(answers[city].text.strip() == str(value) for city, value in facts.items())
-    assert right >= 3  # measured: 85 to 90 of 100 (docs/training.md), so all five would often fail
+    assert right >= 3  # measured: 85 to 90% of 20 cases (docs/training.md), so all five would often fail
