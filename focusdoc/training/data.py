@@ -37,7 +37,7 @@ DEFAULT_MIX: Mapping[str, float] = {
 _SMALLEST_PLANTED = 96
 _UNPLANTED = frozenset({"continuation", "reconstruction"})
 #: What frameworks and benchmarks put around a question once the document before it has become memory.
-_FORMS = (
+FORMS = (
     "Given the context information and not prior knowledge, answer the query.\nQuery: {}\nAnswer: ",
     "Use the document above to answer the question.\n\nQuestion: {}",
     "Answer the question based on the given passages. Only give me the answer.\n\nQuestion: {}\nAnswer:",
@@ -263,7 +263,7 @@ class SampleMaker:
 
     def _asked(self, rng: random.Random, question: str, answer: str, kind: str) -> TrainingPrompt:
         if rng.random() < 0.2:
-            question = rng.choice(_FORMS).format(question)
+            question = rng.choice(FORMS).format(question)
         plain = rng.random() < 0.25 or not getattr(self.tokenizer, "chat_template", None)
         prompt = question_prompt(self.tokenizer, question, "plain" if plain else "chat")
         end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]

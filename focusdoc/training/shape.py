@@ -30,13 +30,13 @@ class SampleShape:
 
     min_chunk_size: int = 64
     max_chunk_size: int = 2048
-    max_chunks: int = 64
-    max_tokens: int = 4096
-    prompts: int = 4
+    max_chunks: int = 128
+    max_tokens: int = 2048
+    prompts: int = 16
     targets: int = 16
-    max_reused: int = 0
-    max_rows: int | None = None
-    max_local: int = 64
+    max_reused: int = 6
+    max_rows: int | None = 4000
+    max_local: int = 512
 
     def __post_init__(self) -> None:
         # A chunk of one token has no stretch to reconstruct.
