@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from focusdoc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LocalAttention = Literal["incremental", "refresh"]
 CandidatePositions = Literal["sequential", "shared"]
@@ -116,6 +119,26 @@ class FocusConfig:
         )
 
 
+class GrammarState(Protocol):
+    """Where one answer stands in its grammar."""
+
+    def mask(self, scores: Tensor) -> Tensor:
+        """`scores` [1, vocab] with minus infinity for every token that may not come next."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """Go on past the chosen `token`."""
+        ...
+
+
+class Grammar(Protocol):
+    """What answers may look like, for constrained decoding; holds no state, so many answers may share it."""
+
+    def start(self) -> GrammarState:
+        """The state before the first token of one answer."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
     """How the next tokens are chosen, and when to stop.
@@ -130,6 +153,7 @@ class GenerationConfig:
         stop: texts that end the answer; the answer does not contain them. Needs a tokenizer.
         seed: makes sampling repeatable; ``None`` draws from the global generator.
         ignore_eos: go on past the model's end-of-text token (for benchmarks).
+        grammar: keeps the answer inside a grammar, such as `focusdoc.decoding.json_grammar.JsonGrammar`.
     """
 
     max_new_tokens: int = 128
@@ -140,10 +164,13 @@ class GenerationConfig:
     stop: str | tuple[str, ...] = ()
     seed: int | None = None
     ignore_eos: bool = False
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         _at_least("max_new_tokens", self.max_new_tokens, 1)
         _at_least("top_k", self.top_k, 0)
+        if self.grammar is not None and not hasattr(self.grammar, "start"):
+            raise ConfigError(f"grammar is {self.grammar!r}; give a grammar such as JsonGrammar, or None.")
         if self.seed is not None:
             _at_least("seed", self.seed, 0)
             if self.seed >= 2**63:

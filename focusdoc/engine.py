@@ -173,6 +173,7 @@ class FocusEngine:
         question: str,
         *,
         style: PromptStyle = "auto",
+        max_sources: int = 3,
         cancel: threading.Event | None = None,
         **generation: Any,
     ) -> Answer:
@@ -180,6 +181,7 @@ class FocusEngine:
 
         Args:
             style: the prompt format, see `focusdoc.decoding.prompt.question_prompt`.
+            max_sources: at most this many sources, 0 or more; each takes a pass over one chunk.
             cancel: set it from another thread to end the answer after the current token.
             generation: fields of `GenerationConfig`, such as ``max_new_tokens=64`` or ``temperature=0.7``.
 
@@ -188,7 +190,7 @@ class FocusEngine:
             MemoryMismatchError: a memory is another engine's. ConfigError: a generation setting is out of range.
         """
         answer: Answer | None = None
-        for piece in self.stream(memory, question, style=style, cancel=cancel, **generation):
+        for piece in self.stream(memory, question, style=style, max_sources=max_sources, cancel=cancel, **generation):
             answer = piece.answer
         if answer is None:  # pragma: no cover - the last piece always carries the answer
             raise RuntimeError("the stream ended without an answer")
@@ -200,6 +202,7 @@ class FocusEngine:
         question: str,
         *,
         style: PromptStyle = "auto",
+        max_sources: int = 3,
         cancel: threading.Event | None = None,
         **generation: Any,
     ) -> Generator[TextPiece, None, None]:
@@ -207,14 +210,63 @@ class FocusEngine:
 
         Everything that can be wrong with the call is raised here, before the first piece is asked for.
         """
+        memories = self._own(memory)
+        settings, local_ids, prompt_ids = self._prepare(question, style, generation)
+        return self._stream(memories, local_ids, prompt_ids, settings, max_sources, cancel)
+
+    def stream_prompt(
+        self,
+        memory: DocumentMemory | Sequence[DocumentMemory],
+        prompt_ids: Sequence[int],
+        *,
+        max_sources: int = 3,
+        cancel: threading.Event | None = None,
+        **generation: Any,
+    ) -> Generator[TextPiece, None, None]:
+        """Like `stream`, for a local context that the caller rendered: token ids, up to where the answer begins.
+
+        Raises:
+            PromptTooLongError: they do not fit into the local window. Else as `ask`, all before the first piece.
+        """
+        memories = self._own(memory)
+        settings = GenerationConfig(**generation)
+        ids = flat_ids(prompt_ids, self.base.config.vocab_size)
+        if len(ids) > self.config.local_window:
+            raise PromptTooLongError(
+                f"The prompt takes {len(ids)} tokens beside its documents, more than the local window of "
+                f"{self.config.local_window}; shorten it, or raise local_window."
+            )
+        return self._stream(memories, *local_and_prompt(self.base, self.config, ids), settings, max_sources, cancel)
+
+    def _own(self, memory: DocumentMemory | Sequence[DocumentMemory]) -> list[DocumentMemory]:
+        """One memory or several as a list of this engine's own."""
         memories = list(memory) if isinstance(memory, Iterable) else [memory]
         if not memories or not all(isinstance(one, DocumentMemory) for one in memories):
             raise ConfigError("There is no memory to ask; pass what engine.read gave, one memory or a list of them.")
         check_maker(memories, self.maker)
-        settings, local_ids, prompt_ids = self._prepare(question, style, generation)
+        return memories
+
+    def _stream(
+        self,
+        memories: list[DocumentMemory],
+        local_ids: list[int],
+        prompt_ids: list[int],
+        settings: GenerationConfig,
+        max_sources: int,
+        cancel: threading.Event | None,
+    ) -> Generator[TextPiece, None, None]:
         self._check_room([one.num_tokens for one in memories], len(local_ids), settings)
         decoder = self._decoder(self.require_adapter(), [block for one in memories for block in one.blocks], settings)
-        return stream_answer(decoder, memories, local_ids, prompt_ids, settings, self._tokenizer, cancel=cancel)
+        return stream_answer(
+            decoder,
+            memories,
+            local_ids,
+            prompt_ids,
+            settings,
+            self._tokenizer,
+            max_sources=max_sources,
+            cancel=cancel,
+        )
 
     def check_question(self, question: str, *, style: PromptStyle = "auto", **generation: Any) -> None:
         """Raise what `ask` would raise for this question, so that no document need be read to find out.
@@ -282,7 +334,7 @@ class FocusEngine:
             self._check_room([split], len(local_ids), settings)
             decoder = self._decoder(weights, self._read_tokens(ids[:split])[0], settings)
             logits = decoder.start(local_ids, prompt_ids)
-            usage = Usage(split, decoder.num_chunks, len(local_ids), 0)
+            usage = Usage(split, decoder.num_chunks, len(local_ids), 0, split)
         loop = TokenLoop(decoder, logits, settings, history=ids, eos_token_ids=self.base.eos_token_ids, cancel=cancel)
         return complete(loop, settings, self.base.tokenizer, begun=begun, usage=usage, keep_logits=return_logits)
 

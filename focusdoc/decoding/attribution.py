@@ -22,6 +22,12 @@ SINK_TOKENS = 4
 _SENTENCE_REACH = 160
 
 
+def chunk_shares(masses: Tensor) -> Tensor:
+    """Share of all attention mass that each chunk got over an answer's `masses` [steps, num_chunks]."""
+    per_chunk = masses.sum(dim=0)
+    return per_chunk / per_chunk.sum().clamp_min(torch.finfo(torch.float32).tiny)
+
+
 def find_sources(
     decoder: ParallelDecoder,
     memories: Sequence[DocumentMemory],
@@ -43,8 +49,7 @@ def find_sources(
     """
     if any(memory.document is None for memory in memories):
         return ()  # made from bare token ids: there is no text to quote
-    per_chunk = masses.sum(dim=0)
-    shares = per_chunk / per_chunk.sum().clamp_min(torch.finfo(torch.float32).tiny)
+    shares = chunk_shares(masses)
     ranked: list[int] = shares.argsort(descending=True)[:limit].tolist()
     owners = [(memory, chunk) for memory in memories for chunk in memory.chunks]
     looked = look_inside(decoder, ranked, token_ids, masses, prompt_len=prompt_len)

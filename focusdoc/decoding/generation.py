@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -108,7 +108,7 @@ def complete(
             if text.stopped:
                 loop.finish_reason = "stop"
                 break
-    used = Usage(usage.document_tokens, usage.num_chunks, usage.prompt_tokens, len(token_ids))
+    used = replace(usage, completion_tokens=len(token_ids))
     timings = Timings(first - begun, time.perf_counter() - first)
     stacked: Tensor | None = None
     if keep_logits:
