@@ -13,14 +13,13 @@ from torch import Tensor
 from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import Answer, Source, TextPiece, Timings, Usage
 from focusdoc.decoding.attribution import chunk_shares, find_sources
-from focusdoc.decoding.generation import TokenLoop
-from focusdoc.decoding.parallel import ParallelDecoder
+from focusdoc.decoding.generation import AnswerDecoder, TokenLoop
 from focusdoc.decoding.text import TextStream
 from focusdoc.memory.chunk_memory import DocumentMemory
 
 
 def stream_answer(
-    decoder: ParallelDecoder,
+    decoder: AnswerDecoder,
     memories: Sequence[DocumentMemory],
     local_ids: Sequence[int],
     prompt_ids: Sequence[int],
@@ -34,7 +33,7 @@ def stream_answer(
 
     Args:
         decoder: fresh, over the chunks of `memories` in their order.
-        local_ids, prompt_ids: see `ParallelDecoder.start`.
+        local_ids, prompt_ids: see `AnswerDecoder.start`.
         max_sources: at most this many sources.
     """
     begun = time.perf_counter()
