@@ -25,6 +25,7 @@ FLOORS = [
     {"memory"},
     {"decoding"},
     {"training", "engine"},
+    {"chat"},
     {"focusdoc"},  # the facade, __init__.py
     {"evaluation"},
     {"cli"},
