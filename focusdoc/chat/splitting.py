@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from focusdoc.chat.messages import Message
-from focusdoc.errors import PromptTooLongError
 
 #: Characters at either end of a long text that may be frame. About 200 tokens of English: every chunk reads the
 #: local context's tail with every question, so a longer one costs as much as reading the text again.
@@ -51,9 +50,6 @@ def split_prompt(
         window: tokens that may stay local, without the template's own.
         count: tokens of a text.
         known: keeps a body's end where it was for an earlier question.
-
-    Raises:
-        PromptTooLongError: the frame alone is longer than the window.
     """
     if sum(_count(part, count, window) for message in messages for part in message.parts) <= window:
         return SplitPrompt(tuple(messages), ())
@@ -63,9 +59,9 @@ def split_prompt(
         parts: list[str] = []
         for number, part in enumerate(message.parts, start=1):
             is_last = message is messages[-1] and number == len(message.parts)
-            head, body, tail = split_text(part, known, asks=is_last)
+            head, body, tail = split_text(part, known, asks=is_last, frame=_frame(part, count, window))
             documents += [body] if body else []
-            parts += [text for text in (head.rstrip("\n") if body else head, tail) if text]
+            parts += [head + tail] if head + tail else []
         local.append(Message(message.role, parts))
     for give_away in (_oldest_messages, _parts_before_the_last):
         sizes = [sum(count(part) for part in message.parts) for message in local]
@@ -73,62 +69,58 @@ def split_prompt(
             break
         local, away = give_away(local, sizes, window // 2)
         documents += away
-    size = sum(count(part) for message in local for part in message.parts)
-    if size > window:
-        raise PromptTooLongError(
-            f"The prompt takes {size} tokens beside its documents, more than the local window of {window}; "
-            "shorten its instructions or its last message, or raise local_window."
-        )
     return SplitPrompt(tuple(local), tuple(documents))
 
 
-def split_text(text: str, known: KnownBeginning, *, asks: bool = True) -> tuple[str, str, str]:
+def split_text(
+    text: str, known: KnownBeginning, *, asks: bool = True, frame: int = FRAME_CHARACTERS
+) -> tuple[str, str, str]:
     """`text` as head, body and tail, which join to it; a short text is all head.
 
     Args:
         asks: whether the text ends in the question; otherwise it may have no tail.
+        frame: the longest head, in characters; a tail behind a rule may have twice as many.
     """
-    if len(text) <= 3 * FRAME_CHARACTERS:
+    if len(text) <= 3 * frame:
         return text, "", ""
-    start = _head_end(text[:FRAME_CHARACTERS])
+    start = _head_end(text, frame)
     rest = text[start:]
-    end = len(rest) - FRAME_CHARACTERS + _tail_start(rest[-FRAME_CHARACTERS:], asks)
+    end = _tail_start(rest, frame, asks)
     before = known(rest)
     if before is not None:
         left = rest[len(before) :]
-        if len(left) <= 2 * FRAME_CHARACTERS and (left.strip() or not asks):
+        if len(left) <= 2 * frame and (left.strip() or not asks):
             end = len(before)
     return text[:start], rest[:end], rest[end:]
 
 
-def _head_end(beginning: str) -> int:
+def _head_end(text: str, frame: int) -> int:
     """Where the text behind an instruction begins: behind the first rule or blank line, else at 0."""
-    rule = _RULE.search(beginning)
-    if rule is not None:
-        return min(rule.end() + 1, len(beginning))
-    blank = beginning.find("\n\n")
+    rule = _RULE.search(text)
+    if rule is not None and rule.end() < frame:
+        return rule.end() + 1
+    blank = text.find("\n\n", 0, frame)
     return blank + 2 if blank > 0 else 0
 
 
-def _tail_start(ending: str, asks: bool) -> int:
-    """Where the question begins in the last characters of a text.
+def _tail_start(text: str, frame: int, asks: bool) -> int:
+    """Where the question begins at the end of `text`.
 
-    Behind the last rule; else at the last line that says "Question:"; else, if it `asks`, at the first blank line,
-    line break, sentence or word, so that rather too much stays local than half a question.
+    At the last rule; else at the last line that says "Question:"; else, if it `asks`, at the first blank line, line
+    break, sentence or word of the last `frame` characters, so that rather too much stays local than half a question.
     """
-    rules = [match.end() + 1 for match in _RULE.finditer(ending)]
-    asked = [match.start() for match in _ASKED.finditer(ending)]
-    for places in (rules, asked):
-        fitting = [place for place in places if len(ending[place:].strip()) >= _SHORTEST_TAIL]
-        if fitting:
-            return fitting[-1]
+    for sign in (_RULE, _ASKED):
+        for match in reversed(list(sign.finditer(text, len(text) - 2 * frame))):
+            behind = match.end() if sign is _RULE else match.start()
+            if len(text[behind:].strip()) >= _SHORTEST_TAIL:
+                return match.start() - 1 if match.start() else 0  # with the line break before it
     if not asks:
-        return len(ending)
+        return len(text)
     for mark in _WEAKER_CUTS:
-        place = ending.find(mark)
-        if place >= 0 and len(ending[place:].strip()) >= _SHORTEST_TAIL:
+        place = text.find(mark, len(text) - frame)
+        if place >= 0 and len(text[place:].strip()) >= _SHORTEST_TAIL:
             return place + len(mark)
-    return 0
+    return len(text) - frame
 
 
 def _oldest_messages(messages: Sequence[Message], sizes: Sequence[int], room: int) -> tuple[list[Message], list[str]]:
@@ -153,6 +145,14 @@ def _parts_before_the_last(messages: Sequence[Message], _: Sequence[int], __: in
     *before, last = messages
     gone = [part for message in before for part in message.parts] + list(last.parts[:-1])
     return [Message(last.role, last.parts[-1:])], gone
+
+
+def _frame(text: str, count: Callable[[str], int], window: int) -> int:
+    """`FRAME_CHARACTERS`, or less where head and tail would fill the window (scripts of many tokens a character)."""
+    frame = FRAME_CHARACTERS
+    while frame > 1 and max(count(text[:frame]), count(text[-frame:])) > window // 3:
+        frame //= 2
+    return frame
 
 
 def _count(text: str, count: Callable[[str], int], window: int) -> int:
