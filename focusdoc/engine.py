@@ -229,14 +229,8 @@ class FocusEngine:
             PromptTooLongError: they do not fit into the local window. Else as `ask`, all before the first piece.
         """
         memories = self._own(memory)
-        settings = GenerationConfig(**generation)
-        ids = flat_ids(prompt_ids, self.base.config.vocab_size)
-        if len(ids) > self.config.local_window:
-            raise PromptTooLongError(
-                f"The prompt takes {len(ids)} tokens beside its documents, more than the local window of "
-                f"{self.config.local_window}; shorten it, or raise local_window."
-            )
-        return self._stream(memories, *local_and_prompt(self.base, self.config, ids), settings, max_sources, cancel)
+        settings, local_ids, prompt = self._fitting(flat_ids(prompt_ids, self.base.config.vocab_size), generation)
+        return self._stream(memories, local_ids, prompt, settings, max_sources, cancel)
 
     def _own(self, memory: DocumentMemory | Sequence[DocumentMemory]) -> list[DocumentMemory]:
         """One memory or several as a list of this engine's own."""
@@ -277,20 +271,34 @@ class FocusEngine:
         settings, local_ids, _ = self._prepare(question, style, generation)
         self._check_room([self.chunk_size], len(local_ids), settings)
 
+    def check_prompt(self, prompt_ids: Sequence[int], **generation: Any) -> None:
+        """Like `check_question`, for a local context that the caller rendered.
+
+        Raises:
+            PromptTooLongError, AdapterError, ConfigError: as `stream_prompt`.
+        """
+        settings, local_ids, _ = self._fitting(flat_ids(prompt_ids, self.base.config.vocab_size), generation)
+        self._check_room([self.chunk_size], len(local_ids), settings)
+
     def _prepare(
         self, question: str, style: PromptStyle, generation: dict[str, Any]
     ) -> tuple[GenerationConfig, list[int], list[int]]:
         """The settings, the local context and the dynamic prompt of a question."""
-        settings = GenerationConfig(**generation)
         self.require_adapter()
         with self.base.tokenizer_lock:
             question_ids = question_prompt(self._tokenizer, question, style)
-        if len(question_ids) > self.config.local_window:
+        return self._fitting(question_ids, generation)
+
+    def _fitting(self, ids: list[int], generation: dict[str, Any]) -> tuple[GenerationConfig, list[int], list[int]]:
+        """The settings, the local context and the dynamic prompt of a rendered question."""
+        settings = GenerationConfig(**generation)
+        self.require_adapter()
+        if len(ids) > self.config.local_window:
             raise PromptTooLongError(
-                f"The question takes {len(question_ids)} tokens with its template, more than the local window of "
+                f"The question takes {len(ids)} tokens with its template, more than the local window of "
                 f"{self.config.local_window}; shorten it, or raise local_window."
             )
-        return settings, *local_and_prompt(self.base, self.config, question_ids)
+        return settings, *local_and_prompt(self.base, self.config, ids)
 
     @torch.no_grad()
     def generate(

@@ -141,14 +141,12 @@ class Chat:
             ids = self._render(split.local)
             self._check_plain(len(ids), settings)
             return stream_plain_answer(engine.base, ids, settings, cancel=cancel)
-        engine.require_adapter()
         if all(message.role != "system" for message in split.local):
             split = replace(split, local=(Message("system", SYSTEM_PROMPT), *split.local))  # as in training
         documents = [
             Document.from_text(text, {"name": f"prompt, text {number}"})
             for number, text in enumerate(split.documents, start=1)
         ]
-        self._check_size(documents)
         return self._answer(documents, self._render(split.local), max_sources, cancel, generation)
 
     def continue_text(
@@ -171,9 +169,7 @@ class Chat:
         if not split.documents:
             self._check_plain(len(ids), settings)
             return stream_plain_answer(engine.base, ids, settings, cancel=cancel)
-        engine.require_adapter()
         documents = [Document.from_text(part, {"name": "prompt"}) for part in split.documents]
-        self._check_size(documents)
         return self._answer(documents, ids, 3, cancel, generation)
 
     def ask(
@@ -206,13 +202,23 @@ class Chat:
         """
         if not documents:
             raise ConfigError("There is no document to ask; pass at least one.")
-        self.engine.check_question(question, **generation)
-        self._check_size(documents)
         with self.engine.base.tokenizer_lock:
             prompt_ids = question_prompt(self.engine.base.tokenizer, question)
         return self._answer(documents, prompt_ids, max_sources, cancel, generation)
 
     def _answer(
+        self,
+        documents: Sequence[Document],
+        prompt_ids: Sequence[int],
+        max_sources: int,
+        cancel: threading.Event | None,
+        generation: Mapping[str, Any],
+    ) -> Generator[TextPiece, None, None]:
+        self.engine.check_prompt(prompt_ids, **generation)
+        self._check_size(documents)
+        return self._read_and_answer(documents, prompt_ids, max_sources, cancel, generation)
+
+    def _read_and_answer(
         self,
         documents: Sequence[Document],
         prompt_ids: Sequence[int],

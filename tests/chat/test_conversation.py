@@ -136,7 +136,7 @@ class TestCancelling:
 class TestBadCalls:
     def test_a_prompt_that_cannot_fit_beside_its_documents(self, tiny_engine: FocusEngine) -> None:
         narrow = Chat(FocusEngine(tiny_engine.base, tiny_engine.adapter, replace(tiny_engine.config, local_window=40)))
-        with pytest.raises(PromptTooLongError, match=r"takes \d+ tokens beside its documents.*window of 40"):
+        with pytest.raises(PromptTooLongError, match=r"takes \d+ tokens with its template.*window of 40"):
             narrow.stream(prompt("Who?"))
 
     @pytest.mark.parametrize("messages", [[], [Message("user", "  ")], [Message("system", "Be brief.")]])
