@@ -13,6 +13,7 @@ import torch
 
 from focusdoc.chat.messages import Message, check_messages, encode_conversation
 from focusdoc.chat.splitting import split_prompt
+from focusdoc.chat.streams import last_answer
 from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import Answer, TextPiece
 from focusdoc.decoding.json_grammar import JsonGrammar, grammar_tokenizer
@@ -150,7 +151,7 @@ class Chat:
         return self._answer(documents, self._render(split.local), max_sources, cancel, generation)
 
     def continue_text(
-        self, text: str, *, cancel: threading.Event | None = None, **generation: Any
+        self, text: str, *, max_sources: int = 3, cancel: threading.Event | None = None, **generation: Any
     ) -> Generator[TextPiece, None, None]:
         """Continue `text` as it stands, without a template; special tokens in it are plain text.
 
@@ -170,7 +171,7 @@ class Chat:
             self._check_plain(len(ids), settings)
             return stream_plain_answer(engine.base, ids, settings, cancel=cancel)
         documents = [Document.from_text(part, {"name": "prompt"}) for part in split.documents]
-        return self._answer(documents, ids, 3, cancel, generation)
+        return self._answer(documents, ids, max_sources, cancel, generation)
 
     def ask(
         self,
@@ -275,20 +276,6 @@ class Chat:
                 f"The documents take {total:,} tokens, but the memory holds {self.max_tokens:,} "
                 f"({self.pool.max_bytes:,} bytes); ask fewer of them, or raise max_memory_bytes."
             )
-
-
-def last_answer(pieces: Generator[TextPiece, None, None]) -> Answer:
-    """Run a stream to its end and give the whole answer.
-
-    Raises:
-        FocusdocError: it was cancelled before there was an answer.
-    """
-    answer = None
-    for piece in pieces:
-        answer = piece.answer
-    if answer is None:
-        raise FocusdocError("The call was cancelled while its documents were read.")
-    return answer
 
 
 def _stopped_by(cancel: threading.Event | None) -> Any:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from focusdoc.chat.conversation import Chat
     from focusdoc.config import FocusConfig
+    from focusdoc.engine import FocusEngine
 
 _chats: dict[tuple[object, ...], LazyChat] = {}
 _lock = threading.Lock()
@@ -26,6 +27,17 @@ class LazyChat:
         self._make = make
         self._chat: Chat | None = None
         self._lock = threading.Lock()
+
+    @classmethod
+    def of(cls, engine: FocusEngine | Chat, max_memory_bytes: int | None = None) -> LazyChat:
+        """The chat of an engine that is there, or of a chat itself (then its memories are shared)."""
+
+        def make() -> Chat:
+            from focusdoc.chat.conversation import Chat
+
+            return engine if isinstance(engine, Chat) else Chat(engine, max_memory_bytes)
+
+        return cls(make)
 
     @property
     def is_loaded(self) -> bool:

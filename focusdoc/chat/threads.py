@@ -15,24 +15,34 @@ T = TypeVar("T")
 _END = object()
 
 
-async def run_in_thread(work: Callable[[threading.Event], T]) -> T:
-    """The result of `work(cancel)`."""
-    cancel = threading.Event()
+async def run_in_thread(work: Callable[[threading.Event], T], cancel: threading.Event | None = None) -> T:
+    """The result of `work(cancel)`.
+
+    Args:
+        cancel: the caller's own event; None for a new one.
+    """
+    event = cancel or threading.Event()
     try:
-        return await asyncio.to_thread(work, cancel)
-    finally:
-        cancel.set()
+        return await asyncio.to_thread(work, event)
+    except asyncio.CancelledError:
+        event.set()
+        raise
 
 
 async def stream_in_thread(
-    make: Callable[[threading.Event], Generator[T, None, None]],
+    make: Callable[[threading.Event], Generator[T, None, None]], cancel: threading.Event | None = None
 ) -> AsyncGenerator[T, None]:
-    """The items of the generator `make(cancel)`, each computed in a thread."""
-    cancel = threading.Event()
-    items: Generator[T, None, None] | None = None
+    """The items of the generator `make(cancel)`, each computed in a thread.
+
+    What `make` itself raises is raised here, before the first item is asked for.
+    """
+    event = cancel or threading.Event()
+    return _stream(await run_in_thread(make, event), event)
+
+
+async def _stream(items: Generator[T, None, None], cancel: threading.Event) -> AsyncGenerator[T, None]:
     step: asyncio.Future[object] | None = None
     try:
-        items = await asyncio.to_thread(make, cancel)
         while True:
             step = asyncio.ensure_future(asyncio.to_thread(next, items, _END))
             # Shielded, since a thread cannot be stopped: it ends by itself, and only then may the generator close.
@@ -42,9 +52,7 @@ async def stream_in_thread(
             yield item  # type: ignore[misc]  # anything but _END is a T
     finally:
         cancel.set()
-        if items is not None:
-            if step is None or step.done():
-                items.close()
-            else:
-                running = items
-                step.add_done_callback(lambda _: running.close())
+        if step is None or step.done():
+            items.close()
+        else:
+            step.add_done_callback(lambda _: items.close())

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from focusdoc import Answer, Chat, Document, FocusEngine, Message
-from focusdoc.chat.conversation import last_answer
+from focusdoc.chat.streams import last_answer
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.errors import AdapterError, ConfigError, PromptTooLongError
 

@@ -53,7 +53,7 @@ def test_the_loop_goes_on_meanwhile() -> None:
 
 def test_items_come_in_order_and_the_stream_ends() -> None:
     async def main() -> list[int]:
-        return [item async for item in stream_in_thread(lambda _: (item for item in range(5)))]
+        return [item async for item in await stream_in_thread(lambda _: (item for item in range(5)))]
 
     assert asyncio.run(main()) == [0, 1, 2, 3, 4]
 
@@ -62,7 +62,7 @@ def test_leaving_a_stream_closes_the_generator() -> None:
     work = Work()
 
     async def main() -> None:
-        stream = stream_in_thread(work.count)
+        stream = await stream_in_thread(work.count)
         async for item in stream:
             if item == 3:
                 break
@@ -80,7 +80,7 @@ def test_cancelling_a_task_ends_the_thread_and_closes_the_generator() -> None:
 
     async def main() -> None:
         async def consume() -> None:
-            async for _ in stream_in_thread(work.count):
+            async for _ in await stream_in_thread(work.count):
                 pass
 
         task = asyncio.create_task(consume())
@@ -118,7 +118,7 @@ def test_errors_arrive() -> None:
         raise ValueError("two")
 
     async def main() -> None:
-        async for _ in stream_in_thread(fail):
+        async for _ in await stream_in_thread(fail):
             pass
 
     with pytest.raises(ValueError, match="two"):
