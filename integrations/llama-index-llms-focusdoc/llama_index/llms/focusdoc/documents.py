@@ -32,14 +32,18 @@ def to_documents(nodes: Sequence[BaseNode]) -> list[Document]:
 
 
 def to_nodes(sources: Sequence[Source], documents: Sequence[Document]) -> Iterator[NodeWithScore]:
-    """The passages of an answer as nodes with the metadata of their document, page label and attention score."""
+    """The passages of an answer as nodes with their page's metadata, the page label and the attention as score."""
     known = {document.name: document for document in documents}
     for source in sources:
-        document = known.get(source.document)
-        extra: dict[str, Any] = dict(document.metadata.get("node_metadata", {})) if document else {}
+        document = known[source.document]
+        of_page: dict[str, Any] = document.metadata["of_pages"][source.page - 1]
         label = source.page_label or str(source.page)
-        metadata = {**extra, "file_name": source.document, "page_label": label, "page": source.page}
-        node = TextNode(text=source.text, metadata=metadata, start_char_idx=source.start, end_char_idx=source.end)
+        node = TextNode(
+            text=source.text,
+            metadata={"file_name": source.document, "page_label": label, **of_page},
+            start_char_idx=source.start,
+            end_char_idx=source.end,
+        )
         yield NodeWithScore(node=node, score=source.score)
 
 
@@ -57,8 +61,5 @@ def _join(file: str, nodes: Sequence[BaseNode]) -> Document:
             text += "\n"  # or the last word of a page and the first of the next would be one
         label = node.metadata.get("page_label")
         pages.append(Page(number, None if label is None else str(label), start, len(text)))
-    shared = {
-        key: value for key, value in nodes[0].metadata.items() if all(node.metadata.get(key) == value for node in nodes)
-    }
-    name = str(shared.get("file_name") or file)
-    return Document(text, tuple(pages), {"name": name, "format": "pages", "node_metadata": shared})
+    of_pages = [node.metadata for node in nodes]
+    return Document(text, tuple(pages), {"name": file, "format": "pages", "of_pages": of_pages})
