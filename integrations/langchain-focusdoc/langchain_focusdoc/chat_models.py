@@ -119,16 +119,6 @@ class ChatFocusLLM(BaseChatModel):
             return values
         return {name: value for name, value in values.items() if name not in _MEANINGLESS}
 
-    @classmethod
-    def is_lc_serializable(cls) -> bool:
-        """Whether `langchain_core.load.dumps` takes it."""
-        return True
-
-    @classmethod
-    def get_lc_namespace(cls) -> list[str]:
-        """Where `langchain_core.load` finds the class."""
-        return ["langchain_focusdoc", "chat_models"]
-
     @property
     def focus(self) -> LazyChat:
         """The model with its memories, shared by all objects with the same settings; `.get()` loads it."""
