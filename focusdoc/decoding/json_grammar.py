@@ -40,6 +40,8 @@ def grammar_tokenizer(base: BaseModel) -> LLTokenizer:
 class JsonGrammar:
     """The JSON documents that fit a JSON schema, written without white space between their parts.
 
+    An object whose properties the schema names holds no others, unless its ``additionalProperties`` allows them.
+
     Args:
         tokenizer: of `grammar_tokenizer`.
         schema: a JSON schema; `ANY_OBJECT` for any JSON object.
@@ -54,7 +56,9 @@ class JsonGrammar:
         self._tokenizer = tokenizer
         try:
             # Small models fill the room between two parts with white space for ever, where they may.
-            self._grammar = LLMatcher.grammar_from_json_schema(dict(schema), defaults={"whitespace_flexible": False})
+            self._grammar = LLMatcher.grammar_from_json_schema(
+                _closed(dict(schema)), defaults={"whitespace_flexible": False}
+            )
         except (TypeError, ValueError) as error:
             raise ConfigError(f"This JSON schema cannot be used: {error}") from error
         if problem := LLMatcher.validate_grammar(self._grammar, tokenizer):
@@ -65,6 +69,25 @@ class JsonGrammar:
         from llguidance import LLMatcher
 
         return JsonState(LLMatcher(self._tokenizer, self._grammar, log_level=0))
+
+
+def _closed(schema: Any) -> Any:
+    """The schema with no room for properties that it does not name: a model would go on inventing them."""
+    if isinstance(schema, list):
+        return [_closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {
+        key: {name: _closed(part) for name, part in value.items()}
+        if key in ("properties", "$defs", "definitions") and isinstance(value, dict)
+        else _closed(value)
+        for key, value in schema.items()
+        if key not in ("enum", "const", "default", "examples")
+    }
+    closed |= {key: schema[key] for key in ("enum", "const", "default", "examples") if key in schema}
+    if "properties" in closed:
+        closed.setdefault("additionalProperties", False)
+    return closed
 
 
 class JsonState:

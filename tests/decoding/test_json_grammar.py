@@ -50,6 +50,21 @@ def test_one_grammar_serves_many_answers(engine: FocusEngine) -> None:
     assert answers[0] == answers[1]
 
 
+def test_an_object_holds_the_named_properties_alone(engine: FocusEngine) -> None:
+    inner = {"type": "object", "properties": {"properties": {"type": "boolean"}}, "required": ["properties"]}
+    schema = {
+        "type": "object",
+        "properties": {"inner": {"$ref": "#/$defs/I"}},
+        "required": ["inner"],
+        "$defs": {"I": inner},
+    }
+    for seed in range(4):
+        grammar = JsonGrammar(grammar_tokenizer(engine.base), schema)
+        found = engine.generate([5, 6], max_new_tokens=60, temperature=1.5, seed=seed, grammar=grammar)
+        said = json.loads(engine.base.tokenizer.decode(found.token_ids, skip_special_tokens=True))
+        assert said in ({"inner": {"properties": True}}, {"inner": {"properties": False}})
+
+
 def test_any_object(engine: FocusEngine) -> None:
     state = JsonGrammar(grammar_tokenizer(engine.base), ANY_OBJECT).start()
     import torch

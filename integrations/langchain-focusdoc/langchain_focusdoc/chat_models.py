@@ -44,7 +44,9 @@ _SETTINGS = {
     "seed": "seed",
 }
 #: What may come with a call besides settings.
-_CALL_EXTRAS = frozenset({"model", "cancel", "response_format", "ls_structured_output_format", "stream", "stream_usage"})
+_CALL_EXTRAS = frozenset(
+    {"model", "cancel", "response_format", "ls_structured_output_format", "stream", "stream_usage"}
+)
 
 
 class ChatFocusLLM(BaseChatModel):

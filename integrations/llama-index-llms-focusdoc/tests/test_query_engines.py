@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import planted
-from llama_index.core import Document, SummaryIndex
+from llama_index.core import Document, Settings, SummaryIndex
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
 from llama_index.core.llms.mock import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.llms.focusdoc import FocusLLM, FocusQueryEngine, FocusReader, FocusSynthesizer
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 QUESTION = "What is the access code of Oslo?"
 
@@ -28,10 +29,13 @@ def usages(handler: LlamaDebugHandler) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def handler(llm: FocusLLM) -> LlamaDebugHandler:
+def handler(llm: FocusLLM) -> Iterator[LlamaDebugHandler]:
+    """Watches all of LlamaIndex, as users make it do."""
     watching = LlamaDebugHandler(print_trace_on_end=False)
-    llm.callback_manager = CallbackManager([watching])
-    return watching
+    before = Settings.callback_manager
+    Settings.callback_manager = llm.callback_manager = CallbackManager([watching])
+    yield watching
+    Settings.callback_manager = before
 
 
 @pytest.fixture
@@ -55,7 +59,7 @@ def test_a_summary_index_packs_all_nodes_into_one_call_and_a_second_question_rea
     assert second["encoded_tokens"] == 0
     assert second["cached_tokens"] == first["document_tokens"]
     responses = [event[1].payload[EventPayload.RESPONSE] for event in handler.get_llm_inputs_outputs()]
-    assert "771204" in responses[0].additional_kwargs["sources"][0]["text"]
+    assert responses[0].additional_kwargs["sources"][0]["text"] in pages[1].text
 
 
 class TestFocusQueryEngine:
@@ -68,7 +72,7 @@ class TestFocusQueryEngine:
         top = response.source_nodes[0]
         assert top.metadata["page_label"] == "v"
         assert top.metadata["file_name"] == "codes.txt"
-        assert "771204" in top.get_content()
+        assert top.get_content() in pages[1].text
         scores = [node.score for node in response.source_nodes]
         assert scores == sorted(scores, reverse=True)
         assert 0 < sum(scores) <= 1.0001
@@ -109,7 +113,7 @@ class TestFocusQueryEngine:
 class Code(BaseModel):
     """An access code."""
 
-    code: int
+    code: str = Field(pattern="^[0-9]{6}$")
 
 
 class TestFocusSynthesizer:
@@ -121,7 +125,7 @@ class TestFocusSynthesizer:
     def test_nodes_in_another_order_are_not_read_again(
         self, llm: FocusLLM, handler: LlamaDebugHandler, nodes: list[NodeWithScore]
     ) -> None:
-        synthesizer = FocusSynthesizer(llm, callback_manager=llm.callback_manager)
+        synthesizer = FocusSynthesizer(llm)
         response = synthesizer.synthesize(QUESTION, nodes)
         assert "771204" in str(response)
         assert response.source_nodes == nodes
@@ -144,6 +148,7 @@ class TestFocusSynthesizer:
         assert "771204" in str(engine.query(QUESTION))
 
     def test_an_object(self, llm: FocusLLM, nodes: list[NodeWithScore]) -> None:
+        llm.max_new_tokens = 24
         response = FocusSynthesizer(llm, output_cls=Code).synthesize(QUESTION, nodes)
         assert isinstance(response.response, Code)
 
