@@ -65,8 +65,26 @@ def test_an_object_holds_the_named_properties_alone(engine: FocusEngine) -> None
         assert said in ({"inner": {"properties": True}}, {"inner": {"properties": False}})
 
 
+def test_a_text_without_end_is_ended_in_time(engine: FocusEngine) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "setup": {"type": "string"},
+            "lines": {"type": "array", "items": {"type": "object", "properties": {"n": {"type": "integer"}}}},
+            "punchline": {"type": "string"},
+        },
+        "required": ["setup", "lines", "punchline"],
+    }
+    for seed in range(6):
+        grammar = JsonGrammar(grammar_tokenizer(engine.base), schema)
+        found = engine.generate([5, 6], max_new_tokens=120, temperature=1.5, seed=seed, grammar=grammar)
+        assert found.finish_reason == "stop"
+        said = json.loads(engine.base.tokenizer.decode(found.token_ids, skip_special_tokens=True))
+        assert said.keys() == {"setup", "lines", "punchline"}
+
+
 def test_any_object(engine: FocusEngine) -> None:
-    state = JsonGrammar(grammar_tokenizer(engine.base), ANY_OBJECT).start()
+    state = JsonGrammar(grammar_tokenizer(engine.base), ANY_OBJECT).start(100)
     import torch
 
     scores = state.mask(torch.zeros(1, engine.base.config.vocab_size))[0]

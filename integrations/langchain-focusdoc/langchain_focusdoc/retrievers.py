@@ -39,11 +39,7 @@ class FocusRetriever(BaseRetriever):
     _files: list[FocusDocument] = PrivateAttr(default_factory=list)
 
     def model_post_init(self, context: Any, /) -> None:
-        """Put the pages of each file together.
-
-        Raises:
-            FocusRequestError: there is no document with text in it.
-        """
+        """Put the pages of each file together; a ValidationError where there is no text."""
         super().model_post_init(context)
         self._files = _to_files(self.documents)
 
@@ -60,6 +56,7 @@ class FocusRetriever(BaseRetriever):
         Raises:
             FocusRequestError: there is no document with text in it.
         """
+        _to_files(documents)  # raised from here, or pydantic would make a ValidationError of it
         return cls(llm=llm or ChatFocusLLM(), documents=list(documents), **settings)
 
     @classmethod

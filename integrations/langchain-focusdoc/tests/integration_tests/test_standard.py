@@ -23,7 +23,7 @@ class TestChatFocusLLM(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"config": SHORT, "max_tokens": 80, "repetition_penalty": 1.1}
+        return {"config": SHORT, "max_tokens": 48}
 
     @property
     def has_tool_calling(self) -> bool:
