@@ -16,7 +16,8 @@ from sample_pdf import write_sample_pdf
 
 import focusdoc
 
-QUESTIONS = ["What is the access code of Lima?", "Who is the keeper of the harbour of Cork?"]
+#: Chosen among those that the small default model answers rightly; the README says what it cannot do.
+QUESTIONS = ["What is the access code of Lima?", "Which town gave the clock?"]
 PROMPT = ChatPromptTemplate([("human", "{passages}\n\nQuestion: {question}\nAnswer briefly.")])
 
 
@@ -28,9 +29,10 @@ def as_text(passages: list[Document]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Find passages, answer from them, and print both."""
     file, *questions = arguments or [None]
-    llm = ChatFocusLLM(max_tokens=24)
+    # Small chunks, so that each page of the short report has one of its own; books want the default, 1,024 tokens.
+    llm = ChatFocusLLM(config=None if file else focusdoc.FocusConfig(chunk_size=128), max_tokens=24)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(file) if file else write_sample_pdf(Path(folder) / "harbours.pdf")
+        path = Path(file) if file else write_sample_pdf(Path(folder) / "report.pdf")
         retriever = FocusRetriever.from_files([path], llm, k=3)
     answer = {"passages": lambda given: as_text(given["passages"]), "question": lambda given: given["question"]}
     chain = {"passages": retriever, "question": RunnablePassthrough()} | RunnablePassthrough.assign(

@@ -13,15 +13,18 @@ from sample_pdf import write_sample_pdf
 
 import focusdoc
 
-QUESTIONS = ["What is the access code of Lima?", "Who is the keeper of the harbour of Cork?"]
+#: Chosen among those that the small default model answers rightly; the README says what it cannot do.
+QUESTIONS = ["What is the access code of Lima?", "Which town gave the clock?"]
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the file once, ask, and print answers with page labels and passages."""
     file, *questions = arguments or [None]
+    # Small chunks, so that each page of the short report has one of its own; books want the default, 1,024 tokens.
+    config = None if file else focusdoc.FocusConfig(chunk_size=128)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(file) if file else write_sample_pdf(Path(folder) / "harbours.pdf")
-        engine = FocusQueryEngine.from_files([path], FocusLLM(max_new_tokens=24))
+        path = Path(file) if file else write_sample_pdf(Path(folder) / "report.pdf")
+        engine = FocusQueryEngine.from_files([path], FocusLLM(config=config, max_new_tokens=24))
     print(f"Read {engine.read():,} new tokens of {path.name}.")
     for question in questions or (["What is this document about?"] if file else QUESTIONS):
         response = engine.query(question)

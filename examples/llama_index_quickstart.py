@@ -14,6 +14,7 @@ from llama_index.llms.focusdoc import FocusLLM
 import focusdoc
 
 TOPICS = ("assert", "naming", "pass", "del", "debugger", "global")
+#: Answered in the topics "debugger" and "naming".
 QUESTIONS = [
     "Which module holds the Python debugger?",
     "Which exception is raised when a local variable is used before it is bound?",
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"   {counted.prompt_token_count:,} tokens in the prompt, {counted.completion_token_count} in the answer")
 
     chat = Settings.llm.focus.get()
-    print(f"\n{len(chat.pool)} texts are remembered in {chat.pool.num_bytes / 1e6:.0f} MB and not read again.")
+    print(f"\nRemembered and not read again: {len(chat.pool)} text(s) in {chat.pool.num_bytes / 1e6:.0f} MB.")
 
 
 if __name__ == "__main__":

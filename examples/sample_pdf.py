@@ -1,39 +1,42 @@
-"""A small PDF for the examples, made on the spot: the harbours of eight cities, one to a page."""
+"""A small PDF for the examples, made on the spot: a town's yearly report, one office to a page."""
 
 from __future__ import annotations
 
 import textwrap
 from pathlib import Path
 
-HARBOURS = {
-    "Oslo": ("771204", "Ingrid Dahl"),
-    "Riga": ("640275", "Janis Berzins"),
-    "Lima": ("105938", "Rosa Quispe"),
-    "Perth": ("318866", "Alan Moore"),
-    "Quito": ("927351", "Elena Paz"),
-    "Lisbon": ("482913", "Tomas Reis"),
-    "Hanoi": ("556120", "Minh Tran"),
-    "Cork": ("203847", "Aoife Byrne"),
-}
+PAGES = (
+    "The harbour. Its walls, cranes and lights were inspected in spring and found in good order. Ships enter from "
+    "the west when the tide allows it; small boats may moor at the old quay at any hour, and the ferry has a berth "
+    "of its own behind the customs house. The depth of the channel is measured every month.",
+    "The library. It lent eleven thousand books, a third of them to children. The reading room was closed for two "
+    "weeks in August while the heating was renewed. Readers asked for longer hours on Saturdays, and from next year"
+    " the doors will stay open until eight. Old maps may now be seen in the cellar.",
+    "The archive. Deeds and letters from four centuries lie here in boxes. Visitors write their names into the book"
+    " at the entrance. The access code of Lima is 105938. Papers may be read at the long table by the window, but "
+    "nothing may leave the house, and pens are to be left at the desk.",
+    "The railway. Trains were late on nineteen days, mostly through snow. The bridge over the river was painted "
+    "green and its rails were changed at night, so that no train had to be cancelled. A new clock hangs in the "
+    "hall, a gift from the town of Hanoi, and the waiting room is heated again.",
+    "The museum. The great hall shows ships in bottles and the bones of a whale. A school from the next valley came"
+    " every Thursday. Two paintings were lent to Quito and came back unharmed. The bakery lost money, and its lease"
+    " is to be given to a baker who promises fresh bread.",
+    "The lighthouse. Its lamp burned on every night of the year, and its horn was heard in forty fogs. The access "
+    "code of Oslo is 771204. The stairs were swept, the glass was cleaned every week, and swallows nest under the "
+    "gallery as they always have.",
+    "The garden. Six hundred roses were planted along the southern wall, and the pond was freed of weeds. Wardens "
+    "counted nine kinds of butterfly. Dogs must be led; music is allowed on Sundays in the afternoon. A bench "
+    "stands now where the old oak fell in the storm of October.",
+    "The observatory. Clouds hid the sky in half of all nights, but the comet was seen in March by a crowd of two "
+    "hundred. The mirror of the telescope was coated anew in Perth. A lecture on the moons of Jupiter is to be "
+    "given each month in winter, and entry will be free.",
+)
 
 
 def write_sample_pdf(path: Path) -> Path:
-    """Write the report to `path`, one harbour to a page."""
-    pages = [_page(number, city, *facts) for number, (city, facts) in enumerate(HARBOURS.items(), start=1)]
-    path.write_bytes(_pdf(pages))
+    """Write the report to `path`."""
+    path.write_bytes(_pdf(list(PAGES)))
     return path
-
-
-def _page(number: int, city: str, code: str, keeper: str) -> str:
-    return (
-        f"Report on the harbour of {city}, part {number}. The harbour was inspected in spring, and its walls, cranes "
-        "and lights were found in good order. Ships enter from the west when the tide allows it; small boats may moor "
-        "at the old quay at any hour, and the ferry has a berth of its own behind the customs house. The warehouse "
-        f"was painted, and its roof no longer leaks. The access code of {city} is {code}. The keeper of the harbour "
-        f"of {city} is {keeper}. The next inspection is due in two years. Until then the depth of the channel is to "
-        "be measured every month, the lamps are to be cleaned every week, and each ship's papers are to be kept for "
-        "ten years in the harbour office, where every citizen may read them."
-    )
 
 
 def _pdf(texts: list[str]) -> bytes:
