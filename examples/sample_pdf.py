@@ -21,9 +21,9 @@ PAGES = (
     "The museum. The great hall shows ships in bottles and the bones of a whale. A school from the next valley came"
     " every Thursday. Two paintings were lent to Quito and came back unharmed. The bakery lost money, and its lease"
     " is to be given to a baker who promises fresh bread.",
-    "The lighthouse. Its lamp burned on every night of the year, and its horn was heard in forty fogs. The access "
-    "code of Oslo is 771204. The stairs were swept, the glass was cleaned every week, and swallows nest under the "
-    "gallery as they always have.",
+    "The lighthouse. Its lamp burned on every night of the year, and its horn was heard in forty fogs. The keeper "
+    "of the lighthouse is Aoife Byrne. The stairs were swept, the glass was cleaned every week, and swallows nest "
+    "under the gallery as they always have.",
     "The garden. Six hundred roses were planted along the southern wall, and the pond was freed of weeds. Wardens "
     "counted nine kinds of butterfly. Dogs must be led; music is allowed on Sundays in the afternoon. A bench "
     "stands now where the old oak fell in the storm of October.",
