@@ -249,6 +249,8 @@ class FocusEngine:
         max_sources: int,
         cancel: threading.Event | None,
     ) -> Generator[TextPiece, None, None]:
+        if isinstance(max_sources, bool) or not isinstance(max_sources, int) or max_sources < 0:
+            raise ConfigError(f"max_sources is {max_sources!r}; it must be a whole number of at least 0.")
         self._check_room([one.num_tokens for one in memories], len(local_ids), settings)
         decoder = self._decoder(self.require_adapter(), [block for one in memories for block in one.blocks], settings)
         return stream_answer(

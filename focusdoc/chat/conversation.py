@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Generator, Mapping, Sequence
@@ -25,7 +26,7 @@ from focusdoc.errors import ConfigError, FocusdocError, PromptTooLongError
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.memory.pool import MemoryPool
 
-#: Tokens left for the template's own words around the messages of a prompt.
+#: Tokens left for what the template says besides its messages, such as a system prompt of its own.
 _TEMPLATE_ROOM = 64
 
 
@@ -95,6 +96,13 @@ class Chat:
     def _grammar_tokenizer(self) -> Any:
         return grammar_tokenizer(self.engine.base)
 
+    @cached_property
+    def _per_message(self) -> int:
+        """Tokens that the chat template puts around each message."""
+        one = Message("user", "a")
+        three = self._render([one, Message("assistant", "a"), one])
+        return math.ceil((len(three) - len(self._render([one]))) / 2) - self.count("a")
+
     def read(self, document: Document, *, cancel: threading.Event | None = None) -> tuple[DocumentMemory, int]:
         """The memory of a document, and how many tokens had to be read for it (0 for a known one).
 
@@ -137,6 +145,7 @@ class Chat:
             window=engine.config.local_window - _TEMPLATE_ROOM,
             count=self.count,
             known=self.pool.beginning_of,
+            per_message=self._per_message,
         )
         if not split.documents:
             ids = self._render(split.local)

@@ -9,7 +9,7 @@ that begins with it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from focusdoc.chat.messages import Message
@@ -38,20 +38,30 @@ class SplitPrompt:
 
 
 def split_prompt(
-    messages: Sequence[Message], *, window: int, count: Callable[[str], int], known: KnownBeginning
+    messages: Sequence[Message],
+    *,
+    window: int,
+    count: Callable[[str], int],
+    known: KnownBeginning,
+    per_message: int = 0,
 ) -> SplitPrompt:
     """Split a conversation that is longer than the local window; a shorter one stays whole.
 
     Long parts give their bodies. Where that is not enough, whole parts go: first the oldest messages, as one text,
-    until what is left fills at most half the window (so that the next turns leave the cut where it is), then the
-    parts in front of the last one of all, each on its own.
+    until what is left fills at most half the window (so that the next turns can leave the cut where it is), then
+    the parts in front of the last one of all, each on its own.
 
     Args:
-        window: tokens that may stay local, without the template's own.
+        window: tokens that may stay local.
         count: tokens of a text.
-        known: keeps a body's end where it was for an earlier question.
+        known: keeps a text's end where it was for an earlier question.
+        per_message: tokens that the template puts around each message.
     """
-    if sum(_count(part, count, window) for message in messages for part in message.parts) <= window:
+
+    def size(message: Message) -> int:
+        return per_message + sum(_count(part, count, window) for part in message.parts)
+
+    if sum(map(size, messages)) <= window:
         return SplitPrompt(tuple(messages), ())
     local: list[Message] = []
     documents: list[str] = []
@@ -63,12 +73,14 @@ def split_prompt(
             documents += [body] if body else []
             parts += [head + tail] if head + tail else []
         local.append(Message(message.role, parts))
-    for give_away in (_oldest_messages, _parts_before_the_last):
-        sizes = [sum(count(part) for part in message.parts) for message in local]
-        if sum(sizes) <= window:
-            break
-        local, away = give_away(local, sizes, window // 2)
-        documents += away
+    sizes = [size(message) for message in local]
+    if sum(sizes) > window:
+        gone = _oldest_messages(local, sizes, window, known)
+        documents += [_transcript(local[index] for index in gone)] if gone else []
+        local = [message for index, message in enumerate(local) if index not in gone]
+    if sum(map(size, local)) > window:
+        documents += [part for message in local for part in message.parts][:-1]
+        local = [Message(local[-1].role, local[-1].parts[-1:])]
     return SplitPrompt(tuple(local), tuple(documents))
 
 
@@ -123,28 +135,28 @@ def _tail_start(text: str, frame: int, asks: bool) -> int:
     return len(text) - frame
 
 
-def _oldest_messages(messages: Sequence[Message], sizes: Sequence[int], room: int) -> tuple[list[Message], list[str]]:
-    """The newest messages that fit into `room` tokens (always the last, and the system's), and the others' text."""
-    kept = [message.role == "system" for message in messages]
-    kept[-1] = True
-    left = room - sum(size for size, keep in zip(sizes, kept, strict=True) if keep)
-    for index in range(len(messages) - 2, -1, -1):
-        if kept[index]:
-            continue
-        left -= sizes[index]
-        if left < 0:
-            break
-        kept[index] = True
-    gone = [message for message, keep in zip(messages, kept, strict=True) if not keep]
-    transcript = "\n".join(f"{message.role}: {message.text}" for message in gone)
-    return [message for message, keep in zip(messages, kept, strict=True) if keep], [transcript] if gone else []
+def _oldest_messages(
+    messages: Sequence[Message], sizes: Sequence[int], window: int, known: KnownBeginning
+) -> list[int]:
+    """Which messages go, never the system's and never the last: those that went before, if that still is enough."""
+    may_go = [index for index, message in enumerate(messages[:-1]) if message.role != "system"]
+    total = sum(sizes)
+    before = known(_transcript(messages[index] for index in may_go))
+    for end in range(1, len(may_go) + 1):
+        total -= sizes[may_go[end - 1]]
+        went = may_go[:end]
+        if total <= window and _transcript(messages[index] for index in went) == before:
+            return went
+    total = sum(sizes)
+    for end, index in enumerate(may_go):
+        if total <= window // 2:
+            return may_go[:end]
+        total -= sizes[index]
+    return may_go
 
 
-def _parts_before_the_last(messages: Sequence[Message], _: Sequence[int], __: int) -> tuple[list[Message], list[str]]:
-    """The messages with all parts but the very last taken away, and those parts."""
-    *before, last = messages
-    gone = [part for message in before for part in message.parts] + list(last.parts[:-1])
-    return [Message(last.role, last.parts[-1:])], gone
+def _transcript(messages: Iterable[Message]) -> str:
+    return "\n".join(f"{message.role}: {message.text}" for message in messages)
 
 
 def _frame(text: str, count: Callable[[str], int], window: int) -> int:

@@ -54,6 +54,13 @@ def test_parts_are_known_again_in_any_order(chat: Chat) -> None:
     assert answer(chat, [Message("user", [other, BOOK, "Which one then?"])]).usage.encoded_tokens == 0
 
 
+def test_a_growing_conversation_leaves_its_cut_where_it_is(chat: Chat) -> None:
+    turns = [Message(("user", "assistant")[number % 2], f"Turn {number} says this. ") for number in range(41)]
+    read = [answer(chat, turns[:count]).usage.encoded_tokens for count in (31, 33, 35, 37, 39, 41)]
+    assert read[0] > 0
+    assert read.count(0) >= 3  # each reading makes room for several turns
+
+
 def test_pieces_join_to_the_answer_and_sources_quote_the_text(chat: Chat) -> None:
     pieces = list(chat.stream(prompt("Who?"), max_new_tokens=6, ignore_eos=True))
     found = pieces[-1].answer

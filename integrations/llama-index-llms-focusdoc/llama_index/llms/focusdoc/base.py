@@ -245,7 +245,7 @@ class FocusLLM(CustomLLM):
         return settings
 
     def _completions(self, prompt: str, formatted: bool, kwargs: dict[str, Any]) -> CompletionResponseGen:
-        cancel = kwargs.pop("cancel", None) if kwargs else None
+        cancel: threading.Event | None = kwargs.pop("cancel", None)
         settings = self.call_settings(kwargs)
         chat = self.focus.get()
         if formatted:
