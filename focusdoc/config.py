@@ -170,8 +170,8 @@ class GrammarState(Protocol):
 class Grammar(Protocol):
     """What answers may look like, for constrained decoding; holds no state, so many answers may share it."""
 
-    def start(self) -> GrammarState:
-        """The state before the first token of one answer."""
+    def start(self, max_new_tokens: int) -> GrammarState:
+        """The state before the first token of one answer, which may have `max_new_tokens`."""
         ...
 
 
