@@ -146,3 +146,23 @@ def lengths_in(text: str) -> list[int]:
 
 def _tokens(text: str) -> int:
     return int(text[:-1]) * 1024 if text[-1:] in "kK" else int(text)
+
+
+def depths_in(text: str) -> list[float]:
+    """The depths in ``0,0.5,1``."""
+    try:
+        return [float(name) for name in names_in(text)]
+    except ValueError:
+        raise EvaluationError(f"The depths are {text!r}; write them as 0,0.5,1.") from None
+
+
+def check_order(order: str) -> None:
+    """Refuse anything but the two orders of a prompt."""
+    if order not in ("paper", "official"):
+        raise EvaluationError(f"--order is {order!r}; choose paper or official.")
+
+
+def check_lengths(value: int, name: str) -> None:
+    """Refuse a count below 1."""
+    if value < 1:
+        raise EvaluationError(f"--{name} is {value}; it must be at least 1.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,16 @@ from rich.table import Table
 from focusdoc.cli.display import errors, output
 from focusdoc.cli.eval_options import RunOptions, names_in
 from focusdoc.cli.loading import EngineOptions
+from focusdoc.errors import EvaluationError
+from focusdoc.evaluation.mode_names import check_modes
 from focusdoc.terminal import plain
 
 if TYPE_CHECKING:
+    from focusdoc.documents import Document
     from focusdoc.engine import FocusEngine
     from focusdoc.evaluation.item import Item
     from focusdoc.evaluation.runner import Progress as RunProgress
-    from focusdoc.evaluation.summary import Results
+    from focusdoc.evaluation.summary import Figure, Results
 
 #: Without a terminal, a line says how far a run is, at most this often.
 _SECONDS_BETWEEN_LINES = 60.0
@@ -38,7 +41,7 @@ def run_items(
         facts: what shapes the items, for the configuration of the results.
     """
     from focusdoc.evaluation.engines import ModeSettings
-    from focusdoc.evaluation.modes import check_modes, make_mode
+    from focusdoc.evaluation.modes import make_mode
     from focusdoc.evaluation.results import ResultFolder, Shard
     from focusdoc.evaluation.runner import run
     from focusdoc.evaluation.summary import Results
@@ -70,6 +73,50 @@ def run_items(
         with run_progress(f"{benchmark}, {name}") as show:
             run(items, work, folders[name], shard=shard, resume=options.resume, retry=options.retry, progress=show)
     show_figures([Results.open(folder.path) for folder in folders.values()])
+
+
+def run_perplexity(
+    options: RunOptions,
+    texts: Iterable[Document],
+    lengths: Sequence[int] | None,
+    *,
+    chunk_sizes: Sequence[int],
+    targets: int,
+    limit: int | None,
+) -> None:
+    """Take the perplexity of texts in every mode of `options`, and print it.
+
+    Args:
+        lengths: tokens; None for those of the paper.
+        chunk_sizes: to compare; none for the adapter's own.
+    """
+    from focusdoc.evaluation.engines import ModeSettings
+    from focusdoc.evaluation.perplexity import LENGTHS, PerplexityMode, make_jobs
+    from focusdoc.evaluation.results import ResultFolder, Shard
+    from focusdoc.evaluation.runner import run
+    from focusdoc.evaluation.summary import Results
+
+    names = check_modes(names_in(options.mode))
+    shard = Shard.parse(options.shard)
+    settings = ModeSettings(local_window=options.local_window)
+    engine = load_engine(options)
+    modes = {name: PerplexityMode(name, engine, settings) for name in names}
+    documents = list(texts) if len(names) > 1 else texts
+    work = []
+    for name, mode in modes.items():
+        possible = mode.lengths(lengths or LENGTHS)
+        if not possible:
+            limits = f"{engine.base.name} has {engine.base.context_length:,} positions"
+            raise EvaluationError(f"No length fits the mode {name}: {limits}; give shorter --lengths.")
+        jobs = make_jobs(
+            engine, documents, possible, chunk_sizes=mode.chunk_sizes(chunk_sizes), targets=targets, limit=limit
+        )
+        config = {"benchmark": "perplexity", "mode": name, "targets": targets, **mode.describe()}
+        work.append((name, mode, jobs, ResultFolder(options.output_folder / name, config)))
+    for name, mode, jobs, folder in work:
+        with run_progress(f"perplexity, {name}") as show:
+            run(jobs, mode.work, folder, shard=shard, resume=options.resume, retry=options.retry, progress=show)
+    show_figures([Results.open(folder.path) for *_, folder in work])
 
 
 def load_engine(options: RunOptions) -> FocusEngine:
@@ -130,12 +177,14 @@ def show_figures(results: Sequence[Results]) -> None:
     for key in rows:
         cells = [of_mode.get(key) for of_mode in figures]
         values = ["" if cell is None or cell.value is None else f"{cell.value:.2f}" for cell in cells]
-        counts = " ".join(
-            str(cell.items) + (f" ({cell.failed} failed)" if cell.failed else "") for cell in cells if cell
-        )
+        counts = ", ".join(dict.fromkeys(map(_count, filter(None, cells))))
         label = " ".join(f"{part:,}" if isinstance(part, int) else str(part) for part in key if part is not None)
         table.add_row(plain(label), *values, counts)
     output.print(table, soft_wrap=not output.is_terminal)
+
+
+def _count(figure: Figure) -> str:
+    return f"{figure.items:,}" + (f" ({figure.failed:,} failed)" if figure.failed else "")
 
 
 def _sortable(part: Any) -> tuple[bool, float, str]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from focusdoc.config import FocusConfig
+from focusdoc.decoding.prompt import encode_text, question_prompt
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError
 from focusdoc.modeling.adapter import Adapter
@@ -91,3 +92,24 @@ def adapter_digest(adapter: Adapter | None) -> str | None:
         digest.update(name.encode())
         digest.update(adapter.weights[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+def prompt_ids(engine: FocusEngine, text: str, *, chat: bool) -> list[int]:
+    """Token ids of a prompt, as a message of a chat where the tokenizer has a template for it, or as bare text."""
+    with engine.base.tokenizer_lock:
+        return question_prompt(tokenizer_of(engine), text, "auto" if chat else "raw")
+
+
+def count_tokens(engine: FocusEngine, text: str) -> int:
+    """Tokens of a bare text."""
+    with engine.base.tokenizer_lock:
+        return len(encode_text(tokenizer_of(engine), text))
+
+
+def tokenizer_of(engine: FocusEngine) -> Any:
+    """The tokenizer of a model, or a ConfigError."""
+    if engine.base.tokenizer is None:
+        raise ConfigError(
+            f"{engine.base.name} came without a tokenizer, which every benchmark needs; put it beside it."
+        )
+    return engine.base.tokenizer

@@ -6,7 +6,7 @@ All take the same items and give their answer as text, so one scorer serves them
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -14,10 +14,8 @@ from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.decoding.answer import Generation, Usage
 from focusdoc.decoding.generation import TokenLoop, complete
 from focusdoc.decoding.local_context import bos_token
-from focusdoc.decoding.prompt import encode_text, question_prompt
 from focusdoc.documents import Document
 from focusdoc.engine import FocusEngine
-from focusdoc.errors import ConfigError
 from focusdoc.evaluation.engines import (
     ModeSettings,
     direct_engine,
@@ -25,8 +23,11 @@ from focusdoc.evaluation.engines import (
     focus_engine,
     model_facts,
     paper_engine,
+    prompt_ids,
+    tokenizer_of,
 )
 from focusdoc.evaluation.item import Item
+from focusdoc.evaluation.mode_names import check_modes
 from focusdoc.evaluation.streaming import StreamingDecoder
 from focusdoc.evaluation.truncation import cut_middle, cut_tail, keep_local, split_prompt
 from focusdoc.memory.chunk_memory import DocumentMemory
@@ -97,7 +98,7 @@ class MemoryMode:
 
     def answer(self, item: Item) -> Outcome:
         """See `Mode`."""
-        engine, tokenizer = self.engine, _tokenizer(self.engine)
+        engine, tokenizer = self.engine, tokenizer_of(self.engine)
         document, question, dropped = split_prompt(tokenizer, item.document, item.after, self._settings.max_tokens)
         room = engine.config.local_window - TEMPLATE_ROOM
         document, question = keep_local(tokenizer, document, question, max(1, room))
@@ -146,7 +147,7 @@ class SplitMode:
 
     def answer(self, item: Item) -> Outcome:
         """See `Mode`."""
-        engine, tokenizer = self.engine, _tokenizer(self.engine)
+        engine, tokenizer = self.engine, tokenizer_of(self.engine)
         document, question, dropped = split_prompt(tokenizer, item.document, item.after, self._settings.max_tokens)
         ids = prompt_ids(engine, document + question, chat=bool(self._settings.chat))
         if engine.config.uses_bos and ids[0] != (bos := bos_token(engine.base, engine.config)):
@@ -173,7 +174,7 @@ class PlainMode:
 
     def answer(self, item: Item) -> Outcome:
         """See `Mode`."""
-        base, tokenizer = self.engine.base, _tokenizer(self.engine)
+        base, tokenizer = self.engine.base, tokenizer_of(self.engine)
         room = base.context_length - item.max_new_tokens - TEMPLATE_ROOM
         limit = room if self._limit is None else min(room, self._limit)
         if self._tail:
@@ -209,20 +210,8 @@ class StreamingMode:
         begun = time.perf_counter()
         loop = TokenLoop(decoder, decoder.start(ids), settings, history=ids, eos_token_ids=engine.base.eos_token_ids)
         usage = Usage(0, 0, len(ids), 0)
-        output = complete(loop, settings, _tokenizer(engine), begun=begun, usage=usage, keep_logits=False)
+        output = complete(loop, settings, tokenizer_of(engine), begun=begun, usage=usage, keep_logits=False)
         return _outcome(engine, item, output, 0, decoder.num_cached)
-
-
-#: What each mode is, for help and reports.
-MODES: Mapping[str, str] = {
-    "focus": "ours: the context is a memory, the question the local context",
-    "direct": "ours without an adapter: the question attends to the chunks themselves",
-    "full": "the base model's full attention, cut in the middle to its own context",
-    "truncated": "the base model, cut in the middle to the local window",
-    "tail": "the base model with the last tokens of the local window alone",
-    "streaming": "StreamingLLM: attention sinks and a sliding window",
-    "paper": "the paper's own decoding, refreshed local context and all",
-}
 
 
 def make_mode(name: str, engine: FocusEngine, settings: ModeSettings) -> Mode:
@@ -232,8 +221,7 @@ def make_mode(name: str, engine: FocusEngine, settings: ModeSettings) -> Mode:
         ConfigError: there is no such mode, or a setting does not fit the model.
         AdapterError: the mode needs an adapter, and there is none.
     """
-    if name not in MODES:
-        raise ConfigError(f"The mode {name!r} is unknown; choose from {', '.join(MODES)}.")
+    check_modes([name])
     makers: dict[str, Callable[[], Mode]] = {
         "focus": lambda: MemoryMode(focus_engine(engine, settings), settings),
         "direct": lambda: MemoryMode(direct_engine(engine, settings), settings),
@@ -246,24 +234,12 @@ def make_mode(name: str, engine: FocusEngine, settings: ModeSettings) -> Mode:
     return makers[name]()
 
 
-def prompt_ids(engine: FocusEngine, text: str, *, chat: bool) -> list[int]:
-    """Token ids of a prompt, as a message of a chat where the tokenizer has a template for it, or as bare text."""
-    with engine.base.tokenizer_lock:
-        return question_prompt(_tokenizer(engine), text, "auto" if chat else "raw")
-
-
-def count_tokens(engine: FocusEngine, text: str) -> int:
-    """Tokens of a bare text."""
-    with engine.base.tokenizer_lock:
-        return len(encode_text(_tokenizer(engine), text))
-
-
 def _is_chat(item: Item, settings: ModeSettings) -> bool:
     return item.chat if settings.chat is None else settings.chat
 
 
 def _outcome(engine: FocusEngine, item: Item, output: Generation, dropped: int, held: int) -> Outcome:
-    text = _tokenizer(engine).decode(output.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    text = tokenizer_of(engine).decode(output.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     for stop in item.stop:
         text = text.partition(stop)[0]
     return Outcome(
@@ -280,25 +256,5 @@ def _outcome(engine: FocusEngine, item: Item, output: Generation, dropped: int, 
     )
 
 
-def _tokenizer(engine: FocusEngine) -> Any:
-    if engine.base.tokenizer is None:
-        raise ConfigError(
-            f"{engine.base.name} came without a tokenizer, which every benchmark needs; put it beside it."
-        )
-    return engine.base.tokenizer
-
-
 def _silent(done: int, total: int) -> None:
     """No bar for the reading: the run has one of its own."""
-
-
-def check_modes(names: Sequence[str]) -> list[str]:
-    """The names of modes, each once and in order.
-
-    Raises:
-        ConfigError: one is unknown, or there is none.
-    """
-    unknown = next((name for name in names if name not in MODES), None)
-    if unknown is not None or not names:
-        raise ConfigError(f"The mode {unknown or ''!r} is unknown; choose from {', '.join(MODES)}.")
-    return list(dict.fromkeys(names))

@@ -8,6 +8,7 @@ from typing import Any
 
 from focusdoc.evaluation import plots
 from focusdoc.evaluation.longbench import KINDS
+from focusdoc.evaluation.mode_names import MODES
 from focusdoc.evaluation.plots import short
 from focusdoc.evaluation.reference import Reference
 from focusdoc.evaluation.summary import Figure, Results
@@ -161,7 +162,7 @@ def _perplexity(title: str, named: Mapping[str, Results], reference: Reference) 
         for length in lengths
     ]
     header = ["tokens", *columns, f"paper's own ({reference.source})"]
-    by_length = {
+    by_length: dict[str, dict[float, float]] = {
         label: {length: figure.value for length, figure in column.items() if figure.value is not None}
         for label, column in columns.items()
     }
@@ -218,19 +219,22 @@ def _cost(title: str, benchmark: str, named: Mapping[str, Results]) -> Section:
 
 def _names(results: Sequence[Results]) -> dict[str, Results]:
     """The results of one benchmark by what tells them apart: the mode, and the folder where that is not enough."""
+    order = list(MODES)
+    results = sorted(results, key=lambda one: order.index(one.mode) if one.mode in order else len(order))
     modes = [one.mode for one in results]
-    return {
-        one.mode if modes.count(one.mode) == 1 else f"{one.mode} ({one.folder.parent.name})": one for one in results
-    }
+    named: dict[str, Results] = {}
+    for one in results:
+        name = one.mode if modes.count(one.mode) == 1 else f"{one.mode} ({one.folder.parent.name})"
+        named[name if name not in named else f"{one.mode} ({one.folder})"] = one
+    return named
 
 
 def _notes(named: Mapping[str, Results], *keys: str) -> list[str]:
     notes = []
     for name, one in named.items():
         counts = [figure.items for figure in one.by(*keys).values()]
-        each = (
-            f"{min(counts)}" if min(counts, default=0) == max(counts, default=0) else f"{min(counts)} to {max(counts)}"
-        )
+        fewest, most = min(counts, default=0), max(counts, default=0)
+        each = f"{most}" if fewest == most else f"{fewest} to {most}"
         failed = one.overall().failed
         failures = f", {failed} of them failed" if failed else ""
         unit = "row" if len(counts) == 1 else f"each of {len(counts)} rows"
