@@ -110,7 +110,7 @@ class PerplexityMode:
         self._engine, self._settings = engine, settings
         self._chunked = name in ("focus", "paper")
         makers: dict[str, Callable[[int | None], Predict]] = {
-            "focus": lambda size: _condensed(focus_engine(engine, replace(settings, chunk_size=size))),
+            "focus": lambda size: condensed_predictor(focus_engine(engine, replace(settings, chunk_size=size))),
             "paper": lambda size: _stepped(paper_engine(engine, replace(settings, chunk_size=size))),
             "full": lambda _: _plain(engine, lambda ids: ids),
             "truncated": lambda _: _plain(engine, lambda ids: _middle(ids, settings.local_window)),
@@ -154,8 +154,11 @@ class PerplexityMode:
         return {"nll": float(functional.cross_entropy(logits.float(), gold)), "targets": job.targets}
 
 
-def _condensed(engine: FocusEngine) -> Predict:
-    """Ours: all targets in few passes, which equals decoding step by step."""
+def condensed_predictor(engine: FocusEngine) -> Predict:
+    """Ours: all targets in few passes, which equals decoding step by step.
+
+    The last `local_window` tokens are the local context, targets included; shorter texts are the base model's alone.
+    """
     if engine.config.local_attention == "refresh":
         return _stepped(engine)
     base, weights = engine.base, engine.require_adapter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from focusdoc.evaluation.needed import needed
@@ -73,6 +74,34 @@ def heat_map(
                 if value is not None:
                     axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8)
     figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
+    return _png(figure)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One of several heat maps with the same rows: its title, cells [rows, columns] and labels."""
+
+    title: str
+    cells: Sequence[Sequence[float]]
+    rows: Sequence[str]
+    columns: Sequence[str]
+    x: str
+
+
+def heat_maps(panels: Sequence[Panel]) -> bytes:
+    """Heat maps below one another, each with a colour scale of its own."""
+    tall = max(1.6, 0.24 * len(panels[0].rows) + 1.3)
+    wide = min(14.0, max(7.0, 0.24 * max(len(panel.columns) for panel in panels) + 2.0))
+    figure = needed("matplotlib.figure", "plot").Figure(
+        figsize=(wide, tall * len(panels)), dpi=_DPI, layout="constrained"
+    )
+    for axes, panel in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
+        image = axes.imshow(panel.cells, cmap="magma", vmin=0, aspect="auto", interpolation="nearest")
+        axes.set_xticks(range(len(panel.columns)), panel.columns, rotation=90, fontsize=6)
+        axes.set_yticks(range(len(panel.rows)), panel.rows, fontsize=7)
+        axes.set_title(panel.title, fontsize=9)
+        axes.set_xlabel(panel.x, fontsize=8)
+        figure.colorbar(image, ax=axes, fraction=0.02, pad=0.01)
     return _png(figure)
 
 
