@@ -128,8 +128,10 @@ def math_find(request: Request) -> dict[str, Any]:
 def code_run(request: Request) -> dict[str, Any]:
     """Functions that add a number to their argument or to what another one makes of it, and a call of one of them."""
     depth = DEPTHS[request.number % len(DEPTHS)]
-    sample = "".join(_function(550 + number, 551 + number, request.rng.randint(-99, 99)) for number in range(16))
-    count = max(depth, request.units(sample, 16, FUNCTIONS))
+    count = FUNCTIONS
+    for _ in range(2):  # names are as long as their numbers, which are known only when the count is
+        sample = "".join(_function(count // 2 + number, count // 2, 50) for number in range(16))
+        count = max(depth, request.units(sample, 16, FUNCTIONS))
     names = request.rng.sample(range(count), count)
     steps = [request.rng.randint(-99, 99) for _ in range(count)]
     # Chains of `depth` functions over the shuffled names: each calls the next, the last of a chain calls none.

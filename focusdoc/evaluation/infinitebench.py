@@ -172,7 +172,10 @@ def _fields(task: str, row: Mapping[str, Any]) -> dict[str, str]:
         if call is None:
             raise EvaluationError(f"The input {asked!r} of code_run names no call, such as func_12(7); see the row.")
         fields |= {"func": call[1], "func_call": call[0]}
-    for letter, option in zip("ABCD", row.get("options") or (), strict=False):
+    options = row.get("options") or ()
+    if task in _CHOICES and len(options) < 4:
+        raise EvaluationError(f"A row of {task} has {len(options)} options, and four are needed; see the row.")
+    for letter, option in zip("ABCD", options, strict=False):
         fields[f"OPTION_{letter}"] = str(option)
     return fields
 
