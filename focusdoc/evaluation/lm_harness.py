@@ -130,7 +130,8 @@ class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
             # White space at the end of the context belongs to the continuation's first token.
             bare = context.rstrip()
             before = self._encode(bare)
-            after = self._encode(context + continuation)[len(before) :]
+            whole = self._encode(context + continuation)
+            after = whole[len(before) :] if bare or self._first() else whole
         log_probabilities, greedy = self._score(before, after)
         return log_probabilities, greedy
 

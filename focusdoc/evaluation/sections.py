@@ -14,7 +14,8 @@ from focusdoc.evaluation.reference import Reference
 from focusdoc.evaluation.summary import Figure, Results
 
 _MIB = 2**20
-EMPTY = "–"  # noqa: RUF001
+#: Of a cell without a figure.
+EMPTY = "-"
 
 
 @dataclass(frozen=True)
