@@ -209,7 +209,7 @@ def target_losses(engine: FocusEngine, blocks: list[MemoryBlock], ids: list[int]
     """Mean cross entropy in nats and token accuracy of the last `targets` of `ids` over `blocks`."""
     prompt = TrainingPrompt(tuple(ids), targets, "held out")
     with torch.no_grad():
-        logits = dense_logits(engine.base, engine.require_adapter(), blocks, prompt, engine.config, engine.kernel)
+        (logits,) = dense_logits(engine.base, engine.require_adapter(), blocks, [prompt], engine.config, engine.kernel)
     gold = torch.tensor(ids[-targets:])
     return float(functional.cross_entropy(logits, gold)), float((logits.argmax(-1) == gold).float().mean())
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from focusdoc.errors import ConfigError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 LocalAttention = Literal["incremental", "refresh"]
+Condensing = Literal["candidates", "none"]
 CandidatePositions = Literal["sequential", "shared"]
 
 #: Below this many tokens the authors' code uses no chunk at all (paper_mode section 1.1).
@@ -28,6 +32,11 @@ class FocusConfig:
         local_attention: ``"incremental"`` keeps the local KV and gives candidates to the newest token only
             (the default, what our adapters are trained for); ``"refresh"`` re-encodes the local context at every
             step with the candidates in front of all of it, as the paper's authors do.
+        condensing: ``"candidates"`` makes one candidate of every chunk, which takes an adapter; ``"none"`` is direct
+            mode: local tokens attend to the chunks' own KV, training-free, near the model's own length; ``None``
+            takes candidates where there is an adapter, else direct mode.
+        anchor: in direct mode, the first tokens of the document that are put in front of every chunk while it is
+            read, so that no chunk begins with an attention sink of its own (Star Attention, arXiv 2411.17116).
         local_window: tokens the decoder sees in full. ``generate`` cuts longer inputs: their last
             ``local_window`` tokens stay local, the rest becomes chunks (paper, section 3.1).
         chunk_size: tokens of one chunk; ``None`` takes the adapter's, else the model's context length less
@@ -49,6 +58,8 @@ class FocusConfig:
     """
 
     local_attention: LocalAttention = "incremental"
+    condensing: Condensing | None = None
+    anchor: int = 0
     local_window: int = 2048
     chunk_size: int | None = None
     prompt_window: int = 512
@@ -63,6 +74,13 @@ class FocusConfig:
     def __post_init__(self) -> None:
         if self.local_attention not in ("incremental", "refresh"):
             raise ConfigError(f"local_attention is {self.local_attention!r}; choose 'incremental' or 'refresh'.")
+        if self.condensing not in (None, "candidates", "none"):
+            raise ConfigError(f"condensing is {self.condensing!r}; choose 'candidates' or 'none'.")
+        if self.condensing == "none" and self.local_attention == "refresh":
+            raise ConfigError("condensing is 'none', but only candidates can be refreshed; leave one out.")
+        _at_least("anchor", self.anchor, 0)
+        if self.anchor and self.condensing != "none":
+            raise ConfigError(f"anchor is {self.anchor}; anchors are for direct mode, so set condensing='none' too.")
         if self.candidate_positions not in (None, "sequential", "shared"):
             raise ConfigError(f"candidate_positions is {self.candidate_positions!r}; choose 'sequential' or 'shared'.")
         _at_least("local_window", self.local_window, 1)
@@ -107,13 +125,41 @@ class FocusConfig:
         """Whether the BOS rule of the authors applies."""
         return self.local_attention == "refresh" if self.prompt_bos is None else self.prompt_bos
 
-    def with_defaults(self, *, chunk_size: int, candidate_positions: CandidatePositions) -> FocusConfig:
+    @property
+    def direct(self) -> bool:
+        """Whether this is direct mode."""
+        return self.condensing == "none"
+
+    def with_defaults(
+        self, *, chunk_size: int, candidate_positions: CandidatePositions, condensing: Condensing
+    ) -> FocusConfig:
         """This configuration with the settings that were left open filled in (from the adapter or the model)."""
         return replace(
             self,
             chunk_size=self.chunk_size or chunk_size,
             candidate_positions=self.candidate_positions or candidate_positions,
+            condensing=self.condensing or condensing,
         )
+
+
+class GrammarState(Protocol):
+    """Where one answer stands in its grammar."""
+
+    def mask(self, scores: Tensor) -> Tensor:
+        """`scores` [1, vocab] with minus infinity for every token that may not come next."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """Go on past the chosen `token`."""
+        ...
+
+
+class Grammar(Protocol):
+    """What answers may look like, for constrained decoding; holds no state, so many answers may share it."""
+
+    def start(self) -> GrammarState:
+        """The state before the first token of one answer."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +176,7 @@ class GenerationConfig:
         stop: texts that end the answer; the answer does not contain them. Needs a tokenizer.
         seed: makes sampling repeatable; ``None`` draws from the global generator.
         ignore_eos: go on past the model's end-of-text token (for benchmarks).
+        grammar: keeps the answer inside a grammar, such as `focusdoc.decoding.json_grammar.JsonGrammar`.
     """
 
     max_new_tokens: int = 128
@@ -140,10 +187,13 @@ class GenerationConfig:
     stop: str | tuple[str, ...] = ()
     seed: int | None = None
     ignore_eos: bool = False
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         _at_least("max_new_tokens", self.max_new_tokens, 1)
         _at_least("top_k", self.top_k, 0)
+        if self.grammar is not None and not hasattr(self.grammar, "start"):
+            raise ConfigError(f"grammar is {self.grammar!r}; give a grammar such as JsonGrammar, or None.")
         if self.seed is not None:
             _at_least("seed", self.seed, 0)
             if self.seed >= 2**63:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
@@ -18,6 +19,7 @@ from focusdoc.attention import attention_kernel
 from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.decoding.answer import Answer, Generation, TextPiece, Usage
 from focusdoc.decoding.answering import stream_answer
+from focusdoc.decoding.direct import DirectDecoder
 from focusdoc.decoding.generation import TokenLoop, complete
 from focusdoc.decoding.limits import check_room
 from focusdoc.decoding.local_context import bos_token, flat_ids, local_and_prompt
@@ -38,6 +40,8 @@ from focusdoc.terminal import reading_progress
 
 #: Room kept behind a chunk for the answer, in tokens, where the chunk size follows from the model's context.
 ANSWER_ROOM = 512
+
+_log = logging.getLogger(__name__)
 
 
 class FocusEngine:
@@ -74,11 +78,19 @@ class FocusEngine:
         self.config = config.with_defaults(
             chunk_size=self._default_chunk_size(adapter, config),
             candidate_positions=adapter.config.candidate_positions if adapter is not None else "sequential",
+            condensing="candidates" if adapter is not None or config.local_attention == "refresh" else "none",
         )
-        if self.chunk_size >= base.context_length:
+        if self.config.direct and config.condensing is None:
+            _log.warning(
+                "%s has no adapter: it answers in direct mode, which fades beyond its own context of %d tokens.",
+                base.name,
+                base.context_length,
+            )
+        anchored = f" and anchor {self.config.anchor}" if self.config.anchor else ""
+        if self.chunk_size + self.config.anchor >= base.context_length:
             raise ConfigError(
-                f"chunk_size is {self.chunk_size}, but {base.name} sees {base.context_length} tokens at once and a "
-                "chunk must leave room for the question; choose a smaller chunk_size."
+                f"chunk_size is {self.chunk_size}{anchored}, but {base.name} sees {base.context_length} tokens at once "
+                "and a chunk must leave room for the question; choose a smaller chunk_size."
             )
         self.kernel = attention_kernel(attention)
         self._weights = _on(base, adapter) if adapter is not None else None
@@ -126,7 +138,8 @@ class FocusEngine:
     def maker(self) -> str:
         """Names everything that shapes a memory: the weights, their dtype, and the chunk size."""
         dtype = str(self.base.dtype).removeprefix("torch.")
-        return f"{self.base.name} {self.base.fingerprint[:12]} {dtype}, chunks of {self.chunk_size}"
+        anchored = f" behind an anchor of {self.config.anchor}" if self.config.anchor else ""
+        return f"{self.base.name} {self.base.fingerprint[:12]} {dtype}, chunks of {self.chunk_size}{anchored}"
 
     def require_adapter(self) -> list[LayerWeights]:
         """The candidate weights of every layer.
@@ -140,6 +153,15 @@ class FocusEngine:
                 "(train one with `focusdoc train`), or FocusConfig(allow_untrained=True) for experiments."
             )
         return self._weights
+
+    def check_ready(self) -> None:
+        """Make sure that questions can be answered at all.
+
+        Raises:
+            AdapterError: candidates are asked for, and there is no adapter.
+        """
+        if not self.config.direct:
+            self.require_adapter()
 
     def read(
         self, document: Document | str | os.PathLike[str] | bytes, *, progress: Progress | None = None
@@ -173,6 +195,7 @@ class FocusEngine:
         question: str,
         *,
         style: PromptStyle = "auto",
+        max_sources: int = 3,
         cancel: threading.Event | None = None,
         **generation: Any,
     ) -> Answer:
@@ -180,6 +203,7 @@ class FocusEngine:
 
         Args:
             style: the prompt format, see `focusdoc.decoding.prompt.question_prompt`.
+            max_sources: at most this many sources, 0 or more; each takes a pass over one chunk.
             cancel: set it from another thread to end the answer after the current token.
             generation: fields of `GenerationConfig`, such as ``max_new_tokens=64`` or ``temperature=0.7``.
 
@@ -188,7 +212,7 @@ class FocusEngine:
             MemoryMismatchError: a memory is another engine's. ConfigError: a generation setting is out of range.
         """
         answer: Answer | None = None
-        for piece in self.stream(memory, question, style=style, cancel=cancel, **generation):
+        for piece in self.stream(memory, question, style=style, max_sources=max_sources, cancel=cancel, **generation):
             answer = piece.answer
         if answer is None:  # pragma: no cover - the last piece always carries the answer
             raise RuntimeError("the stream ended without an answer")
@@ -200,6 +224,7 @@ class FocusEngine:
         question: str,
         *,
         style: PromptStyle = "auto",
+        max_sources: int = 3,
         cancel: threading.Event | None = None,
         **generation: Any,
     ) -> Generator[TextPiece, None, None]:
@@ -207,14 +232,63 @@ class FocusEngine:
 
         Everything that can be wrong with the call is raised here, before the first piece is asked for.
         """
+        memories = self._own(memory)
+        settings, local_ids, prompt_ids = self._prepare(question, style, generation)
+        return self._stream(memories, local_ids, prompt_ids, settings, max_sources, cancel)
+
+    def stream_prompt(
+        self,
+        memory: DocumentMemory | Sequence[DocumentMemory],
+        prompt_ids: Sequence[int],
+        *,
+        max_sources: int = 3,
+        cancel: threading.Event | None = None,
+        **generation: Any,
+    ) -> Generator[TextPiece, None, None]:
+        """Like `stream`, for a local context that the caller rendered: token ids, up to where the answer begins.
+
+        Raises:
+            PromptTooLongError: they do not fit into the local window. Else as `ask`, all before the first piece.
+        """
+        memories = self._own(memory)
+        settings = GenerationConfig(**generation)
+        ids = flat_ids(prompt_ids, self.base.config.vocab_size)
+        if len(ids) > self.config.local_window:
+            raise PromptTooLongError(
+                f"The prompt takes {len(ids)} tokens beside its documents, more than the local window of "
+                f"{self.config.local_window}; shorten it, or raise local_window."
+            )
+        return self._stream(memories, *local_and_prompt(self.base, self.config, ids), settings, max_sources, cancel)
+
+    def _own(self, memory: DocumentMemory | Sequence[DocumentMemory]) -> list[DocumentMemory]:
+        """One memory or several as a list of this engine's own."""
         memories = list(memory) if isinstance(memory, Iterable) else [memory]
         if not memories or not all(isinstance(one, DocumentMemory) for one in memories):
             raise ConfigError("There is no memory to ask; pass what engine.read gave, one memory or a list of them.")
         check_maker(memories, self.maker)
-        settings, local_ids, prompt_ids = self._prepare(question, style, generation)
+        return memories
+
+    def _stream(
+        self,
+        memories: list[DocumentMemory],
+        local_ids: list[int],
+        prompt_ids: list[int],
+        settings: GenerationConfig,
+        max_sources: int,
+        cancel: threading.Event | None,
+    ) -> Generator[TextPiece, None, None]:
         self._check_room([one.num_tokens for one in memories], len(local_ids), settings)
-        decoder = self._decoder(self.require_adapter(), [block for one in memories for block in one.blocks], settings)
-        return stream_answer(decoder, memories, local_ids, prompt_ids, settings, self._tokenizer, cancel=cancel)
+        decoder = self._decoder([block for one in memories for block in one.blocks], settings)
+        return stream_answer(
+            decoder,
+            memories,
+            local_ids,
+            prompt_ids,
+            settings,
+            self._tokenizer,
+            max_sources=max_sources,
+            cancel=cancel,
+        )
 
     def check_question(self, question: str, *, style: PromptStyle = "auto", **generation: Any) -> None:
         """Raise what `ask` would raise for this question, so that no document need be read to find out.
@@ -230,7 +304,7 @@ class FocusEngine:
     ) -> tuple[GenerationConfig, list[int], list[int]]:
         """The settings, the local context and the dynamic prompt of a question."""
         settings = GenerationConfig(**generation)
-        self.require_adapter()
+        self.check_ready()
         with self.base.tokenizer_lock:
             question_ids = question_prompt(self._tokenizer, question, style)
         if len(question_ids) > self.config.local_window:
@@ -270,19 +344,19 @@ class FocusEngine:
         ids = flat_ids(input_ids, self.base.config.vocab_size)
         begun = time.perf_counter()
         split = len(ids) - self.config.local_window
-        decoder: PlainDecoder | ParallelDecoder
+        decoder: PlainDecoder | ParallelDecoder | DirectDecoder
         if len(ids) < self.config.threshold or split <= 0:
             self._check_room([], len(ids), settings)
             decoder = PlainDecoder(self.base)
             logits = decoder.start(ids)
             usage = Usage(0, 0, len(ids), 0)
         else:
-            weights = self.require_adapter()
+            self.check_ready()
             local_ids, prompt_ids = local_and_prompt(self.base, self.config, ids[split:])
             self._check_room([split], len(local_ids), settings)
-            decoder = self._decoder(weights, self._read_tokens(ids[:split])[0], settings)
+            decoder = self._decoder(self._read_tokens(ids[:split])[0], settings)
             logits = decoder.start(local_ids, prompt_ids)
-            usage = Usage(split, decoder.num_chunks, len(local_ids), 0)
+            usage = Usage(split, decoder.num_chunks, len(local_ids), 0, split)
         loop = TokenLoop(decoder, logits, settings, history=ids, eos_token_ids=self.base.eos_token_ids, cancel=cancel)
         return complete(loop, settings, self.base.tokenizer, begun=begun, usage=usage, keep_logits=return_logits)
 
@@ -296,12 +370,18 @@ class FocusEngine:
             max_new_tokens=settings.max_new_tokens,
         )
 
-    def _decoder(
-        self, weights: list[LayerWeights], blocks: Sequence[MemoryBlock], settings: GenerationConfig
-    ) -> ParallelDecoder:
+    def _decoder(self, blocks: Sequence[MemoryBlock], settings: GenerationConfig) -> ParallelDecoder | DirectDecoder:
+        if self.config.direct:
+            return DirectDecoder(
+                self.base,
+                blocks,
+                kernel=self.kernel,
+                start=self.config.anchor + self.chunk_size,
+                max_new_tokens=settings.max_new_tokens,
+            )
         return ParallelDecoder(
             self.base,
-            weights,
+            self.require_adapter(),
             blocks,
             kernel=self.kernel,
             config=self.config,
@@ -311,9 +391,16 @@ class FocusEngine:
     def _read_tokens(
         self, ids: Sequence[int], store: DocumentStore | None = None, progress: Progress | None = None, name: str = ""
     ) -> tuple[tuple[MemoryBlock, ...], int]:
-        batch = self.config.read_batch
         return read_through(
-            store, self.base, ids, self.chunk_size, self.kernel, batch=batch, progress=progress, document=name
+            store,
+            self.base,
+            ids,
+            self.chunk_size,
+            self.kernel,
+            batch=self.config.read_batch,
+            progress=progress,
+            document=name,
+            anchor=self.config.anchor,
         )
 
     def _default_chunk_size(self, adapter: Adapter | None, config: FocusConfig) -> int:

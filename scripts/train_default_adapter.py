@@ -33,13 +33,13 @@ HELD_OUT_BOOKS = (
 #: Share of the question files that is trained on, from their beginning; the rest is held out.
 TRAINED_SHARE = 0.8
 MIX = {
-    "number": 0.2,
-    "passkey": 0.06,
-    "pair": 0.12,
-    "words": 0.24,
-    "files": 0.2,
-    "continuation": 0.06,
-    "reconstruction": 0.12,
+    "number": 0.16,
+    "passkey": 0.05,
+    "pair": 0.18,
+    "words": 0.22,
+    "files": 0.18,
+    "continuation": 0.07,
+    "reconstruction": 0.14,
 }
 
 
@@ -61,11 +61,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=420)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
-    parser.add_argument("--max-tokens", type=int, default=6144)
+    parser.add_argument("--max-tokens", type=int, default=2048)
     parser.add_argument("--max-chunks", type=int, default=128)
-    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--prompts", type=int, default=20)
+    parser.add_argument("--max-rows", type=int, default=2600)
+    parser.add_argument("--accumulate", type=int, default=2)
     parser.add_argument("--start-from", type=Path, help="an adapter to begin with")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -75,11 +77,22 @@ def main() -> None:
         [book for book in books if book.stem not in HELD_OUT_BOOKS],
         questions(options.data / "qa"),
         mix=MIX,
-        shape=SampleShape(max_tokens=options.max_tokens, max_chunks=options.max_chunks, prompts=options.prompts),
+        shape=SampleShape(
+            max_tokens=options.max_tokens,
+            max_chunks=options.max_chunks,
+            prompts=options.prompts,
+            max_reused=6,
+            max_rows=options.max_rows,
+            max_local=1024,
+        ),
         seed=options.seed,
     )
     config = TrainingConfig(
-        steps=options.steps, learning_rate=options.learning_rate, candidate_positions="shared", chunk_size=1024
+        steps=options.steps,
+        learning_rate=options.learning_rate,
+        accumulate=options.accumulate,
+        candidate_positions="shared",
+        chunk_size=1024,
     )
     data = "LitBank novels, XQuAD (en), NQ-open oracle passages, generated facts"
     record = {"data": data, "held_out": HELD_OUT_BOOKS}

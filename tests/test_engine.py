@@ -241,7 +241,7 @@ class TestBadCalls:
             large.ask(memory, "What?", max_new_tokens=64)
 
     def test_untrained_candidates_are_refused(self, base: BaseModel) -> None:
-        engine = FocusEngine(base, None, FocusConfig(chunk_size=64))
+        engine = FocusEngine(base, None, FocusConfig(chunk_size=64, condensing="candidates"))
         memory = engine.read(Document.from_text(TEXT))
         with pytest.raises(AdapterError, match=r"no adapter.*adapter="):
             engine.ask(memory, "What?")

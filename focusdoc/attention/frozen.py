@@ -81,7 +81,7 @@ def masked_attention(
     Args:
         query: [batch, num_heads, num_queries, head_dim].
         key, value: [batch, num_kv_heads, num_keys, head_dim].
-        seen: bool [num_queries, num_keys]; every query sees at least one key.
+        seen: bool [num_queries, num_keys], or [batch, num_queries, num_keys]; every query sees at least one key.
 
     Returns:
         Output [batch, num_heads, num_queries, head_dim] and float32 lse [batch, num_heads, num_queries].
@@ -89,7 +89,7 @@ def masked_attention(
     # [batch, num_heads, num_queries, head_dim] -> [batch, num_kv_heads, heads per KV head, num_queries, head_dim]
     asked = torch.unflatten(query, 1, (key.shape[1], -1))
     scores = (asked @ key.unsqueeze(2).transpose(-1, -2)).float() * scaling
-    scores = scores.masked_fill(~seen, -torch.inf)
+    scores = scores.masked_fill(~(seen if seen.dim() == 2 else seen[:, None, None]), -torch.inf)
     lse = scores.logsumexp(dim=-1)
     weights = torch.exp(scores - lse.unsqueeze(-1)).to(value.dtype)
     output = weights @ value.unsqueeze(2)

@@ -70,7 +70,7 @@ def chat(
     )
     document = open_document(file, password)
     engine = engine_options.load()
-    engine.require_adapter()
+    engine.check_ready()
     memory, seconds = read(engine, document)
     name = plain(document.name)
     done = f"Read {name} in {seconds:.1f} s." if memory.tokens_encoded else f"{name}: {KNOWN}."

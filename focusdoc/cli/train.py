@@ -47,11 +47,24 @@ def train(
         str | None,
         _option("Weights of the objectives, such as number=0.2,words=0.3,reconstruction=0.5.", _DATA, "NAME=W,..."),
     ] = None,
-    max_tokens: Annotated[int, _option("Chunk tokens of a sample, at most.", _SAMPLES, "N")] = SampleShape.max_tokens,
+    max_tokens: Annotated[
+        int, _option("Chunk tokens read for a sample, at most.", _SAMPLES, "N")
+    ] = SampleShape.max_tokens,
     max_chunks: Annotated[int, _option("Chunks of a sample, at most.", _SAMPLES, "N")] = SampleShape.max_chunks,
     min_chunk_size: Annotated[int, _option("Tokens of a chunk, at least.", _SAMPLES, "N")] = SampleShape.min_chunk_size,
     max_chunk_size: Annotated[int, _option("Tokens of a chunk, at most.", _SAMPLES, "N")] = SampleShape.max_chunk_size,
-    prompts: Annotated[int, _option("Prompts that share the chunks of a sample.", _SAMPLES, "N")] = SampleShape.prompts,
+    prompts: Annotated[
+        int, _option("Prompts that share the chunks of a sample, at most.", _SAMPLES, "N")
+    ] = SampleShape.prompts,
+    max_rows: Annotated[
+        int | None, _option("Rows that the prompts of a sample may take; bounds a step's time.", _SAMPLES, "N")
+    ] = SampleShape.max_rows,
+    max_reused: Annotated[
+        int, _option("Earlier samples whose chunks, already read, may join a sample.", _SAMPLES, "N")
+    ] = SampleShape.max_reused,
+    max_local: Annotated[
+        int, _option("Tokens of the local context of a continuation, at most.", _SAMPLES, "N")
+    ] = SampleShape.max_local,
     targets: Annotated[
         int, _option("Target tokens of a continuation or reconstruction.", _SAMPLES, "N")
     ] = SampleShape.targets,
@@ -130,6 +143,7 @@ def train(
             test = HeldOut(tokenizer=base.tokenizer, texts=held_out_texts, shapes=shapes or HeldOut.shapes)
             test.check()
         processes = Processes.launched(base.device)
+        samples.stride = processes.count
         trainer = Trainer(
             base,
             samples,

@@ -36,12 +36,16 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one answer: of the documents behind it, of the question's prompt, and of the answer."""
+    """Tokens of one answer: of the documents behind it, of the question's prompt, and of the answer.
+
+    `encoded_tokens` of the document's tokens were read for this very answer; the memory of the others was there.
+    """
 
     document_tokens: int
     num_chunks: int
     prompt_tokens: int
     completion_tokens: int
+    encoded_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,7 @@ class Answer:
         sources: passages, the most looked at first.
         token_ids: the tokens of the answer.
         finish_reason: ``"stop"`` (end token or stop string), ``"length"`` or ``"cancelled"``.
+        chunk_shares: share of the attention that each chunk's candidates got, all memories in order; they sum to 1.
     """
 
     text: str
@@ -74,6 +79,7 @@ class Answer:
     timings: Timings
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
+    chunk_shares: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, ready for JSON."""

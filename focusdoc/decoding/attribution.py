@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from focusdoc.decoding.answer import Source
-from focusdoc.decoding.condense import DenseSweep
-from focusdoc.decoding.parallel import ParallelDecoder
+from focusdoc.decoding.generation import AnswerDecoder
 from focusdoc.documents.chunking import char_span
 from focusdoc.memory.chunk_memory import DocumentMemory
 
@@ -22,8 +21,14 @@ SINK_TOKENS = 4
 _SENTENCE_REACH = 160
 
 
+def chunk_shares(masses: Tensor) -> Tensor:
+    """Share of all attention mass that each chunk got over an answer's `masses` [steps, num_chunks]."""
+    per_chunk = masses.sum(dim=0)
+    return per_chunk / per_chunk.sum().clamp_min(torch.finfo(torch.float32).tiny)
+
+
 def find_sources(
-    decoder: ParallelDecoder,
+    decoder: AnswerDecoder,
     memories: Sequence[DocumentMemory],
     token_ids: Sequence[int],
     masses: Tensor,
@@ -37,17 +42,16 @@ def find_sources(
         decoder: as it stands after the answer.
         memories: the documents whose chunks the decoder holds, in its order.
         token_ids: the token fed at each step: the last prompt token, then the answer's tokens but the last.
-        masses: float32 [steps, num_chunks], `ParallelDecoder.candidate_mass` of each step.
+        masses: float32 [steps, num_chunks], `AnswerDecoder.candidate_mass` of each step.
         prompt_len: tokens of the dynamic prompt.
         limit: at most this many sources.
     """
     if any(memory.document is None for memory in memories):
         return ()  # made from bare token ids: there is no text to quote
-    per_chunk = masses.sum(dim=0)
-    shares = per_chunk / per_chunk.sum().clamp_min(torch.finfo(torch.float32).tiny)
+    shares = chunk_shares(masses)
     ranked: list[int] = shares.argsort(descending=True)[:limit].tolist()
     owners = [(memory, chunk) for memory in memories for chunk in memory.chunks]
-    looked = look_inside(decoder, ranked, token_ids, masses, prompt_len=prompt_len)
+    looked = decoder.look_inside(ranked, token_ids, masses, prompt_len=prompt_len)
     sources = []
     for index, attention in zip(ranked, looked, strict=True):
         memory, chunk = owners[index]
@@ -74,39 +78,6 @@ def find_sources(
             )
         )
     return tuple(sources)
-
-
-@torch.no_grad()
-def look_inside(
-    decoder: ParallelDecoder, chunks: Sequence[int], token_ids: Sequence[int], masses: Tensor, *, prompt_len: int
-) -> list[Tensor]:
-    """How much the candidates of `chunks` looked at each token of their chunk: one float32 [chunk_len] each.
-
-    Candidates of all steps are recomputed in one dense pass over these few chunks, each weighted by the attention
-    its step's local token paid to it.
-    """
-    found: list[Tensor] = []
-    steps = torch.tensor(token_ids)
-    for index in chunks:
-        group = decoder.single(index)
-        layout = DenseSweep(
-            groups=[group],
-            num_targets=len(steps),
-            tail_start=prompt_len - 1,
-            rotary=decoder.base.rotary,
-            kernel=decoder.kernel,
-            token_weights=masses[:, index].to(group.keys.device)[None],
-        )
-        positions = group.chunk_len + prompt_len - 1 + torch.arange(len(steps))
-        decoder.base.run(
-            steps[None].to(group.keys.device),
-            positions[None].to(group.keys.device),
-            layout,
-            weights=decoder.weights,
-            num_candidates=len(steps),
-        )
-        found.append(layout.looked_at[0][0].cpu())
-    return found
 
 
 def passage_tokens(attention: Tensor) -> tuple[int, int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +15,7 @@ from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import FinishReason, Generation, Timings, Usage
 from focusdoc.decoding.sampling import TokenChooser
 from focusdoc.decoding.text import TextStream
+from focusdoc.modeling.base import BaseModel
 
 
 class StepDecoder(Protocol):
@@ -22,6 +23,35 @@ class StepDecoder(Protocol):
 
     def step(self, token: int) -> Tensor:
         """Feed `token`; return float32 logits [vocab]."""
+        ...
+
+
+class AnswerDecoder(StepDecoder, Protocol):
+    """A decoder over the chunks of memories that can say where it looked.
+
+    Attributes:
+        candidate_mass: attention mass that the newest local token paid to each chunk (to its candidate, where there
+            are candidates), float32 [num_chunks], mean over layers and heads.
+    """
+
+    base: BaseModel
+    num_chunks: int
+    candidate_mass: Tensor
+
+    def start(self, local_ids: Sequence[int], prompt_ids: Sequence[int]) -> Tensor:
+        """Take in the local context and the dynamic prompt; return float32 logits [vocab] of the first new token."""
+        ...
+
+    def look_inside(
+        self, chunks: Sequence[int], token_ids: Sequence[int], masses: Tensor, *, prompt_len: int
+    ) -> list[Tensor]:
+        """How much the answer looked at each token of `chunks`: one float32 [chunk_len] each.
+
+        Args:
+            token_ids: the token fed at each step: the last prompt token, then the answer's tokens but the last.
+            masses: `candidate_mass` of each step, float32 [steps, num_chunks].
+            prompt_len: tokens of the dynamic prompt.
+        """
         ...
 
 
@@ -108,7 +138,7 @@ def complete(
             if text.stopped:
                 loop.finish_reason = "stop"
                 break
-    used = Usage(usage.document_tokens, usage.num_chunks, usage.prompt_tokens, len(token_ids))
+    used = replace(usage, completion_tokens=len(token_ids))
     timings = Timings(first - begun, time.perf_counter() - first)
     stacked: Tensor | None = None
     if keep_logits:

@@ -27,16 +27,22 @@ def check_room(
         PromptTooLongError: they do not; the message says what to lower or raise.
     """
     limit = base.context_length
-    behind = 0 if not num_chunks else longest_chunk + min(local_len, config.prompt_window) + max_new_tokens
+    behind = (
+        0 if config.direct or not num_chunks else longest_chunk + min(local_len, config.prompt_window) + max_new_tokens
+    )
     if behind > limit:
         raise PromptTooLongError(
             f"A chunk with the question and {max_new_tokens} new tokens behind it takes {behind} positions, but "
             f"{base.name} has {limit}; lower chunk_size, prompt_window or max_new_tokens."
         )
-    in_front = min(1, num_chunks) if config.candidate_positions == "shared" else num_chunks
+    if config.direct:
+        in_front = config.anchor + (config.chunk_size or 0) if num_chunks else 0
+        told, remedy = f"The positions of {num_chunks} chunks side by side", "lower chunk_size or max_new_tokens"
+    else:
+        in_front = min(1, num_chunks) if config.candidate_positions == "shared" else num_chunks
+        told, remedy = f"{num_chunks} candidates", "raise chunk_size or lower max_new_tokens"
     if in_front + local_len + max_new_tokens > limit:
         raise PromptTooLongError(
-            f"{num_chunks} candidates, {local_len} local tokens and {max_new_tokens} new ones take "
-            f"{in_front + local_len + max_new_tokens} positions, but {base.name} has {limit}; raise chunk_size or "
-            "lower max_new_tokens."
+            f"{told}, {local_len} local tokens and {max_new_tokens} new ones take "
+            f"{in_front + local_len + max_new_tokens} positions, but {base.name} has {limit}; {remedy}."
         )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from focusdoc.attention import AttentionKernel
 from focusdoc.config import FocusConfig
+from focusdoc.decoding.condense import DenseSweep
 from focusdoc.decoding.sweep import ChunkGroup, LocalContext, Sweep
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.modeling.base import BaseModel
@@ -84,6 +85,38 @@ class ParallelDecoder:
             self.local.length = 0
             return self._advance([previous], self._local_ids)
         return self._advance([previous], [token])
+
+    @torch.no_grad()
+    def look_inside(
+        self, chunks: Sequence[int], token_ids: Sequence[int], masses: Tensor, *, prompt_len: int
+    ) -> list[Tensor]:
+        """How much the candidates of `chunks` looked at each token of their chunk: one float32 [chunk_len] each.
+
+        Candidates of all steps are recomputed in one dense pass over these few chunks, each weighted by the attention
+        its step's local token paid to it.
+        """
+        found: list[Tensor] = []
+        steps = torch.tensor(token_ids)
+        for index in chunks:
+            group = self.single(index)
+            layout = DenseSweep(
+                groups=[group],
+                num_targets=len(steps),
+                tail_start=prompt_len - 1,
+                rotary=self.base.rotary,
+                kernel=self.kernel,
+                token_weights=masses[:, index].to(group.keys.device)[None],
+            )
+            positions = group.chunk_len + prompt_len - 1 + torch.arange(len(steps))
+            self.base.run(
+                steps[None].to(group.keys.device),
+                positions[None].to(group.keys.device),
+                layout,
+                weights=self.weights,
+                num_candidates=len(steps),
+            )
+            found.append(layout.looked_at[0][0].cpu())
+        return found
 
     def single(self, index: int) -> ChunkGroup:
         """Chunk `index` with its tail, as a group of its own (views, no copies)."""

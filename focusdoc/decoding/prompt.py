@@ -90,7 +90,7 @@ def question_prompt(tokenizer: Any, question: str, style: PromptStyle = "auto") 
     if style == "raw":
         return _bos(tokenizer) + encode_text(tokenizer, question)
     if style == "plain" or not has_template:
-        return _bos(tokenizer) + encode_text(tokenizer, f"Question: {question}\nAnswer:")
+        return begin_of_text(tokenizer) + encode_text(tokenizer, f"Question: {question}\nAnswer:")
     try:
         return encode_messages(tokenizer, [("system", SYSTEM_PROMPT), ("user", question)])
     except Exception as error:
@@ -106,7 +106,7 @@ def _render(tokenizer: Any, messages: Sequence[tuple[str, str]]) -> str:
     return text
 
 
-def _bos(tokenizer: Any) -> list[int]:
+def begin_of_text(tokenizer: Any) -> list[int]:
     """The BOS token, if this tokenizer puts one in front of a text by itself."""
     ids = tokenizer("a")["input_ids"]
     return [ids[0]] if len(ids) > 1 and ids[0] == tokenizer.bos_token_id else []

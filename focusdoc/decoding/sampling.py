@@ -34,6 +34,7 @@ class TokenChooser:
             if config.top_p < 1.0:
                 steps.append(processors.TopPLogitsWarper(config.top_p))
         self._steps = steps
+        self._grammar = config.grammar.start() if config.grammar is not None else None
         self._generator: torch.Generator | None = None
         if config.seed is not None:
             # On the CPU whatever the model's device, so that one seed draws the same tokens everywhere.
@@ -42,6 +43,8 @@ class TokenChooser:
     def choose(self, logits: Tensor) -> int:
         """The next token id from float32 logits [vocab]."""
         scores = logits[None].cpu()
+        if self._grammar is not None:  # first, so that top_k and top_p count allowed tokens alone
+            scores = self._grammar.mask(scores)
         if self._steps:
             scores = self._steps(torch.tensor([self._history]), scores)
         if self._sampled:
@@ -49,4 +52,6 @@ class TokenChooser:
         else:
             token = int(scores.argmax(dim=-1))
         self._history.append(token)
+        if self._grammar is not None:
+            self._grammar.accept(token)
         return token

@@ -48,14 +48,15 @@ def open_store(store: DocumentStore | str | Path | None = "auto") -> DocumentSto
         return None
 
 
-def maker_key(base: BaseModel) -> str:
+def maker_key(base: BaseModel, anchor: int = 0) -> str:
     """Names everything besides the chunk size that shapes a chunk's KV.
 
     The fingerprint covers weights and configuration (RoPE among it). The context length is not in it, since most
     models do not compute with it; some kinds of RoPE do.
     """
     dtype = str(base.dtype).removeprefix("torch.")
-    return f"{base.fingerprint} {dtype} context {base.context_length}"
+    # An anchor is the document's own beginning, which the hashes of its tokens cover.
+    return f"{base.fingerprint} {dtype} context {base.context_length}" + (f" anchor {anchor}" if anchor else "")
 
 
 def read_through(
@@ -68,6 +69,7 @@ def read_through(
     batch: int = 2,
     progress: Progress | None = None,
     document: str = "",
+    anchor: int = 0,
 ) -> tuple[tuple[MemoryBlock, ...], int]:
     """The memory of a document, from the store as far as it is known there, and then stored.
 
@@ -75,13 +77,14 @@ def read_through(
         store: None reads everything and stores nothing.
         batch, progress: see `read_chunks`; known tokens count as read at once.
         document: its name, for ``focusdoc store list``.
+        anchor: this many first tokens stand in front of every chunk while it is read.
 
     Returns:
         The blocks, their chunks in order (several of full chunks where a document grew), and how many tokens went
         through the model.
     """
     total = len(token_ids)
-    maker = maker_key(base) if store is not None else ""
+    maker = maker_key(base, anchor) if store is not None else ""
     known = store.find(token_ids, chunk_size, maker) if store is not None else KnownChunks()
     if progress is not None and known.num_tokens:
         progress(known.num_tokens, total)
@@ -94,7 +97,7 @@ def read_through(
             progress(known.num_tokens + done, total)
 
     rest = token_ids[known.num_tokens :]
-    blocks += read_chunks(base, rest, chunk_size, kernel, batch=batch, progress=onward)
+    blocks += read_chunks(base, rest, chunk_size, kernel, batch=batch, progress=onward, anchor_ids=token_ids[:anchor])
     if store is not None:
         store.save(token_ids, blocks, chunk_size, maker, known=known, document=document, model=base.name)
     return blocks, len(rest)

@@ -6,9 +6,10 @@ would have seen.
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -35,6 +36,16 @@ DEFAULT_MIX: Mapping[str, float] = {
 #: Room that any planted fact needs; shorter chunks get continuation and reconstruction only.
 _SMALLEST_PLANTED = 96
 _UNPLANTED = frozenset({"continuation", "reconstruction"})
+#: What frameworks and benchmarks put around a question once the document before it has become memory.
+FORMS = (
+    "Given the context information and not prior knowledge, answer the query.\nQuery: {}\nAnswer: ",
+    "Use the document above to answer the question.\n\nQuestion: {}",
+    "Answer the question based on the given passages. Only give me the answer.\n\nQuestion: {}\nAnswer:",
+    "Question: {}\nHelpful Answer:",
+    "{} Answer with a few words.",
+)
+#: How many samples back the chunks of an earlier sample may come from.
+REACH = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +56,22 @@ class TrainingSample:
         token_ids: the chunks one behind the other, [num_chunks * chunk_size].
         chunk_size: tokens of one chunk.
         prompts: each with its own targets.
+        number: which sample of the run this is.
+        told: the wordings of all questions that facts in the chunks answer.
+        earlier: samples whose chunks, read before, stand beside these; their prompts are not asked again.
     """
 
     token_ids: list[int]
     chunk_size: int
     prompts: tuple[TrainingPrompt, ...]
+    number: int = 0
+    told: frozenset[str] = frozenset()
+    earlier: tuple[TrainingSample, ...] = ()
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks of the sample's own."""
+        return len(self.token_ids) // self.chunk_size
 
 
 @dataclass(slots=True)
@@ -65,6 +87,7 @@ class SampleMaker:
         shape: the ranges of chunk sizes and counts.
         seed: of all draws.
         cache: the tokens of texts used so far; several makers may share one.
+        stride: samples between two of one process, where several take turns; a process reuses its own.
     """
 
     tokenizer: Any
@@ -74,6 +97,8 @@ class SampleMaker:
     shape: SampleShape = field(default_factory=SampleShape)
     seed: int = 0
     cache: dict[Path, list[int]] = field(default_factory=dict)
+    stride: int = 1
+    _recent: dict[int, TrainingSample] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         known = {*FACT_MAKERS, "files", *_UNPLANTED}
@@ -93,6 +118,45 @@ class SampleMaker:
 
     def draw(self, step: int) -> TrainingSample:
         """The sample of one step."""
+        sample = self._fresh(step)
+        rng = random.Random(f"{self.seed}-{step}-earlier")
+        earlier = tuple(self._earlier(rng, sample)) if self.shape.max_reused else ()
+        told = frozenset().union(*(other.told for other in earlier))
+        prompts = [prompt for prompt in sample.prompts if not prompt.questions & told]
+        if not prompts:  # every question has another answer in an earlier sample
+            prompts, earlier = list(sample.prompts), ()
+        num_chunks = sum(one.num_chunks for one in (sample, *earlier))
+        return replace(sample, prompts=tuple(self._within_rows(prompts, num_chunks)), earlier=earlier)
+
+    def _earlier(self, rng: random.Random, sample: TrainingSample) -> Iterator[TrainingSample]:
+        """Earlier samples whose chunks join those of `sample`, up to a number of chunks drawn log-uniformly."""
+        reach = min(sample.number // self.stride, REACH)
+        room = self.shape.max_chunks ** rng.random() - sample.num_chunks
+        for back in rng.sample(range(1, reach + 1), min(reach, self.shape.max_reused)):
+            other = self._fresh(sample.number - back * self.stride)
+            if other.num_chunks <= room:
+                room -= other.num_chunks
+                yield other
+
+    def _within_rows(self, prompts: Sequence[TrainingPrompt], num_chunks: int) -> Iterator[TrainingPrompt]:
+        """The first of `prompts` that together keep to the rows a sample may take."""
+        left = math.inf if self.shape.max_rows is None else self.shape.max_rows
+        for number, prompt in enumerate(prompts):
+            window = prompt.prompt_window or len(prompt.token_ids)
+            left -= (min(len(prompt.token_ids), window + prompt.num_targets) + 2 * prompt.num_targets) * num_chunks
+            if left < 0 and number:
+                return
+            yield prompt
+
+    def _fresh(self, step: int) -> TrainingSample:
+        """The chunks of one step, and all prompts that may be asked of them."""
+        if step not in self._recent:
+            if len(self._recent) > REACH * self.stride:
+                del self._recent[min(self._recent)]
+            self._recent[step] = self._make(step)
+        return self._recent[step]
+
+    def _make(self, step: int) -> TrainingSample:
         rng = random.Random(f"{self.seed}-{step}")
         chunk_size, num_chunks = self.shape.draw(rng)
         names = [name for name in self.mix if chunk_size >= _SMALLEST_PLANTED or name in _UNPLANTED]
@@ -103,13 +167,16 @@ class SampleMaker:
         soil = Soil([ground[start : start + chunk_size] for start in range(0, len(ground), chunk_size)], rng)
         chosen = rng.choices(names, [self.mix[name] for name in names], k=self.shape.prompts)
         prompts: list[TrainingPrompt | None] = []
+        told: set[str] = set()
         for number, name in enumerate(chosen):
             if name == "files":
                 prompts.append(self._from_file(rng, soil))
             elif name == "passkey" and "passkey" in chosen[:number]:
-                prompts.append(self._planted(rng, "number", soil))  # there is one pass key, or its question is vague
+                prompts.append(
+                    self._planted(rng, "number", soil, told)
+                )  # there is one pass key, or its question is vague
             elif name in FACT_MAKERS:
-                prompts.append(self._planted(rng, name, soil))
+                prompts.append(self._planted(rng, name, soil, told))
             elif name == "continuation":
                 prompts.append(self._continuation(rng, following))
             else:
@@ -118,7 +185,8 @@ class SampleMaker:
         # Reconstruction comes last, for it copies what the chunks hold in the end; it also stands in for a fact
         # that found no room.
         filled = tuple(prompt or self._reconstruction(rng, chunks) for prompt in prompts)
-        return TrainingSample([token for chunk in chunks for token in chunk], chunk_size, filled)
+        ids = [token for chunk in chunks for token in chunk]
+        return TrainingSample(ids, chunk_size, filled, step, frozenset(told))
 
     def ground(self, rng: random.Random, length: int) -> tuple[list[int], list[int]]:
         """`length` tokens of one text, and the tokens that follow them.
@@ -126,7 +194,7 @@ class SampleMaker:
         Raises:
             TrainingError: no text is long enough.
         """
-        following = 64 + self.shape.targets
+        following = self.shape.max_local + self.shape.targets
         drawn = (rng.choice(list(self.texts)) for _ in range(64))
         for path in chain(drawn, self.texts):  # where few texts are long enough, the draws may miss them
             tokens = self._text_tokens(path)
@@ -143,8 +211,8 @@ class SampleMaker:
             self.cache[path] = tokenize(self.tokenizer, load(path).text).token_ids
         return self.cache[path]
 
-    def _planted(self, rng: random.Random, name: str, soil: Soil) -> TrainingPrompt | None:
-        """Plant a fact and distractors of its kind; ask for the fact."""
+    def _planted(self, rng: random.Random, name: str, soil: Soil, told: set[str]) -> TrainingPrompt | None:
+        """Plant a fact and distractors of its kind; ask for the fact. What they answer is added to `told`."""
         fact = FACT_MAKERS[name](rng)
         if name == "pair" and rng.random() < 0.7:
             placed = soil.fill(lambda length: self._list_of_pairs(rng, length, fact))
@@ -152,12 +220,18 @@ class SampleMaker:
             placed = soil.plant(self._statement(rng, fact))
         if not placed:
             return None
+        told |= self._asking(fact)
         if name != "passkey":
             for _ in range(rng.choice([0, 0, 1, 2, 4, 8])):
                 other = FACT_MAKERS[name](rng)
                 if other.questions != fact.questions:  # else the question would have two answers
                     soil.plant(self._statement(rng, other))
-        return self._question(rng, fact)
+                    told |= self._asking(other)
+        return replace(self._question(rng, fact), questions=self._asking(fact))
+
+    def _asking(self, fact: Fact) -> frozenset[str]:
+        """What no other fact may answer: the wordings of its question; of pass keys there may be but one."""
+        return frozenset({"passkey"} if fact.kind == "passkey" else fact.questions)
 
     def _statement(self, rng: random.Random, fact: Fact) -> list[int]:
         """Tokens of the fact's statement, set off from the text around it."""
@@ -188,6 +262,8 @@ class SampleMaker:
         return self._asked(rng, rng.choice(fact.questions), fact.answer, fact.kind)
 
     def _asked(self, rng: random.Random, question: str, answer: str, kind: str) -> TrainingPrompt:
+        if rng.random() < 0.2:
+            question = rng.choice(FORMS).format(question)
         plain = rng.random() < 0.25 or not getattr(self.tokenizer, "chat_template", None)
         prompt = question_prompt(self.tokenizer, question, "plain" if plain else "chat")
         end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
@@ -204,9 +280,11 @@ class SampleMaker:
 
     def _continuation(self, rng: random.Random, following: list[int]) -> TrainingPrompt:
         """The text that follows the last chunk (paper, section 3.3)."""
-        # Short, because every chunk runs it: its cost is its length times the number of chunks.
-        length = rng.randint(16, 64)
-        return TrainingPrompt(tuple(following[: length + self.shape.targets]), self.shape.targets, "continuation")
+        length = round(16 * (self.shape.max_local / 16) ** rng.random())
+        # Every chunk runs the dynamic prompt: its cost is its length times the number of chunks, so it is kept short.
+        window = rng.randint(16, 64)
+        ids = tuple(following[: length + self.shape.targets])
+        return TrainingPrompt(ids, self.shape.targets, "continuation", prompt_window=window)
 
     def _reconstruction(self, rng: random.Random, chunks: list[list[int]]) -> TrainingPrompt:
         """A stretch of one chunk, to be repeated from its beginning (paper, section 3.3)."""

@@ -13,16 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from focusdoc.attention import AttentionKernel
 from focusdoc.config import FocusConfig
-from focusdoc.decoding.condense import DenseSweep
-from focusdoc.decoding.local_rows import LocalStretch
-from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.errors import ConfigError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.candidate import LayerWeights
+from focusdoc.training.layouts import OrdinaryLayout, TargetLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +32,15 @@ class TrainingPrompt:
         token_ids: the local context and the targets.
         num_targets: how many of the last tokens are targets; at least one token must stand before them.
         objective: the name under which its loss is reported.
+        prompt_window: longest dynamic prompt in tokens, where it shall be shorter than the configured one.
+        questions: the wordings of the question it asks; no chunk may hold another fact that answers one of them.
     """
 
     token_ids: tuple[int, ...]
     num_targets: int
     objective: str
+    prompt_window: int | None = None
+    questions: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_targets < len(self.token_ids):
@@ -50,13 +53,14 @@ def dense_logits(
     base: BaseModel,
     weights: Sequence[LayerWeights],
     blocks: Sequence[MemoryBlock],
-    prompt: TrainingPrompt,
+    prompts: Sequence[TrainingPrompt],
     config: FocusConfig,
     kernel: AttentionKernel,
-) -> Tensor:
-    """Logits of every target, teacher-forced, with gradients for `weights`.
+) -> list[Tensor]:
+    """Logits of every target of `prompts`, teacher-forced, with gradients for `weights`.
 
-    They equal what `ParallelDecoder` in incremental mode gives step by step.
+    They equal what `ParallelDecoder` in incremental mode gives step by step. All prompts share two passes, one without
+    gradient and one with, so the caller bounds their number by the memory there is.
 
     Args:
         weights: candidate weights of every layer, in the model's dtype.
@@ -64,42 +68,66 @@ def dense_logits(
         config: with ``candidate_positions`` filled in.
 
     Returns:
-        Float32 [num_targets, vocab].
+        For each prompt, float32 [num_targets, vocab].
     """
-    num_targets = prompt.num_targets
-    ids = list(prompt.token_ids)
-    local_ids, fed = ids[:-num_targets], ids[-num_targets - 1 : -1]
-    dynamic = local_ids[-config.prompt_window :]
-    decoder = ParallelDecoder(
-        base, [{}] * base.num_layers, blocks, kernel=kernel, config=config, max_new_tokens=num_targets
-    )
-    # The ordinary stream of all but the last target; the decoder's own last row is the one nobody needs.
-    decoder.start(local_ids, dynamic + ids[-num_targets:-1])
-    prefix = slice(decoder.num_chunks, decoder.num_chunks + len(local_ids) - 1)
+    num_chunks = sum(block.num_chunks for block in blocks)
+    shared = config.candidate_positions == "shared"
+    first_local = 1 if shared else num_chunks
+    chunk_lens = torch.cat([torch.full((block.num_chunks,), block.chunk_len) for block in blocks])
+    locals_, dynamics, targets = [], [], []
+    for prompt in prompts:
+        ids = list(prompt.token_ids)
+        window = min(config.prompt_window, prompt.prompt_window or config.prompt_window)
+        locals_.append(ids[: -prompt.num_targets])
+        dynamics.append(ids[: -prompt.num_targets][-window:])
+        targets.append(ids[-prompt.num_targets : -1])  # the last target is fed to nobody
+    tails = _padded([[*dynamic, *fed] for dynamic, fed in zip(dynamics, targets, strict=True)])
+    before = _padded([ids[:-1] or ids for ids in locals_])
+    fed = _padded([[ids[-1], *rest] for ids, rest in zip(locals_, targets, strict=True)])
+    num_prompts, num_targets = fed.shape
+    # The ordinary stream: every prompt behind every chunk, and the local contexts.
+    stream = OrdinaryLayout(blocks, num_prompts, tails.shape[1], before.shape[1], kernel)
+    places = chunk_lens[:, None] + torch.arange(tails.shape[1])
+    with torch.no_grad():
+        base.run(
+            torch.cat((tails.repeat_interleave(num_chunks, dim=0).flatten(), before.flatten()))[None].to(base.device),
+            torch.cat(
+                (
+                    places.repeat(num_prompts, 1).flatten(),
+                    (first_local + torch.arange(before.shape[1])).repeat(num_prompts),
+                )
+            )[None].to(base.device),
+            stream,
+        )
+    # The targets, with gradient: a local row for each, and its candidate in every chunk.
+    tail_starts = torch.tensor([len(ids) - 1 for ids in dynamics])
+    local_starts = torch.tensor([len(ids) - 1 for ids in locals_])
     steps = torch.arange(num_targets)
-    tail_start = len(dynamic) - 1
-    tokens, positions, distances = [], [], []
-    for group in decoder.groups:
-        places = group.chunk_len + tail_start + steps
-        tokens.append(torch.tensor(fed).repeat(group.num_chunks))
-        positions.append(places.repeat(group.num_chunks))
-        distances.append((decoder.candidate_positions(group)[:, None] - places).to(base.device))
-    layout = DenseSweep(
-        groups=decoder.groups,
+    # [B, k, T]
+    positions = chunk_lens[None, :, None] + tail_starts[:, None, None] + steps
+    homes = torch.zeros(num_chunks, dtype=torch.long) if shared else torch.arange(num_chunks)
+    layout = TargetLayout(
+        stream=stream,
+        tail_starts=tail_starts.to(base.device),
+        local_starts=local_starts.to(base.device),
         num_targets=num_targets,
-        tail_start=tail_start,
+        distances=(homes[None, :, None] - positions).flatten().to(base.device),
         rotary=base.rotary,
-        kernel=kernel,
-        local=LocalStretch(decoder.local.keys[:, :, prefix], decoder.local.values[:, :, prefix], distances),
     )
     hidden = base.run(
-        torch.cat([torch.tensor(fed), *tokens])[None].to(base.device),
-        torch.cat([decoder.local_start + len(local_ids) - 1 + steps, *positions])[None].to(base.device),
+        torch.cat((fed.flatten(), fed.repeat_interleave(num_chunks, dim=0).flatten()))[None].to(base.device),
+        torch.cat(((first_local + local_starts[:, None] + steps).flatten(), positions.flatten()))[None].to(base.device),
         layout,
         weights=weights,
-        num_candidates=num_targets * decoder.num_chunks,
+        num_candidates=positions.numel(),
     )
-    return base.logits(hidden[0, :num_targets])
+    of_prompt = torch.unflatten(hidden[0, : fed.numel()], 0, fed.shape)
+    return [base.logits(rows[: prompt.num_targets]) for rows, prompt in zip(of_prompt, prompts, strict=True)]
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Token ids of unequal length as one tensor, int64 [len(rows), longest]; padding stands at the end."""
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
 
 
 def target_loss(logits: Tensor, prompt: TrainingPrompt) -> Tensor:

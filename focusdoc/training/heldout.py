@@ -130,7 +130,7 @@ def target_logits(
 ) -> Tensor:
     """Teacher-forced float32 logits [num_targets, vocab] of a prompt's targets in the mode of `config`."""
     if config.local_attention == "incremental":
-        return dense_logits(base, weights, blocks, prompt, config, kernel)
+        return dense_logits(base, weights, blocks, [prompt], config, kernel)[0]
     local, targets = list(prompt.token_ids[: -prompt.num_targets]), prompt.token_ids[-prompt.num_targets :]
     dynamic = local[-config.prompt_window :]
     bos = config.bos_token_id if config.uses_bos else None

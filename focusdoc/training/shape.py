@@ -18,23 +18,34 @@ class SampleShape:
     Attributes:
         min_chunk_size, max_chunk_size: tokens of a chunk.
         max_chunks: chunks of a sample.
-        max_tokens: chunk tokens of a sample.
-        prompts: prompts that share the chunks of a sample.
+        max_tokens: chunk tokens of a sample that are read for it.
+        prompts: prompts that share the chunks of a sample, at most.
         targets: target tokens of a continuation or reconstruction prompt.
+        max_reused: of how many earlier samples the chunks may join a sample, read once and used again.
+        max_rows: rows that the prompts of a sample may take, all chunks together; a prompt takes, in every chunk, one
+            row for each of its tokens and two more (forward and backward of its candidates) for each target. The first
+            prompt is always made. None for no bound.
+        max_local: tokens of the local context of a continuation prompt.
     """
 
     min_chunk_size: int = 64
     max_chunk_size: int = 2048
-    max_chunks: int = 64
-    max_tokens: int = 4096
-    prompts: int = 4
+    max_chunks: int = 128
+    max_tokens: int = 2048
+    prompts: int = 16
     targets: int = 16
+    max_reused: int = 6
+    max_rows: int | None = 4000
+    max_local: int = 512
 
     def __post_init__(self) -> None:
         # A chunk of one token has no stretch to reconstruct.
-        for name, least in (("min_chunk_size", 2), ("max_chunks", 1), ("prompts", 1), ("targets", 1)):
+        smallest = {"min_chunk_size": 2, "max_chunks": 1, "prompts": 1, "targets": 1, "max_reused": 0, "max_local": 16}
+        for name, least in smallest.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
+        if self.max_rows is not None and self.max_rows < 1:
+            raise ConfigError(f"max_rows is {self.max_rows}; it must be at least 1, or None for no bound.")
         for name in ("max_chunk_size", "max_tokens"):
             if getattr(self, name) < self.min_chunk_size:
                 raise ConfigError(

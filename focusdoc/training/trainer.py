@@ -165,12 +165,16 @@ class Trainer:
     def _backward(self, sample: Any) -> Iterator[tuple[str, float]]:
         """Accumulate the gradient of one sample; yields each prompt's objective and loss."""
         share = 1 / (self._objective.num_losses(sample) * self.config.accumulate)
-        for objective, value, divergence in self._objective.losses(sample, self._layers):
-            loss = value if divergence is None else value + self.config.distill * divergence
-            (loss * share).backward()
-            yield objective, float(value.detach())
-            if divergence is not None:
-                yield "distillation", float(divergence.detach())
+        for batch in self._objective.losses(sample, self._layers):
+            losses = [
+                value if divergence is None else value + self.config.distill * divergence
+                for _, value, divergence in batch
+            ]
+            (torch.stack(losses).sum() * share).backward()
+            for objective, value, divergence in batch:
+                yield objective, float(value.detach())
+                if divergence is not None:
+                    yield "distillation", float(divergence.detach())
 
     def _layers(self) -> Any:
         return self.weights.layers(self.base.device, self.base.dtype)

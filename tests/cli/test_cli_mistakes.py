@@ -81,7 +81,7 @@ def test_an_unknown_option_and_a_wrong_type_are_usage_errors(run: Run, book: Pat
         ("What?", ["--chunk-size", str(CONTEXT)], ["--chunk-size", "smaller"]),
         ("What?", ["--max-new-tokens", str(CONTEXT)], ["--max-new-tokens"]),
         ("What? " * 500, [], ["question", "local window"]),
-        ("What?", ["--adapter", "none"], ["no adapter", "--adapter FOLDER"]),
+        ("What?", ["--adapter", "none", "--paper"], ["no adapter", "--adapter FOLDER"]),
         ("What?", ["--adapter", "/there/is/no/adapter"], ["no adapter at"]),
         ("What?", ["--dtype", "float7"], ["float7"]),
         ("  ", [], ["question is empty"]),
@@ -95,7 +95,7 @@ def test_questions_and_models(
 
 
 def test_no_adapter_is_found_out_before_reading(run: Run, book: Path, tiny_folder: Path) -> None:
-    result = run("ask", book, "What?", "--model", tiny_folder)
+    result = run("ask", book, "What?", "--model", tiny_folder, "--paper")
     assert_one_sentence(result, "has no adapter")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,20 @@ from transformers import PreTrainedTokenizerFast
 
 from focusdoc.decoding.prompt import encode_text, question_prompt
 from focusdoc.errors import ConfigError, DocumentError, TrainingError
-from focusdoc.training.data import DEFAULT_MIX, SampleMaker, SampleShape, Soil, TrainingSample
+from focusdoc.training.data import DEFAULT_MIX, FORMS, REACH, SampleMaker, SampleShape, Soil, TrainingSample
 from focusdoc.training.dense import TrainingPrompt
 from focusdoc.training.facts import FACT_MAKERS
 from focusdoc.training.questions import load_questions
 
-SHAPE = SampleShape(min_chunk_size=96, max_chunk_size=512, max_chunks=8, max_tokens=1024)
+SHAPE = SampleShape(
+    min_chunk_size=96,
+    max_chunk_size=512,
+    max_chunks=8,
+    max_tokens=1024,
+    prompts=4,
+    max_reused=0,
+    max_rows=None,
+)
 QUESTIONS = [
     ("The keeper of the light is called Anna Brandt.", "Who keeps the light?", "Anna Brandt"),
     ("It rained for nine days in Bergen.", "How long did it rain?", "nine days"),
@@ -147,6 +156,9 @@ class TestShape:
             ({"max_chunks": 0}, "max_chunks is 0"),
             ({"prompts": 0}, "prompts is 0"),
             ({"targets": -1}, "targets is -1"),
+            ({"max_reused": -1}, "max_reused is -1"),
+            ({"max_rows": 0}, "max_rows is 0"),
+            ({"max_local": 15}, "max_local is 15"),
         ],
     )
     def test_refuses_ranges_without_a_sample(self, values: dict[str, int], message: str) -> None:
@@ -210,12 +222,65 @@ class TestEverySample:
             assert len(sample.token_ids) <= 512
 
 
+class TestEarlierSamples:
+    @pytest.fixture
+    def reusing(self, maker: SampleMaker) -> SampleMaker:
+        return replace(maker, shape=replace(SHAPE, max_reused=3, max_chunks=12))
+
+    def test_lend_their_chunks(self, reusing: SampleMaker, maker: SampleMaker) -> None:
+        drawn = [reusing.draw(step) for step in range(40)]
+        assert not drawn[0].earlier
+        assert max(len(sample.earlier) for sample in drawn) == 3
+        for sample in drawn:
+            assert all(sample.number - REACH <= other.number < sample.number for other in sample.earlier)
+            assert len({other.number for other in sample.earlier}) == len(sample.earlier)
+            chunks = sum(one.num_chunks for one in (sample, *sample.earlier))
+            assert chunks <= max(12, sample.num_chunks)
+            for other in sample.earlier:
+                assert other.token_ids == drawn[other.number].token_ids
+
+    def test_are_drawn_from_seed_and_step_alone(self, reusing: SampleMaker) -> None:
+        late = replace(reusing).draw(33)
+        for step in range(33):
+            reusing.draw(step)
+        assert reusing.draw(33) == late
+
+    def test_answer_no_question_asked_beside_them(self, tiny_tokenizer: Any, prose: Path) -> None:
+        shape = replace(SHAPE, max_reused=3, max_chunks=12)
+        maker = only(tiny_tokenizer, prose, "passkey", shape=shape)
+        together = [sample for sample in map(maker.draw, range(40)) if sample.earlier]
+        for sample in together:  # every chunk may hold a pass key, so no other may be asked for
+            for other in sample.earlier:
+                assert not any(prompt.questions & other.told for prompt in sample.prompts)
+
+    def test_of_other_processes_are_left_to_them(self, reusing: SampleMaker) -> None:
+        taking_turns = replace(reusing, stride=3)
+        for sample in map(taking_turns.draw, range(40)):
+            assert {(sample.number - other.number) % 3 for other in sample.earlier} <= {0}
+
+
+class TestRows:
+    def test_bound_the_prompts(self, maker: SampleMaker) -> None:
+        bounded = replace(maker, shape=replace(SHAPE, prompts=8, max_rows=600))
+        whole = replace(maker, shape=replace(SHAPE, prompts=8))
+        counts = set()
+        for step in range(40):
+            sample, all_prompts = bounded.draw(step), whole.draw(step).prompts
+            assert sample.prompts == all_prompts[: len(sample.prompts)]
+            rows = sum(len(prompt.token_ids) + 2 * prompt.num_targets for prompt in sample.prompts)
+            assert len(sample.prompts) == 1 or rows * sample.num_chunks <= 600 or sample.prompts[0].prompt_window
+            counts.add(len(sample.prompts))
+        assert 1 in counts
+        assert len(counts) > 2
+
+
 class TestQuestions:
     def test_are_the_prompts_that_are_used_for_asking(self, tiny_tokenizer: Any, prose: Path) -> None:
         styles = Counter[str]()
         known = {
-            tuple(question_prompt(tiny_tokenizer, question, style)): (style, answer)
+            tuple(question_prompt(tiny_tokenizer, form.format(question), style)): (style, answer)
             for _, question, answer in QUESTIONS
+            for form in ("{}", *FORMS)  # bare, and as frameworks put it
             for style in ("chat", "plain")
         }
         for _, prompt in prompts_of(only(tiny_tokenizer, prose, "files")):

@@ -75,7 +75,7 @@ def check_logits(
 ) -> None:
     weights, blocks = random_weights(base.model), blocks_of(base, document, attention)
     prompt, settings = prompt_of(local, targets), settings_of(**config)
-    dense = dense_logits(base, weights, blocks, prompt, settings, attention_kernel(attention))
+    (dense,) = dense_logits(base, weights, blocks, [prompt], settings, attention_kernel(attention))
     expected = step_by_step(base, weights, blocks, prompt, settings, attention)
     assert dense.dtype == torch.float32
     torch.testing.assert_close(dense, expected, **TOLERANCE)
@@ -123,6 +123,24 @@ class TestLogitsAreThoseOfDecoding:
     def test_with_a_prompt_window_of_one_token(self) -> None:
         check_logits(BaseModel(tiny_model()), 40, 9, 4, prompt_window=1)
 
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_of_several_prompts_side_by_side(self, family: str) -> None:
+        base, kernel, settings = BaseModel(tiny_model(family)), attention_kernel("auto"), settings_of()
+        weights, blocks = random_weights(base.model), (*blocks_of(base, 40), *blocks_of(base, 23))
+        prompts = [prompt_of(9, 4), prompt_of(3, 1), prompt_of(20, 7)]
+        together = dense_logits(base, weights, blocks, prompts, settings, kernel)
+        for prompt, dense in zip(prompts, together, strict=True):
+            expected = step_by_step(base, weights, blocks, prompt, settings, "auto")
+            torch.testing.assert_close(dense, expected, **TOLERANCE)
+
+    def test_with_a_window_of_the_prompts_own(self) -> None:
+        base, kernel = BaseModel(tiny_model()), attention_kernel("auto")
+        weights, blocks = random_weights(base.model), blocks_of(base, 40)
+        prompt = TrainingPrompt(some_ids(24, 2), 4, "test", prompt_window=5)
+        (dense,) = dense_logits(base, weights, blocks, [prompt], settings_of(prompt_window=512), kernel)
+        expected = step_by_step(base, weights, blocks, prompt, settings_of(prompt_window=5), "auto")
+        torch.testing.assert_close(dense, expected, **TOLERANCE)
+
     @pytest.mark.parametrize("chunk_batch", [1, 2])
     def test_however_chunks_are_batched(self, chunk_batch: int) -> None:
         check_logits(BaseModel(tiny_model()), 58, 9, 4, chunk_batch=chunk_batch)
@@ -138,8 +156,8 @@ class TestLogitsAreThoseOfDecoding:
         weights = [
             {letter: weight.bfloat16() for letter, weight in layer.items()} for layer in random_weights(base.model)
         ]
-        blocks, prompt, settings = blocks_of(base, 40), prompt_of(9, 4), settings_of()
-        dense = dense_logits(base, weights, blocks, prompt, settings, attention_kernel("auto"))
+        blocks, [prompt], settings = blocks_of(base, 40), [prompt_of(9, 4)], settings_of()
+        (dense,) = dense_logits(base, weights, blocks, [prompt], settings, attention_kernel("auto"))
         expected = step_by_step(base, weights, blocks, prompt, settings, "auto")
         assert dense.dtype == torch.float32
         torch.testing.assert_close(dense, expected, atol=0.1 * float(expected.std()), rtol=0)
@@ -150,10 +168,10 @@ class TestGradients:
     @pytest.mark.parametrize("attention", ["naive", "sdpa"])
     def test_are_those_of_plain_autograd(self, family: str, attention: str) -> None:
         model = tiny_model(family, num_hidden_layers=2).requires_grad_(False)
-        base, prompt, settings = BaseModel(model), prompt_of(9, 4), settings_of()
+        base, [prompt], settings = BaseModel(model), [prompt_of(9, 4)], settings_of()
         fast, slow = trainable(model), trainable(model)
         kernel = attention_kernel(attention)
-        logits = dense_logits(base, fast, blocks_of(base, 40, attention), prompt, settings, kernel)
+        (logits,) = dense_logits(base, fast, blocks_of(base, 40, attention), [prompt], settings, kernel)
         target_loss(logits, prompt).backward()
 
         document, local = some_ids(40, 1), list(prompt.token_ids[:-4])
@@ -176,7 +194,7 @@ class TestGradients:
         weights, blocks = trainable(model), blocks_of(base, 40)
 
         def loss() -> Tensor:
-            return target_loss(dense_logits(base, weights, blocks, prompt, settings_of(), kernel), prompt)
+            return target_loss(dense_logits(base, weights, blocks, [prompt], settings_of(), kernel)[0], prompt)
 
         loss().backward()
         generator = torch.Generator().manual_seed(3)
@@ -199,7 +217,7 @@ class TestGradients:
         # Nothing behind the last layer reads a candidate's output; its keys and values the local rows do read.
         model = tiny_model().requires_grad_(False)
         base, prompt, weights = BaseModel(model), prompt_of(9, 4), trainable(tiny_model())
-        logits = dense_logits(base, weights, blocks_of(base, 40), prompt, settings_of(), attention_kernel("auto"))
+        (logits,) = dense_logits(base, weights, blocks_of(base, 40), [prompt], settings_of(), attention_kernel("auto"))
         target_loss(logits, prompt).backward()
         used = {name: bool(gradient.any()) for name, gradient in gradients(weights).items()}
         assert [name for name, is_used in used.items() if not is_used] == ["1.q", "1.o"]
@@ -207,8 +225,8 @@ class TestGradients:
     def test_need_none_of_the_base_models_parameters(self) -> None:
         model = tiny_model().requires_grad_(False)
         base, prompt = BaseModel(model), prompt_of(9, 4)
-        logits = dense_logits(
-            base, trainable(model), blocks_of(base, 40), prompt, settings_of(), attention_kernel("auto")
+        (logits,) = dense_logits(
+            base, trainable(model), blocks_of(base, 40), [prompt], settings_of(), attention_kernel("auto")
         )
         target_loss(logits, prompt).backward()
         assert all(parameter.grad is None for parameter in model.parameters())
@@ -217,7 +235,7 @@ class TestGradients:
         base = BaseModel(tiny_model().requires_grad_(False))
         blocks, prompt = blocks_of(base, 40), prompt_of(9, 4)
         before = [block.keys.clone() for block in blocks]
-        logits = dense_logits(base, trainable(base.model), blocks, prompt, settings_of(), attention_kernel("auto"))
+        (logits,) = dense_logits(base, trainable(base.model), blocks, [prompt], settings_of(), attention_kernel("auto"))
         target_loss(logits, prompt).backward()
         assert all(torch.equal(block.keys, keys) for block, keys in zip(blocks, before, strict=True))
         assert not any(block.keys.requires_grad or block.values.requires_grad for block in blocks)
@@ -230,9 +248,8 @@ class TestTheModel:
         modules, logits = [*model.named_modules()], model(token_ids).logits
         base, prompt = BaseModel(model), prompt_of(9, 4)
         weights = trainable(model)
-        target_loss(
-            dense_logits(base, weights, blocks_of(base, 40), prompt, settings_of(), attention_kernel("auto")), prompt
-        ).backward()
+        (dense,) = dense_logits(base, weights, blocks_of(base, 40), [prompt], settings_of(), attention_kernel("auto"))
+        target_loss(dense, prompt).backward()
         assert [*model.named_modules()] == modules
         assert torch.equal(model(token_ids).logits, logits)
 
@@ -242,7 +259,7 @@ class TestTheModel:
         weights = random_weights(model)
         weights[1]["q"] = weights[1]["q"][:, :-1]
         with pytest.raises(RuntimeError):
-            dense_logits(base, weights, blocks_of(base, 40), prompt_of(9, 4), settings_of(), attention_kernel("auto"))
+            dense_logits(base, weights, blocks_of(base, 40), [prompt_of(9, 4)], settings_of(), attention_kernel("auto"))
         assert [*model.state_dict()] == modules
         assert model.config._attn_implementation == "eager"
 

@@ -73,7 +73,8 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def loss_of(trainer: Trainer) -> float:
     """Mean cross entropy of the samples of the first 30 steps, with the weights as they stand."""
     samples = [trainer._objective.draw(trainer.samples, number) for number in range(30)]
-    losses = [each.value.item() for sample in samples for each in trainer._objective.losses(sample, trainer._layers)]
+    batches = [batch for sample in samples for batch in trainer._objective.losses(sample, trainer._layers)]
+    losses = [each.value.item() for batch in batches for each in batch]
     return sum(losses) / len(losses)
 
 

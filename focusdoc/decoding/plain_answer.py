@@ -1,0 +1,46 @@
+"""Answering in words without a memory: the base model's own decoding, its text streamed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator, Sequence
+
+from focusdoc.config import GenerationConfig
+from focusdoc.decoding.answer import Answer, TextPiece, Timings, Usage
+from focusdoc.decoding.generation import TokenLoop
+from focusdoc.decoding.plain import PlainDecoder
+from focusdoc.decoding.text import TextStream
+from focusdoc.modeling.base import BaseModel
+
+
+def stream_plain_answer(
+    base: BaseModel, ids: Sequence[int], settings: GenerationConfig, *, cancel: threading.Event | None = None
+) -> Generator[TextPiece, None, None]:
+    """Yield the text as it comes; the last piece carries the whole `Answer`, which has no sources.
+
+    Args:
+        base: with a tokenizer.
+        ids: the prompt, as the model is to see it.
+        cancel: set it to end the answer after the current token.
+    """
+    begun = time.perf_counter()
+    decoder = PlainDecoder(base)
+    logits = decoder.start(ids)
+    first = time.perf_counter()
+    loop = TokenLoop(decoder, logits, settings, history=ids, eos_token_ids=base.eos_token_ids, cancel=cancel)
+    text = TextStream(base.tokenizer, settings.stop)
+    token_ids: list[int] = []
+    for step in loop:
+        if step.is_end:
+            break
+        token_ids.append(step.token)
+        if piece := text.add(step.token):
+            yield TextPiece(piece)
+        if text.stopped:
+            loop.finish_reason = "stop"
+            break
+    rest = text.finish()
+    timings = Timings(first - begun, time.perf_counter() - first)
+    usage = Usage(0, 0, len(ids), len(token_ids))
+    yield TextPiece(rest, Answer(text.text, (), usage, timings, tuple(token_ids), loop.finish_reason))

@@ -1,0 +1,241 @@
+"""Who sees whom when several prompts over the same chunks are trained together: B prompts, padded to one length.
+
+A pass of few rows costs almost as much as one of many, and a layer's attention costs calls more than numbers. So the
+rows of all prompts go through every layer together, and each block of chunks is attended to once for all of them.
+Padding stands at the end of a prompt, where causal attention never lets it be seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from focusdoc.attention import AttentionKernel, attend_frozen, masked_attention, merge
+from focusdoc.memory.chunk_memory import MemoryBlock
+from focusdoc.modeling.rotary import Rotary, rotate
+
+
+@dataclass(slots=True)
+class OrdinaryLayout:
+    """The ordinary stream: rows ``[L prompt rows of every chunk of every prompt | M local rows of every prompt]``.
+
+    Attributes:
+        blocks: the chunks, k in all.
+        num_prompts: B. prompt_len: L. local_len: M.
+        tail_keys, tail_values: what the pass leaves behind the chunks,
+            each of the layers' tensors [B * k, num_kv_heads, L, head_dim].
+        local_keys, local_values: and of the local contexts, [B, num_kv_heads, M, head_dim].
+    """
+
+    blocks: Sequence[MemoryBlock]
+    num_prompts: int
+    prompt_len: int
+    local_len: int
+    kernel: AttentionKernel
+    tail_keys: list[Tensor] = field(default_factory=list)
+    tail_values: list[Tensor] = field(default_factory=list)
+    local_keys: list[Tensor] = field(default_factory=list)
+    local_values: list[Tensor] = field(default_factory=list)
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
+    ) -> Tensor:
+        """Causal attention of prompt rows behind their chunks, and of local rows alone; see `AttentionLayout`."""
+        num_chunks = sum(block.num_chunks for block in self.blocks)
+        rows = self.num_prompts * num_chunks * self.prompt_len
+
+        def split(states: Tensor) -> tuple[Tensor, Tensor]:
+            # [1, heads, rows, head_dim] -> [B * k, heads, L, head_dim] and [B, heads, M, head_dim]
+            behind = torch.unflatten(states[0, :, :rows], 1, (self.num_prompts * num_chunks, self.prompt_len))
+            local = torch.unflatten(states[0, :, rows:], 1, (self.num_prompts, self.local_len))
+            return behind.transpose(0, 1), local.transpose(0, 1)
+
+        (asked, asked_local), (keys, local_keys), (values, local_values) = split(query), split(key), split(value)
+        over_chunk = over_chunks(
+            asked, self.blocks, layer, [0] * self.num_prompts, kernel=self.kernel, scaling=scaling, window=window
+        )
+        over_tail = self.kernel(asked, keys, values, scaling=scaling, query_start=0, window=window)
+        output, _ = merge(*over_chunk, *over_tail)
+        local, _ = self.kernel(asked_local, local_keys, local_values, scaling=scaling, query_start=0, window=window)
+        self.tail_keys.append(keys)
+        self.tail_values.append(values)
+        self.local_keys.append(local_keys)
+        self.local_values.append(local_values)
+        # [.., heads, tokens, head_dim] -> [1, rows, heads, head_dim]
+        return torch.cat((output.transpose(1, 2).flatten(0, 1), local.transpose(1, 2).flatten(0, 1)))[None]
+
+
+@dataclass(slots=True)
+class TargetLayout:
+    """The targets: rows ``[T local rows of every prompt | T candidates of every chunk of every prompt]``.
+
+    Candidate t of a chunk attends to the chunk, to the ordinary tail before it and to itself; local row t to the
+    candidates of its own step, to the local context before the targets and to the local rows up to itself.
+
+    Attributes:
+        stream: the ordinary stream of the same prompts, after its pass.
+        tail_starts: for each prompt, tokens of the tail before the first target.
+        local_starts: and tokens of the local context before it.
+        num_targets: T.
+        distances: how far each candidate's key moves to its local position, int64 [B * k * T].
+    """
+
+    stream: OrdinaryLayout
+    tail_starts: Tensor
+    local_starts: Tensor
+    num_targets: int
+    distances: Tensor
+    rotary: Rotary
+    _rotations: object = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._rotations = self.rotary.by(self.distances)
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
+    ) -> Tensor:
+        """Attention of candidates and local rows, with gradients; see `AttentionLayout`."""
+        rows = self.stream.num_prompts * self.num_targets
+
+        def split(states: Tensor) -> tuple[Tensor, Tensor]:
+            # [1, heads, rows, head_dim] -> [B, heads, T, head_dim] and [B * k, heads, T, head_dim]
+            local = torch.unflatten(states[0, :, :rows], 1, (self.stream.num_prompts, self.num_targets))
+            candidates = torch.unflatten(states[0, :, rows:], 1, (-1, self.num_targets))
+            return local.transpose(0, 1), candidates.transpose(0, 1)
+
+        turned = rotate(key[0, :, rows:], self.rotary.of_layer(self._rotations, layer))  # type: ignore[arg-type]
+        (asked_local, asked), (local_keys, keys), (local_values, values) = split(query), split(key), split(value)
+        local = self._local(
+            layer,
+            asked_local,
+            self._beside_local(torch.unflatten(turned, 1, (-1, self.num_targets)).transpose(0, 1)),
+            self._beside_local(values),
+            local_keys,
+            local_values,
+            scaling,
+            window,
+        )
+        candidates = self._candidates(layer, asked, keys, values, scaling, window)
+        # [.., heads, T, head_dim] -> [1, rows, heads, head_dim]
+        return torch.cat((local.transpose(1, 2).flatten(0, 1), candidates.transpose(1, 2).flatten(0, 1)))[None]
+
+    def _beside_local(self, states: Tensor) -> Tensor:
+        """Candidates [B * k, heads, T, head_dim] as local rows see them, [B, heads, k, T, head_dim]."""
+        return torch.unflatten(states, 0, (self.stream.num_prompts, -1)).transpose(1, 2)
+
+    def _candidates(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
+    ) -> Tensor:
+        """Candidates over chunk, tail and themselves, [B * k, heads, T, head_dim]."""
+        stream = self.stream
+        starts = self.tail_starts.tolist()
+        over_chunk = over_chunks(
+            query, stream.blocks, layer, starts, kernel=stream.kernel, scaling=scaling, window=window
+        )
+        keys = torch.cat((stream.tail_keys[layer], key), dim=2)
+        values = torch.cat((stream.tail_values[layer], value), dim=2)
+        seen = _before(self.tail_starts, self.num_targets, stream.prompt_len, window)
+        own = torch.eye(self.num_targets, dtype=torch.bool, device=seen.device).expand(len(seen), -1, -1)
+        seen = torch.cat((seen, own), dim=2).repeat_interleave(len(query) // len(seen), dim=0)
+        over_tail = masked_attention(query, keys, values, seen, scaling=scaling)
+        output, _ = merge(*over_chunk, *over_tail)
+        return output
+
+    def _local(
+        self,
+        layer: int,
+        query: Tensor,
+        candidate_keys: Tensor,
+        candidate_values: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        window: int | None,
+    ) -> Tensor:
+        """Local rows over the candidates of their own step, the local context and one another, [B, heads, T, head_dim].
+
+        Candidates are never out of sight, not even of a sliding window.
+        """
+        keys = torch.cat((self.stream.local_keys[layer], key), dim=2).float()
+        values = torch.cat((self.stream.local_values[layer], value), dim=2).float()
+        # [B, heads, T, head_dim] -> [B, num_kv_heads, heads per KV head, T, head_dim]
+        asked = torch.unflatten(query.float(), 1, (keys.shape[1], -1)) * scaling
+        to_candidates = torch.einsum("bghtd,bgktd->bghtk", asked, candidate_keys.float())
+        to_local = torch.einsum("bghtd,bgld->bghtl", asked, keys)
+        before = _before(self.local_starts, 1, self.stream.local_len, None).expand(-1, self.num_targets, -1)
+        steps = torch.arange(self.num_targets, device=query.device)
+        among = (steps[None, :] <= steps[:, None]).expand(len(query), -1, -1)
+        seen = torch.cat((before, among), dim=2)
+        if window is not None:
+            places = torch.cat(
+                (
+                    torch.arange(self.stream.local_len, device=query.device).expand(len(query), -1),
+                    self.local_starts[:, None] + steps,
+                ),
+                dim=1,
+            )
+            seen &= places[:, None, :] > (self.local_starts[:, None] + steps)[:, :, None] - window
+        scores = torch.cat((to_candidates, to_local.masked_fill(~seen[:, None, None], -torch.inf)), dim=-1)
+        weights = scores.softmax(dim=-1)
+        num_chunks = to_candidates.shape[-1]
+        output = torch.einsum("bghtk,bgktd->bghtd", weights[..., :num_chunks], candidate_values.float())
+        output = output + torch.einsum("bghtl,bgld->bghtd", weights[..., num_chunks:], values)
+        return output.flatten(1, 2).to(query.dtype)
+
+
+def over_chunks(
+    query: Tensor,
+    blocks: Sequence[MemoryBlock],
+    layer: int,
+    starts: Sequence[int],
+    *,
+    kernel: AttentionKernel,
+    scaling: float,
+    window: int | None,
+) -> tuple[Tensor, Tensor]:
+    """Rows behind chunks over the chunks' frozen keys, with a gradient for the query.
+
+    Args:
+        query: [B * k, heads, rows, head_dim], prompt by prompt, in each the chunks of all blocks.
+        starts: for each prompt, tokens between its chunks and its first row.
+
+    Returns:
+        Output [B * k, heads, rows, head_dim] and float32 lse [B * k, heads, rows].
+    """
+    num_prompts = len(starts)
+    by_prompt = torch.unflatten(query, 0, (num_prompts, -1))
+    outputs: list[Tensor] = []
+    lses: list[Tensor] = []
+    first = 0
+    for block in blocks:
+        keys, values = block.keys[layer], block.values[layer]
+        asked = by_prompt[:, first : (first := first + block.num_chunks)]
+        if window is None:  # every row sees the whole chunk, so the rows of all prompts are one call
+            # [B, chunks, heads, rows, head_dim] -> [chunks, heads, B * rows, head_dim]
+            folded = asked.permute(1, 2, 0, 3, 4).flatten(2, 3)
+            output, lse = attend_frozen(
+                folded, keys, values, kernel=kernel, scaling=scaling, query_start=block.chunk_len
+            )
+            outputs.append(torch.unflatten(output, 2, (num_prompts, -1)).permute(2, 0, 1, 3, 4))
+            lses.append(torch.unflatten(lse, 2, (num_prompts, -1)).permute(2, 0, 1, 3))
+            continue
+        found = [
+            attend_frozen(
+                rows, keys, values, kernel=kernel, scaling=scaling, query_start=block.chunk_len + start, window=window
+            )
+            for rows, start in zip(asked, starts, strict=True)
+        ]
+        outputs.append(torch.stack([output for output, _ in found]))
+        lses.append(torch.stack([lse for _, lse in found]))
+    return torch.cat(outputs, dim=1).flatten(0, 1), torch.cat(lses, dim=1).flatten(0, 1)
+
+
+def _before(starts: Tensor, num_rows: int, length: int, window: int | None) -> Tensor:
+    """Bool [B, num_rows, length]: row t of a prompt sees the places before its start plus t, inside the window."""
+    rows = starts[:, None, None] + torch.arange(num_rows, device=starts.device)[None, :, None]
+    places = torch.arange(length, device=starts.device)
+    seen = places < rows
+    return seen if window is None else seen & (rows - places < window)
