@@ -26,15 +26,15 @@ for number, (topic, name) in enumerate([("debugger", "pdb"), ("naming", "Unbound
 ROWS
 fi
 SECONDS=0
-run eval longbench --data "$longbench" --tasks qasper --mode focus,full,truncated "${options[@]}" \
+run eval longbench --data "$longbench" --tasks qasper --mode focus,truncated "${options[@]}" \
   --output "$output/longbench"
 run eval infinitebench --tasks passkey,number_string,kv_retrieval,math_find,code_run --lengths 1K --mode focus \
   "${options[@]}" --output "$output/infinitebench"
 run eval infinitebench --tasks passkey --lengths 4500 --local-window 256 --mode paper "${options[@]}" \
   --output "$output/infinitebench-paper"
-run eval passkey --lengths 1K,2K --mode focus,full,tail,streaming --local-window 512 "${options[@]}" \
+run eval passkey --lengths 1K --mode focus,direct,full,tail,streaming --local-window 512 "${options[@]}" \
   --output "$output/passkey"
-run eval needle --lengths 1K,2K --depths 0,1 "${options[@]}" --output "$output/needle"
+run eval needle --lengths 1K --depths 0,1 "${options[@]}" --output "$output/needle"
 run eval perplexity --lengths 1K,2K --targets 32 --local-window 256 --chunk-sizes 256,512 --mode focus,full,streaming \
   "${options[@]}" --output "$output/perplexity"
 run report "$output" --output "$output/report"

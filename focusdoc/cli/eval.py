@@ -64,7 +64,7 @@ def infinitebench(
     order: given.Order = "paper",
     templates: Annotated[
         str, typer.Option(metavar="NAME", help="Which templates of prompts.json to use.", rich_help_panel=_WHAT)
-    ] = "gpt4_templates",
+    ] = "yarn_mistral_templates",
     mode: given.Modes = "focus",
     chunk_size: given.ChunkSize = None,
     local_window: given.LocalWindow = 2048,

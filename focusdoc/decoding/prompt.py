@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from focusdoc.errors import ConfigError
 
-PromptStyle = Literal["auto", "chat", "plain", "raw"]
+PromptStyle = Literal["auto", "chat", "plain"]
 
 #: Said to chat models; short, because every chunk reads it again with every question.
 SYSTEM_PROMPT = "Answer from the document."
@@ -71,15 +71,15 @@ def question_prompt(tokenizer: Any, question: str, style: PromptStyle = "auto") 
 
     Args:
         style: ``"chat"`` uses the tokenizer's chat template, ``"plain"`` a question-and-answer continuation,
-            ``"auto"`` the chat template where there is one, ``"raw"`` the text alone, to be continued.
+            ``"auto"`` the chat template where there is one.
 
     Raises:
         ConfigError: ``"chat"`` for a tokenizer that has no chat template, or a template that cannot hold a question.
     """
     if not isinstance(question, str) or not question.strip():
         raise ConfigError(f"The question {question!r} is empty or no text; ask something.")
-    if style not in ("auto", "chat", "plain", "raw"):
-        raise ConfigError(f"style is {style!r}; choose 'auto', 'chat', 'plain' or 'raw'.")
+    if style not in ("auto", "chat", "plain"):
+        raise ConfigError(f"style is {style!r}; choose 'auto', 'chat' or 'plain'.")
     try:
         question.encode("utf-8")
     except UnicodeEncodeError:
@@ -87,8 +87,6 @@ def question_prompt(tokenizer: Any, question: str, style: PromptStyle = "auto") 
     has_template = bool(getattr(tokenizer, "chat_template", None))
     if style == "chat" and not has_template:
         raise ConfigError("This model's tokenizer has no chat template; use the prompt style 'plain' or 'auto'.")
-    if style == "raw":
-        return _bos(tokenizer) + encode_text(tokenizer, question)
     if style == "plain" or not has_template:
         return begin_of_text(tokenizer) + encode_text(tokenizer, f"Question: {question}\nAnswer:")
     try:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from focusdoc.config import FocusConfig
-from focusdoc.decoding.prompt import encode_text, question_prompt
+from focusdoc.decoding.prompt import begin_of_text, encode_text, question_prompt
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError
 from focusdoc.modeling.adapter import Adapter
@@ -43,20 +43,9 @@ def focus_engine(engine: FocusEngine, settings: ModeSettings) -> FocusEngine:
 
 
 def direct_engine(engine: FocusEngine, settings: ModeSettings) -> FocusEngine:
-    """An engine without condensing over the same base model.
-
-    Raises:
-        ConfigError: this version has no direct mode.
-    """
-    wanted: dict[str, Any] = {"condensing": "none", "local_window": settings.local_window}
-    if settings.chunk_size is not None:
-        wanted["chunk_size"] = settings.chunk_size
-    try:
-        config = FocusConfig(**wanted)
-    except TypeError:
-        raise ConfigError(
-            "This version of focusdoc has no direct mode (FocusConfig has no condensing); choose another mode."
-        ) from None
+    """An engine without candidates over the same base model; its chunks are the adapter's, if there is one."""
+    size = settings.chunk_size or (engine.chunk_size if engine.adapter is not None else None)
+    config = FocusConfig(condensing="none", local_window=settings.local_window, chunk_size=size)
     return FocusEngine(engine.base, None, config, store=engine.store)
 
 
@@ -97,7 +86,8 @@ def adapter_digest(adapter: Adapter | None) -> str | None:
 def prompt_ids(engine: FocusEngine, text: str, *, chat: bool) -> list[int]:
     """Token ids of a prompt, as a message of a chat where the tokenizer has a template for it, or as bare text."""
     with engine.base.tokenizer_lock:
-        return question_prompt(tokenizer_of(engine), text, "auto" if chat else "raw")
+        tokenizer = tokenizer_of(engine)
+        return question_prompt(tokenizer, text) if chat else begin_of_text(tokenizer) + encode_text(tokenizer, text)
 
 
 def count_tokens(engine: FocusEngine, text: str) -> int:

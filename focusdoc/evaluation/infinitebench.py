@@ -44,20 +44,21 @@ MAX_NEW_TOKENS = {
 LOCAL_WINDOW, CHUNK_SIZE = 2048, 2048
 #: Rows of a generated task and length, where no limit is given.
 REPEATS = 10
-#: The official templates (MIT) of the tasks that need no data; all others are read from the data's prompts.json.
+#: The set of templates that the paper's authors took.
+DEFAULT_TEMPLATES = "yarn_mistral_templates"
+#: The official ones (MIT) of the tasks that need no data; all others are read from the data's prompts.json.
 TEMPLATES = {
-    "passkey": "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. I will "
-    "quiz you about the important information there.\n\n{context}\n\n{input}",
+    "passkey": "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. I will "
+    "quiz you about the important information.\n\n{context}\n\n{input}\n\nThe pass key is",
     "number_string": "There is an important info hidden inside a lot of irrelevant text. Find it. I will quiz you "
-    "about the important information there.\n\n{context}\n\n{input}",
+    "about the important information there.\n\n{context}\n\n{input}\n\nThe sequence of digits is",
     "kv_retrieval": "Extract the value corresponding to the specified key in the JSON object below.\n\n{context}\n\n"
     "{input}",
     "math_find": "{prefix}\n\n{context}\n\n{input}",
-    "code_run": "Following is a set of Python functions. There is a function called named {func}.\n\n{context}\n\n"
-    "Please give me the exact number of the return value of {func_call}. Be concise. Your response must end with the "
-    "final returned value.",
+    "code_run": "There is a function called {func} in the following Python code.\n\n{context}\n\nPlease compute the "
+    "exact value of {func_call}. The value of {func_call} is",
 }
-_PROMPTS, _DEFAULT_TEMPLATES = "prompts.json", "gpt4_templates"
+_PROMPTS = "prompts.json"
 _CHOICES = frozenset({"code_debug", "longbook_choice_eng"})
 _FIELDS = ("context", "input", "answer")
 
@@ -68,7 +69,7 @@ def load_items(
     *,
     limit: int | None = None,
     order: str = "paper",
-    templates: str = _DEFAULT_TEMPLATES,
+    templates: str = DEFAULT_TEMPLATES,
 ) -> Iterator[Item]:
     """The items of `tasks` from official files, in their order.
 

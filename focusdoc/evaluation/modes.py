@@ -105,14 +105,15 @@ class MemoryMode:
         begun = time.perf_counter()
         memory = self._read(document)
         seconds = time.perf_counter() - begun
-        answer = engine.ask(
-            memory,
-            question,
-            style="auto" if _is_chat(item, self._settings) else "raw",
-            max_new_tokens=item.max_new_tokens,
-            stop=item.stop,
-        )
+        ids = prompt_ids(engine, question, chat=_is_chat(item, self._settings))
+        # Where the answer came from is not asked here, and takes passes of its own.
+        *_, last = engine.stream_prompt(memory, ids, max_sources=0, max_new_tokens=item.max_new_tokens, stop=item.stop)
+        answer = last.answer
+        if answer is None:  # pragma: no cover - the last piece always carries the answer
+            raise RuntimeError("the stream ended without an answer")
+        # Behind every chunk stands a tail of its own, but in direct mode.
         tail = min(answer.usage.prompt_tokens, engine.config.prompt_window) + answer.usage.completion_tokens
+        tail = 0 if engine.config.direct else tail
         beside = memory.num_chunks * tail + answer.usage.prompt_tokens + answer.usage.completion_tokens
         return Outcome(
             prediction=answer.text,
@@ -164,7 +165,9 @@ class PlainMode:
 
     def __init__(self, engine: FocusEngine, settings: ModeSettings, *, limit: int | None, tail: bool = False) -> None:
         base = engine.base
-        self.engine = FocusEngine(base, None, FocusConfig(local_window=base.context_length, chunk_size=1))
+        self.engine = FocusEngine(
+            base, None, FocusConfig(condensing="none", local_window=base.context_length, chunk_size=1)
+        )
         self._settings, self._limit, self._tail = settings, limit, tail
 
     def describe(self) -> dict[str, Any]:

@@ -14,19 +14,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from focusdoc.decoding.direct import DirectDecoder
 from focusdoc.decoding.local_context import bos_token, local_and_prompt
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.documents import Document
 from focusdoc.engine import FocusEngine
-from focusdoc.errors import ConfigError, EvaluationError
+from focusdoc.errors import EvaluationError
 from focusdoc.evaluation.engines import (
     ModeSettings,
+    direct_engine,
     engine_facts,
     focus_engine,
     model_facts,
     paper_engine,
     prompt_ids,
 )
+from focusdoc.evaluation.mode_names import check_modes
 from focusdoc.evaluation.streaming import StreamingDecoder
 from focusdoc.memory.reading import read_chunks
 from focusdoc.training.dense import TrainingPrompt, dense_logits
@@ -35,7 +38,7 @@ from focusdoc.training.dense import TrainingPrompt, dense_logits
 LENGTHS = (4096, 16_384, 32_768, 131_072)
 TARGETS = 256
 #: Candidates of one teacher-forced pass; bounds its memory.
-_MAX_CANDIDATES = 4096
+_MAX_CANDIDATES = 16_384
 
 #: Logits [targets, vocab] of the last `targets` of token ids, from what stands before each.
 Predict = Callable[[list[int], int], Tensor]
@@ -99,44 +102,46 @@ def make_jobs(
     return jobs
 
 
+#: The engines of the modes that have chunks.
+_CHUNKED = {"focus": focus_engine, "direct": direct_engine, "paper": paper_engine}
+
+
 class PerplexityMode:
     """A way to predict, by the name of its mode.
 
     Raises:
-        ConfigError: the mode predicts no given tokens (direct), or is unknown. AdapterError: it needs an adapter.
+        ConfigError: the mode is unknown. AdapterError: it needs an adapter.
     """
 
     def __init__(self, name: str, engine: FocusEngine, settings: ModeSettings) -> None:
         self._engine, self._settings = engine, settings
-        self._chunked = name in ("focus", "paper")
+        self._engine_of = _CHUNKED.get(name)
         makers: dict[str, Callable[[int | None], Predict]] = {
             "focus": lambda size: condensed_predictor(focus_engine(engine, replace(settings, chunk_size=size))),
+            "direct": lambda size: _stepped(direct_engine(engine, replace(settings, chunk_size=size))),
             "paper": lambda size: _stepped(paper_engine(engine, replace(settings, chunk_size=size))),
             "full": lambda _: _plain(engine, lambda ids: ids),
             "truncated": lambda _: _plain(engine, lambda ids: _middle(ids, settings.local_window)),
             "tail": lambda _: _plain(engine, lambda ids: ids[-settings.local_window :]),
             "streaming": lambda _: _streamed(engine, settings),
         }
-        if name not in makers:
-            raise ConfigError(f"Perplexity cannot be taken in the mode {name!r}; choose from {', '.join(makers)}.")
+        check_modes([name])
         self._make, self._name = makers[name], name
         self._predict: tuple[int | None, Predict] = settings.chunk_size, self._make(settings.chunk_size)
 
     def describe(self) -> dict[str, Any]:
         """The settings that shape its figures, ready for JSON."""
         settings = {"local_window": self._settings.local_window}
-        if not self._chunked:
+        if self._engine_of is None:
             return {**model_facts(self._engine), **settings}
-        engine = (focus_engine if self._name == "focus" else paper_engine)(self._engine, self._settings)
         # The chunk size is each item's own.
-        return {**engine_facts(engine), **settings, "chunk_size": None}
+        return {**engine_facts(self._engine_of(self._engine, self._settings)), **settings, "chunk_size": None}
 
     def chunk_sizes(self, sizes: Sequence[int]) -> list[int | None]:
         """The chunk sizes that make a difference to this mode."""
-        if not self._chunked:
+        if self._engine_of is None:
             return [None]
-        default = self._engine.chunk_size if self._name == "focus" else 2048
-        return list(sizes) or [self._settings.chunk_size or default]
+        return list(sizes) or [self._engine_of(self._engine, self._settings).chunk_size]
 
     def lengths(self, lengths: Sequence[int]) -> list[int]:
         """The lengths that this mode can take: full attention ends with the model's positions."""
@@ -174,14 +179,14 @@ def condensed_predictor(engine: FocusEngine) -> Predict:
             size = min(piece, targets - start)
             local = tuple(ids[split : len(ids) - targets + start + size])
             prompt = TrainingPrompt(local, size, "perplexity")
-            parts.append(dense_logits(base, weights, blocks, prompt, engine.config, engine.kernel))
+            parts += dense_logits(base, weights, blocks, [prompt], engine.config, engine.kernel)
         return torch.cat(parts)
 
     return predict
 
 
 def _stepped(engine: FocusEngine) -> Predict:
-    """The paper's decoding, one gold token after another."""
+    """The paper's decoding, or direct mode: one gold token after another."""
     base = engine.base
 
     def predict(ids: list[int], targets: int) -> Tensor:
@@ -192,9 +197,15 @@ def _stepped(engine: FocusEngine) -> Predict:
         if len(before) < engine.config.threshold or split <= 0:
             return _plain(engine, lambda given: given)(before + gold, targets)
         blocks = read_chunks(base, before[:split], engine.chunk_size, engine.kernel, batch=engine.config.read_batch)
-        decoder = ParallelDecoder(
-            base, engine.require_adapter(), blocks, kernel=engine.kernel, config=engine.config, max_new_tokens=targets
-        )
+        decoder: ParallelDecoder | DirectDecoder
+        if engine.config.direct:
+            start = engine.config.anchor + engine.chunk_size
+            decoder = DirectDecoder(base, blocks, kernel=engine.kernel, start=start, max_new_tokens=targets)
+        else:
+            weights, config = engine.require_adapter(), engine.config
+            decoder = ParallelDecoder(
+                base, weights, blocks, kernel=engine.kernel, config=config, max_new_tokens=targets
+            )
         logits = [decoder.start(*local_and_prompt(base, engine.config, before[split:]))]
         logits += [decoder.step(token) for token in gold[:-1]]
         return torch.stack(logits)

@@ -15,8 +15,6 @@ import pytest
 from cli_samples import Run
 from test_cli_mistakes import assert_one_sentence
 
-from focusdoc import FocusConfig
-
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
@@ -176,10 +174,11 @@ def test_files_and_generated_tasks_exclude_each_other(run: Run, data: Path, tmp_
     assert_one_sentence(run("eval", "infinitebench", *options), "--lengths is for generated tasks")
 
 
-@pytest.mark.skipif("condensing" in FocusConfig.__dataclass_fields__, reason="this version has the direct mode")
-def test_direct_mode_is_refused_where_there_is_none(run: Run, tiny: list[str], data: Path, tmp_path: Path) -> None:
+def test_direct_mode_needs_no_adapter(run: Run, tiny_folder: Path, data: Path, tmp_path: Path) -> None:
     options = ["--data", data, "--tasks", "qasper", "--mode", "direct", "--output", tmp_path / "out"]
-    assert_one_sentence(run("eval", "longbench", *options, *tiny), "no direct mode")
+    done = run("eval", "longbench", *options, "--model", tiny_folder, "--adapter", "none")
+    assert done.exit_code == 0, done.stderr
+    assert not any("error" in row for row in rows_in(tmp_path / "out" / "direct"))
 
 
 def test_no_adapter_is_found_out_before_the_first_item(run: Run, tiny_folder: Path, data: Path, tmp_path: Path) -> None:

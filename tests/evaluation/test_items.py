@@ -126,7 +126,7 @@ class TestInfiniteBenchFiles:
             "code_run": "{func}\n\n{context}\n\n{func_call}",
             "math_find": "{prefix}\n\n{context}\n\n{input}",
         }
-        write_json(tmp_path / "prompts.json", {"gpt4_templates": templates})
+        write_json(tmp_path / "prompts.json", {"yarn_mistral_templates": templates})
         row = {"id": 7, "context": "Text", "input": "What?", "answer": ["12345"], "options": []}
         write_lines(tmp_path / "passkey_8192.jsonl", [row])
         write_lines(tmp_path / "code_debug.jsonl", [{**row, "options": ["f", "g", "h", "i"], "answer": ["g"]}])
@@ -162,7 +162,7 @@ class TestInfiniteBenchFiles:
             self.items(folder, "pass")
         with pytest.raises(EvaluationError, match=r"has no passkey.jsonl; the tasks in it: .*passkey_8192"):
             self.items(folder, "passkey")
-        with pytest.raises(EvaluationError, match="has no 'claude'; it has gpt4_templates"):
+        with pytest.raises(EvaluationError, match="has no 'claude'; it has yarn_mistral_templates"):
             self.items(folder, "passkey_8192", templates="claude")
         row = {"context": "x", "input": "y", "answer": ["z"], "options": ["f", "g", "h", "i"]}
         write_lines(folder / "code_debug.jsonl", [row])
@@ -179,7 +179,7 @@ class TestInfiniteBenchFiles:
         items = self.items(shared_data / "infinitebench", "passkey_8192", "passkey_32768", limit=2)
         assert len(items) == 4
         assert all(re.fullmatch(r"\d{5}", item.answers[0]) and item.answers[0] in item.context for item in items)
-        assert items[0].after.endswith("\n\nWhat is the pass key?")
+        assert items[0].after.endswith("\n\nWhat is the pass key?\n\nThe pass key is")
         assert items[0].after.startswith("\n\nThere is an important info")
         assert items[0].before == ""
 
@@ -278,7 +278,7 @@ class TestGenerated:
         assert items[0].facts["length"] == 2048
         assert items[0].after.startswith("\n\nExtract the value corresponding")
         assert items[0].after.endswith("The value associated with the specified key is: ")
-        assert "There is a function called named func_" in items[2].before
+        assert "There is a function called func_" in items[2].before
 
     def test_a_task_with_data_only_is_an_error(self) -> None:
         with pytest.raises(EvaluationError, match="code_debug needs the official files"):

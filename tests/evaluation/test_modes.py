@@ -26,12 +26,10 @@ ITEM = Item(
     answers=["house"],
     max_new_tokens=6,
 )
-RUNNING = [name for name in MODES if name != "direct"]
-HAS_DIRECT = "condensing" in FocusConfig.__dataclass_fields__
 
 
 class TestEveryMode:
-    @pytest.mark.parametrize("name", RUNNING)
+    @pytest.mark.parametrize("name", MODES)
     @pytest.mark.parametrize("chat", [True, False])
     def test_answers_the_same_twice_and_tells_what_it_took(self, engine: FocusEngine, name: str, chat: bool) -> None:
         mode = make_mode(name, engine, ModeSettings(local_window=256, chunk_size=64))
@@ -43,7 +41,7 @@ class TestEveryMode:
         assert first.kv_bytes > 0
         assert set(first.to_dict()["timings"]) == {"read", "first_token", "decode"}
 
-    @pytest.mark.parametrize("name", RUNNING)
+    @pytest.mark.parametrize("name", MODES)
     def test_ends_at_a_stop_text(self, engine: FocusEngine, name: str) -> None:
         mode = make_mode(name, engine, ModeSettings(local_window=256, chunk_size=64))
         whole = mode.answer(replace(ITEM, max_new_tokens=12)).prediction
@@ -51,7 +49,7 @@ class TestEveryMode:
         stopped = mode.answer(replace(ITEM, max_new_tokens=12, stop=(whole[2],))).prediction
         assert stopped == whole[: whole.index(whole[2])]
 
-    @pytest.mark.parametrize("name", RUNNING)
+    @pytest.mark.parametrize("name", MODES)
     def test_configurations_are_plain_and_tell_settings_apart(self, engine: FocusEngine, name: str) -> None:
         one = make_mode(name, engine, ModeSettings(local_window=256)).describe()
         two = make_mode(name, engine, ModeSettings(local_window=128)).describe()
@@ -65,23 +63,22 @@ class TestEveryMode:
     @pytest.mark.parametrize("name", ["focus", "paper"])
     def test_ours_needs_an_adapter(self, engine: FocusEngine, name: str) -> None:
         with pytest.raises(AdapterError, match="no adapter"):
-            make_mode(name, FocusEngine(engine.base, None), ModeSettings())
+            make_mode(name, FocusEngine(engine.base, None, FocusConfig(condensing="none")), ModeSettings())
 
-    @pytest.mark.skipif(HAS_DIRECT, reason="this version has the direct mode; the test below covers it")
-    def test_direct_is_refused_by_a_version_without_it(self, engine: FocusEngine) -> None:
-        with pytest.raises(ConfigError, match="no direct mode"):
-            make_mode("direct", engine, ModeSettings())
-
-    @pytest.mark.skipif(not HAS_DIRECT, reason="this version of FocusConfig has no condensing='none' yet")
     def test_direct_answers_without_an_adapter(self, engine: FocusEngine) -> None:
-        bare = FocusEngine(engine.base, None)
-        mode = make_mode("direct", bare, ModeSettings(local_window=256, chunk_size=64))
+        bare = FocusEngine(engine.base, None, FocusConfig(condensing="none"))
+        settings = ModeSettings(local_window=256, chunk_size=64)
+        mode = make_mode("direct", bare, settings)
         assert mode.describe()["condensing"] == "none"
-        assert mode.answer(ITEM).num_chunks > 1
+        assert mode.describe()["adapter"] is None
+        found = mode.answer(ITEM)
+        assert found.num_chunks > 1
+        # With an adapter at hand it is left aside.
+        assert make_mode("direct", engine, settings).answer(ITEM).prediction == found.prediction
 
 
 class TestFocus:
-    def test_is_read_and_ask(self, engine: FocusEngine) -> None:
+    def test_is_read_and_ask_without_sources(self, engine: FocusEngine) -> None:
         settings = ModeSettings(local_window=512)
         found = make_mode("focus", engine, settings).answer(ITEM)
         ours = FocusEngine(engine.base, engine.adapter, replace(engine.config, local_window=512))
