@@ -14,6 +14,8 @@ from focusdoc.evaluation.reference import Reference
 from focusdoc.evaluation.summary import Figure, Results
 
 _MIB = 2**20
+#: The column of the figures that are not ours.
+PAPER = "paper's own"
 #: Of a cell without a figure.
 EMPTY = "-"
 
@@ -63,7 +65,7 @@ def sections(results: Sequence[Results], reference: Reference) -> Iterator[Secti
         named = _names(found)
         if benchmark in ("longbench", "infinitebench"):
             yield _by_task(title, benchmark, named, reference)
-        if benchmark == "infinitebench" and any(_has(one, "length") for one in found):
+        if benchmark == "infinitebench" and len(set().union(*(one.by("length") for one in found)) - {None}) > 1:
             yield _by_length("InfiniteBench, generated, by length", benchmark, named, None)
         elif benchmark == "passkey":
             yield _by_length(title, benchmark, named, reference)
@@ -91,8 +93,7 @@ def _by_task(title: str, benchmark: str, named: Mapping[str, Results], reference
         whole = [figure for figure in known if figure is not None]
         paper = sum(whole) / len(whole) if len(whole) == len(shared) else None
         rows.append([f"mean of {len(shared)} tasks", *map(_number, means), _number(paper)])
-    header = ["task", *named, f"paper's own ({reference.source})"]
-    return Section(title, header, rows, _notes(named, "task"))
+    return Section(title, ["task", *named, PAPER], rows, [*_notes(named, "task"), _source(reference)])
 
 
 def _by_length(title: str, benchmark: str, named: Mapping[str, Results], reference: Reference | None) -> Section:
@@ -105,7 +106,8 @@ def _by_length(title: str, benchmark: str, named: Mapping[str, Results], referen
         row = [label, *(_cell(figures[name].get(key)) for name in named)]
         rows.append(row + ([_number(reference.of(benchmark, key))] if reference else []))
     header = ["tokens" if benchmark == "passkey" else "task", *named]
-    header += [f"paper's own ({reference.source})"] if reference else []
+    header += [PAPER] if reference else []
+    notes = _notes(named, *keys) + ([_source(reference)] if reference else [])
     drawn: list[Plot] = []
     if benchmark == "passkey":
         series = {
@@ -119,7 +121,7 @@ def _by_length(title: str, benchmark: str, named: Mapping[str, Results], referen
                 lambda: plots.lines(series, title="Passkey retrieval", x="tokens", y="found, %", top=100),
             )
         )
-    return Section(title, header, rows, _notes(named, *keys), drawn)
+    return Section(title, header, rows, notes, drawn)
 
 
 def _needle(title: str, named: Mapping[str, Results]) -> Iterator[Section]:
@@ -162,7 +164,7 @@ def _perplexity(title: str, named: Mapping[str, Results], reference: Reference) 
         ]
         for length in lengths
     ]
-    header = ["tokens", *columns, f"paper's own ({reference.source})"]
+    header = ["tokens", *columns, PAPER]
     by_length: dict[str, dict[float, float]] = {
         label: {length: figure.value for length, figure in column.items() if figure.value is not None}
         for label, column in columns.items()
@@ -187,7 +189,7 @@ def _perplexity(title: str, named: Mapping[str, Results], reference: Reference) 
                 lambda: plots.lines(by_size, title="Perplexity by chunk size", x="tokens of a chunk", y="perplexity"),
             )
         )
-    yield Section(title, header, rows, _notes(named, "length", "chunk_size"), drawn)
+    yield Section(title, header, rows, [*_notes(named, "length", "chunk_size"), _source(reference)], drawn)
 
 
 def _cost(title: str, benchmark: str, named: Mapping[str, Results]) -> Section:
@@ -238,11 +240,15 @@ def _notes(named: Mapping[str, Results], *keys: str) -> list[str]:
         each = f"{most}" if fewest == most else f"{fewest} to {most}"
         failed = one.overall().failed
         failures = f", {failed} of them failed" if failed else ""
-        unit = "row" if len(counts) == 1 else f"each of {len(counts)} rows"
+        spread = f" for each of {len(counts)} rows, {len(one.rows)} in all" if len(counts) > 1 else ""
         shown = {key: value for key, value in sorted(one.config.items()) if value is not None and key not in _HIDDEN}
         settings = ", ".join(f"{key} {value}" for key, value in shown.items())
-        notes.append(f"{name}: {each} items for {unit}, {len(one.rows)} in all{failures}. {settings}.")
+        notes.append(f"{name}: {each} items{spread}{failures}. {settings}.")
     return notes
+
+
+def _source(reference: Reference) -> str:
+    return f"{PAPER}: {reference.source}; a figure that is not at hand is left out."
 
 
 _HIDDEN = frozenset({"benchmark", "mode", "allow_untrained"})
