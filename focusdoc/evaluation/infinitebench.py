@@ -148,7 +148,7 @@ def _items(
         template = context_first(template)
     for number, row in enumerate(rows):
         before, context, after = fill(template, _fields(task, row), task=task)
-        names = [*facts.values(), row.get("id", number)]
+        names = [*facts.values(), number]
         yield Item(
             task=task,
             id="-".join(str(name) for name in names if name is not None),

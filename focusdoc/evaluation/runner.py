@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from focusdoc.errors import EvaluationError
 from focusdoc.evaluation.results import ResultFolder, Shard
 
 
@@ -67,9 +69,10 @@ def run(
         Where the run stands at its end.
 
     Raises:
-        EvaluationError: see `ResultFolder.appending`.
+        EvaluationError: two jobs have one name, or see `ResultFolder.appending`.
     """
     shard = shard or Shard()
+    _check_names(jobs)
     mine = [(place, job) for place, job in enumerate(jobs) if shard.holds(place)]
     failed = 0
     with folder.appending(shard, resume=resume) as file:
@@ -89,3 +92,11 @@ def run(
         if progress is not None:
             progress(end)
     return end
+
+
+def _check_names(jobs: Sequence[Job]) -> None:
+    """Refuse jobs of one name: the row of one would stand for both."""
+    names = Counter((job.task, job.id) for job in jobs)
+    for (task, name), count in names.items():
+        if count > 1:
+            raise EvaluationError(f"{count} items of {task} are called {name!r}; give each a name of its own.")

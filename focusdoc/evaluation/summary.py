@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,23 @@ class Results:
                 groups.setdefault(row["facts"][name], []).append(value(row))
         return {key: sum(values) / len(values) for key, values in sorted(groups.items())}
 
+    @cached_property
+    def scores(self) -> list[float]:
+        """The score of every row, 0 for a failed one."""
+        return [row_score(row) for row in self.rows]
+
     def _grouped(self, key: Callable[[Row], Any]) -> dict[Any, Figure]:
-        groups: dict[Any, list[Row]] = {}
-        for row in self.rows:
-            groups.setdefault(key(row), []).append(row)
-        average = perplexity if self.benchmark == "perplexity" else mean_score
-        return {name: average(rows) for name, rows in groups.items()}
+        groups: dict[Any, list[int]] = {}
+        for place, row in enumerate(self.rows):
+            groups.setdefault(key(row), []).append(place)
+        if self.benchmark == "perplexity":
+            return {name: perplexity([self.rows[place] for place in places]) for name, places in groups.items()}
+        return {name: self._mean(places) for name, places in groups.items()}
+
+    def _mean(self, places: Sequence[int]) -> Figure:
+        """The mean score times 100, to 2 digits, as the benchmarks give it."""
+        failed = sum("error" in self.rows[place] for place in places)
+        return Figure(round(100 * sum(self.scores[place] for place in places) / len(places), 2), len(places), failed)
 
 
 def row_score(row: Row) -> float:
@@ -88,13 +100,6 @@ def row_score(row: Row) -> float:
     if "error" in row:
         return 0.0
     return score(row["task"], row["prediction"], row["answers"], row.get("all_classes"))
-
-
-def mean_score(rows: Sequence[Row]) -> Figure:
-    """The mean score times 100, to 2 digits, as the benchmarks give it."""
-    failed = sum("error" in row for row in rows)
-    value = round(100 * sum(map(row_score, rows)) / len(rows), 2) if rows else None
-    return Figure(value, len(rows), failed)
 
 
 def perplexity(rows: Sequence[Row]) -> Figure:

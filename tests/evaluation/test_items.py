@@ -140,7 +140,7 @@ class TestInfiniteBenchFiles:
 
     def test_items(self, folder: Path) -> None:
         (item,) = self.items(folder, "passkey_8192")
-        assert (item.task, item.id, item.answers, item.max_new_tokens) == ("passkey", "passkey_8192-7", ["12345"], 6)
+        assert (item.task, item.id, item.answers, item.max_new_tokens) == ("passkey", "passkey_8192-0", ["12345"], 6)
         assert item.prompt == "Text\n\nFind it.\n\nWhat?"
         assert self.items(folder, "passkey_8192", order="official")[0].prompt == "Find it.\n\nText\n\nWhat?"
 

@@ -189,6 +189,11 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
         ResultFolder(tmp_path / "results" / "thesis.doc", CONFIG)
 
 
+def test_items_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="2 items of passkey are called 'job-1'"):
+        run([*JOBS, JOBS[1]], Worker(), folder(tmp_path))
+
+
 def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
     results = folder(tmp_path)
     with (
