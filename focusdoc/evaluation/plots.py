@@ -12,6 +12,8 @@ from focusdoc.evaluation.needed import needed
 Series = Mapping[str, Mapping[float, float]]
 
 _SIZE, _DPI = (6.4, 3.8), 130
+#: Values whose largest is so many times the smallest get a logarithmic axis.
+_LOG_FROM = 8
 
 
 def lines(series: Series, *, title: str, x: str, y: str, log_y: bool = False, top: float | None = None) -> bytes:
@@ -19,6 +21,7 @@ def lines(series: Series, *, title: str, x: str, y: str, log_y: bool = False, to
 
     Args:
         series: for every line, its values by token count.
+        log_y: a logarithmic y axis too, where the values differ enough for one.
         top: the end of the y axis, which then begins at 0.
     """
     figure, axes = _figure()
@@ -31,7 +34,8 @@ def lines(series: Series, *, title: str, x: str, y: str, log_y: bool = False, to
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [short(tick) for tick in ticks])
     axes.minorticks_off()
-    if log_y:
+    values = [value for points in series.values() for value in points.values()]
+    if log_y and values and max(values) > _LOG_FROM * min(values) > 0:
         axes.set_yscale("log")
     if top is not None:
         axes.set_ylim(-0.03 * top, 1.05 * top)
