@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from focusdoc.memory.reading import Progress
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.adapter import Adapter, check_adapter, untrained_adapter
 from focusdoc.modeling.adapter_files import load_adapter, shipped_adapter_path
-from focusdoc.modeling.base import BaseModel, load_base
+from focusdoc.modeling.base import BaseModel, CandidateWeights, load_base
 from focusdoc.modeling.candidate import LayerWeights
 from focusdoc.terminal import reading_progress
 
@@ -381,7 +382,7 @@ class FocusEngine:
             )
         return ParallelDecoder(
             self.base,
-            self.require_adapter(),
+            self._packed_weights,
             blocks,
             kernel=self.kernel,
             config=self.config,
@@ -408,6 +409,10 @@ class FocusEngine:
             return adapter.config.chunk_size
         room = self.base.context_length - config.prompt_window - ANSWER_ROOM
         return max(1, room if room > 0 else self.base.context_length // 2)
+
+    @cached_property
+    def _packed_weights(self) -> CandidateWeights:
+        return self.base.packed(self.require_adapter())
 
     @property
     def _tokenizer(self) -> Any:

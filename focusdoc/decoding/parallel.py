@@ -12,8 +12,7 @@ from focusdoc.config import FocusConfig
 from focusdoc.decoding.condense import DenseSweep
 from focusdoc.decoding.sweep import ChunkGroup, LocalContext, Sweep
 from focusdoc.memory.chunk_memory import MemoryBlock
-from focusdoc.modeling.base import BaseModel
-from focusdoc.modeling.candidate import LayerWeights
+from focusdoc.modeling.base import BaseModel, CandidateWeights
 
 #: Rows of one sweep where `FocusConfig.chunk_batch` does not say: bounds the activations of the prompt phase.
 MAX_ROWS = 8192
@@ -35,7 +34,7 @@ class ParallelDecoder:
     def __init__(
         self,
         base: BaseModel,
-        weights: Sequence[LayerWeights],
+        weights: CandidateWeights,
         blocks: Sequence[MemoryBlock],
         *,
         kernel: AttentionKernel,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,12 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from focusdoc.errors import ConfigError, ModelNotFoundError
-from focusdoc.modeling.candidate import LayerWeights, attention_function, candidate_projections
+from focusdoc.modeling.candidate import CandidateRows, LayerWeights, attention_function, candidate_projections
 from focusdoc.modeling.default_model import DEFAULT_MODEL, default_model_path
 from focusdoc.modeling.families import attention_layers, family_of
 from focusdoc.modeling.fingerprint import fingerprint
+from focusdoc.modeling.packed import PackedProjections, can_pack, packed_linear
 from focusdoc.modeling.quiet import no_progress_bars
 from focusdoc.modeling.rotary import Rotary
+
+#: Candidate weights of every layer, as they are or packed.
+CandidateWeights = Sequence[LayerWeights] | PackedProjections
 
 
 class AttentionLayout(Protocol):
@@ -115,7 +119,7 @@ class BaseModel:
         positions: Tensor,
         layout: AttentionLayout,
         *,
-        weights: Sequence[LayerWeights] = (),
+        weights: CandidateWeights = (),
         num_candidates: int = 0,
     ) -> Tensor:
         """One pass through the layers under `layout`.
@@ -132,9 +136,21 @@ class BaseModel:
         with self.lock, attention_function(self.config, name, _attend_by_layout):
             if num_candidates == 0:
                 return self._decode(token_ids, positions, layout)
-            with candidate_projections(self.attention_layers, self.family.attributes, weights) as rows:
+            with self._candidates(weights) as rows:
                 rows.count = num_candidates
                 return self._decode(token_ids, positions, layout)
+
+    def _candidates(self, weights: CandidateWeights) -> AbstractContextManager[CandidateRows]:
+        if isinstance(weights, PackedProjections):
+            return weights.attached()
+        return candidate_projections(self.attention_layers, self.family.attributes, weights)
+
+    def packed(self, weights: Sequence[LayerWeights]) -> CandidateWeights:
+        """`weights` for many decoding steps: packed with the model's own, where that is possible."""
+        if not can_pack(self.decoder):
+            return weights
+        layers = self.decoder.get_submodule("layers")
+        return PackedProjections(list(layers.children()), self.attention_layers, self.family, weights)
 
     def _decode(self, token_ids: Tensor, positions: Tensor, layout: AttentionLayout) -> Tensor:
         hidden: Tensor = self.decoder(
@@ -142,9 +158,19 @@ class BaseModel:
         ).last_hidden_state
         return hidden
 
+    @property
+    def _head(self) -> nn.Module:
+        head: nn.Module = self.model.get_output_embeddings()
+        return head
+
+    @cached_property
+    def _packed_head(self) -> nn.Module:
+        return packed_linear(self._head) if can_pack(self.decoder) else self._head
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Float32 next-token logits [..., vocab] of final hidden states [..., hidden_size]."""
-        logits: Tensor = self.model.get_output_embeddings()(hidden).float()
+        head = self._head if torch.is_grad_enabled() else self._packed_head
+        logits: Tensor = head(hidden).float()
         logits = logits / getattr(self.config, "logits_scaling", 1.0)  # Granite
         cap = getattr(self.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap

@@ -32,14 +32,15 @@ class CandidateLinear(nn.Module):
 
     Args:
         base: the frozen projection; any module that maps [..., rows, in_features] to [..., rows, out_features].
-        weight: the candidate weight [out_features, in_features]. The base's bias, if it has one, serves both.
+        candidate: the candidate weight [out_features, in_features], to which the base's bias, if it has one, is added;
+            or a module that maps as `base` does.
     """
 
-    def __init__(self, base: nn.Module, weight: Tensor, rows: CandidateRows) -> None:
+    def __init__(self, base: nn.Module, candidate: Tensor | nn.Module, rows: CandidateRows) -> None:
         super().__init__()
         self.base = base
         # A plain attribute: nn.Buffer would cut the weight from its graph, and training needs the gradient.
-        self.candidate_weight = weight
+        self.candidate = candidate
         self.rows = rows
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -47,11 +48,18 @@ class CandidateLinear(nn.Module):
         count = self.rows.count
         if count == 0:
             return self.base(hidden)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
-        bias = getattr(self.base, "bias", None)
-        candidates = functional.linear(hidden[..., -count:, :], self.candidate_weight, bias)
+        candidates = self._map(hidden[..., -count:, :])
         if count == hidden.shape[-2]:
             return candidates
         return torch.cat((self.base(hidden[..., :-count, :]), candidates), dim=-2)
+
+    def _map(self, rows: Tensor) -> Tensor:
+        if isinstance(self.candidate, nn.Module):
+            return self.candidate(rows)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+        # As a matrix: for a slice of a batch torch would copy the weight and call a batched product.
+        # [..., count, in_features] -> [... * count, in_features]
+        flat = functional.linear(rows.reshape(-1, rows.shape[-1]), self.candidate, getattr(self.base, "bias", None))
+        return flat.view(*rows.shape[:-1], -1)
 
 
 @contextmanager

@@ -25,6 +25,9 @@ SHAPES = {
     "chunk wholly out of the window": (2, 4, 4, 3, 16, 40, 8, 0),
     "no grouping": (2, 4, 4, 5, 16, 16, None, 0),
     "one KV head": (2, 4, 1, 5, 16, 11, None, 0),
+    "two tokens over long chunks": (3, 6, 2, 2, 300, 300, None, 0),
+    "one token over long chunks, no grouping": (2, 4, 4, 1, 513, 600, None, 0),
+    "more rows than are streamed": (2, 18, 2, 2, 300, 300, None, 0),
 }
 TOLERANCE = {torch.float32: {"atol": 2e-6, "rtol": 1e-5}, torch.bfloat16: {"atol": 2e-2, "rtol": 2e-2}}
 
