@@ -64,7 +64,8 @@ def run_items(
         )
         for name, mode in modes.items()
     }
-    for name, mode in modes.items():
+    for name in names:
+        mode = modes.pop(name)  # let go when its turn is over: it may hold the memory of a long document
 
         def work(item: Item, mode: Any = mode) -> Mapping[str, Any]:
             answered = {"answers": item.answers, "all_classes": item.all_classes}
