@@ -2,50 +2,39 @@
 
 from __future__ import annotations
 
-import logging
-import math
 import os
 import threading
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import nullcontext
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from focusdoc.attention import attention_kernel
 from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.decoding.answer import Answer, Generation, TextPiece, Usage
-from focusdoc.decoding.answering import stream_answer
+from focusdoc.decoding.answering import answer_together, stream_answer
 from focusdoc.decoding.direct import DirectDecoder
 from focusdoc.decoding.generation import TokenLoop, complete
-from focusdoc.decoding.limits import check_room
 from focusdoc.decoding.local_context import bos_token, flat_ids, local_and_prompt
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.decoding.plain import PlainDecoder
-from focusdoc.decoding.prompt import PromptStyle, question_prompt
+from focusdoc.decoding.prompt import PromptStyle
+from focusdoc.decoding.together import chunks_at_once
 from focusdoc.documents import Document, cut_chunks, load, tokenize
-from focusdoc.errors import AdapterError, ConfigError, PromptTooLongError
-from focusdoc.memory.chunk_memory import DocumentMemory, MemoryBlock, check_maker
-from focusdoc.memory.library import open_store, read_through
+from focusdoc.engine_core import EngineCore
+from focusdoc.errors import ConfigError, PromptTooLongError
+from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.memory.reading import Progress
 from focusdoc.memory.store import DocumentStore
-from focusdoc.modeling.adapter import Adapter, check_adapter, untrained_adapter
 from focusdoc.modeling.adapter_files import load_adapter, shipped_adapter_path
-from focusdoc.modeling.base import BaseModel, CandidateWeights, load_base
-from focusdoc.modeling.candidate import LayerWeights
+from focusdoc.modeling.base import load_base
 from focusdoc.terminal import reading_progress
 
-#: Room kept behind a chunk for the answer, in tokens, where the chunk size follows from the model's context.
-ANSWER_ROOM = 512
 
-_log = logging.getLogger(__name__)
-
-
-class FocusEngine:
+class FocusEngine(EngineCore):
     """Answers questions over documents of any length with a frozen model and its candidate projections.
 
     Build it with `from_pretrained`. It holds no state between calls besides weights: memories are the caller's.
@@ -57,44 +46,6 @@ class FocusEngine:
         kernel: the implementation of attention.
         store: where memories are kept on disk, or None.
     """
-
-    def __init__(
-        self,
-        base: BaseModel,
-        adapter: Adapter | None,
-        config: FocusConfig | None = None,
-        attention: str = "auto",
-        store: DocumentStore | str | Path | None = None,
-    ) -> None:
-        self.base = base
-        self.store = open_store(store)
-        if config is None:
-            refreshed = adapter is not None and adapter.config.local_attention == "refresh"
-            config = FocusConfig.paper() if refreshed else FocusConfig()
-        if adapter is not None:
-            check_adapter(adapter, base.model, model_fingerprint=base.fingerprint)
-        elif config.allow_untrained:
-            adapter = untrained_adapter(base.model)
-        self.adapter = adapter
-        self.config = config.with_defaults(
-            chunk_size=self._default_chunk_size(adapter, config),
-            candidate_positions=adapter.config.candidate_positions if adapter is not None else "sequential",
-            condensing="candidates" if adapter is not None or config.local_attention == "refresh" else "none",
-        )
-        if self.config.direct and config.condensing is None:
-            _log.warning(
-                "%s has no adapter: it answers in direct mode, which fades beyond its own context of %d tokens.",
-                base.name,
-                base.context_length,
-            )
-        anchored = f" and anchor {self.config.anchor}" if self.config.anchor else ""
-        if self.chunk_size + self.config.anchor >= base.context_length:
-            raise ConfigError(
-                f"chunk_size is {self.chunk_size}{anchored}, but {base.name} sees {base.context_length} tokens at once "
-                "and a chunk must leave room for the question; choose a smaller chunk_size."
-            )
-        self.kernel = attention_kernel(attention)
-        self._weights = _on(base, adapter) if adapter is not None else None
 
     @classmethod
     def from_pretrained(
@@ -129,40 +80,6 @@ class FocusEngine:
         path = shipped_adapter_path(base.fingerprint) if adapter == "auto" else adapter
         loaded = load_adapter(path) if path is not None else None
         return cls(base, loaded, config, attention, store)
-
-    @property
-    def chunk_size(self) -> int:
-        """Tokens of one chunk."""
-        return self.config.chunk_size or 0
-
-    @property
-    def maker(self) -> str:
-        """Names everything that shapes a memory: the weights, their dtype, and the chunk size."""
-        dtype = str(self.base.dtype).removeprefix("torch.")
-        anchored = f" behind an anchor of {self.config.anchor}" if self.config.anchor else ""
-        return f"{self.base.name} {self.base.fingerprint[:12]} {dtype}, chunks of {self.chunk_size}{anchored}"
-
-    def require_adapter(self) -> list[LayerWeights]:
-        """The candidate weights of every layer.
-
-        Raises:
-            AdapterError: there is no adapter, and untrained candidates were not asked for.
-        """
-        if self._weights is None:
-            raise AdapterError(
-                f"{self.base.name} has no adapter, and untrained candidates retrieve nothing: pass adapter=<folder> "
-                "(train one with `focusdoc train`), or FocusConfig(allow_untrained=True) for experiments."
-            )
-        return self._weights
-
-    def check_ready(self) -> None:
-        """Make sure that questions can be answered at all.
-
-        Raises:
-            AdapterError: candidates are asked for, and there is no adapter.
-        """
-        if not self.config.direct:
-            self.require_adapter()
 
     def read(
         self, document: Document | str | os.PathLike[str] | bytes, *, progress: Progress | None = None
@@ -219,6 +136,54 @@ class FocusEngine:
             raise RuntimeError("the stream ended without an answer")
         return answer
 
+    def ask_many(
+        self,
+        memory: DocumentMemory | Sequence[DocumentMemory],
+        questions: Sequence[str],
+        *,
+        style: PromptStyle = "auto",
+        max_sources: int = 3,
+        batch: int = 8,
+        cancel: threading.Event | None = None,
+        **generation: Any,
+    ) -> list[Answer]:
+        """Answer several questions over one memory or several; each answer is the one `ask` would give.
+
+        Questions advance side by side, so that weights and chunks are read once for all of a batch at every step.
+
+        Args:
+            questions: one after another; their answers come in this order.
+            batch: questions that advance together, at least 1; each needs room for its own prompt behind every chunk.
+            style, max_sources, cancel, generation: as for `ask`.
+
+        Raises:
+            ConfigError: `batch` is below 1, or no question is given. Else as `ask`, before anything is computed.
+        """
+        if isinstance(questions, str) or not questions:
+            raise ConfigError(f"questions is {questions!r}; give a list with at least one question.")
+        if batch < 1:
+            raise ConfigError(f"batch is {batch}; it must be at least 1.")
+        memories = self._own(memory)
+        prepared = [self._prepare(question, style, generation) for question in questions]
+        for settings, local_ids, _ in prepared:
+            self._check_room([one.num_tokens for one in memories], len(local_ids), settings)
+        if self.config.direct:  # local rows of different questions share nothing but the weights
+            return [
+                self.ask(memories, question, style=style, max_sources=max_sources, cancel=cancel, **generation)
+                for question in questions
+            ]
+        blocks = [block for one in memories for block in one.blocks]
+        answers: list[Answer] = []
+        for start in range(0, len(prepared), batch):
+            settings = prepared[start][0]
+            group = [(local_ids, prompt_ids) for _, local_ids, prompt_ids in prepared[start : start + batch]]
+            size = chunks_at_once(self.config, [len(prompt_ids) for _, prompt_ids in group])
+            decoders = [self._parallel_decoder(blocks, settings, chunk_batch=size) for _ in group]
+            answers += answer_together(
+                decoders, memories, group, settings, self._tokenizer, max_sources=max_sources, cancel=cancel
+            )
+        return answers
+
     def stream(
         self,
         memory: DocumentMemory | Sequence[DocumentMemory],
@@ -261,14 +226,6 @@ class FocusEngine:
             )
         return self._stream(memories, *local_and_prompt(self.base, self.config, ids), settings, max_sources, cancel)
 
-    def _own(self, memory: DocumentMemory | Sequence[DocumentMemory]) -> list[DocumentMemory]:
-        """One memory or several as a list of this engine's own."""
-        memories = list(memory) if isinstance(memory, Iterable) else [memory]
-        if not memories or not all(isinstance(one, DocumentMemory) for one in memories):
-            raise ConfigError("There is no memory to ask; pass what engine.read gave, one memory or a list of them.")
-        check_maker(memories, self.maker)
-        return memories
-
     def _stream(
         self,
         memories: list[DocumentMemory],
@@ -299,21 +256,6 @@ class FocusEngine:
         """
         settings, local_ids, _ = self._prepare(question, style, generation)
         self._check_room([self.chunk_size], len(local_ids), settings)
-
-    def _prepare(
-        self, question: str, style: PromptStyle, generation: dict[str, Any]
-    ) -> tuple[GenerationConfig, list[int], list[int]]:
-        """The settings, the local context and the dynamic prompt of a question."""
-        settings = GenerationConfig(**generation)
-        self.check_ready()
-        with self.base.tokenizer_lock:
-            question_ids = question_prompt(self._tokenizer, question, style)
-        if len(question_ids) > self.config.local_window:
-            raise PromptTooLongError(
-                f"The question takes {len(question_ids)} tokens with its template, more than the local window of "
-                f"{self.config.local_window}; shorten it, or raise local_window."
-            )
-        return settings, *local_and_prompt(self.base, self.config, question_ids)
 
     @torch.no_grad()
     def generate(
@@ -360,73 +302,3 @@ class FocusEngine:
             usage = Usage(split, decoder.num_chunks, len(local_ids), 0, split)
         loop = TokenLoop(decoder, logits, settings, history=ids, eos_token_ids=self.base.eos_token_ids, cancel=cancel)
         return complete(loop, settings, self.base.tokenizer, begun=begun, usage=usage, keep_logits=return_logits)
-
-    def _check_room(self, document_lengths: Sequence[int], local_len: int, settings: GenerationConfig) -> None:
-        check_room(
-            self.base,
-            self.config,
-            longest_chunk=min(self.chunk_size, max(document_lengths, default=0)),
-            num_chunks=sum(math.ceil(length / self.chunk_size) for length in document_lengths),
-            local_len=local_len,
-            max_new_tokens=settings.max_new_tokens,
-        )
-
-    def _decoder(self, blocks: Sequence[MemoryBlock], settings: GenerationConfig) -> ParallelDecoder | DirectDecoder:
-        if self.config.direct:
-            return DirectDecoder(
-                self.base,
-                blocks,
-                kernel=self.kernel,
-                start=self.config.anchor + self.chunk_size,
-                max_new_tokens=settings.max_new_tokens,
-            )
-        return ParallelDecoder(
-            self.base,
-            self._packed_weights,
-            blocks,
-            kernel=self.kernel,
-            config=self.config,
-            max_new_tokens=settings.max_new_tokens,
-        )
-
-    def _read_tokens(
-        self, ids: Sequence[int], store: DocumentStore | None = None, progress: Progress | None = None, name: str = ""
-    ) -> tuple[tuple[MemoryBlock, ...], int]:
-        return read_through(
-            store,
-            self.base,
-            ids,
-            self.chunk_size,
-            self.kernel,
-            batch=self.config.read_batch,
-            progress=progress,
-            document=name,
-            anchor=self.config.anchor,
-        )
-
-    def _default_chunk_size(self, adapter: Adapter | None, config: FocusConfig) -> int:
-        if adapter is not None and adapter.config.chunk_size is not None:
-            return adapter.config.chunk_size
-        room = self.base.context_length - config.prompt_window - ANSWER_ROOM
-        return max(1, room if room > 0 else self.base.context_length // 2)
-
-    @cached_property
-    def _packed_weights(self) -> CandidateWeights:
-        return self.base.packed(self.require_adapter())
-
-    @property
-    def _tokenizer(self) -> Any:
-        if self.base.tokenizer is None:
-            raise ConfigError(
-                f"{self.base.name} came without a tokenizer, so it can neither read text nor be asked in words; "
-                "pass tokenizer=, put tokenizer.json beside the weights, or use generate(input_ids)."
-            )
-        return self.base.tokenizer
-
-
-def _on(base: BaseModel, adapter: Adapter) -> list[LayerWeights]:
-    """The adapter's weights of every layer, in the model's dtype and on its device."""
-    return [
-        {letter: weight.to(base.device, base.dtype) for letter, weight in adapter.of_layer(layer).items()}
-        for layer in range(base.num_layers)
-    ]

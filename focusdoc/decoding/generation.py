@@ -92,21 +92,30 @@ class TokenLoop:
         self._ends = frozenset[int]() if generation.ignore_eos else eos_token_ids
         self._chooser = TokenChooser(generation, history)
         self._cancel = cancel
+        self._taken = 0
+        #: Whether the step taken last is the last one.
+        self.over = False
         self.finish_reason: FinishReason = "length"
 
     def __iter__(self) -> Iterator[Step]:
         logits = self.first_logits
-        for count in range(1, self._limit + 1):
-            if self._cancelled():
+        while (step := self.take(logits)) is not None:
+            yield step
+            if self.over or self._cancelled():
                 return
-            token = self._chooser.choose(logits)
-            is_end = token in self._ends
-            if is_end:
-                self.finish_reason = "stop"
-            yield Step(token, logits, is_end)
-            if is_end or count == self._limit or self._cancelled():
-                return
-            logits = self._decoder.step(token)
+            logits = self._decoder.step(step.token)
+
+    def take(self, logits: Tensor) -> Step | None:
+        """Choose the next token from `logits`; None if the loop was cancelled."""
+        if self._cancelled():
+            return None
+        token = self._chooser.choose(logits)
+        is_end = token in self._ends
+        if is_end:
+            self.finish_reason = "stop"
+        self._taken += 1
+        self.over = is_end or self._taken == self._limit
+        return Step(token, logits, is_end)
 
     def _cancelled(self) -> bool:
         if self._cancel is not None and self._cancel.is_set():

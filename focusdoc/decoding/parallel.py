@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,6 +17,27 @@ from focusdoc.modeling.base import BaseModel, CandidateWeights
 
 #: Rows of one sweep where `FocusConfig.chunk_batch` does not say: bounds the activations of the prompt phase.
 MAX_ROWS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class PassRows:
+    """The rows of one pass.
+
+    Attributes:
+        token_ids, positions: int64 [rows].
+        layout: who sees whom among them.
+        num_candidates: this many last rows are candidates.
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    layout: Sweep
+    num_candidates: int
+
+    @property
+    def num_leading(self) -> int:
+        """Rows in front of the candidates; the last of them is the newest local row, if there are local rows."""
+        return len(self.token_ids) - self.num_candidates
 
 
 class ParallelDecoder:
@@ -69,21 +91,29 @@ class ParallelDecoder:
         Returns:
             Float32 logits [vocab] of the first new token.
         """
+        return self._advance(*self.open(local_ids, prompt_ids))
+
+    def open(self, local_ids: Sequence[int], prompt_ids: Sequence[int]) -> tuple[list[int], list[int]]:
+        """What `start` feeds: the tokens of every chunk before its candidate, and the local tokens."""
         self.groups = list(self._make_groups(len(prompt_ids)))
         self.local = LocalContext.empty(self.groups[0], self.num_chunks, len(local_ids) + self._max_new_tokens)
         self._local_ids = list(local_ids)
         self._newest = prompt_ids[-1]
-        return self._advance(list(prompt_ids[:-1]), self._local_ids)
+        return list(prompt_ids[:-1]), self._local_ids
 
     @torch.no_grad()
     def step(self, token: int) -> Tensor:
         """Feed the chosen `token`; return the float32 logits [vocab] of the one after it."""
+        return self._advance(*self.next(token))
+
+    def next(self, token: int) -> tuple[list[int], list[int]]:
+        """What `step` feeds, as `open` tells it."""
         previous, self._newest = self._newest, token
         if self._refresh:
             self._local_ids.append(token)
             self.local.length = 0
-            return self._advance([previous], self._local_ids)
-        return self._advance([previous], [token])
+            return [previous], self._local_ids
+        return [previous], [token]
 
     @torch.no_grad()
     def look_inside(
@@ -148,18 +178,35 @@ class ParallelDecoder:
 
     def _advance(self, ordinary: list[int], local_ids: list[int]) -> Tensor:
         """Feed every chunk `ordinary` and the newest token as candidate, the local context `local_ids`."""
-        *others, last = self._sweeps(len(ordinary) + 1)
-        for groups in others:
-            self._run(groups, ordinary, [])
-        hidden, mass = self._run(last, ordinary, local_ids)
-        self.tail_len += len(ordinary)
-        self.local.length += len(local_ids)
-        self.candidate_mass = mass / self.base.num_layers
-        last_local = hidden.shape[0] - sum(group.num_chunks for group in last) - 1
-        return self.base.logits(hidden[last_local])
+        *others, last = self.passes(ordinary, local_ids)
+        for each in others:
+            self._run(each)
+        return self.settle(last, self._run(last), len(ordinary), len(local_ids))
 
-    def _run(self, groups: Sequence[ChunkGroup], ordinary: list[int], local_ids: list[int]) -> tuple[Tensor, Tensor]:
-        """One sweep; returns hidden states [rows, hidden_size] and the candidates' attention mass over all layers."""
+    def passes(self, ordinary: list[int], local_ids: list[int]) -> list[PassRows]:
+        """The passes that feed those tokens, to be run in this order; the last one holds the local rows."""
+        *others, last = self._sweeps(len(ordinary) + 1)
+        return [*(self._rows(groups, ordinary, []) for groups in others), self._rows(last, ordinary, local_ids)]
+
+    def settle(self, last: PassRows, hidden: Tensor, num_ordinary: int, num_local: int) -> Tensor:
+        """After the passes: float32 logits [vocab] from the last one's leading rows, hidden [rows, hidden_size]."""
+        self.tail_len += num_ordinary
+        self.local.length += num_local
+        self.candidate_mass = last.layout.candidate_mass / self.base.num_layers
+        return self.base.logits(hidden[last.num_leading - 1])
+
+    def _run(self, rows: PassRows) -> Tensor:
+        """Final hidden states of all rows of a pass, [rows, hidden_size]."""
+        return self.base.run(
+            rows.token_ids[None].to(self.base.device),
+            rows.positions[None].to(self.base.device),
+            rows.layout,
+            weights=self.weights,
+            num_candidates=rows.num_candidates,
+        )[0]
+
+    def _rows(self, groups: Sequence[ChunkGroup], ordinary: list[int], local_ids: list[int]) -> PassRows:
+        """The rows of one pass: `ordinary` and the candidate of every chunk of `groups`, and `local_ids`."""
         device = self.base.device
         tokens: list[Tensor] = []
         positions: list[Tensor] = []
@@ -187,14 +234,7 @@ class ParallelDecoder:
             rotary=self.base.rotary,
             kernel=self.kernel,
         )
-        hidden = self.base.run(
-            torch.cat(tokens)[None].to(device),
-            torch.cat(positions)[None].to(device),
-            sweep,
-            weights=self.weights,
-            num_candidates=sweep.num_candidates,
-        )
-        return hidden[0], sweep.candidate_mass
+        return PassRows(torch.cat(tokens), torch.cat(positions), sweep, sweep.num_candidates)
 
     @property
     def local_start(self) -> int:

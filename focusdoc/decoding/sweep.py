@@ -124,56 +124,80 @@ class Sweep:
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
     ) -> Tensor:
         """Attention of all three kinds of rows in one layer; see `AttentionLayout`."""
-        _, num_heads, num_rows, head_dim = query.shape
-        output = query.new_empty((1, num_rows, num_heads, head_dim))
-        row, candidate = 0, num_rows - self.num_candidates
-        local_rows = slice(candidate - self.num_local, candidate)
-        for group, rotation in zip(self.groups, self._rotations, strict=True):
-            ordinary_rows = slice(row, row := row + group.num_chunks * self.num_ordinary)
-            candidate_rows = slice(candidate, candidate := candidate + group.num_chunks)
-            self._attend_chunks(
-                group, layer, (ordinary_rows, candidate_rows), query[0], key[0], value[0], output[0], scaling, window
+        asked = self.take_in(layer, query, key, value)
+        over_chunks = [
+            self.kernel(
+                rows,
+                group.keys[layer],
+                group.values[layer],
+                scaling=scaling,
+                query_start=group.chunk_len + self.tail_start,
+                window=window,
             )
-            turned = rotate(key[0, :, candidate_rows], self.rotary.of_layer(rotation, layer))  # type: ignore[arg-type]
-            self.local.keys[layer, :, group.span] = turned
-            self.local.values[layer, :, group.span] = value[0, :, candidate_rows]
-        if self.num_local:
-            self._attend_local(layer, local_rows, query, key, value, output, scaling, window)
-        return output
+            for group, rows in zip(self.groups, asked, strict=True)
+        ]
+        return self.finish(layer, query, key, value, asked, over_chunks, scaling, window)
 
-    def _attend_chunks(
+    def take_in(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+        """Store the new keys and values in tails and candidate slots.
+
+        Returns:
+            For each group, the queries of its rows, [num_chunks, num_heads, num_ordinary + 1, head_dim].
+        """
+        stop = self.tail_start + self.num_ordinary + 1
+        asked = []
+        for group, rows, rotation in zip(self.groups, self._spans(query.shape[2]), self._rotations, strict=True):
+            # The candidate's own KV takes the slot that its ordinary KV will take one step later.
+            group.tail_keys[layer, :, :, self.tail_start : stop] = self._by_chunk(key[0], rows, group.num_chunks)
+            group.tail_values[layer, :, :, self.tail_start : stop] = self._by_chunk(value[0], rows, group.num_chunks)
+            asked.append(self._by_chunk(query[0], rows, group.num_chunks))
+            turned = rotate(key[0, :, rows[1]], self.rotary.of_layer(rotation, layer))  # type: ignore[arg-type]
+            self.local.keys[layer, :, group.span] = turned
+            self.local.values[layer, :, group.span] = value[0, :, rows[1]]
+        return asked
+
+    def finish(
         self,
-        group: ChunkGroup,
         layer: int,
-        rows: tuple[slice, slice],
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        output: Tensor,
+        asked: Sequence[Tensor],
+        over_chunks: Sequence[tuple[Tensor, Tensor]],
         scaling: float,
         window: int | None,
-    ) -> None:
-        """Ordinary and candidate rows of one group over their own chunk and tail; new tail KV is stored."""
+    ) -> Tensor:
+        """Attention over tails and local context, merged with that over the chunks: [1, rows, num_heads, head_dim].
+
+        Args:
+            asked: what `take_in` returned; over_chunks: output and log-sum-exp of these queries over their chunks.
+        """
+        _, num_heads, num_rows, head_dim = query.shape
+        output = query.new_empty((1, num_rows, num_heads, head_dim))
         start, stop = self.tail_start, self.tail_start + self.num_ordinary + 1
-        tail_keys, tail_values = group.tail_keys[layer, :, :, :stop], group.tail_values[layer, :, :, :stop]
-        # The candidate's own KV takes the slot that its ordinary KV will take one step later.
-        tail_keys[:, :, start:] = self._by_chunk(key, rows, group.num_chunks)
-        tail_values[:, :, start:] = self._by_chunk(value, rows, group.num_chunks)
-        asked = self._by_chunk(query, rows, group.num_chunks)
-        over_chunk = self.kernel(
-            asked,
-            group.keys[layer],
-            group.values[layer],
-            scaling=scaling,
-            query_start=group.chunk_len + start,
-            window=window,
-        )
-        over_tail = self.kernel(asked, tail_keys, tail_values, scaling=scaling, query_start=start, window=window)
-        merged, _ = merge(*over_chunk, *over_tail)
-        # [num_chunks, num_heads, new, head_dim] -> [num_chunks, new, num_heads, head_dim]
-        merged = merged.transpose(1, 2)
-        output[rows[0]] = merged[:, :-1].flatten(0, 1)
-        output[rows[1]] = merged[:, -1]
+        parts = zip(self.groups, self._spans(num_rows), asked, over_chunks, strict=True)
+        for group, rows, queries, over_chunk in parts:
+            keys, values = group.tail_keys[layer, :, :, :stop], group.tail_values[layer, :, :, :stop]
+            over_tail = self.kernel(queries, keys, values, scaling=scaling, query_start=start, window=window)
+            merged, _ = merge(*over_chunk, *over_tail)
+            # [num_chunks, num_heads, new, head_dim] -> [num_chunks, new, num_heads, head_dim]
+            merged = merged.transpose(1, 2)
+            output[0, rows[0]] = merged[:, :-1].flatten(0, 1)
+            output[0, rows[1]] = merged[:, -1]
+        if self.num_local:
+            candidate = num_rows - self.num_candidates
+            local_rows = slice(candidate - self.num_local, candidate)
+            self._attend_local(layer, local_rows, query, key, value, output, scaling, window)
+        return output
+
+    def _spans(self, num_rows: int) -> list[tuple[slice, slice]]:
+        """For each group, its ordinary rows and its candidate rows."""
+        spans = []
+        row, candidate = 0, num_rows - self.num_candidates
+        for group in self.groups:
+            ordinary = slice(row, row := row + group.num_chunks * self.num_ordinary)
+            spans.append((ordinary, slice(candidate, candidate := candidate + group.num_chunks)))
+        return spans
 
     def _by_chunk(self, states: Tensor, rows: tuple[slice, slice], num_chunks: int) -> Tensor:
         """Rows of states [heads, rows, head_dim] as [num_chunks, heads, num_ordinary + 1, head_dim]."""
