@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from focusdoc.chat.conversation import Chat
+    from focusdoc.chat.messages import Message
     from focusdoc.config import FocusConfig, GenerationConfig
     from focusdoc.decoding.answer import Answer, Generation, Source, TextPiece, Timings, Usage
     from focusdoc.documents import Document, LoadLimits, Page, load
@@ -21,6 +23,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Answer": "focusdoc.decoding.answer",
+    "Chat": "focusdoc.chat.conversation",
     "Document": "focusdoc.documents",
     "DocumentMemory": "focusdoc.memory.chunk_memory",
     "FocusConfig": "focusdoc.config",
@@ -29,6 +32,7 @@ _HOMES = {
     "Generation": "focusdoc.decoding.answer",
     "GenerationConfig": "focusdoc.config",
     "LoadLimits": "focusdoc.documents",
+    "Message": "focusdoc.chat.messages",
     "Page": "focusdoc.documents",
     "Source": "focusdoc.decoding.answer",
     "TextPiece": "focusdoc.decoding.answer",
@@ -39,6 +43,7 @@ _HOMES = {
 
 __all__ = [
     "Answer",
+    "Chat",
     "Document",
     "DocumentMemory",
     "FocusConfig",
@@ -47,6 +52,7 @@ __all__ = [
     "Generation",
     "GenerationConfig",
     "LoadLimits",
+    "Message",
     "Page",
     "Source",
     "TextPiece",

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 LocalAttention = Literal["incremental", "refresh"]
 Condensing = Literal["candidates", "none"]
+#: "all", "auto", or how many.
+ActiveChunks = Literal["all", "auto"] | int
 CandidatePositions = Literal["sequential", "shared"]
 
 #: Below this many tokens the authors' code uses no chunk at all (paper_mode section 1.1).
@@ -50,6 +52,8 @@ class FocusConfig:
         bos_token_id: the BOS token for ``prompt_bos``; ``None`` takes the model's.
         candidate_positions: ``"sequential"`` puts the candidates of k chunks at positions 0..k-1,
             ``"shared"`` all at position 0; ``None`` takes the adapter's, else sequential.
+        active_chunks: which chunks take part after the first token: ``"all"``; that many, those that the first token
+            paid most attention to; or ``"auto"``, as many as hold nearly all of it. Fewer is faster, and approximate.
         chunk_batch: chunks decoded together; ``None`` for all at once. Changes memory use and speed, never
             results.
         read_batch: chunks encoded together while reading.
@@ -67,6 +71,7 @@ class FocusConfig:
     prompt_bos: bool | None = None
     bos_token_id: int | None = None
     candidate_positions: CandidatePositions | None = None
+    active_chunks: ActiveChunks = "all"
     chunk_batch: int | None = None
     read_batch: int = 2
     allow_untrained: bool = False
@@ -78,6 +83,14 @@ class FocusConfig:
             raise ConfigError(f"condensing is {self.condensing!r}; choose 'candidates' or 'none'.")
         if self.condensing == "none" and self.local_attention == "refresh":
             raise ConfigError("condensing is 'none', but only candidates can be refreshed; leave one out.")
+        counted = type(self.active_chunks) is int and self.active_chunks >= 1
+        if self.active_chunks not in ("all", "auto") and not counted:
+            raise ConfigError(f"active_chunks is {self.active_chunks!r}; use 'all', 'auto' or a number from 1 on.")
+        if self.active_chunks != "all" and (self.direct or self.local_attention == "refresh"):
+            raise ConfigError(
+                f"active_chunks is {self.active_chunks!r}, but chunks can only sit out in incremental mode with "
+                "candidates; use 'all'."
+            )
         _at_least("anchor", self.anchor, 0)
         if self.anchor and self.condensing != "none":
             raise ConfigError(f"anchor is {self.anchor}; anchors are for direct mode, so set condensing='none' too.")
@@ -157,8 +170,8 @@ class GrammarState(Protocol):
 class Grammar(Protocol):
     """What answers may look like, for constrained decoding; holds no state, so many answers may share it."""
 
-    def start(self) -> GrammarState:
-        """The state before the first token of one answer."""
+    def start(self, max_new_tokens: int) -> GrammarState:
+        """The state before the first token of one answer, which may have `max_new_tokens`."""
         ...
 
 

@@ -25,7 +25,7 @@ from focusdoc.decoding.prompt import PromptStyle
 from focusdoc.decoding.together import chunks_at_once
 from focusdoc.documents import Document, cut_chunks, load, tokenize
 from focusdoc.engine_core import EngineCore
-from focusdoc.errors import ConfigError, PromptTooLongError
+from focusdoc.errors import ConfigError
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.memory.reading import Progress
 from focusdoc.memory.store import DocumentStore
@@ -217,14 +217,8 @@ class FocusEngine(EngineCore):
             PromptTooLongError: they do not fit into the local window. Else as `ask`, all before the first piece.
         """
         memories = self._own(memory)
-        settings = GenerationConfig(**generation)
-        ids = flat_ids(prompt_ids, self.base.config.vocab_size)
-        if len(ids) > self.config.local_window:
-            raise PromptTooLongError(
-                f"The prompt takes {len(ids)} tokens beside its documents, more than the local window of "
-                f"{self.config.local_window}; shorten it, or raise local_window."
-            )
-        return self._stream(memories, *local_and_prompt(self.base, self.config, ids), settings, max_sources, cancel)
+        settings, local_ids, prompt = self._fitting(flat_ids(prompt_ids, self.base.config.vocab_size), generation)
+        return self._stream(memories, local_ids, prompt, settings, max_sources, cancel)
 
     def _stream(
         self,
@@ -235,6 +229,8 @@ class FocusEngine(EngineCore):
         max_sources: int,
         cancel: threading.Event | None,
     ) -> Generator[TextPiece, None, None]:
+        if isinstance(max_sources, bool) or not isinstance(max_sources, int) or max_sources < 0:
+            raise ConfigError(f"max_sources is {max_sources!r}; it must be a whole number of at least 0.")
         self._check_room([one.num_tokens for one in memories], len(local_ids), settings)
         decoder = self._decoder([block for one in memories for block in one.blocks], settings)
         return stream_answer(
@@ -255,6 +251,15 @@ class FocusEngine(EngineCore):
             PromptTooLongError, AdapterError, ConfigError: as `ask`.
         """
         settings, local_ids, _ = self._prepare(question, style, generation)
+        self._check_room([self.chunk_size], len(local_ids), settings)
+
+    def check_prompt(self, prompt_ids: Sequence[int], **generation: Any) -> None:
+        """Like `check_question`, for a local context that the caller rendered.
+
+        Raises:
+            PromptTooLongError, AdapterError, ConfigError: as `stream_prompt`.
+        """
+        settings, local_ids, _ = self._fitting(flat_ids(prompt_ids, self.base.config.vocab_size), generation)
         self._check_room([self.chunk_size], len(local_ids), settings)
 
     @torch.no_grad()

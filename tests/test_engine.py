@@ -85,6 +85,21 @@ def test_stream_pieces_join_to_the_answer(engine: FocusEngine, memory: Any) -> N
     assert engine.ask(memory, "What colour?", max_new_tokens=12, ignore_eos=True).token_ids == last.token_ids
 
 
+def test_attention_over_all_chunks_and_as_many_sources_as_asked_for(engine: FocusEngine, memory: Any) -> None:
+    answer = engine.ask(memory, "What colour?", max_new_tokens=4, ignore_eos=True, max_sources=memory.num_chunks)
+    assert len(answer.sources) == len(answer.chunk_shares) == memory.num_chunks
+    assert [source.score for source in answer.sources] == sorted(answer.chunk_shares, reverse=True)
+    bare = engine.ask(memory, "What colour?", max_new_tokens=4, ignore_eos=True, max_sources=0)
+    assert (bare.sources, bare.chunk_shares) == ((), answer.chunk_shares)
+
+
+def test_a_rendered_prompt_gives_the_same_answer(engine: FocusEngine, memory: Any) -> None:
+    ids = question_prompt(engine.base.tokenizer, "What colour?")
+    *_, last = engine.stream_prompt(memory, ids, max_new_tokens=5, ignore_eos=True)
+    assert last.answer is not None
+    assert last.answer.token_ids == engine.ask(memory, "What colour?", max_new_tokens=5, ignore_eos=True).token_ids
+
+
 def test_results_are_the_same_for_any_batch_of_chunks(base: BaseModel, engine: FocusEngine) -> None:
     answers = []
     for chunk_batch, read_batch in ((None, 1), (1, 2), (2, 4)):
@@ -220,6 +235,11 @@ class TestBadCalls:
     def test_max_new_tokens(self, engine: FocusEngine, memory: Any, count: int) -> None:
         with pytest.raises(ConfigError, match=f"max_new_tokens is {count}"):
             engine.ask(memory, "What?", max_new_tokens=count)
+
+    @pytest.mark.parametrize("count", [-1, 1.5, True])
+    def test_max_sources(self, engine: FocusEngine, memory: Any, count: Any) -> None:
+        with pytest.raises(ConfigError, match="max_sources is"):
+            engine.stream(memory, "What?", max_sources=count)
 
     def test_stream_complains_before_the_first_piece(self, engine: FocusEngine, memory: Any) -> None:
         with pytest.raises(ConfigError):

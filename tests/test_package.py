@@ -26,6 +26,7 @@ FLOORS = [
     {"decoding"},
     {"training", "engine_core"},
     {"engine"},
+    {"chat"},
     {"focusdoc"},  # the facade, __init__.py
     {"evaluation"},
     {"cli"},

@@ -11,6 +11,7 @@ from torch import Tensor
 from focusdoc.attention import AttentionKernel
 from focusdoc.config import FocusConfig
 from focusdoc.decoding.condense import DenseSweep
+from focusdoc.decoding.focus import choose_active, narrowed_groups, narrowed_local
 from focusdoc.decoding.sweep import ChunkGroup, LocalContext, Sweep
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.modeling.base import BaseModel, CandidateWeights
@@ -76,6 +77,10 @@ class ParallelDecoder:
         self.tail_len = 0
         self._local_ids: list[int] = []
         self._newest = -1
+        self._begun = False
+        #: The chunk in each slot in front of the local context; fewer than all once some sit out.
+        self.active = list(range(self.num_chunks))
+        self._sitting_out: list[ChunkGroup] = []
         #: Attention mass that the newest local token paid to each chunk's candidate: float32 [num_chunks],
         #: mean over layers and heads.
         self.candidate_mass = torch.zeros(self.num_chunks)
@@ -125,8 +130,9 @@ class ParallelDecoder:
         its step's local token paid to it.
         """
         found: list[Tensor] = []
-        steps = torch.tensor(token_ids)
         for index in chunks:
+            # A chunk that sat out has no tail beyond the prompt, and no candidate after the first.
+            steps = torch.tensor(token_ids if index in self.active else token_ids[:1])
             group = self.single(index)
             layout = DenseSweep(
                 groups=[group],
@@ -134,7 +140,7 @@ class ParallelDecoder:
                 tail_start=prompt_len - 1,
                 rotary=self.base.rotary,
                 kernel=self.kernel,
-                token_weights=masses[:, index].to(group.keys.device)[None],
+                token_weights=masses[: len(steps), index].to(group.keys.device)[None],
             )
             positions = group.chunk_len + prompt_len - 1 + torch.arange(len(steps))
             self.base.run(
@@ -149,11 +155,21 @@ class ParallelDecoder:
 
     def single(self, index: int) -> ChunkGroup:
         """Chunk `index` with its tail, as a group of its own (views, no copies)."""
-        group = next(group for group in self.groups if index in range(group.span.start, group.span.stop))
-        at = slice(index - group.first, index - group.first + 1)
+        groups, slot = (self.groups, self.active.index(index)) if index in self.active else (self._sitting_out, index)
+        group = next(group for group in groups if slot in range(group.span.start, group.span.stop))
+        at = slice(slot - group.first, slot - group.first + 1)
         return ChunkGroup(
-            group.keys[:, at], group.values[:, at], group.tail_keys[:, at], group.tail_values[:, at], index
+            group.keys[:, at], group.values[:, at], group.tail_keys[:, at], group.tail_values[:, at], slot
         )
+
+    def _focus(self) -> None:
+        """Let the chunks that the first token paid no attention to sit out from now on."""
+        active = choose_active(self.candidate_mass.cpu(), self._config.active_chunks)
+        if len(active) == self.num_chunks:
+            return
+        self._sitting_out, self.active = self.groups, active
+        self.groups = list(narrowed_groups(self._sitting_out, active))
+        self.local = narrowed_local(self.local, len(active))
 
     def _make_groups(self, prompt_len: int) -> Iterator[ChunkGroup]:
         """The blocks in pieces of at most `chunk_batch` chunks."""
@@ -192,7 +208,15 @@ class ParallelDecoder:
         """After the passes: float32 logits [vocab] from the last one's leading rows, hidden [rows, hidden_size]."""
         self.tail_len += num_ordinary
         self.local.length += num_local
-        self.candidate_mass = last.layout.candidate_mass / self.base.num_layers
+        if len(self.active) == self.num_chunks:
+            self.candidate_mass = last.layout.candidate_mass / self.base.num_layers
+        else:
+            mass = last.layout.candidate_mass
+            self.candidate_mass = mass.new_zeros(self.num_chunks)
+            self.candidate_mass[self.active] = mass / self.base.num_layers
+        if not self._begun and self._config.active_chunks != "all":
+            self._focus()
+        self._begun = True
         return self.base.logits(hidden[last.num_leading - 1])
 
     def _run(self, rows: PassRows) -> Tensor:
@@ -243,5 +267,5 @@ class ParallelDecoder:
 
     def candidate_positions(self, group: ChunkGroup) -> Tensor:
         """Positions of the group's candidates in front of the local context, int64 [num_chunks]."""
-        places = torch.arange(group.first, group.first + group.num_chunks)
+        places = torch.tensor(self.active[group.span])
         return torch.zeros_like(places) if self._shared else places

@@ -34,7 +34,7 @@ class TokenChooser:
             if config.top_p < 1.0:
                 steps.append(processors.TopPLogitsWarper(config.top_p))
         self._steps = steps
-        self._grammar = config.grammar.start() if config.grammar is not None else None
+        self._grammar = config.grammar.start(config.max_new_tokens) if config.grammar is not None else None
         self._generator: torch.Generator | None = None
         if config.seed is not None:
             # On the CPU whatever the model's device, so that one seed draws the same tokens everywhere.

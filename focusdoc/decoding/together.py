@@ -110,7 +110,7 @@ class SideBySide:
         """For each sweep and group, output and log-sum-exp over the chunks; one reading of a chunk serves all."""
         sweeps = [each.layout for each in self._passes]
         over: list[list[tuple[Tensor, Tensor]]] = [[] for _ in sweeps]
-        alike = len({tuple((group.first, group.num_chunks) for group in sweep.groups) for sweep in sweeps}) == 1
+        alike = len({tuple(group.keys.data_ptr() for group in sweep.groups) for sweep in sweeps}) == 1
         if not alike or window is not None:  # a window counts from each question's own place
             for sweep, own, found in zip(sweeps, asked, over, strict=True):
                 for group, rows in zip(sweep.groups, own, strict=True):

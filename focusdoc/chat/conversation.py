@@ -1,0 +1,306 @@
+"""One engine, its tokenizer's grammar and the memories used last: all that a framework's model object needs."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from focusdoc.chat.messages import Message, check_messages, encode_conversation
+from focusdoc.chat.splitting import split_prompt
+from focusdoc.chat.streams import last_answer
+from focusdoc.config import GenerationConfig
+from focusdoc.decoding.answer import Answer, TextPiece
+from focusdoc.decoding.json_grammar import JsonGrammar, grammar_tokenizer
+from focusdoc.decoding.plain_answer import stream_plain_answer
+from focusdoc.decoding.prompt import SYSTEM_PROMPT, begin_of_text, encode_text, question_prompt
+from focusdoc.documents import Document, cut_chunks, tokenize
+from focusdoc.engine import FocusEngine
+from focusdoc.errors import ConfigError, FocusdocError, PromptTooLongError
+from focusdoc.memory.chunk_memory import DocumentMemory
+from focusdoc.memory.pool import MemoryPool
+
+#: Tokens left for what the template says besides its messages, such as a system prompt of its own.
+_TEMPLATE_ROOM = 64
+
+
+class ReadingCancelledError(FocusdocError):
+    """Reading was cancelled; never leaves this module."""
+
+
+class Chat:
+    """Answers conversations and questions of any length with one engine; any number of threads may share it.
+
+    A conversation that fits into the local window is answered by the model alone. Of a longer one, the long texts go
+    to the memory and their frame stays local (`focusdoc.chat.splitting`). Texts are known again by what they say:
+    asking a second question over them reads nothing again.
+
+    Args:
+        engine: with a tokenizer.
+        max_memory_bytes: for the memories of one call, and for those kept between calls; None for half of the RAM
+            (of the GPU's memory, where the model is on one).
+
+    Raises:
+        ConfigError: the engine has no tokenizer, or `max_memory_bytes` is below 1.
+    """
+
+    def __init__(self, engine: FocusEngine, max_memory_bytes: int | None = None) -> None:
+        if engine.base.tokenizer is None:
+            raise ConfigError(f"{engine.base.name} came without a tokenizer, which a chat needs; pass tokenizer=.")
+        if max_memory_bytes is not None and max_memory_bytes < 1:
+            raise ConfigError(f"max_memory_bytes is {max_memory_bytes}; it must be at least 1, or None.")
+        self.engine = engine
+        self.pool = MemoryPool(max_memory_bytes or _half_of_memory(engine.base.device))
+        #: Readings queue, so that threads with the same document read it once.
+        self._reading = threading.Lock()
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the longest documents that one call can hold: by bytes, and by the model's positions."""
+        engine = self.engine
+        by_bytes = self.pool.max_bytes // engine.base.kv_bytes_per_token
+        if engine.config.candidate_positions == "shared":
+            return by_bytes
+        room = engine.base.context_length - engine.config.local_window
+        return min(by_bytes, max(1, room) * engine.chunk_size)
+
+    @property
+    def context_window(self) -> int:
+        """Tokens of the longest prompt: documents in memory, and the local window."""
+        return self.max_tokens + self.engine.config.local_window
+
+    def count(self, text: str) -> int:
+        """How many tokens `text` has."""
+        return len(self.encode(text))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text` as plain text."""
+        with self.engine.base.tokenizer_lock:
+            return encode_text(self.engine.base.tokenizer, text)
+
+    def grammar(self, schema: Mapping[str, Any]) -> JsonGrammar:
+        """What keeps an answer to JSON of this schema: ``stream(..., grammar=chat.grammar(schema))``.
+
+        Raises:
+            ConfigError: the schema cannot be used, or the grammar library is not installed.
+        """
+        return JsonGrammar(self._grammar_tokenizer, schema)
+
+    @cached_property
+    def _grammar_tokenizer(self) -> Any:
+        return grammar_tokenizer(self.engine.base)
+
+    @cached_property
+    def _per_message(self) -> int:
+        """Tokens that the chat template puts around each message."""
+        one = Message("user", "a")
+        three = self._render([one, Message("assistant", "a"), one])
+        return math.ceil((len(three) - len(self._render([one]))) / 2) - self.count("a")
+
+    def read(self, document: Document, *, cancel: threading.Event | None = None) -> tuple[DocumentMemory, int]:
+        """The memory of a document, and how many tokens had to be read for it (0 for a known one).
+
+        Raises:
+            PromptTooLongError: it is longer than `max_tokens`. Else as `FocusEngine.read`.
+        """
+        self._check_size([document])
+        return self._read(document, cancel)
+
+    def _read(self, document: Document, cancel: threading.Event | None) -> tuple[DocumentMemory, int]:
+        with self._reading:
+            known = self.pool.find(document.text)
+            if known is not None:
+                return self._as_document(known, document), 0
+            memory = self.engine.read(document, progress=_stopped_by(cancel))
+            self.pool.keep(document.text, memory)
+            return memory, memory.tokens_encoded
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_sources: int = 3,
+        cancel: threading.Event | None = None,
+        **generation: Any,
+    ) -> Generator[TextPiece, None, None]:
+        """Answer a conversation; yields text as it comes, and the whole `Answer` with the last piece.
+
+        Args:
+            max_sources, cancel, generation: see `FocusEngine.stream`. Cancelling stops reading as well.
+
+        Raises:
+            ConfigError, PromptTooLongError, AdapterError: before the first piece.
+        """
+        check_messages(messages)
+        settings = GenerationConfig(**generation)
+        engine = self.engine
+        split = split_prompt(
+            messages,
+            window=engine.config.local_window - _TEMPLATE_ROOM,
+            count=self.count,
+            known=self.pool.beginning_of,
+            per_message=self._per_message,
+        )
+        if not split.documents:
+            ids = self._render(split.local)
+            self._check_plain(len(ids), settings)
+            return stream_plain_answer(engine.base, ids, settings, cancel=cancel)
+        if all(message.role != "system" for message in split.local):
+            split = replace(split, local=(Message("system", SYSTEM_PROMPT), *split.local))  # as in training
+        documents = [
+            Document.from_text(text, {"name": f"prompt, text {number}"})
+            for number, text in enumerate(split.documents, start=1)
+        ]
+        return self._answer(documents, self._render(split.local), max_sources, cancel, generation)
+
+    def continue_text(
+        self, text: str, *, max_sources: int = 3, cancel: threading.Event | None = None, **generation: Any
+    ) -> Generator[TextPiece, None, None]:
+        """Continue `text` as it stands, without a template; special tokens in it are plain text.
+
+        Raises:
+            ConfigError: the text is empty. Else as `stream`.
+        """
+        if not text.strip():
+            raise ConfigError("The prompt is empty; write at least one word.")
+        settings = GenerationConfig(**generation)
+        engine = self.engine
+        window = engine.config.local_window
+        split = split_prompt([Message("user", text)], window=window, count=self.count, known=self.pool.beginning_of)
+        with engine.base.tokenizer_lock:
+            ids = begin_of_text(engine.base.tokenizer)
+        ids += self.encode("".join(part for message in split.local for part in message.parts))
+        if not split.documents:
+            self._check_plain(len(ids), settings)
+            return stream_plain_answer(engine.base, ids, settings, cancel=cancel)
+        documents = [Document.from_text(part, {"name": "prompt"}) for part in split.documents]
+        return self._answer(documents, ids, max_sources, cancel, generation)
+
+    def ask(
+        self,
+        documents: Sequence[Document],
+        question: str,
+        *,
+        max_sources: int = 3,
+        cancel: threading.Event | None = None,
+        **generation: Any,
+    ) -> Answer:
+        """Answer a question over documents, each of which is read once."""
+        return last_answer(
+            self.stream_question(documents, question, max_sources=max_sources, cancel=cancel, **generation)
+        )
+
+    def stream_question(
+        self,
+        documents: Sequence[Document],
+        question: str,
+        *,
+        max_sources: int = 3,
+        cancel: threading.Event | None = None,
+        **generation: Any,
+    ) -> Generator[TextPiece, None, None]:
+        """Like `ask`, but yields text as it comes, and the whole `Answer` with the last piece.
+
+        Raises:
+            ConfigError, PromptTooLongError, AdapterError: before the first piece; as `FocusEngine.ask`.
+        """
+        if not documents:
+            raise ConfigError("There is no document to ask; pass at least one.")
+        with self.engine.base.tokenizer_lock:
+            prompt_ids = question_prompt(self.engine.base.tokenizer, question)
+        return self._answer(documents, prompt_ids, max_sources, cancel, generation)
+
+    def _answer(
+        self,
+        documents: Sequence[Document],
+        prompt_ids: Sequence[int],
+        max_sources: int,
+        cancel: threading.Event | None,
+        generation: Mapping[str, Any],
+    ) -> Generator[TextPiece, None, None]:
+        self.engine.check_prompt(prompt_ids, **generation)
+        self._check_size(documents)
+        return self._read_and_answer(documents, prompt_ids, max_sources, cancel, generation)
+
+    def _read_and_answer(
+        self,
+        documents: Sequence[Document],
+        prompt_ids: Sequence[int],
+        max_sources: int,
+        cancel: threading.Event | None,
+        generation: Mapping[str, Any],
+    ) -> Generator[TextPiece, None, None]:
+        try:
+            found = [self._read(document, cancel) for document in documents]
+        except ReadingCancelledError:
+            return
+        encoded = sum(tokens for _, tokens in found)
+        memories = [memory for memory, _ in found]
+        for piece in self.engine.stream_prompt(
+            memories, prompt_ids, max_sources=max_sources, cancel=cancel, **generation
+        ):
+            answer = piece.answer
+            if answer is not None:
+                answer = replace(answer, usage=replace(answer.usage, encoded_tokens=encoded))
+            yield TextPiece(piece, answer)
+
+    def _render(self, messages: Sequence[Message]) -> list[int]:
+        with self.engine.base.tokenizer_lock:
+            return encode_conversation(self.engine.base.tokenizer, messages)
+
+    def _as_document(self, memory: DocumentMemory, document: Document) -> DocumentMemory:
+        """A memory of the same text under another document's name and pages."""
+        if memory.tokenized is None or memory.document is document:
+            return memory
+        chunks = tuple(cut_chunks(memory.tokenized, self.engine.chunk_size, document))
+        return replace(memory, document=document, chunks=chunks)
+
+    def _check_plain(self, num_tokens: int, settings: GenerationConfig) -> None:
+        limit = self.engine.base.context_length
+        if num_tokens + settings.max_new_tokens > limit:
+            raise PromptTooLongError(
+                f"The prompt's {num_tokens} tokens and {settings.max_new_tokens} new ones are more than the {limit} "
+                f"positions of {self.engine.base.name}; lower max_new_tokens."
+            )
+
+    def _check_size(self, documents: Sequence[Document]) -> None:
+        """Refuse documents that the memory cannot hold, before any of them is read."""
+        base = self.engine.base
+        total = 0
+        for document in documents:
+            known = self.pool.find(document.text)
+            if known is not None:
+                total += known.num_tokens
+                continue
+            with base.tokenizer_lock:
+                total += len(tokenize(base.tokenizer, document.text))
+        if total > self.max_tokens:
+            raise PromptTooLongError(
+                f"The documents take {total:,} tokens, but the memory holds {self.max_tokens:,} "
+                f"({self.pool.max_bytes:,} bytes); ask fewer of them, or raise max_memory_bytes."
+            )
+
+
+def _stopped_by(cancel: threading.Event | None) -> Any:
+    """A reading's progress callback that ends it once `cancel` is set; None for the usual progress bar."""
+    if cancel is None:
+        return None
+
+    def progress(_: int, __: int) -> None:
+        if cancel.is_set():
+            raise ReadingCancelledError("cancelled")
+
+    return progress
+
+
+def _half_of_memory(device: torch.device) -> int:
+    """Half the bytes of the machine's RAM, or of the GPU's memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory // 2)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -1,0 +1,85 @@
+"""One chat for each way of loading, shared by every object that asks for it in this process.
+
+This cache is the one global state of focusdoc: frameworks build their model objects again and again, and a model's
+weights must not be loaded for each. `clear_shared_chats` empties it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from focusdoc.chat.conversation import Chat
+    from focusdoc.config import FocusConfig
+    from focusdoc.engine import FocusEngine
+
+_chats: dict[tuple[object, ...], LazyChat] = {}
+_lock = threading.Lock()
+
+
+class LazyChat:
+    """A chat that is made when it is first needed, once, whichever thread comes first."""
+
+    def __init__(self, make: Callable[[], Chat]) -> None:
+        self._make = make
+        self._chat: Chat | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def of(cls, engine: FocusEngine | Chat, max_memory_bytes: int | None = None) -> LazyChat:
+        """The chat of an engine that is there, or of a chat itself (then its memories are shared)."""
+
+        def make() -> Chat:
+            from focusdoc.chat.conversation import Chat
+
+            return engine if isinstance(engine, Chat) else Chat(engine, max_memory_bytes)
+
+        return cls(make)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model is in memory."""
+        return self._chat is not None
+
+    def get(self) -> Chat:
+        """The chat; loads its model the first time."""
+        with self._lock:
+            if self._chat is None:
+                self._chat = self._make()
+            return self._chat
+
+
+def shared_chat(
+    model: str | Path | None = None,
+    *,
+    adapter: str | Path | None = "auto",
+    config: FocusConfig | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    attention: str = "auto",
+    store: str | Path | None = "auto",
+    max_memory_bytes: int | None = None,
+) -> LazyChat:
+    """The chat of `FocusEngine.from_pretrained` with these settings; the same object for the same settings."""
+
+    def make() -> Chat:
+        from focusdoc.chat.conversation import Chat
+        from focusdoc.engine import FocusEngine
+
+        engine = FocusEngine.from_pretrained(
+            model, adapter=adapter, config=config, device=device, dtype=dtype, attention=attention, store=store
+        )
+        return Chat(engine, max_memory_bytes)
+
+    key = (str(model), str(adapter), config, device, dtype, attention, str(store), max_memory_bytes)
+    with _lock:
+        return _chats.setdefault(key, LazyChat(make))
+
+
+def clear_shared_chats() -> None:
+    """Forget every shared chat; weights and memories are freed when the last object that uses them goes."""
+    with _lock:
+        _chats.clear()

@@ -1,0 +1,60 @@
+"""Memories kept in RAM while there is room, found again by the text they were made from."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+from focusdoc.memory.chunk_memory import DocumentMemory
+
+
+class MemoryPool:
+    """The memories used last, at most `max_bytes` of keys and values; threads may share it.
+
+    Args:
+        max_bytes: the memories used longest ago go when all would take more. One that is larger by itself is not
+            kept.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._memories: OrderedDict[str, DocumentMemory] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """How many memories there are."""
+        return len(self._memories)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all keys and values."""
+        with self._lock:
+            return sum(memory.num_bytes for memory in self._memories.values())
+
+    def find(self, text: str) -> DocumentMemory | None:
+        """The memory of exactly this text."""
+        with self._lock:
+            memory = self._memories.get(text)
+            if memory is not None:
+                self._memories.move_to_end(text)
+            return memory
+
+    def beginning_of(self, text: str) -> str | None:
+        """The longest text with a memory that `text` begins with."""
+        with self._lock:
+            return max((known for known in self._memories if text.startswith(known)), key=len, default=None)
+
+    def keep(self, text: str, memory: DocumentMemory) -> None:
+        """Keep the memory of `text`."""
+        with self._lock:
+            self._memories[text] = memory
+            self._memories.move_to_end(text)
+            total = sum(kept.num_bytes for kept in self._memories.values())
+            while total > self.max_bytes:
+                _, gone = self._memories.popitem(last=False)
+                total -= gone.num_bytes
+
+    def clear(self) -> None:
+        """Let go of all memories."""
+        with self._lock:
+            self._memories.clear()

@@ -1,0 +1,316 @@
+"""ChatFocusLLM: the chat model for chains, with structured output by constrained decoding."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Literal
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.exceptions import OutputParserException
+from langchain_core.language_models import LangSmithParams, LanguageModelInput
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
+from pydantic import ConfigDict, Field, PrivateAttr, model_validator
+
+from focusdoc.chat.shared import LazyChat, shared_chat
+from focusdoc.chat.streams import last_answer
+from focusdoc.chat.threads import run_in_thread, stream_in_thread
+from focusdoc.config import FocusConfig
+from focusdoc.modeling.default_model import DEFAULT_MODEL
+from langchain_focusdoc.errors import FocusRequestError, as_langchain_errors
+from langchain_focusdoc.messages import metadata_of, to_messages, usage_of
+from langchain_focusdoc.structured import grammar_of, structured_output
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from focusdoc.chat.conversation import Chat
+    from focusdoc.decoding.answer import Answer, TextPiece
+
+#: Parameters of every LangChain chat model that mean nothing to a model in this process.
+_MEANINGLESS = frozenset({"api_key", "base_url", "timeout", "max_retries"})
+#: Settings of one call: LangChain's name and focusdoc's.
+_SETTINGS = {
+    "max_tokens": "max_new_tokens",
+    "max_new_tokens": "max_new_tokens",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "repetition_penalty": "repetition_penalty",
+    "seed": "seed",
+}
+#: What may come with a call besides settings.
+_CALL_EXTRAS = frozenset(
+    {"model", "cancel", "response_format", "ls_structured_output_format", "stream", "stream_usage"}
+)
+
+
+class ChatFocusLLM(BaseChatModel):
+    """A local chat model that reads prompts far longer than its context (FocusLLM, arXiv 2408.11745).
+
+    A prompt that fits into the local window goes to the model as it is. Of a longer one, the text between its
+    instructions and its question is read into a memory, once; asking again over the same text reads nothing again,
+    and ``usage_metadata["input_token_details"]["cache_read"]`` says so. Nothing is loaded before the first call, and
+    all objects with the same settings share one model.
+
+    Example:
+        ```python
+        from langchain_focusdoc import ChatFocusLLM
+
+        llm = ChatFocusLLM()  # the embedded default model; runs offline on a CPU
+        print(llm.invoke("What is the capital of France?").content)
+        ```
+
+    Raises:
+        FocusRequestError: from every call: an empty prompt, images, tools, a setting out of range.
+        FocusContextOverflowError: a prompt longer than the memory can hold.
+    """
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    model: str | None = Field(default=None, alias="model_name")
+    """A folder or a hub name; None for the embedded default."""
+    adapter: str | None = "auto"
+    """A folder, a file, "auto" for the shipped one, or None."""
+    config: FocusConfig | None = None
+    """Chunk size, local window and decode mode; None takes the adapter's."""
+    device: str = "auto"
+    dtype: str = "auto"
+    attention: str = "auto"
+    store: str | None = "auto"
+    """Where memories are kept on disk: "auto", a folder, or None."""
+    max_memory_bytes: int | None = Field(default=None, ge=1)
+    """For memories; None for half of the RAM."""
+    max_tokens: int = Field(default=256, ge=1)
+    """At most this many new tokens."""
+    temperature: float = Field(default=0.0, ge=0.0)
+    """0 for greedy decoding."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: int = Field(default=0, ge=0)
+    repetition_penalty: float = Field(default=1.0, gt=0.0)
+    seed: int | None = None
+    stop: list[str] | None = Field(default=None, alias="stop_sequences")
+    """Texts that end the answer."""
+    streaming: bool = False
+    """Whether `invoke` streams as well."""
+    max_sources: int = Field(default=3, ge=0)
+    """Passages named with each answer."""
+
+    _lazy: LazyChat | None = PrivateAttr(default=None)
+
+    def __init__(self, *, engine: Any | None = None, **settings: Any) -> None:
+        """Make the object; nothing is loaded.
+
+        Args:
+            engine: a `focusdoc.FocusEngine` (or a `focusdoc.Chat` to share its memories) of your own, in the place
+                of the settings that say how to load one.
+            settings: the fields of this class.
+        """
+        super().__init__(**settings)
+        if engine is not None:
+            self._lazy = LazyChat.of(engine, self.max_memory_bytes)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_meaningless(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if name not in _MEANINGLESS}
+
+    @property
+    def focus(self) -> LazyChat:
+        """The model with its memories, shared by all objects with the same settings; `.get()` loads it."""
+        if self._lazy is None:
+            self._lazy = self._shared(self.model)
+        return self._lazy
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Token ids of a text, by the model's own tokenizer."""
+        return self.focus.get().encode(text)
+
+    @property
+    def _llm_type(self) -> str:
+        return "focusdoc-chat"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {
+            "model_name": self.model or DEFAULT_MODEL,
+            "adapter": self.adapter,
+            "config": repr(self.config),
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "repetition_penalty": self.repetition_penalty,
+            "seed": self.seed,
+            "stop": self.stop,
+        }
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = LangSmithParams(
+            ls_provider="focusdoc",
+            ls_model_name=kwargs.get("model") or self.model or DEFAULT_MODEL,
+            ls_model_type="chat",
+            ls_temperature=kwargs.get("temperature", self.temperature),
+            ls_max_tokens=kwargs.get("max_tokens", self.max_tokens),
+        )
+        if stops := stop or self.stop:
+            params["ls_stop"] = stops
+        return params
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        chat, pieces = self._pieces(messages, stop, kwargs)
+        with as_langchain_errors():
+            answer = last_answer(pieces)
+        _check_complete(answer, kwargs)
+        name = chat.engine.base.name
+        message = AIMessage(
+            content=answer.text, usage_metadata=usage_of(answer), response_metadata=metadata_of(answer, name)
+        )
+        return ChatResult(generations=[ChatGeneration(message=message)], llm_output={"model_name": name})
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        for chunk in self._chunks(messages, stop, kwargs):
+            if run_manager is not None:
+                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return await run_in_thread(
+            lambda cancel: self._generate(messages, stop, None, **{**kwargs, "cancel": cancel}), kwargs.get("cancel")
+        )
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        chunks = await stream_in_thread(
+            lambda cancel: self._chunks(messages, stop, {**kwargs, "cancel": cancel}), kwargs.get("cancel")
+        )
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                if run_manager is not None:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        include_raw: bool = False,
+        method: Literal["json_schema", "json_mode", "function_calling"] = "json_schema",
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """A chain whose answers are objects of `schema`, by constrained decoding.
+
+        Args:
+            schema: a pydantic class, a TypedDict, a JSON schema or an OpenAI function.
+            include_raw: give a dictionary of raw message, parsed object and parsing error.
+            method: all three keep the answer to the schema in the same way, and `strict` is always in force; they
+                are there so that chains written for other models run.
+
+        Raises:
+            FocusRequestError: the schema cannot be used. OutputParserException: from the chain, when an answer does
+                not end within `max_tokens`.
+        """
+        if kwargs:
+            raise FocusRequestError(f"with_structured_output has no setting {', '.join(kwargs)!r}; leave it out.")
+        return structured_output(self, schema, include_raw=include_raw, method=method, strict=strict)
+
+    def _chunks(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
+    ) -> Generator[ChatGenerationChunk, None, None]:
+        chat, pieces = self._pieces(messages, stop, kwargs)
+        name = chat.engine.base.name
+
+        def chunks() -> Generator[ChatGenerationChunk, None, None]:
+            with as_langchain_errors():
+                for piece in pieces:
+                    message = AIMessageChunk(content=str(piece))
+                    if piece.answer is not None:
+                        _check_complete(piece.answer, kwargs)
+                        message = AIMessageChunk(
+                            content=str(piece),
+                            usage_metadata=usage_of(piece.answer),
+                            response_metadata=metadata_of(piece.answer, name),
+                            chunk_position="last",
+                        )
+                    yield ChatGenerationChunk(message=message)
+
+        return chunks()
+
+    def _pieces(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
+    ) -> tuple[Chat, Generator[TextPiece, None, None]]:
+        settings = self._settings(stop, kwargs)
+        conversation = to_messages(messages)
+        cancel: threading.Event | None = kwargs.get("cancel")
+        model = kwargs.get("model")
+        chat = (self.focus if model is None else self._shared(model)).get()
+        with as_langchain_errors():
+            if kwargs.get("response_format") is not None:
+                settings["grammar"] = grammar_of(chat, kwargs["response_format"])
+            return chat, chat.stream(conversation, max_sources=self.max_sources, cancel=cancel, **settings)
+
+    def _settings(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """focusdoc's settings of one call: those of this object, overridden by what comes with the call."""
+        settings = {focus: getattr(self, name) for name, focus in _SETTINGS.items() if name != "max_new_tokens"}
+        settings["stop"] = tuple(stop if stop is not None else self.stop or ())
+        for name, value in kwargs.items():
+            if name in ("tools", "tool_choice", "functions"):
+                if value:
+                    raise FocusRequestError(f"ChatFocusLLM cannot call tools; leave {name}= out.")
+            elif name in _SETTINGS:
+                settings[_SETTINGS[name]] = value
+            elif name not in _CALL_EXTRAS and name not in _MEANINGLESS:
+                raise FocusRequestError(f"ChatFocusLLM has no setting {name!r}; it has {', '.join(sorted(_SETTINGS))}.")
+        return settings
+
+    def _shared(self, model: str | None) -> LazyChat:
+        return shared_chat(
+            model,
+            adapter=self.adapter,
+            config=self.config,
+            device=self.device,
+            dtype=self.dtype,
+            attention=self.attention,
+            store=self.store,
+            max_memory_bytes=self.max_memory_bytes,
+        )
+
+
+def _check_complete(answer: Answer, kwargs: Mapping[str, Any]) -> None:
+    """Refuse half of a structured answer: parsers of partial JSON would take it for a whole one."""
+    if kwargs.get("response_format") is not None and answer.finish_reason != "stop":
+        raise OutputParserException(
+            f"The structured answer ended early ({answer.finish_reason}) after {answer.usage.completion_tokens} "
+            "tokens; raise max_tokens.",
+            llm_output=answer.text,
+        )

@@ -1,0 +1,52 @@
+"""FocusDocumentLoader: PDF, Markdown and text files as LangChain documents, one for each page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from langchain_core.document_loaders import BaseLoader
+from langchain_core.documents import Document
+
+from focusdoc.documents import load
+from focusdoc.documents.limits import LoadLimits
+
+
+class FocusDocumentLoader(BaseLoader):
+    """Reads a PDF (in a limited child process), a Markdown or a text file.
+
+    Args:
+        file_path: the file.
+        password: of an encrypted PDF.
+        limits: what the file may cost; focusdoc's own by default.
+    """
+
+    def __init__(self, file_path: str | Path, *, password: str | None = None, limits: LoadLimits | None = None) -> None:
+        self.file_path = Path(file_path)
+        self._password = password
+        self._limits = limits
+
+    def lazy_load(self) -> Iterator[Document]:
+        """One document for each page that has text.
+
+        Metadata: source, page (from 0), page_label (as printed on the page, where the file says), total_pages, and a
+        PDF's title and author.
+
+        Raises:
+            focusdoc.errors.DocumentError: the file is missing, damaged, encrypted, empty or too large.
+        """
+        document = load(self.file_path, password=self._password, limits=self._limits)
+        known = {key: document.metadata[key] for key in ("title", "author") if document.metadata.get(key)}
+        for page in document.pages:
+            text = document.text[page.start : page.end]
+            if text.strip():
+                yield Document(
+                    page_content=text,
+                    metadata={
+                        "source": str(self.file_path),
+                        "page": page.number - 1,
+                        "page_label": page.label or str(page.number),
+                        "total_pages": len(document.pages),
+                        **known,
+                    },
+                )

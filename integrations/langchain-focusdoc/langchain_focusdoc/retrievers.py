@@ -1,0 +1,124 @@
+"""FocusRetriever: the passages that the model's own attention points to, found without an index or embeddings."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from pydantic import Field, PrivateAttr
+
+from focusdoc.chat.threads import run_in_thread
+from focusdoc.documents import Document as FocusDocument
+from focusdoc.documents import Page
+from langchain_focusdoc.chat_models import ChatFocusLLM
+from langchain_focusdoc.document_loaders import FocusDocumentLoader
+from langchain_focusdoc.errors import FocusRequestError, as_langchain_errors
+
+
+class FocusRetriever(BaseRetriever):
+    """Finds passages by the attention of the model that is about to answer.
+
+    The documents are read once. For a query the model begins its answer, and the passages of the chunks that it
+    attends to most come back, the most looked at first, with the share of attention in ``metadata["score"]``.
+
+    Build it with `from_documents` or `from_files`.
+    """
+
+    llm: ChatFocusLLM
+    documents: list[Document]
+    k: int = Field(default=4, ge=1)
+    """At most this many passages; one a chunk."""
+    look_tokens: int = Field(default=8, ge=1)
+    """Tokens of the answer whose attention counts."""
+
+    _files: list[FocusDocument] = PrivateAttr(default_factory=list)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Put the pages of each file together; a ValidationError where there is no text."""
+        super().model_post_init(context)
+        self._files = _to_files(self.documents)
+
+    @classmethod
+    def from_documents(
+        cls, documents: Sequence[Document], llm: ChatFocusLLM | None = None, **settings: Any
+    ) -> FocusRetriever:
+        """A retriever over LangChain documents; those of one source count as its pages.
+
+        Args:
+            llm: by default one with the embedded default model.
+            settings: `k`, `look_tokens`, and what every retriever has.
+
+        Raises:
+            FocusRequestError: there is no document with text in it.
+        """
+        _to_files(documents)  # raised from here, or pydantic would make a ValidationError of it
+        return cls(llm=llm or ChatFocusLLM(), documents=list(documents), **settings)
+
+    @classmethod
+    def from_files(
+        cls, files: Sequence[str | Path], llm: ChatFocusLLM | None = None, **settings: Any
+    ) -> FocusRetriever:
+        """A retriever over PDF, Markdown and text files.
+
+        Raises:
+            focusdoc.errors.DocumentError: a file cannot be loaded.
+        """
+        pages = [page for file in files for page in FocusDocumentLoader(file).lazy_load()]
+        return cls.from_documents(pages, llm, **settings)
+
+    def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
+        return self._find(query, None)
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun
+    ) -> list[Document]:
+        return await run_in_thread(lambda cancel: self._find(query, cancel))
+
+    def _find(self, query: str, cancel: threading.Event | None) -> list[Document]:
+        with as_langchain_errors():
+            answer = self.llm.focus.get().ask(
+                self._files, query, max_sources=self.k, cancel=cancel, max_new_tokens=self.look_tokens
+            )
+        files = {file.name: file for file in self._files}
+        found = []
+        for source in answer.sources:
+            file = files[source.document]
+            metadata = {
+                **file.metadata["of_pages"][source.page - 1],
+                "source": source.document,
+                "start_index": source.start - file.pages[source.page - 1].start,
+                "score": source.score,
+            }
+            found.append(Document(page_content=source.text, metadata=metadata))
+        return found
+
+
+def _to_files(documents: Sequence[Document]) -> list[FocusDocument]:
+    """One document for each source, its LangChain documents as pages; one without a source stands alone."""
+    sources: dict[str, list[Document]] = {}
+    for number, document in enumerate(documents, start=1):
+        if document.page_content.strip():
+            name = str(document.metadata.get("source") or f"document {number}")
+            sources.setdefault(name, []).append(document)
+    if not sources:
+        raise FocusRequestError("There is no document with text in it; pass at least one.")
+    return [_join(name, pages) for name, pages in sources.items()]
+
+
+def _join(name: str, documents: Sequence[Document]) -> FocusDocument:
+    text = ""
+    pages: list[Page] = []
+    for number, document in enumerate(documents, start=1):
+        start = len(text)
+        text += document.page_content
+        if number < len(documents) and not text.endswith(("\n", "\f", " ")):
+            text += "\n"  # or the last word of a page and the first of the next would be one
+        label = document.metadata.get("page_label")
+        pages.append(Page(number, None if label is None else str(label), start, len(text)))
+    of_pages = [document.metadata for document in documents]
+    return FocusDocument(text, tuple(pages), {"name": name, "format": "pages", "of_pages": of_pages})

@@ -1,0 +1,302 @@
+"""FocusLLM: the model object for `Settings.llm`, chat engines and query engines."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Sequence
+from typing import Any, TypeVar
+
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    LLMMetadata,
+    MessageRole,
+)
+from llama_index.core.bridge.pydantic import BaseModel, Field, PrivateAttr
+from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from llama_index.core.llms.custom import CustomLLM
+from llama_index.core.prompts import PromptTemplate
+from llama_index.llms.focusdoc.messages import raw_of, sources_of, to_messages
+
+from focusdoc.chat.messages import Message
+from focusdoc.chat.shared import LazyChat, shared_chat
+from focusdoc.chat.threads import run_in_thread, stream_in_thread
+from focusdoc.config import FocusConfig
+from focusdoc.errors import FocusdocError
+
+R = TypeVar("R")
+#: Settings of one call that LlamaIndex users know by another name.
+_OTHER_NAMES = {"max_tokens": "max_new_tokens", "stop_sequences": "stop"}
+_SETTINGS = frozenset(
+    {"max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "stop", "seed", "grammar"}
+)
+
+
+class FocusLLM(CustomLLM):
+    """A local language model that reads prompts far longer than its context (FocusLLM, arXiv 2408.11745).
+
+    A prompt that fits into the local window goes to the model as it is. Of a longer one, the text between its
+    instructions and its question is read into a memory, once; asking again over the same text reads nothing again.
+    Nothing is loaded before the first call, and all objects with the same settings share one model.
+
+    Examples:
+        `pip install llama-index-llms-focusdoc`
+
+        ```python
+        from llama_index.core import Settings
+        from llama_index.llms.focusdoc import FocusLLM
+
+        Settings.llm = FocusLLM()  # the embedded default model; runs offline on a CPU
+        print(Settings.llm.complete("What is the capital of France?"))
+        ```
+
+    Raises:
+        ValueError: from every call, with a sentence that names what is wrong: an empty prompt, images or tools, a
+            setting out of range, a prompt longer than the memory can hold.
+    """
+
+    model: str | None = Field(default=None, description="A folder or a hub name; None for the embedded default.")
+    adapter: str | None = Field(default="auto", description='A folder, a file, "auto" for the shipped one, or None.')
+    config: FocusConfig | None = Field(default=None, description="Chunk size, local window and decode mode.")
+    device: str = Field(default="auto", description='"auto", "cpu" or "cuda".')
+    dtype: str = Field(default="auto", description='"auto", "float32" or "bfloat16".')
+    attention: str = Field(default="auto", description='The attention kernel: "auto", "sdpa" or "naive".')
+    store: str | None = Field(default="auto", description='Where memories are kept: "auto", a folder, or None.')
+    max_memory_bytes: int | None = Field(default=None, description="For memories; None for half of the RAM.", ge=1)
+    max_new_tokens: int = Field(default=256, description="At most this many new tokens.", ge=1)
+    temperature: float = Field(default=0.0, description="0 for greedy decoding.", ge=0.0)
+    stop: list[str] = Field(default_factory=list, description="Texts that end the answer.")
+    max_sources: int = Field(default=3, description="Passages named with each answer.", ge=0)
+    generate_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="More settings of every call: top_p, top_k, repetition_penalty, seed."
+    )
+
+    _lazy: LazyChat | None = PrivateAttr(default=None)
+
+    def __init__(self, engine: Any | None = None, **settings: Any) -> None:
+        """Make the object; nothing is loaded.
+
+        Args:
+            engine: a `focusdoc.FocusEngine` (or a `focusdoc.Chat` to share its memories) of your own, in the place
+                of the settings that say how to load one.
+            settings: the fields of this class.
+        """
+        super().__init__(**settings)
+        if engine is not None:
+            self._lazy = LazyChat.of(engine, self.max_memory_bytes)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name under which LlamaIndex stores the object."""
+        return "FocusLLM"
+
+    @property
+    def focus(self) -> LazyChat:
+        """The model with its memories, shared by all objects with the same settings; `.get()` loads it."""
+        if self._lazy is None:
+            self._lazy = shared_chat(
+                self.model,
+                adapter=self.adapter,
+                config=self.config,
+                device=self.device,
+                dtype=self.dtype,
+                attention=self.attention,
+                store=self.store,
+                max_memory_bytes=self.max_memory_bytes,
+            )
+        return self._lazy
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """What query engines need to know. Loads the model, since its window depends on it.
+
+        The context window is what the memory can hold: by bytes, and by the positions that the model knows.
+        """
+        chat = self.focus.get()
+        return LLMMetadata(
+            context_window=chat.context_window,
+            num_output=self.max_new_tokens,
+            is_chat_model=True,
+            model_name=chat.engine.base.name,
+        )
+
+    def tokenizer(self, text: str) -> list[int]:
+        """Token ids of a text; for ``Settings.tokenizer = llm.tokenizer``, so that LlamaIndex counts as the model."""
+        return self.focus.get().encode(text)
+
+    @llm_completion_callback()
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """The answer to a prompt. Unless it is `formatted`, it is put into the model's chat template.
+
+        Args:
+            kwargs: settings of this call: max_tokens, temperature, top_p, top_k, repetition_penalty, stop, seed;
+                ``cancel=`` takes a `threading.Event` that ends the answer after its current token.
+        """
+        return _last(self._completions(prompt, formatted, kwargs))
+
+    @llm_completion_callback()
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        """Like `complete`, in pieces; the last one holds usage and sources."""
+        return self._completions(prompt, formatted, kwargs)
+
+    @llm_chat_callback()
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """The next message of a conversation; settings as of `complete`."""
+        return _last(self._chats(messages, kwargs))
+
+    @llm_chat_callback()
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        """Like `chat`, in pieces; the last one holds usage and sources."""
+        return self._chats(messages, kwargs)
+
+    @llm_completion_callback()
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """Like `complete`, in a thread; cancelling the task ends the answer."""
+        return await run_in_thread(
+            lambda cancel: _last(self._completions(prompt, formatted, {**kwargs, "cancel": cancel})),
+            kwargs.get("cancel"),
+        )
+
+    @llm_completion_callback()
+    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
+        """Like `stream_complete`, computed in a thread; leaving the stream ends the answer."""
+        return await stream_in_thread(
+            lambda cancel: self._completions(prompt, formatted, {**kwargs, "cancel": cancel}), kwargs.get("cancel")
+        )
+
+    @llm_chat_callback()
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """Like `chat`, in a thread; cancelling the task ends the answer."""
+        return await run_in_thread(
+            lambda cancel: _last(self._chats(messages, {**kwargs, "cancel": cancel})), kwargs.get("cancel")
+        )
+
+    @llm_chat_callback()
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        """Like `stream_chat`, computed in a thread; leaving the stream ends the answer."""
+        return await stream_in_thread(
+            lambda cancel: self._chats(messages, {**kwargs, "cancel": cancel}), kwargs.get("cancel")
+        )
+
+    def structured_predict(
+        self,
+        output_cls: type[BaseModel],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> BaseModel:
+        """The answer as an object of `output_cls`: constrained decoding keeps it to the class's JSON schema.
+
+        Raises:
+            ValueError: the answer did not end within max_new_tokens.
+        """
+        grammar = self.focus.get().grammar(output_cls.model_json_schema())
+        response = self.chat(prompt.format_messages(**prompt_args), **{**(llm_kwargs or {}), "grammar": grammar})
+        return self.parse(output_cls, response.message.content or "", response.raw["finish_reason"])
+
+    async def astructured_predict(
+        self,
+        output_cls: type[BaseModel],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> BaseModel:
+        """Like `structured_predict`, in a thread."""
+        return await run_in_thread(
+            lambda cancel: self.structured_predict(
+                output_cls, prompt, {**(llm_kwargs or {}), "cancel": cancel}, **prompt_args
+            )
+        )
+
+    @staticmethod
+    def parse(output_cls: type[BaseModel], text: str, finish_reason: str) -> BaseModel:
+        """A constrained answer as an object.
+
+        Raises:
+            ValueError: it ended before its JSON did.
+        """
+        if finish_reason != "stop":
+            raise ValueError(
+                f"The {output_cls.__name__} ended early ({finish_reason}): {text!r}; raise max_new_tokens."
+            )
+        return output_cls.model_validate_json(text)
+
+    def call_settings(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The settings of one call: those of this object, overridden by `kwargs`.
+
+        Raises:
+            ValueError: `kwargs` names a setting that there is none, or tools.
+        """
+        settings = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature, "stop": tuple(self.stop)}
+        settings |= self.generate_kwargs
+        for name, value in kwargs.items():
+            if name in ("tools", "tool_choice", "functions") and value:
+                raise ValueError(f"FocusLLM cannot call tools; leave {name}= out, or use a ReAct agent.")
+            known = _OTHER_NAMES.get(name, name)
+            if known not in _SETTINGS:
+                raise ValueError(f"FocusLLM has no setting {name!r}; it has {', '.join(sorted(_SETTINGS))}.")
+            if value is not None:
+                settings[known] = value
+        return settings
+
+    def _completions(self, prompt: str, formatted: bool, kwargs: dict[str, Any]) -> CompletionResponseGen:
+        cancel: threading.Event | None = kwargs.pop("cancel", None)
+        settings = self.call_settings(kwargs)
+        chat = self.focus.get()
+        if formatted:
+            pieces = chat.continue_text(prompt, max_sources=self.max_sources, cancel=cancel, **settings)
+        else:
+            prompt = self.completion_to_prompt(prompt) if self.completion_to_prompt else prompt
+            pieces = chat.stream([Message("user", prompt)], max_sources=self.max_sources, cancel=cancel, **settings)
+        name = chat.engine.base.name
+
+        def responses() -> CompletionResponseGen:
+            text = ""
+            for piece in pieces:
+                text += piece
+                answer = piece.answer
+                yield CompletionResponse(
+                    text=text,
+                    delta=str(piece),
+                    raw=raw_of(answer, name) if answer else None,
+                    additional_kwargs=sources_of(answer) if answer else {},
+                )
+
+        return responses()
+
+    def _chats(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> ChatResponseGen:
+        cancel: threading.Event | None = kwargs.pop("cancel", None)
+        settings = self.call_settings(kwargs)
+        conversation = to_messages(messages)
+        chat = self.focus.get()
+        pieces = chat.stream(conversation, max_sources=self.max_sources, cancel=cancel, **settings)
+        name = chat.engine.base.name
+
+        def responses() -> ChatResponseGen:
+            text = ""
+            for piece in pieces:
+                text += piece
+                answer = piece.answer
+                sources = sources_of(answer) if answer else {}
+                yield ChatResponse(
+                    message=ChatMessage(role=MessageRole.ASSISTANT, content=text, additional_kwargs=sources),
+                    delta=str(piece),
+                    raw=raw_of(answer, name) if answer else None,
+                    additional_kwargs=sources,
+                )
+
+        return responses()
+
+
+def _last(responses: Generator[R, None, None]) -> R:
+    last: R | None = None
+    for last in responses:  # noqa: B007  # the last one is the result
+        pass
+    if last is None:
+        raise FocusdocError("The call was cancelled before there was an answer.")
+    return last

@@ -1,0 +1,65 @@
+"""LlamaIndex documents as focusdoc's: the pages of one file put together again, so that it is read as one text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, TextNode
+
+from focusdoc.documents import Document, Page
+
+if TYPE_CHECKING:
+    from focusdoc.decoding.answer import Source
+
+#: Metadata that names a page's file, in the order of trust.
+_FILE_KEYS = ("file_path", "source", "file_name")
+
+
+def to_documents(nodes: Sequence[BaseNode]) -> list[Document]:
+    """One document for each file, its nodes as pages in their order; a node that names no file is its own document.
+
+    Raises:
+        ValueError: there is no node with text in it.
+    """
+    files: dict[str, list[BaseNode]] = {}
+    for node in nodes:
+        if node.get_content(metadata_mode=MetadataMode.NONE).strip():
+            files.setdefault(_file_of(node), []).append(node)
+    if not files:
+        raise ValueError("There is no document with text in it; pass at least one.")
+    return [_join(name, pages) for name, pages in files.items()]
+
+
+def to_nodes(sources: Sequence[Source], documents: Sequence[Document]) -> Iterator[NodeWithScore]:
+    """The passages of an answer as nodes with their page's metadata, the page label and the attention as score."""
+    known = {document.name: document for document in documents}
+    for source in sources:
+        document = known[source.document]
+        of_page: dict[str, Any] = document.metadata["of_pages"][source.page - 1]
+        label = source.page_label or str(source.page)
+        node = TextNode(
+            text=source.text,
+            metadata={"file_name": source.document, "page_label": label, **of_page},
+            start_char_idx=source.start,
+            end_char_idx=source.end,
+        )
+        yield NodeWithScore(node=node, score=source.score)
+
+
+def _file_of(node: BaseNode) -> str:
+    return next((str(node.metadata[key]) for key in _FILE_KEYS if node.metadata.get(key)), node.node_id)
+
+
+def _join(file: str, nodes: Sequence[BaseNode]) -> Document:
+    text = ""
+    pages: list[Page] = []
+    for number, node in enumerate(nodes, start=1):
+        start = len(text)
+        text += node.get_content(metadata_mode=MetadataMode.NONE)
+        if number < len(nodes) and not text.endswith(("\n", "\f", " ")):
+            text += "\n"  # or the last word of a page and the first of the next would be one
+        label = node.metadata.get("page_label")
+        pages.append(Page(number, None if label is None else str(label), start, len(text)))
+    of_pages = [node.metadata for node in nodes]
+    return Document(text, tuple(pages), {"name": file, "format": "pages", "of_pages": of_pages})

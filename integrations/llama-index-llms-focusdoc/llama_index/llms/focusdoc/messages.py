@@ -1,0 +1,73 @@
+"""LlamaIndex messages as focusdoc's, and answers as LlamaIndex responses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock
+
+from focusdoc.chat.messages import Message
+
+if TYPE_CHECKING:
+    from focusdoc.decoding.answer import Answer
+
+_ROLES = {
+    MessageRole.SYSTEM: "system",
+    MessageRole.DEVELOPER: "system",
+    MessageRole.USER: "user",
+    MessageRole.ASSISTANT: "assistant",
+    MessageRole.CHATBOT: "assistant",
+    MessageRole.MODEL: "assistant",
+}
+
+
+def to_messages(messages: Sequence[ChatMessage]) -> list[Message]:
+    """The same conversation; each text block is a part of its own.
+
+    Raises:
+        ValueError: a role or a content that this model does not know (tools, images, audio, files).
+    """
+    return [_to_message(message) for message in messages]
+
+
+def _to_message(message: ChatMessage) -> Message:
+    if message.role not in _ROLES or message.additional_kwargs.get("tool_calls"):
+        raise ValueError(
+            f"FocusLLM cannot call tools, and this conversation holds a message of the role "
+            f"{message.role.value!r} that belongs to a tool call; leave such messages out."
+        )
+    parts = []
+    for block in message.blocks:
+        if not isinstance(block, TextBlock):
+            raise ValueError(
+                f"FocusLLM reads text alone, and a message holds a {type(block).__name__}; for a PDF or a text file "
+                "use FocusReader or FocusQueryEngine.from_files."
+            )
+        parts.append(block.text)
+    return Message(_ROLES[message.role], parts)
+
+
+def raw_of(answer: Answer, model: str) -> dict[str, Any]:
+    """What `response.raw` holds: usage under the names that LlamaIndex's handlers look for, timings in seconds."""
+    usage = answer.usage
+    prompt_tokens = usage.document_tokens + usage.prompt_tokens
+    return {
+        "model": model,
+        "finish_reason": answer.finish_reason,
+        "usage": {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "total_tokens": prompt_tokens + usage.completion_tokens,
+            "document_tokens": usage.document_tokens,
+            "encoded_tokens": usage.encoded_tokens,
+            "cached_tokens": usage.document_tokens - usage.encoded_tokens,
+        },
+        "timings": {**asdict(answer.timings), "total": answer.timings.total},
+    }
+
+
+def sources_of(answer: Answer) -> dict[str, Any]:
+    """What `response.additional_kwargs` holds: the passages behind the answer, the most looked at first."""
+    return {"sources": [asdict(source) for source in answer.sources]}

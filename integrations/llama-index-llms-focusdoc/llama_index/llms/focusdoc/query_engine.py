@@ -1,0 +1,90 @@
+"""FocusQueryEngine: questions over whole documents, with no index and no retriever."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.base.response.schema import Response
+from llama_index.core.query_engine import CustomQueryEngine
+from llama_index.core.schema import BaseNode
+from llama_index.llms.focusdoc.base import FocusLLM
+from llama_index.llms.focusdoc.documents import to_documents, to_nodes
+from llama_index.llms.focusdoc.messages import raw_of
+from llama_index.llms.focusdoc.reader import FocusReader
+from llama_index.llms.focusdoc.tracing import focus_llm, stream_question
+
+from focusdoc.chat.streams import last_answer
+from focusdoc.chat.threads import run_in_thread
+from focusdoc.documents import Document as FocusDocument
+
+
+class FocusQueryEngine(CustomQueryEngine):
+    """Answers questions over documents, each of which is read once.
+
+    `Response.source_nodes` are the passages that the model's own attention points to, with their page labels and the
+    share of attention as the score; `Response.metadata` holds usage and timings.
+
+    Build it with `from_documents` or `from_files`.
+    """
+
+    llm: FocusLLM
+    documents: list[FocusDocument]
+    max_sources: int = 3
+
+    @classmethod
+    def from_documents(
+        cls, documents: Sequence[BaseNode], llm: FocusLLM | None = None, **settings: Any
+    ) -> FocusQueryEngine:
+        """An engine over LlamaIndex documents or nodes; those of one file count as its pages.
+
+        Args:
+            llm: by default `Settings.llm`, where it is a FocusLLM, else the embedded default.
+            settings: `max_sources`, `callback_manager`.
+
+        Raises:
+            ValueError: there is no text, or the model is no FocusLLM.
+        """
+        model = focus_llm(llm)
+        settings.setdefault("callback_manager", model.callback_manager)
+        return cls(llm=model, documents=to_documents(documents), **settings)
+
+    @classmethod
+    def from_files(cls, files: Sequence[str | Path], llm: FocusLLM | None = None, **settings: Any) -> FocusQueryEngine:
+        """An engine over PDF, Markdown and text files.
+
+        Raises:
+            focusdoc.errors.DocumentError: a file cannot be loaded. ValueError: as `from_documents`.
+        """
+        reader = FocusReader()
+        return cls.from_documents([page for file in files for page in reader.load_data(file)], llm, **settings)
+
+    def read(self) -> int:
+        """Read the documents now, not with the first question; returns how many tokens were not known yet."""
+        chat = self.llm.focus.get()
+        return sum(chat.read(document)[1] for document in self.documents)
+
+    def custom_query(self, query_str: str) -> Response:
+        """The answer to a question.
+
+        Raises:
+            ValueError: the question is empty or too long, or the documents are longer than the memory can hold.
+        """
+        return self._answer(query_str, None)
+
+    async def acustom_query(self, query_str: str) -> Response:
+        """Like `custom_query`, in a thread; cancelling the task ends the answer."""
+        return await run_in_thread(lambda cancel: self._answer(query_str, cancel))
+
+    def _answer(self, question: str, cancel: threading.Event | None) -> Response:
+        pieces = stream_question(
+            self.llm, self.callback_manager, self.documents, question, max_sources=self.max_sources, cancel=cancel
+        )
+        answer = last_answer(pieces)
+        return Response(
+            answer.text,
+            source_nodes=list(to_nodes(answer.sources, self.documents)),
+            metadata=raw_of(answer, self.llm.focus.get().engine.base.name),
+        )

@@ -1,0 +1,57 @@
+"""FocusReader: PDF and text files as LlamaIndex documents, one for each page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.readers.base import BaseReader
+from llama_index.core.schema import Document
+
+from focusdoc.documents import load
+from focusdoc.documents.limits import LoadLimits
+
+
+class FocusReader(BaseReader):
+    """Reads PDF (in a limited child process), Markdown and text files.
+
+    It also serves as a file extractor: ``SimpleDirectoryReader(folder, file_extractor={".pdf": FocusReader()})``.
+
+    Args:
+        password: of encrypted PDFs.
+        limits: what a file may cost; focusdoc's own by default.
+    """
+
+    def __init__(self, password: str | None = None, limits: LoadLimits | None = None) -> None:
+        self._password = password
+        self._limits = limits
+
+    def lazy_load_data(self, file: str | Path, extra_info: dict[str, Any] | None = None) -> Iterable[Document]:
+        """One document for each page that has text.
+
+        Metadata: file_path, file_name, page_label (as printed on the page, where the file says), page (from 1),
+        total_pages, and what `extra_info` adds.
+
+        Raises:
+            focusdoc.errors.DocumentError: the file is missing, damaged, encrypted, empty or too large.
+        """
+        path = Path(file)
+        document = load(path, password=self._password, limits=self._limits)
+        for page in document.pages:
+            text = document.text[page.start : page.end]
+            if not text.strip():
+                continue
+            metadata = {
+                "file_path": str(path),
+                "file_name": path.name,
+                "page_label": page.label or str(page.number),
+                "page": page.number,
+                "total_pages": len(document.pages),
+                **(extra_info or {}),
+            }
+            yield Document(text=text, metadata=metadata, id_=f"{path}#page={page.number}")
+
+    def load_data(self, file: str | Path, extra_info: dict[str, Any] | None = None) -> list[Document]:
+        """The documents of `lazy_load_data` as a list."""
+        return list(self.lazy_load_data(file, extra_info))

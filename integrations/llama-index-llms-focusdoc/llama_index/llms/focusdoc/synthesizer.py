@@ -1,0 +1,87 @@
+"""FocusSynthesizer: any retriever's nodes, as many as it likes, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.response_synthesizers.base import BaseSynthesizer
+from llama_index.llms.focusdoc.base import FocusLLM
+from llama_index.llms.focusdoc.tracing import focus_llm, stream_question
+
+from focusdoc.chat.streams import last_answer
+from focusdoc.chat.threads import run_in_thread, stream_in_thread
+from focusdoc.documents import Document
+
+if TYPE_CHECKING:
+    from focusdoc.decoding.answer import TextPiece
+
+
+class FocusSynthesizer(BaseSynthesizer):
+    """Answers from all nodes at once, without packing them into a prompt and without refining.
+
+    Each node is read on its own and known again by its text: the next question may bring the same nodes in another
+    order and with other ones between them, and only new nodes are read.
+
+    Args:
+        llm: by default `Settings.llm`, where it is a FocusLLM, else the embedded default.
+        settings: see `BaseSynthesizer`: `streaming`, `callback_manager`, `output_cls`, `empty_response`.
+
+    Raises:
+        ValueError: the model is no FocusLLM.
+    """
+
+    def __init__(self, llm: FocusLLM | None = None, **settings: Any) -> None:
+        self._focus = focus_llm(llm)
+        super().__init__(llm=self._focus, **settings)
+
+    def get_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> Any:
+        """The answer: text, a generator of texts where `streaming`, or an object of `output_cls`.
+
+        Args:
+            response_kwargs: settings of this call, see `FocusLLM.complete`.
+
+        Raises:
+            ValueError: the question or all chunks are empty, or they are longer than the memory can hold.
+        """
+        pieces = self._pieces(query_str, text_chunks, response_kwargs)
+        return (str(piece) for piece in pieces) if self._streaming else self._result(pieces)
+
+    async def aget_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> Any:
+        """Like `get_response`, in a thread; cancelling the task ends the answer."""
+        if self._streaming:
+            return await stream_in_thread(
+                lambda cancel: (
+                    str(piece) for piece in self._pieces(query_str, text_chunks, {**response_kwargs, "cancel": cancel})
+                )
+            )
+        return await run_in_thread(
+            lambda cancel: self._result(self._pieces(query_str, text_chunks, {**response_kwargs, "cancel": cancel}))
+        )
+
+    def _pieces(
+        self, question: str, texts: Sequence[str], settings: dict[str, Any]
+    ) -> Generator[TextPiece, None, None]:
+        documents = [
+            Document.from_text(text, {"name": f"node {number}"})
+            for number, text in enumerate(texts, start=1)
+            if text.strip()
+        ]
+        if not documents:
+            raise ValueError("All nodes are empty; give the synthesizer at least one node with text in it.")
+        if self._output_cls is not None:
+            settings = {**settings, "grammar": self._focus.focus.get().grammar(self._output_cls.model_json_schema())}
+        return stream_question(self._focus, self._callback_manager, documents, question, **settings)
+
+    def _result(self, pieces: Generator[TextPiece, None, None]) -> Any:
+        answer = last_answer(pieces)
+        if self._output_cls is None:
+            return answer.text
+        return self._focus.parse(self._output_cls, answer.text, answer.finish_reason)
+
+    def _get_prompts(self) -> dict[str, Any]:
+        """No prompts: the model's own template is all there is."""
+        return {}
+
+    def _update_prompts(self, prompts: dict[str, Any]) -> None:
+        """No prompts to update."""

@@ -1,0 +1,107 @@
+"""Constrained decoding: whatever a random model says, the answer is JSON of the schema."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from focusdoc import FocusConfig, FocusEngine
+from focusdoc.decoding.json_grammar import ANY_OBJECT, JsonGrammar, grammar_tokenizer
+from focusdoc.errors import ConfigError
+from focusdoc.modeling.base import BaseModel
+from tiny_models import tiny_model
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "code": {"type": "string", "pattern": "^[0-9]{6}$"},
+        "kind": {"enum": ["red", "green"]},
+        "sure": {"type": "boolean"},
+    },
+    "required": ["code", "kind", "sure"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_tokenizer: Any) -> FocusEngine:
+    model = tiny_model("llama", vocab_size=len(tiny_tokenizer) + 5, max_position_embeddings=1024)  # with padding rows
+    return FocusEngine(BaseModel(model, tiny_tokenizer, "tiny"), None, FocusConfig(chunk_size=64, local_window=256))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_random_models_answer_fits_the_schema(engine: FocusEngine, seed: int) -> None:
+    grammar = JsonGrammar(grammar_tokenizer(engine.base), SCHEMA)
+    settings = {"max_new_tokens": 120, "temperature": 1.5, "top_k": 20, "seed": seed, "grammar": grammar}
+    found = engine.generate([5, 6, 7], **settings)
+    assert found.finish_reason == "stop"
+    said = json.loads(engine.base.tokenizer.decode(found.token_ids, skip_special_tokens=True))
+    assert said.keys() == {"code", "kind", "sure"}
+    assert len(said["code"]) == 6
+    assert said["code"].isdigit()
+    assert said["kind"] in ("red", "green")
+
+
+def test_one_grammar_serves_many_answers(engine: FocusEngine) -> None:
+    grammar = JsonGrammar(grammar_tokenizer(engine.base), SCHEMA)
+    answers = [engine.generate([5, 6], max_new_tokens=120, grammar=grammar).token_ids for _ in range(2)]
+    assert answers[0] == answers[1]
+
+
+def test_an_object_holds_the_named_properties_alone(engine: FocusEngine) -> None:
+    inner = {"type": "object", "properties": {"properties": {"type": "boolean"}}, "required": ["properties"]}
+    schema = {
+        "type": "object",
+        "properties": {"inner": {"$ref": "#/$defs/I"}},
+        "required": ["inner"],
+        "$defs": {"I": inner},
+    }
+    for seed in range(4):
+        grammar = JsonGrammar(grammar_tokenizer(engine.base), schema)
+        found = engine.generate([5, 6], max_new_tokens=60, temperature=1.5, seed=seed, grammar=grammar)
+        said = json.loads(engine.base.tokenizer.decode(found.token_ids, skip_special_tokens=True))
+        assert said in ({"inner": {"properties": True}}, {"inner": {"properties": False}})
+
+
+def test_a_text_without_end_is_ended_in_time(engine: FocusEngine) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "setup": {"type": "string"},
+            "lines": {"type": "array", "items": {"type": "object", "properties": {"n": {"type": "integer"}}}},
+            "punchline": {"type": "string"},
+        },
+        "required": ["setup", "lines", "punchline"],
+    }
+    for seed in range(6):
+        grammar = JsonGrammar(grammar_tokenizer(engine.base), schema)
+        found = engine.generate([5, 6], max_new_tokens=120, temperature=1.5, seed=seed, grammar=grammar)
+        assert found.finish_reason == "stop"
+        said = json.loads(engine.base.tokenizer.decode(found.token_ids, skip_special_tokens=True))
+        assert said.keys() == {"setup", "lines", "punchline"}
+
+
+def test_any_object(engine: FocusEngine) -> None:
+    state = JsonGrammar(grammar_tokenizer(engine.base), ANY_OBJECT).start(100)
+    import torch
+
+    scores = state.mask(torch.zeros(1, engine.base.config.vocab_size))[0]
+    assert engine.base.tokenizer.decode(scores.isfinite().nonzero()[:, 0].tolist()) == "{"
+
+
+@pytest.mark.parametrize("schema", [{"type": "no such type"}, 7])
+def test_what_is_no_schema_is_refused(engine: FocusEngine, schema: Any) -> None:
+    with pytest.raises(ConfigError, match="JSON schema cannot be used"):
+        JsonGrammar(grammar_tokenizer(engine.base), schema)
+
+
+def test_what_is_no_grammar_is_refused(engine: FocusEngine) -> None:
+    with pytest.raises(ConfigError, match="grammar is 'json'"):
+        engine.generate([5], grammar="json")
+
+
+def test_a_model_without_a_tokenizer_has_no_grammar(engine: FocusEngine) -> None:
+    with pytest.raises(ConfigError, match="no fast tokenizer"):
+        grammar_tokenizer(BaseModel(engine.base.model, None, "bare"))
