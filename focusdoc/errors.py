@@ -52,3 +52,7 @@ class MemoryMismatchError(FocusdocError):
 
 class TrainingError(FocusdocError):
     """Training cannot start or go on (no data, a NaN loss, an output folder of another run)."""
+
+
+class EvaluationError(FocusdocError):
+    """An evaluation cannot run (an unknown task, a data folder without it, a row without a field, other results)."""

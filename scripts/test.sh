@@ -3,7 +3,7 @@
 # Arguments go to pytest; where one of them is a path, only the tests there are run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-scripts/setup.sh dev
+scripts/setup.sh dev,eval,lm-eval
 case ${VENV:=.venv} in /*) ;; *) VENV=$PWD/$VENV ;; esac
 suites=(. integrations/llama-index-llms-focusdoc integrations/langchain-focusdoc)
 for argument in "$@"; do

@@ -21,7 +21,10 @@ from focusdoc.cli.adapter import adapter
 from focusdoc.cli.ask import ask
 from focusdoc.cli.chat import chat
 from focusdoc.cli.display import errors
+from focusdoc.cli.eval import evaluate
+from focusdoc.cli.explain import explain
 from focusdoc.cli.info import info
+from focusdoc.cli.report import report
 from focusdoc.cli.store import store
 from focusdoc.cli.train import train
 from focusdoc.errors import FocusdocError
@@ -110,6 +113,9 @@ app.command(epilog="For example: focusdoc ask letters.pdf 'Who wrote the first l
 app.command(epilog="For example: focusdoc chat letters.pdf, or with questions from a file: ... < questions.txt")(chat)
 app.command(epilog="For example: focusdoc info letters.pdf, or for programs: focusdoc info letters.pdf --json")(info)
 app.command(epilog="For example: focusdoc train --data books/ --data questions.jsonl --output runs/mine")(train)
+app.command(epilog="For example: focusdoc explain letters.pdf 'Who wrote the first letter?' --html first.html")(explain)
+app.command(epilog="For example: focusdoc report runs/ --output docs/report")(report)
+app.add_typer(evaluate, name="eval")
 app.add_typer(adapter, name="adapter")
 app.add_typer(store, name="store")
 

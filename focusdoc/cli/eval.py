@@ -1,0 +1,280 @@
+"""``focusdoc eval``: the paper's benchmarks, and the baselines on the same base model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from focusdoc.cli import eval_options as given
+from focusdoc.cli import options
+from focusdoc.cli.display import output
+from focusdoc.cli.eval_options import RunOptions, depths_in, lengths_in, names_in
+from focusdoc.cli.eval_run import run_items, run_perplexity, show_figures
+from focusdoc.errors import EvaluationError
+
+evaluate = typer.Typer(no_args_is_help=True, help="Run the paper's benchmarks, ours and the baselines alike.")
+
+_WHAT = "What is asked"
+
+
+@evaluate.command(epilog="For example: focusdoc eval longbench --data LongBench --tasks qasper --output runs/longbench")
+def longbench(
+    output_folder: Annotated[Path, given.OUTPUT],
+    data: given.Data = None,
+    tasks: given.Tasks = None,
+    limit: given.Limit = None,
+    order: given.Order = "paper",
+    mode: given.Modes = "focus",
+    chunk_size: given.ChunkSize = None,
+    local_window: given.LocalWindow = 3500,
+    max_tokens: given.MaxTokens = 15_500,
+    prompt: given.Prompt = None,
+    model: options.Model = None,
+    adapter: options.Adapter = "auto",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    store: given.StoreAt = None,
+    shard: given.ShardOf = "1/1",
+    resume: given.Resume = False,
+    retry: given.Retry = False,
+) -> None:
+    """LongBench: the 15 tasks of the paper's Table 6 from the official files."""
+    run = RunOptions.of(locals())
+    given.check_order(order)
+    from focusdoc.evaluation import longbench as benchmark
+
+    # Read before the model is loaded, so that a mistake in the data is told at once.
+    items = list(benchmark.load_items(data, names_in(tasks) or benchmark.TASKS, limit=limit, order=order))
+    run_items("longbench", run, lambda engine: items, {"order": order})
+
+
+@evaluate.command(
+    epilog="For example: focusdoc eval infinitebench --tasks kv_retrieval --lengths 128K --output runs/kv"
+)
+def infinitebench(
+    output_folder: Annotated[Path, given.OUTPUT],
+    data: given.Data = None,
+    tasks: given.Tasks = None,
+    limit: given.Limit = None,
+    lengths: given.Lengths = None,
+    seed: given.Seed = 0,
+    order: given.Order = "paper",
+    templates: Annotated[
+        str, typer.Option(metavar="NAME", help="Which templates of prompts.json to use.", rich_help_panel=_WHAT)
+    ] = "yarn_mistral_templates",
+    mode: given.Modes = "focus",
+    chunk_size: given.ChunkSize = None,
+    local_window: given.LocalWindow = 2048,
+    prompt: given.Prompt = None,
+    model: options.Model = None,
+    adapter: options.Adapter = "auto",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    store: given.StoreAt = None,
+    shard: given.ShardOf = "1/1",
+    resume: given.Resume = False,
+    retry: given.Retry = False,
+) -> None:
+    """InfiniteBench from the official files (--data), or its synthetic tasks generated at any length (--lengths)."""
+    run = RunOptions.of(locals())
+    given.check_order(order)
+    from focusdoc.evaluation import infinitebench as benchmark
+    from focusdoc.evaluation.generated import MAKERS
+
+    if data is not None:
+        if lengths is not None:
+            raise EvaluationError(
+                "--lengths is for generated tasks, and --data names official files; give one of them."
+            )
+        names = names_in(tasks) or benchmark.TASKS
+        items = list(benchmark.load_items(data, names, limit=limit, order=order, templates=templates))
+        run_items("infinitebench", run, lambda engine: items, {"order": order, "templates": templates})
+        return
+    from focusdoc.evaluation.engines import count_tokens
+
+    sizes: list[int | None] = [*lengths_in(lengths)] if lengths else [None]
+    made = names_in(tasks) or list(MAKERS)
+    benchmark.check_generated(made)
+    repeats = benchmark.REPEATS if limit is None else limit
+    run_items(
+        "infinitebench",
+        run,
+        lambda engine: list(
+            benchmark.generated_items(
+                lambda text: count_tokens(engine, text), made, sizes, repeats=repeats, seed=seed, order=order
+            )
+        ),
+        {"order": order, "templates": "generated", "seed": seed, "rows": repeats},
+    )
+
+
+@evaluate.command(epilog="For example: focusdoc eval passkey --lengths 4K,16K --mode focus,full --output runs/passkey")
+def passkey(
+    output_folder: Annotated[Path, given.OUTPUT],
+    lengths: given.Lengths = None,
+    limit: given.Limit = None,
+    seed: given.Seed = 0,
+    mode: given.Modes = "focus",
+    chunk_size: given.ChunkSize = None,
+    local_window: given.LocalWindow = 2048,
+    prompt: given.Prompt = None,
+    model: options.Model = None,
+    adapter: options.Adapter = "auto",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    store: given.StoreAt = None,
+    shard: given.ShardOf = "1/1",
+    resume: given.Resume = False,
+    retry: given.Retry = False,
+) -> None:
+    """Find a pass key among sentences of noise, at any length (Figure 1)."""
+    run = RunOptions.of(locals())
+    from focusdoc.evaluation import passkey as benchmark
+    from focusdoc.evaluation.engines import count_tokens
+
+    sizes = lengths_in(lengths) if lengths else benchmark.LENGTHS
+    repeats = benchmark.REPEATS if limit is None else limit
+    run_items(
+        "passkey",
+        run,
+        lambda engine: list(
+            benchmark.load_items(lambda text: count_tokens(engine, text), sizes, repeats=repeats, seed=seed)
+        ),
+        {"seed": seed},
+    )
+
+
+@evaluate.command(epilog="For example: focusdoc eval needle --data moby_dick.txt --lengths 4K,32K --output runs/needle")
+def needle(
+    output_folder: Annotated[Path, given.OUTPUT],
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The book; without it, the Python reference.", rich_help_panel=_WHAT),
+    ] = None,
+    lengths: given.Lengths = None,
+    depths: Annotated[
+        str, typer.Option(metavar="N,...", help="Where the needle goes, 0 to 1.", rich_help_panel=_WHAT)
+    ] = "0,0.25,0.5,0.75,1",
+    limit: given.Limit = None,
+    repeats: Annotated[
+        int, typer.Option(metavar="N", help="Needles of each depth and length.", rich_help_panel=_WHAT)
+    ] = 1,
+    seed: given.Seed = 0,
+    mode: given.Modes = "focus",
+    chunk_size: given.ChunkSize = None,
+    local_window: given.LocalWindow = 2048,
+    prompt: given.Prompt = None,
+    model: options.Model = None,
+    adapter: options.Adapter = "auto",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    store: given.StoreAt = None,
+    shard: given.ShardOf = "1/1",
+    resume: given.Resume = False,
+    retry: given.Retry = False,
+) -> None:
+    """Find a made-up fact at every depth of a real book."""
+    run = RunOptions.of(locals())
+    from focusdoc.evaluation import needle as benchmark
+    from focusdoc.evaluation.texts import long_texts
+
+    book = next(long_texts(data))
+    sizes = lengths_in(lengths) if lengths else list(benchmark.LENGTHS)
+    places = depths_in(depths)[:limit]
+    run_items(
+        "needle",
+        run,
+        lambda engine: list(
+            benchmark.load_items(engine.base.tokenizer, book, sizes, places, repeats=repeats, seed=seed)
+        ),
+        {"seed": seed, "book": book.name},
+    )
+
+
+@evaluate.command(epilog="For example: focusdoc eval perplexity --data books --chunk-sizes 512,2048 --output runs/ppl")
+def perplexity(
+    output_folder: Annotated[Path, given.OUTPUT],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="A text or a folder; without it, the Python reference.", rich_help_panel=_WHAT
+        ),
+    ] = None,
+    lengths: given.Lengths = None,
+    limit: given.Limit = None,
+    targets: Annotated[
+        int, typer.Option(metavar="N", help="How many of the last tokens are predicted.", rich_help_panel=_WHAT)
+    ] = 256,
+    mode: given.Modes = "focus",
+    chunk_sizes: Annotated[
+        str | None,
+        typer.Option(metavar="N,...", help="Sizes to compare (Figure 5); without it, the adapter's own."),
+    ] = None,
+    local_window: given.LocalWindow = 2048,
+    model: options.Model = None,
+    adapter: options.Adapter = "auto",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    shard: given.ShardOf = "1/1",
+    resume: given.Resume = False,
+    retry: given.Retry = False,
+) -> None:
+    """Perplexity of the last tokens of long texts, by length (Table 1) and by chunk size (Figure 5)."""
+    chunk_size = None
+    run = RunOptions.of(locals())
+    from focusdoc.evaluation.texts import long_texts
+
+    given.check_lengths(targets, "targets")
+    run_perplexity(
+        run,
+        long_texts(data),
+        lengths_in(lengths) if lengths else None,
+        chunk_sizes=lengths_in(chunk_sizes) if chunk_sizes else [],
+        targets=targets,
+        limit=limit,
+    )
+
+
+@evaluate.command(epilog="For example: focusdoc eval score runs/longbench")
+def score(
+    results: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Outputs of focusdoc eval.")],
+    json_output: options.Json = False,
+) -> None:
+    """Score results again from the predictions that were kept."""
+    from focusdoc.evaluation.results import find_folders
+    from focusdoc.evaluation.summary import Results
+
+    opened = [Results.open(folder) for folder in find_folders(results)]
+    if json_output:
+        values = [
+            {
+                "folder": str(one.folder),
+                "benchmark": one.benchmark,
+                "mode": one.mode,
+                "scores": {
+                    str(task): {"value": figure.value, "items": figure.items, "failed": figure.failed}
+                    for task, figure in one.by("task").items()
+                },
+            }
+            for one in opened
+        ]
+        print(json.dumps(values, indent=2))
+        return
+    for benchmark in dict.fromkeys(one.benchmark for one in opened):
+        output.print(benchmark, style="bold")
+        show_figures([one for one in opened if one.benchmark == benchmark])
+
+
+@evaluate.command(epilog="For example: focusdoc eval merge part1/focus part2/focus --output runs/all/focus")
+def merge(
+    results: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of one mode and configuration.")],
+    output_folder: Annotated[Path, typer.Option("--output", metavar="DIR", help="A new folder for all of their rows.")],
+) -> None:
+    """Join the rows of shards that ran apart."""
+    from focusdoc.evaluation.results import merge as merged
+
+    count = merged(results, output_folder)
+    output.print(f"{count:,} rows are in {output_folder}.", markup=False, soft_wrap=True)

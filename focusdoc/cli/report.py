@@ -1,0 +1,31 @@
+"""``focusdoc report``: tables and figures from results of ``focusdoc eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from focusdoc.cli.display import errors, output
+
+
+def report(
+    results: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Outputs of focusdoc eval, or folders above them.")
+    ],
+    output_folder: Annotated[
+        Path, typer.Option("--output", metavar="DIR", help="Where report.md, report.html and the figures go.")
+    ] = Path("report"),
+    reference: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Figures to show for reference instead of the paper's, as JSON.")
+    ] = None,
+) -> None:
+    """Write a report: the paper's tables and figures, with ours and the baselines side by side."""
+    with errors.status("Scoring and drawing"):
+        from focusdoc.evaluation.reference import load_reference
+        from focusdoc.evaluation.report import write_report
+
+        written = write_report(results, output_folder, load_reference(reference))
+    for path in written:
+        output.print(str(path), markup=False, soft_wrap=True)

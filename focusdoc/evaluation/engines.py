@@ -1,0 +1,105 @@
+"""The engines behind the modes: one base model and adapter, with the settings of each mode, and what names them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from focusdoc.config import FocusConfig
+from focusdoc.decoding.prompt import begin_of_text, encode_text, question_prompt
+from focusdoc.engine import FocusEngine
+from focusdoc.errors import ConfigError
+from focusdoc.modeling.adapter import Adapter
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModeSettings:
+    """What shapes a mode besides the model.
+
+    Attributes:
+        chunk_size: tokens of a chunk, None for the adapter's (ours) or 2,048 (paper).
+        local_window: tokens that are seen in full, of ours, of the paper's and of truncation.
+        max_tokens: prompts of ours longer than this are cut in the middle; None for no limit.
+        sinks: tokens that StreamingLLM never drops; its window is ``local_window - sinks``.
+        chat: overrides whether prompts are messages of a chat; None leaves it to the benchmark.
+    """
+
+    chunk_size: int | None = None
+    local_window: int = 2048
+    max_tokens: int | None = None
+    sinks: int = 4
+    chat: bool | None = None
+
+
+def focus_engine(engine: FocusEngine, settings: ModeSettings) -> FocusEngine:
+    """`engine` with the chunk size and local window of `settings`."""
+    engine.require_adapter()
+    size = settings.chunk_size or engine.chunk_size
+    config = replace(engine.config, chunk_size=size, local_window=settings.local_window)
+    return FocusEngine(engine.base, engine.adapter, config, store=engine.store)
+
+
+def direct_engine(engine: FocusEngine, settings: ModeSettings) -> FocusEngine:
+    """An engine without candidates over the same base model; its chunks are the adapter's, if there is one."""
+    size = settings.chunk_size or (engine.chunk_size if engine.adapter is not None else None)
+    config = FocusConfig(condensing="none", local_window=settings.local_window, chunk_size=size)
+    return FocusEngine(engine.base, None, config, store=engine.store)
+
+
+def paper_engine(engine: FocusEngine, settings: ModeSettings) -> FocusEngine:
+    """An engine with the settings of the paper's code over the same base model and adapter."""
+    engine.require_adapter()
+    config = FocusConfig.paper(local_window=settings.local_window, chunk_size=settings.chunk_size or 2048)
+    return FocusEngine(engine.base, engine.adapter, config)
+
+
+def model_facts(engine: FocusEngine) -> dict[str, Any]:
+    """What names a base model."""
+    dtype = str(engine.base.dtype).removeprefix("torch.")
+    return {"model": engine.base.name, "fingerprint": engine.base.fingerprint[:12], "dtype": dtype}
+
+
+def engine_facts(engine: FocusEngine) -> dict[str, Any]:
+    """What names an engine: its model, its adapter by its weights, and every setting."""
+    settings = {name: value for name, value in asdict(engine.config).items() if name not in _NOT_RESULTS}
+    return {**model_facts(engine), "adapter": adapter_digest(engine.adapter), **settings}
+
+
+#: Settings that change speed and memory, never results.
+_NOT_RESULTS = frozenset({"chunk_batch", "read_batch"})
+
+
+def adapter_digest(adapter: Adapter | None) -> str | None:
+    """Twelve hexadecimal digits that name the weights of an adapter; None for none."""
+    if adapter is None:
+        return None
+    digest = hashlib.sha256()
+    for name in sorted(adapter.weights):
+        digest.update(name.encode())
+        digest.update(adapter.weights[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def prompt_ids(engine: FocusEngine, text: str, *, chat: bool) -> list[int]:
+    """Token ids of a prompt, as a message of a chat where the tokenizer has a template for it, or as bare text."""
+    with engine.base.tokenizer_lock:
+        tokenizer = tokenizer_of(engine)
+        return question_prompt(tokenizer, text) if chat else begin_of_text(tokenizer) + encode_text(tokenizer, text)
+
+
+def count_tokens(engine: FocusEngine, text: str) -> int:
+    """Tokens of a bare text."""
+    with engine.base.tokenizer_lock:
+        return len(encode_text(tokenizer_of(engine), text))
+
+
+def tokenizer_of(engine: FocusEngine) -> Any:
+    """The tokenizer of a model, or a ConfigError."""
+    if engine.base.tokenizer is None:
+        raise ConfigError(
+            f"{engine.base.name} came without a tokenizer, which every benchmark needs; put it beside it."
+        )
+    return engine.base.tokenizer

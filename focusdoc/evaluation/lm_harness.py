@@ -1,0 +1,195 @@
+"""focusdoc as a model of EleutherAI's lm-evaluation-harness (the extra ``lm-eval``).
+
+    python -m focusdoc.evaluation.lm_harness --model focusdoc --tasks ruler --model_args chunk_size=2048
+
+runs the harness's own command with the model registered. Versions of it that look for plugins know the model by its
+entry point, so that ``lm_eval --model focusdoc`` is enough there.
+
+A prompt is split as in the paper (section 3.1): its last `local_window` tokens are the local context, what stands
+before them becomes chunks. Shorter prompts are the base model's alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lm_eval.api.model import LM
+from lm_eval.api.registry import register_model
+from torch.nn import functional
+
+from focusdoc.config import GenerationConfig
+from focusdoc.decoding.prompt import encode_messages, encode_text
+from focusdoc.engine import FocusEngine
+from focusdoc.errors import ConfigError
+from focusdoc.evaluation.engines import tokenizer_of
+from focusdoc.evaluation.perplexity import condensed_predictor
+
+#: Marks a prompt that is a conversation. Its contents stay apart from the template, so that none can speak as one.
+_CHAT = "\ue000focusdoc chat\ue001"
+_MAX_NEW_TOKENS = 256
+
+
+@register_model("focusdoc")
+class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
+    """The model; its arguments are those of `FocusEngine.from_pretrained`, as texts.
+
+    Args:
+        pretrained: a folder or a hub name; None for the embedded default.
+        adapter: a folder, "auto" or "none".
+        chunk_size, local_window: see `FocusConfig`.
+        engine: one made already, instead of all others.
+        batch_size, max_batch_size: taken, since the harness gives them, and not used: chunks are the batch.
+    """
+
+    def __init__(
+        self,
+        pretrained: str | None = None,
+        *,
+        adapter: str = "auto",
+        chunk_size: int | None = None,
+        local_window: int | None = None,
+        device: str | None = None,
+        dtype: str = "auto",
+        engine: FocusEngine | None = None,
+        batch_size: int | str | None = None,
+        max_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        if engine is None:
+            engine = FocusEngine.from_pretrained(
+                pretrained,
+                adapter=None if adapter == "none" else adapter,
+                device=device or "auto",
+                dtype=dtype,
+                store=None,
+            )
+        sizes = {"chunk_size": chunk_size, "local_window": local_window}
+        wanted: dict[str, Any] = {name: int(value) for name, value in sizes.items() if value is not None}
+        self.engine = FocusEngine(engine.base, engine.adapter, replace(engine.config, **wanted)) if wanted else engine
+        self._tokenizer = tokenizer_of(self.engine)
+        self._predict = condensed_predictor(self.engine)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Names the chat template in the harness's caches."""
+        return self.engine.base.name.replace("/", "__")
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        """The template of the tokenizer, for the harness's records."""
+        return str(getattr(self._tokenizer, "chat_template", None) or "")
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The conversation, packed for `generate_until` and `loglikelihood`.
+
+        Raises:
+            ConfigError: an answer is to be continued, which needs a template's own text.
+        """
+        if not add_generation_prompt:
+            raise ConfigError("Beginning the model's answer is not supported; leave out gen_prefix.")
+        return _CHAT + json.dumps([[turn["role"], turn["content"]] for turn in chat_history])
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """The answers; see `lm_eval.api.model.LM.generate_until`."""
+        return self._each(requests, self._generate, "generate_until", disable_tqdm)
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Log-likelihoods of continuations; see `lm_eval.api.model.LM.loglikelihood`."""
+        return self._each(requests, self._continuation, "loglikelihood", disable_tqdm)
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """Log-likelihoods of whole texts; see `lm_eval.api.model.LM.loglikelihood_rolling`."""
+        return self._each(requests, self._whole, "loglikelihood_rolling", disable_tqdm)
+
+    def _generate(self, context: str, settings: dict[str, Any]) -> str:
+        until = settings.get("until") or []
+        stops = [until] if isinstance(until, str) else [text for text in until if text]
+        temperature = float(settings.get("temperature") or 0) if settings.get("do_sample") else 0.0
+        limit = settings.get("max_gen_toks") or settings.get("max_new_tokens") or _MAX_NEW_TOKENS
+        chosen = GenerationConfig(max_new_tokens=int(limit), stop=tuple(stops), temperature=temperature)
+        output = self.engine.generate(
+            self._encode(context),
+            max_new_tokens=chosen.max_new_tokens,
+            stop=chosen.stop,
+            temperature=chosen.temperature,
+        )
+        text: str = self._tokenizer.decode(
+            output.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        for stop in stops:
+            text = text.partition(stop)[0]
+        return text
+
+    def _continuation(self, context: str, continuation: str) -> tuple[float, bool]:
+        if context.startswith(_CHAT):
+            before, after = self._encode(context), encode_text(self._tokenizer, continuation)
+        else:
+            # White space at the end of the context belongs to the continuation's first token.
+            bare = context.rstrip()
+            before = self._encode(bare)
+            whole = self._encode(context + continuation)
+            after = whole[len(before) :] if bare or self._first() else whole
+        log_probabilities, greedy = self._score(before, after)
+        return log_probabilities, greedy
+
+    def _whole(self, text: str) -> float:
+        ids = encode_text(self._tokenizer, text)
+        total, size = 0.0, max(1, self.engine.config.local_window // 2)
+        for start in range(0, len(ids), size):
+            total += self._score([self._prefix(), *ids[:start]], ids[start : start + size])[0]
+        return total
+
+    def _score(self, before: Sequence[int], after: Sequence[int]) -> tuple[float, bool]:
+        """The log-likelihood of `after`, and whether greedy decoding would give it."""
+        if not after:
+            return 0.0, True
+        with torch.no_grad():
+            logits = self._predict([*before, *after], len(after)).float()
+        gold = torch.tensor(list(after), device=logits.device)
+        loss = functional.cross_entropy(logits, gold, reduction="sum")
+        return -float(loss), bool((logits.argmax(dim=-1) == gold).all())
+
+    def _encode(self, context: str) -> list[int]:
+        with self.engine.base.tokenizer_lock:
+            if context.startswith(_CHAT):
+                turns = json.loads(context.removeprefix(_CHAT))
+                return encode_messages(self._tokenizer, [(role, content) for role, content in turns])
+            ids = encode_text(self._tokenizer, context)
+        first = self._first()
+        return [*first, *ids] if ids or first else [self._prefix()]
+
+    def _first(self) -> list[int]:
+        """The BOS token, if this tokenizer puts one in front of a text by itself."""
+        ids: list[int] = self._tokenizer("a")["input_ids"]
+        return [ids[0]] if len(ids) > 1 and ids[0] == self._tokenizer.bos_token_id else []
+
+    def _prefix(self) -> int:
+        """The token that an empty context stands for."""
+        for token in (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id):
+            if token is not None:
+                return int(token)
+        raise ConfigError(f"{self.engine.base.name} has neither a BOS nor an EOS token to stand for an empty context.")
+
+    def _each(self, requests: list[Any], work: Callable[..., Any], name: str, disable_tqdm: bool) -> list[Any]:
+        from tqdm import tqdm
+
+        results = []
+        for request in tqdm(requests, desc=f"focusdoc {name}", disable=disable_tqdm):
+            result = work(*request.args)
+            self.cache_hook.add_partial(name, request.args, result)
+            results.append(result)
+        return results
+
+
+def main() -> None:
+    """The harness's command line, with the model registered."""
+    from lm_eval.__main__ import cli_evaluate
+
+    cli_evaluate()
+
+
+if __name__ == "__main__":
+    main()

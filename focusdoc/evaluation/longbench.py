@@ -1,0 +1,85 @@
+"""LongBench: the 15 tasks of the paper's Table 6 from the benchmark's own files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from focusdoc.errors import EvaluationError
+from focusdoc.evaluation.item import Item
+from focusdoc.evaluation.longbench_scores import LONGBENCH_SCORES
+from focusdoc.evaluation.rows import read_json, read_rows, task_file
+from focusdoc.evaluation.templates import context_first, fill
+
+#: The tasks of the paper's Table 6 by the kinds it groups them into.
+KINDS: dict[str, tuple[str, ...]] = {
+    "single-document QA": ("narrativeqa", "qasper", "multifieldqa_en"),
+    "multi-document QA": ("hotpotqa", "2wikimqa", "musique"),
+    "summarization": ("gov_report", "qmsum", "multi_news"),
+    "few-shot learning": ("trec", "triviaqa", "samsum"),
+    "synthetic": ("passage_retrieval_en",),
+    "code": ("lcc", "repobench-p"),
+}
+TASKS = tuple(task for tasks in KINDS.values() for task in tasks)
+#: Tasks that the paper's authors ask with the context in front of the instruction.
+CONTEXT_FIRST = frozenset({"gov_report", "qmsum", "multi_news"})
+#: Tasks whose prompts are continued as bare text, with no chat template.
+COMPLETIONS = frozenset({"trec", "triviaqa", "samsum", "lcc", "repobench-p"})
+#: The longest prompt of the paper, in tokens; longer ones are cut in the middle.
+MAX_TOKENS = 15_500
+#: The paper's settings.
+LOCAL_WINDOW, CHUNK_SIZE = 3500, 1024
+_FIELDS = ("input", "context", "answers", "all_classes", "_id")
+
+
+def load_items(
+    data: Path | None, tasks: Sequence[str] = TASKS, *, limit: int | None = None, order: str = "paper"
+) -> Iterator[Item]:
+    """The items of `tasks`, in the order of the files.
+
+    Args:
+        data: the folder with ``<task>.jsonl``, ``dataset2prompt.json`` and ``dataset2maxlen.json``; the latter two
+            may stand in its subfolder ``config``.
+        limit: at most this many rows of each task.
+        order: ``"official"`` for the benchmark's prompts as they are, ``"paper"`` for the context in front of the
+            instruction where the authors have it there.
+
+    Raises:
+        EvaluationError: a task is unknown or not in `data`, or a file is not as it should be.
+    """
+    for task in tasks:
+        if task not in LONGBENCH_SCORES:
+            raise EvaluationError(f"The LongBench task {task!r} is unknown; choose from {', '.join(LONGBENCH_SCORES)}.")
+    paths = {task: task_file(data, task) for task in tasks}
+    if data is None:
+        return
+    templates = read_json(_config(data, "dataset2prompt.json"))
+    limits = read_json(_config(data, "dataset2maxlen.json"))
+    for task, path in paths.items():
+        for name, table in (("dataset2prompt.json", templates), ("dataset2maxlen.json", limits)):
+            if task not in table:
+                raise EvaluationError(f"{_config(data, name)} says nothing of {task}; use the benchmark's own file.")
+        template = str(templates[task])
+        if order == "paper" and task in CONTEXT_FIRST:
+            template = context_first(template)
+        for row in read_rows(path, _FIELDS, limit=limit):
+            fields = {"context": str(row["context"]), "input": str(row["input"])}
+            before, context, after = fill(template, fields, task=task)
+            yield Item(
+                task=task,
+                id=str(row["_id"]),
+                before=before,
+                context=context,
+                after=after,
+                answers=list(row["answers"]),
+                max_new_tokens=int(limits[task]),
+                all_classes=row["all_classes"],
+                stop=("\n",) if task == "samsum" else (),
+                chat=task not in COMPLETIONS,
+                facts={"words": row.get("length")},
+            )
+
+
+def _config(data: Path, name: str) -> Path:
+    inner = data / "config" / name
+    return inner if inner.is_file() else data / name

@@ -1,0 +1,263 @@
+"""The ways to answer a prompt that are compared: ours, and the baselines on the same base model.
+
+All take the same items and give their answer as text, so one scorer serves them all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from focusdoc.config import FocusConfig, GenerationConfig
+from focusdoc.decoding.answer import Generation, Usage
+from focusdoc.decoding.generation import TokenLoop, complete
+from focusdoc.decoding.local_context import bos_token
+from focusdoc.documents import Document
+from focusdoc.engine import FocusEngine
+from focusdoc.evaluation.engines import (
+    ModeSettings,
+    direct_engine,
+    engine_facts,
+    focus_engine,
+    model_facts,
+    paper_engine,
+    prompt_ids,
+    tokenizer_of,
+)
+from focusdoc.evaluation.item import Item
+from focusdoc.evaluation.mode_names import check_modes
+from focusdoc.evaluation.streaming import StreamingDecoder
+from focusdoc.evaluation.truncation import cut_middle, cut_tail, keep_local, split_prompt
+from focusdoc.memory.chunk_memory import DocumentMemory
+
+#: Positions left free for a chat template around a question.
+TEMPLATE_ROOM = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of one item.
+
+    Attributes:
+        prediction: the answer.
+        document_tokens, prompt_tokens, new_tokens: what was read, what was asked, what came.
+        dropped_tokens: tokens of the prompt that were cut out before the model saw it.
+        num_chunks: chunks of the memory; 0 for baselines.
+        kv_bytes: keys and values held while answering.
+        read_seconds, first_token_seconds, decode_seconds: the time it took.
+    """
+
+    prediction: str
+    document_tokens: int
+    prompt_tokens: int
+    new_tokens: int
+    dropped_tokens: int
+    num_chunks: int
+    kv_bytes: int
+    read_seconds: float
+    first_token_seconds: float
+    decode_seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, times apart: they alone differ when a run is repeated."""
+        values = asdict(self)
+        prediction = values.pop("prediction")
+        seconds = {name: values.pop(name) for name in list(values) if name.endswith("_seconds")}
+        timings = {name.removesuffix("_seconds"): round(value, 3) for name, value in seconds.items()}
+        return {"prediction": prediction, "usage": values, "timings": timings}
+
+
+class Mode(Protocol):
+    """A way to answer items."""
+
+    def describe(self) -> dict[str, Any]:
+        """The settings that shape its answers, ready for JSON."""
+        ...
+
+    def answer(self, item: Item) -> Outcome:
+        """Answer one item, greedily."""
+        ...
+
+
+class MemoryMode:
+    """Ours: the context is read into a memory, and what follows it is the local context.
+
+    Consecutive items over the same document share its memory.
+    """
+
+    def __init__(self, engine: FocusEngine, settings: ModeSettings) -> None:
+        self.engine = engine
+        self._settings = settings
+        self._known: tuple[str, DocumentMemory] | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """See `Mode`."""
+        return {**engine_facts(self.engine), "max_tokens": self._settings.max_tokens, "chat": self._settings.chat}
+
+    def answer(self, item: Item) -> Outcome:
+        """See `Mode`."""
+        engine, tokenizer = self.engine, tokenizer_of(self.engine)
+        document, question, dropped = split_prompt(tokenizer, item.document, item.after, self._settings.max_tokens)
+        room = engine.config.local_window - TEMPLATE_ROOM
+        document, question = keep_local(tokenizer, document, question, max(1, room))
+        begun = time.perf_counter()
+        memory = self._read(document)
+        seconds = time.perf_counter() - begun
+        ids = prompt_ids(engine, question, chat=_is_chat(item, self._settings))
+        # Where the answer came from is not asked here, and takes passes of its own.
+        *_, last = engine.stream_prompt(memory, ids, max_sources=0, max_new_tokens=item.max_new_tokens, stop=item.stop)
+        answer = last.answer
+        if answer is None:  # pragma: no cover - the last piece always carries the answer
+            raise RuntimeError("the stream ended without an answer")
+        # Behind every chunk stands a tail of its own, but in direct mode.
+        tail = min(answer.usage.prompt_tokens, engine.config.prompt_window) + answer.usage.completion_tokens
+        tail = 0 if engine.config.direct else tail
+        beside = memory.num_chunks * tail + answer.usage.prompt_tokens + answer.usage.completion_tokens
+        return Outcome(
+            prediction=answer.text,
+            document_tokens=memory.num_tokens,
+            prompt_tokens=answer.usage.prompt_tokens,
+            new_tokens=answer.usage.completion_tokens,
+            dropped_tokens=dropped,
+            num_chunks=memory.num_chunks,
+            kv_bytes=memory.num_bytes + beside * engine.base.kv_bytes_per_token,
+            read_seconds=seconds,
+            first_token_seconds=answer.timings.first_token,
+            decode_seconds=answer.timings.decode,
+        )
+
+    def _read(self, document: str) -> DocumentMemory:
+        if self._known is None or self._known[0] != document:
+            self._known = None  # its memory is let go before the next one is made
+            self._known = document, self.engine.read(Document.from_text(document), progress=_silent)
+        return self._known[1]
+
+
+class SplitMode:
+    """The paper's: one sequence of tokens, whose last `local_window` are the local context (section 3.1)."""
+
+    def __init__(self, engine: FocusEngine, settings: ModeSettings) -> None:
+        self.engine = engine
+        self._settings = settings
+
+    def describe(self) -> dict[str, Any]:
+        """See `Mode`."""
+        return {**engine_facts(self.engine), "max_tokens": self._settings.max_tokens, "chat": self._settings.chat}
+
+    def answer(self, item: Item) -> Outcome:
+        """See `Mode`."""
+        engine, tokenizer = self.engine, tokenizer_of(self.engine)
+        document, question, dropped = split_prompt(tokenizer, item.document, item.after, self._settings.max_tokens)
+        ids = prompt_ids(engine, document + question, chat=bool(self._settings.chat))
+        if engine.config.uses_bos and ids[0] != (bos := bos_token(engine.base, engine.config)):
+            ids = [bos, *ids]
+        output = engine.generate(ids, max_new_tokens=item.max_new_tokens, stop=item.stop)
+        usage = output.usage
+        tail = min(usage.prompt_tokens, engine.config.prompt_window) + usage.completion_tokens
+        held = usage.document_tokens + usage.num_chunks * tail + usage.prompt_tokens + usage.completion_tokens
+        return _outcome(engine, item, output, dropped, held)
+
+
+class PlainMode:
+    """The base model's own full attention over a prompt cut to `limit` tokens, in the middle or to its tail."""
+
+    def __init__(self, engine: FocusEngine, settings: ModeSettings, *, limit: int | None, tail: bool = False) -> None:
+        base = engine.base
+        self.engine = FocusEngine(
+            base, None, FocusConfig(condensing="none", local_window=base.context_length, chunk_size=1)
+        )
+        self._settings, self._limit, self._tail = settings, limit, tail
+
+    def describe(self) -> dict[str, Any]:
+        """See `Mode`."""
+        cut = "tail" if self._tail else "middle"
+        return {**model_facts(self.engine), "limit": self._limit, "cut": cut, "chat": self._settings.chat}
+
+    def answer(self, item: Item) -> Outcome:
+        """See `Mode`."""
+        base, tokenizer = self.engine.base, tokenizer_of(self.engine)
+        room = base.context_length - item.max_new_tokens - TEMPLATE_ROOM
+        limit = room if self._limit is None else min(room, self._limit)
+        if self._tail:
+            text, dropped = cut_tail(tokenizer, item.prompt, limit)
+        else:
+            first, last, dropped = cut_middle(tokenizer, item.prompt, limit)
+            text = first + last
+        ids = prompt_ids(self.engine, text, chat=_is_chat(item, self._settings))
+        output = self.engine.generate(ids, max_new_tokens=item.max_new_tokens, stop=item.stop)
+        return _outcome(self.engine, item, output, dropped, len(ids) + len(output.token_ids))
+
+
+class StreamingMode:
+    """StreamingLLM on the base model: sinks and a sliding window."""
+
+    def __init__(self, engine: FocusEngine, settings: ModeSettings) -> None:
+        self.engine = engine
+        self._settings = settings
+        self._window = max(1, settings.local_window - settings.sinks)
+        StreamingDecoder(engine.base, engine.kernel, sinks=settings.sinks, window=self._window)
+
+    def describe(self) -> dict[str, Any]:
+        """See `Mode`."""
+        settings = {"sinks": self._settings.sinks, "window": self._window, "chat": self._settings.chat}
+        return {**model_facts(self.engine), **settings}
+
+    def answer(self, item: Item) -> Outcome:
+        """See `Mode`."""
+        engine = self.engine
+        ids = prompt_ids(engine, item.prompt, chat=_is_chat(item, self._settings))
+        decoder = StreamingDecoder(engine.base, engine.kernel, sinks=self._settings.sinks, window=self._window)
+        settings = GenerationConfig(max_new_tokens=item.max_new_tokens, stop=item.stop)
+        begun = time.perf_counter()
+        loop = TokenLoop(decoder, decoder.start(ids), settings, history=ids, eos_token_ids=engine.base.eos_token_ids)
+        usage = Usage(0, 0, len(ids), 0)
+        output = complete(loop, settings, tokenizer_of(engine), begun=begun, usage=usage, keep_logits=False)
+        return _outcome(engine, item, output, 0, decoder.num_cached)
+
+
+def make_mode(name: str, engine: FocusEngine, settings: ModeSettings) -> Mode:
+    """The mode called `name`, over the base model and adapter of `engine`.
+
+    Raises:
+        ConfigError: there is no such mode, or a setting does not fit the model.
+        AdapterError: the mode needs an adapter, and there is none.
+    """
+    check_modes([name])
+    makers: dict[str, Callable[[], Mode]] = {
+        "focus": lambda: MemoryMode(focus_engine(engine, settings), settings),
+        "direct": lambda: MemoryMode(direct_engine(engine, settings), settings),
+        "full": lambda: PlainMode(engine, settings, limit=None),
+        "truncated": lambda: PlainMode(engine, settings, limit=settings.local_window),
+        "tail": lambda: PlainMode(engine, settings, limit=settings.local_window, tail=True),
+        "streaming": lambda: StreamingMode(engine, settings),
+        "paper": lambda: SplitMode(paper_engine(engine, settings), settings),
+    }
+    return makers[name]()
+
+
+def _is_chat(item: Item, settings: ModeSettings) -> bool:
+    return item.chat if settings.chat is None else settings.chat
+
+
+def _outcome(engine: FocusEngine, item: Item, output: Generation, dropped: int, held: int) -> Outcome:
+    text = tokenizer_of(engine).decode(output.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    for stop in item.stop:
+        text = text.partition(stop)[0]
+    return Outcome(
+        prediction=text,
+        document_tokens=output.usage.document_tokens,
+        prompt_tokens=output.usage.prompt_tokens,
+        new_tokens=output.usage.completion_tokens,
+        dropped_tokens=dropped,
+        num_chunks=output.usage.num_chunks,
+        kv_bytes=held * engine.base.kv_bytes_per_token,
+        read_seconds=0.0,
+        first_token_seconds=output.timings.first_token,
+        decode_seconds=output.timings.decode,
+    )
+
+
+def _silent(done: int, total: int) -> None:
+    """No bar for the reading: the run has one of its own."""

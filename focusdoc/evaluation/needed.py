@@ -1,0 +1,25 @@
+"""Packages that only an extra installs: imported when used, and missed with a sentence."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from typing import Any
+
+from focusdoc.errors import EvaluationError
+
+
+def needed(module: str, extra: str) -> Any:
+    """Import `module`, a package of the extra called `extra`.
+
+    Raises:
+        EvaluationError: it is not installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # fuzzywuzzy recommends another package on every import
+            return importlib.import_module(module)
+    except ImportError as error:
+        raise EvaluationError(
+            f"The package {module.partition('.')[0]} is not installed; get it with: pip install 'focusdoc[{extra}]'."
+        ) from error

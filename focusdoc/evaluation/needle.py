@@ -1,0 +1,81 @@
+"""A needle in a book: one made-up fact at every depth of ever longer parts of a real text."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from focusdoc.documents import Document, tokenize
+from focusdoc.documents.chunking import char_span
+from focusdoc.errors import EvaluationError
+from focusdoc.evaluation.item import Item
+
+LENGTHS = (4096, 8192, 16_384, 32_768)
+DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+#: A number and what a chat model may say around it.
+MAX_NEW_TOKENS = 24
+_TOWNS = (
+    "Almaty", "Bergen", "Cuenca", "Dakar", "Esbjerg", "Fukuoka", "Galway", "Hobart", "Iquitos", "Jaipur", "Kumasi",
+    "Leuven", "Mombasa", "Nantes", "Ohrid", "Potsdam",
+)  # fmt: skip
+_FRAME = 64
+
+
+def load_items(
+    tokenizer: Any,
+    book: Document,
+    lengths: Sequence[int] = LENGTHS,
+    depths: Sequence[float] = DEPTHS,
+    *,
+    repeats: int = 1,
+    seed: int = 0,
+) -> Iterator[Item]:
+    """One item, or `repeats`, for every length and depth, the shortest length first.
+
+    Args:
+        tokenizer: measures the lengths.
+        book: the text to hide needles in; its first `length` tokens are taken.
+        depths: 0 for the beginning, 1 for the end; the needle goes to the nearest end of a sentence before it.
+
+    Raises:
+        EvaluationError: the book is shorter than a length, or a depth is not from 0 to 1.
+    """
+    if any(not 0 <= depth <= 1 for depth in depths):
+        raise EvaluationError(f"The depths are {list(depths)}; each must be from 0 to 1.")
+    tokens = tokenize(tokenizer, book.text)
+    for length in sorted(lengths):
+        if not 2 * _FRAME <= length <= len(tokens.token_ids) + _FRAME:
+            raise EvaluationError(
+                f"{book.name} has {len(tokens.token_ids):,} tokens, so no needle can be hidden among {length:,} of it; "
+                f"give a longer book, or lengths from {2 * _FRAME} on."
+            )
+        _, end = char_span(tokens, 0, length - _FRAME)
+        text = book.text[:end]
+        for depth in depths:
+            for number in range(repeats):
+                yield _item(text, length, depth, number, seed)
+
+
+def _item(text: str, length: int, depth: float, number: int, seed: int) -> Item:
+    rng = random.Random(f"needle {seed} {length} {depth} {number}")
+    town, code = rng.choice(_TOWNS), rng.randrange(100_000, 1_000_000)
+    place = _sentence_end(text, round(depth * len(text)))
+    return Item(
+        task="needle",
+        id=f"{length}-{depth:g}-{number}",
+        before="",
+        context=f"{text[:place]} The access code of {town} is {code}. {text[place:]}",
+        after=f"\n\nWhat is the access code of {town}?",
+        answers=[str(code)],
+        max_new_tokens=MAX_NEW_TOKENS,
+        facts={"length": length, "depth": depth},
+    )
+
+
+def _sentence_end(text: str, place: int) -> int:
+    """The nearest end of a sentence at or before `place`, or `place` where there is none."""
+    if place in (0, len(text)):
+        return place
+    found = max(text.rfind(mark, 0, place) for mark in (". ", ".\n", "? ", "! "))
+    return place if found < 0 else found + 1

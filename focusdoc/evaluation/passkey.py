@@ -1,0 +1,68 @@
+"""Passkey retrieval in the form of the paper's authors (Figure 1): one key among sentences of noise, at any length."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+
+from focusdoc.errors import EvaluationError
+from focusdoc.evaluation.item import Item
+
+#: The lengths of Figure 1, in tokens.
+LENGTHS = (4096, 16_384, 65_536, 131_072, 409_600)
+#: Prompts of each length, as the authors have it.
+REPEATS = 10
+#: A key and what a chat model may say around it.
+MAX_NEW_TOKENS = 16
+NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+_TASK = (
+    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. I will quiz you "
+    "about the important information there."
+)
+_QUESTION = "What is the pass key? The pass key is"
+#: Keys are drawn from 1 to this, the largest not included.
+_KEYS = 50_000
+
+
+def load_items(
+    count: Callable[[str], int], lengths: Sequence[int] = LENGTHS, *, repeats: int = REPEATS, seed: int = 0
+) -> Iterator[Item]:
+    """Passkey prompts of about `lengths` tokens, the shortest first.
+
+    A key stands at a random place, possibly within a sentence of the noise, as the authors cut it by characters.
+
+    Args:
+        count: how many tokens a text takes.
+        repeats: prompts of each length.
+
+    Raises:
+        EvaluationError: a length leaves no room for the key and the question.
+    """
+    sentences = " ".join([NOISE] * 64)
+    letters_per_token = len(sentences) / count(sentences)
+    for length in sorted(lengths):
+        frame = count("\n".join([_statement(_KEYS), _TASK, _QUESTION]))
+        letters = int((length - frame) * letters_per_token)
+        if letters < len(NOISE):
+            raise EvaluationError(
+                f"The length {length} is too short for a pass key among noise; give at least {2 * frame}."
+            )
+        noise = " ".join([NOISE] * (letters // len(NOISE) + 1))
+        for number in range(repeats):
+            rng = random.Random(f"passkey {seed} {length} {number}")
+            before = rng.randint(0, letters)
+            key = rng.randrange(1, _KEYS)
+            yield Item(
+                task="passkey",
+                id=f"{length}-{number}",
+                before="",
+                context="\n".join([noise[:before], _statement(key), noise[: letters - before]]),
+                after=f"\n{_TASK}\n{_QUESTION}",
+                answers=[str(key)],
+                max_new_tokens=MAX_NEW_TOKENS,
+                facts={"length": length, "depth": round(before / letters, 3)},
+            )
+
+
+def _statement(key: int) -> str:
+    return f"The pass key is {key}. Remember it. {key} is the pass key."

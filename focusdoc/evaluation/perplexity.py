@@ -1,0 +1,242 @@
+"""Perplexity of the last tokens of long texts: by length (the paper's Table 1) and by chunk size (Figure 5).
+
+The last `targets` tokens of a text's first `length` tokens are predicted one by one from all that stands before
+them, the gold tokens fed. Ours has everything but the local window in chunks, as `FocusEngine.generate` splits it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from focusdoc.decoding.direct import DirectDecoder
+from focusdoc.decoding.local_context import bos_token, local_and_prompt
+from focusdoc.decoding.parallel import ParallelDecoder
+from focusdoc.documents import Document
+from focusdoc.engine import FocusEngine
+from focusdoc.errors import EvaluationError
+from focusdoc.evaluation.engines import (
+    ModeSettings,
+    direct_engine,
+    engine_facts,
+    focus_engine,
+    model_facts,
+    paper_engine,
+    prompt_ids,
+)
+from focusdoc.evaluation.mode_names import check_modes
+from focusdoc.evaluation.streaming import StreamingDecoder
+from focusdoc.memory.reading import read_chunks
+from focusdoc.training.dense import TrainingPrompt, dense_logits
+
+#: The lengths of Table 1, as far as they are powers of two.
+LENGTHS = (4096, 16_384, 32_768, 131_072)
+TARGETS = 256
+#: Candidates of one teacher-forced pass; bounds its memory.
+_MAX_CANDIDATES = 16_384
+
+#: Logits [targets, vocab] of the last `targets` of token ids, from what stands before each.
+Predict = Callable[[list[int], int], Tensor]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One text at one length (and chunk size): an item of a run."""
+
+    name: str
+    token_ids: tuple[int, ...]
+    targets: int
+    chunk_size: int | None
+    task: str = "perplexity"
+
+    @property
+    def id(self) -> str:
+        """The text, its length and the chunk size."""
+        size = "" if self.chunk_size is None else f"/{self.chunk_size}"
+        return f"{self.name}@{len(self.token_ids)}{size}"
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """See `focusdoc.evaluation.item.Item`."""
+        return {"length": len(self.token_ids), "chunk_size": self.chunk_size, "text": self.name}
+
+
+def make_jobs(
+    engine: FocusEngine,
+    texts: Iterable[Document],
+    lengths: Sequence[int],
+    *,
+    chunk_sizes: Sequence[int | None] = (None,),
+    targets: int = TARGETS,
+    limit: int | None = None,
+) -> list[Job]:
+    """The texts that are long enough at every length, the shortest length first.
+
+    Args:
+        texts: opened one after another, and no more of them than `limit` asks for.
+        limit: at most this many texts of each length.
+
+    Raises:
+        EvaluationError: no text is as long as one of the lengths, or a length leaves nothing to predict from.
+    """
+    known: list[tuple[str, list[int]]] = []
+    for text in texts:
+        known.append((text.name, prompt_ids(engine, text.text, chat=False)))
+        fits = [sum(len(ids) >= length for _, ids in known) for length in lengths]
+        if limit is not None and min(fits) >= limit:
+            break
+    jobs: list[Job] = []
+    for length in sorted(lengths):
+        if length <= 2 * targets:
+            raise EvaluationError(f"The length {length} is too short to predict {targets} tokens; give more.")
+        fitting = [(name, ids) for name, ids in known if len(ids) >= length][:limit]
+        if not fitting:
+            longest = max((len(ids) for _, ids in known), default=0)
+            raise EvaluationError(f"No text has {length:,} tokens; the longest has {longest:,}. Give longer ones.")
+        jobs += [Job(name, tuple(ids[:length]), targets, size) for size in chunk_sizes for name, ids in fitting]
+    return jobs
+
+
+#: The engines of the modes that have chunks.
+_CHUNKED = {"focus": focus_engine, "direct": direct_engine, "paper": paper_engine}
+
+
+class PerplexityMode:
+    """A way to predict, by the name of its mode.
+
+    Raises:
+        ConfigError: the mode is unknown. AdapterError: it needs an adapter.
+    """
+
+    def __init__(self, name: str, engine: FocusEngine, settings: ModeSettings) -> None:
+        self._engine, self._settings = engine, settings
+        self._engine_of = _CHUNKED.get(name)
+        makers: dict[str, Callable[[int | None], Predict]] = {
+            "focus": lambda size: condensed_predictor(focus_engine(engine, replace(settings, chunk_size=size))),
+            "direct": lambda size: _stepped(direct_engine(engine, replace(settings, chunk_size=size))),
+            "paper": lambda size: _stepped(paper_engine(engine, replace(settings, chunk_size=size))),
+            "full": lambda _: _plain(engine, lambda ids: ids),
+            "truncated": lambda _: _plain(engine, lambda ids: _middle(ids, settings.local_window)),
+            "tail": lambda _: _plain(engine, lambda ids: ids[-settings.local_window :]),
+            "streaming": lambda _: _streamed(engine, settings),
+        }
+        check_modes([name])
+        self._make, self._name = makers[name], name
+        self._predict: tuple[int | None, Predict] = settings.chunk_size, self._make(settings.chunk_size)
+
+    def describe(self) -> dict[str, Any]:
+        """The settings that shape its figures, ready for JSON."""
+        settings = {"local_window": self._settings.local_window}
+        if self._engine_of is None:
+            return {**model_facts(self._engine), **settings}
+        # The chunk size is each item's own.
+        return {**engine_facts(self._engine_of(self._engine, self._settings)), **settings, "chunk_size": None}
+
+    def chunk_sizes(self, sizes: Sequence[int]) -> list[int | None]:
+        """The chunk sizes that make a difference to this mode."""
+        if self._engine_of is None:
+            return [None]
+        return list(sizes) or [self._engine_of(self._engine, self._settings).chunk_size]
+
+    def lengths(self, lengths: Sequence[int]) -> list[int]:
+        """The lengths that this mode can take: full attention ends with the model's positions."""
+        limit = self._engine.base.context_length
+        return [length for length in lengths if self._name != "full" or length <= limit]
+
+    def work(self, job: Job) -> dict[str, Any]:
+        """The fields of a job's row: mean cross entropy in nats, and over how many tokens."""
+        if self._predict[0] != job.chunk_size:
+            self._predict = job.chunk_size, self._make(job.chunk_size)
+        ids = list(job.token_ids)
+        with torch.no_grad():
+            logits = self._predict[1](ids, job.targets)
+        gold = torch.tensor(ids[-job.targets :], device=logits.device)
+        return {"nll": float(functional.cross_entropy(logits.float(), gold)), "targets": job.targets}
+
+
+def condensed_predictor(engine: FocusEngine) -> Predict:
+    """Ours: all targets in few passes, which equals decoding step by step.
+
+    The last `local_window` tokens are the local context, targets included; shorter texts are the base model's alone.
+    """
+    if engine.config.local_attention == "refresh":
+        return _stepped(engine)
+    base, weights = engine.base, engine.require_adapter()
+
+    def predict(ids: list[int], targets: int) -> Tensor:
+        split = len(ids) - engine.config.local_window
+        if split <= 0:
+            return _plain(engine, lambda given: given)(ids, targets)
+        blocks = read_chunks(base, ids[:split], engine.chunk_size, engine.kernel, batch=engine.config.read_batch)
+        piece = max(1, min(targets, _MAX_CANDIDATES // sum(block.num_chunks for block in blocks)))
+        parts = []
+        for start in range(0, targets, piece):
+            size = min(piece, targets - start)
+            local = tuple(ids[split : len(ids) - targets + start + size])
+            prompt = TrainingPrompt(local, size, "perplexity")
+            parts += dense_logits(base, weights, blocks, [prompt], engine.config, engine.kernel)
+        return torch.cat(parts)
+
+    return predict
+
+
+def _stepped(engine: FocusEngine) -> Predict:
+    """The paper's decoding, or direct mode: one gold token after another."""
+    base = engine.base
+
+    def predict(ids: list[int], targets: int) -> Tensor:
+        before, gold = ids[:-targets], ids[-targets:]
+        if engine.config.uses_bos and before[0] != (bos := bos_token(base, engine.config)):
+            before = [bos, *before]
+        split = len(before) - engine.config.local_window
+        if len(before) < engine.config.threshold or split <= 0:
+            return _plain(engine, lambda given: given)(before + gold, targets)
+        blocks = read_chunks(base, before[:split], engine.chunk_size, engine.kernel, batch=engine.config.read_batch)
+        decoder: ParallelDecoder | DirectDecoder
+        if engine.config.direct:
+            start = engine.config.anchor + engine.chunk_size
+            decoder = DirectDecoder(base, blocks, kernel=engine.kernel, start=start, max_new_tokens=targets)
+        else:
+            weights, config = engine.require_adapter(), engine.config
+            decoder = ParallelDecoder(
+                base, weights, blocks, kernel=engine.kernel, config=config, max_new_tokens=targets
+            )
+        logits = [decoder.start(*local_and_prompt(base, engine.config, before[split:]))]
+        logits += [decoder.step(token) for token in gold[:-1]]
+        return torch.stack(logits)
+
+    return predict
+
+
+def _plain(engine: FocusEngine, cut: Callable[[list[int]], list[int]]) -> Predict:
+    """The base model's own attention over what `cut` leaves of the tokens."""
+
+    def predict(ids: list[int], targets: int) -> Tensor:
+        kept = torch.tensor([cut(ids)], device=engine.base.device)
+        with engine.base.lock:
+            output = engine.base.model(input_ids=kept, use_cache=False, logits_to_keep=targets + 1)
+        logits: Tensor = output.logits[0, :-1]
+        return logits
+
+    return predict
+
+
+def _streamed(engine: FocusEngine, settings: ModeSettings) -> Predict:
+    window = max(1, settings.local_window - settings.sinks)
+
+    def predict(ids: list[int], targets: int) -> Tensor:
+        decoder = StreamingDecoder(engine.base, engine.kernel, sinks=settings.sinks, window=window)
+        return engine.base.logits(decoder.run(ids[:-1], keep=targets))
+
+    return predict
+
+
+def _middle(ids: list[int], limit: int) -> list[int]:
+    """The first and last half of `limit` tokens."""
+    half = limit // 2
+    return ids if len(ids) <= limit else ids[:half] + ids[-half:]

@@ -1,0 +1,240 @@
+"""Results on disk: one folder for each benchmark and mode, with its configuration and a JSON line for every item."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from focusdoc.errors import EvaluationError
+from focusdoc.storage import atomic_write, file_lock
+
+CONFIG = "config.json"
+LOCK = ".lock"
+_ROWS = re.compile(r"rows(-\d+-of-\d+)?\.jsonl")
+
+Row = dict[str, Any]
+#: What names an item within a folder: its task and id.
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Every `count`-th item, beginning with number `index` (1 for the first)."""
+
+    index: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """The shard in ``"2/4"``.
+
+        Raises:
+            EvaluationError: it is no such text.
+        """
+        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            raise EvaluationError(
+                f"The shard is {text!r}; write it as number/count, such as 1/4 for the first of four."
+            )
+        return cls(int(found[1]), int(found[2]))
+
+    def holds(self, place: int) -> bool:
+        """Whether the item at `place` (0 for the first) is one of this shard's."""
+        return place % self.count == self.index - 1
+
+    @property
+    def file_name(self) -> str:
+        """Where its rows stand; shards of one run may share a folder."""
+        return "rows.jsonl" if self.count == 1 else f"rows-{self.index}-of-{self.count}.jsonl"
+
+
+def config_key(config: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that name a configuration."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+
+
+class ResultFolder:
+    """The results of one benchmark in one mode, under one configuration.
+
+    Args:
+        path: made if it is missing.
+        config: whatever shapes the results, as plain values.
+
+    Raises:
+        EvaluationError: the folder holds the results of another configuration, or something else.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+        self.path = path
+        # What JSON makes of it is what later runs compare with.
+        self.config: dict[str, Any] = json.loads(json.dumps(dict(config)))
+        self.key = config_key(self.config)
+        if path.exists() and not path.is_dir():
+            raise EvaluationError(f"The output {path} is a file; name a folder.")
+        if (path / CONFIG).exists():
+            check_same(path, read_config(path), self.config)
+        elif path.exists() and any(not found.name.startswith(".") for found in path.iterdir()):
+            raise EvaluationError(f"The output folder {path} holds other files; name a folder of its own.")
+        else:
+            atomic_write(path / CONFIG, (json.dumps(self.config, indent=1, sort_keys=True) + "\n").encode())
+
+    @contextmanager
+    def appending(self, shard: Shard, *, resume: bool) -> Iterator[RowFile]:
+        """The file of a shard's rows, for this process alone.
+
+        Args:
+            resume: go on with the rows that are there; else there must be none.
+
+        Raises:
+            EvaluationError: rows are there already, or one of them is damaged. FocusdocError: another process
+                writes them.
+        """
+        path = self.path / shard.file_name
+        with file_lock(self.path / f"{LOCK}-{shard.index}-of-{shard.count}", timeout=1):
+            if not resume and path.exists() and path.stat().st_size:
+                raise EvaluationError(
+                    f"{self.path} holds results already; go on with --resume, or name another folder."
+                )
+            yield RowFile(path, self.key)
+
+
+class RowFile:
+    """A JSONL file of rows that only grows; a torn last line, which a killed process leaves, is cut off."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._path, self._key = path, key
+        _cut_torn_line(path)
+        self.rows: dict[Key, Row] = {}
+        if path.exists():
+            for row in read_row_file(path):
+                if row.get("config") == key:
+                    self.rows[row["task"], row["id"]] = row
+
+    def add(self, row: Row) -> None:
+        """Write a row, whole and at once."""
+        row = {"config": self._key, **row}
+        line = json.dumps(row, ensure_ascii=False) + "\n"
+        # Lone surrogates, which a broken row may bring, become question marks.
+        with self._path.open("ab") as file:
+            file.write(line.encode("utf-8", "replace"))
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows[row["task"], row["id"]] = row
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a result folder.
+
+    Raises:
+        EvaluationError: there is none, or it is damaged.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EvaluationError(f"{folder} holds no results of focusdoc eval ({CONFIG} is missing).") from error
+    except ValueError as error:
+        raise EvaluationError(f"{folder / CONFIG} is damaged ({error}); remove the folder and run again.") from error
+    if not isinstance(config, dict):
+        raise EvaluationError(f"{folder / CONFIG} is damaged; remove the folder and run again.")
+    return config
+
+
+def read_rows_of(folder: Path) -> list[Row]:
+    """The rows of a result folder, all shards together, in the order of the items; of one item the latest row."""
+    key = config_key(read_config(folder))
+    rows: dict[Key, Row] = {}
+    for path in sorted(folder.iterdir()):
+        if _ROWS.fullmatch(path.name):
+            for row in read_row_file(path, torn=True):
+                if row.get("config") == key:
+                    rows[row["task"], row["id"]] = row
+    return sorted(rows.values(), key=lambda row: (row["place"], row["task"], row["id"]))
+
+
+def read_row_file(path: Path, *, torn: bool = False) -> Iterator[Row]:
+    """The rows of a file.
+
+    Args:
+        torn: leave out a last line that has no end, as a run that goes on may have it.
+
+    Raises:
+        EvaluationError: a line is no row.
+    """
+    data = path.read_bytes()
+    lines = data.split(b"\n")
+    last = lines.pop()
+    if last and not torn:
+        lines.append(last)
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict) or not {"task", "id", "place"} <= row.keys():
+                raise ValueError("it is no row")
+        except ValueError as error:
+            raise EvaluationError(
+                f"{path}, line {number}, is damaged ({error}); remove that line and resume."
+            ) from error
+        yield row
+
+
+def find_folders(paths: Sequence[Path]) -> list[Path]:
+    """Every result folder among `paths` and below them, sorted.
+
+    Raises:
+        EvaluationError: a path has none.
+    """
+    found: list[Path] = []
+    for path in paths:
+        below = sorted(config.parent for config in path.rglob(CONFIG)) if path.is_dir() else []
+        if not below:
+            raise EvaluationError(f"{path} holds no results of focusdoc eval; name the --output of a run.")
+        found += [folder for folder in below if folder not in found]
+    return found
+
+
+def merge(folders: Sequence[Path], output: Path) -> int:
+    """Put the rows of several folders of one configuration into one; returns how many there are.
+
+    Raises:
+        EvaluationError: the folders differ in their configuration, or `output` holds rows.
+    """
+    first = read_config(folders[0])
+    for folder in folders[1:]:
+        check_same(folder, read_config(folder), first)
+    rows: dict[Key, Row] = {}
+    for folder in folders:
+        for row in read_rows_of(folder):
+            known = rows.get((row["task"], row["id"]))
+            if known is None or "error" in known:
+                rows[row["task"], row["id"]] = row
+    with ResultFolder(output, first).appending(Shard(), resume=False) as file:
+        for row in sorted(rows.values(), key=lambda row: (row["place"], row["task"], row["id"])):
+            file.add(row)
+    return len(rows)
+
+
+def check_same(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise EvaluationError, naming a setting that differs, unless `folder` was made under `wanted`."""
+    different = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+    if different:
+        name = different[0]
+        raise EvaluationError(
+            f"{folder} holds results of another configuration: {name} is {found.get(name)!r} there and "
+            f"{wanted.get(name)!r} here; name another folder."
+        )
+
+
+def _cut_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        with path.open("rb+") as file:
+            file.truncate(data.rfind(b"\n") + 1)

@@ -1,0 +1,89 @@
+"""Explanations: the recorded attention is the decoder's own, and the page holds nothing that a document could run."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from focusdoc import Document, FocusEngine
+from focusdoc.errors import EvaluationError
+from focusdoc.evaluation.explain import Explanation, explain
+from focusdoc.evaluation.explain_page import explanation_page, explanation_png
+from focusdoc.memory.chunk_memory import DocumentMemory
+
+TEXT = "\f".join(f"Page {n}. <script>alert({n})</script> The house {n} is blue & {{{n}}}. " * 2 for n in range(1, 6))
+QUESTION = "What is <b>blue</b>?"
+
+
+@pytest.fixture(scope="module")
+def memory(engine: FocusEngine) -> DocumentMemory:
+    return engine.read(Document.from_text(TEXT, {"name": "<i>book</i>"}))
+
+
+@pytest.fixture(scope="module")
+def explained(engine: FocusEngine, memory: DocumentMemory) -> Explanation:
+    return explain(engine, memory, QUESTION, max_new_tokens=5)
+
+
+def test_the_answer_is_that_of_ask(engine: FocusEngine, memory: DocumentMemory, explained: Explanation) -> None:
+    answer = engine.ask(memory, QUESTION, max_new_tokens=5)
+    assert (explained.answer, explained.sources) == (answer.text, answer.sources)
+    assert len(explained.answer_tokens) == len(answer.token_ids)
+
+
+def test_all_layers_and_heads_together_are_the_chunk_mass(explained: Explanation) -> None:
+    torch.testing.assert_close(explained.candidates, explained.masses, atol=1e-5, rtol=1e-4)
+
+
+def test_attention_adds_up_to_one(explained: Explanation) -> None:
+    total = explained.candidates.sum(dim=1) + explained.local.sum(dim=1)
+    torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
+    # A token sees the local context up to itself and nothing after it.
+    rows, columns = explained.local.shape
+    for row in range(rows):
+        assert not explained.local[row, columns - rows + row + 1 :].any()
+        assert explained.local[row, columns - rows + row] > 0
+
+
+def test_layers_and_heads_are_told_apart(engine: FocusEngine, memory: DocumentMemory, explained: Explanation) -> None:
+    each = [
+        explain(engine, memory, QUESTION, layer=layer, head=head, max_new_tokens=5).candidates
+        for layer in range(engine.base.num_layers)
+        for head in range(engine.base.num_heads)
+    ]
+    torch.testing.assert_close(torch.stack(each).mean(dim=0), explained.candidates, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(each[0], each[1])
+    assert not torch.allclose(each[0], each[-1])
+
+
+def test_shares_of_pages_add_up(explained: Explanation) -> None:
+    shares = explained.page_shares()
+    assert list(shares) == [1, 2, 3, 4, 5]
+    assert sum(shares.values()) == pytest.approx(sum(explained.chunk_shares)) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(("layer", "head", "words"), [(2, None, "layer is 2"), (None, -1, "head is -1")])
+def test_no_such_layer_or_head(
+    engine: FocusEngine, memory: DocumentMemory, layer: int | None, head: int | None, words: str
+) -> None:
+    with pytest.raises(EvaluationError, match=words):
+        explain(engine, memory, QUESTION, layer=layer, head=head)
+
+
+def test_the_page_is_self_contained_and_escapes_everything(explained: Explanation) -> None:
+    page = explanation_page(explained)
+    assert re.findall(r"<script|<i>book|<b>blue", page) == []
+    assert "&lt;script&gt;" in page
+    assert "&lt;i&gt;book&lt;/i&gt;" in page
+    assert "default-src 'none'" in page
+    assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page)
+    assert page.count("<h3>Page ") == 5
+    # All of the document's text is there, once.
+    spans = re.findall(r"<span title=[^>]*>(.*?)</span>", page, flags=re.S)
+    assert "".join(spans).replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&") == TEXT.replace("\f", "")
+
+
+def test_the_picture_is_a_png(explained: Explanation) -> None:
+    assert explanation_png(explained).startswith(b"\x89PNG")
