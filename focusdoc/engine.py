@@ -95,6 +95,7 @@ class FocusEngine(EngineCore):
 
         Raises:
             DocumentError: it cannot be loaded or holds no text. ConfigError: the model has no tokenizer.
+            MemoryShortageError: its memory is larger than what is free.
         """
         if not isinstance(document, Document):
             document = load(document)

@@ -50,6 +50,10 @@ class MemoryMismatchError(FocusdocError):
     """A document memory was made by another model, or with other settings, than the engine that got it."""
 
 
+class MemoryShortageError(FocusdocError, MemoryError):
+    """A document's memory is larger than what is free; told before any of it is read."""
+
+
 class TrainingError(FocusdocError):
     """Training cannot start or go on (no data, a NaN loss, an output folder of another run)."""
 

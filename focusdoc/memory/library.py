@@ -12,6 +12,7 @@ from focusdoc.errors import ConfigError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.entries import size_limit, store_folder
 from focusdoc.memory.reading import Progress, read_chunks
+from focusdoc.memory.room import check_memory_room
 from focusdoc.memory.store import DocumentStore, KnownChunks
 from focusdoc.modeling.base import BaseModel
 
@@ -82,6 +83,9 @@ def read_through(
     Returns:
         The blocks, their chunks in order (several of full chunks where a document grew), and how many tokens went
         through the model.
+
+    Raises:
+        MemoryShortageError: what must be read does not fit into memory.
     """
     total = len(token_ids)
     maker = maker_key(base, anchor) if store is not None else ""
@@ -97,6 +101,7 @@ def read_through(
             progress(known.num_tokens + done, total)
 
     rest = token_ids[known.num_tokens :]
+    check_memory_room(base, len(rest), document)
     blocks += read_chunks(base, rest, chunk_size, kernel, batch=batch, progress=onward, anchor_ids=token_ids[:anchor])
     if store is not None:
         store.save(token_ids, blocks, chunk_size, maker, known=known, document=document, model=base.name)
