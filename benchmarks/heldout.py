@@ -19,7 +19,7 @@ import string
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -297,14 +297,14 @@ def main() -> None:
     data, cases = options.data, options.cases
     engine = FocusEngine.from_pretrained(adapter=options.adapter)
     rows = data / "infinitebench"
-    tests: dict[str, Callable[[], list[Result]]] = {
-        "numbers": lambda: [needles(engine, data, "number", 16_384, size, cases) for size in (512, 2048)],
+    tests: dict[str, Callable[[], Iterable[Result]]] = {
+        "numbers": lambda: (needles(engine, data, "number", 16_384, size, cases) for size in (512, 2048)),
         "far": lambda: [needles(engine, data, "number", 131_072, 2048, max(20, cases // 2))],
-        "rows": lambda: [
+        "rows": lambda: (
             infinitebench(engine, rows / f"passkey_{size}.jsonl", limit)
             for size, limit in ((8192, 20), (16384, 10), (32768, 6))
-        ],
-        "noise": lambda: [passkey(sized(engine, 2048), length, 5) for length in (128_000, 400_000)],
+        ),
+        "noise": lambda: (passkey(sized(engine, 2048), length, 5) for length in (128_000, 400_000)),
         "pairs": lambda: [pairs(sized(engine, 512), cases)],
         "words": lambda: [needles(engine, data, "words", 16_384, 1024, cases)],
         "reconstruction": lambda: [reconstruction(engine, data, cases)],
@@ -318,7 +318,7 @@ def main() -> None:
             print(f"| {result.test} | {result.cases} | {result.score:.3f} | {result.seconds:.0f} s |", flush=True)
             for gold, found in result.misses:
                 print(f"    wanted {gold!r}, found {found!r}")
-        options.output.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+            options.output.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
 
 
 if __name__ == "__main__":

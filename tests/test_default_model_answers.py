@@ -69,26 +69,24 @@ PLANTED = [
 ]
 
 
-@pytest.fixture(scope="module")
-def answers(engine: FocusEngine) -> dict[str, Answer]:
-    """The answer to each planted fact's question, by its city."""
-    found = {}
-    for seed, (page, code, city) in enumerate(PLANTED):
-        fact = f"The access code of {city} is {code}."
-        memory = engine.read(document_with({page: fact}, num_pages=16, seed=seed))
-        found[city] = engine.ask(memory, f"What is the access code of {city}?", max_new_tokens=24)
-    return found
+def answer_about(engine: FocusEngine, city: str) -> Answer:
+    """The answer to the question of a planted fact."""
+    seed, (page, code, _) = next((number, fact) for number, fact in enumerate(PLANTED) if fact[2] == city)
+    document = document_with({page: f"The access code of {city} is {code}."}, num_pages=16, seed=seed)
+    return engine.ask(engine.read(document), f"What is the access code of {city}?", max_new_tokens=24)
 
 
-def test_a_planted_fact_is_answered_and_its_page_is_the_top_source(answers: dict[str, Answer]) -> None:
-    answer = answers["Oslo"]
+def test_a_planted_fact_is_answered_and_its_page_is_the_top_source(engine: FocusEngine) -> None:
+    answer = answer_about(engine, "Oslo")
     assert answer.text.strip() == "771204"
     assert answer.finish_reason == "stop"
     assert answer.sources[0].page == 5
     assert "771204" in answer.sources[0].text
 
 
-def test_nearly_all_planted_facts_are_answered_with_their_page(answers: dict[str, Answer]) -> None:
+@pytest.mark.slow
+def test_nearly_all_planted_facts_are_answered_with_their_page(engine: FocusEngine) -> None:
+    answers = {city: answer_about(engine, city) for _, _, city in PLANTED}
     right = sum(answers[city].text.strip() == code for _, code, city in PLANTED)
     placed = sum(answers[city].sources[0].page == page for page, _, city in PLANTED)
     assert right >= 5

@@ -40,6 +40,7 @@ def notes(tmp_path: Path) -> str:
     return str(path)
 
 
+@pytest.mark.slow  # reads a long text
 def test_llama_index_quickstart(capsys: pytest.CaptureFixture[str], notes: str) -> None:
     printed = run("llama_index_quickstart", [notes, "What is the access code of Oslo?"], capsys)
     assert "Q: What is the access code of Oslo?\nA: " in printed
@@ -54,6 +55,7 @@ def test_llama_index_pdf_citations(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(re.findall(r"\n   0 tokens read, [56]\d\d remembered", printed)) == 2
 
 
+@pytest.mark.slow  # reads a long text
 def test_langchain_chain(capsys: pytest.CaptureFixture[str], notes: str) -> None:
     printed = run("langchain_chain", [notes, "What is the access code of Oslo?", "And what more?"], capsys)
     first, second = printed.strip().split("\n\n")
