@@ -56,7 +56,7 @@ class TrainingSample:
         token_ids: the chunks one behind the other, [num_chunks * chunk_size].
         chunk_size: tokens of one chunk.
         prompts: each with its own targets.
-        number: which sample of the run this is.
+        number: which sample of the run this is; what is read for it is known by this number.
         told: the wordings of all questions that facts in the chunks answer.
         earlier: samples whose chunks, read before, stand beside these; their prompts are not asked again.
     """
@@ -64,7 +64,7 @@ class TrainingSample:
     token_ids: list[int]
     chunk_size: int
     prompts: tuple[TrainingPrompt, ...]
-    number: int = 0
+    number: int
     told: frozenset[str] = frozenset()
     earlier: tuple[TrainingSample, ...] = ()
 

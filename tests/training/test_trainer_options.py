@@ -379,7 +379,7 @@ class Samples:
     seed, mix, shape = 0, {}, SampleShape()
     def draw(self, index):
         ids = torch.randint(3, 96, (40,), generator=torch.Generator().manual_seed(index)).tolist()
-        return TrainingSample(ids[:32], 16, (TrainingPrompt(tuple(ids[32:]), 4, "test"),))
+        return TrainingSample(ids[:32], 16, (TrainingPrompt(tuple(ids[32:]), 4, "test"),), number=index)
 
 processes = Processes.launched(torch.device("cpu"))
 config = TrainingConfig(steps=2, accumulate=2 // processes.count, clip=100.0)
