@@ -259,6 +259,12 @@ class TestEarlierSamples:
             assert {(sample.number - other.number) % 3 for other in sample.earlier} <= {0}
 
 
+def rows_of(prompt: TrainingPrompt) -> int:
+    """Rows of a prompt in one chunk: what runs behind it there, and its candidates forward and backward."""
+    window = prompt.prompt_window or len(prompt.token_ids)
+    return min(len(prompt.token_ids), window + prompt.num_targets) + 2 * prompt.num_targets
+
+
 class TestRows:
     def test_bound_the_prompts(self, maker: SampleMaker) -> None:
         bounded = replace(maker, shape=replace(SHAPE, prompts=8, max_rows=600))
@@ -267,8 +273,8 @@ class TestRows:
         for step in range(40):
             sample, all_prompts = bounded.draw(step), whole.draw(step).prompts
             assert sample.prompts == all_prompts[: len(sample.prompts)]
-            rows = sum(len(prompt.token_ids) + 2 * prompt.num_targets for prompt in sample.prompts)
-            assert len(sample.prompts) == 1 or rows * sample.num_chunks <= 600 or sample.prompts[0].prompt_window
+            rows = sum(rows_of(prompt) for prompt in sample.prompts)
+            assert len(sample.prompts) == 1 or rows * sample.num_chunks <= 600
             counts.add(len(sample.prompts))
         assert 1 in counts
         assert len(counts) > 2

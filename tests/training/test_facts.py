@@ -29,10 +29,9 @@ def words_of(text: str) -> list[str]:
 class TestEveryMaker:
     @settings(deadline=None)
     @given(seed=seeds)
-    def test_states_the_answer(self, kind: str, seed: int) -> None:
+    def test_states_the_answer_to_the_letter(self, kind: str, seed: int) -> None:
         fact = FACT_MAKERS[kind](random.Random(seed))
-        first, rest = fact.answer[0], fact.answer[1:]
-        assert fact.answer in fact.statement or first.lower() + rest in fact.statement
+        assert fact.answer in fact.statement
 
     @settings(deadline=None)
     @given(seed=seeds)
@@ -85,7 +84,7 @@ def test_rare_draws_do_not_give_the_answer_away_either() -> None:
 def test_words_are_of_every_form() -> None:
     rng = random.Random(0)
     openings = {FACT_MAKERS["words"](rng).questions[0].split()[0] for _ in range(300)}
-    assert openings == {"Where", "What", "When", "Who", "Whose"}
+    assert {"Where", "What", "When", "Who", "Which", "How"} <= openings
 
 
 @settings(deadline=None)
