@@ -127,7 +127,7 @@ def needles(engine: FocusEngine, data: Path, kind: str, num_tokens: int, chunk_s
     return Result(name, cases, right / cases, time.perf_counter() - begun, misses[:5])
 
 
-def passkey(engine: FocusEngine, num_tokens: int, cases: int) -> Result:
+def passkey(engine: FocusEngine, num_tokens: int, cases: int, seed: int = 0) -> Result:
     """The authors' form: noise sentences repeated around one pass key (Figure 1)."""
     begun = time.perf_counter()
     tokenizer = engine.base.tokenizer
@@ -137,7 +137,7 @@ def passkey(engine: FocusEngine, num_tokens: int, cases: int) -> Result:
     blocks = {shift: read_tokens(engine, ids)[0] for shift, ids in enumerate(repeats)}
     right, misses = 0, []
     for case in range(cases):
-        rng = random.Random(f"passkey-{num_tokens}-{case}")
+        rng = random.Random(f"passkey-{num_tokens}-{seed}-{case}")
         key = str(rng.randrange(10_000, 100_000))
         statement = encode_text(tokenizer, f"The pass key is {key}. Remember it. {key} is the pass key. ")
         count = num_tokens // size

@@ -162,8 +162,8 @@ class FocusEngine(EngineCore):
         """
         if isinstance(questions, str) or not questions:
             raise ConfigError(f"questions is {questions!r}; give a list with at least one question.")
-        if batch < 1:
-            raise ConfigError(f"batch is {batch}; it must be at least 1.")
+        _check_count("batch", batch, 1)
+        _check_count("max_sources", max_sources, 0)
         memories = self._own(memory)
         prepared = [self._prepare(question, style, generation) for question in questions]
         for settings, local_ids, _ in prepared:
@@ -230,8 +230,7 @@ class FocusEngine(EngineCore):
         max_sources: int,
         cancel: threading.Event | None,
     ) -> Generator[TextPiece, None, None]:
-        if isinstance(max_sources, bool) or not isinstance(max_sources, int) or max_sources < 0:
-            raise ConfigError(f"max_sources is {max_sources!r}; it must be a whole number of at least 0.")
+        _check_count("max_sources", max_sources, 0)
         self._check_room([one.num_tokens for one in memories], len(local_ids), settings)
         decoder = self._decoder([block for one in memories for block in one.blocks], settings)
         return stream_answer(
@@ -308,3 +307,8 @@ class FocusEngine(EngineCore):
             usage = Usage(split, decoder.num_chunks, len(local_ids), 0, split)
         loop = TokenLoop(decoder, logits, settings, history=ids, eos_token_ids=self.base.eos_token_ids, cancel=cancel)
         return complete(loop, settings, self.base.tokenizer, begun=begun, usage=usage, keep_logits=return_logits)
+
+
+def _check_count(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}.")

@@ -125,6 +125,8 @@ def test_can_be_cancelled(engine: FocusEngine, memory: DocumentMemory) -> None:
         ("What?", {}, ConfigError, "at least one question"),
         (["What?", " "], {}, ConfigError, "empty"),
         (["What?"], {"batch": 0}, ConfigError, "batch is 0"),
+        (["What?"], {"batch": 1.5}, ConfigError, "batch is 1.5"),
+        (["What?"], {"max_sources": -1}, ConfigError, "max_sources is -1"),
         (["What?", "What? " * 500], {}, PromptTooLongError, "local window"),
         (["What?"], {"max_new_tokens": 0}, ConfigError, "max_new_tokens is 0"),
     ],
