@@ -1,12 +1,13 @@
 """Weights laid out once as the CPU's matrix kernels read them, for decoding steps.
 
 A step has few rows, so its linear layers cost what it costs to stream their weights; torch's plain product lays a
-matrix out anew every time it is used. Packing is worth nothing for reading (thousands of rows) or on a GPU.
+matrix out anew every time it is used. Projections of the same input (q, k and v; gate and up) are one product, for each
+product has its price besides. Packing is worth nothing for reading (thousands of rows) or on a GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -41,6 +42,47 @@ class PackedLinear(nn.Module):
         return output.view(*hidden.shape[:-1], -1)
 
 
+class JoinedLinear:
+    """Several projections of one input as one product: the first to be asked makes all, the others take their part.
+
+    Args:
+        joined: maps [..., in_features] to all outputs, one behind the other.
+        sizes: out_features of each.
+    """
+
+    def __init__(self, joined: nn.Module, sizes: Sequence[int]) -> None:
+        self._joined = joined
+        self._sizes = list(sizes)
+        self._hidden: Tensor | None = None
+        self._outputs: tuple[Tensor, ...] = ()
+
+    def part(self, index: int, hidden: Tensor) -> Tensor:
+        """What projection `index` makes of `hidden`; the last one lets go of it."""
+        if hidden is not self._hidden:
+            self._hidden, self._outputs = hidden, self._joined(hidden).split(self._sizes, dim=-1)
+        output = self._outputs[index]
+        if index == len(self._sizes) - 1:
+            self.forget()
+        return output
+
+    def forget(self) -> None:
+        """Let go of the input and of what was made of it."""
+        self._hidden, self._outputs = None, ()
+
+
+class JoinedPart(nn.Module):
+    """One of the projections of a `JoinedLinear`."""
+
+    def __init__(self, joined: JoinedLinear, index: int) -> None:
+        super().__init__()
+        self._whole = joined
+        self._index = index
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map hidden [..., in_features] to [..., out_features]."""
+        return self._whole.part(self._index, hidden)
+
+
 class PackedProjections:
     """Candidate projections of a whole model, with every linear layer of it packed as well.
 
@@ -61,24 +103,42 @@ class PackedProjections:
         self._rows = CandidateRows()
         #: Where each module hangs: its parent's table of children, its name there, itself, and what stands in for it.
         self._places: list[tuple[dict[str, nn.Module | None], str, nn.Module, nn.Module]] = []
+        self._joined: list[JoinedLinear] = []
+        together = (tuple(family.attributes[letter] for letter in "qkv"), family.gate_and_up)
         candidates: dict[nn.Module, Tensor] = {}
         for attention, layer_weights in zip(attention_layers, weights, strict=True):
             for letter, weight in layer_weights.items():
                 candidates[getattr(attention, family.attributes[letter])] = weight
         for layer in layers:
             for parent in layer.modules():
-                for name, child in parent.named_children():
-                    if child in candidates:
-                        stand_in: nn.Module = CandidateLinear(
-                            packed_linear(child),
-                            PackedLinear(candidates[child], getattr(child, "bias", None)),
-                            self._rows,
-                        )
-                    elif type(child) is nn.Linear:
-                        stand_in = packed_linear(child)
-                    else:
-                        continue
-                    self._places.append((parent._modules, name, child, stand_in))
+                linear = {name: child for name, child in parent.named_children() if type(child) is nn.Linear}
+                for names in together:
+                    group = [linear[name] for name in names if name in linear]
+                    if len(group) == len(names) and _alike(group, candidates):
+                        self._stand_in(parent, names, self._join(group, candidates))
+                        linear = {name: child for name, child in linear.items() if name not in names}
+                for name, child in linear.items():
+                    self._stand_in(parent, [name], [self._packed([child], candidates)])
+
+    def _stand_in(self, parent: nn.Module, names: Sequence[str], modules: Sequence[nn.Module]) -> None:
+        for name, module in zip(names, modules, strict=True):
+            self._places.append((parent._modules, name, parent.get_submodule(name), module))
+
+    def _join(self, group: Sequence[nn.Linear], candidates: Mapping[nn.Module, Tensor]) -> list[nn.Module]:
+        """Stand-ins for projections of the same input."""
+        joined = JoinedLinear(self._packed(group, candidates), [module.out_features for module in group])
+        self._joined.append(joined)
+        return [JoinedPart(joined, index) for index in range(len(group))]
+
+    def _packed(self, group: Sequence[nn.Linear], candidates: Mapping[nn.Module, Tensor]) -> nn.Module:
+        """One module for all of `group`, their outputs one behind the other."""
+        bias = None if group[0].bias is None else torch.cat([module.bias for module in group])
+        plain = PackedLinear(torch.cat([module.weight for module in group]), bias)
+        if group[0] not in candidates:
+            return plain
+        return CandidateLinear(
+            plain, PackedLinear(torch.cat([candidates[module] for module in group]), bias), self._rows
+        )
 
     @contextmanager
     def attached(self) -> Iterator[CandidateRows]:
@@ -89,8 +149,15 @@ class PackedProjections:
             yield self._rows
         finally:
             self._rows.count = 0
+            for joined in self._joined:
+                joined.forget()
             for table, name, original, _ in self._places:
                 table[name] = original
+
+
+def _alike(group: Sequence[nn.Linear], candidates: Mapping[nn.Module, Tensor]) -> bool:
+    """Whether all or none of these have a bias, and all or none a candidate weight."""
+    return len({module.bias is None for module in group}) == 1 and len({module in candidates for module in group}) == 1
 
 
 def packed_linear(module: nn.Module) -> nn.Module:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from focusdoc.modeling.base import BaseModel
-from focusdoc.modeling.packed import PackedLinear, PackedProjections, can_pack
+from focusdoc.modeling.packed import JoinedLinear, JoinedPart, PackedLinear, PackedProjections, can_pack
 from tiny_models import CLASSES, random_weights, tiny_model
 
 packs = pytest.mark.skipif(not can_pack(nn.Linear(4, 4)), reason="this build of torch has no packed matrix kernels")
@@ -67,6 +67,46 @@ def test_an_error_inside_a_pass_detaches_them() -> None:
     assert list(base.model.named_modules()) == modules
     with packed.attached() as rows:
         assert rows.count == 0
+
+
+def test_joined_projections_are_made_in_one_product() -> None:
+    calls = []
+
+    class Counted(nn.Linear):
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            calls.append(hidden)
+            return super().forward(hidden)
+
+    whole = Counted(8, 12, bias=False)
+    joined = JoinedLinear(whole, [6, 2, 4])
+    query, key, value = (JoinedPart(joined, index) for index in range(3))
+    for hidden in (torch.randn(1, 5, 8), torch.randn(1, 5, 8)):
+        found = torch.cat((query(hidden), key(hidden), value(hidden)), dim=-1)
+        torch.testing.assert_close(found, nn.functional.linear(hidden, whole.weight))
+    assert len(calls) == 2
+
+
+def test_joined_projections_do_not_take_another_input_for_the_last() -> None:
+    whole = nn.Linear(4, 4, bias=False)
+    joined = JoinedLinear(whole, [2, 2])
+    gate, up = JoinedPart(joined, 0), JoinedPart(joined, 1)
+    first, second = torch.randn(3, 4), torch.randn(3, 4)
+    gate(first)  # its second part is never asked for
+    torch.testing.assert_close(gate(second), nn.functional.linear(second, whole.weight)[:, :2])
+    torch.testing.assert_close(up(second), nn.functional.linear(second, whole.weight)[:, 2:])
+
+
+@packs
+@pytest.mark.parametrize("letters", ["q", "qk", "o", "qkvo"])
+def test_projections_that_differ_are_not_joined(letters: str) -> None:
+    base = BaseModel(tiny_model("qwen2"))  # q, k and v have a bias, o has none
+    weights = [{letter: layer[letter] for letter in letters} for layer in random_weights(base.model)]
+    packed = base.packed(weights)
+    assert isinstance(packed, PackedProjections)
+    attention = base.attention_layers[0]
+    with packed.attached():
+        assert isinstance(attention.q_proj, JoinedPart) == (letters in ("o", "qkvo"))
+    assert type(attention.q_proj) is nn.Linear
 
 
 def test_large_models_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
