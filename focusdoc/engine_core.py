@@ -189,6 +189,7 @@ class EngineCore:
             progress=progress,
             document=name,
             anchor=self.config.anchor,
+            memory_dtype="int8" if self.config.memory_dtype == "int8" else "model",
         )
 
     def _default_chunk_size(self, adapter: Adapter | None, config: FocusConfig) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from focusdoc.attention import AttentionKernel
+from focusdoc.config import BlockDtype
 from focusdoc.errors import ConfigError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.entries import size_limit, store_folder
@@ -49,7 +50,7 @@ def open_store(store: DocumentStore | str | Path | None = "auto") -> DocumentSto
         return None
 
 
-def maker_key(base: BaseModel, anchor: int = 0) -> str:
+def maker_key(base: BaseModel, anchor: int = 0, memory_dtype: BlockDtype = "model") -> str:
     """Names everything besides the chunk size that shapes a chunk's KV.
 
     The fingerprint covers weights and configuration (RoPE among it). The context length is not in it, since most
@@ -57,7 +58,9 @@ def maker_key(base: BaseModel, anchor: int = 0) -> str:
     """
     dtype = str(base.dtype).removeprefix("torch.")
     # An anchor is the document's own beginning, which the hashes of its tokens cover.
-    return f"{base.fingerprint} {dtype} context {base.context_length}" + (f" anchor {anchor}" if anchor else "")
+    anchored = f" anchor {anchor}" if anchor else ""
+    kept = "" if memory_dtype == "model" else f" kept as {memory_dtype}"
+    return f"{base.fingerprint} {dtype} context {base.context_length}{anchored}{kept}"
 
 
 def read_through(
@@ -71,6 +74,7 @@ def read_through(
     progress: Progress | None = None,
     document: str = "",
     anchor: int = 0,
+    memory_dtype: BlockDtype = "model",
 ) -> tuple[tuple[MemoryBlock, ...], int]:
     """The memory of a document, from the store as far as it is known there, and then stored.
 
@@ -79,6 +83,7 @@ def read_through(
         batch, progress: see `read_chunks`; known tokens count as read at once.
         document: its name, for ``focusdoc store list``.
         anchor: this many first tokens stand in front of every chunk while it is read.
+        memory_dtype: what the blocks are kept in, and looked for.
 
     Returns:
         The blocks, their chunks in order (several of full chunks where a document grew), and how many tokens went
@@ -88,11 +93,11 @@ def read_through(
         MemoryShortageError: what must be read does not fit into memory.
     """
     total = len(token_ids)
-    maker = maker_key(base, anchor) if store is not None else ""
+    maker = maker_key(base, anchor, memory_dtype) if store is not None else ""
     known = store.find(token_ids, chunk_size, maker) if store is not None else KnownChunks()
     if progress is not None and known.num_tokens:
         progress(known.num_tokens, total)
-    blocks = tuple(MemoryBlock(block.keys.to(base.device), block.values.to(base.device)) for block in known.blocks)
+    blocks = tuple(block.to(base.device) for block in known.blocks)
     if known.num_tokens == total:
         return blocks, 0
 
@@ -102,7 +107,16 @@ def read_through(
 
     rest = token_ids[known.num_tokens :]
     check_memory_room(base, len(rest), document)
-    blocks += read_chunks(base, rest, chunk_size, kernel, batch=batch, progress=onward, anchor_ids=token_ids[:anchor])
+    blocks += read_chunks(
+        base,
+        rest,
+        chunk_size,
+        kernel,
+        batch=batch,
+        progress=onward,
+        anchor_ids=token_ids[:anchor],
+        memory_dtype=memory_dtype,
+    )
     if store is not None:
         store.save(token_ids, blocks, chunk_size, maker, known=known, document=document, model=base.name)
     return blocks, len(rest)

@@ -180,7 +180,7 @@ class DocumentStore:
             block = open_segment(path / segment.file, segment)
             count = min(segment.num_chunks, left // segment.chunk_len)
             if count < segment.num_chunks:
-                block = MemoryBlock(block.keys[:, :count], block.values[:, :count])
+                block = block.chunks(0, count)
             else:
                 whole.append(segment)
             blocks.append(block)
