@@ -19,6 +19,7 @@ from focusdoc.terminal import plain
 if TYPE_CHECKING:
     from focusdoc.engine import FocusEngine
     from focusdoc.memory.chunk_memory import DocumentMemory
+    from focusdoc.memory.plan import MemoryPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +135,12 @@ def check_question(question: str) -> str:
 
 
 def read(engine: FocusEngine, document: Document) -> tuple[DocumentMemory, float]:
-    """Read a document with a progress bar, unless it is known; the memory and the seconds it took."""
+    """Read a document, unless it is known, after telling the plan; the memory and the seconds it took."""
+
+    def tell(plan: MemoryPlan) -> None:
+        if plan.rung != "store":
+            errors.print(f"{plain(document.name)}: {plan}.", markup=False, soft_wrap=True)
+
     begun = time.perf_counter()
-    memory = engine.read(document)
+    memory = engine.read(document, on_plan=tell)
     return memory, time.perf_counter() - begun
