@@ -13,7 +13,7 @@ from rich.text import Text
 from focusdoc.cli import options
 from focusdoc.cli.display import errors, output, page_ranges
 from focusdoc.cli.loading import open_document
-from focusdoc.config import FocusConfig, GenerationConfig, MemoryDtype
+from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.documents import Document, estimate_tokens
 from focusdoc.modeling.size import CHUNK_TOKENS, ModelSize, estimate_seconds_per_token, model_size, where_it_runs
 from focusdoc.terminal import in_bytes, in_time, plain
@@ -40,8 +40,7 @@ def info(
     with errors.status("Counting tokens and measuring this machine"):
         tokens = estimate_tokens(document.text, model)
         device, size = where_it_runs(size)
-        chunk_size = settings.chunk_size or CHUNK_TOKENS
-        plan = _plan(size, device, tokens.num_tokens, chunk_size, settings.memory_dtype)
+        plan = _plan(size, device, tokens.num_tokens, settings)
     facts = {
         "document": {
             "name": document.name,
@@ -68,14 +67,16 @@ def info(
         _show(document, facts, size, plan)
 
 
-def _plan(size: ModelSize, device: str, num_tokens: int, chunk_size: int, memory_dtype: MemoryDtype) -> MemoryPlan:
+def _plan(size: ModelSize, device: str, num_tokens: int, settings: FocusConfig) -> MemoryPlan:
     """The plan that an engine would make, but for what the store knows: that takes the model to tell."""
     import torch
 
     from focusdoc.memory.library import open_store
     from focusdoc.memory.plan import QUESTION_TOKENS, plan_memory
     from focusdoc.memory.room import free_bytes
+    from focusdoc.modeling.adapter_files import shipped_chunk_size
 
+    chunk_size = settings.chunk_size or shipped_chunk_size(size.name) or CHUNK_TOKENS
     store = open_store()
     return plan_memory(
         size,
@@ -83,7 +84,7 @@ def _plan(size: ModelSize, device: str, num_tokens: int, chunk_size: int, memory
         num_tokens,
         chunk_size,
         free=free_bytes(torch.device(device)),
-        memory_dtype=memory_dtype,
+        memory_dtype=settings.memory_dtype,
         tail_tokens=QUESTION_TOKENS + GenerationConfig.max_new_tokens,
         disk=store.room if store is not None and device == "cpu" else None,
         seconds_per_token=lambda: estimate_seconds_per_token(size, device, chunk_size=chunk_size),

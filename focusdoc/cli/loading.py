@@ -65,9 +65,9 @@ class EngineOptions:
                 dtype=self.dtype,
                 store="auto" if self.store else None,
             )
-            if not self.paper:
-                # Only now is it known which mode the adapter was trained for; the settings must not change that.
-                config = replace(engine.config, **self._settings())
+            # Only now is it known which mode the adapter was trained for; the settings must not change that.
+            config = replace(engine.config, **self._settings())
+            if config != engine.config:
                 engine = FocusEngine(engine.base, engine.adapter, config, store=engine.store)
         return engine
 
