@@ -92,7 +92,7 @@ class Novel:
 
     def _slice(self, start: int, stop: int) -> Iterator[MemoryBlock]:
         if stop > start:
-            yield MemoryBlock(self.block.keys[:, start:stop], self.block.values[:, start:stop])
+            yield self.block.chunks(start, stop)
 
     def _read(self, ids: list[int]) -> MemoryBlock:
         (block,) = read_tokens(self.engine, ids)
@@ -101,7 +101,8 @@ class Novel:
 
 def read_tokens(engine: FocusEngine, ids: list[int]) -> tuple[MemoryBlock, ...]:
     """The blocks of bare token ids."""
-    return read_chunks(engine.base, ids, engine.chunk_size, engine.kernel)
+    memory_dtype = "int8" if engine.config.memory_dtype == "int8" else "model"
+    return read_chunks(engine.base, ids, engine.chunk_size, engine.kernel, memory_dtype=memory_dtype)
 
 
 def sized(engine: FocusEngine, chunk_size: int) -> FocusEngine:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from focusdoc.engine import FocusEngine
     from focusdoc.errors import FocusdocError
     from focusdoc.memory.chunk_memory import DocumentMemory
+    from focusdoc.memory.plan import MemoryPlan
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ _HOMES = {
     "Generation": "focusdoc.decoding.answer",
     "GenerationConfig": "focusdoc.config",
     "LoadLimits": "focusdoc.documents",
+    "MemoryPlan": "focusdoc.memory.plan",
     "Message": "focusdoc.chat.messages",
     "Page": "focusdoc.documents",
     "Source": "focusdoc.decoding.answer",
@@ -52,6 +54,7 @@ __all__ = [
     "Generation",
     "GenerationConfig",
     "LoadLimits",
+    "MemoryPlan",
     "Message",
     "Page",
     "Source",

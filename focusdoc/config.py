@@ -17,6 +17,9 @@ Condensing = Literal["candidates", "none"]
 #: "all", "auto", or how many.
 ActiveChunks = Literal["all", "auto"] | int
 CandidatePositions = Literal["sequential", "shared"]
+#: Numbers of a chunk memory: as the model computes them, or in 8 bits.
+BlockDtype = Literal["model", "int8"]
+MemoryDtype = Literal["auto"] | BlockDtype
 
 #: Below this many tokens the authors' code uses no chunk at all (paper_mode section 1.1).
 PAPER_DIRECT_THRESHOLD = 4096
@@ -57,6 +60,9 @@ class FocusConfig:
         chunk_batch: chunks decoded together; ``None`` for all at once. Changes memory use and speed, never
             results.
         read_batch: chunks encoded together while reading.
+        memory_dtype: what keys and values of a document are kept in: ``"model"`` as the model computes them, ``"int8"``
+            in half the bytes, with a scale per channel of keys and per token of values; ``"auto"`` as the model
+            computes them where they fit.
         allow_untrained: run with candidates that are copies of the base projections when there is no
             adapter. For experiments only: such candidates retrieve nothing.
     """
@@ -74,6 +80,7 @@ class FocusConfig:
     active_chunks: ActiveChunks = "all"
     chunk_batch: int | None = None
     read_batch: int = 2
+    memory_dtype: MemoryDtype = "auto"
     allow_untrained: bool = False
 
     def __post_init__(self) -> None:
@@ -96,6 +103,8 @@ class FocusConfig:
             raise ConfigError(f"anchor is {self.anchor}; anchors are for direct mode, so set condensing='none' too.")
         if self.candidate_positions not in (None, "sequential", "shared"):
             raise ConfigError(f"candidate_positions is {self.candidate_positions!r}; choose 'sequential' or 'shared'.")
+        if self.memory_dtype not in ("auto", "model", "int8"):
+            raise ConfigError(f"memory_dtype is {self.memory_dtype!r}; choose 'auto', 'model' or 'int8'.")
         _at_least("local_window", self.local_window, 1)
         _at_least("prompt_window", self.prompt_window, 1)
         _at_least("read_batch", self.read_batch, 1)

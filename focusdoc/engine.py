@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,12 @@ from focusdoc.decoding.plain import PlainDecoder
 from focusdoc.decoding.prompt import PromptStyle
 from focusdoc.decoding.together import chunks_at_once
 from focusdoc.documents import Document, cut_chunks, load, tokenize
+from focusdoc.documents.chunking import TokenizedText
 from focusdoc.engine_core import EngineCore
 from focusdoc.errors import ConfigError
 from focusdoc.memory.chunk_memory import DocumentMemory
+from focusdoc.memory.library import plan_reading
+from focusdoc.memory.plan import MemoryPlan
 from focusdoc.memory.reading import Progress
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.adapter_files import load_adapter, shipped_adapter_path
@@ -82,7 +85,11 @@ class FocusEngine(EngineCore):
         return cls(base, loaded, config, attention, store)
 
     def read(
-        self, document: Document | str | os.PathLike[str] | bytes, *, progress: Progress | None = None
+        self,
+        document: Document | str | os.PathLike[str] | bytes,
+        *,
+        progress: Progress | None = None,
+        on_plan: Callable[[MemoryPlan], None] | None = None,
     ) -> DocumentMemory:
         """Read a document into a memory that any number of questions can be asked of.
 
@@ -92,21 +99,49 @@ class FocusEngine(EngineCore):
             document: a `Document`, or anything `focusdoc.load` takes.
             progress: called with (tokens read, tokens in all); None for a progress bar on standard error, if that
                 is a terminal.
+            on_plan: given what `plan` tells, before anything is read; None for the log, as a warning where memory is
+                too short for the model's own dtype.
 
         Raises:
             DocumentError: it cannot be loaded or holds no text. ConfigError: the model has no tokenizer.
-            MemoryShortageError: its memory is larger than what is free.
+            MemoryShortageError: its memory fits neither into what is free nor on the disk.
         """
         if not isinstance(document, Document):
             document = load(document)
         with reading_progress(document.name) if progress is None else nullcontext(progress) as show:
-            with self.base.tokenizer_lock:
-                tokenized = tokenize(self._tokenizer, document.text)
-            if self.config.uses_bos:  # the authors' tokenizer puts it in front of the text (paper_mode section 1.4)
-                tokenized = tokenized.with_bos(bos_token(self.base, self.config))
+            tokenized = self._tokenized(document)
             chunks = tuple(cut_chunks(tokenized, self.chunk_size, document))
-            blocks, encoded = self._read_tokens(tokenized.token_ids, self.store, show, document.name)
+            blocks, encoded = self._read_tokens(tokenized.token_ids, self.store, show, document.name, on_plan)
         return DocumentMemory(tuple(tokenized.token_ids), chunks, blocks, self.maker, document, tokenized, encoded)
+
+    def plan(self, document: Document | str | os.PathLike[str] | bytes) -> MemoryPlan:
+        """What reading a document will take in bytes and seconds, and where its memory will be; reads nothing.
+
+        Its `rung` is "none" where `read` would raise MemoryShortageError.
+
+        Raises:
+            DocumentError: it cannot be loaded or holds no text. ConfigError: the model has no tokenizer.
+        """
+        document = document if isinstance(document, Document) else load(document)
+        plan, _ = plan_reading(
+            self.store,
+            self.base,
+            self._tokenized(document).token_ids,
+            self.chunk_size,
+            anchor=self.config.anchor,
+            memory_dtype=self.config.memory_dtype,
+            tail_tokens=self._tail_tokens,
+            speed=self._speed,
+        )
+        return plan
+
+    def _tokenized(self, document: Document) -> TokenizedText:
+        """The tokens that are read of a document."""
+        with self.base.tokenizer_lock:
+            tokenized = tokenize(self._tokenizer, document.text)
+        if self.config.uses_bos:  # the authors' tokenizer puts it in front of the text (paper_mode section 1.4)
+            tokenized = tokenized.with_bos(bos_token(self.base, self.config))
+        return tokenized
 
     def ask(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,9 @@ from focusdoc.decoding.prompt import PromptStyle, question_prompt
 from focusdoc.errors import AdapterError, ConfigError, PromptTooLongError
 from focusdoc.memory.chunk_memory import DocumentMemory, MemoryBlock, check_maker
 from focusdoc.memory.library import open_store, read_through
+from focusdoc.memory.plan import QUESTION_TOKENS, MemoryPlan
 from focusdoc.memory.reading import Progress
+from focusdoc.memory.speed import ReadingSpeed
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.adapter import Adapter, check_adapter, untrained_adapter
 from focusdoc.modeling.base import BaseModel, CandidateWeights
@@ -79,6 +81,7 @@ class EngineCore:
                 "and a chunk must leave room for the question; choose a smaller chunk_size."
             )
         self.kernel = attention_kernel(attention)
+        self._speed = ReadingSpeed(base, self.chunk_size)
         self._weights = _on(base, adapter) if adapter is not None else None
 
     @property
@@ -177,7 +180,12 @@ class EngineCore:
         )
 
     def _read_tokens(
-        self, ids: Sequence[int], store: DocumentStore | None = None, progress: Progress | None = None, name: str = ""
+        self,
+        ids: Sequence[int],
+        store: DocumentStore | None = None,
+        progress: Progress | None = None,
+        name: str = "",
+        on_plan: Callable[[MemoryPlan], None] | None = None,
     ) -> tuple[tuple[MemoryBlock, ...], int]:
         return read_through(
             store,
@@ -189,7 +197,18 @@ class EngineCore:
             progress=progress,
             document=name,
             anchor=self.config.anchor,
+            memory_dtype=self.config.memory_dtype,
+            tail_tokens=self._tail_tokens,
+            speed=self._speed,
+            on_plan=on_plan,
         )
+
+    @property
+    def _tail_tokens(self) -> int:
+        """Tokens that a plan keeps room for behind every chunk: a usual question and answer."""
+        if self.config.direct:
+            return 0
+        return min(self.config.prompt_window, QUESTION_TOKENS) + GenerationConfig.max_new_tokens
 
     def _default_chunk_size(self, adapter: Adapter | None, config: FocusConfig) -> int:
         if adapter is not None and adapter.config.chunk_size is not None:

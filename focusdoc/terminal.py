@@ -1,4 +1,4 @@
-"""What a terminal may be shown: text that cannot command it, and a progress bar."""
+"""What a terminal may be shown: text that cannot command it, numbers in words, and a progress bar."""
 
 from __future__ import annotations
 
@@ -12,6 +12,25 @@ _CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(co
 def plain(text: str) -> str:
     """The text without terminal control characters and halves of surrogate pairs, which no terminal can show."""
     return text.translate(_CONTROLS).encode("utf-8", "replace").decode("utf-8")
+
+
+def in_bytes(count: float) -> str:
+    """A number of bytes in words, in powers of 1,000."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:,.0f} {unit}" if unit in ("bytes", "kB") or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} TB"
+
+
+def in_time(seconds: float) -> str:
+    """A rough duration in words."""
+    if seconds < 1:
+        return "1 s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
 @contextmanager

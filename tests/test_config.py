@@ -29,6 +29,10 @@ class TestFocusConfig:
     def test_candidate_positions(self, value: object) -> None:
         refused(FocusConfig, "candidate_positions", value)
 
+    @pytest.mark.parametrize("value", ["int4", "", None, 8])
+    def test_memory_dtype(self, value: object) -> None:
+        refused(FocusConfig, "memory_dtype", value)
+
     @pytest.mark.parametrize("name", ["local_window", "prompt_window", "chunk_size", "read_batch", "chunk_batch"])
     @pytest.mark.parametrize("value", [0, -1, 2.5, "512", True])
     def test_numbers_of_at_least_one(self, name: str, value: object) -> None:

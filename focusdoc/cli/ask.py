@@ -39,6 +39,7 @@ def ask(
     paper: options.Paper = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    memory_dtype: options.MemoryDtype = "auto",
     json_output: options.Json = False,
     no_stream: options.NoStream = False,
     password: options.Password = None,
@@ -61,6 +62,7 @@ def ask(
         paper=paper,
         device=device,
         dtype=dtype,
+        memory_dtype=memory_dtype,
         store=not no_store,
     )
     question = check_question(question)

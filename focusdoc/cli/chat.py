@@ -46,6 +46,7 @@ def chat(
     paper: options.Paper = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    memory_dtype: options.MemoryDtype = "auto",
     password: options.Password = None,
     no_store: options.NoStore = False,
 ) -> None:
@@ -66,6 +67,7 @@ def chat(
         paper=paper,
         device=device,
         dtype=dtype,
+        memory_dtype=memory_dtype,
         store=not no_store,
     )
     document = open_document(file, password)

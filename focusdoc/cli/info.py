@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import asdict
 from textwrap import shorten
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -15,70 +13,13 @@ from rich.text import Text
 from focusdoc.cli import options
 from focusdoc.cli.display import errors, output, page_ranges
 from focusdoc.cli.loading import open_document
+from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.documents import Document, estimate_tokens
-from focusdoc.errors import ModelNotFoundError
-from focusdoc.modeling.default_model import DEFAULT_MODEL
-from focusdoc.terminal import plain
+from focusdoc.modeling.size import CHUNK_TOKENS, ModelSize, estimate_seconds_per_token, model_size, where_it_runs
+from focusdoc.terminal import in_bytes, in_time, plain
 
-#: Share of the speed of the bare layer that is timed here which a whole model reaches: norms, rotation, copies.
-_READING_EFFICIENCY = 0.7
-#: Seconds that the timing takes.
-_TIMING_SECONDS = 0.3
-#: Tokens in the timed layer: a chunk.
-_TIMED_TOKENS = 2048
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSize:
-    """The dimensions of a base model that its costs follow from.
-
-    Attributes:
-        tied: whether the embedding serves as the output layer too. dtype: as torch names it.
-    """
-
-    name: str
-    num_layers: int
-    hidden_size: int
-    intermediate_size: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    tied: bool
-    dtype: str
-
-    @property
-    def bytes_per_weight(self) -> int:
-        """Bytes of one number of `dtype`."""
-        return 4 if self.dtype == "float32" else 2
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes of keys and values of one token over all layers."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.bytes_per_weight
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all weights but the norms'."""
-        attention = 2 * self.hidden_size * self.head_dim * (self.num_heads + self.num_kv_heads)
-        layers = self.num_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
-        embeddings = (1 if self.tied else 2) * self.vocab_size * self.hidden_size
-        return (layers + embeddings) * self.bytes_per_weight
-
-
-#: The embedded default, which may not be converted yet.
-DEFAULT_SIZE = ModelSize(
-    name=DEFAULT_MODEL,
-    num_layers=30,
-    hidden_size=576,
-    intermediate_size=1536,
-    num_heads=9,
-    num_kv_heads=3,
-    head_dim=64,
-    vocab_size=49152,
-    tied=True,
-    dtype="bfloat16",
-)
+if TYPE_CHECKING:
+    from focusdoc.memory.plan import MemoryPlan
 
 
 def info(
@@ -87,16 +28,19 @@ def info(
         str | None,
         typer.Option(metavar="FOLDER", help="A base model's folder; without it, the built-in SmolLM2-135M-Instruct."),
     ] = None,
+    chunk_size: options.ChunkSize = None,
+    memory_dtype: options.MemoryDtype = "auto",
     password: options.Password = None,
     json_output: options.Json = False,
 ) -> None:
     """Tell pages, characters and tokens of a document, and the memory and time that reading it will take."""
+    settings = FocusConfig(chunk_size=chunk_size, memory_dtype=memory_dtype)  # type: ignore[arg-type]  # checked there
     size = model_size(model)
     document = open_document(file, password)
     with errors.status("Counting tokens and measuring this machine"):
         tokens = estimate_tokens(document.text, model)
         device, size = where_it_runs(size)
-        seconds = time_layer(size, device)
+        plan = _plan(size, device, tokens.num_tokens, settings)
     facts = {
         "document": {
             "name": document.name,
@@ -113,89 +57,41 @@ def info(
         "model_bytes": size.num_bytes,
         "memory_bytes_per_token": size.kv_bytes_per_token,
         "memory_bytes": tokens.num_tokens * size.kv_bytes_per_token,
-        "read_seconds": tokens.num_tokens * size.num_layers * seconds / _READING_EFFICIENCY,
+        "read_seconds": plan.seconds,
+        "plan": asdict(plan),
         "device": device,
     }
     if json_output:
         print(json.dumps(facts, indent=2))
     else:
-        _show(document, facts, size)
+        _show(document, facts, size, plan)
 
 
-def model_size(model: str | None) -> ModelSize:
-    """The dimensions of a base model, from the ``config.json`` in its folder; None is the embedded default.
-
-    Raises:
-        ModelNotFoundError: there is no such file, or it lacks a dimension.
-    """
-    if model is None or model == DEFAULT_MODEL:
-        return DEFAULT_SIZE
-    file = Path(model).expanduser() / "config.json"
-    try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        config = {**config, **config.get("text_config", {})}
-        heads = int(config["num_attention_heads"])
-        dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
-        return ModelSize(
-            name=file.parent.resolve().name,
-            num_layers=int(config["num_hidden_layers"]),
-            hidden_size=int(config["hidden_size"]),
-            intermediate_size=int(config["intermediate_size"]),
-            num_heads=heads,
-            num_kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
-            vocab_size=int(config["vocab_size"]),
-            tied=bool(config.get("tie_word_embeddings", False)),
-            dtype=dtype,
-        )
-    except OSError as error:
-        raise ModelNotFoundError(
-            f"There is no base model in {model!r} ({error.strerror}: config.json); give the folder it lies in."
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelNotFoundError(f"{str(file)!r} does not describe a language model ({error!r}).") from None
-
-
-def where_it_runs(size: ModelSize) -> tuple[str, ModelSize]:
-    """The device that would be taken, and the model in the dtype that it would be loaded in there."""
+def _plan(size: ModelSize, device: str, num_tokens: int, settings: FocusConfig) -> MemoryPlan:
+    """The plan that an engine would make, but for what the store knows: that takes the model to tell."""
     import torch
 
-    if torch.cuda.is_available():
-        return "cuda", size
-    return "cpu", replace(size, dtype="float32") if size.dtype == "float16" else size
+    from focusdoc.memory.library import open_store
+    from focusdoc.memory.plan import QUESTION_TOKENS, plan_memory
+    from focusdoc.memory.room import free_bytes
+    from focusdoc.modeling.adapter_files import shipped_chunk_size
+
+    chunk_size = settings.chunk_size or shipped_chunk_size(size.name) or CHUNK_TOKENS
+    store = open_store()
+    return plan_memory(
+        size,
+        getattr(torch, size.dtype, torch.float32),
+        num_tokens,
+        chunk_size,
+        free=free_bytes(torch.device(device)),
+        memory_dtype=settings.memory_dtype,
+        tail_tokens=QUESTION_TOKENS + GenerationConfig.max_new_tokens,
+        disk=store.room if store is not None and device == "cpu" else None,
+        seconds_per_token=lambda: estimate_seconds_per_token(size, device, chunk_size=chunk_size),
+    )
 
 
-def time_layer(size: ModelSize, device: str) -> float:
-    """The seconds that one token takes in one layer of the model's shapes, on weights that mean nothing."""
-    import torch
-    from torch.nn.functional import linear, scaled_dot_product_attention, silu
-
-    dtype = getattr(torch, size.dtype, torch.float32)
-
-    def some(*shape: int) -> torch.Tensor:
-        return torch.full(shape, 0.01, device=device, dtype=dtype)
-
-    heads = some(1, size.num_heads, _TIMED_TOKENS, size.head_dim)
-    rows = some(_TIMED_TOKENS, size.hidden_size)
-    attention = some((2 * size.num_heads + 2 * size.num_kv_heads) * size.head_dim, size.hidden_size)
-    gate, up = (some(size.intermediate_size, size.hidden_size) for _ in range(2))
-
-    def layer() -> None:
-        linear(rows, attention)
-        scaled_dot_product_attention(heads, heads, heads, is_causal=True)
-        linear(silu(linear(rows, gate)) * linear(rows, up), up.T)
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    layer()  # the first one prepares
-    count, begun = 0, time.perf_counter()
-    while (seconds := time.perf_counter() - begun) < _TIMING_SECONDS or not count:
-        layer()
-        count += 1
-    return seconds / (count * _TIMED_TOKENS)
-
-
-def _show(document: Document, facts: dict[str, Any], size: ModelSize) -> None:
+def _show(document: Document, facts: dict[str, Any], size: ModelSize, plan: MemoryPlan) -> None:
     known = facts["document"]
     without = known["pages_without_text"]
     pages = "none (a plain text)" if known["pages"] is None else f"{known['pages']:,}"
@@ -210,10 +106,11 @@ def _show(document: Document, facts: dict[str, Any], size: ModelSize) -> None:
         ("tokens", f"{facts['tokens']:,}, {facts['tokens_method']}"),
         (
             "memory",
-            f"{in_bytes(facts['memory_bytes'])} while it is asked ({facts['memory_bytes_per_token']:,} bytes a token), "
+            f"{in_bytes(facts['memory_bytes'])} for the document ({facts['memory_bytes_per_token']:,} bytes a token), "
             f"beside {in_bytes(facts['model_bytes'])} of weights",
         ),
         ("time to read", f"about {in_time(facts['read_seconds'])} on this {_DEVICES[facts['device']]}, once"),
+        ("plan", f"{plan}, question and answer included"),
         ("model", size.name),
         *(("warning", shorten(warning, 100, placeholder=" ...")) for warning in known["warnings"]),
     ]
@@ -224,22 +121,3 @@ def _show(document: Document, facts: dict[str, Any], size: ModelSize) -> None:
 
 
 _DEVICES = {"cpu": "processor", "cuda": "GPU"}
-
-
-def in_bytes(count: float) -> str:
-    """A number of bytes in words, in powers of 1,000."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:,.0f} {unit}" if unit in ("bytes", "kB") or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:,.1f} TB"
-
-
-def in_time(seconds: float) -> str:
-    """A rough duration in words."""
-    if seconds < 1:
-        return "1 s"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

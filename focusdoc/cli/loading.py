@@ -19,6 +19,7 @@ from focusdoc.terminal import plain
 if TYPE_CHECKING:
     from focusdoc.engine import FocusEngine
     from focusdoc.memory.chunk_memory import DocumentMemory
+    from focusdoc.memory.plan import MemoryPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,7 @@ class EngineOptions:
     Attributes:
         model, adapter, chunk_size, device, dtype: as for `FocusEngine.from_pretrained`, but the adapter may be the
             word "none".
+        memory_dtype: see `FocusConfig`.
         paper: decode as the paper's code does, whatever the adapter was trained for.
         store: keep the memories of documents, so that none is read twice.
     """
@@ -38,10 +40,11 @@ class EngineOptions:
     paper: bool
     device: str
     dtype: str
+    memory_dtype: str = "auto"
     store: bool = True
 
     def __post_init__(self) -> None:
-        FocusConfig(chunk_size=self.chunk_size)
+        FocusConfig(**self._settings())
 
     def load(self) -> FocusEngine:
         """The engine, while the terminal shows what is being waited for."""
@@ -57,19 +60,20 @@ class EngineOptions:
             engine = FocusEngine.from_pretrained(
                 self.model,
                 adapter=None if self.adapter == "none" else self.adapter,
-                config=FocusConfig.paper(**self._chunk_size()) if self.paper else None,
+                config=FocusConfig.paper(**self._settings()) if self.paper else None,
                 device=self.device,
                 dtype=self.dtype,
                 store="auto" if self.store else None,
             )
-            if not self.paper and self.chunk_size is not None:
-                # Only now is it known which mode the adapter was trained for; the chunk size must not change that.
-                config = replace(engine.config, chunk_size=self.chunk_size)
+            # Only now is it known which mode the adapter was trained for; the settings must not change that.
+            config = replace(engine.config, **self._settings())
+            if config != engine.config:
                 engine = FocusEngine(engine.base, engine.adapter, config, store=engine.store)
         return engine
 
-    def _chunk_size(self) -> dict[str, Any]:
-        return {} if self.chunk_size is None else {"chunk_size": self.chunk_size}
+    def _settings(self) -> dict[str, Any]:
+        chunk_size = {} if self.chunk_size is None else {"chunk_size": self.chunk_size}
+        return {"memory_dtype": self.memory_dtype, **chunk_size}
 
 
 def _teller(update: Callable[[str], None]) -> Callable[[str], None]:
@@ -131,7 +135,12 @@ def check_question(question: str) -> str:
 
 
 def read(engine: FocusEngine, document: Document) -> tuple[DocumentMemory, float]:
-    """Read a document with a progress bar, unless it is known; the memory and the seconds it took."""
+    """Read a document, unless it is known, after telling the plan; the memory and the seconds it took."""
+
+    def tell(plan: MemoryPlan) -> None:
+        if plan.rung != "store":
+            errors.print(f"{plain(document.name)}: {plan}.", markup=False, soft_wrap=True)
+
     begun = time.perf_counter()
-    memory = engine.read(document)
+    memory = engine.read(document, on_plan=tell)
     return memory, time.perf_counter() - begun

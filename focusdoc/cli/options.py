@@ -77,6 +77,14 @@ Dtype = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+MemoryDtype = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|model|int8",
+        help="What the document is kept in: int8 takes half the memory; auto takes it where needed.",
+        rich_help_panel=_MODEL,
+    ),
+]
 MaxNewTokens = Annotated[
     int,
     typer.Option(metavar="N", help="The answer ends after at most this many tokens.", rich_help_panel=_ANSWER),

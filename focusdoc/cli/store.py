@@ -13,8 +13,7 @@ from rich.text import Text
 
 from focusdoc.cli import options
 from focusdoc.cli.display import errors, output
-from focusdoc.cli.info import in_bytes
-from focusdoc.terminal import plain
+from focusdoc.terminal import in_bytes, plain
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -46,7 +46,7 @@ class DenseSweep:
     _rotations: list[object] = field(init=False)
 
     def __post_init__(self) -> None:
-        device = self.groups[0].keys.device
+        device = self.groups[0].tail_keys.device
         self.looked_at = [torch.zeros(group.num_chunks, group.chunk_len, device=device) for group in self.groups]
         distances = self.local.distances if self.local is not None else []
         self._rotations = [self.rotary.by(distance.flatten()) for distance in distances]
@@ -103,10 +103,11 @@ class DenseSweep:
         shape = (group.num_chunks, self.num_targets)
         # [heads, chunks * T, head_dim] -> [chunks, heads, T, head_dim]
         query, key, value = (torch.unflatten(states, 1, shape).transpose(0, 1) for states in (query, key, value))
+        stored_keys, stored_values = group.block.layer(layer, query.dtype)
         over_chunk, chunk_lse = attend_frozen(
             query,
-            group.keys[layer],
-            group.values[layer],
+            stored_keys,
+            stored_values,
             kernel=self.kernel,
             scaling=scaling,
             query_start=group.chunk_len + self.tail_start,
@@ -117,13 +118,13 @@ class DenseSweep:
         over_tail, tail_lse = masked_attention(query, keys, values, self._tail_mask(window), scaling=scaling)
         output, lse = merge(over_chunk, chunk_lse, over_tail, tail_lse)
         if self.token_weights is not None:
-            self._look(index, group, layer, query, lse, scaling)
+            self._look(index, stored_keys, query, lse, scaling)
         # [chunks, heads, T, head_dim] -> [chunks * T, heads, head_dim]
         return output.transpose(1, 2).flatten(0, 1)
 
     def _tail_mask(self, window: int | None) -> Tensor:
         """Bool [T, tail_len + T]: target t sees the tail before it and, of the candidates, only its own."""
-        device = self.groups[0].keys.device
+        device = self.groups[0].tail_keys.device
         targets = torch.arange(self.num_targets, device=device)[:, None]
         places = torch.arange(self.tail_len, device=device)[None, :]
         tail = places < self.tail_start + targets
@@ -131,8 +132,8 @@ class DenseSweep:
             tail &= self.tail_start + targets - places < window
         return torch.cat((tail, torch.eye(self.num_targets, dtype=torch.bool, device=device)), dim=1)
 
-    def _look(self, index: int, group: ChunkGroup, layer: int, query: Tensor, lse: Tensor, scaling: float) -> None:
-        """Add what the candidates of `group` looked at in this layer."""
-        keys = group.keys[layer].float().repeat_interleave(query.shape[1] // group.keys.shape[2], dim=1)
+    def _look(self, index: int, keys: Tensor, query: Tensor, lse: Tensor, scaling: float) -> None:
+        """Add what the candidates of a group looked at in one layer, whose stored keys these are."""
+        keys = keys.float().repeat_interleave(query.shape[1] // keys.shape[1], dim=1)
         weights = torch.exp(query.float() @ keys.transpose(-1, -2) * scaling - lse.unsqueeze(-1))
         self.looked_at[index] += torch.einsum("nhts,nt->ns", weights, self.token_weights) / query.shape[1]

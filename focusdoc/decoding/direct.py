@@ -60,8 +60,8 @@ class DirectDecoder:
         """
         base, room = self.base, len(local_ids) + self._max_new_tokens
         shape = (base.num_layers, base.num_kv_heads, room, base.head_dim)
-        like = self.blocks[0].keys
-        self._local = LocalContext(like.new_empty(shape), like.new_empty(shape), num_candidates=0)
+        keys, values = (torch.empty(shape, dtype=base.dtype, device=base.device) for _ in range(2))
+        self._local = LocalContext(keys, values, num_candidates=0)
         return self._feed(list(local_ids))
 
     @torch.no_grad()
@@ -139,11 +139,11 @@ class DirectLayout:
         largest, total = lse, torch.ones_like(lse)
         summed = output.float()
         lses: list[Tensor] = []
-        for part, part_keys, part_values in self._parts(layer, rows):
+        for part in self._parts(rows):
             # Each chunk is one of a batch; all see the same rows.
-            asked = query.expand(part_keys.shape[0], -1, -1, -1)
-            found, found_lse = self.kernel(
-                asked, part_keys, part_values, scaling=scaling, query_start=part + begin, window=window
+            asked = query.expand(part.num_chunks, -1, -1, -1)
+            found, found_lse = part.attend(
+                layer, asked, kernel=self.kernel, scaling=scaling, query_start=part.chunk_len + begin, window=window
             )
             lses.append(found_lse[:, :, -1])
             top = torch.maximum(largest, found_lse.amax(dim=0, keepdim=True))
@@ -158,16 +158,12 @@ class DirectLayout:
         # [1, heads, rows, head_dim] -> [1, rows, heads, head_dim]
         return (summed / total.unsqueeze(-1)).to(query.dtype).transpose(1, 2)
 
-    def _parts(self, layer: int, rows: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Chunks of one length, no more at once than memory should bear: that length, keys and values."""
+    def _parts(self, rows: int) -> Iterator[MemoryBlock]:
+        """Chunks of one length, no more at once than memory should bear."""
         size = max(1, MAX_PAIRS // rows)
         for block in self.blocks:
             for start in range(0, block.num_chunks, size):
-                yield (
-                    block.chunk_len,
-                    block.keys[layer, start : start + size],
-                    block.values[layer, start : start + size],
-                )
+                yield block.chunks(start, start + size)
 
     def _look(self, index: int, layer: int, query: Tensor, lse: Tensor, scaling: float) -> None:
         """Add what the rows looked at in chunk `index` in this layer."""
@@ -176,7 +172,7 @@ class DirectLayout:
             if at < block.num_chunks:
                 break
             at -= block.num_chunks
-        keys = block.keys[layer, at].float()
+        keys = block.chunks(at, at + 1).layer(layer, torch.float32)[0][0]
         # [1, heads, rows, head_dim] -> [num_kv_heads, heads per KV head * rows, head_dim]
         asked = query[0].float().reshape(keys.shape[0], -1, query.shape[-1])
         scores = asked @ keys.transpose(-1, -2) * scaling

@@ -44,10 +44,9 @@ def narrowed_groups(groups: Sequence[ChunkGroup], active: Sequence[int]) -> Iter
     for group in groups:
         inside = [index - group.first for index in active if index in range(group.span.start, group.span.stop)]
         if inside:
-            at = torch.tensor(inside, device=group.keys.device)
+            at = torch.tensor(inside, device=group.tail_keys.device)
             yield ChunkGroup(
-                keys=group.keys.index_select(1, at),
-                values=group.values.index_select(1, at),
+                block=group.block.select(at),
                 tail_keys=group.tail_keys.index_select(1, at),
                 tail_values=group.tail_values.index_select(1, at),
                 first=slot,

@@ -140,12 +140,12 @@ class ParallelDecoder:
                 tail_start=prompt_len - 1,
                 rotary=self.base.rotary,
                 kernel=self.kernel,
-                token_weights=masses[: len(steps), index].to(group.keys.device)[None],
+                token_weights=masses[: len(steps), index].to(group.tail_keys.device)[None],
             )
             positions = group.chunk_len + prompt_len - 1 + torch.arange(len(steps))
             self.base.run(
-                steps[None].to(group.keys.device),
-                positions[None].to(group.keys.device),
+                steps[None].to(group.tail_keys.device),
+                positions[None].to(group.tail_keys.device),
                 layout,
                 weights=self.weights,
                 num_candidates=len(steps),
@@ -158,9 +158,8 @@ class ParallelDecoder:
         groups, slot = (self.groups, self.active.index(index)) if index in self.active else (self._sitting_out, index)
         group = next(group for group in groups if slot in range(group.span.start, group.span.stop))
         at = slice(slot - group.first, slot - group.first + 1)
-        return ChunkGroup(
-            group.keys[:, at], group.values[:, at], group.tail_keys[:, at], group.tail_values[:, at], slot
-        )
+        block = group.block.chunks(at.start, at.stop)
+        return ChunkGroup(block, group.tail_keys[:, at], group.tail_values[:, at], slot)
 
     def _focus(self) -> None:
         """Let the chunks that the first token paid no attention to sit out from now on."""
@@ -174,11 +173,12 @@ class ParallelDecoder:
     def _make_groups(self, prompt_len: int) -> Iterator[ChunkGroup]:
         """The blocks in pieces of at most `chunk_batch` chunks."""
         size = self._config.chunk_batch or max(1, MAX_ROWS // prompt_len)
+        room = prompt_len + self._max_new_tokens
         first = 0
         for block in self._blocks:
             for start in range(0, block.num_chunks, size):
                 stop = min(start + size, block.num_chunks)
-                yield ChunkGroup.of(block, start, stop, first + start, prompt_len + self._max_new_tokens)
+                yield ChunkGroup.of(block, start, stop, first + start, room, self.base.dtype)
             first += block.num_chunks
 
     def _sweeps(self, rows_per_chunk: int) -> Iterator[list[ChunkGroup]]:

@@ -28,33 +28,33 @@ class ChunkGroup:
     """Consecutive chunks of one length with their tails.
 
     Attributes:
-        keys, values: the chunks' stored KV, only read, [num_layers, num_chunks, num_kv_heads, chunk_len, head_dim].
+        block: the chunks' stored KV, only read.
         tail_keys, tail_values: room for what runs behind them, [num_layers, num_chunks, num_kv_heads, room, head_dim].
         first: index of the group's first chunk among all chunks.
     """
 
-    keys: Tensor
-    values: Tensor
+    block: MemoryBlock
     tail_keys: Tensor
     tail_values: Tensor
     first: int
 
     @classmethod
-    def of(cls, block: MemoryBlock, start: int, stop: int, first: int, room: int) -> ChunkGroup:
-        """Chunks `start` to `stop` of `block`, with room for a tail of `room` tokens."""
-        keys, values = block.keys[:, start:stop], block.values[:, start:stop]
-        shape = (*keys.shape[:3], room, keys.shape[4])
-        return cls(keys, values, keys.new_empty(shape), values.new_empty(shape), first)
+    def of(cls, block: MemoryBlock, start: int, stop: int, first: int, room: int, dtype: torch.dtype) -> ChunkGroup:
+        """Chunks `start` to `stop` of `block`, with room for a tail of `room` tokens in `dtype`."""
+        block = block.chunks(start, stop)
+        shape = (*block.keys.shape[:3], room, block.keys.shape[4])
+        keys, values = (block.keys.new_empty(shape, dtype=dtype) for _ in range(2))
+        return cls(block, keys, values, first)
 
     @property
     def num_chunks(self) -> int:
         """Chunks in the group."""
-        return self.keys.shape[1]
+        return self.block.num_chunks
 
     @property
     def chunk_len(self) -> int:
         """Tokens of each chunk."""
-        return self.keys.shape[3]
+        return self.block.chunk_len
 
     @property
     def span(self) -> slice:
@@ -80,9 +80,10 @@ class LocalContext:
     @classmethod
     def empty(cls, group: ChunkGroup, num_candidates: int, room: int) -> LocalContext:
         """Room for `room` local tokens, in the dtype and on the device of `group`."""
-        num_layers, _, num_kv_heads, _, head_dim = group.keys.shape
+        like = group.tail_keys
+        num_layers, _, num_kv_heads, _, head_dim = like.shape
         shape = (num_layers, num_kv_heads, num_candidates + room, head_dim)
-        return cls(group.keys.new_empty(shape), group.values.new_empty(shape), num_candidates)
+        return cls(like.new_empty(shape), like.new_empty(shape), num_candidates)
 
 
 @dataclass(slots=True)
@@ -126,10 +127,10 @@ class Sweep:
         """Attention of all three kinds of rows in one layer; see `AttentionLayout`."""
         asked = self.take_in(layer, query, key, value)
         over_chunks = [
-            self.kernel(
+            group.block.attend(
+                layer,
                 rows,
-                group.keys[layer],
-                group.values[layer],
+                kernel=self.kernel,
                 scaling=scaling,
                 query_start=group.chunk_len + self.tail_start,
                 window=window,

@@ -110,18 +110,22 @@ class SideBySide:
         """For each sweep and group, output and log-sum-exp over the chunks; one reading of a chunk serves all."""
         sweeps = [each.layout for each in self._passes]
         over: list[list[tuple[Tensor, Tensor]]] = [[] for _ in sweeps]
-        alike = len({tuple(group.keys.data_ptr() for group in sweep.groups) for sweep in sweeps}) == 1
+        alike = len({tuple(group.block.keys.data_ptr() for group in sweep.groups) for sweep in sweeps}) == 1
         if not alike or window is not None:  # a window counts from each question's own place
             for sweep, own, found in zip(sweeps, asked, over, strict=True):
                 for group, rows in zip(sweep.groups, own, strict=True):
                     start = group.chunk_len + sweep.tail_start
-                    keys, values = group.keys[layer], group.values[layer]
-                    found.append(sweep.kernel(rows, keys, values, scaling=scaling, query_start=start, window=window))
+                    found.append(
+                        group.block.attend(
+                            layer, rows, kernel=sweep.kernel, scaling=scaling, query_start=start, window=window
+                        )
+                    )
             return over
         for number, group in enumerate(sweeps[0].groups):
             together = torch.cat([own[number] for own in asked], dim=2)
-            keys, values = group.keys[layer], group.values[layer]
-            output, lse = sweeps[0].kernel(together, keys, values, scaling=scaling, query_start=group.chunk_len)
+            output, lse = group.block.attend(
+                layer, together, kernel=sweeps[0].kernel, scaling=scaling, query_start=group.chunk_len
+            )
             row = 0
             for own, found in zip(asked, over, strict=True):
                 rows_of_one = slice(row, row := row + own[number].shape[2])

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from focusdoc.attention import AttentionKernel
 from focusdoc.documents.chunking import Chunk, TokenizedText
 from focusdoc.documents.document import Document
 from focusdoc.errors import MemoryMismatchError
+
+#: Of keys and of values: [num_layers, num_chunks, num_kv_heads, chunk_len, head_dim].
+BlockShape = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class MemoryBlock:
     """KV of consecutive chunks of one length; each chunk's keys are rotated at positions 0..chunk_len-1.
+
+    This kind keeps it as the model computed it; `focusdoc.memory.int8` has a smaller one. Whoever attends to a block
+    calls `attend`, or asks for a `layer`, and need not know its kind.
 
     Attributes:
         keys, values: [num_layers, num_chunks, num_kv_heads, chunk_len, head_dim].
@@ -25,9 +34,24 @@ class MemoryBlock:
     values: Tensor
 
     @classmethod
-    def empty(cls, shape: tuple[int, int, int, int, int], dtype: torch.dtype, device: torch.device) -> MemoryBlock:
-        """Room for a block of `shape`, to be filled by reading."""
-        return cls(torch.empty(shape, dtype=dtype, device=device), torch.empty(shape, dtype=dtype, device=device))
+    def parts(cls, shape: BlockShape, dtype: torch.dtype) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and dtype of every tensor of such a block, in the order of its fields.
+
+        Args:
+            dtype: what the model computes in.
+        """
+        return {"keys": (shape, dtype), "values": (shape, dtype)}
+
+    @classmethod
+    def empty(cls, shape: BlockShape, dtype: torch.dtype, device: torch.device) -> Self:
+        """Room for a block of `shape` of a model that computes in `dtype`, to be filled by `put`."""
+        parts = cls.parts(shape, dtype).values()
+        return cls(*(torch.empty(shape, dtype=dtype, device=device) for shape, dtype in parts))
+
+    @classmethod
+    def bytes_of(cls, shape: BlockShape, dtype: torch.dtype) -> int:
+        """Bytes that a block of `shape` of a model that computes in `dtype` takes."""
+        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in cls.parts(shape, dtype).values())
 
     @property
     def num_chunks(self) -> int:
@@ -41,8 +65,62 @@ class MemoryBlock:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of keys and values."""
-        return self.keys.nbytes + self.values.nbytes
+        """Bytes of everything that is kept."""
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is kept, by name; each tensor begins with the axes [num_layers, num_chunks]."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def chunks(self, start: int, stop: int) -> Self:
+        """Chunks `start` to `stop`: a view, nothing is copied."""
+        return self._each(lambda tensor: tensor[:, start:stop])
+
+    def select(self, index: Tensor) -> Self:
+        """A copy of the chunks at `index`, int64 [chunks]."""
+        return self._each(lambda tensor: tensor.index_select(1, index))
+
+    def to(self, device: torch.device) -> Self:
+        """The block on `device`; itself, if it is there."""
+        return self._each(lambda tensor: tensor.to(device))
+
+    def put(self, layer: int, first: int, keys: Tensor, values: Tensor) -> None:
+        """Keep what the model computed in one layer for the chunks from `first` on.
+
+        Args:
+            keys, values: [chunks, num_kv_heads, chunk_len, head_dim].
+        """
+        self.keys[layer, first : first + len(keys)].copy_(keys)
+        self.values[layer, first : first + len(values)].copy_(values)
+
+    def layer(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Keys and values of one layer to compute with, [num_chunks, num_kv_heads, chunk_len, head_dim] in `dtype`."""
+        return self.keys[layer].to(dtype), self.values[layer].to(dtype)
+
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        *,
+        kernel: AttentionKernel,
+        scaling: float,
+        query_start: int,
+        window: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Attention of rows behind every chunk over that chunk, in one layer.
+
+        Args:
+            query: [num_chunks, num_heads, rows, head_dim].
+            kernel, scaling, query_start, window: see `focusdoc.attention.naive.attend`.
+
+        Returns:
+            Output [num_chunks, num_heads, rows, head_dim] and float32 lse [num_chunks, num_heads, rows].
+        """
+        keys, values = self.keys[layer], self.values[layer]
+        return kernel(query, keys, values, scaling=scaling, query_start=query_start, window=window)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return type(self)(*map(change, self.tensors().values()))
 
 
 @dataclass(frozen=True, eq=False)

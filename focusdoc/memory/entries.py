@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import uuid
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from focusdoc.errors import ConfigError
+from focusdoc.errors import ConfigError, FocusdocError
 from focusdoc.memory.manifest import (
     MANIFEST,
     DamagedEntryError,
@@ -32,6 +33,9 @@ BYTES_VARIABLE = "FOCUSDOC_STORE_BYTES"
 DEFAULT_BYTES = 20_000_000_000
 #: So long a process waits for another one that is writing, in seconds.
 LOCK_SECONDS = 120.0
+#: How the names of folders begin that documents are read into, and the lock in them.
+_SPOOL = f".spool{TEMP_MARK}"
+_SPOOL_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -124,9 +128,30 @@ def used_bytes(folder: Path) -> int:
     return sum({file: size for path in entry_folders(folder) for file, size in _files(path).items()}.values())
 
 
-def allowed_bytes(folder: Path, max_bytes: int) -> int:
-    """`max_bytes`, but at most half of what the disk has free where the store is emptied."""
-    return min(max_bytes, (shutil.disk_usage(folder).free + used_bytes(folder)) // 2)
+def allowed_bytes(folder: Path, max_bytes: int, spooled: int = 0) -> int:
+    """`max_bytes`, but at most half of what the disk has free where the store is emptied.
+
+    Args:
+        spooled: bytes in the folder that no entry has yet.
+    """
+    return min(max_bytes, (shutil.disk_usage(folder).free + used_bytes(folder) + spooled) // 2)
+
+
+@contextmanager
+def spool_folder(folder: Path) -> Iterator[Path]:
+    """A folder inside the store for files of a document that is being read; it goes when the block ends.
+
+    It is locked meanwhile, by which others tell it from what a killed process left.
+    """
+    path = folder / f"{_SPOOL}{uuid.uuid4().hex}"
+    with ExitStack() as held:
+        with store_lock(folder):
+            path.mkdir(mode=0o700)
+            held.enter_context(file_lock(path / _SPOOL_LOCK))
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def evict(folder: Path, limit: int, *, keep: Path) -> list[Path]:
@@ -159,9 +184,12 @@ def remove_entry(path: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left half written. Call it under the lock: nobody writes then."""
+    """Remove what killed processes left half written. Call it under the lock: nobody writes entries then."""
     for path in folder.glob(f"*/.*{TEMP_MARK}*"):
         shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(f"{_SPOOL}*"):
+        with suppress(FocusdocError), file_lock(path / _SPOOL_LOCK, timeout=0):  # an error: it is in use
+            shutil.rmtree(path, ignore_errors=True)
     for group in folder.glob("[!.]*"):
         with suppress(OSError):  # where it is not empty
             group.rmdir()

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from focusdoc.attention import AttentionKernel
-from focusdoc.errors import ConfigError
+from focusdoc.config import BlockDtype, MemoryDtype
+from focusdoc.errors import ConfigError, MemoryShortageError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.entries import size_limit, store_folder
+from focusdoc.memory.plan import MemoryPlan, plan_memory
 from focusdoc.memory.reading import Progress, read_chunks
-from focusdoc.memory.room import check_memory_room
+from focusdoc.memory.room import free_bytes
+from focusdoc.memory.speed import ReadingSpeed
+from focusdoc.memory.spool import read_into_file
 from focusdoc.memory.store import DocumentStore, KnownChunks
 from focusdoc.modeling.base import BaseModel
 
@@ -49,7 +54,7 @@ def open_store(store: DocumentStore | str | Path | None = "auto") -> DocumentSto
         return None
 
 
-def maker_key(base: BaseModel, anchor: int = 0) -> str:
+def maker_key(base: BaseModel, anchor: int = 0, memory_dtype: BlockDtype = "model") -> str:
     """Names everything besides the chunk size that shapes a chunk's KV.
 
     The fingerprint covers weights and configuration (RoPE among it). The context length is not in it, since most
@@ -57,7 +62,52 @@ def maker_key(base: BaseModel, anchor: int = 0) -> str:
     """
     dtype = str(base.dtype).removeprefix("torch.")
     # An anchor is the document's own beginning, which the hashes of its tokens cover.
-    return f"{base.fingerprint} {dtype} context {base.context_length}" + (f" anchor {anchor}" if anchor else "")
+    anchored = f" anchor {anchor}" if anchor else ""
+    kept = "" if memory_dtype == "model" else f" kept as {memory_dtype}"
+    return f"{base.fingerprint} {dtype} context {base.context_length}{anchored}{kept}"
+
+
+def plan_reading(
+    store: DocumentStore | None,
+    base: BaseModel,
+    token_ids: Sequence[int],
+    chunk_size: int,
+    *,
+    anchor: int = 0,
+    memory_dtype: MemoryDtype = "auto",
+    tail_tokens: int = 0,
+    speed: ReadingSpeed | None = None,
+) -> tuple[MemoryPlan, KnownChunks]:
+    """The plan of a reading, and what the store knows of it.
+
+    Args:
+        store: None plans a reading of everything, and never one to the disk.
+        anchor: see `read_through`.
+        memory_dtype, tail_tokens: see `plan_memory`.
+        speed: tells the seconds; without it they are 0.
+    """
+    found: dict[BlockDtype, KnownChunks] = {}
+
+    def known(kind: BlockDtype) -> int:
+        if store is not None:
+            found[kind] = store.find(token_ids, chunk_size, maker_key(base, anchor, kind))
+        return found[kind].num_tokens if kind in found else 0
+
+    on_cpu = base.device.type == "cpu"
+    plan = plan_memory(
+        base,
+        base.dtype,
+        len(token_ids),
+        chunk_size,
+        free=free_bytes(base.device),
+        memory_dtype=memory_dtype,
+        tail_tokens=tail_tokens,
+        disk=store.room if store is not None and on_cpu else None,
+        known=known,
+        maps=on_cpu,
+        seconds_per_token=speed.seconds_per_token if speed is not None else None,
+    )
+    return plan, found.get(plan.memory_dtype, KnownChunks())
 
 
 def read_through(
@@ -71,6 +121,10 @@ def read_through(
     progress: Progress | None = None,
     document: str = "",
     anchor: int = 0,
+    memory_dtype: MemoryDtype = "auto",
+    tail_tokens: int = 0,
+    speed: ReadingSpeed | None = None,
+    on_plan: Callable[[MemoryPlan], None] | None = None,
 ) -> tuple[tuple[MemoryBlock, ...], int]:
     """The memory of a document, from the store as far as it is known there, and then stored.
 
@@ -79,30 +133,84 @@ def read_through(
         batch, progress: see `read_chunks`; known tokens count as read at once.
         document: its name, for ``focusdoc store list``.
         anchor: this many first tokens stand in front of every chunk while it is read.
+        memory_dtype, tail_tokens: see `plan_memory`.
+        speed: tells how long it will take, and learns how long it took.
+        on_plan: is given the plan before anything is read; None for the log.
 
     Returns:
         The blocks, their chunks in order (several of full chunks where a document grew), and how many tokens went
         through the model.
 
     Raises:
-        MemoryShortageError: what must be read does not fit into memory.
+        MemoryShortageError: it fits neither into memory nor on the disk; nothing was read.
     """
     total = len(token_ids)
-    maker = maker_key(base, anchor) if store is not None else ""
-    known = store.find(token_ids, chunk_size, maker) if store is not None else KnownChunks()
-    if progress is not None and known.num_tokens:
-        progress(known.num_tokens, total)
-    blocks = tuple(MemoryBlock(block.keys.to(base.device), block.values.to(base.device)) for block in known.blocks)
-    if known.num_tokens == total:
-        return blocks, 0
+    plan, known = plan_reading(
+        store,
+        base,
+        token_ids,
+        chunk_size,
+        anchor=anchor,
+        memory_dtype=memory_dtype,
+        tail_tokens=tail_tokens,
+        speed=speed,
+    )
+    plan.check(document)
+    level = logging.WARNING if plan.is_forced and on_plan is None else logging.INFO
+    _log.log(level, "Reading %s: %s.", document or "tokens", plan)
+    if on_plan is not None:
+        on_plan(plan)
 
-    def onward(done: int, _: int) -> None:
+    begun = time.perf_counter()
+
+    def tell(done: int, _: int = 0) -> None:
         if progress is not None:
-            progress(known.num_tokens + done, total)
+            progress(done, total)
 
-    rest = token_ids[known.num_tokens :]
-    check_memory_room(base, len(rest), document)
-    blocks += read_chunks(base, rest, chunk_size, kernel, batch=batch, progress=onward, anchor_ids=token_ids[:anchor])
-    if store is not None:
-        store.save(token_ids, blocks, chunk_size, maker, known=known, document=document, model=base.name)
-    return blocks, len(rest)
+    def read(start: int) -> tuple[MemoryBlock, ...]:
+        return read_chunks(
+            base,
+            token_ids[start:],
+            chunk_size,
+            kernel,
+            batch=batch,
+            progress=lambda done, _: tell(start + done),
+            anchor_ids=token_ids[:anchor],
+            memory_dtype=plan.memory_dtype,
+        )
+
+    def save(blocks: Sequence[MemoryBlock], known: KnownChunks) -> None:
+        if speed is not None:
+            speed.measured(total - plan.num_known, time.perf_counter() - begun)
+        if store is not None:
+            maker = maker_key(base, anchor, plan.memory_dtype)
+            store.save(token_ids, blocks, chunk_size, maker, known=known, document=document, model=base.name)
+
+    if plan.rung == "disk" and store is not None:
+        try:
+            with read_into_file(
+                store,
+                base,
+                token_ids,
+                chunk_size,
+                kernel,
+                batch=batch,
+                progress=tell,
+                anchor_ids=token_ids[:anchor],
+                memory_dtype=plan.memory_dtype,
+            ) as mapped:
+                blocks = (*mapped.blocks, *read(mapped.num_tokens))
+                save(blocks, mapped)
+        except OSError as error:
+            raise MemoryShortageError(
+                f"{document!r} does not fit into memory, and it cannot be written to {store.folder} "
+                f"({error.strerror or error}); make room there, or set FOCUSDOC_CACHE to another folder."
+            ) from error
+        return blocks, total
+    if known.num_tokens:
+        tell(known.num_tokens)
+    blocks = tuple(block.to(base.device) for block in known.blocks)
+    if known.num_tokens < total:
+        blocks += read(known.num_tokens)
+        save(blocks, known)
+    return blocks, total - known.num_tokens

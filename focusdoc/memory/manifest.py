@@ -14,7 +14,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-#: Changes when the files or the meaning of a manifest change; entries of another version are not read.
+#: Changes when the files or the meaning of a manifest change; entries of another version are not read. A further kind
+#: of blocks is no change: its makers have other names, so that a version that does not know it never looks for it.
 FORMAT_VERSION = 1
 #: Name of the manifest in an entry's folder.
 MANIFEST = "manifest.json"
@@ -45,7 +46,7 @@ class Segment(_Record):
     Attributes:
         file: its name in the entry's folder.
         num_bytes: the size of the file.
-        dtype: as torch names it, such as "bfloat16".
+        dtype: of keys and of values, as torch names it: "bfloat16"; or "int8", and scales are in the file too.
         shape: of keys and of values, [num_layers, num_chunks, num_kv_heads, chunk_len, head_dim].
         checksums: SHA-256 of every 64 MiB of the file.
     """

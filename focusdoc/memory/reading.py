@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from focusdoc.attention import AttentionKernel
+from focusdoc.config import BlockDtype
 from focusdoc.memory.chunk_memory import MemoryBlock
+from focusdoc.memory.int8 import BLOCKS
 from focusdoc.modeling.base import BaseModel
 
 #: Called with (tokens read, tokens in all) after every pass.
@@ -20,23 +22,22 @@ Progress = Callable[[int, int], None]
 
 
 class ReadingLayout:
-    """Chunks of one length as a batch, each causal on its own; keys and values land in the block's own storage.
+    """Chunks of one length as a batch, each causal on its own; keys and values go into the block layer by layer.
 
     The first `anchor` rows of each are an anchor, whose keys and values are not kept.
     """
 
-    def __init__(self, block: MemoryBlock, first: int, last: int, kernel: AttentionKernel, anchor: int = 0) -> None:
-        self._anchor = anchor
-        self._keys = block.keys[:, first:last]
-        self._values = block.values[:, first:last]
+    def __init__(self, block: MemoryBlock, first: int, kernel: AttentionKernel, anchor: int = 0) -> None:
+        self._block = block
+        self._first = first
         self._kernel = kernel
+        self._anchor = anchor
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
     ) -> Tensor:
         """Causal attention inside each chunk; see `AttentionLayout`."""
-        self._keys[layer].copy_(key[:, :, self._anchor :])
-        self._values[layer].copy_(value[:, :, self._anchor :])
+        self._block.put(layer, self._first, key[:, :, self._anchor :], value[:, :, self._anchor :])
         output, _ = self._kernel(query, key, value, scaling=scaling, query_start=0, window=window)
         return output.transpose(1, 2)
 
@@ -51,12 +52,14 @@ def read_chunks(
     batch: int = 2,
     progress: Progress | None = None,
     anchor_ids: Sequence[int] = (),
+    memory_dtype: BlockDtype = "model",
 ) -> tuple[MemoryBlock, ...]:
     """Encode `token_ids` in chunks of `chunk_size`, the last one ragged; nothing is padded.
 
     Args:
         batch: chunks in one pass.
         anchor_ids: tokens in front of every chunk, which then stands at the positions behind them (direct mode).
+        memory_dtype: the kind of the blocks.
 
     Returns:
         A block [num_layers, num_full_chunks, num_kv_heads, chunk_size, head_dim] of the full chunks and one of the
@@ -72,13 +75,13 @@ def read_chunks(
         if num_chunks == 0 or chunk_len == 0:
             continue
         shape = (base.num_layers, num_chunks, base.num_kv_heads, chunk_len, base.head_dim)
-        block = MemoryBlock.empty(shape, base.dtype, base.device)
+        block = BLOCKS[memory_dtype].empty(shape, base.dtype, base.device)
         anchor = torch.tensor(anchor_ids, dtype=torch.long).expand(batch, -1)
         positions = torch.arange(len(anchor_ids) + chunk_len, device=base.device)
         for first in range(0, num_chunks, batch):
             chunks = part[first : first + batch]
             rows = torch.cat((anchor[: len(chunks)], chunks), dim=1).to(base.device)
-            layout = ReadingLayout(block, first, first + len(rows), kernel, len(anchor_ids))
+            layout = ReadingLayout(block, first, kernel, len(anchor_ids))
             base.run(rows, positions.expand(len(rows), -1), layout)
             done += chunks.numel()
             if progress is not None:

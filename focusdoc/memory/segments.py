@@ -3,49 +3,106 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from focusdoc.memory.chunk_memory import MemoryBlock
+from focusdoc.memory.int8 import Int8Block
 from focusdoc.memory.manifest import DamagedEntryError, Segment, checksums
 
-#: The format's names of the dtypes that a model may compute in.
-_DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
+#: The format's names of the dtypes that a model may compute in, and of 8 bits.
+_DTYPES = {
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.int8: "I8",
+}
 #: The tensors start at a multiple of this, so that mapped ones are aligned as allocated ones are.
 _ALIGNMENT = 64
 
 
-def write_segment(path: Path, blocks: Sequence[MemoryBlock]) -> Segment:
-    """Write consecutive blocks, of one dtype and one length of chunks, as one block into a new file.
+class SegmentWriter:
+    """Writes blocks of consecutive chunks, one after another, as one block into a new file.
 
     Only one layer of one block is copied at a time, so that saving takes no second memory of the document's size;
-    the blocks may be on any device and need not be contiguous.
+    the blocks may be on any device and need not be contiguous. Use it as a context manager.
+
+    Args:
+        like: a block whose kind, dtype and length of chunks all blocks have.
+        num_chunks: of all blocks together.
 
     Raises:
         OSError: the file cannot be written. ValueError: safetensors has no name for the dtype.
     """
-    first = blocks[0]
-    if first.keys.dtype not in _DTYPES:
-        raise ValueError(f"A memory of dtype {first.keys.dtype} cannot be stored; use bfloat16 or float32.")
-    layers, _, heads, chunk_len, head_dim = first.keys.shape
-    shape = (layers, sum(block.num_chunks for block in blocks), heads, chunk_len, head_dim)
-    with open(path, "xb") as file:
-        file.write(_header(shape, first.keys.dtype))
-        for name in ("keys", "values"):
-            for layer in range(layers):
-                for block in blocks:
-                    part = getattr(block, name)[layer].contiguous().cpu()
-                    file.write(part.view(torch.uint8).numpy().data)
-    return Segment(
-        file=path.name,
-        num_bytes=path.stat().st_size,
-        dtype=str(first.keys.dtype).removeprefix("torch."),
-        shape=shape,
-        checksums=checksums(path),
-    )
+
+    def __init__(self, path: Path, like: MemoryBlock, num_chunks: int) -> None:
+        if like.keys.dtype not in _DTYPES:
+            raise ValueError(f"A memory of dtype {like.keys.dtype} cannot be stored; use bfloat16 or float32.")
+        self._path = path
+        self._dtype = like.keys.dtype
+        layers, _, heads, chunk_len, head_dim = like.keys.shape
+        self._shape = (layers, num_chunks, heads, chunk_len, head_dim)
+        parts = {
+            name: ((layers, num_chunks, *tensor.shape[2:]), tensor.dtype) for name, tensor in like.tensors().items()
+        }
+        header, self._starts = _header(parts)
+        self._written = 0
+        self._file = open(path, "xb")  # noqa: SIM115  # closed by __exit__
+        self._file.write(header)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def write(self, block: MemoryBlock) -> None:
+        """Put the next chunks into the file. OSError: it cannot be written."""
+        for name, tensor in block.tensors().items():
+            for layer in range(tensor.shape[0]):
+                self._write(name, layer, tensor[layer])
+        self._written += block.num_chunks
+
+    def segment(self) -> Segment:
+        """What is to be remembered of the file, after all chunks were written."""
+        if self._written != self._shape[1]:
+            raise ValueError(f"{self._written} of {self._shape[1]} chunks were written.")
+        self._file.close()
+        return Segment(
+            file=self._path.name,
+            num_bytes=self._path.stat().st_size,
+            dtype=_name(self._dtype),
+            shape=self._shape,
+            checksums=checksums(self._path),
+        )
+
+    def _write(self, name: str, layer: int, part: Tensor) -> None:
+        """Write one layer of some chunks, [chunks, ...], where it belongs: layers lie one after another."""
+        of_chunk = math.prod(part.shape[1:]) * part.dtype.itemsize
+        self._file.seek(self._starts[name] + (layer * self._shape[1] + self._written) * of_chunk)
+        self._file.write(part.contiguous().cpu().view(torch.uint8).numpy().data)
+
+
+def write_segment(path: Path, blocks: Sequence[MemoryBlock]) -> Segment:
+    """Write consecutive blocks, of one kind, dtype and length of chunks, as one block into a new file.
+
+    Raises:
+        OSError, ValueError: see `SegmentWriter`.
+    """
+    with SegmentWriter(path, blocks[0], sum(block.num_chunks for block in blocks)) as writer:
+        for block in blocks:
+            writer.write(block)
+        return writer.segment()
 
 
 def open_segment(path: Path, segment: Segment) -> MemoryBlock:
@@ -56,27 +113,40 @@ def open_segment(path: Path, segment: Segment) -> MemoryBlock:
     Raises:
         DamagedEntryError: the file does not hold what the manifest says. OSError: it cannot be opened.
     """
+    dtype = next((known for known in _DTYPES if _name(known) == segment.dtype), None)
+    if dtype is None:
+        raise DamagedEntryError(f"{path.name} is of the unknown dtype {segment.dtype!r}")
+    kind = Int8Block if dtype == torch.int8 else MemoryBlock
+    parts = kind.parts(segment.shape, dtype)
     try:
         with safe_open(path, framework="pt") as file:
-            block = MemoryBlock(file.get_tensor("keys"), file.get_tensor("values"))
+            block = kind(*(file.get_tensor(name) for name in parts))
     except SafetensorError as error:
-        raise DamagedEntryError(f"{path.name} is no safetensors file ({error})") from error
-    for tensor in (block.keys, block.values):
-        found = (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-        if found != (segment.shape, segment.dtype):
-            raise DamagedEntryError(f"{path.name} holds {found}, not {(segment.shape, segment.dtype)}")
+        raise DamagedEntryError(f"{path.name} is no safetensors file with {', '.join(parts)} ({error})") from error
+    for name, tensor in block.tensors().items():
+        found, wanted = (tuple(tensor.shape), tensor.dtype), parts[name]
+        if found != wanted:
+            raise DamagedEntryError(f"{path.name} holds {name} of {found}, not {wanted}")
     return block
 
 
-def _header(shape: tuple[int, ...], dtype: torch.dtype) -> bytes:
-    """The length of the header in 8 bytes, and the header, padded with spaces as the format allows."""
-    size = torch.Size(shape).numel() * dtype.itemsize
-    header = json.dumps(
-        {
-            name: {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [index * size, (index + 1) * size]}
-            for index, name in enumerate(("keys", "values"))
-        },
-        separators=(",", ":"),
-    ).encode()
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _header(parts: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> tuple[bytes, dict[str, int]]:
+    """The file up to its first tensor, and where each tensor begins in it.
+
+    That is the length of the header in 8 bytes and the header, padded with spaces as the format allows.
+    """
+    entries: dict[str, object] = {}
+    begins: dict[str, int] = {}
+    end = 0
+    # The widest first, so that every number lies at a multiple of its size.
+    for name, (shape, dtype) in sorted(parts.items(), key=lambda part: -part[1][1].itemsize):
+        begins[name], end = end, end + math.prod(shape) * dtype.itemsize
+        entries[name] = {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [begins[name], end]}
+    header = json.dumps(entries, separators=(",", ":")).encode()
     header += b" " * (-(len(header) + 8) % _ALIGNMENT)
-    return len(header).to_bytes(8, "little") + header
+    offset = 8 + len(header)
+    return len(header).to_bytes(8, "little") + header, {name: offset + begin for name, begin in begins.items()}

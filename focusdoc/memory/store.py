@@ -38,12 +38,19 @@ class KnownChunks:
         num_tokens: how many tokens they cover: whole chunks, or the whole document.
         entry: where they lie; None if nothing is known.
         segments: the files that the first blocks are, whole, for a longer version to share.
+        spooled: these chunks were just read into files that no entry has yet.
     """
 
     blocks: tuple[MemoryBlock, ...] = ()
     num_tokens: int = 0
     entry: Path | None = None
     segments: tuple[Segment, ...] = ()
+    spooled: bool = False
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the files."""
+        return sum(segment.num_bytes for segment in self.segments)
 
 
 class DocumentStore:
@@ -99,6 +106,16 @@ class DocumentStore:
                 return found
         return KnownChunks()
 
+    def room(self) -> int | None:
+        """Bytes that a document may take which is written while it is read; None where nothing can be written."""
+        if self._off:
+            return None
+        try:
+            self._make_folder()
+            return entries.allowed_bytes(self.folder, self.max_bytes) if os.access(self.folder, os.W_OK) else None
+        except OSError:
+            return None
+
     def save(
         self,
         token_ids: Sequence[int],
@@ -124,7 +141,8 @@ class DocumentStore:
         try:
             self._make_folder()
             needed = sum(block.num_bytes for block in blocks)
-            allowed = entries.allowed_bytes(self.folder, self.max_bytes)
+            spooled = known.num_bytes if known.spooled else 0
+            allowed = entries.allowed_bytes(self.folder, self.max_bytes, spooled)
             if needed > allowed:
                 _log.warning(
                     "The memory takes %s bytes and is not stored: the document store may take %s (its limit, %s, or "
@@ -180,7 +198,7 @@ class DocumentStore:
             block = open_segment(path / segment.file, segment)
             count = min(segment.num_chunks, left // segment.chunk_len)
             if count < segment.num_chunks:
-                block = MemoryBlock(block.keys[:, :count], block.values[:, :count])
+                block = block.chunks(0, count)
             else:
                 whole.append(segment)
             blocks.append(block)

@@ -90,6 +90,15 @@ def shipped_adapter_path(base_fingerprint: str) -> Path | None:
     return None
 
 
+def shipped_chunk_size(base_model: str) -> int | None:
+    """Tokens of a chunk for the adapter that comes with focusdoc for the base model of this name; None without one."""
+    for file in sorted(_SHIPPED_FOLDER.glob(f"*/{CONFIG_FILE}")):
+        config = _read_config(file)
+        if config.base_model == base_model:
+            return config.chunk_size
+    return None
+
+
 def from_official_names(tensors: Mapping[str, Tensor], *, base_model: str = "unknown") -> Adapter:
     """An adapter from tensors under the authors' names, ``model.layers.{i}.self_attn.beacon_{q,k,v,o}_proj.weight``.
 

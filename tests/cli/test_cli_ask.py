@@ -23,6 +23,16 @@ def test_answer_sources_and_numbers(run: Run, book: Path, tiny: list[str]) -> No
     assert "cut off at --max-new-tokens 12" in result.stderr
 
 
+def test_the_plan_is_told_before_reading(run: Run, book: Path, tiny: list[str]) -> None:
+    result = run("ask", book, "What?", *tiny, "--max-new-tokens", 2, "--no-store")
+    assert re.search(r"book.txt: 1,204 tokens, [\d.]+ [kM]B of memory, about \d+ s\.", result.stderr)
+    result = run("ask", book, "What?", *tiny, "--max-new-tokens", 2, "--no-store", "--memory-dtype", "int8")
+    assert re.search(r"1,204 tokens, [\d.]+ [kM]B of memory in int8, about", result.stderr)
+    result = run("ask", book, "What?", *tiny, "--memory-dtype", "int4")
+    assert result.exit_code == 2
+    assert "--memory-dtype is 'int4'" in result.stderr
+
+
 def test_long_passages_are_shortened(run: Run, tmp_path: Path, tiny: list[str]) -> None:
     book = tmp_path / "words.txt"
     book.write_text("word " * 200)

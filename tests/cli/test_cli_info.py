@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from cli_samples import Run, pdf
 
-from focusdoc.cli.info import DEFAULT_SIZE, in_bytes, in_time, model_size, where_it_runs
+from focusdoc.modeling.size import DEFAULT_SIZE, model_size, where_it_runs
+from focusdoc.terminal import in_bytes, in_time
 
 
 def test_a_text(run: Run, book: Path) -> None:
@@ -21,6 +22,7 @@ def test_a_text(run: Run, book: Path) -> None:
     assert re.search(r"characters +1,204\n", result.stdout)
     assert re.search(r"tokens +\d+, (counted|estimated|rule of thumb)", result.stdout)
     assert re.search(r"memory .*23,040 bytes a token.*269 MB of weights", result.stdout)
+    assert re.search(r"plan +[\d,]+ tokens, [\d.]+ [kM]B of memory, about \d+ s, question and answer", result.stdout)
     assert re.search(r"time to read about \d+ s", result.stdout)
 
 
@@ -39,6 +41,20 @@ def test_json_of_a_pdf(run: Run, tmp_path: Path, tiny_folder: Path) -> None:
     assert values["model"] == "tiny"
     assert values["model_bytes"] == 4 * (2 * 259 * 32 + 2 * (2 * 32 * 8 * (4 + 2) + 3 * 32 * 64))
     assert values["read_seconds"] > 0
+    plan = values["plan"]
+    assert (plan["rung"], plan["memory_dtype"], plan["num_chunks"]) == ("memory", "model", 1)
+    assert plan["bytes_needed"] == values["memory_bytes"] + (128 + 128) * per_token  # a question and an answer
+    assert plan["bytes_free"] > 1 << 20
+
+
+def test_the_plan_in_int8(run: Run, book: Path) -> None:
+    plans = [
+        json.loads(run("info", book, "--json", "--chunk-size", 64, "--memory-dtype", kind).stdout)["plan"]
+        for kind in ("model", "int8")
+    ]
+    assert [plan["rung"] for plan in plans] == ["memory", "int8"]
+    assert plans[1]["bytes_needed"] < plans[0]["bytes_needed"]
+    assert run("info", book, "--memory-dtype", "int4").exit_code == 2
 
 
 def test_no_model_is_loaded(run: Run, book: Path, monkeypatch: pytest.MonkeyPatch) -> None:

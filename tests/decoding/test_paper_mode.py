@@ -86,8 +86,9 @@ def test_candidates_and_chunk_caches(
             continue
         group = decoder.single(chunk)
         for layer in (0, 3):
-            keys = torch.cat((group.keys[layer, 0], group.tail_keys[layer, 0, :, : decoder.tail_len]), dim=1)
-            values = torch.cat((group.values[layer, 0], group.tail_values[layer, 0, :, : decoder.tail_len]), dim=1)
+            block, tail_len = group.block, decoder.tail_len
+            keys = torch.cat((block.keys[layer, 0], group.tail_keys[layer, 0, :, :tail_len]), dim=1)
+            values = torch.cat((block.values[layer, 0], group.tail_values[layer, 0, :, :tail_len]), dim=1)
             keys = _turned(decoder, keys, -torch.arange(keys.shape[1]))
             for found_side, side in ((keys, "k"), (values, "v")):
                 wanted = expected[f"{key}.cache_last.chunk{chunk}.layer{layer}.{side}"]

@@ -25,6 +25,7 @@ from focusdoc.modeling.adapter_files import (
     load_adapter,
     save_adapter,
     shipped_adapter_path,
+    shipped_chunk_size,
     to_official_names,
 )
 from focusdoc.modeling.families import FAMILIES, projection_modules, projection_shapes
@@ -409,3 +410,10 @@ def test_every_shipped_adapter_can_be_read() -> None:
         assert "untrained" not in adapter.config.training
         assert adapter.config.base_fingerprint is not None
         assert shipped_adapter_path(adapter.config.base_fingerprint) is not None
+
+
+def test_the_chunk_size_of_a_shipped_adapter_is_known_by_the_models_name() -> None:
+    for file in sorted(adapter_files._SHIPPED_FOLDER.glob("*/adapter.json")):
+        config = json.loads(file.read_text())
+        assert shipped_chunk_size(config["base_model"]) == config["chunk_size"]
+    assert shipped_chunk_size("another model") is None

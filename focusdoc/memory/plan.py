@@ -1,0 +1,178 @@
+"""The plan of a reading: what it takes in bytes and seconds, told before any of it is done.
+
+Where a document does not fit as the model computes it, the next rung of a ladder is taken: int8 in RAM, then int8 on
+the disk, from which it is mapped. What fits on none is refused: a sentence with numbers beats a killed process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+
+from focusdoc.config import BlockDtype, MemoryDtype
+from focusdoc.errors import MemoryShortageError
+from focusdoc.memory import room
+from focusdoc.memory.int8 import BLOCKS
+from focusdoc.terminal import in_bytes, in_time
+
+#: Where a memory will be: "store" for one that is on the disk already and only mapped, "memory" for RAM (or the GPU's
+#: memory) as the model computes it, "int8" for the same in 8 bits, "disk" for one that is written to the disk while
+#: it is read, "none" for one that fits nowhere.
+Rung = Literal["store", "memory", "int8", "disk", "none"]
+#: Tokens of a question with its template that room is kept for behind every chunk.
+QUESTION_TOKENS = 128
+
+
+class KvSize(Protocol):
+    """The dimensions of a model that the bytes of its keys and values follow from."""
+
+    @property
+    def num_layers(self) -> int: ...  # noqa: D102
+    @property
+    def num_kv_heads(self) -> int: ...  # noqa: D102
+    @property
+    def head_dim(self) -> int: ...  # noqa: D102
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """What a reading will take.
+
+    Attributes:
+        num_tokens, num_chunks: of the document.
+        num_known: tokens that the store knows and that need not be read.
+        memory_dtype: what keys and values will be kept in.
+        rung: where they will be.
+        bytes_needed: what must fit into free memory: keys and values, unless they are mapped from the disk, and the
+            tails of prompt and answer behind all chunks.
+        bytes_free: of memory now; `room.SPARE_BYTES` of it are left free.
+        bytes_as_computed: what would be needed if keys and values were kept as the model computes them.
+        bytes_on_disk: keys and values that will be written to the disk while reading; else 0.
+        bytes_free_on_disk: what the store may take of the disk; None where there is none or it was not asked.
+        seconds: to read what is not known.
+        is_forced: memory was too short for what would have been taken first.
+    """
+
+    num_tokens: int
+    num_chunks: int
+    num_known: int
+    memory_dtype: BlockDtype
+    rung: Rung
+    bytes_needed: int
+    bytes_free: int
+    bytes_as_computed: int
+    bytes_on_disk: int = 0
+    bytes_free_on_disk: int | None = None
+    seconds: float = 0.0
+    is_forced: bool = False
+
+    def __str__(self) -> str:
+        """The plan in one line, such as "103,063 tokens, 2.2 GB of memory, about 80 s"."""
+        kind = " in int8" if self.memory_dtype == "int8" else ""
+        parts = [f"{self.num_tokens:,} tokens"]
+        if self.rung == "disk":
+            parts.append(f"{in_bytes(self.bytes_on_disk)} on the disk{kind}")
+            kind = ""
+        parts.append(f"{in_bytes(self.bytes_needed)} of memory{kind}")
+        if self.rung == "none":
+            return f"{', '.join(parts)}: more than is free ({in_bytes(self.bytes_free)})"
+        parts.append("nothing to read" if self.rung == "store" else f"about {in_time(self.seconds)}")
+        why = f" ({in_bytes(self.bytes_as_computed)} would not fit: {in_bytes(self.bytes_free)} are free)"
+        return ", ".join(parts) + (why if self.is_forced else "")
+
+    def check(self, document: str = "") -> None:
+        """Raise MemoryShortageError if the memory fits nowhere; the message tells the bytes needed and free."""
+        if self.rung != "none":
+            return
+        what = f"{document!r}" if document else "The document"
+        most = max(0, self.bytes_free - room.SPARE_BYTES) * self.num_tokens // self.bytes_needed
+        disk = self.bytes_free_on_disk
+        on_disk = (
+            "there is no document store to map it from"
+            if disk is None
+            else f"the document store may take {disk:,} of the disk"
+        )
+        kind = " in int8" if self.memory_dtype == "int8" else ""
+        raise MemoryShortageError(
+            f"{what} needs {self.bytes_needed:,} bytes of memory{kind} for its {self.num_tokens:,} tokens, but "
+            f"{self.bytes_free:,} are free, and {on_disk}; close other programs, or ask a part of at most {most:,} "
+            "tokens."
+        )
+
+
+def memory_bytes(kv: KvSize, dtype: torch.dtype, kind: BlockDtype, num_tokens: int, chunk_size: int) -> int:
+    """Bytes of the keys and values of `num_tokens` tokens in chunks, for a model that computes in `dtype`."""
+    full, rest = divmod(num_tokens, chunk_size)
+    return sum(
+        BLOCKS[kind].bytes_of((kv.num_layers, count, kv.num_kv_heads, length, kv.head_dim), dtype)
+        for count, length in ((full, chunk_size), (1, rest))
+        if count and length
+    )
+
+
+def plan_memory(
+    kv: KvSize,
+    dtype: torch.dtype,
+    num_tokens: int,
+    chunk_size: int,
+    *,
+    free: int,
+    memory_dtype: MemoryDtype = "auto",
+    tail_tokens: int = 0,
+    disk: Callable[[], int | None] | None = None,
+    known: Callable[[BlockDtype], int] | None = None,
+    maps: bool = True,
+    seconds_per_token: Callable[[], float] | None = None,
+) -> MemoryPlan:
+    """The first rung that holds a document.
+
+    Args:
+        dtype: what the model computes in.
+        free: bytes of memory that can be used.
+        memory_dtype: ``"auto"`` tries what the model computes, then int8; else only the one it names.
+        tail_tokens: of prompt and answer behind every chunk.
+        disk: tells how many bytes may go to the disk; None where nothing may.
+        known: tells how many leading tokens the store knows of the document, kept in a dtype.
+        maps: what the store knows is mapped and takes no memory, as on a CPU; a GPU must hold it.
+        seconds_per_token: how fast is read; asked only if something is to be read.
+    """
+    num_chunks = math.ceil(num_tokens / chunk_size)
+    tails = memory_bytes(kv, dtype, "model", num_chunks * tail_tokens, chunk_size)
+    kinds: tuple[BlockDtype, ...] = ("model", "int8") if memory_dtype == "auto" else (memory_dtype,)
+
+    def plan(
+        rung: Rung, kind: BlockDtype, num_known: int, needed: int, on_disk: int = 0, free_on_disk: int | None = None
+    ) -> MemoryPlan:
+        unread = num_tokens - num_known
+        return MemoryPlan(
+            num_tokens=num_tokens,
+            num_chunks=num_chunks,
+            num_known=num_known,
+            memory_dtype=kind,
+            rung=rung,
+            bytes_needed=needed,
+            bytes_free=free,
+            bytes_as_computed=memory_bytes(kv, dtype, "model", num_tokens, chunk_size) + tails,
+            bytes_on_disk=on_disk,
+            bytes_free_on_disk=free_on_disk,
+            seconds=unread * seconds_per_token() if unread and seconds_per_token is not None else 0.0,
+            is_forced=rung in ("disk", "none") or kind != kinds[0],
+        )
+
+    for kind in kinds:
+        num_known = known(kind) if known is not None else 0
+        held = num_tokens - num_known if maps else num_tokens
+        needed = memory_bytes(kv, dtype, kind, held, chunk_size) + tails
+        if needed + room.SPARE_BYTES <= free:
+            in_ram: Rung = "memory" if kind == "model" else "int8"
+            return plan("store" if num_known == num_tokens else in_ram, kind, num_known, needed)
+    total = memory_bytes(kv, dtype, kind, num_tokens, chunk_size)
+    free_on_disk = disk() if disk is not None else None
+    whole_chunks = num_tokens >= chunk_size  # only those are written while reading
+    if whole_chunks and free_on_disk is not None and total <= free_on_disk and tails + room.SPARE_BYTES <= free:
+        return plan("disk", kind, 0, tails, total, free_on_disk)
+    return plan("none", kind, num_known, needed, free_on_disk=free_on_disk)
