@@ -72,7 +72,7 @@ class FocusEngine(EngineCore):
                 one shipped for this base model, or None.
             config: settings; None takes the mode the adapter was trained for.
             device, dtype: see `focusdoc.modeling.base.load_base`.
-            attention: ``"auto"``, ``"sdpa"`` or ``"naive"``.
+            attention: ``"auto"``, ``"sdpa"``, ``"flash"`` or ``"naive"``; see `focusdoc.attention.attention_kernel`.
             store: where memories are kept, so that no document is read twice: ``"auto"`` for the user's cache, a
                 folder, or None.
 

@@ -80,7 +80,7 @@ class EngineCore:
                 f"chunk_size is {self.chunk_size}{anchored}, but {base.name} sees {base.context_length} tokens at once "
                 "and a chunk must leave room for the question; choose a smaller chunk_size."
             )
-        self.kernel = attention_kernel(attention)
+        self.kernel = attention_kernel(attention, base.device)
         self._speed = ReadingSpeed(base, self.chunk_size)
         self._weights = _on(base, adapter) if adapter is not None else None
 

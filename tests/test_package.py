@@ -29,6 +29,7 @@ FLOORS = [
     {"chat"},
     {"focusdoc"},  # the facade, __init__.py
     {"evaluation"},
+    {"benchmark"},
     {"cli"},
     {"__main__"},
 ]

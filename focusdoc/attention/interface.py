@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+import logging
+from typing import Literal, Protocol, get_args
 
+import torch
 from torch import Tensor
 
-from focusdoc.attention import naive, sdpa
+from focusdoc.attention import flash, naive, sdpa
 from focusdoc.errors import ConfigError
 
-AttentionName = Literal["auto", "naive", "sdpa"]
+_log = logging.getLogger(__name__)
+
+AttentionName = Literal["auto", "flash", "naive", "sdpa"]
 
 
 class AttentionKernel(Protocol):
@@ -30,13 +34,32 @@ class AttentionKernel(Protocol):
         ...
 
 
-def attention_kernel(name: str) -> AttentionKernel:
-    """The implementation called `name`: ``"naive"`` (fp32, the specification), ``"sdpa"`` or ``"auto"``.
+def attention_kernel(name: str, device: torch.device | None = None) -> AttentionKernel:
+    """The implementation called `name`.
+
+    Args:
+        name: ``"naive"`` (fp32, the specification), ``"sdpa"``, ``"flash"`` (flash-attn, on CUDA), or ``"auto"``: flash
+            on a CUDA GPU where flash-attn can be loaded, else sdpa.
+        device: where the model is; None where it is not known.
 
     Raises:
-        ConfigError: for any other name.
+        ConfigError: for any other name, or flash-attn is asked for and cannot be used.
     """
-    kernels: dict[str, AttentionKernel] = {"naive": naive.attend, "sdpa": sdpa.attend, "auto": sdpa.attend}
+    if name == "auto":
+        return _fastest(device)
+    if name == "flash":
+        return flash.flash_attention(device)
+    kernels: dict[str, AttentionKernel] = {"naive": naive.attend, "sdpa": sdpa.attend}
     if name not in kernels:
-        raise ConfigError(f"attention is {name!r}; choose one of {', '.join(sorted(kernels))}.")
+        raise ConfigError(f"attention is {name!r}; choose one of {', '.join(get_args(AttentionName))}.")
     return kernels[name]
+
+
+def _fastest(device: torch.device | None) -> AttentionKernel:
+    if device is None or device.type != "cuda" or not flash.is_installed():
+        return sdpa.attend
+    try:
+        return flash.flash_attention(device)
+    except ConfigError as error:
+        _log.warning("Attention runs on sdpa: %s", error)
+        return sdpa.attend

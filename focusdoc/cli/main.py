@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from focusdoc import __version__
 from focusdoc.cli.adapter import adapter
 from focusdoc.cli.ask import ask
+from focusdoc.cli.bench import bench
 from focusdoc.cli.chat import chat
 from focusdoc.cli.display import errors
 from focusdoc.cli.eval import evaluate
@@ -115,6 +116,7 @@ app.command(epilog="For example: focusdoc info letters.pdf, or for programs: foc
 app.command(epilog="For example: focusdoc train --data books/ --data questions.jsonl --output runs/mine")(train)
 app.command(epilog="For example: focusdoc explain letters.pdf 'Who wrote the first letter?' --html first.html")(explain)
 app.command(epilog="For example: focusdoc report runs/ --output docs/report")(report)
+app.command(epilog="For example: focusdoc bench --lengths 8K,32K --output runs/bench, or at first: --quick")(bench)
 app.add_typer(evaluate, name="eval")
 app.add_typer(adapter, name="adapter")
 app.add_typer(store, name="store")

@@ -52,7 +52,7 @@ def default_model_path(progress: Callable[[str], None] | None = None) -> Path:
         if _is_intact(folder, version):  # another process was first
             return folder
         remove_leftovers(folder)
-        gguf = _find_gguf()
+        gguf = find_gguf()
         if progress is not None:
             progress(f"Converting the default model {DEFAULT_MODEL} into {folder} (once, about 20 s).")
         with atomic_folder(folder) as fresh:
@@ -69,8 +69,12 @@ def _wheel_version() -> str | None:
         return None
 
 
-def _find_gguf() -> Path:
-    """The GGUF file inside the installed wheel."""
+def find_gguf() -> Path:
+    """The GGUF file inside the installed wheel.
+
+    Raises:
+        ModelNotFoundError: the wheel is not installed; the message holds the command that installs it.
+    """
     spec = importlib.util.find_spec(_PACKAGE)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (file := Path(folder) / _GGUF_FILE).is_file():

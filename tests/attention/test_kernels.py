@@ -9,42 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attention_shapes import SHAPES, TOLERANCE, inputs, settings_of
 from focusdoc.attention import attend_frozen, attention_kernel, attention_weights, masked_attention, merge, naive, sdpa
 from focusdoc.errors import ConfigError
 
-#: name: (batch, heads, KV heads, queries, keys, query_start, window, prefix)
-SHAPES = {
-    "reading a chunk": (2, 4, 2, 33, 33, 0, None, 0),
-    "reading with a window": (2, 4, 2, 33, 33, 0, 8, 0),
-    "prompt over a chunk": (3, 6, 2, 7, 40, 40, None, 0),
-    "prompt over its own tail": (3, 6, 2, 7, 7, 0, None, 0),
-    "two tokens over a tail": (3, 6, 2, 2, 12, 10, None, 0),
-    "one local token over candidates": (1, 6, 2, 1, 30, 29, None, 5),
-    "local tokens over candidates": (1, 6, 2, 9, 20, 11, None, 11),
-    "window that spares candidates": (1, 6, 2, 9, 40, 31, 6, 11),
-    "chunk wholly out of the window": (2, 4, 4, 3, 16, 40, 8, 0),
-    "no grouping": (2, 4, 4, 5, 16, 16, None, 0),
-    "one KV head": (2, 4, 1, 5, 16, 11, None, 0),
-    "two tokens over long chunks": (3, 6, 2, 2, 300, 300, None, 0),
-    "one token over long chunks, no grouping": (2, 4, 4, 1, 513, 600, None, 0),
-    "more rows than are streamed": (2, 18, 2, 2, 300, 300, None, 0),
-}
-TOLERANCE = {torch.float32: {"atol": 2e-6, "rtol": 1e-5}, torch.bfloat16: {"atol": 2e-2, "rtol": 2e-2}}
 
-
-def inputs(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, head_dim: int = 16) -> tuple[torch.Tensor, ...]:
-    batch, heads, kv_heads, queries, keys = shape[:5]
-    generator = torch.Generator().manual_seed(0)
-    sizes = [(batch, heads, queries), (batch, kv_heads, keys), (batch, kv_heads, keys)]
-    return tuple(torch.randn(*size, head_dim, generator=generator).to(dtype) for size in sizes)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", SHAPES)
 def test_sdpa_agrees_with_naive(name: str, dtype: torch.dtype) -> None:
-    *_, query_start, window, prefix = shape = SHAPES[name]
-    query, key, value = inputs(shape, dtype)
-    settings = {"scaling": 0.25, "query_start": query_start, "window": window, "prefix": prefix}
+    query, key, value = inputs(SHAPES[name], dtype)
+    settings = settings_of(SHAPES[name])
     wanted, wanted_lse = naive.attend(query.float(), key.float(), value.float(), **settings)
     found, found_lse = attention_kernel("sdpa")(query, key, value, **settings)
     assert found.dtype == dtype
@@ -136,8 +110,7 @@ def test_a_query_that_sees_nothing_gets_zero() -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_without_a_fused_kernel_sdpa_is_naive(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sdpa, "_CPU_KERNEL", None)
-    *_, query_start, window, prefix = shape = SHAPES[name]
-    settings = {"scaling": 0.25, "query_start": query_start, "window": window, "prefix": prefix}
+    shape, settings = SHAPES[name], settings_of(SHAPES[name])
     wanted = naive.attend(*inputs(shape), **settings)
     found = sdpa.attend(*inputs(shape), **settings)
     assert torch.equal(found[0], wanted[0])

@@ -44,7 +44,7 @@ def converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Converter:
     gguf = tmp_path / "model.gguf"
     gguf.write_text("wheel")
     stand_in = Converter()
-    monkeypatch.setattr(default_model, "_find_gguf", lambda: gguf)
+    monkeypatch.setattr(default_model, "find_gguf", lambda: gguf)
     monkeypatch.setattr(default_model, "_wheel_version", lambda: "1")
     monkeypatch.setattr(default_model, "_convert", stand_in)
     return stand_in
@@ -148,7 +148,7 @@ class TestErrors:
     def test_a_damaged_wheel(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         gguf = tmp_path / "SmolLM2-135M-Instruct.Q4_1.gguf"
         gguf.write_bytes(b"GGUF but not really")
-        monkeypatch.setattr(default_model, "_find_gguf", lambda: gguf)
+        monkeypatch.setattr(default_model, "find_gguf", lambda: gguf)
         with pytest.raises(ModelNotFoundError, match=r"could not be (read|converted).*--force-reinstall"):
             default_model_path()
 
@@ -167,7 +167,7 @@ def slow(gguf, folder):
         time.sleep(0.3)
 
 gguf = Path({str(tmp_path / "gguf")!r})
-default_model._find_gguf, default_model._wheel_version, default_model._convert = lambda: gguf, lambda: "1", slow
+default_model.find_gguf, default_model._wheel_version, default_model._convert = lambda: gguf, lambda: "1", slow
 print("ready", flush=True)
 sys.stdin.readline()
 print(default_model.default_model_path())

@@ -1,0 +1,219 @@
+"""Attention through the package flash-attn (version 2, from 2.7 on), for CUDA.
+
+Its kernels know grouped heads, give the log-sum-exp, and align their masks at the bottom right: the last query stands
+at the last key. What they cannot express goes to `focusdoc.attention.sdpa`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from focusdoc.attention import sdpa
+from focusdoc.errors import ConfigError
+
+_PACKAGE = "flash_attn"
+#: Larger heads have no kernel.
+_MAX_HEAD_DIM = 256
+#: How flash-attn writes that a window has no end.
+_ENDLESS = -1
+
+
+class FlashFunctions(Protocol):
+    """The functions of flash-attn that are called; the package itself, or a stand-in with their meaning."""
+
+    @property
+    def flash_attn_func(self) -> Any:
+        """For batches of equal lengths: output and log-sum-exp [batch, num_heads, num_queries]."""
+
+    @property
+    def flash_attn_with_kvcache(self) -> Any:
+        """The same for few queries over many keys, which it splits among the GPU's processors."""
+
+    @property
+    def flash_attn_varlen_func(self) -> Any:
+        """For sequences of any lengths laid end to end: output and log-sum-exp [num_heads, total_queries]."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlashMask:
+    """Who sees whom, in flash-attn's words.
+
+    Attributes:
+        num_keys: only so many first keys are handed over; no query sees those behind them.
+        causal, window_size: as flash-attn takes them; the window is (left, right), inclusive, from the query's own key.
+    """
+
+    num_keys: int
+    causal: bool
+    window_size: tuple[int, int]
+
+
+def flash_mask(
+    num_queries: int, num_keys: int, *, query_start: int, window: int | None, prefix: int
+) -> FlashMask | None:
+    """The mask of `focusdoc.attention.naive.visibility` for flash-attn.
+
+    Returns:
+        None where flash-attn has no words for it: a window that spares a prefix, or a query that sees nothing.
+    """
+    num_keys = min(num_keys, query_start + num_queries)
+    # flash-attn takes the last query to stand at the last key; ours stand this far behind.
+    ahead = query_start + num_queries - num_keys
+    sees_all = num_keys - 1 <= query_start
+    right = _ENDLESS if sees_all else ahead
+    left = _ENDLESS
+    if window is not None and query_start + num_queries - 1 - prefix >= window:
+        left = window - 1 - ahead
+        if prefix or left < 0:
+            return None
+    if num_keys < 1:
+        return None
+    return FlashMask(num_keys, causal=right == 0, window_size=(left, right))
+
+
+def flat_rows(states: Sequence[Tensor]) -> tuple[Tensor, Tensor, int]:
+    """Sequences [num_heads, length, head_dim] laid end to end as flash-attn's varlen kernels take them.
+
+    Returns:
+        Rows [total, num_heads, head_dim], the int32 bounds of the sequences among them [num_sequences + 1], and the
+        length of the longest.
+    """
+    lengths = [each.shape[1] for each in states]
+    bounds = torch.zeros(len(states) + 1, dtype=torch.int32, device=states[0].device)
+    bounds[1:] = torch.tensor(lengths, dtype=torch.int32).cumsum(0)
+    return torch.cat([each.transpose(0, 1) for each in states]), bounds, max(lengths)
+
+
+def parted(output: Tensor, lse: Tensor, lengths: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """What a varlen kernel returns, sequence by sequence.
+
+    Args:
+        output: [total, num_heads, head_dim]. lse: [num_heads, total].
+
+    Returns:
+        For each sequence, output [num_heads, length, head_dim] and float32 lse [num_heads, length], contiguous.
+    """
+    parts = zip(torch.split(output, list(lengths)), torch.split(lse, list(lengths), dim=1), strict=True)
+    return [(rows.transpose(0, 1), sums.float().contiguous()) for rows, sums in parts]
+
+
+@dataclass(frozen=True, slots=True)
+class FlashAttention:
+    """An `AttentionKernel` on flash-attn; its contract is that of `focusdoc.attention.naive.attend`.
+
+    Attributes:
+        functions: flash-attn, or a stand-in.
+        dtypes: what the functions take; anything else goes to sdpa.
+    """
+
+    functions: FlashFunctions
+    dtypes: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float16)
+
+    def __call__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        scaling: float,
+        query_start: int,
+        window: int | None = None,
+        prefix: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """See `focusdoc.attention.naive.attend`."""
+        num_queries = query.shape[2]
+        mask = flash_mask(num_queries, key.shape[2], query_start=query_start, window=window, prefix=prefix)
+        if mask is None or not self._takes(query):
+            return sdpa.attend(
+                query, key, value, scaling=scaling, query_start=query_start, window=window, prefix=prefix
+            )
+        # [batch, num_heads, length, head_dim] -> [batch, length, num_heads, head_dim], views without a copy
+        rows, keys, values = (states.transpose(1, 2) for states in (query, key, value))
+        keys, values = keys[:, : mask.num_keys], values[:, : mask.num_keys]
+        given: dict[str, Any] = {
+            "softmax_scale": scaling, "causal": mask.causal, "window_size": mask.window_size,
+        }  # fmt: skip
+        if num_queries == mask.num_keys:
+            output, lse, _ = self.functions.flash_attn_func(rows, keys, values, return_attn_probs=True, **given)
+        else:
+            output, lse = self.functions.flash_attn_with_kvcache(rows, keys, values, return_softmax_lse=True, **given)
+        return output.transpose(1, 2), lse.float().contiguous()
+
+    def ragged(
+        self,
+        queries: Sequence[Tensor],
+        keys: Sequence[Tensor],
+        values: Sequence[Tensor],
+        *,
+        scaling: float,
+        window: int | None = None,
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Chunks of different lengths in one call, each causal on its own.
+
+        Args:
+            queries: of each chunk, [num_heads, length, head_dim]. keys, values: [num_kv_heads, length, head_dim].
+
+        Returns:
+            Of each chunk, output [num_heads, length, head_dim] and float32 lse [num_heads, length].
+        """
+        if not self._takes(queries[0]):
+            alone = (
+                sdpa.attend(*(each[None] for each in states), scaling=scaling, query_start=0, window=window)
+                for states in zip(queries, keys, values, strict=True)
+            )
+            return [(output[0], lse[0]) for output, lse in alone]
+        rows, bounds, longest = flat_rows(queries)
+        output, lse, _ = self.functions.flash_attn_varlen_func(
+            rows,
+            flat_rows(keys)[0],
+            flat_rows(values)[0],
+            cu_seqlens_q=bounds,
+            cu_seqlens_k=bounds,
+            max_seqlen_q=longest,
+            max_seqlen_k=longest,
+            softmax_scale=scaling,
+            causal=True,
+            window_size=(_ENDLESS if window is None else window - 1, 0),
+            return_attn_probs=True,
+        )
+        return parted(output, lse, [each.shape[1] for each in queries])
+
+    def _takes(self, query: Tensor) -> bool:
+        # The kernel over a KV cache has no backward pass.
+        needs_gradient = torch.is_grad_enabled() and query.requires_grad
+        return query.dtype in self.dtypes and query.shape[-1] <= _MAX_HEAD_DIM and not needs_gradient
+
+
+def flash_attention(device: torch.device | None = None) -> FlashAttention:
+    """The kernel on the installed flash-attn.
+
+    Args:
+        device: where the model is; None for a CUDA GPU if there is one.
+
+    Raises:
+        ConfigError: the model is on no CUDA GPU, or flash-attn is not installed or cannot be loaded.
+    """
+    place = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if place.type != "cuda":
+        raise ConfigError(
+            f"attention is 'flash', but the model is on '{place}'; it needs a CUDA GPU, so choose 'sdpa'."
+        )
+    try:
+        return FlashAttention(importlib.import_module(_PACKAGE))
+    except (ImportError, OSError) as error:  # not there, or built for another torch or CUDA
+        raise ConfigError(
+            f"attention is 'flash', but flash-attn cannot be loaded ({error}); install it with "
+            "pip install 'focusdoc[flash]', or choose 'sdpa'."
+        ) from error
+
+
+def is_installed() -> bool:
+    """Whether flash-attn is there; nothing is loaded."""
+    return importlib.util.find_spec(_PACKAGE) is not None

@@ -1,0 +1,111 @@
+"""What is measured: contenders, lengths and chunk sizes, and what is left out and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from focusdoc.config import PAPER_DIRECT_THRESHOLD
+from focusdoc.errors import ConfigError
+
+#: What each contender is, for help and reports.
+CONTENDERS: Mapping[str, str] = {
+    "focus": "ours: the document is read once, one candidate of each chunk at every step",
+    "direct": "ours without an adapter: every token attends to the chunks themselves",
+    "full": "transformers' full attention (sdpa) with its own cache",
+    "paper": "the paper's own decoding: everything local is encoded anew at every token",
+    "llama.cpp": "full attention of llama.cpp over 4-bit weights (GGUF)",
+}
+#: Those that cut the document into chunks of a size that can be chosen.
+CHUNKED = ("focus", "direct")
+#: Those that need an adapter.
+ADAPTED = ("focus", "paper")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What all measurements share.
+
+    Attributes:
+        model, adapter, device, dtype: as for `FocusEngine.from_pretrained`; None for no adapter.
+        text: the file that is read; None for the Python reference.
+        steps: tokens decoded after the first one, of each question.
+        gguf: the file that llama.cpp runs; None for the default model's.
+    """
+
+    model: str | None = None
+    adapter: str | None = "auto"
+    device: str = "auto"
+    dtype: str = "auto"
+    text: str | None = None
+    steps: int = 16
+    gguf: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is to be measured.
+
+    Attributes:
+        lengths: of the document, in tokens.
+        contenders: names of `CONTENDERS`.
+        chunk_sizes: tokens of a chunk; none for the adapter's own size and those of `beside_own`.
+        beside_own: see `chunk_sizes`.
+        limits: the longest document, in tokens, of contenders that do not go all the way.
+    """
+
+    lengths: Sequence[int]
+    contenders: Sequence[str] = ("focus", "full", "paper", "llama.cpp")
+    chunk_sizes: Sequence[int] = ()
+    beside_own: Sequence[int] = (2048,)
+    limits: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unknown = next((name for name in self.contenders if name not in CONTENDERS), None)
+        if unknown is not None or not self.contenders:
+            raise ConfigError(f"The contender {unknown or ''!r} is unknown; choose from {', '.join(CONTENDERS)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One measurement: a contender at a length, in chunks of a size where it has any (else 0)."""
+
+    contender: str
+    length: int
+    chunk_size: int = 0
+
+    @property
+    def key(self) -> str:
+        """Names it among the results."""
+        return f"{self.contender}/{self.length}/{self.chunk_size}"
+
+    def __str__(self) -> str:
+        cut = f" in chunks of {self.chunk_size:,}" if self.chunk_size else ""
+        return f"{self.contender} at {self.length:,} tokens{cut}"
+
+
+def plan(options: Options, facts: Mapping[str, Any], missing: Mapping[str, str]) -> tuple[list[Case], list[str]]:
+    """The cases to measure, the shortest first, and a sentence for everything that is left out.
+
+    Args:
+        facts: of the model; `focusdoc.benchmark.machine.model_facts`.
+        missing: why a contender cannot run here at all.
+    """
+    missing = dict(missing)
+    if facts["adapter"] is None:
+        missing |= {name: "the model has no adapter" for name in ADAPTED}
+    sizes = dict.fromkeys(options.chunk_sizes or (facts["chunk_size"], *options.beside_own))
+    names = [name for name in dict.fromkeys(options.contenders) if name not in missing]
+    cases, omitted = [], [f"{name}: {missing[name]}" for name in options.contenders if name in missing]
+    for length in sorted(set(options.lengths)):
+        for name in names:
+            if name == "paper" and length < PAPER_DIRECT_THRESHOLD:
+                omitted.append(f"paper at {length:,} tokens: below {PAPER_DIRECT_THRESHOLD:,} it cuts no chunks")
+            elif length > options.limits.get(name, length):
+                limit = options.limits[name]
+                omitted.append(f"{name} at {length:,} tokens: its limit was set to {limit:,}")
+            else:
+                cut = sizes if name in CHUNKED else (0,)
+                cases += [Case(contender=name, length=length, chunk_size=size) for size in cut]
+    return cases, omitted

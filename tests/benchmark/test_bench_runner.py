@@ -1,0 +1,138 @@
+"""A run: everything on disk as it comes, resumable, on one machine, with failures that do not end it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from focusdoc.benchmark import runner
+from focusdoc.benchmark.cases import Options, Settings
+from focusdoc.benchmark.child import Request
+from focusdoc.benchmark.runner import RESULTS, busy_machine, load_results, missing_contenders, run
+from focusdoc.errors import EvaluationError
+
+SETTINGS = Settings(steps=4)
+OPTIONS = Options(lengths=[4096], contenders=["focus", "full"], chunk_sizes=[1024])
+FACTS: dict[str, Any] = {"adapter": "abc", "chunk_size": 1024, "processor": "a CPU"}
+
+
+class Children:
+    """A stand-in for child processes: notes what they were asked, and answers from a table."""
+
+    def __init__(self, **answers: Callable[[Request], dict[str, Any]]) -> None:
+        self.asked: list[str] = []
+        self.stores: list[Path] = []
+        self.facts = dict(FACTS)
+        self._answers = answers
+
+    def __call__(self, request: Request) -> dict[str, Any]:
+        self.asked.append(request.work)
+        if request.case is None:
+            return {"facts": self.facts, "rates": {"operations": 1.0, "bandwidth": 1.0}}
+        if request.store is not None:
+            self.stores.append(Path(request.store))
+            assert self.stores[-1].is_dir()
+        if request.work in self._answers:
+            return self._answers[request.work](request)
+        return {"reopen_seconds": 0.5} if request.work == "reopen" else {"read_seconds": 1.0}
+
+
+def silent(sentence: str) -> None:
+    """Nothing is told."""
+
+
+def test_every_measurement_is_a_row_and_what_was_stored_is_reopened_and_removed(tmp_path: Path) -> None:
+    children = Children()
+    results = run(OPTIONS, SETTINGS, tmp_path / "out", start=children, tell=silent)
+    assert children.asked == ["machine", "focus", "reopen", "full"]
+    assert results["rows"]["focus/4096/1024"] == {
+        "contender": "focus", "length": 4096, "chunk_size": 1024, "read_seconds": 1.0, "reopen_seconds": 0.5,
+    }  # fmt: skip
+    assert results["configuration"] == {**FACTS, "steps": 4}
+    assert load_results(tmp_path / "out") == results
+    assert children.stores[0] == children.stores[1]
+    assert not children.stores[0].exists()
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
+    first = run(OPTIONS, SETTINGS, tmp_path, start=Children(), tell=silent)
+    children = Children()
+    longer = Options(lengths=[4096, 8192], contenders=["full"])
+    results = run(longer, SETTINGS, tmp_path, start=children, tell=silent)
+    assert children.asked == ["machine", "full"]
+    assert results["rows"].keys() == first["rows"].keys() | {"full/8192/0"}
+
+
+def test_rows_are_on_disk_before_the_next_case_begins(tmp_path: Path) -> None:
+    def interrupted(request: Request) -> dict[str, Any]:
+        assert list(json.loads((tmp_path / RESULTS).read_text())["rows"]) == ["focus/4096/1024"]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(OPTIONS, SETTINGS, tmp_path, start=Children(full=interrupted), tell=silent)
+    children = Children()
+    run(OPTIONS, SETTINGS, tmp_path, start=children, tell=silent)
+    assert children.asked == ["machine", "full"]
+
+
+def test_a_case_that_fails_is_told_does_not_end_the_run_and_is_tried_again(tmp_path: Path) -> None:
+    told: list[str] = []
+    failing = Children(focus=lambda _: {"error": "out of memory"})
+    results = run(OPTIONS, SETTINGS, tmp_path, start=failing, tell=told.append)
+    assert failing.asked == ["machine", "focus", "full"]
+    assert results["rows"]["focus/4096/1024"]["error"] == "out of memory"
+    assert "focus at 4,096 tokens in chunks of 1,024 failed: out of memory" in told
+    children = Children()
+    assert "error" not in run(OPTIONS, SETTINGS, tmp_path, start=children, tell=silent)["rows"]["focus/4096/1024"]
+    assert children.asked == ["machine", "focus", "reopen"]
+
+
+def test_a_reopening_that_fails_leaves_the_rest_of_its_row(tmp_path: Path) -> None:
+    children = Children(reopen=lambda _: {"error": "gone"})
+    row = run(OPTIONS, SETTINGS, tmp_path, start=children, tell=silent)["rows"]["focus/4096/1024"]
+    assert (row["read_seconds"], row["reopen_note"]) == (1.0, "gone")
+
+
+def test_results_of_another_machine_or_setting_are_not_mixed(tmp_path: Path) -> None:
+    run(OPTIONS, SETTINGS, tmp_path, start=Children(), tell=silent)
+    other = Children()
+    other.facts["processor"] = "another CPU"
+    with pytest.raises(EvaluationError, match="processor is 'a CPU' there and 'another CPU' here"):
+        run(OPTIONS, SETTINGS, tmp_path, start=other, tell=silent)
+    with pytest.raises(EvaluationError, match="steps is 4 there and 5 here"):
+        run(OPTIONS, Settings(steps=5), tmp_path, start=Children(), tell=silent)
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_reason(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="no such model"):
+        run(OPTIONS, SETTINGS, tmp_path, start=lambda _: {"error": "no such model"}, tell=silent)
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}"])
+def test_a_folder_without_results_is_refused(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / RESULTS).write_text(content)
+    with pytest.raises(EvaluationError, match="holds no results of focusdoc bench"):
+        load_results(tmp_path)
+
+
+def test_llama_cpp_is_left_out_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda name: None)
+    assert "xllamacpp is not installed" in missing_contenders(SETTINGS)["llama.cpp"]
+    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda name: object())
+    assert missing_contenders(SETTINGS) == {}
+    assert "--gguf" in missing_contenders(Settings(model="mine"))["llama.cpp"]
+    assert missing_contenders(Settings(model="mine", gguf="mine.gguf")) == {}
+
+
+def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.3, 1.0, 1.0), raising=False)
+    assert busy_machine() is None
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.5, 1.0, 1.0), raising=False)
+    assert "3.5 on 2 cores" in str(busy_machine())
