@@ -93,6 +93,11 @@ class MemoryBlock:
         self.keys[layer, first : first + len(keys)].copy_(keys)
         self.values[layer, first : first + len(values)].copy_(values)
 
+    def repeat(self, chunk: int, at: int) -> None:
+        """Keep for chunk `at` what is kept for `chunk`."""
+        for tensor in self.tensors().values():
+            tensor[:, at].copy_(tensor[:, chunk])
+
     def layer(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Keys and values of one layer to compute with, [num_chunks, num_kv_heads, chunk_len, head_dim] in `dtype`."""
         return self.keys[layer].to(dtype), self.values[layer].to(dtype)

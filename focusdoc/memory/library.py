@@ -14,7 +14,7 @@ from focusdoc.errors import ConfigError, MemoryShortageError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.entries import size_limit, store_folder
 from focusdoc.memory.plan import MemoryPlan, plan_memory
-from focusdoc.memory.reading import Progress, read_chunks
+from focusdoc.memory.reading import Progress, distinct_tokens, read_chunks
 from focusdoc.memory.room import free_bytes
 from focusdoc.memory.speed import ReadingSpeed
 from focusdoc.memory.spool import read_into_file
@@ -181,7 +181,7 @@ def read_through(
 
     def save(blocks: Sequence[MemoryBlock], known: KnownChunks) -> None:
         if speed is not None:
-            speed.measured(total - plan.num_known, time.perf_counter() - begun)
+            speed.measured(distinct_tokens(token_ids[plan.num_known :], chunk_size), time.perf_counter() - begun)
         if store is not None:
             maker = maker_key(base, anchor, plan.memory_dtype)
             store.save(token_ids, blocks, chunk_size, maker, known=known, document=document, model=base.name)

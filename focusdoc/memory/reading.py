@@ -6,7 +6,7 @@ question nor the other chunks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -56,6 +56,8 @@ def read_chunks(
 ) -> tuple[MemoryBlock, ...]:
     """Encode `token_ids` in chunks of `chunk_size`, the last one ragged; nothing is padded.
 
+    A chunk that occurs again, token by token, is encoded once and copied: its KV depends on nothing else.
+
     Args:
         batch: chunks in one pass.
         anchor_ids: tokens in front of every chunk, which then stands at the positions behind them (direct mode).
@@ -78,13 +80,41 @@ def read_chunks(
         block = BLOCKS[memory_dtype].empty(shape, base.dtype, base.device)
         anchor = torch.tensor(anchor_ids, dtype=torch.long).expand(batch, -1)
         positions = torch.arange(len(anchor_ids) + chunk_len, device=base.device)
-        for first in range(0, num_chunks, batch):
-            chunks = part[first : first + batch]
+        originals = _first_occurrences(part)
+        for first, stop in _passes(originals, batch):
+            chunks = part[first:stop]
             rows = torch.cat((anchor[: len(chunks)], chunks), dim=1).to(base.device)
             layout = ReadingLayout(block, first, kernel, len(anchor_ids))
             base.run(rows, positions.expand(len(rows), -1), layout)
             done += chunks.numel()
             if progress is not None:
                 progress(done, len(tokens))
+        again = [(original, chunk) for chunk, original in enumerate(originals) if original != chunk]
+        for original, chunk in again:
+            block.repeat(original, chunk)
+        done += len(again) * chunk_len
+        if again and progress is not None:
+            progress(done, len(tokens))
         blocks.append(block)
     return tuple(blocks)
+
+
+def distinct_tokens(token_ids: Sequence[int], chunk_size: int) -> int:
+    """How many tokens go through the model for a document: those of all chunks that differ."""
+    return sum(map(len, {tuple(token_ids[at : at + chunk_size]) for at in range(0, len(token_ids), chunk_size)}))
+
+
+def _first_occurrences(chunks: Tensor) -> list[int]:
+    """For each of chunks [num_chunks, chunk_len], the first one with the same tokens; itself, if it is new."""
+    seen: dict[bytes, int] = {}
+    return [seen.setdefault(chunk.numpy().tobytes(), index) for index, chunk in enumerate(chunks)]
+
+
+def _passes(originals: Sequence[int], batch: int) -> Iterator[tuple[int, int]]:
+    """Ranges of at most `batch` neighbouring chunks that are new."""
+    start = 0
+    for index, original in enumerate([*originals, -1]):
+        if original != index or index - start == batch:
+            if index > start:
+                yield start, index
+            start = index if original == index else index + 1

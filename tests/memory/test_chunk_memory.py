@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from focusdoc.attention import attention_kernel
 from focusdoc.errors import MemoryMismatchError
 from focusdoc.memory.chunk_memory import DocumentMemory, check_maker
-from focusdoc.memory.reading import read_chunks
+from focusdoc.memory.reading import distinct_tokens, read_chunks
 from focusdoc.modeling.base import BaseModel
 from tiny_models import tiny_model
 
@@ -40,6 +44,39 @@ def test_the_reading_batch_changes_nothing(batch: int) -> None:
     for one, other in zip(alone, batched, strict=True):
         torch.testing.assert_close(one.keys, other.keys, atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(one.values, other.values, atol=1e-6, rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    order=st.lists(st.integers(0, 3), min_size=1, max_size=9),
+    rest=st.integers(0, 7),
+    batch=st.integers(1, 4),
+    kind=st.sampled_from(["model", "int8"]),
+)
+def test_a_chunk_that_occurs_again_is_encoded_once(order: list[int], rest: int, batch: int, kind: Any) -> None:
+    base, kernel = BaseModel(tiny_model()), attention_kernel("auto")
+    chunks = torch.randint(3, 96, (4, 8), generator=torch.Generator().manual_seed(0)).tolist()
+    ids = [token for index in order for token in chunks[index]] + chunks[0][:rest]
+    rows: list[int] = []
+    run = base.run
+
+    def counted(token_ids: torch.Tensor, *args: Any, **settings: Any) -> torch.Tensor:
+        rows.append(token_ids.numel())
+        return run(token_ids, *args, **settings)
+
+    base.run = counted  # type: ignore[method-assign]
+    seen: list[int] = []
+    blocks = read_chunks(
+        base, ids, 8, kernel, batch=batch, memory_dtype=kind, progress=lambda done, total: seen.append(done)
+    )
+    assert sum(rows) == distinct_tokens(ids, 8) == 8 * len(set(order)) + rest
+    assert seen[-1] == len(ids)
+    assert seen == sorted(set(seen))
+    for number, index in enumerate(order):
+        (alone,) = read_chunks(base, chunks[index], 8, kernel, memory_dtype=kind)
+        found = [part.float() for part in blocks[0].chunks(number, number + 1).layer(1, torch.float32)]
+        for one, other in zip(found, alone.layer(1, torch.float32), strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
 def test_progress_counts_every_token_once() -> None:
