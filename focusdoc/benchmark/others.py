@@ -26,6 +26,7 @@ def measure_full_attention(case: Case, settings: Settings, store: str | None) ->
     """Transformers' own prefill of the whole text and greedy steps behind it, with its own cache and sdpa."""
     base = load_base(settings.model, device=settings.device, dtype=settings.dtype)
     model = base.model
+    model.set_attn_implementation("sdpa")
     _, ids = passage(base.tokenizer, source_text(settings.text), case.length)
     tokens = torch.tensor([ids], device=base.device)
     model(input_ids=tokens[:, :_WARM_UP_TOKENS], use_cache=True, logits_to_keep=1)
