@@ -78,10 +78,11 @@ class MemoryPlan:
             parts.append(f"{in_bytes(self.bytes_on_disk)} on the disk{kind}")
             kind = ""
         parts.append(f"{in_bytes(self.bytes_needed)} of memory{kind}")
+        usable = in_bytes(max(0, self.bytes_free - room.SPARE_BYTES))
         if self.rung == "none":
-            return f"{', '.join(parts)}: more than is free ({in_bytes(self.bytes_free)})"
+            return f"{', '.join(parts)}: more than the {usable} that can be used"
         parts.append("nothing to read" if self.rung == "store" else f"about {in_time(self.seconds)}")
-        why = f" ({in_bytes(self.bytes_as_computed)} would not fit: {in_bytes(self.bytes_free)} are free)"
+        why = f" ({in_bytes(self.bytes_as_computed)} would not fit into the {usable} that can be used)"
         return ", ".join(parts) + (why if self.is_forced else "")
 
     def check(self, document: str = "") -> None:

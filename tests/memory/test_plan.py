@@ -107,16 +107,16 @@ class TestLine:
         assert str(planned(10**11, seconds_per_token=lambda: 0.0008)) == "102,400 tokens, 2.7 GB of memory, about 82 s"
 
     def test_a_lower_rung_says_why(self) -> None:
-        free = {"int8": 2 * 10**9, "disk": 10**9, "none": 10}
-        lines = {rung: str(planned(free[rung], disk=lambda: 10**11)) for rung in ("int8", "disk")}
-        lines["none"] = str(planned(free["none"]))
-        assert lines["int8"].startswith(
-            "102,400 tokens, 1.5 GB of memory in int8, about 1 s (2.7 GB would not fit: 2.5 GB"
+        in_int8, on_disk = (str(planned(free, disk=lambda: 10**11)) for free in (2 * 10**9, 10**9))
+        assert in_int8 == (
+            "102,400 tokens, 1.5 GB of memory in int8, about 1 s "
+            "(2.7 GB would not fit into the 2.0 GB that can be used)"
         )
-        assert lines["disk"].startswith(
-            "102,400 tokens, 1.2 GB on the disk in int8, 295 MB of memory, about 1 s (2.7 GB"
+        assert on_disk == (
+            "102,400 tokens, 1.2 GB on the disk in int8, 295 MB of memory, about 1 s "
+            "(2.7 GB would not fit into the 1.0 GB that can be used)"
         )
-        assert lines["none"] == "102,400 tokens, 1.5 GB of memory in int8: more than is free (537 MB)"
+        assert str(planned(10)) == "102,400 tokens, 1.5 GB of memory in int8: more than the 10 bytes that can be used"
 
 
 @pytest.fixture
