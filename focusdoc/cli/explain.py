@@ -52,9 +52,11 @@ def explain(
     document = open_document(file, password)
     engine = engine_options.load()
     engine.check_question(question, max_new_tokens=max_new_tokens)
+    from focusdoc.evaluation.explain import check_layer_and_head
     from focusdoc.evaluation.explain import explain as explained
     from focusdoc.evaluation.explain_page import explanation_page, explanation_png
 
+    check_layer_and_head(engine, layer, head)
     memory, _ = read(engine, document)
     with errors.status("Thinking"):
         found = explained(engine, memory, question, layer=layer, head=head, max_new_tokens=max_new_tokens)

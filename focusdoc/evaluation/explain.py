@@ -115,6 +115,14 @@ class AttentionRecorder:
         return self._kernel(query, key, value, scaling=scaling, query_start=query_start, window=window, prefix=prefix)
 
 
+def check_layer_and_head(engine: FocusEngine, layer: int | None, head: int | None) -> None:
+    """Raise EvaluationError unless the model has such a layer and head; no document need be read to find out."""
+    base = engine.base
+    for name, value, count in (("layer", layer, base.num_layers), ("head", head, base.num_heads)):
+        if value is not None and not 0 <= value < count:
+            raise EvaluationError(f"The {name} is {value}; {base.name} has {count}, from 0 to {count - 1}.")
+
+
 def explain(
     engine: FocusEngine,
     memory: DocumentMemory,
@@ -135,9 +143,7 @@ def explain(
         PromptTooLongError, AdapterError: as `FocusEngine.ask`.
     """
     base = engine.base
-    for name, value, count in (("layer", layer, base.num_layers), ("head", head, base.num_heads)):
-        if value is not None and not 0 <= value < count:
-            raise EvaluationError(f"The {name} is {value}; {base.name} has {count}, from 0 to {count - 1}.")
+    check_layer_and_head(engine, layer, head)
     if memory.document is None:
         raise EvaluationError("This memory was made from bare token ids; read a document to explain answers over it.")
     engine.check_question(question, max_new_tokens=max_new_tokens)
