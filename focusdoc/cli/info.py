@@ -73,7 +73,7 @@ def _plan(size: ModelSize, device: str, num_tokens: int, settings: FocusConfig) 
 
     from focusdoc.memory.library import open_store
     from focusdoc.memory.plan import QUESTION_TOKENS, plan_memory
-    from focusdoc.memory.room import free_bytes
+    from focusdoc.memory.room import free_beside, free_bytes
     from focusdoc.modeling.adapter_files import shipped_chunk_size
 
     chunk_size = settings.chunk_size or shipped_chunk_size(size.name) or CHUNK_TOKENS
@@ -86,6 +86,7 @@ def _plan(size: ModelSize, device: str, num_tokens: int, settings: FocusConfig) 
         free=free_bytes(torch.device(device)),
         memory_dtype=settings.memory_dtype,
         tail_tokens=QUESTION_TOKENS + GenerationConfig.max_new_tokens,
+        beside=lambda: free_beside(torch.device(device)),
         disk=store.room if store is not None and device == "cpu" else None,
         seconds_per_token=lambda: estimate_seconds_per_token(size, device, chunk_size=chunk_size),
     )

@@ -43,7 +43,7 @@ class ChunkGroup:
         """Chunks `start` to `stop` of `block`, with room for a tail of `room` tokens in `dtype`."""
         block = block.chunks(start, stop)
         shape = (*block.keys.shape[:3], room, block.keys.shape[4])
-        keys, values = (block.keys.new_empty(shape, dtype=dtype) for _ in range(2))
+        keys, values = (torch.empty(shape, dtype=dtype, device=block.device) for _ in range(2))
         return cls(block, keys, values, first)
 
     @property

@@ -23,8 +23,9 @@ BlockShape = tuple[int, int, int, int, int]
 class MemoryBlock:
     """KV of consecutive chunks of one length; each chunk's keys are rotated at positions 0..chunk_len-1.
 
-    This kind keeps it as the model computed it; `focusdoc.memory.int8` has a smaller one. Whoever attends to a block
-    calls `attend`, or asks for a `layer`, and need not know its kind.
+    This kind keeps it as the model computed it; `focusdoc.memory.int8` has a smaller one, `focusdoc.memory.host` one
+    that lies beside the device. Whoever attends to a block calls `attend`, or asks for a `layer`, and need not know
+    its kind.
 
     Attributes:
         keys, values: [num_layers, num_chunks, num_kv_heads, chunk_len, head_dim].
@@ -64,6 +65,11 @@ class MemoryBlock:
         return self.keys.shape[3]
 
     @property
+    def device(self) -> torch.device:
+        """Where it is computed with."""
+        return self.keys.device
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of everything that is kept."""
         return sum(tensor.nbytes for tensor in self.tensors().values())
@@ -76,11 +82,19 @@ class MemoryBlock:
         """Chunks `start` to `stop`: a view, nothing is copied."""
         return self._each(lambda tensor: tensor[:, start:stop])
 
-    def select(self, index: Tensor) -> Self:
+    def piece(self, layer: int, start: int, stop: int) -> Self:
+        """One layer of chunks `start` to `stop`, as a block of one layer: a view."""
+        return self._each(lambda tensor: tensor[layer : layer + 1, start:stop])
+
+    def select(self, index: Tensor) -> MemoryBlock:
         """A copy of the chunks at `index`, int64 [chunks]."""
         return self._each(lambda tensor: tensor.index_select(1, index))
 
-    def to(self, device: torch.device) -> Self:
+    def clone(self) -> Self:
+        """A copy, in memory of its own."""
+        return self._each(torch.clone)
+
+    def to(self, device: torch.device) -> MemoryBlock:
         """The block on `device`; itself, if it is there."""
         return self._each(lambda tensor: tensor.to(device))
 

@@ -95,5 +95,6 @@ BLOCKS: dict[BlockDtype, type[MemoryBlock]] = {"model": MemoryBlock, "int8": Int
 def _quantize(states: Tensor, axis: int, integers: Tensor, scales: Tensor) -> None:
     """Write `states` as integers and as scales, which numbers along `axis` share."""
     wide = states.float()
-    scales.copy_(wide.abs().amax(dim=axis, keepdim=True).div_(_LARGEST).clamp_min_(_SMALLEST_SCALE))
-    integers.copy_(wide.div(scales).round_())
+    steps = wide.abs().amax(dim=axis, keepdim=True).div_(_LARGEST).clamp_min_(_SMALLEST_SCALE)
+    scales.copy_(steps)  # which may be on another device
+    integers.copy_(wide.div(steps).round_())

@@ -13,9 +13,10 @@ from focusdoc.config import BlockDtype, MemoryDtype
 from focusdoc.errors import ConfigError, MemoryShortageError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.entries import size_limit, store_folder
+from focusdoc.memory.host import HostBlock, ring_of
 from focusdoc.memory.plan import MemoryPlan, plan_memory
 from focusdoc.memory.reading import Progress, distinct_tokens, read_chunks
-from focusdoc.memory.room import free_bytes
+from focusdoc.memory.room import free_beside, free_bytes
 from focusdoc.memory.speed import ReadingSpeed
 from focusdoc.memory.spool import read_into_file
 from focusdoc.memory.store import DocumentStore, KnownChunks
@@ -102,6 +103,7 @@ def plan_reading(
         free=free_bytes(base.device),
         memory_dtype=memory_dtype,
         tail_tokens=tail_tokens,
+        beside=lambda: free_beside(base.device),
         disk=store.room if store is not None and on_cpu else None,
         known=known,
         maps=on_cpu,
@@ -162,6 +164,7 @@ def read_through(
         on_plan(plan)
 
     begun = time.perf_counter()
+    ring = ring_of(base.device) if plan.rung == "host" else None
 
     def tell(done: int, _: int = 0) -> None:
         if progress is not None:
@@ -177,6 +180,7 @@ def read_through(
             progress=lambda done, _: tell(start + done),
             anchor_ids=token_ids[:anchor],
             memory_dtype=plan.memory_dtype,
+            ring=ring,
         )
 
     def save(blocks: Sequence[MemoryBlock], known: KnownChunks) -> None:
@@ -209,7 +213,9 @@ def read_through(
         return blocks, total
     if known.num_tokens:
         tell(known.num_tokens)
-    blocks = tuple(block.to(base.device) for block in known.blocks)
+    blocks = tuple(
+        block.to(base.device) if ring is None else HostBlock.around(block.clone(), ring) for block in known.blocks
+    )
     if known.num_tokens < total:
         blocks += read(known.num_tokens)
         save(blocks, known)

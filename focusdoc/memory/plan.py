@@ -1,7 +1,8 @@
 """The plan of a reading: what it takes in bytes and seconds, told before any of it is done.
 
-Where a document does not fit as the model computes it, the next rung of a ladder is taken: int8 in RAM, then int8 on
-the disk, from which it is mapped. What fits on none is refused: a sentence with numbers beats a killed process.
+Where a document does not fit as the model computes it, the next rung of a ladder is taken: int8; then int8 in the RAM
+beside a GPU, or, for a CPU, on the disk, from which it is mapped. What fits on none is refused: a sentence with numbers
+beats a killed process.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import torch
 from focusdoc.config import BlockDtype, MemoryDtype
 from focusdoc.errors import MemoryShortageError
 from focusdoc.memory import room
+from focusdoc.memory.host import ring_bytes
 from focusdoc.memory.int8 import BLOCKS
 from focusdoc.terminal import in_bytes, in_time
 
 #: Where a memory will be: "store" for one that is on the disk already and only mapped, "memory" for RAM (or the GPU's
-#: memory) as the model computes it, "int8" for the same in 8 bits, "disk" for one that is written to the disk while
-#: it is read, "none" for one that fits nowhere.
-Rung = Literal["store", "memory", "int8", "disk", "none"]
+#: memory) as the model computes it, "int8" for the same in 8 bits, "host" for RAM beside the GPU that computes with it,
+#: "disk" for one that is written to the disk while it is read, "none" for one that fits nowhere.
+Rung = Literal["store", "memory", "int8", "host", "disk", "none"]
 #: Tokens of a question with its template that room is kept for behind every chunk.
 QUESTION_TOKENS = 128
 
@@ -47,10 +49,11 @@ class MemoryPlan:
         num_known: tokens that the store knows and that need not be read.
         memory_dtype: what keys and values will be kept in.
         rung: where they will be.
-        bytes_needed: what must fit into free memory: keys and values, unless they are mapped from the disk, and the
-            tails of prompt and answer behind all chunks.
+        bytes_needed: what must fit into free memory: keys and values, unless they are mapped from the disk or kept in
+            RAM beside the GPU, and the tails of prompt and answer behind all chunks.
         bytes_free: of memory now; `room.SPARE_BYTES` of it are left free.
         bytes_as_computed: what would be needed if keys and values were kept as the model computes them.
+        bytes_beside: keys and values that will be kept in RAM beside the GPU; else 0.
         bytes_on_disk: keys and values that will be written to the disk while reading; else 0.
         bytes_free_on_disk: what the store may take of the disk; None where there is none or it was not asked.
         seconds: to read what is not known.
@@ -65,6 +68,7 @@ class MemoryPlan:
     bytes_needed: int
     bytes_free: int
     bytes_as_computed: int
+    bytes_beside: int = 0
     bytes_on_disk: int = 0
     bytes_free_on_disk: int | None = None
     seconds: float = 0.0
@@ -77,11 +81,15 @@ class MemoryPlan:
         if self.rung == "disk":
             parts.append(f"{in_bytes(self.bytes_on_disk)} on the disk{kind}")
             kind = ""
-        parts.append(f"{in_bytes(self.bytes_needed)} of memory{kind}")
+        if self.rung == "host":
+            parts.append(f"{in_bytes(self.bytes_beside)} of memory{kind}, kept in RAM beside the GPU")
+            parts.append(f"{in_bytes(self.bytes_needed)} on it")
+        else:
+            parts.append(f"{in_bytes(self.bytes_needed)} of memory{kind}")
         usable = in_bytes(max(0, self.bytes_free - room.SPARE_BYTES))
         if self.rung == "none":
             return f"{', '.join(parts)}: more than the {usable} that can be used"
-        parts.append("nothing to read" if self.rung == "store" else f"about {in_time(self.seconds)}")
+        parts.append("nothing to read" if self.num_known == self.num_tokens else f"about {in_time(self.seconds)}")
         why = f" ({in_bytes(self.bytes_as_computed)} would not fit into the {usable} that can be used)"
         return ", ".join(parts) + (why if self.is_forced else "")
 
@@ -124,6 +132,7 @@ def plan_memory(
     free: int,
     memory_dtype: MemoryDtype = "auto",
     tail_tokens: int = 0,
+    beside: Callable[[], int | None] | None = None,
     disk: Callable[[], int | None] | None = None,
     known: Callable[[BlockDtype], int] | None = None,
     maps: bool = True,
@@ -136,6 +145,7 @@ def plan_memory(
         free: bytes of memory that can be used.
         memory_dtype: ``"auto"`` tries what the model computes, then int8; else only the one it names.
         tail_tokens: of prompt and answer behind every chunk.
+        beside: tells how many bytes of RAM are free beside a GPU; None where there is none.
         disk: tells how many bytes may go to the disk; None where nothing may.
         known: tells how many leading tokens the store knows of the document, kept in a dtype.
         maps: what the store knows is mapped and takes no memory, as on a CPU; a GPU must hold it.
@@ -146,7 +156,14 @@ def plan_memory(
     kinds: tuple[BlockDtype, ...] = ("model", "int8") if memory_dtype == "auto" else (memory_dtype,)
 
     def plan(
-        rung: Rung, kind: BlockDtype, num_known: int, needed: int, on_disk: int = 0, free_on_disk: int | None = None
+        rung: Rung,
+        kind: BlockDtype,
+        num_known: int,
+        needed: int,
+        *,
+        held_beside: int = 0,
+        on_disk: int = 0,
+        free_on_disk: int | None = None,
     ) -> MemoryPlan:
         unread = num_tokens - num_known
         return MemoryPlan(
@@ -158,10 +175,11 @@ def plan_memory(
             bytes_needed=needed,
             bytes_free=free,
             bytes_as_computed=memory_bytes(kv, dtype, "model", num_tokens, chunk_size) + tails,
+            bytes_beside=held_beside,
             bytes_on_disk=on_disk,
             bytes_free_on_disk=free_on_disk,
             seconds=unread * seconds_per_token() if unread and seconds_per_token is not None else 0.0,
-            is_forced=rung in ("disk", "none") or kind != kinds[0],
+            is_forced=rung in ("host", "disk", "none") or kind != kinds[0],
         )
 
     for kind in kinds:
@@ -172,8 +190,12 @@ def plan_memory(
             in_ram: Rung = "memory" if kind == "model" else "int8"
             return plan("store" if num_known == num_tokens else in_ram, kind, num_known, needed)
     total = memory_bytes(kv, dtype, kind, num_tokens, chunk_size)
+    free_beside = beside() if beside is not None else None
+    passing = ring_bytes(memory_bytes(kv, dtype, kind, chunk_size, chunk_size) // kv.num_layers) + tails
+    if free_beside is not None and total + room.SPARE_BYTES <= free_beside and passing + room.SPARE_BYTES <= free:
+        return plan("host", kind, num_known, passing, held_beside=total)
     free_on_disk = disk() if disk is not None else None
     whole_chunks = num_tokens >= chunk_size  # only those are written while reading
     if whole_chunks and free_on_disk is not None and total <= free_on_disk and tails + room.SPARE_BYTES <= free:
-        return plan("disk", kind, 0, tails, total, free_on_disk)
+        return plan("disk", kind, 0, tails, on_disk=total, free_on_disk=free_on_disk)
     return plan("none", kind, num_known, needed, free_on_disk=free_on_disk)

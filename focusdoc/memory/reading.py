@@ -14,11 +14,14 @@ from torch import Tensor
 from focusdoc.attention import AttentionKernel
 from focusdoc.config import BlockDtype
 from focusdoc.memory.chunk_memory import MemoryBlock
+from focusdoc.memory.host import HostBlock
 from focusdoc.memory.int8 import BLOCKS
+from focusdoc.memory.ring import Ring
 from focusdoc.modeling.base import BaseModel
 
 #: Called with (tokens read, tokens in all) after every pass.
 Progress = Callable[[int, int], None]
+_CPU = torch.device("cpu")
 
 
 class ReadingLayout:
@@ -53,6 +56,7 @@ def read_chunks(
     progress: Progress | None = None,
     anchor_ids: Sequence[int] = (),
     memory_dtype: BlockDtype = "model",
+    ring: Ring | None = None,
 ) -> tuple[MemoryBlock, ...]:
     """Encode `token_ids` in chunks of `chunk_size`, the last one ragged; nothing is padded.
 
@@ -62,6 +66,7 @@ def read_chunks(
         batch: chunks in one pass.
         anchor_ids: tokens in front of every chunk, which then stands at the positions behind them (direct mode).
         memory_dtype: the kind of the blocks.
+        ring: takes them in, to stay in RAM beside the model's device; None for that device itself.
 
     Returns:
         A block [num_layers, num_full_chunks, num_kv_heads, chunk_size, head_dim] of the full chunks and one of the
@@ -77,7 +82,9 @@ def read_chunks(
         if num_chunks == 0 or chunk_len == 0:
             continue
         shape = (base.num_layers, num_chunks, base.num_kv_heads, chunk_len, base.head_dim)
-        block = BLOCKS[memory_dtype].empty(shape, base.dtype, base.device)
+        block: MemoryBlock = BLOCKS[memory_dtype].empty(shape, base.dtype, _CPU if ring is not None else base.device)
+        if ring is not None:
+            block = HostBlock.around(block, ring)
         anchor = torch.tensor(anchor_ids, dtype=torch.long).expand(batch, -1)
         positions = torch.arange(len(anchor_ids) + chunk_len, device=base.device)
         originals = _first_occurrences(part)

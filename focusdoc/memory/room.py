@@ -8,6 +8,11 @@ import torch
 SPARE_BYTES = 512 << 20
 
 
+def free_beside(device: torch.device) -> int | None:
+    """Bytes of RAM that can be used beside a GPU's own memory; None where there is no GPU."""
+    return free_bytes(torch.device("cpu")) if device.type == "cuda" else None
+
+
 def free_bytes(device: torch.device) -> int:
     """Bytes that can still be used on `device`: the machine's RAM, or the GPU's memory."""
     if device.type == "cuda":

@@ -30,6 +30,7 @@ from tiny_models import tiny_model
 SMOL = SimpleNamespace(num_layers=30, num_kv_heads=3, head_dim=64)
 MODEL, INT8 = 23_040, 11_902  # bytes a token in chunks of 2,048
 TAILS = 50 * 256 * MODEL
+BUFFERS = 2 * (64 << 20)  # that the parts of a memory beside a GPU pass through
 NEEDED = {"model": 102_400 * MODEL + TAILS, "int8": memory_bytes(SMOL, torch.bfloat16, "int8", 102_400, 2048) + TAILS}
 
 
@@ -64,6 +65,27 @@ class TestLadder:
         assert (plan.num_tokens, plan.num_chunks) == (102_400, 50)
         assert plan.bytes_needed == (TAILS if rung == "disk" else NEEDED[kind])
         assert plan.is_forced == (rung in ("disk", "none") or (memory_dtype, rung) == ("auto", "int8"))
+
+    @pytest.mark.parametrize(
+        ("free", "beside", "memory_dtype", "rung"),
+        [
+            (NEEDED["int8"], 0, "auto", "int8"),
+            (NEEDED["int8"] - 1, NEEDED["int8"] - TAILS, "auto", "host"),
+            (NEEDED["int8"] - 1, NEEDED["int8"] - TAILS - 1, "auto", "none"),
+            (TAILS + BUFFERS, 10**12, "auto", "host"),
+            (TAILS + BUFFERS - 1, 10**12, "auto", "none"),
+            (TAILS + BUFFERS, NEEDED["model"] - TAILS, "model", "host"),
+            (TAILS + BUFFERS, NEEDED["model"] - TAILS - 1, "model", "none"),
+        ],
+    )
+    def test_beside_a_gpu_ram_is_the_last_rung(self, free: int, beside: int, memory_dtype: Any, rung: str) -> None:
+        plan = planned(free, memory_dtype=memory_dtype, maps=False, beside=lambda: room.SPARE_BYTES + beside)
+        assert plan.rung == rung
+        if rung == "host":
+            kept = "int8" if memory_dtype == "auto" else memory_dtype
+            assert (plan.memory_dtype, plan.bytes_beside) == (kept, NEEDED[kept] - TAILS)
+            assert plan.bytes_needed == TAILS + BUFFERS
+            assert plan.is_forced
 
     def test_what_the_store_knows_takes_no_memory_where_it_is_mapped(self) -> None:
         known: Callable[[str], int] = {"model": 51_200, "int8": 0}.__getitem__
@@ -114,6 +136,10 @@ class TestLine:
         )
         assert on_disk == (
             "102,400 tokens, 1.2 GB on the disk in int8, 295 MB of memory, about 1 s "
+            "(2.7 GB would not fit into the 1.0 GB that can be used)"
+        )
+        assert str(planned(10**9, beside=lambda: 10**11)) == (
+            "102,400 tokens, 1.2 GB of memory in int8, kept in RAM beside the GPU, 429 MB on it, about 1 s "
             "(2.7 GB would not fit into the 1.0 GB that can be used)"
         )
         assert str(planned(10)) == "102,400 tokens, 1.5 GB of memory in int8: more than the 10 bytes that can be used"

@@ -1,4 +1,4 @@
-"""Whatever decodes over chunks decodes the same over int8 chunks as over plain ones of the same numbers."""
+"""Whatever decodes over chunks decodes the same over chunks of any kind as over plain ones of the same numbers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from focusdoc.attention import attention_kernel
 from focusdoc.decoding.direct import DirectDecoder
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.decoding.together import start_together, step_together
-from focusdoc.memory import int8
+from focusdoc.memory import host, int8
 from focusdoc.memory.chunk_memory import MemoryBlock
+from focusdoc.memory.host import HostBlock, ring_of
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
 from int8_samples import dequantized
@@ -28,6 +29,7 @@ Blocks = Sequence[MemoryBlock]
 @pytest.fixture(autouse=True, params=[1, 1 << 20], ids=["chunk by chunk", "all at once"])
 def at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8, "SCRATCH", request.param)
+    monkeypatch.setattr(host, "PART_BYTES", request.param)
 
 
 @pytest.fixture(scope="module", params=["llama", "mistral", "gemma3_text"])
@@ -36,11 +38,14 @@ def base(request: pytest.FixtureRequest) -> BaseModel:
     return BaseModel(tiny_model(request.param, **settings))
 
 
-@pytest.fixture(scope="module")
-def both(base: BaseModel) -> tuple[Blocks, Blocks]:
+@pytest.fixture(scope="module", params=["int8", "host", "host int8"])
+def both(base: BaseModel, request: pytest.FixtureRequest) -> tuple[Blocks, Blocks]:
     ids = torch.randint(3, 96, (58,), generator=torch.Generator().manual_seed(1)).tolist()
-    small = read_chunks(base, ids, 16, attention_kernel("auto"), memory_dtype="int8")
-    return small, dequantized(small)
+    kind = "int8" if "int8" in request.param else "model"
+    ring = ring_of(base.device) if "host" in request.param else None
+    blocks = read_chunks(base, ids, 16, attention_kernel("auto"), memory_dtype=kind, ring=ring)
+    assert all(isinstance(block, HostBlock) == (ring is not None) for block in blocks)
+    return blocks, dequantized(blocks)
 
 
 def decoder(base: BaseModel, blocks: Blocks, **config: object) -> ParallelDecoder:
@@ -57,9 +62,9 @@ def logits_of(one: ParallelDecoder | DirectDecoder) -> Tensor:
 @pytest.mark.parametrize("mode", ["incremental", "refresh"])
 @pytest.mark.parametrize("chunk_batch", [1, 2, None])
 def test_both_modes(base: BaseModel, both: tuple[Blocks, Blocks], mode: str, chunk_batch: int | None) -> None:
-    small, plain = (decoder(base, blocks, local_attention=mode, chunk_batch=chunk_batch) for blocks in both)
-    torch.testing.assert_close(logits_of(small), logits_of(plain), **TOLERANCE)
-    torch.testing.assert_close(small.candidate_mass, plain.candidate_mass, **TOLERANCE)
+    special, plain = (decoder(base, blocks, local_attention=mode, chunk_batch=chunk_batch) for blocks in both)
+    torch.testing.assert_close(logits_of(special), logits_of(plain), **TOLERANCE)
+    torch.testing.assert_close(special.candidate_mass, plain.candidate_mass, **TOLERANCE)
 
 
 def test_where_candidates_looked(base: BaseModel, both: tuple[Blocks, Blocks]) -> None:
@@ -74,10 +79,10 @@ def test_where_candidates_looked(base: BaseModel, both: tuple[Blocks, Blocks]) -
 
 
 def test_with_chunks_that_sit_out(base: BaseModel, both: tuple[Blocks, Blocks]) -> None:
-    small, plain = (decoder(base, blocks, active_chunks=2) for blocks in both)
-    torch.testing.assert_close(logits_of(small), logits_of(plain), **TOLERANCE)
-    assert small.active == plain.active
-    assert len(small.active) == 2
+    special, plain = (decoder(base, blocks, active_chunks=2) for blocks in both)
+    torch.testing.assert_close(logits_of(special), logits_of(plain), **TOLERANCE)
+    assert special.active == plain.active
+    assert len(special.active) == 2
 
 
 def test_several_questions_together(base: BaseModel, both: tuple[Blocks, Blocks]) -> None:
@@ -95,8 +100,8 @@ def test_direct_mode(base: BaseModel, both: tuple[Blocks, Blocks]) -> None:
     decoders = [
         DirectDecoder(base, blocks, kernel=attention_kernel("auto"), start=16, max_new_tokens=6) for blocks in both
     ]
-    small, plain = map(logits_of, decoders)
-    torch.testing.assert_close(small, plain, **TOLERANCE)
+    special, plain = map(logits_of, decoders)
+    torch.testing.assert_close(special, plain, **TOLERANCE)
     looked = [one.look_inside([0, 3], ANSWER, torch.zeros(4, 4), prompt_len=1) for one in decoders]
     for one_chunk, other in zip(*looked, strict=True):
         torch.testing.assert_close(one_chunk, other, **TOLERANCE)
