@@ -25,6 +25,7 @@ FLOORS = [
     {"memory"},
     {"decoding"},
     {"training", "engine_core"},
+    {"engine_tokens"},
     {"engine"},
     {"chat"},
     {"focusdoc"},  # the facade, __init__.py
