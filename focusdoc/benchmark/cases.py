@@ -12,15 +12,17 @@ from focusdoc.errors import ConfigError
 #: What each contender is, for help and reports.
 CONTENDERS: Mapping[str, str] = {
     "focus": "ours: the document is read once, one candidate of each chunk at every step",
+    "int8": "the same over keys and values in 8 bits",
     "direct": "ours without an adapter: every token attends to the chunks themselves",
     "full": "transformers' full attention (sdpa) with its own cache",
     "paper": "the paper's own decoding: everything local is encoded anew at every token",
     "llama.cpp": "full attention of llama.cpp over 4-bit weights (GGUF)",
+    "far": "ours at one great length: read and stored, then opened in a new process and asked for a pass key",
 }
 #: Those that cut the document into chunks of a size that can be chosen.
-CHUNKED = ("focus", "direct")
+CHUNKED = ("focus", "int8", "direct", "far")
 #: Those that need an adapter.
-ADAPTED = ("focus", "paper")
+ADAPTED = ("focus", "int8", "paper", "far")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +55,15 @@ class Options:
         chunk_sizes: tokens of a chunk; none for the adapter's own size and those of `beside_own`.
         beside_own: see `chunk_sizes`.
         limits: the longest document, in tokens, of contenders that do not go all the way.
+        far_length: the only length of "far", in tokens; it is measured in the first of the chunk sizes.
     """
 
     lengths: Sequence[int]
-    contenders: Sequence[str] = ("focus", "full", "paper", "llama.cpp")
+    contenders: Sequence[str] = ("focus", "int8", "full", "paper", "llama.cpp")
     chunk_sizes: Sequence[int] = ()
     beside_own: Sequence[int] = (2048,)
     limits: Mapping[str, int] = field(default_factory=dict)
+    far_length: int = 409_600
 
     def __post_init__(self) -> None:
         unknown = next((name for name in self.contenders if name not in CONTENDERS), None)
@@ -99,7 +103,7 @@ def plan(options: Options, facts: Mapping[str, Any], missing: Mapping[str, str])
     names = [name for name in dict.fromkeys(options.contenders) if name not in missing]
     cases, omitted = [], [f"{name}: {missing[name]}" for name in options.contenders if name in missing]
     for length in sorted(set(options.lengths)):
-        for name in names:
+        for name in (name for name in names if name != "far"):
             if name == "paper" and length < PAPER_DIRECT_THRESHOLD:
                 omitted.append(f"paper at {length:,} tokens: below {PAPER_DIRECT_THRESHOLD:,} it cuts no chunks")
             elif length > options.limits.get(name, length):
@@ -108,4 +112,6 @@ def plan(options: Options, facts: Mapping[str, Any], missing: Mapping[str, str])
             else:
                 cut = sizes if name in CHUNKED else (0,)
                 cases += [Case(contender=name, length=length, chunk_size=size) for size in cut]
+    if "far" in names:
+        cases.append(Case(contender="far", length=options.far_length, chunk_size=next(iter(sizes))))
     return cases, omitted

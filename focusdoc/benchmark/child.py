@@ -18,8 +18,9 @@ from typing import Any
 from focusdoc.benchmark.cases import Case, Settings
 from focusdoc.errors import FocusdocError
 
-#: What a child can be asked besides the contenders of `cases`: about the machine and the model, and to reopen.
-MACHINE, REOPEN = "machine", "reopen"
+#: What a child can be asked besides the contenders of `cases`: about the machine and the model, and, where another one
+#: stored a memory, to reopen it, or to find the pass key in it.
+MACHINE, REOPEN, RECALL = "machine", "reopen", "recall"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class Request:
     """What one child does.
 
     Attributes:
-        work: a contender, `MACHINE` or `REOPEN`.
+        work: a contender, `MACHINE`, `REOPEN` or `RECALL`.
         case: None for `MACHINE`.
         store: the folder in which memories are kept; None for none.
     """
@@ -70,7 +71,7 @@ def in_child(request: Request) -> dict[str, Any]:
 
 def do(request: Request) -> dict[str, Any]:
     """Do `request` in this process."""
-    from focusdoc.benchmark import machine, others, ours
+    from focusdoc.benchmark import far, machine, others, ours
     from focusdoc.benchmark.passage import source_text
 
     if request.case is None:
@@ -81,11 +82,14 @@ def do(request: Request) -> dict[str, Any]:
         }
     work = {
         "focus": ours.measure_memory_mode,
+        "int8": ours.measure_memory_mode,
         "direct": ours.measure_memory_mode,
         "paper": ours.measure_paper_mode,
         "full": others.measure_full_attention,
         "llama.cpp": others.measure_llama_cpp,
+        "far": far.measure_reading,
         REOPEN: ours.measure_reopening,
+        RECALL: far.measure_recall,
     }[request.work]
     return work(request.case, request.settings, request.store)
 

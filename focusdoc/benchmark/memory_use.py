@@ -17,24 +17,28 @@ _RESET_PEAK = "5"
 
 
 class PeakMemory:
-    """Watches the memory of this process, or of the GPU that it works on, from when it is made."""
+    """Watches the memory of this process, or of the GPU that it works on, from when it is made.
+
+    Attributes:
+        before: bytes held then.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-            self._before = torch.cuda.memory_allocated(device)
+            self.before = torch.cuda.memory_allocated(device)
             return
         _trim()
         if _CLEAR.exists():
             _CLEAR.write_text(_RESET_PEAK)
-        self._before = int(psutil.Process().memory_info().rss)
+        self.before = int(psutil.Process().memory_info().rss)
 
     def growth(self) -> int:
         """The most bytes that were held at once since then, above those held before."""
         if self._device.type == "cuda":
-            return max(0, torch.cuda.max_memory_allocated(self._device) - self._before)
-        return max(0, _peak_resident() - self._before)
+            return max(0, torch.cuda.max_memory_allocated(self._device) - self.before)
+        return max(0, _peak_resident() - self.before)
 
 
 def _trim() -> None:

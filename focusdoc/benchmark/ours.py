@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,13 +34,13 @@ def load_engine(settings: Settings, store: str | None = None) -> FocusEngine:
 
 def measure_memory_mode(case: Case, settings: Settings, store: str | None) -> dict[str, Any]:
     """Reading into a memory, which is then stored, and two questions to it."""
-    engine = _sized(load_engine(settings, store), case)
+    engine = sized(load_engine(settings, store), case)
     document, _ = passage(tokenizer_of(engine), source_text(settings.text), case.length)
-    _ask(engine, engine.read(Document.from_text(_WARM_UP), progress=_silent), "Who counts?", steps=1)
+    _ask(engine, engine.read(Document.from_text(_WARM_UP), progress=silent), "Who counts?", steps=1)
     peak, clock = PeakMemory(engine.base.device), ReadingClock()
     begun = time.perf_counter()
     memory = engine.read(document, progress=clock)
-    _finish(engine)
+    finish(engine)
     read, stored = clock.last - begun, time.perf_counter() - clock.last
     (first, steps), (second, more) = (_ask(engine, memory, question, settings.steps) for question in QUESTIONS)
     return {
@@ -51,6 +52,7 @@ def measure_memory_mode(case: Case, settings: Settings, store: str | None) -> di
         "second_seconds": second,
         "token_seconds": median(steps + more),
         "kv_bytes": memory.num_bytes,
+        "kv_bytes_as_computed": memory.num_tokens * engine.base.kv_bytes_per_token,
         "peak_bytes": peak.growth(),
     }
 
@@ -58,11 +60,11 @@ def measure_memory_mode(case: Case, settings: Settings, store: str | None) -> di
 def measure_reopening(case: Case, settings: Settings, store: str | None) -> dict[str, Any]:
     """A new process opens the memory that another one stored, and asks once."""
     begun = time.perf_counter()
-    engine = _sized(load_engine(settings, store), case)
+    engine = sized(load_engine(settings, store), case)
     loaded = time.perf_counter() - begun
     document, _ = passage(tokenizer_of(engine), source_text(settings.text), case.length)
     begun = time.perf_counter()
-    memory = engine.read(document, progress=_silent)
+    memory = engine.read(document, progress=silent)
     opened = time.perf_counter() - begun
     if memory.tokens_encoded:
         return {"reopen_note": "the store did not keep the document"}
@@ -85,11 +87,16 @@ def measure_paper_mode(case: Case, settings: Settings, store: str | None) -> dic
     }
 
 
-def _sized(engine: FocusEngine, case: Case) -> FocusEngine:
+def sized(engine: FocusEngine, case: Case) -> FocusEngine:
+    """`engine` with the settings of `case`."""
     if case.contender == "direct":
         return direct_engine(engine, ModeSettings(chunk_size=case.chunk_size))
     settings = ModeSettings(chunk_size=case.chunk_size, local_window=engine.config.local_window)
-    return focus_engine(engine, settings)
+    engine = focus_engine(engine, settings)
+    if case.contender != "int8":
+        return engine
+    config = replace(engine.config, memory_dtype="int8")
+    return FocusEngine(engine.base, engine.adapter, config, store=engine.store)
 
 
 def _ask(engine: FocusEngine, memory: DocumentMemory, question: str, steps: int) -> tuple[float, list[float]]:
@@ -101,10 +108,11 @@ def _ask(engine: FocusEngine, memory: DocumentMemory, question: str, steps: int)
     return last.answer.timings.first_token, clock.steps
 
 
-def _finish(engine: FocusEngine) -> None:
+def finish(engine: FocusEngine) -> None:
+    """Wait until everything is computed; a GPU works on its own."""
     if engine.base.device.type == "cuda":
         torch.cuda.synchronize(engine.base.device)
 
 
-def _silent(done: int, total: int) -> None:
+def silent(done: int, total: int) -> None:
     """No bar for reading."""

@@ -140,6 +140,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Row, Results], str]], ...] = (
     ("reopened, s", _seconds("reopen_seconds")),
     ("peak, MiB", _memory),
     ("peak / KV", _per_kv),
+    ("pass key", lambda row, _: ("right" if row["right"] else "wrong") if "right" in row else _NONE),
     ("matrix products", _share(reading_share)),
     ("bandwidth", _share(decoding_share)),
 )

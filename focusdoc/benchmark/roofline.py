@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 #: Contenders that run the model's own weights in their own dtype, whose bytes and operations are known.
-_OWN_WEIGHTS = ("focus", "direct", "full")
+_OWN_WEIGHTS = ("focus", "int8", "direct", "full")
 
 
 def reading_share(row: Mapping[str, Any], results: Mapping[str, Any]) -> float | None:
@@ -31,5 +31,5 @@ def decoding_share(row: Mapping[str, Any], results: Mapping[str, Any]) -> float 
 
 def step_bytes(row: Mapping[str, Any], configuration: Mapping[str, Any]) -> int:
     """Bytes that one decoding step must read: all weights once, the candidates' too, and all keys and values."""
-    candidates = configuration["candidate_bytes"] if row["contender"] == "focus" else 0
+    candidates = configuration["candidate_bytes"] if row["contender"] in ("focus", "int8") else 0
     return int(configuration["weight_bytes"] + candidates + row["kv_bytes"])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from focusdoc.benchmark.cases import CHUNKED, Case, Options, Settings, plan
-from focusdoc.benchmark.child import MACHINE, REOPEN, Request
+from focusdoc.benchmark.child import MACHINE, RECALL, REOPEN, Request
 from focusdoc.errors import EvaluationError
 from focusdoc.evaluation.results import check_same
 from focusdoc.modeling.default_model import DEFAULT_MODEL
@@ -112,7 +112,8 @@ def _measure(case: Case, settings: Settings, output: Path, start: Start) -> dict
         row = start(Request(work=case.contender, settings=settings, case=case, store=store))
         if "error" in row:
             return row
-        reopened = start(Request(work=REOPEN, settings=settings, case=case, store=store))
+        work = RECALL if case.contender == "far" else REOPEN
+        reopened = start(Request(work=work, settings=settings, case=case, store=store))
     if "error" in reopened:
         return {**row, "reopen_note": reopened["error"]}
     return {**row, **reopened}

@@ -65,28 +65,38 @@ def _ratio(above: str, below: str) -> _Figure:
     return figure
 
 
+def _gigabytes(row: Row, *names: str) -> float | None:
+    """The largest of these figures of a row, where it has them all."""
+    return max(row[name] for name in names) / 1e9 if all(name in row for name in names) else None
+
+
 _READ_RATIO = _ratio("read_seconds", "read_seconds")
 _TOKEN_RATIO = _ratio("token_seconds", "token_seconds")
 
-#: Every target with the contender it is compared with, and its figure. "focus" stands for the row itself.
-_COMPARED: Sequence[tuple[Target, str, _Figure]] = (
+#: Every target with the contender that it is for, the one it is compared with (itself, where it stands alone), and its
+#: figure.
+_COMPARED: Sequence[tuple[Target, str, str, _Figure]] = (
     (
         Target(name="reading {length} against transformers' full attention", length=32_768, reach=8, at_least=True),
+        "focus",
         "full",
         _READ_RATIO,
     ),
     (
         Target(name="a token at {length} against transformers' full attention", length=32_768, reach=5, at_least=True),
+        "focus",
         "full",
         _TOKEN_RATIO,
     ),
     (
         Target(name="a token at {length} against llama.cpp (4-bit weights)", length=8192, reach=1, at_least=True),
+        "focus",
         "llama.cpp",
         _TOKEN_RATIO,
     ),
     (
         Target(name="a token at {length} against the paper's decoding", length=16_384, reach=50, at_least=True),
+        "focus",
         "paper",
         _TOKEN_RATIO,
     ),
@@ -98,10 +108,12 @@ _COMPARED: Sequence[tuple[Target, str, _Figure]] = (
             at_least=True,
         ),
         "focus",
+        "focus",
         _ratio("first_seconds", "second_seconds"),
     ),
     (
         Target(name="seconds to reopen {length} in a new process", length=131_072, reach=3, at_least=False, unit=" s"),
+        "focus",
         "focus",
         lambda ours, _: ours.get("reopen_seconds"),
     ),
@@ -113,7 +125,43 @@ _COMPARED: Sequence[tuple[Target, str, _Figure]] = (
             at_least=False,
         ),
         "focus",
+        "focus",
         _ratio("peak_bytes", "kv_bytes"),
+    ),
+    (
+        Target(
+            name="peak memory at {length} in 8 bits against the keys and values as computed",
+            length=131_072,
+            reach=0.65,
+            at_least=False,
+        ),
+        "int8",
+        "int8",
+        _ratio("peak_bytes", "kv_bytes_as_computed"),
+    ),
+    (
+        Target(name="a token at {length} in 8 bits against as computed", length=131_072, reach=1, at_least=True),
+        "int8",
+        "focus",
+        _TOKEN_RATIO,
+    ),
+    (
+        Target(name="pass keys told out of {length}, reopened", length=409_600, reach=1, at_least=True, unit="%"),
+        "far",
+        "far",
+        lambda ours, _: float(ours["right"]) if "right" in ours else None,
+    ),
+    (
+        Target(
+            name="memory of each process that reads, stores, reopens and asks {length}",
+            length=409_600,
+            reach=20,
+            at_least=False,
+            unit=" GB",
+        ),
+        "far",
+        "far",
+        lambda ours, _: _gigabytes(ours, "process_bytes", "reopened_process_bytes"),
     ),
 )
 _SHARE = Target(
@@ -131,19 +179,17 @@ def reached(results: Mapping[str, Any]) -> Iterator[Reached]:
 
     A target for a length that was not measured is told for the longest one that was, and says so.
     """
-    rows = [row for row in results["rows"].values() if "error" not in row]
-    others: dict[str, dict[int, Row]] = {}
-    ours: dict[int, dict[int, Row]] = {}
-    for row in rows:
-        if row["contender"] == "focus":
-            ours.setdefault(row["chunk_size"], {})[row["length"]] = row
-        else:
-            others.setdefault(row["contender"], {})[row["length"]] = row
-    for target, contender, figure in _COMPARED:
-        for size, own in ours.items():
-            beside = own if contender == "focus" else others.get(contender, {})
+    by: dict[str, dict[int, dict[int, Row]]] = {}
+    for row in results["rows"].values():
+        if "error" not in row:
+            by.setdefault(row["contender"], {}).setdefault(row["chunk_size"], {})[row["length"]] = row
+    for target, contender, other, figure in _COMPARED:
+        for size, own in by.get(contender, {}).items():
+            against = by.get(other, {})
+            beside = against.get(size) or against.get(0, {})
             lengths = own.keys() & beside.keys()
             yield _nearest(target, size, {length: figure(own[length], beside[length]) for length in lengths})
+    ours = by.get("focus", {})
     for size, own in ours.items():
         yield _nearest(_SHARE, size, {length: reading_share(row, results) for length, row in own.items()})
     for size, own in ours.items():

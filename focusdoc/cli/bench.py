@@ -28,7 +28,9 @@ def bench(
     contenders: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME,...", help="Of focus (ours), direct, full, paper, llama.cpp.", rich_help_panel=_WHAT
+            metavar="NAME,...",
+            help="Of focus (ours), int8, direct, full, paper, llama.cpp, far.",
+            rich_help_panel=_WHAT,
         ),
     ] = None,
     chunk_sizes: Annotated[
@@ -44,6 +46,9 @@ def bench(
     llama_limit: Annotated[
         str, typer.Option(metavar="N", help="llama.cpp goes no further.", rich_help_panel=_WHAT)
     ] = "8K",
+    far_length: Annotated[
+        str, typer.Option(metavar="N", help="How far goes, where --contenders names it.", rich_help_panel=_WHAT)
+    ] = "400K",
     steps: Annotated[
         int | None,
         typer.Option(metavar="N", help="Tokens that are timed behind each first one (16).", rich_help_panel=_WHAT),
@@ -73,6 +78,7 @@ def bench(
     # Options are checked before anything is loaded.
     wanted = lengths_in(lengths or ("2K,4K" if quick else "8K,16K,32K,64K,128K"))
     limits = {"full": full_limit, "paper": paper_limit, "llama.cpp": llama_limit}
+    furthest = lengths_in(far_length)[0]
     steps = (4 if quick else 16) if steps is None else steps
     check_lengths(steps, "steps")
     from focusdoc.benchmark.cases import Options, Settings
@@ -87,6 +93,7 @@ def bench(
         chunk_sizes=lengths_in(chunk_sizes) if chunk_sizes else (),
         beside_own=() if quick else Options.beside_own,
         limits={name: lengths_in(limit)[0] for name, limit in limits.items()},
+        far_length=furthest,
     )
     settings = Settings(
         model=model,

@@ -41,7 +41,7 @@ def load_items(
     sentences = " ".join([NOISE] * 64)
     letters_per_token = len(sentences) / count(sentences)
     for length in sorted(lengths):
-        frame = count("\n".join([_statement(_KEYS), _TASK, _QUESTION]))
+        frame = count("\n".join([statement(_KEYS), _TASK, _QUESTION]))
         letters = int((length - frame) * letters_per_token)
         if letters < len(NOISE):
             raise EvaluationError(
@@ -56,7 +56,7 @@ def load_items(
                 task="passkey",
                 id=f"{length}-{number}",
                 before="",
-                context="\n".join([noise[:before], _statement(key), noise[: letters - before]]),
+                context="\n".join([noise[:before], statement(key), noise[: letters - before]]),
                 after=f"\n{_TASK}\n{_QUESTION}",
                 answers=[str(key)],
                 max_new_tokens=MAX_NEW_TOKENS,
@@ -64,5 +64,6 @@ def load_items(
             )
 
 
-def _statement(key: int) -> str:
+def statement(key: int) -> str:
+    """The sentences that tell a key."""
     return f"The pass key is {key}. Remember it. {key} is the pass key."

@@ -26,6 +26,12 @@ def test_shorter_documents_come_first_and_ours_in_every_chunk_size() -> None:
     assert str(cases[0]) == "focus at 4,096 tokens in chunks of 1,024"
 
 
+def test_far_is_measured_once_at_its_own_length_and_only_where_it_is_named() -> None:
+    assert "far" not in Options.contenders
+    options = Options(lengths=[4096], contenders=["far", "int8"], far_length=9000)
+    assert names(plan(options, FACTS, {})[0]) == [("int8", 4096, 1024), ("int8", 4096, 2048), ("far", 9000, 1024)]
+
+
 def test_an_adapter_for_chunks_of_2048_is_measured_once() -> None:
     cases, _ = plan(Options(lengths=[4096], contenders=["focus"]), {**FACTS, "chunk_size": 2048}, {})
     assert names(cases) == [("focus", 4096, 2048)]

@@ -12,9 +12,13 @@ import torch
 
 from focusdoc.benchmark import machine
 from focusdoc.benchmark.cases import Case, Settings
-from focusdoc.benchmark.child import MACHINE, REOPEN, Request, do, in_child, main
+from focusdoc.benchmark.child import MACHINE, RECALL, REOPEN, Request, do, in_child, main
+from focusdoc.benchmark.far import planted
 from focusdoc.benchmark.memory_use import PeakMemory
+from focusdoc.benchmark.ours import load_engine
 from focusdoc.benchmark.passage import passage, source_text
+from focusdoc.engine import FocusEngine
+from focusdoc.evaluation.passkey import statement
 
 
 @pytest.fixture
@@ -28,11 +32,15 @@ def measured(settings: Settings, contender: str, length: int, chunk_size: int = 
     return do(Request(**{"work": contender, "settings": settings, "case": case, **request}))
 
 
-@pytest.mark.parametrize("contender", ["focus", "direct"])
+@pytest.mark.parametrize("contender", ["focus", "int8", "direct"])
 def test_a_memory_mode_is_read_asked_twice_stored_and_reopened(contender: str, settings: Settings, store: str) -> None:
     row = measured(settings, contender, 300, 64, store=store)
     assert (row["tokens"], row["chunks"]) == (300, 5)
-    assert row["kv_bytes"] == 300 * 2 * 2 * 2 * 8 * 4  # keys and values, layers, KV heads, head size, float32
+    assert row["kv_bytes_as_computed"] == 300 * 2 * 2 * 2 * 8 * 4  # keys and values, layers, KV heads, size, float32
+    if contender == "int8":
+        assert row["kv_bytes"] < row["kv_bytes_as_computed"] / 2
+    else:
+        assert row["kv_bytes"] == row["kv_bytes_as_computed"]
     assert row["first_seconds"] > row["read_seconds"] > 0
     assert min(row["second_seconds"], row["token_seconds"], row["store_seconds"]) > 0
     assert row["peak_bytes"] >= 0
@@ -44,6 +52,33 @@ def test_what_the_store_did_not_keep_is_not_called_reopened(settings: Settings, 
     assert measured(settings, "focus", 300, 64, store=store, work=REOPEN) == {
         "reopen_note": "the store did not keep the document"
     }
+
+
+class TestFar:
+    def test_a_pass_key_in_the_text_is_read_stored_reopened_and_asked_for(
+        self, settings: Settings, store: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        row = measured(settings, "far", 900, 64, store=store)
+        assert 900 < row["tokens"] < 1000
+        assert row["process_bytes"] > row["peak_bytes"]
+        found = measured(settings, "far", 900, 64, store=store, work=RECALL)
+        assert found["right"] == (str(found["pass_key"]) in found["answer"])
+        assert min(found["reopen_seconds"], found["answer_seconds"], found["reopened_process_bytes"]) > 0
+        monkeypatch.setattr(FocusEngine, "ask", lambda *_, **__: SimpleNamespace(
+            text=f"It is {found['pass_key']}.", timings=SimpleNamespace(first_token=0.1)
+        ))  # fmt: skip
+        assert measured(settings, "far", 900, 64, store=store, work=RECALL)["right"] is True
+
+    def test_what_the_store_did_not_keep_is_not_asked(self, settings: Settings, store: str) -> None:
+        assert "right" not in measured(settings, "far", 900, 64, store=store, work=RECALL)
+
+    def test_the_key_stands_between_words_and_is_always_the_same(self, settings: Settings) -> None:
+        engine = load_engine(settings)
+        document, key = planted(engine, settings, 2000)
+        assert (document.text, key) == (planted(engine, settings, 2000)[0].text, planted(engine, settings, 2000)[1])
+        before, _, after = document.text.partition(f" {statement(key)} ")
+        assert len(before) > 100
+        assert before + after == passage(engine.base.tokenizer, source_text(None), 2000)[0].text
 
 
 def test_full_attention_reads_all_tokens(settings: Settings) -> None:

@@ -50,6 +50,36 @@ class TestTargets:
         assert figures["reading {length} against reading a quarter of it"] == (32_768, pytest.approx(4.1))
         assert figures["seconds to reopen {length} in a new process"] == (32_768, 0.4)
 
+    def test_in_8_bits_are_taken_of_the_bytes_as_computed_and_of_the_same_chunk_size(
+        self, results: dict[str, Any]
+    ) -> None:
+        memory = "peak memory at {length} in 8 bits against the keys and values as computed"
+        token = "a token at {length} in 8 bits against as computed"
+        assert memory not in self.figures(results)
+        ours = results["rows"]["focus/32768/1024"]
+        small = {**ours, "contender": "int8", "peak_bytes": 600, "kv_bytes": 520, "kv_bytes_as_computed": 1000}
+        results["rows"]["int8/32768/1024"] = {**small, "token_seconds": 0.16}
+        results["rows"]["int8/32768/2048"] = {**small, "chunk_size": 2048}
+        found = {(one.target.name, one.chunk_size): one.figure for one in reached(results)}
+        assert found[memory, 1024] == pytest.approx(0.6)
+        assert found[token, 1024] == pytest.approx(0.2 / 0.16)
+        assert found[token, 2048] is None
+
+    @pytest.mark.parametrize(("right", "figure", "verdict"), [(True, "100%", "met"), (False, "0%", "missed")])
+    def test_far_tells_the_key_and_the_larger_process(
+        self, results: dict[str, Any], right: bool, figure: str, verdict: str
+    ) -> None:
+        results["rows"]["far/409600/1024"] = {
+            "contender": "far", "length": 409_600, "chunk_size": 1024, "tokens": 409_623, "read_seconds": 500.0,
+            "process_bytes": 12e9, "reopened_process_bytes": 13e9, "right": right,
+        }  # fmt: skip
+        text = markdown(results)
+        assert (
+            f"| pass keys told out of 400K, reopened | 1,024 | {figure} | at least 100% at 400K | {verdict} |" in text
+        )
+        assert "reopens and asks 400K | 1,024 | 13 GB | at most 20 GB at 400K | met |" in text
+        assert f"| {'right' if right else 'wrong'} |" in text
+
     def test_are_met_from_below_or_from_above(self, results: dict[str, Any]) -> None:
         targets = {found.target.name: found.target for found in reached(results)}
         faster = targets["reading {length} against transformers' full attention"]

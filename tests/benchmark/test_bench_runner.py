@@ -59,6 +59,14 @@ def test_every_measurement_is_a_row_and_what_was_stored_is_reopened_and_removed(
     assert not children.stores[0].exists()
 
 
+def test_what_far_stored_is_recalled_by_another_child(tmp_path: Path) -> None:
+    children = Children(recall=lambda _: {"right": True})
+    options = Options(lengths=[4096], contenders=["far"], far_length=9000)
+    results = run(options, SETTINGS, tmp_path, start=children, tell=silent)
+    assert children.asked == ["machine", "far", "recall"]
+    assert results["rows"]["far/9000/1024"]["right"] is True
+
+
 def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
     first = run(OPTIONS, SETTINGS, tmp_path, start=Children(), tell=silent)
     children = Children()

@@ -44,6 +44,7 @@ def test_bench_measures_reports_and_goes_on(run: Run, tiny: list[str], book: Pat
         (["--contenders", "fast"], ["'fast'", "llama.cpp"]),
         (["--steps", "0"], ["--steps is 0"]),
         (["--full-limit", "far"], ["'far'"]),
+        (["--far-length", "very"], ["'very'"]),
     ],
 )
 def test_mistakes_are_told_before_anything_is_loaded(
