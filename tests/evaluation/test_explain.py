@@ -9,6 +9,7 @@ import torch
 
 from focusdoc import Document, FocusEngine
 from focusdoc.errors import EvaluationError
+from focusdoc.evaluation.engines import ModeSettings, direct_engine
 from focusdoc.evaluation.explain import Explanation, explain
 from focusdoc.evaluation.explain_page import explanation_page, explanation_png
 from focusdoc.memory.chunk_memory import DocumentMemory
@@ -17,24 +18,33 @@ TEXT = "\f".join(f"Page {n}. <script>alert({n})</script> The house {n} is blue &
 QUESTION = "What is <b>blue</b>?"
 
 
-@pytest.fixture(scope="module")
-def memory(engine: FocusEngine) -> DocumentMemory:
-    return engine.read(Document.from_text(TEXT, {"name": "<i>book</i>"}))
+@pytest.fixture(scope="module", params=["candidates", "direct"])
+def asked(engine: FocusEngine, request: pytest.FixtureRequest) -> FocusEngine:
+    return engine if request.param == "candidates" else direct_engine(engine, ModeSettings())
 
 
 @pytest.fixture(scope="module")
-def explained(engine: FocusEngine, memory: DocumentMemory) -> Explanation:
-    return explain(engine, memory, QUESTION, max_new_tokens=5)
+def memory(asked: FocusEngine) -> DocumentMemory:
+    return asked.read(Document.from_text(TEXT, {"name": "<i>book</i>"}))
 
 
-def test_the_answer_is_that_of_ask(engine: FocusEngine, memory: DocumentMemory, explained: Explanation) -> None:
-    answer = engine.ask(memory, QUESTION, max_new_tokens=5)
+@pytest.fixture(scope="module")
+def explained(asked: FocusEngine, memory: DocumentMemory) -> Explanation:
+    return explain(asked, memory, QUESTION, max_new_tokens=5)
+
+
+def test_the_answer_is_that_of_ask(asked: FocusEngine, memory: DocumentMemory, explained: Explanation) -> None:
+    answer = asked.ask(memory, QUESTION, max_new_tokens=5)
     assert (explained.answer, explained.sources) == (answer.text, answer.sources)
     assert len(explained.answer_tokens) == len(answer.token_ids)
 
 
-def test_all_layers_and_heads_together_are_the_chunk_mass(explained: Explanation) -> None:
+def test_all_layers_and_heads_together_are_the_decoders_chunk_mass(
+    asked: FocusEngine, memory: DocumentMemory, explained: Explanation
+) -> None:
     torch.testing.assert_close(explained.candidates, explained.masses, atol=1e-5, rtol=1e-4)
+    shares = asked.ask(memory, QUESTION, max_new_tokens=5).chunk_shares
+    assert explained.chunk_shares == pytest.approx(shares, abs=1e-5)
 
 
 def test_attention_adds_up_to_one(explained: Explanation) -> None:
@@ -47,11 +57,11 @@ def test_attention_adds_up_to_one(explained: Explanation) -> None:
         assert explained.local[row, columns - rows + row] > 0
 
 
-def test_layers_and_heads_are_told_apart(engine: FocusEngine, memory: DocumentMemory, explained: Explanation) -> None:
+def test_layers_and_heads_are_told_apart(asked: FocusEngine, memory: DocumentMemory, explained: Explanation) -> None:
     each = [
-        explain(engine, memory, QUESTION, layer=layer, head=head, max_new_tokens=5).candidates
-        for layer in range(engine.base.num_layers)
-        for head in range(engine.base.num_heads)
+        explain(asked, memory, QUESTION, layer=layer, head=head, max_new_tokens=5).candidates
+        for layer in range(asked.base.num_layers)
+        for head in range(asked.base.num_heads)
     ]
     torch.testing.assert_close(torch.stack(each).mean(dim=0), explained.candidates, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(each[0], each[1])
@@ -66,10 +76,10 @@ def test_shares_of_pages_add_up(explained: Explanation) -> None:
 
 @pytest.mark.parametrize(("layer", "head", "words"), [(2, None, "layer is 2"), (None, -1, "head is -1")])
 def test_no_such_layer_or_head(
-    engine: FocusEngine, memory: DocumentMemory, layer: int | None, head: int | None, words: str
+    asked: FocusEngine, memory: DocumentMemory, layer: int | None, head: int | None, words: str
 ) -> None:
     with pytest.raises(EvaluationError, match=words):
-        explain(engine, memory, QUESTION, layer=layer, head=head)
+        explain(asked, memory, QUESTION, layer=layer, head=head)
 
 
 def test_the_page_is_self_contained_and_escapes_everything(explained: Explanation) -> None:
@@ -78,6 +88,7 @@ def test_the_page_is_self_contained_and_escapes_everything(explained: Explanatio
     assert "&lt;script&gt;" in page
     assert "&lt;i&gt;book&lt;/i&gt;" in page
     assert "default-src 'none'" in page
+    assert ("the candidate of that chunk" in page) != explained.direct
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page)
     assert page.count("<h3>Page ") == 5
     # All of the document's text is there, once.
