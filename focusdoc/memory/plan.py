@@ -54,6 +54,7 @@ class MemoryPlan:
         bytes_free: of memory now; `room.SPARE_BYTES` of it are left free.
         bytes_as_computed: what would be needed if keys and values were kept as the model computes them.
         bytes_beside: keys and values that will be kept in RAM beside the GPU; else 0.
+        bytes_free_beside: RAM that can be used beside the GPU; None without a GPU, or where it was not asked.
         bytes_on_disk: keys and values that will be written to the disk while reading; else 0.
         bytes_free_on_disk: what the store may take of the disk; None where there is none or it was not asked.
         seconds: to read what is not known.
@@ -69,6 +70,7 @@ class MemoryPlan:
     bytes_free: int
     bytes_as_computed: int
     bytes_beside: int = 0
+    bytes_free_beside: int | None = None
     bytes_on_disk: int = 0
     bytes_free_on_disk: int | None = None
     seconds: float = 0.0
@@ -99,16 +101,15 @@ class MemoryPlan:
             return
         what = f"{document!r}" if document else "The document"
         most = max(0, self.bytes_free - room.SPARE_BYTES) * self.num_tokens // self.bytes_needed
-        disk = self.bytes_free_on_disk
-        on_disk = (
-            "there is no document store to map it from"
-            if disk is None
-            else f"the document store may take {disk:,} of the disk"
-        )
+        elsewhere = "there is no document store to map it from"
+        if self.bytes_free_beside is not None:
+            elsewhere = f"so are {self.bytes_free_beside:,} of RAM beside the GPU"
+        elif self.bytes_free_on_disk is not None:
+            elsewhere = f"the document store may take {self.bytes_free_on_disk:,} of the disk"
         kind = " in int8" if self.memory_dtype == "int8" else ""
         raise MemoryShortageError(
             f"{what} needs {self.bytes_needed:,} bytes of memory{kind} for its {self.num_tokens:,} tokens, but "
-            f"{self.bytes_free:,} are free, and {on_disk}; close other programs, or ask a part of at most {most:,} "
+            f"{self.bytes_free:,} are free, and {elsewhere}; close other programs, or ask a part of at most {most:,} "
             "tokens."
         )
 
@@ -162,6 +163,7 @@ def plan_memory(
         needed: int,
         *,
         held_beside: int = 0,
+        free_beside: int | None = None,
         on_disk: int = 0,
         free_on_disk: int | None = None,
     ) -> MemoryPlan:
@@ -176,6 +178,7 @@ def plan_memory(
             bytes_free=free,
             bytes_as_computed=memory_bytes(kv, dtype, "model", num_tokens, chunk_size) + tails,
             bytes_beside=held_beside,
+            bytes_free_beside=free_beside,
             bytes_on_disk=on_disk,
             bytes_free_on_disk=free_on_disk,
             seconds=unread * seconds_per_token() if unread and seconds_per_token is not None else 0.0,
@@ -193,9 +196,9 @@ def plan_memory(
     free_beside = beside() if beside is not None else None
     passing = ring_bytes(memory_bytes(kv, dtype, kind, chunk_size, chunk_size) // kv.num_layers) + tails
     if free_beside is not None and total + room.SPARE_BYTES <= free_beside and passing + room.SPARE_BYTES <= free:
-        return plan("host", kind, num_known, passing, held_beside=total)
+        return plan("host", kind, num_known, passing, held_beside=total, free_beside=free_beside)
     free_on_disk = disk() if disk is not None else None
     whole_chunks = num_tokens >= chunk_size  # only those are written while reading
     if whole_chunks and free_on_disk is not None and total <= free_on_disk and tails + room.SPARE_BYTES <= free:
         return plan("disk", kind, 0, tails, on_disk=total, free_on_disk=free_on_disk)
-    return plan("none", kind, num_known, needed, free_on_disk=free_on_disk)
+    return plan("none", kind, num_known, needed, free_beside=free_beside, free_on_disk=free_on_disk)

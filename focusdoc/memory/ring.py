@@ -46,6 +46,8 @@ class _Buffer:
 class Ring:
     """The blocks of one document in RAM, and the two buffers that their parts pass through.
 
+    It is used inside `BaseModel.run`, whose lock keeps threads apart.
+
     Args:
         lines: copies, and puts copying and computing in order.
     """

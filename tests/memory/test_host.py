@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.attention import attention_kernel, naive
 from focusdoc.errors import MemoryShortageError
 from focusdoc.memory import host, library, room
@@ -105,6 +106,23 @@ class TestReading:
         assert [plan.rung for plan in plans] == ["host"] * 3
         found = torch.cat([block.keys for block in blocks if block.chunk_len == SIZE], dim=1)
         torch.testing.assert_close(found, wanted[0].keys, atol=1.0 if kind == "int8" else 1e-5, rtol=1e-5)
+
+    def test_answers_and_their_sources_are_those_of_a_plain_memory(
+        self, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = tiny_model("llama", vocab_size=len(tiny_tokenizer), max_position_embeddings=1024)
+        config = FocusConfig(chunk_size=64, allow_untrained=True, memory_dtype="model", active_chunks=3)
+        engine = FocusEngine(BaseModel(model, tiny_tokenizer, "tiny"), None, config)
+        document = Document.from_text("The house is blue. A word is a word! Is it? " * 9)
+        answers = []
+        for free in (10**9, 7 * 256 * engine.base.kv_bytes_per_token + 2 * 64 * engine.base.kv_bytes_per_token):
+            monkeypatch.setattr(library, "free_bytes", lambda _, free=free: room.SPARE_BYTES + free)
+            memory = engine.read(document)
+            answers.append(engine.ask(memory, "Which?", max_new_tokens=4))
+        assert isinstance(memory.blocks[0], HostBlock)
+        assert answers[0].token_ids == answers[1].token_ids
+        assert [one.text for one in answers[0].sources] == [one.text for one in answers[1].sources]
+        assert answers[0].chunk_shares == pytest.approx(answers[1].chunk_shares, abs=1e-5)
 
     def test_reading_keeps_what_plain_reading_keeps(self, base: BaseModel) -> None:
         blocks, _ = read_through(None, base, IDS, SIZE, KERNEL, memory_dtype="model")

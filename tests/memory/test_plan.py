@@ -87,6 +87,11 @@ class TestLadder:
             assert plan.bytes_needed == TAILS + BUFFERS
             assert plan.is_forced
 
+    def test_a_refusal_tells_the_ram_beside_the_gpu(self) -> None:
+        plan = planned(TAILS, maps=False, beside=lambda: 12_345)
+        with pytest.raises(MemoryShortageError, match=r"are free, and so are 12,345 of RAM beside the GPU; close"):
+            plan.check("a book")
+
     def test_what_the_store_knows_takes_no_memory_where_it_is_mapped(self) -> None:
         known: Callable[[str], int] = {"model": 51_200, "int8": 0}.__getitem__
         half = 51_200 * MODEL + TAILS
