@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The figures of docs/results.md: what the default model and adapter do on the benchmarks, on 2 cores in about two hours.
+# The figures of docs/results.md: what the default model and adapter do on the benchmarks, on 2 cores.
 #   scripts/measure_results.sh OUTPUT [DATA] [STAGE...]
 # OUTPUT holds the rows and, in the end, report/; a run that was stopped goes on where it stood. DATA is the folder with
 # the official files (default ../shared/data). STAGES: passkey infinitebench rows longbench needle perplexity; without
@@ -15,13 +15,13 @@ measure() { "$VENV/bin/focusdoc" eval "$@" --resume; }
 for stage in $stages; do
   case $stage in
     passkey)
-      measure passkey --lengths 4K,16K,64K,128K --limit 10 --chunk-size 2048 --output "$output/passkey"
+      measure passkey --lengths 4K,16K,64K,128K --limit 5 --chunk-size 2048 --output "$output/passkey"
       measure passkey --lengths 400K --limit 5 --chunk-size 2048 --output "$output/passkey-400k"
       ;;
     infinitebench)
-      measure infinitebench --tasks passkey,number_string --lengths 128K --limit 10 --chunk-size 2048 \
+      measure infinitebench --tasks passkey,number_string --lengths 128K --limit 5 --chunk-size 2048 \
         --output "$output/infinitebench"
-      measure infinitebench --tasks kv_retrieval --lengths 128K --limit 8 --chunk-size 1024 \
+      measure infinitebench --tasks kv_retrieval --lengths 128K --limit 4 --chunk-size 1024 \
         --output "$output/infinitebench-kv"
       ;;
     rows)
@@ -31,7 +31,7 @@ for stage in $stages; do
     longbench)
       measure longbench --data "$data/longbench" --tasks qasper,narrativeqa --mode focus,full,truncated \
         --local-window 3500 --output "$output/longbench"
-      measure longbench --data "$data/longbench" --tasks multi_news --limit 20 --mode focus,full,truncated \
+      measure longbench --data "$data/longbench" --tasks multi_news --limit 5 --mode focus,full,truncated \
         --local-window 3500 --output "$output/longbench-news"
       ;;
     needle)

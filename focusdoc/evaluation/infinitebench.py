@@ -59,6 +59,8 @@ TEMPLATES = {
     "exact value of {func_call}. The value of {func_call} is",
 }
 _PROMPTS = "prompts.json"
+#: Sets of templates written for models that go on with bare text ("The pass key is").
+_CONTINUED = frozenset({DEFAULT_TEMPLATES})
 _CHOICES = frozenset({"code_debug", "longbook_choice_eng"})
 _FIELDS = ("context", "input", "answer")
 
@@ -92,7 +94,8 @@ def load_items(
         if task not in prompts[templates]:
             raise EvaluationError(f"{data / _PROMPTS} has no template of {task} in {templates}; choose another set.")
         rows = read_rows(path, (*_FIELDS, "options") if task in _CHOICES else _FIELDS, limit=limit)
-        yield from _items(task, rows, str(prompts[templates][task]), order, {"file": name})
+        template = str(prompts[templates][task])
+        yield from _items(task, rows, template, order, {"file": name}, chat=templates not in _CONTINUED)
 
 
 def generated_items(
@@ -118,7 +121,7 @@ def generated_items(
     for length in sorted(lengths, key=lambda value: value or 0):
         for task in tasks:
             rows = make_rows(task, length=length, repeats=repeats, seed=seed, count=count)
-            yield from _items(task, rows, TEMPLATES[task], order, {"length": length})
+            yield from _items(task, rows, TEMPLATES[task], order, {"length": length}, chat=False)
 
 
 def check_generated(tasks: Sequence[str]) -> None:
@@ -141,7 +144,13 @@ def base_task(name: str) -> str:
 
 
 def _items(
-    task: str, rows: Iterable[Mapping[str, Any]], template: str, order: str, facts: Mapping[str, Any]
+    task: str,
+    rows: Iterable[Mapping[str, Any]],
+    template: str,
+    order: str,
+    facts: Mapping[str, Any],
+    *,
+    chat: bool,
 ) -> Iterator[Item]:
     """The items of one task; `facts` hold for all of its rows, and name them beside their numbers."""
     if order == "paper" and task in CONTEXT_FIRST:
@@ -157,6 +166,7 @@ def _items(
             after=after,
             answers=_answers(task, row),
             max_new_tokens=MAX_NEW_TOKENS[task],
+            chat=chat,
             facts={**facts, **row.get("facts", {})},
         )
 

@@ -60,6 +60,7 @@ def load_items(
                 after=f"\n{_TASK}\n{_QUESTION}",
                 answers=[str(key)],
                 max_new_tokens=MAX_NEW_TOKENS,
+                chat=False,  # it ends in the middle of a sentence
                 facts={"length": length, "depth": round(before / letters, 3)},
             )
 

@@ -126,7 +126,7 @@ class TestInfiniteBenchFiles:
             "code_run": "{func}\n\n{context}\n\n{func_call}",
             "math_find": "{prefix}\n\n{context}\n\n{input}",
         }
-        write_json(tmp_path / "prompts.json", {"yarn_mistral_templates": templates})
+        write_json(tmp_path / "prompts.json", {"yarn_mistral_templates": templates, "gpt4_templates": templates})
         row = {"id": 7, "context": "Text", "input": "What?", "answer": ["12345"], "options": []}
         write_lines(tmp_path / "passkey_8192.jsonl", [row])
         write_lines(tmp_path / "code_debug.jsonl", [{**row, "options": ["f", "g", "h", "i"], "answer": ["g"]}])
@@ -143,6 +143,13 @@ class TestInfiniteBenchFiles:
         assert (item.task, item.id, item.answers, item.max_new_tokens) == ("passkey", "passkey_8192-0", ["12345"], 6)
         assert item.prompt == "Text\n\nFind it.\n\nWhat?"
         assert self.items(folder, "passkey_8192", order="official")[0].prompt == "Find it.\n\nText\n\nWhat?"
+
+    @pytest.mark.parametrize(("templates", "chat"), [("yarn_mistral_templates", False), ("gpt4_templates", True)])
+    def test_templates_of_models_that_go_on_with_text_are_no_messages(
+        self, folder: Path, templates: str, chat: bool
+    ) -> None:
+        (item,) = self.items(folder, "passkey_8192", templates=templates)
+        assert item.chat == chat
 
     def test_choices_are_answered_by_text_and_letter(self, folder: Path) -> None:
         (item,) = self.items(folder, "code_debug")
@@ -302,6 +309,7 @@ class TestPasskey:
             assert passkey.NOISE.startswith(before[: len(passkey.NOISE)])
             assert passkey.NOISE.startswith(behind[: len(passkey.NOISE)])
             assert item.after.endswith("What is the pass key? The pass key is")
+            assert not item.chat  # it is gone on with, not answered
         assert len({item.answers[0] for item in items}) > 1
         assert items == list(passkey.load_items(len, [2048, 1024], repeats=3))
         assert items != list(passkey.load_items(len, [2048, 1024], repeats=3, seed=1))
