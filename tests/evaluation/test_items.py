@@ -169,7 +169,7 @@ class TestInfiniteBenchFiles:
             self.items(folder, "pass")
         with pytest.raises(EvaluationError, match=r"has no passkey.jsonl; the tasks in it: .*passkey_8192"):
             self.items(folder, "passkey")
-        with pytest.raises(EvaluationError, match="has no 'claude'; it has yarn_mistral_templates"):
+        with pytest.raises(EvaluationError, match="has no 'claude'; it has gpt4_templates, yarn_mistral_templates"):
             self.items(folder, "passkey_8192", templates="claude")
         row = {"context": "x", "input": "y", "answer": ["z"], "options": ["f", "g", "h", "i"]}
         write_lines(folder / "code_debug.jsonl", [row])
