@@ -29,9 +29,9 @@ for stage in $stages; do
         --output "$output/infinitebench-official"
       ;;
     longbench)
-      measure longbench --data "$data/longbench" --tasks qasper,narrativeqa --mode focus,full,truncated \
+      measure longbench --data "$data/longbench" --tasks qasper,narrativeqa --mode focus,split,full,truncated \
         --local-window 3500 --output "$output/longbench"
-      measure longbench --data "$data/longbench" --tasks multi_news --limit 5 --mode focus,full,truncated \
+      measure longbench --data "$data/longbench" --tasks multi_news --limit 5 --mode focus,split,full,truncated \
         --local-window 3500 --output "$output/longbench-news"
       ;;
     needle)

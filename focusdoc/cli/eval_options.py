@@ -45,7 +45,7 @@ Modes = Annotated[
     typer.Option(
         "--mode",
         metavar="NAME,...",
-        help="focus (ours), direct, full, truncated, tail, streaming, paper; several are compared in one run.",
+        help="focus, split (ours), direct, full, truncated, tail, streaming, paper; several are compared in one run.",
         rich_help_panel=_HOW,
     ),
 ]

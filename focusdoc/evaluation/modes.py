@@ -136,11 +136,16 @@ class MemoryMode:
 
 
 class SplitMode:
-    """The paper's: one sequence of tokens, whose last `local_window` are the local context (section 3.1)."""
+    """The paper's split: one sequence of tokens, whose last `local_window` are the local context (section 3.1).
 
-    def __init__(self, engine: FocusEngine, settings: ModeSettings) -> None:
+    Args:
+        bare: the prompt is bare text even for a chat model, as the authors have it, unless the settings say otherwise.
+    """
+
+    def __init__(self, engine: FocusEngine, settings: ModeSettings, *, bare: bool) -> None:
         self.engine = engine
         self._settings = settings
+        self._bare = bare
 
     def describe(self) -> dict[str, Any]:
         """See `Mode`."""
@@ -150,7 +155,8 @@ class SplitMode:
         """See `Mode`."""
         engine, tokenizer = self.engine, tokenizer_of(self.engine)
         document, question, dropped = split_prompt(tokenizer, item.document, item.after, self._settings.max_tokens)
-        ids = prompt_ids(engine, document + question, chat=bool(self._settings.chat))
+        chat = bool(self._settings.chat) if self._bare else _is_chat(item, self._settings)
+        ids = prompt_ids(engine, document + question, chat=chat)
         if engine.config.uses_bos and ids[0] != (bos := bos_token(engine.base, engine.config)):
             ids = [bos, *ids]
         output = engine.generate(ids, max_new_tokens=item.max_new_tokens, stop=item.stop)
@@ -232,7 +238,8 @@ def make_mode(name: str, engine: FocusEngine, settings: ModeSettings) -> Mode:
         "truncated": lambda: PlainMode(engine, settings, limit=settings.local_window),
         "tail": lambda: PlainMode(engine, settings, limit=settings.local_window, tail=True),
         "streaming": lambda: StreamingMode(engine, settings),
-        "paper": lambda: SplitMode(paper_engine(engine, settings), settings),
+        "split": lambda: SplitMode(focus_engine(engine, settings), settings, bare=False),
+        "paper": lambda: SplitMode(paper_engine(engine, settings), settings, bare=True),
     }
     return makers[name]()
 

@@ -57,10 +57,10 @@ class TestEveryMode:
         assert (one == two) == (name == "full")  # full attention takes the model's own context whatever is asked
 
     def test_an_unknown_one_lists_the_known(self, engine: FocusEngine) -> None:
-        with pytest.raises(ConfigError, match="'best' is unknown; choose from focus, direct, full"):
+        with pytest.raises(ConfigError, match="'best' is unknown; choose from focus, split, direct, full"):
             make_mode("best", engine, ModeSettings())
 
-    @pytest.mark.parametrize("name", ["focus", "paper"])
+    @pytest.mark.parametrize("name", ["focus", "split", "paper"])
     def test_ours_needs_an_adapter(self, engine: FocusEngine, name: str) -> None:
         with pytest.raises(AdapterError, match="no adapter"):
             make_mode(name, FocusEngine(engine.base, None, FocusConfig(condensing="none")), ModeSettings())
@@ -75,6 +75,17 @@ class TestEveryMode:
         assert found.num_chunks > 1
         # With an adapter at hand it is left aside.
         assert make_mode("direct", engine, settings).answer(ITEM).prediction == found.prediction
+
+
+class TestSplit:
+    def test_the_prompts_tail_is_the_local_context(self, engine: FocusEngine) -> None:
+        item = replace(ITEM, context=ITEM.context * 4)
+        found = make_mode("split", engine, ModeSettings(local_window=256, chunk_size=64)).answer(item)
+        config = replace(engine.config, local_window=256, chunk_size=64)
+        ids = question_prompt(engine.base.tokenizer, item.prompt)
+        output = FocusEngine(engine.base, engine.adapter, config).generate(ids, max_new_tokens=6)
+        assert found.prediction == engine.base.tokenizer.decode(output.token_ids, skip_special_tokens=True)
+        assert (found.prompt_tokens, found.document_tokens) == (256, len(ids) - 256)
 
 
 class TestFocus:
