@@ -43,7 +43,9 @@ def test_version() -> None:
 
 def test_ctrl_c_stops_a_long_answer(book: Path, tiny: list[str]) -> None:
     command = [*FOCUSDOC, "ask", str(book), "What?", *tiny, "--max-new-tokens", "60000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # A shell's background job ignores SIGINT, and its children would inherit that.
+    code = f"import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv({command[0]!r}, {command!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         assert process.stdout is not None
         assert process.stdout.read(3)  # the answer has begun

@@ -112,7 +112,7 @@ def test_jobs(engine: FocusEngine) -> None:
 
 
 def test_modes_that_there_are_none_of(engine: FocusEngine) -> None:
-    with pytest.raises(ConfigError, match="'best' is unknown; choose from focus, direct"):
+    with pytest.raises(ConfigError, match="'best' is unknown; choose from focus, split, direct"):
         PerplexityMode("best", engine, SETTINGS)
 
 

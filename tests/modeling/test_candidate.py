@@ -134,6 +134,6 @@ def test_reading_layout_is_plain_causal_attention() -> None:
     base = BaseModel(model)
     blocks = read_chunks(base, TOKENS[0].tolist(), 12, attention_kernel("naive"))
     with torch.no_grad():
-        layout = ReadingLayout(blocks[0], 0, 1, attention_kernel("naive"))
+        layout = ReadingLayout(blocks[0], 0, attention_kernel("naive"))
         hidden = base.run(TOKENS, torch.arange(12)[None], layout)
         torch.testing.assert_close(base.logits(hidden), model(TOKENS).logits, atol=1e-5, rtol=1e-4)
