@@ -17,7 +17,7 @@ TOPICS = ("assert", "naming", "pass", "del", "debugger", "global")
 #: Answered in the topics "debugger" and "naming".
 QUESTIONS = [
     "Which module holds the Python debugger?",
-    "Which exception is raised when a local variable is used before it is bound?",
+    "Which keyword defines an anonymous function?",
 ]
 PROMPT = ChatPromptTemplate(
     [("system", "Answer the question from the context, briefly.\n\n{context}"), ("human", "{question}")]

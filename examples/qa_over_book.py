@@ -13,9 +13,9 @@ from pathlib import Path
 
 import focusdoc
 
-#: Asked of the reference; the answers stand in the topics "naming", "debugger" and "identifiers" among others.
+#: Asked of the reference; the answers stand in the topics "lambda", "debugger" and "encodings" among others.
 QUESTIONS = [
-    "Which exception is raised when a local variable is used before it is bound?",
+    "Which keyword defines an anonymous function?",
     "Which module holds the Python debugger?",
     "What is the default value of the encoding of source files?",
 ]
