@@ -120,12 +120,12 @@ def follow(engine: FocusEngine, memory: DocumentMemory, question: str, answer: S
     return Run(torch.stack(logits), seconds)
 
 
-def changed(way: str, engine: FocusEngine, memory: DocumentMemory, novel: Novel) -> tuple[FocusEngine, DocumentMemory]:
+def changed(way: str, engine: FocusEngine, memory: DocumentMemory) -> tuple[FocusEngine, DocumentMemory]:
     """The engine and the memory of a way."""
     if way == "base":
         return engine, memory
     if way == "int8":
-        return engine, novel.memory(list(quantized(memory.blocks)))
+        return engine, replace(memory, blocks=tuple(quantized(memory.blocks)))
     active: ActiveChunks = "auto" if way == "auto" else int(way)
     return FocusEngine(engine.base, engine.adapter, replace(engine.config, active_chunks=active)), memory
 
@@ -144,7 +144,7 @@ def compare(
         question = rng.choice(facts[0].questions)
         base: tuple[Run, str] | None = None
         for way, tally in tallies.items():
-            asked, memory = changed(way, engine, planted, novel)
+            asked, memory = changed(way, engine, planted)
             run = follow(asked, memory, question, base[0].logits.argmax(-1).tolist() if base else None)
             said = asked.ask(memory, question, max_new_tokens=48, max_sources=0).text.strip()
             base = base or (run, said)

@@ -21,12 +21,13 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import torch
 from torch.nn import functional
 
-from focusdoc import DocumentMemory, FocusEngine, load
+from focusdoc import DocumentMemory, FocusConfig, FocusEngine, load
 from focusdoc.decoding.prompt import encode_text
 from focusdoc.documents import tokenize
 from focusdoc.memory.chunk_memory import MemoryBlock
@@ -75,20 +76,16 @@ class Novel:
         """The memory of the novel with `facts` planted in chunks of their own, at random depths."""
         places = sorted(rng.sample(range(len(self.chunks)), min(len(facts), len(self.chunks))))
         blocks: list[MemoryBlock] = []
+        chunks = list(self.chunks)
         done = 0
         for place, fact in zip(places, rng.sample(facts, len(places)), strict=True):
             chunk = self.chunks[place]
             statement = encode_text(self.engine.base.tokenizer, f" {fact.statement} ")
             at = rng.randint(0, len(chunk) - len(statement))
-            planted = (chunk[:at] + statement + chunk[at:])[: len(chunk)]
-            blocks += [*self._slice(done, place), self._read(planted)]
+            chunks[place] = (chunk[:at] + statement + chunk[at:])[: len(chunk)]
+            blocks += [*self._slice(done, place), self._read(chunks[place])]
             done = place + 1
-        return self.memory([*blocks, *self._slice(done, len(self.chunks))])
-
-    def memory(self, blocks: list[MemoryBlock]) -> DocumentMemory:
-        """A memory of bare blocks (no text, so answers have no sources)."""
-        count = sum(block.num_chunks * block.chunk_len for block in blocks)
-        return DocumentMemory((0,) * count, (), tuple(blocks), self.engine.maker)
+        return bare_memory(self.engine, chunks, [*blocks, *self._slice(done, len(chunks))])
 
     def _slice(self, start: int, stop: int) -> Iterator[MemoryBlock]:
         if stop > start:
@@ -97,6 +94,11 @@ class Novel:
     def _read(self, ids: list[int]) -> MemoryBlock:
         (block,) = read_tokens(self.engine, ids)
         return block
+
+
+def bare_memory(engine: FocusEngine, chunks: list[list[int]], blocks: list[MemoryBlock]) -> DocumentMemory:
+    """A memory of bare blocks of these chunks (no document, so answers have no sources)."""
+    return DocumentMemory(tuple(chain.from_iterable(chunks)), (), tuple(blocks), engine.maker)
 
 
 def read_tokens(engine: FocusEngine, ids: list[int]) -> tuple[MemoryBlock, ...]:
@@ -143,15 +145,18 @@ def passkey(engine: FocusEngine, num_tokens: int, cases: int, seed: int = 0) -> 
         statement = encode_text(tokenizer, f"The pass key is {key}. Remember it. {key} is the pass key. ")
         count = num_tokens // size
         place, shift = rng.randrange(count), 0
+        chunks: list[list[int]] = []
         chosen: list[MemoryBlock] = []
         for index in range(count):
+            chunks.append(repeats[shift])
             if index == place:
                 at = rng.randint(0, size - len(statement))
-                chosen += read_tokens(engine, (repeats[shift][:at] + statement + repeats[shift][at:])[:size])
+                chunks[-1] = (repeats[shift][:at] + statement + repeats[shift][at:])[:size]
+                chosen += read_tokens(engine, chunks[-1])
             else:
                 chosen.append(blocks[shift])
             shift = (shift + size) % len(noise)
-        memory = DocumentMemory((0,) * (count * size), (), tuple(chosen), engine.maker)
+        memory = bare_memory(engine, chunks, chosen)
         found = engine.ask(memory, "What is the pass key?", max_new_tokens=12).text.strip()
         if found == key:
             right += 1
@@ -186,16 +191,14 @@ def pairs(engine: FocusEngine, cases: int, count: int = 140) -> Result:
     for group in range(math.ceil(cases / 10)):
         rng = random.Random(f"pairs-{group}")
         known = [[str(uuid.UUID(int=rng.getrandbits(128), version=4)) for _ in "kv"] for _ in range(count)]
-        blocks: list[MemoryBlock] = []
-        lines: list[int] = []
+        chunks: list[list[int]] = [[]]
         for key, value in known:
             line = encode_text(tokenizer, f'"{key}": "{value}",\n')
-            if len(lines) + len(line) > engine.chunk_size:
-                blocks += read_tokens(engine, lines)
-                lines = []
-            lines += line
-        blocks += read_tokens(engine, lines)
-        memory = DocumentMemory((0,), (), tuple(blocks), engine.maker)
+            if len(chunks[-1]) + len(line) > engine.chunk_size:
+                chunks.append([])
+            chunks[-1] += line
+        blocks = [block for chunk in chunks for block in read_tokens(engine, chunk)]
+        memory = bare_memory(engine, chunks, blocks)
         for key, value in rng.sample(known, min(10, cases - group * 10)):
             found = engine.ask(memory, f'What is the value of the key "{key}"?', max_new_tokens=48).text.strip()
             if found == value:
@@ -294,9 +297,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("heldout.json"))
     parser.add_argument("--only", nargs="*", help="names of tests: numbers, far, rows, noise, pairs, words, ...")
     parser.add_argument("--cases", type=int, default=50)
+    parser.add_argument("--quote-tokens", type=int, help="as FocusConfig.quote_tokens; 0: from the candidates alone")
     options = parser.parse_args()
     data, cases = options.data, options.cases
-    engine = FocusEngine.from_pretrained(adapter=options.adapter)
+    config = FocusConfig(quote_tokens=options.quote_tokens)
+    engine = FocusEngine.from_pretrained(adapter=options.adapter, config=config)
     rows = data / "infinitebench"
     tests: dict[str, Callable[[], Iterable[Result]]] = {
         "numbers": lambda: (needles(engine, data, "number", 16_384, size, cases) for size in (512, 2048)),

@@ -25,7 +25,14 @@ from focusdoc.training.data import SampleMaker, SampleShape
 from focusdoc.training.trainer import Trainer, TrainingConfig
 
 SHAPE = SampleShape(
-    min_chunk_size=96, max_chunk_size=512, max_chunks=24, max_tokens=768, prompts=10, max_reused=4, max_rows=1200
+    min_chunk_size=96,
+    max_chunk_size=512,
+    max_chunks=24,
+    max_tokens=768,
+    prompts=10,
+    max_reused=4,
+    max_rows=1200,
+    quoted=0.0,
 )
 MIX = {"number": 0.5, "passkey": 0.2, "pair": 0.15, "reconstruction": 0.15}
 

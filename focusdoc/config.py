@@ -25,6 +25,8 @@ MemoryDtype = Literal["auto"] | BlockDtype
 PAPER_DIRECT_THRESHOLD = 4096
 #: Logits divided by less than this may overflow float32.
 _COLDEST = 1e-4
+#: Tokens of passages in the local context, where quoting is on and nothing else is said.
+QUOTE_TOKENS = 384
 #: The authors' cap on the length of the dynamic prompt, in tokens.
 PAPER_PROMPT_WINDOW = 512
 
@@ -57,6 +59,9 @@ class FocusConfig:
             ``"shared"`` all at position 0; ``None`` takes the adapter's, else sequential.
         active_chunks: which chunks take part after the first token: ``"all"``; that many, those that the first token
             paid most attention to; or ``"auto"``, as many as hold nearly all of it. Fewer is faster, and approximate.
+        quote_tokens: for questions to a memory, the passages that the candidates looked at first are put word by word
+            into the local context, in at most this many tokens; 0 for none, ``None`` for 384 in incremental mode with a
+            trained adapter, else 0.
         chunk_batch: chunks decoded together; ``None`` for all at once. Changes memory use and speed, never
             results.
         read_batch: chunks encoded together while reading.
@@ -78,6 +83,7 @@ class FocusConfig:
     bos_token_id: int | None = None
     candidate_positions: CandidatePositions | None = None
     active_chunks: ActiveChunks = "all"
+    quote_tokens: int | None = None
     chunk_batch: int | None = None
     read_batch: int = 2
     memory_dtype: MemoryDtype = "auto"
@@ -114,7 +120,12 @@ class FocusConfig:
         for name in ("chunk_size", "chunk_batch"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
-        for name in ("direct_threshold", "bos_token_id"):
+        if self.quote_tokens and (self.direct or self.local_attention == "refresh"):
+            raise ConfigError(
+                f"quote_tokens is {self.quote_tokens}, but passages are quoted in incremental mode with candidates "
+                "alone; use 0."
+            )
+        for name in ("direct_threshold", "bos_token_id", "quote_tokens"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 0)
 
@@ -153,14 +164,20 @@ class FocusConfig:
         return self.condensing == "none"
 
     def with_defaults(
-        self, *, chunk_size: int, candidate_positions: CandidatePositions, condensing: Condensing
+        self, *, chunk_size: int, candidate_positions: CandidatePositions, condensing: Condensing, quotes: bool
     ) -> FocusConfig:
-        """This configuration with the settings that were left open filled in (from the adapter or the model)."""
+        """This configuration with the settings that were left open filled in (from the adapter or the model).
+
+        Args:
+            quotes: whether there are trained candidates, which can show what to quote.
+        """
+        quotes = quotes and self.local_attention == "incremental" and condensing == "candidates"
         return replace(
             self,
             chunk_size=self.chunk_size or chunk_size,
             candidate_positions=self.candidate_positions or candidate_positions,
             condensing=self.condensing or condensing,
+            quote_tokens=QUOTE_TOKENS if self.quote_tokens is None and quotes else self.quote_tokens or 0,
         )
 
 

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import torch
 
 from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.decoding.answer import Answer, TextPiece
-from focusdoc.decoding.answering import answer_together, stream_answer
+from focusdoc.decoding.answering import Asked, answer_together, stream_answer
 from focusdoc.decoding.local_context import bos_token, flat_ids
 from focusdoc.decoding.prompt import PromptStyle
+from focusdoc.decoding.quoting import RenderQuoted
 from focusdoc.decoding.together import chunks_at_once
 from focusdoc.documents import Document, cut_chunks, load, tokenize
 from focusdoc.documents.chunking import TokenizedText
@@ -203,15 +205,16 @@ class FocusEngine(TokenEngine):
                 for question in questions
             ]
         blocks = [block for one in memories for block in one.blocks]
+        renders = [partial(self._rendered, question, style) for question in questions]
         answers: list[Answer] = []
         for start in range(0, len(prepared), batch):
-            settings = prepared[start][0]
-            group = [(local_ids, prompt_ids) for _, local_ids, prompt_ids in prepared[start : start + batch]]
-            size = chunks_at_once(self.config, [len(prompt_ids) for _, prompt_ids in group])
-            decoders = [self._parallel_decoder(blocks, settings, chunk_batch=size) for _ in group]
-            answers += answer_together(
-                decoders, memories, group, settings, self._tokenizer, max_sources=max_sources, cancel=cancel
-            )
+            group = [
+                self._asked(memories, local_ids, prompt_ids, settings, render, max_sources, cancel)
+                for (settings, local_ids, prompt_ids), render in zip(prepared, renders, strict=True)
+            ][start : start + batch]
+            size = chunks_at_once(self.config, [len(asked.prompt_ids) for asked in group])
+            decoders = [self._parallel_decoder(blocks, asked.settings, chunk_batch=size) for asked in group]
+            answers += answer_together(decoders, group)
         return answers
 
     def stream(
@@ -230,48 +233,49 @@ class FocusEngine(TokenEngine):
         """
         memories = self._own(memory)
         settings, local_ids, prompt_ids = self._prepare(question, style, generation)
-        return self._stream(memories, local_ids, prompt_ids, settings, max_sources, cancel)
+        render = partial(self._rendered, question, style)
+        return self._stream(self._asked(memories, local_ids, prompt_ids, settings, render, max_sources, cancel))
 
     def stream_prompt(
         self,
         memory: DocumentMemory | Sequence[DocumentMemory],
         prompt_ids: Sequence[int],
         *,
+        quoted: RenderQuoted | None = None,
         max_sources: int = 3,
         cancel: threading.Event | None = None,
         **generation: Any,
     ) -> Generator[TextPiece, None, None]:
         """Like `stream`, for a local context that the caller rendered: token ids, up to where the answer begins.
 
+        Args:
+            quoted: renders it again with a text of passages in it; None to quote none.
+
         Raises:
             PromptTooLongError: they do not fit into the local window. Else as `ask`, all before the first piece.
         """
         memories = self._own(memory)
         settings, local_ids, prompt = self._fitting(flat_ids(prompt_ids, self.base.config.vocab_size), generation)
-        return self._stream(memories, local_ids, prompt, settings, max_sources, cancel)
+        return self._stream(self._asked(memories, local_ids, prompt, settings, quoted, max_sources, cancel))
 
-    def _stream(
+    def _asked(
         self,
         memories: list[DocumentMemory],
         local_ids: list[int],
         prompt_ids: list[int],
         settings: GenerationConfig,
+        render: RenderQuoted | None,
         max_sources: int,
         cancel: threading.Event | None,
-    ) -> Generator[TextPiece, None, None]:
+    ) -> Asked:
         _check_count("max_sources", max_sources, 0)
         self._check_room([one.num_tokens for one in memories], len(local_ids), settings)
-        decoder = self._decoder([block for one in memories for block in one.blocks], settings)
-        return stream_answer(
-            decoder,
-            memories,
-            local_ids,
-            prompt_ids,
-            settings,
-            self._tokenizer,
-            max_sources=max_sources,
-            cancel=cancel,
-        )
+        quoting = self._quoting(render, memories, len(local_ids), settings)
+        return Asked(memories, local_ids, prompt_ids, settings, self._tokenizer, quoting, max_sources, cancel)
+
+    def _stream(self, asked: Asked) -> Generator[TextPiece, None, None]:
+        decoder = self._decoder([block for one in asked.memories for block in one.blocks], asked.settings)
+        return stream_answer(decoder, asked)
 
     def check_question(self, question: str, *, style: PromptStyle = "auto", **generation: Any) -> None:
         """Raise what `ask` would raise for this question, so that no document need be read to find out.

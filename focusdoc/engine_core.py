@@ -13,10 +13,11 @@ from typing import Any
 from focusdoc.attention import attention_kernel
 from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.decoding.direct import DirectDecoder
-from focusdoc.decoding.limits import check_room
+from focusdoc.decoding.limits import check_room, positions_left
 from focusdoc.decoding.local_context import local_and_prompt
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.decoding.prompt import PromptStyle, question_prompt
+from focusdoc.decoding.quoting import Quoting, RenderQuoted
 from focusdoc.errors import AdapterError, ConfigError, PromptTooLongError
 from focusdoc.memory.chunk_memory import DocumentMemory, MemoryBlock, check_maker
 from focusdoc.memory.library import open_store, read_through
@@ -60,13 +61,15 @@ class EngineCore:
             config = FocusConfig.paper() if refreshed else FocusConfig()
         if adapter is not None:
             check_adapter(adapter, base.model, model_fingerprint=base.fingerprint)
-        elif config.allow_untrained:
+        untrained = adapter is None and config.allow_untrained
+        if untrained:
             adapter = untrained_adapter(base.model)
         self.adapter = adapter
         self.config = config.with_defaults(
             chunk_size=self._default_chunk_size(adapter, config),
             candidate_positions=adapter.config.candidate_positions if adapter is not None else "sequential",
             condensing="candidates" if adapter is not None or config.local_attention == "refresh" else "none",
+            quotes=adapter is not None and config.condensing != "none" and not untrained,
         )
         if self.config.direct and config.condensing is None:
             _log.warning(
@@ -131,9 +134,32 @@ class EngineCore:
     ) -> tuple[GenerationConfig, list[int], list[int]]:
         """The settings, the local context and the dynamic prompt of a question."""
         self.check_ready()
+        return self._fitting(self._rendered(question, style), generation)
+
+    def _rendered(self, question: str, style: PromptStyle, quoted: str = "") -> list[int]:
+        """Token ids of a question in its template, with a text of passages in front of it."""
         with self.base.tokenizer_lock:
-            question_ids = question_prompt(self._tokenizer, question, style)
-        return self._fitting(question_ids, generation)
+            return question_prompt(self._tokenizer, question, style, quoted)
+
+    def _quoting(
+        self,
+        render: RenderQuoted | None,
+        memories: Sequence[DocumentMemory],
+        local_len: int,
+        settings: GenerationConfig,
+    ) -> Quoting | None:
+        """How passages join a local context of `local_len` tokens; None where there is no room, or none are wanted."""
+        if render is None or not self.config.quote_tokens:
+            return None
+        in_window = self.config.local_window - local_len
+        num_chunks = sum(block.num_chunks for memory in memories for block in memory.blocks)
+        positions = positions_left(self.base, self.config, num_chunks, local_len, settings.max_new_tokens)
+        limit = min(self.config.quote_tokens, in_window, positions)
+        if limit <= 0:
+            return None
+        return Quoting(
+            limit, lambda text: local_and_prompt(self.base, self.config, list(render(text)))[0], self._tokenizer
+        )
 
     def _fitting(self, ids: list[int], generation: dict[str, Any]) -> tuple[GenerationConfig, list[int], list[int]]:
         """The settings, the local context and the dynamic prompt of a rendered question."""

@@ -89,6 +89,7 @@ def main() -> None:
             max_reused=6,
             max_rows=options.max_rows,
             max_local=1024,
+            quoted=0.5,
         ),
         seed=options.seed,
     )

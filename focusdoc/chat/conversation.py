@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-import torch
-
-from focusdoc.chat.messages import Message, check_messages, encode_conversation
+from focusdoc.chat.cancelling import ReadingCancelledError, stopped_by
+from focusdoc.chat.messages import Message, check_messages, encode_conversation, with_quotes
 from focusdoc.chat.splitting import split_prompt
 from focusdoc.chat.streams import last_answer
 from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import Answer, TextPiece
 from focusdoc.decoding.json_grammar import JsonGrammar, grammar_tokenizer
 from focusdoc.decoding.plain_answer import stream_plain_answer
-from focusdoc.decoding.prompt import SYSTEM_PROMPT, begin_of_text, encode_text, question_prompt
+from focusdoc.decoding.prompt import SYSTEM_PROMPT, begin_of_text, encode_text, question_prompt, quoted_before
+from focusdoc.decoding.quoting import RenderQuoted
 from focusdoc.documents import Document, cut_chunks, tokenize
 from focusdoc.engine import FocusEngine
-from focusdoc.errors import ConfigError, FocusdocError, PromptTooLongError
+from focusdoc.errors import ConfigError, PromptTooLongError
 from focusdoc.memory.chunk_memory import DocumentMemory
-from focusdoc.memory.pool import MemoryPool
+from focusdoc.memory.pool import MemoryPool, half_of_memory
 
 #: Tokens left for what the template says besides its messages, such as a system prompt of its own.
 _TEMPLATE_ROOM = 64
-
-
-class ReadingCancelledError(FocusdocError):
-    """Reading was cancelled; never leaves this module."""
 
 
 class Chat:
@@ -56,7 +51,7 @@ class Chat:
         if max_memory_bytes is not None and max_memory_bytes < 1:
             raise ConfigError(f"max_memory_bytes is {max_memory_bytes}; it must be at least 1, or None.")
         self.engine = engine
-        self.pool = MemoryPool(max_memory_bytes or _half_of_memory(engine.base.device))
+        self.pool = MemoryPool(max_memory_bytes or half_of_memory(engine.base.device))
         #: Readings queue, so that threads with the same document read it once.
         self._reading = threading.Lock()
 
@@ -117,7 +112,7 @@ class Chat:
             known = self.pool.find(document.text)
             if known is not None:
                 return self._as_document(known, document), 0
-            memory = self.engine.read(document, progress=_stopped_by(cancel))
+            memory = self.engine.read(document, progress=stopped_by(cancel))
             self.pool.keep(document.text, memory)
             return memory, memory.tokens_encoded
 
@@ -157,7 +152,14 @@ class Chat:
             Document.from_text(text, {"name": f"prompt, text {number}"})
             for number, text in enumerate(split.documents, start=1)
         ]
-        return self._answer(documents, self._render(split.local), max_sources, cancel, generation)
+        return self._answer(
+            documents,
+            self._render(split.local),
+            lambda text: self._render(with_quotes(split.local, text)),
+            max_sources,
+            cancel,
+            generation,
+        )
 
     def continue_text(
         self, text: str, *, max_sources: int = 3, cancel: threading.Event | None = None, **generation: Any
@@ -174,13 +176,21 @@ class Chat:
         window = engine.config.local_window
         split = split_prompt([Message("user", text)], window=window, count=self.count, known=self.pool.beginning_of)
         with engine.base.tokenizer_lock:
-            ids = begin_of_text(engine.base.tokenizer)
-        ids += self.encode("".join(part for message in split.local for part in message.parts))
+            begin = begin_of_text(engine.base.tokenizer)
+        local = "".join(part for message in split.local for part in message.parts)
+        ids = begin + self.encode(local)
         if not split.documents:
             self._check_plain(len(ids), settings)
             return stream_plain_answer(engine.base, ids, settings, cancel=cancel)
         documents = [Document.from_text(part, {"name": "prompt"}) for part in split.documents]
-        return self._answer(documents, ids, max_sources, cancel, generation)
+        return self._answer(
+            documents,
+            ids,
+            lambda text: begin + self.encode(quoted_before(local, text)),
+            max_sources,
+            cancel,
+            generation,
+        )
 
     def ask(
         self,
@@ -212,26 +222,31 @@ class Chat:
         """
         if not documents:
             raise ConfigError("There is no document to ask; pass at least one.")
-        with self.engine.base.tokenizer_lock:
-            prompt_ids = question_prompt(self.engine.base.tokenizer, question)
-        return self._answer(documents, prompt_ids, max_sources, cancel, generation)
+
+        def render(text: str) -> list[int]:
+            with self.engine.base.tokenizer_lock:
+                return question_prompt(self.engine.base.tokenizer, question, quoted=text)
+
+        return self._answer(documents, render(""), render, max_sources, cancel, generation)
 
     def _answer(
         self,
         documents: Sequence[Document],
         prompt_ids: Sequence[int],
+        quoted: RenderQuoted,
         max_sources: int,
         cancel: threading.Event | None,
         generation: Mapping[str, Any],
     ) -> Generator[TextPiece, None, None]:
         self.engine.check_prompt(prompt_ids, **generation)
         self._check_size(documents)
-        return self._read_and_answer(documents, prompt_ids, max_sources, cancel, generation)
+        return self._read_and_answer(documents, prompt_ids, quoted, max_sources, cancel, generation)
 
     def _read_and_answer(
         self,
         documents: Sequence[Document],
         prompt_ids: Sequence[int],
+        quoted: RenderQuoted,
         max_sources: int,
         cancel: threading.Event | None,
         generation: Mapping[str, Any],
@@ -243,7 +258,7 @@ class Chat:
         encoded = sum(tokens for _, tokens in found)
         memories = [memory for memory, _ in found]
         for piece in self.engine.stream_prompt(
-            memories, prompt_ids, max_sources=max_sources, cancel=cancel, **generation
+            memories, prompt_ids, quoted=quoted, max_sources=max_sources, cancel=cancel, **generation
         ):
             answer = piece.answer
             if answer is not None:
@@ -285,22 +300,3 @@ class Chat:
                 f"The documents take {total:,} tokens, but the memory holds {self.max_tokens:,} "
                 f"({self.pool.max_bytes:,} bytes); ask fewer of them, or raise max_memory_bytes."
             )
-
-
-def _stopped_by(cancel: threading.Event | None) -> Any:
-    """A reading's progress callback that ends it once `cancel` is set; None for the usual progress bar."""
-    if cancel is None:
-        return None
-
-    def progress(_: int, __: int) -> None:
-        if cancel.is_set():
-            raise ReadingCancelledError("cancelled")
-
-    return progress
-
-
-def _half_of_memory(device: torch.device) -> int:
-    """Half the bytes of the machine's RAM, or of the GPU's memory."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory // 2)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -54,6 +54,12 @@ def check_messages(messages: Sequence[Message]) -> None:
         raise ConfigError("The prompt is empty; write at least one message with text in it.")
 
 
+def with_quotes(messages: Sequence[Message], text: str) -> list[Message]:
+    """`messages` with passages of the documents in front of the last one's words."""
+    *before, last = messages
+    return [*before, Message(last.role, (text, *last.parts))]
+
+
 def encode_conversation(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Token ids of a conversation, up to where the model's answer begins.
 

@@ -28,6 +28,7 @@ def ask(
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes.", show_default=False)],
     max_new_tokens: options.MaxNewTokens = GenerationConfig.max_new_tokens,
     stop: options.Stop = None,
+    quote_tokens: options.QuoteTokens = None,
     temperature: options.Temperature = GenerationConfig.temperature,
     top_p: options.TopP = GenerationConfig.top_p,
     top_k: options.TopK = GenerationConfig.top_k,
@@ -63,6 +64,7 @@ def ask(
         device=device,
         dtype=dtype,
         memory_dtype=memory_dtype,
+        quote_tokens=quote_tokens,
         store=not no_store,
     )
     question = check_question(question)

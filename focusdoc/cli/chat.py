@@ -35,6 +35,7 @@ def chat(
     file: options.File,
     max_new_tokens: options.MaxNewTokens = GenerationConfig.max_new_tokens,
     stop: options.Stop = None,
+    quote_tokens: options.QuoteTokens = None,
     temperature: options.Temperature = GenerationConfig.temperature,
     top_p: options.TopP = GenerationConfig.top_p,
     top_k: options.TopK = GenerationConfig.top_k,
@@ -68,6 +69,7 @@ def chat(
         device=device,
         dtype=dtype,
         memory_dtype=memory_dtype,
+        quote_tokens=quote_tokens,
         store=not no_store,
     )
     document = open_document(file, password)

@@ -71,6 +71,15 @@ Prompt = Annotated[
         rich_help_panel=_HOW,
     ),
 ]
+QuoteTokens = Annotated[
+    int | None,
+    typer.Option(
+        metavar="TOKENS",
+        help="Of focus: passages that the model looks at are shown to it in at most this many tokens; 0 for none.",
+        rich_help_panel=_HOW,
+        show_default=False,
+    ),
+]
 #: Of every command; it has no default.
 OUTPUT = typer.Option(
     "--output", metavar="DIR", help="Where the rows go, a folder for each mode.", rich_help_panel=_RUN
@@ -108,6 +117,7 @@ class RunOptions:
     local_window: int
     max_tokens: int | None = None
     prompt: str | None = None
+    quote_tokens: int | None = None
     resume: bool = False
     retry: bool = False
     shard: str = "1/1"

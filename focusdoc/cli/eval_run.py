@@ -129,6 +129,7 @@ def load_engine(options: RunOptions) -> FocusEngine:
         paper=False,
         device=options.device,
         dtype=options.dtype,
+        quote_tokens=options.quote_tokens,
         store=False,
     ).load()
     if options.store is not None:

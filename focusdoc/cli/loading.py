@@ -29,7 +29,7 @@ class EngineOptions:
     Attributes:
         model, adapter, chunk_size, device, dtype: as for `FocusEngine.from_pretrained`, but the adapter may be the
             word "none".
-        memory_dtype: see `FocusConfig`.
+        memory_dtype, quote_tokens: see `FocusConfig`.
         paper: decode as the paper's code does, whatever the adapter was trained for.
         store: keep the memories of documents, so that none is read twice.
     """
@@ -41,6 +41,7 @@ class EngineOptions:
     device: str
     dtype: str
     memory_dtype: str = "auto"
+    quote_tokens: int | None = None
     store: bool = True
 
     def __post_init__(self) -> None:
@@ -72,8 +73,9 @@ class EngineOptions:
         return engine
 
     def _settings(self) -> dict[str, Any]:
-        chunk_size = {} if self.chunk_size is None else {"chunk_size": self.chunk_size}
-        return {"memory_dtype": self.memory_dtype, **chunk_size}
+        """The fields of `FocusConfig` that were given."""
+        given: dict[str, Any] = {"chunk_size": self.chunk_size, "quote_tokens": self.quote_tokens}
+        return {"memory_dtype": self.memory_dtype} | {name: value for name, value in given.items() if value is not None}
 
 
 def _teller(update: Callable[[str], None]) -> Callable[[str], None]:

@@ -39,7 +39,7 @@ INTERRUPTED = 130
 #: The library's messages name Python's settings; here they are options. A quoted text stays as it is.
 _SETTING = re.compile(
     r"'[^']*'|\b(chunk_size|max_new_tokens|top_p|top_k|repetition_penalty|learning_rate|max_tokens|max_chunks"
-    r"|min_chunk_size|max_chunk_size|save_every|eval_every|candidate_positions|memory_dtype)\b"
+    r"|min_chunk_size|max_chunk_size|save_every|eval_every|candidate_positions|memory_dtype|quote_tokens)\b"
 )
 _REMEDIES = (
     ("(password=...)", "with --password, or in FOCUSDOC_PASSWORD"),

@@ -85,6 +85,16 @@ MemoryDtype = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+QuoteTokens = Annotated[
+    int | None,
+    typer.Option(
+        metavar="TOKENS",
+        help="Show the model the passages it looks at, in at most this many tokens; 0: answer from the candidates "
+        "alone. Without it, 384 where an adapter is used.",
+        rich_help_panel=_ANSWER,
+        show_default=False,
+    ),
+]
 MaxNewTokens = Annotated[
     int,
     typer.Option(metavar="N", help="The answer ends after at most this many tokens.", rich_help_panel=_ANSWER),

@@ -65,6 +65,9 @@ def train(
     max_local: Annotated[
         int, _option("Tokens of the local context of a continuation, at most.", _SAMPLES, "N")
     ] = SampleShape.max_local,
+    quoted: Annotated[
+        float, _option("Share of questions that are asked with passages beside them, as at use.", _SAMPLES, "X")
+    ] = SampleShape.quoted,
     targets: Annotated[
         int, _option("Target tokens of a continuation or reconstruction.", _SAMPLES, "N")
     ] = SampleShape.targets,

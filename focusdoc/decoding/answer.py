@@ -39,6 +39,7 @@ class Usage:
     """Tokens of one answer: of the documents behind it, of the question's prompt, and of the answer.
 
     `encoded_tokens` of the document's tokens were read for this very answer; the memory of the others was there.
+    `quoted_tokens` are what passages of the document took in the local context, beside the prompt's own.
     """
 
     document_tokens: int
@@ -46,6 +47,7 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     encoded_tokens: int = 0
+    quoted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,43 +16,68 @@ from focusdoc.decoding.answer import Answer, Source, TextPiece, Timings, Usage
 from focusdoc.decoding.attribution import chunk_shares, find_sources
 from focusdoc.decoding.generation import AnswerDecoder, Step, TokenLoop
 from focusdoc.decoding.parallel import ParallelDecoder
+from focusdoc.decoding.quoting import Quoting, quote
 from focusdoc.decoding.text import TextStream
 from focusdoc.decoding.together import start_together, step_together
 from focusdoc.memory.chunk_memory import DocumentMemory
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What an answer is asked for, and how.
+
+    Attributes:
+        memories: what the decoder is over, in its order.
+        local_ids, prompt_ids: see `AnswerDecoder.start`.
+        tokenizer: of the model.
+        quoting: how passages join the local context; None for none.
+        max_sources: at most this many sources.
+        cancel: set it to end the answer after the current token.
+    """
+
+    memories: Sequence[DocumentMemory]
+    local_ids: Sequence[int]
+    prompt_ids: Sequence[int]
+    settings: GenerationConfig
+    tokenizer: Any
+    quoting: Quoting | None = None
+    max_sources: int = 3
+    cancel: threading.Event | None = None
+
+
 class AnswerWriter:
     """One answer while it is written: its tokens, its text, and the attention that they paid to the chunks.
 
+    Passages are quoted when it is made, so that the next logits are those of the answer's first token.
+
     Args:
-        decoder: over the chunks of `memories` in their order.
-        loop: chooses the tokens.
-        begun: when the call began, by ``time.perf_counter``; the loop's first logits are there when this is made.
-        max_sources: at most this many sources.
+        decoder: as it stands after `start`, whose `logits` these are.
+        begun: when the call began, by ``time.perf_counter``.
+
+    Attributes:
+        loop: chooses the tokens. logits: of the first one, float32 [vocab].
     """
 
-    def __init__(
-        self,
-        decoder: AnswerDecoder,
-        memories: Sequence[DocumentMemory],
-        local_ids: Sequence[int],
-        prompt_ids: Sequence[int],
-        settings: GenerationConfig,
-        tokenizer: Any,
-        loop: TokenLoop,
-        *,
-        begun: float,
-        max_sources: int,
-    ) -> None:
+    def __init__(self, decoder: AnswerDecoder, logits: Tensor, asked: Asked, *, begun: float) -> None:
         self._decoder = decoder
-        self._memories = memories
-        self._local_ids = local_ids
-        self._prompt_ids = prompt_ids
-        self._loop = loop
+        self._asked = asked
         self._begun = begun
+        self._quoted = 0
+        if asked.quoting is not None and isinstance(decoder, ParallelDecoder):
+            local_ids = quote(decoder, asked.memories, asked.quoting, asked.local_ids, asked.prompt_ids)
+            self._quoted = len(local_ids) - len(asked.local_ids)
+            logits = decoder.restart(local_ids) if self._quoted else logits
+        self.logits = logits
+        self.loop = TokenLoop(
+            decoder,
+            logits,
+            asked.settings,
+            history=asked.local_ids,
+            eos_token_ids=decoder.base.eos_token_ids,
+            cancel=asked.cancel,
+        )
         self._first = time.perf_counter()
-        self._max_sources = max_sources
-        self._text = TextStream(tokenizer, settings.stop)
+        self._text = TextStream(asked.tokenizer, asked.settings.stop)
         self._token_ids: list[int] = []
         self._masses: list[Tensor] = []
 
@@ -67,7 +93,7 @@ class AnswerWriter:
     def stopped(self) -> bool:
         """Whether a stop string has come."""
         if self._text.stopped:
-            self._loop.finish_reason = "stop"
+            self.loop.finish_reason = "stop"
         return self._text.stopped
 
     def finish(self) -> TextPiece:
@@ -76,53 +102,28 @@ class AnswerWriter:
         timings = Timings(self._first - self._begun, time.perf_counter() - self._first)
         sources: tuple[Source, ...] = ()
         shares: tuple[float, ...] = ()
-        ids, decoder = self._token_ids, self._decoder
+        ids, decoder, asked = self._token_ids, self._decoder, self._asked
         if ids:
-            fed = [self._prompt_ids[-1], *ids[:-1]]
+            fed = [asked.prompt_ids[-1], *ids[:-1]]
             paid = torch.stack(self._masses).cpu()
             shares = tuple(chunk_shares(paid).tolist())
-            prompt_len = len(self._prompt_ids)
-            sources = find_sources(decoder, self._memories, fed, paid, prompt_len=prompt_len, limit=self._max_sources)
-        document_tokens = sum(memory.num_tokens for memory in self._memories)
-        usage = Usage(document_tokens, decoder.num_chunks, len(self._local_ids), len(ids))
-        reason = self._loop.finish_reason
+            prompt_len = len(asked.prompt_ids)
+            sources = find_sources(decoder, asked.memories, fed, paid, prompt_len=prompt_len, limit=asked.max_sources)
+        document_tokens = sum(memory.num_tokens for memory in asked.memories)
+        usage = Usage(document_tokens, decoder.num_chunks, len(asked.local_ids), len(ids), quoted_tokens=self._quoted)
+        reason = self.loop.finish_reason
         return TextPiece(rest, Answer(self._text.text, sources, usage, timings, tuple(ids), reason, shares))
 
 
-def stream_answer(
-    decoder: AnswerDecoder,
-    memories: Sequence[DocumentMemory],
-    local_ids: Sequence[int],
-    prompt_ids: Sequence[int],
-    settings: GenerationConfig,
-    tokenizer: Any,
-    *,
-    max_sources: int = 3,
-    cancel: threading.Event | None = None,
-) -> Generator[TextPiece, None, None]:
+def stream_answer(decoder: AnswerDecoder, asked: Asked) -> Generator[TextPiece, None, None]:
     """Yield the answer's text as it comes; the last piece carries the whole `Answer`.
 
     Args:
-        decoder: fresh, over the chunks of `memories` in their order.
-        local_ids, prompt_ids: see `AnswerDecoder.start`.
-        max_sources: at most this many sources.
+        decoder: fresh, over the chunks of the memories.
     """
     begun = time.perf_counter()
-    logits = decoder.start(local_ids, prompt_ids)
-    ends = decoder.base.eos_token_ids
-    loop = TokenLoop(decoder, logits, settings, history=local_ids, eos_token_ids=ends, cancel=cancel)
-    writer = AnswerWriter(
-        decoder,
-        memories,
-        local_ids,
-        prompt_ids,
-        settings,
-        tokenizer,
-        loop,
-        begun=begun,
-        max_sources=max_sources,
-    )
-    for step in loop:
+    writer = AnswerWriter(decoder, decoder.start(asked.local_ids, asked.prompt_ids), asked, begun=begun)
+    for step in writer.loop:
         piece = writer.add(step)
         if piece:
             yield TextPiece(piece)
@@ -131,53 +132,31 @@ def stream_answer(
     yield writer.finish()
 
 
-def answer_together(
-    decoders: Sequence[ParallelDecoder],
-    memories: Sequence[DocumentMemory],
-    questions: Sequence[tuple[list[int], list[int]]],
-    settings: GenerationConfig,
-    tokenizer: Any,
-    *,
-    max_sources: int = 3,
-    cancel: threading.Event | None = None,
-) -> list[Answer]:
+def answer_together(decoders: Sequence[ParallelDecoder], questions: Sequence[Asked]) -> list[Answer]:
     """Answer several questions over the same memories, all of them advancing in the same sweeps.
 
     Args:
-        decoders: one for each question, fresh, over the chunks of `memories` in their order.
-        questions: the local context and the dynamic prompt of each.
+        decoders: one for each question, fresh, over the chunks of the memories.
     """
     begun = time.perf_counter()
-    logits = start_together(decoders, questions)
-    loops, writers = [], []
-    for decoder, (local_ids, prompt_ids), first in zip(decoders, questions, logits, strict=True):
-        ends = decoder.base.eos_token_ids
-        loop = TokenLoop(decoder, first, settings, history=local_ids, eos_token_ids=ends, cancel=cancel)
-        loops.append(loop)
-        writers.append(
-            AnswerWriter(
-                decoder,
-                memories,
-                local_ids,
-                prompt_ids,
-                settings,
-                tokenizer,
-                loop,
-                begun=begun,
-                max_sources=max_sources,
-            )
-        )
+    started = start_together(decoders, [(asked.local_ids, asked.prompt_ids) for asked in questions])
+    writers = [
+        AnswerWriter(decoder, logits, asked, begun=begun)
+        for decoder, logits, asked in zip(decoders, started, questions, strict=True)
+    ]
+    logits = [writer.logits for writer in writers]
     answers: list[Answer | None] = [None] * len(decoders)
     running = list(range(len(decoders)))
     while running:
         fed: list[tuple[int, int]] = []
         for index in running:
-            step = loops[index].take(logits[index])
-            goes_on = step is not None and writers[index].add(step) is not None and not writers[index].stopped
-            if step is not None and goes_on and not loops[index].over:
+            writer = writers[index]
+            step = writer.loop.take(logits[index])
+            goes_on = step is not None and writer.add(step) is not None and not writer.stopped
+            if step is not None and goes_on and not writer.loop.over:
                 fed.append((index, step.token))
             else:
-                answers[index] = writers[index].finish().answer
+                answers[index] = writer.finish().answer
         running = [index for index, _ in fed]
         found = step_together([decoders[index] for index in running], [token for _, token in fed]) if fed else []
         for index, next_logits in zip(running, found, strict=True):

@@ -30,7 +30,7 @@ class DenseSweep:
         num_targets: T.
         tail_start: tail tokens before the first target; target t sees ``tail_start + t`` of them.
         local: what the local rows attend to, or None for a pass of candidates alone.
-        token_weights: float32 [chunks of the one group, T]; when given, `looked_at` collects the attention that the
+        token_weights: for each group, float32 [chunks, T]; when given, `looked_at` collects the attention that the
             candidates, so weighted, paid inside their chunks.
         looked_at: for each group, float32 [chunks, chunk_len], averaged over heads and summed over layers.
     """
@@ -41,7 +41,7 @@ class DenseSweep:
     rotary: Rotary
     kernel: AttentionKernel
     local: LocalRows | None = None
-    token_weights: Tensor | None = None
+    token_weights: Sequence[Tensor] | None = None
     looked_at: list[Tensor] = field(init=False)
     _rotations: list[object] = field(init=False)
 
@@ -118,7 +118,7 @@ class DenseSweep:
         over_tail, tail_lse = masked_attention(query, keys, values, self._tail_mask(window), scaling=scaling)
         output, lse = merge(over_chunk, chunk_lse, over_tail, tail_lse)
         if self.token_weights is not None:
-            self._look(index, stored_keys, query, lse, scaling)
+            self.looked_at[index] += _looked_at(stored_keys, query, lse, scaling, self.token_weights[index])
         # [chunks, heads, T, head_dim] -> [chunks * T, heads, head_dim]
         return output.transpose(1, 2).flatten(0, 1)
 
@@ -132,8 +132,9 @@ class DenseSweep:
             tail &= self.tail_start + targets - places < window
         return torch.cat((tail, torch.eye(self.num_targets, dtype=torch.bool, device=device)), dim=1)
 
-    def _look(self, index: int, keys: Tensor, query: Tensor, lse: Tensor, scaling: float) -> None:
-        """Add what the candidates of a group looked at in one layer, whose stored keys these are."""
-        keys = keys.float().repeat_interleave(query.shape[1] // keys.shape[1], dim=1)
-        weights = torch.exp(query.float() @ keys.transpose(-1, -2) * scaling - lse.unsqueeze(-1))
-        self.looked_at[index] += torch.einsum("nhts,nt->ns", weights, self.token_weights) / query.shape[1]
+
+def _looked_at(keys: Tensor, query: Tensor, lse: Tensor, scaling: float, token_weights: Tensor) -> Tensor:
+    """What candidates, query [chunks, heads, T, head_dim], looked at in one layer: float32 [chunks, chunk_len]."""
+    keys = keys.float().repeat_interleave(query.shape[1] // keys.shape[1], dim=1)
+    weights = torch.exp(query.float() @ keys.transpose(-1, -2) * scaling - lse.unsqueeze(-1))
+    return torch.einsum("nhts,nt->ns", weights, token_weights) / query.shape[1]

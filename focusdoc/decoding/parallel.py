@@ -77,7 +77,7 @@ class ParallelDecoder:
         self.tail_len = 0
         self._local_ids: list[int] = []
         self._newest = -1
-        self._begun = False
+        self._stepped = False
         #: The chunk in each slot in front of the local context; fewer than all once some sit out.
         self.active = list(range(self.num_chunks))
         self._sitting_out: list[ChunkGroup] = []
@@ -113,12 +113,35 @@ class ParallelDecoder:
 
     def next(self, token: int) -> tuple[list[int], list[int]]:
         """What `step` feeds, as `open` tells it."""
+        if not self._stepped and self._config.active_chunks != "all":
+            self._focus()
+        self._stepped = True
         previous, self._newest = self._newest, token
         if self._refresh:
             self._local_ids.append(token)
             self.local.length = 0
             return [previous], self._local_ids
         return [previous], [token]
+
+    @torch.no_grad()
+    def restart(self, local_ids: Sequence[int]) -> Tensor:
+        """Put another local context behind the candidates that `start` made; call it before the first `step`.
+
+        The chunks, their tails and the candidates stand as they are, and so does `candidate_mass`: only local rows run.
+
+        Args:
+            local_ids: ends with the token that the first local context ended with.
+
+        Returns:
+            Float32 logits [vocab] of the first new token.
+        """
+        before = self.local
+        self.local = before.emptied(len(local_ids) + self._max_new_tokens)
+        self._local_ids = list(local_ids)
+        rows = self._rows([], [], self._local_ids)
+        hidden = self._run(rows)
+        self.local.length = len(local_ids)
+        return self.base.logits(hidden[-1])
 
     @torch.no_grad()
     def look_inside(
@@ -129,29 +152,39 @@ class ParallelDecoder:
         Candidates of all steps are recomputed in one dense pass over these few chunks, each weighted by the attention
         its step's local token paid to it.
         """
-        found: list[Tensor] = []
-        for index in chunks:
-            # A chunk that sat out has no tail beyond the prompt, and no candidate after the first.
-            steps = torch.tensor(token_ids if index in self.active else token_ids[:1])
-            group = self.single(index)
-            layout = DenseSweep(
-                groups=[group],
-                num_targets=len(steps),
-                tail_start=prompt_len - 1,
-                rotary=self.base.rotary,
-                kernel=self.kernel,
-                token_weights=masses[: len(steps), index].to(group.tail_keys.device)[None],
-            )
-            positions = group.chunk_len + prompt_len - 1 + torch.arange(len(steps))
-            self.base.run(
-                steps[None].to(group.tail_keys.device),
-                positions[None].to(group.tail_keys.device),
-                layout,
-                weights=self.weights,
-                num_candidates=len(steps),
-            )
-            found.append(layout.looked_at[0][0].cpu())
-        return found
+        # A chunk that sat out has no tail beyond the prompt, and no candidate after the first.
+        awake = [index for index in chunks if index in self.active]
+        found: dict[int, Tensor] = {}
+        for some, num_steps in ((awake, len(token_ids)), ([index for index in chunks if index not in awake], 1)):
+            if some:
+                looked = self._looked_at(some, token_ids[:num_steps], masses[:num_steps], prompt_len)
+                found |= zip(some, looked, strict=True)
+        return [found[index] for index in chunks]
+
+    def _looked_at(
+        self, chunks: Sequence[int], token_ids: Sequence[int], masses: Tensor, prompt_len: int
+    ) -> list[Tensor]:
+        """`look_inside` for chunks that all took part in the same steps."""
+        device, num_steps = self.base.device, len(token_ids)
+        groups = [self.single(index) for index in chunks]
+        layout = DenseSweep(
+            groups=groups,
+            num_targets=num_steps,
+            tail_start=prompt_len - 1,
+            rotary=self.base.rotary,
+            kernel=self.kernel,
+            token_weights=[masses[:, index].to(device)[None] for index in chunks],
+        )
+        places = [group.chunk_len + prompt_len - 1 + torch.arange(num_steps) for group in groups]
+        rows = len(chunks) * num_steps
+        self.base.run(
+            torch.tensor(token_ids).repeat(len(chunks))[None].to(device),
+            torch.cat(places)[None].to(device),
+            layout,
+            weights=self.weights,
+            num_candidates=rows,
+        )
+        return [looked[0].cpu() for looked in layout.looked_at]
 
     def single(self, index: int) -> ChunkGroup:
         """Chunk `index` with its tail, as a group of its own (views, no copies)."""
@@ -214,9 +247,6 @@ class ParallelDecoder:
             mass = last.layout.candidate_mass
             self.candidate_mass = mass.new_zeros(self.num_chunks)
             self.candidate_mass[self.active] = mass / self.base.num_layers
-        if not self._begun and self._config.active_chunks != "all":
-            self._focus()
-        self._begun = True
         return self.base.logits(hidden[last.num_leading - 1])
 
     def _run(self, rows: PassRows) -> Tensor:

@@ -66,12 +66,13 @@ def _without_prefix(tokenizer: Any, text: str, encode: Callable[[Any, str], list
     return encode(tokenizer, text)
 
 
-def question_prompt(tokenizer: Any, question: str, style: PromptStyle = "auto") -> list[int]:
+def question_prompt(tokenizer: Any, question: str, style: PromptStyle = "auto", quoted: str = "") -> list[int]:
     """Token ids of the local context of `question`, up to where the answer begins.
 
     Args:
         style: ``"chat"`` uses the tokenizer's chat template, ``"plain"`` a question-and-answer continuation,
             ``"auto"`` the chat template where there is one.
+        quoted: passages of the document that stand in front of the question.
 
     Raises:
         ConfigError: ``"chat"`` for a tokenizer that has no chat template, or a template that cannot hold a question.
@@ -84,18 +85,25 @@ def question_prompt(tokenizer: Any, question: str, style: PromptStyle = "auto") 
         question.encode("utf-8")
     except UnicodeEncodeError:
         raise ConfigError("The question holds half of a surrogate pair, which is no text; decode it rightly.") from None
+    asked = quoted_before(question, quoted)
     has_template = bool(getattr(tokenizer, "chat_template", None))
     if style == "chat" and not has_template:
         raise ConfigError("This model's tokenizer has no chat template; use the prompt style 'plain' or 'auto'.")
     if style == "plain" or not has_template:
-        return begin_of_text(tokenizer) + encode_text(tokenizer, f"Question: {question}\nAnswer:")
+        text = quoted_before(f"Question: {question}\nAnswer:", quoted)
+        return begin_of_text(tokenizer) + encode_text(tokenizer, text)
     try:
-        return encode_messages(tokenizer, [("system", SYSTEM_PROMPT), ("user", question)])
+        return encode_messages(tokenizer, [("system", SYSTEM_PROMPT), ("user", asked)])
     except Exception as error:
         # A template that knows no system role raises jinja2's TemplateError, or drops the message without a word.
         if type(error).__name__ != "TemplateError" and not isinstance(error, ConfigError):
             raise
-        return encode_messages(tokenizer, [("user", f"{SYSTEM_PROMPT}\n\n{question}")])
+        return encode_messages(tokenizer, [("user", f"{SYSTEM_PROMPT}\n\n{asked}")])
+
+
+def quoted_before(text: str, quoted: str) -> str:
+    """`text` with passages of the document in front of it, if there are any."""
+    return f"{quoted}\n\n{text}" if quoted else text
 
 
 def _render(tokenizer: Any, messages: Sequence[tuple[str, str]]) -> str:

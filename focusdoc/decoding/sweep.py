@@ -85,6 +85,15 @@ class LocalContext:
         shape = (num_layers, num_kv_heads, num_candidates + room, head_dim)
         return cls(like.new_empty(shape), like.new_empty(shape), num_candidates)
 
+    def emptied(self, room: int) -> LocalContext:
+        """The same candidates in front of room for `room` local tokens, of which there are none yet."""
+        num_layers, num_kv_heads, _, head_dim = self.keys.shape
+        shape = (num_layers, num_kv_heads, self.num_candidates + room, head_dim)
+        other = LocalContext(self.keys.new_empty(shape), self.values.new_empty(shape), self.num_candidates)
+        other.keys[:, :, : self.num_candidates] = self.keys[:, :, : self.num_candidates]
+        other.values[:, :, : self.num_candidates] = self.values[:, :, : self.num_candidates]
+        return other
+
 
 @dataclass(slots=True)
 class Sweep:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -110,6 +110,7 @@ def explain(
     kind = DirectRecorder if engine.config.direct else CandidateRecorder
     recorder = kind(engine.kernel, base.num_layers, memory.num_chunks, layer, head)
     watched = copy(engine)
+    watched.config = replace(engine.config, quote_tokens=0)  # what the answer owes to the candidates alone
     watched.kernel = recorder
     answer = watched.ask(memory, question, max_new_tokens=max_new_tokens)
     if not answer.token_ids:

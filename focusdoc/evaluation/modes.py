@@ -14,6 +14,7 @@ from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.decoding.answer import Generation, Usage
 from focusdoc.decoding.generation import TokenLoop, complete
 from focusdoc.decoding.local_context import bos_token
+from focusdoc.decoding.prompt import quoted_before
 from focusdoc.documents import Document
 from focusdoc.engine import FocusEngine
 from focusdoc.evaluation.engines import (
@@ -105,16 +106,25 @@ class MemoryMode:
         begun = time.perf_counter()
         memory = self._read(document)
         seconds = time.perf_counter() - begun
-        ids = prompt_ids(engine, question, chat=_is_chat(item, self._settings))
+        chat = _is_chat(item, self._settings)
+        ids = prompt_ids(engine, question, chat=chat)
         # Where the answer came from is not asked here, and takes passes of its own.
-        *_, last = engine.stream_prompt(memory, ids, max_sources=0, max_new_tokens=item.max_new_tokens, stop=item.stop)
+        *_, last = engine.stream_prompt(
+            memory,
+            ids,
+            quoted=lambda text: prompt_ids(engine, quoted_before(question, text), chat=chat),
+            max_sources=0,
+            max_new_tokens=item.max_new_tokens,
+            stop=item.stop,
+        )
         answer = last.answer
         if answer is None:  # pragma: no cover - the last piece always carries the answer
             raise RuntimeError("the stream ended without an answer")
         # Behind every chunk stands a tail of its own, but in direct mode.
         tail = min(answer.usage.prompt_tokens, engine.config.prompt_window) + answer.usage.completion_tokens
         tail = 0 if engine.config.direct else tail
-        beside = memory.num_chunks * tail + answer.usage.prompt_tokens + answer.usage.completion_tokens
+        usage = answer.usage
+        beside = memory.num_chunks * tail + usage.prompt_tokens + usage.quoted_tokens + usage.completion_tokens
         return Outcome(
             prediction=answer.text,
             document_tokens=memory.num_tokens,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
+
+import torch
 
 from focusdoc.memory.chunk_memory import DocumentMemory
 
@@ -58,3 +61,10 @@ class MemoryPool:
         """Let go of all memories."""
         with self._lock:
             self._memories.clear()
+
+
+def half_of_memory(device: torch.device) -> int:
+    """Half the bytes of the machine's RAM, or of the GPU's memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory // 2)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from focusdoc.decoding.prompt import encode_text, question_prompt
+from focusdoc.decoding.prompt import encode_text
 from focusdoc.documents import load, tokenize
 from focusdoc.errors import ConfigError, TrainingError
+from focusdoc.training.asking import Passages, Question
 from focusdoc.training.dense import TrainingPrompt
 from focusdoc.training.facts import FACT_MAKERS, Fact
 from focusdoc.training.shape import SampleShape
@@ -166,17 +167,17 @@ class SampleMaker:
         ground, following = self.ground(rng, chunk_size * num_chunks)
         soil = Soil([ground[start : start + chunk_size] for start in range(0, len(ground), chunk_size)], rng)
         chosen = rng.choices(names, [self.mix[name] for name in names], k=self.shape.prompts)
-        prompts: list[TrainingPrompt | None] = []
+        prompts: list[Question | TrainingPrompt | None] = []
         told: set[str] = set()
+        planted: list[str] = []
         for number, name in enumerate(chosen):
             if name == "files":
                 prompts.append(self._from_file(rng, soil))
             elif name == "passkey" and "passkey" in chosen[:number]:
-                prompts.append(
-                    self._planted(rng, "number", soil, told)
-                )  # there is one pass key, or its question is vague
+                # There is one pass key, or its question is vague.
+                prompts.append(self._planted(rng, "number", soil, told, planted))
             elif name in FACT_MAKERS:
-                prompts.append(self._planted(rng, name, soil, told))
+                prompts.append(self._planted(rng, name, soil, told, planted))
             elif name == "continuation":
                 prompts.append(self._continuation(rng, following))
             else:
@@ -184,9 +185,18 @@ class SampleMaker:
         chunks = soil.chunks(_sentence_ends(self.tokenizer))
         # Reconstruction comes last, for it copies what the chunks hold in the end; it also stands in for a fact
         # that found no room.
-        filled = tuple(prompt or self._reconstruction(rng, chunks) for prompt in prompts)
+        passages = Passages(chunks, planted, self.tokenizer)
+        filled = tuple(self._prompt(rng, prompt, chunks, passages) for prompt in prompts)
         ids = [token for chunk in chunks for token in chunk]
         return TrainingSample(ids, chunk_size, filled, step, frozenset(told))
+
+    def _prompt(
+        self, rng: random.Random, asked: Question | TrainingPrompt | None, chunks: list[list[int]], passages: Passages
+    ) -> TrainingPrompt:
+        """What is asked as a prompt over the finished chunks."""
+        if not isinstance(asked, Question):
+            return asked or self._reconstruction(rng, chunks)
+        return asked.asked(self.tokenizer, passages.draw(rng, asked) if rng.random() < self.shape.quoted else "")
 
     def ground(self, rng: random.Random, length: int) -> tuple[list[int], list[int]]:
         """`length` tokens of one text, and the tokens that follow them.
@@ -211,7 +221,9 @@ class SampleMaker:
             self.cache[path] = tokenize(self.tokenizer, load(path).text).token_ids
         return self.cache[path]
 
-    def _planted(self, rng: random.Random, name: str, soil: Soil, told: set[str]) -> TrainingPrompt | None:
+    def _planted(
+        self, rng: random.Random, name: str, soil: Soil, told: set[str], planted: list[str]
+    ) -> Question | None:
         """Plant a fact and distractors of its kind; ask for the fact. What they answer is added to `told`."""
         fact = FACT_MAKERS[name](rng)
         if name == "pair" and rng.random() < 0.7:
@@ -221,13 +233,15 @@ class SampleMaker:
         if not placed:
             return None
         told |= self._asking(fact)
+        planted.append(fact.statement)
         if name != "passkey":
             for _ in range(rng.choice([0, 0, 1, 2, 4, 8])):
                 other = FACT_MAKERS[name](rng)
                 if other.questions != fact.questions:  # else the question would have two answers
-                    soil.plant(self._statement(rng, other))
+                    if soil.plant(self._statement(rng, other)):
+                        planted.append(other.statement)
                     told |= self._asking(other)
-        return replace(self._question(rng, fact), questions=self._asking(fact))
+        return self._question(rng, fact)
 
     def _asking(self, fact: Fact) -> frozenset[str]:
         """What no other fact may answer: the wordings of its question; of pass keys there may be but one."""
@@ -251,31 +265,31 @@ class SampleMaker:
         ids = encode_text(self.tokenizer, "\n".join(lines) + "\n")[:length]
         return ids + (encode_text(self.tokenizer, " -") * length)[: length - len(ids)]
 
-    def _question(self, rng: random.Random, fact: Fact) -> TrainingPrompt:
+    def _question(self, rng: random.Random, fact: Fact) -> Question:
         """Ask for `fact` in one of the formats that `ask` and the framework classes use."""
-        if fact.completions and rng.random() < 0.2:
-            opening = rng.choice(fact.completions)
-            glue = "" if opening.endswith('"') else " "
-            prompt = encode_text(self.tokenizer, opening)
-            answer = encode_text(self.tokenizer, glue + fact.answer)
-            return TrainingPrompt((*prompt, *answer), len(answer), fact.kind)
-        return self._asked(rng, rng.choice(fact.questions), fact.answer, fact.kind)
+        if not fact.completions or rng.random() >= 0.2:
+            asked = self._asked(rng, rng.choice(fact.questions), fact.answer, fact.kind, fact.statement)
+            return replace(asked, wordings=self._asking(fact))
+        opening = rng.choice(fact.completions)
+        targets = encode_text(self.tokenizer, ("" if opening.endswith('"') else " ") + fact.answer)
+        at = max(0, fact.statement.find(fact.answer))
+        return Question(opening, tuple(targets), None, fact.kind, fact.statement, at, self._asking(fact))
 
-    def _asked(self, rng: random.Random, question: str, answer: str, kind: str) -> TrainingPrompt:
+    def _asked(self, rng: random.Random, question: str, answer: str, kind: str, planted: str) -> Question:
         if rng.random() < 0.2:
             question = rng.choice(FORMS).format(question)
         plain = rng.random() < 0.25 or not getattr(self.tokenizer, "chat_template", None)
-        prompt = question_prompt(self.tokenizer, question, "plain" if plain else "chat")
         end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
         targets = encode_text(self.tokenizer, (" " if plain else "") + answer) + end
-        return TrainingPrompt((*prompt, *targets), len(targets), kind)
+        style: Literal["plain", "chat"] = "plain" if plain else "chat"
+        return Question(question, tuple(targets), style, kind, planted, max(0, planted.find(answer)))
 
-    def _from_file(self, rng: random.Random, soil: Soil) -> TrainingPrompt | None:
+    def _from_file(self, rng: random.Random, soil: Soil) -> Question | None:
         """Plant a context from the files whole, if it fits, and ask its question."""
         for _ in range(16):
             context, question, answer = rng.choice(self.questions)
             if soil.plant(encode_text(self.tokenizer, f"\n\n{context}\n\n")):
-                return self._asked(rng, question, answer, "files")
+                return self._asked(rng, question, answer, "files", context)
         return None
 
     def _continuation(self, rng: random.Random, following: list[int]) -> TrainingPrompt:

@@ -34,6 +34,8 @@ class TrainingPrompt:
         objective: the name under which its loss is reported.
         prompt_window: longest dynamic prompt in tokens, where it shall be shorter than the configured one.
         questions: the wordings of the question it asks; no chunk may hold another fact that answers one of them.
+        local_ids: the local context where it holds more than the dynamic prompt does, such as passages; it ends with
+            the same token. Empty for what stands before the targets.
     """
 
     token_ids: tuple[int, ...]
@@ -41,12 +43,20 @@ class TrainingPrompt:
     objective: str
     prompt_window: int | None = None
     questions: frozenset[str] = frozenset()
+    local_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_targets < len(self.token_ids):
             raise ConfigError(
                 f"num_targets is {self.num_targets} of {len(self.token_ids)} tokens; it must leave at least one before."
             )
+        if self.local_ids and self.local_ids[-1] != self.token_ids[-self.num_targets - 1]:
+            raise ConfigError("local_ids ends with another token than the prompt; both are followed by the targets.")
+
+    @property
+    def local(self) -> tuple[int, ...]:
+        """The local context before the targets."""
+        return self.local_ids or self.token_ids[: -self.num_targets]
 
 
 def dense_logits(
@@ -78,7 +88,7 @@ def dense_logits(
     for prompt in prompts:
         ids = list(prompt.token_ids)
         window = min(config.prompt_window, prompt.prompt_window or config.prompt_window)
-        locals_.append(ids[: -prompt.num_targets])
+        locals_.append(list(prompt.local))
         dynamics.append(ids[: -prompt.num_targets][-window:])
         targets.append(ids[-prompt.num_targets : -1])  # the last target is fed to nobody
     tails = _padded([[*dynamic, *fed] for dynamic, fed in zip(dynamics, targets, strict=True)])

@@ -122,7 +122,7 @@ class DenseObjective:
 def _batches(prompts: Sequence[TrainingPrompt], num_chunks: int) -> Iterator[list[TrainingPrompt]]:
     """Prompts in batches: alike in length, for all are padded to the longest, and bounded in rows with gradient."""
     batch: list[TrainingPrompt] = []
-    for prompt in sorted(prompts, key=lambda each: (each.num_targets, len(each.token_ids))):
+    for prompt in sorted(prompts, key=lambda each: (each.num_targets, len(each.local), len(each.token_ids))):
         together = [*batch, prompt]
         too_many = prompt.num_targets * (num_chunks + 1) * len(together) > MAX_GRADIENT_ROWS
         apart = _cost(batch, num_chunks) + _cost([prompt], num_chunks)
@@ -138,7 +138,7 @@ def _cost(prompts: Sequence[TrainingPrompt], num_chunks: int) -> float:
     if not prompts:
         return 0.0
     targets = max(prompt.num_targets for prompt in prompts)
-    local = max(len(prompt.token_ids) for prompt in prompts)
+    local = max(len(prompt.local) for prompt in prompts)
     tail = max(min(len(prompt.token_ids), (prompt.prompt_window or local) + prompt.num_targets) for prompt in prompts)
     return len(prompts) * (local + num_chunks * (tail + 2 * targets)) + PASS_ROWS
 

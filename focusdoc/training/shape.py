@@ -26,6 +26,7 @@ class SampleShape:
             row for each of its tokens and two more (forward and backward of its candidates) for each target. The first
             prompt is always made. None for no bound.
         max_local: tokens of the local context of a continuation prompt.
+        quoted: share of the questions that have passages of the chunks in front of them in the local context.
     """
 
     min_chunk_size: int = 64
@@ -37,6 +38,7 @@ class SampleShape:
     max_reused: int = 6
     max_rows: int | None = 4000
     max_local: int = 512
+    quoted: float = 0.4
 
     def __post_init__(self) -> None:
         # A chunk of one token has no stretch to reconstruct.
@@ -44,6 +46,8 @@ class SampleShape:
         for name, least in smallest.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
+        if not 0 <= self.quoted <= 1:
+            raise ConfigError(f"quoted is {self.quoted}; it must be a share from 0 to 1.")
         if self.max_rows is not None and self.max_rows < 1:
             raise ConfigError(f"max_rows is {self.max_rows}; it must be at least 1, or None for no bound.")
         for name in ("max_chunk_size", "max_tokens"):

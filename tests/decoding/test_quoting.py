@@ -1,0 +1,174 @@
+"""Quoting: what the candidates looked at joins the local context, behind the same candidates."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from focusdoc import Document, FocusConfig, FocusEngine
+from focusdoc.attention import attention_kernel
+from focusdoc.config import QUOTE_TOKENS
+from focusdoc.decoding.attribution import SINK_TOKENS
+from focusdoc.decoding.parallel import ParallelDecoder
+from focusdoc.decoding.quoting import WIDTH, Texts, points, runs
+from focusdoc.errors import ConfigError
+from focusdoc.memory.reading import read_chunks
+from focusdoc.modeling.adapter import untrained_adapter
+from focusdoc.modeling.base import BaseModel
+from tiny_models import random_weights, tiny_model
+
+TEXT = "\n".join(f"The colour of house {number} is number {number * 7}." for number in range(60))
+
+
+def some_ids(count: int, seed: int) -> list[int]:
+    return torch.randint(3, 96, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+class TestRestarting:
+    @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text"])
+    @pytest.mark.parametrize("positions", ["sequential", "shared"])
+    @pytest.mark.parametrize("active", ["all", 2])
+    @pytest.mark.parametrize("chunk_batch", [None, 2])
+    def test_another_local_context_is_as_if_it_had_been_there_from_the_start(
+        self, family: str, positions: Any, active: Any, chunk_batch: int | None
+    ) -> None:
+        base = BaseModel(tiny_model(family))
+        weights, kernel = random_weights(base.model), attention_kernel("auto")
+        blocks = read_chunks(base, some_ids(16 * 4 + 5, 1), 16, kernel)
+        config = FocusConfig(
+            chunk_size=16, candidate_positions=positions, active_chunks=active, chunk_batch=chunk_batch
+        )
+
+        def decoder() -> ParallelDecoder:
+            return ParallelDecoder(base, weights, blocks, kernel=kernel, config=config, max_new_tokens=4)
+
+        prompt = some_ids(6, 2)
+        longer = [*some_ids(9, 3), *prompt]
+        again, fresh = decoder(), decoder()
+        again.start(prompt, prompt)
+        mass = again.candidate_mass
+        torch.testing.assert_close(again.restart(longer), fresh.start(longer, prompt), atol=2e-5, rtol=1e-4)
+        assert torch.equal(again.candidate_mass, mass)  # it tells where the candidates were needed, not the passages
+        if active != "all":  # chosen by the attention of the first look, which differs between the two
+            fresh.candidate_mass = mass
+        for token in (11, 12, 13):
+            torch.testing.assert_close(again.step(token), fresh.step(token), atol=2e-5, rtol=1e-4)
+
+
+class TestPoints:
+    def test_what_was_looked_at_most_comes_first(self) -> None:
+        first, second = torch.zeros(300), torch.zeros(200)
+        first[100], second[50], first[250] = 1.0, 3.0, 2.0
+        found = [(chunk, token) for chunk, token in points([7, 2], [first, second])][:3]
+        assert [chunk for chunk, _ in found] == [2, 7, 7]
+        for (_, token), peak in zip(found, (50, 250, 100), strict=True):
+            assert abs(token - peak) < 16
+
+    def test_the_first_tokens_of_a_chunk_are_no_point(self) -> None:
+        attention = torch.zeros(100)
+        attention[:SINK_TOKENS] = 5.0
+        assert list(points([0], [attention])) == []
+
+    @given(st.integers(1, 150), st.integers(0, 2**16))
+    def test_they_end_and_stay_in_their_chunk(self, length: int, seed: int) -> None:
+        found = list(points([3], [torch.rand(length, generator=torch.Generator().manual_seed(seed))]))
+        assert len(found) <= length // (WIDTH // 2) + 2
+        assert all(chunk == 3 and 0 <= token < length for chunk, token in found)
+
+
+@given(st.sets(st.integers(0, 60)))
+def test_runs_are_the_tokens_themselves(tokens: set[int]) -> None:
+    found = list(runs(tokens))
+    assert {token for first, behind in found for token in range(first, behind)} == tokens
+    assert all(behind < first for (_, behind), (first, _) in pairwise(found))
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_tokenizer: Any) -> FocusEngine:
+    base = BaseModel(tiny_model("llama", vocab_size=len(tiny_tokenizer), max_position_embeddings=1024), tiny_tokenizer)
+    adapter = untrained_adapter(base.model)
+    for layer, weights in enumerate(random_weights(base.model)):
+        for letter, weight in weights.items():
+            adapter.weights[f"layers.{layer}.{letter}.weight"] = weight
+    return FocusEngine(base, adapter, FocusConfig(chunk_size=64, local_window=700))
+
+
+@pytest.fixture(scope="module")
+def memory(engine: FocusEngine) -> Any:
+    return engine.read(Document.from_text(TEXT))
+
+
+class TestTexts:
+    def test_a_passage_is_the_documents_own_words(self, engine: FocusEngine, memory: Any) -> None:
+        texts = Texts([memory, memory], engine.base.tokenizer)
+        owner, token = texts.place(memory.num_chunks + 1, 10)
+        assert (owner, token) == (1, 74)
+        around = texts.around(owner, token)
+        assert token in around
+        passage = texts.passage(owner, around[0], around[-1] + 1)
+        assert passage in TEXT
+        assert passage == passage.strip()
+
+    @given(st.data())
+    def test_any_stretch_of_tokens_is_told(self, engine: FocusEngine, memory: Any, data: st.DataObject) -> None:
+        first = data.draw(st.integers(0, memory.num_tokens - 1))
+        behind = data.draw(st.integers(first + 1, memory.num_tokens))
+        told = Texts([memory], engine.base.tokenizer).passage(0, first, behind)
+        assert engine.base.tokenizer.decode(memory.token_ids[first:behind]).strip() in told
+
+
+class TestAnswers:
+    def test_passages_are_counted_apart_from_the_prompt(self, engine: FocusEngine, memory: Any) -> None:
+        plain = FocusEngine(engine.base, engine.adapter, FocusConfig(chunk_size=64, local_window=700, quote_tokens=0))
+        with_passages, without = (each.ask(memory, "What colour?", max_new_tokens=4) for each in (engine, plain))
+        assert 0 < with_passages.usage.quoted_tokens <= QUOTE_TOKENS
+        assert without.usage.quoted_tokens == 0
+        assert with_passages.usage.prompt_tokens == without.usage.prompt_tokens
+
+    def test_they_keep_within_the_local_window(self, engine: FocusEngine, memory: Any) -> None:
+        prompt = engine.ask(memory, "What colour?", max_new_tokens=1).usage.prompt_tokens
+        for window in (prompt, prompt + 5, prompt + 200):
+            narrow = FocusEngine(engine.base, engine.adapter, FocusConfig(chunk_size=64, local_window=window))
+            assert narrow.ask(memory, "What colour?", max_new_tokens=1).usage.quoted_tokens <= window - prompt
+
+    def test_together_as_alone(self, engine: FocusEngine, memory: Any) -> None:
+        questions = ["What colour?", "Which house is the last of all?", "Why?"]
+        together = engine.ask_many(memory, questions, max_new_tokens=6, ignore_eos=True)
+        for question, answer in zip(questions, together, strict=True):
+            alone = engine.ask(memory, question, max_new_tokens=6, ignore_eos=True)
+            assert answer.token_ids == alone.token_ids
+            assert answer.usage == alone.usage
+
+    def test_by_the_caller_for_rendered_prompts(self, engine: FocusEngine, memory: Any) -> None:
+        encode = engine.base.tokenizer.encode
+        given: list[str] = []
+
+        def quoted(text: str) -> list[int]:
+            given.append(text)
+            return list(encode(f"{text}\nWhy?", add_special_tokens=False))
+
+        asked = list(encode("Why?", add_special_tokens=False))
+        *_, last = engine.stream_prompt(memory, asked, quoted=quoted, max_new_tokens=2)
+        assert last.answer.usage.quoted_tokens > 0
+        assert all(passage in TEXT for passage in given[-1].split("\n\n"))
+        *_, last = engine.stream_prompt(memory, asked, max_new_tokens=2)
+        assert last.answer.usage.quoted_tokens == 0
+
+
+def test_only_trained_candidates_quote_by_themselves(engine: FocusEngine) -> None:
+    assert engine.config.quote_tokens == QUOTE_TOKENS
+    untrained = FocusEngine(engine.base, None, FocusConfig(chunk_size=64, allow_untrained=True))
+    direct = FocusEngine(engine.base, None, FocusConfig(chunk_size=64, condensing="none"))
+    paper = FocusEngine(engine.base, engine.adapter, FocusConfig.paper(chunk_size=64))
+    assert [each.config.quote_tokens for each in (untrained, direct, paper)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("settings", [{"condensing": "none"}, {"local_attention": "refresh"}, {}])
+def test_wrong_settings_are_refused(settings: Any) -> None:
+    with pytest.raises(ConfigError, match="quote_tokens is"):
+        FocusConfig(quote_tokens=100 if settings else -1, **settings)
