@@ -171,12 +171,13 @@ class FocusConfig:
         Args:
             quotes: whether there are trained candidates, which can show what to quote.
         """
+        condensing = self.condensing or condensing
         quotes = quotes and self.local_attention == "incremental" and condensing == "candidates"
         return replace(
             self,
             chunk_size=self.chunk_size or chunk_size,
             candidate_positions=self.candidate_positions or candidate_positions,
-            condensing=self.condensing or condensing,
+            condensing=condensing,
             quote_tokens=QUOTE_TOKENS if self.quote_tokens is None and quotes else self.quote_tokens or 0,
         )
 

@@ -69,7 +69,7 @@ class EngineCore:
             chunk_size=self._default_chunk_size(adapter, config),
             candidate_positions=adapter.config.candidate_positions if adapter is not None else "sequential",
             condensing="candidates" if adapter is not None or config.local_attention == "refresh" else "none",
-            quotes=adapter is not None and config.condensing != "none" and not untrained,
+            quotes=adapter is not None and not untrained,
         )
         if self.config.direct and config.condensing is None:
             _log.warning(

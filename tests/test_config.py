@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focusdoc.config import FocusConfig, GenerationConfig
+from focusdoc.config import QUOTE_TOKENS, FocusConfig, GenerationConfig
 from focusdoc.errors import ConfigError, FocusdocError
 
 
@@ -79,9 +79,16 @@ class TestFocusConfig:
 
     def test_defaults_fill_in_only_what_was_left_open(self) -> None:
         defaults: Any = {"chunk_size": 64, "candidate_positions": "shared", "condensing": "candidates"}
-        assert FocusConfig(prompt_window=7).with_defaults(**defaults) == FocusConfig(prompt_window=7, **defaults)
-        chosen = FocusConfig(chunk_size=32, candidate_positions="sequential", condensing="none")
-        assert chosen.with_defaults(**defaults) == chosen
+        filled = FocusConfig(prompt_window=7).with_defaults(**defaults, quotes=True)
+        assert filled == FocusConfig(prompt_window=7, quote_tokens=QUOTE_TOKENS, **defaults)
+        assert FocusConfig().with_defaults(**defaults, quotes=False) == FocusConfig(quote_tokens=0, **defaults)
+        chosen = FocusConfig(chunk_size=32, candidate_positions="sequential", condensing="none", quote_tokens=0)
+        assert chosen.with_defaults(**defaults, quotes=True) == chosen
+
+    @pytest.mark.parametrize("settings", [{"condensing": "none"}, {"local_attention": "refresh"}])
+    def test_nothing_is_quoted_where_no_candidates_show_what(self, settings: Any) -> None:
+        defaults: Any = {"chunk_size": 64, "candidate_positions": "shared", "condensing": "candidates", "quotes": True}
+        assert FocusConfig(**settings).with_defaults(**defaults).quote_tokens == 0
 
 
 class TestPaperSettings:

@@ -95,7 +95,11 @@ def test_attention_over_all_chunks_and_as_many_sources_as_asked_for(engine: Focu
 
 def test_a_rendered_prompt_gives_the_same_answer(engine: FocusEngine, memory: Any) -> None:
     ids = question_prompt(engine.base.tokenizer, "What colour?")
-    *_, last = engine.stream_prompt(memory, ids, max_new_tokens=5, ignore_eos=True)
+
+    def quoted(text: str) -> list[int]:
+        return question_prompt(engine.base.tokenizer, "What colour?", quoted=text)
+
+    *_, last = engine.stream_prompt(memory, ids, quoted=quoted, max_new_tokens=5, ignore_eos=True)
     assert last.answer is not None
     assert last.answer.token_ids == engine.ask(memory, "What colour?", max_new_tokens=5, ignore_eos=True).token_ids
 
@@ -145,9 +149,10 @@ def test_a_stream_left_early_leaves_the_model_as_it_was(engine: FocusEngine, mem
 
 
 def test_stop_string_ends_the_answer_and_is_not_in_it(engine: FocusEngine, memory: Any) -> None:
-    whole = engine.ask(memory, "What?", max_new_tokens=20, ignore_eos=True).text
-    stop = next(text for text in (whole[at : at + 2] for at in range(3, len(whole))) if text.isascii())
-    answer = engine.ask(memory, "What?", max_new_tokens=20, ignore_eos=True, stop=stop)
+    drawn: Any = {"max_new_tokens": 40, "ignore_eos": True, "temperature": 1.5, "seed": 1}
+    whole = engine.ask(memory, "What?", **drawn).text
+    stop = next(text for text in whole[3:] if text.isascii())
+    answer = engine.ask(memory, "What?", **drawn, stop=stop)
     assert answer.text == whole[: whole.index(stop)]
     assert answer.finish_reason == "stop"
 
