@@ -34,6 +34,25 @@ class AttentionKernel(Protocol):
         ...
 
 
+def attend_both(
+    kernel: AttentionKernel,
+    query: Tensor,
+    first: tuple[Tensor, Tensor],
+    second: tuple[Tensor, Tensor],
+    *,
+    scaling: float,
+    query_start: int,
+    window: int | None = None,
+) -> Tensor:
+    """`kernel` over two sets of keys, one behind the other; see `focusdoc.attention.sdpa.attend_both`."""
+    if kernel is sdpa.attend:
+        return sdpa.attend_both(query, first, second, scaling=scaling, query_start=query_start, window=window)
+    start = first[0].shape[2] + query_start
+    over_first = kernel(query, *first, scaling=scaling, query_start=start, window=window)
+    over_second = kernel(query, *second, scaling=scaling, query_start=query_start, window=window)
+    return naive.merge(*over_first, *over_second)[0]
+
+
 def attention_kernel(name: str, device: torch.device | None = None) -> AttentionKernel:
     """The implementation called `name`.
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from focusdoc.attention import AttentionKernel, merge
+from focusdoc.attention import AttentionKernel
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.modeling.rotary import Rotary, rotate
 
@@ -135,18 +135,31 @@ class Sweep:
     ) -> Tensor:
         """Attention of all three kinds of rows in one layer; see `AttentionLayout`."""
         asked = self.take_in(layer, query, key, value)
-        over_chunks = [
-            group.block.attend(
+        over = [
+            group.block.attend_with(
                 layer,
                 rows,
+                self.tail(layer, group),
                 kernel=self.kernel,
                 scaling=scaling,
-                query_start=group.chunk_len + self.tail_start,
+                tail_start=self.tail_start,
                 window=window,
             )
             for group, rows in zip(self.groups, asked, strict=True)
         ]
-        return self.finish(layer, query, key, value, asked, over_chunks, scaling, window)
+        return self.finish(layer, query, key, value, over, scaling, window)
+
+    def tail(self, layer: int, group: ChunkGroup) -> tuple[Tensor, Tensor]:
+        """Keys and values of a group's tail in one layer, with the newest rows' own."""
+        stop = self.tail_start + self.num_ordinary + 1
+        return group.tail_keys[layer, :, :, :stop], group.tail_values[layer, :, :, :stop]
+
+    def over_tail(
+        self, layer: int, group: ChunkGroup, rows: Tensor, scaling: float, window: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """Output and log-sum-exp of a group's newest rows over their tails alone."""
+        tail = self.tail(layer, group)
+        return self.kernel(rows, *tail, scaling=scaling, query_start=self.tail_start, window=window)
 
     def take_in(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
         """Store the new keys and values in tails and candidate slots.
@@ -172,28 +185,22 @@ class Sweep:
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        asked: Sequence[Tensor],
-        over_chunks: Sequence[tuple[Tensor, Tensor]],
+        over: Sequence[Tensor],
         scaling: float,
         window: int | None,
     ) -> Tensor:
-        """Attention over tails and local context, merged with that over the chunks: [1, rows, num_heads, head_dim].
+        """Attention of the local rows, put together with that of all others: [1, rows, num_heads, head_dim].
 
         Args:
-            asked: what `take_in` returned; over_chunks: output and log-sum-exp of these queries over their chunks.
+            over: for each group, the output of its rows over chunk and tail.
         """
         _, num_heads, num_rows, head_dim = query.shape
         output = query.new_empty((1, num_rows, num_heads, head_dim))
-        start, stop = self.tail_start, self.tail_start + self.num_ordinary + 1
-        parts = zip(self.groups, self._spans(num_rows), asked, over_chunks, strict=True)
-        for group, rows, queries, over_chunk in parts:
-            keys, values = group.tail_keys[layer, :, :, :stop], group.tail_values[layer, :, :, :stop]
-            over_tail = self.kernel(queries, keys, values, scaling=scaling, query_start=start, window=window)
-            merged, _ = merge(*over_chunk, *over_tail)
+        for rows, found in zip(self._spans(num_rows), over, strict=True):
             # [num_chunks, num_heads, new, head_dim] -> [num_chunks, new, num_heads, head_dim]
-            merged = merged.transpose(1, 2)
-            output[0, rows[0]] = merged[:, :-1].flatten(0, 1)
-            output[0, rows[1]] = merged[:, -1]
+            by_row = found.transpose(1, 2)
+            output[0, rows[0]] = by_row[:, :-1].flatten(0, 1)
+            output[0, rows[1]] = by_row[:, -1]
         if self.num_local:
             candidate = num_rows - self.num_candidates
             local_rows = slice(candidate - self.num_local, candidate)

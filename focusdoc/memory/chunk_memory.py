@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from focusdoc.attention import AttentionKernel
+from focusdoc.attention import AttentionKernel, attend_both, merge
 from focusdoc.documents.chunking import Chunk, TokenizedText
 from focusdoc.documents.document import Document
 from focusdoc.errors import MemoryMismatchError
@@ -137,6 +137,34 @@ class MemoryBlock:
         """
         keys, values = self.keys[layer], self.values[layer]
         return kernel(query, keys, values, scaling=scaling, query_start=query_start, window=window)
+
+    def attend_with(
+        self,
+        layer: int,
+        query: Tensor,
+        tail: tuple[Tensor, Tensor],
+        *,
+        kernel: AttentionKernel,
+        scaling: float,
+        tail_start: int,
+        window: int | None = None,
+    ) -> Tensor:
+        """Attention of rows behind every chunk over that chunk and the tail they stand in, in one layer.
+
+        Args:
+            query: [num_chunks, num_heads, rows, head_dim].
+            tail: keys and values [num_chunks, num_kv_heads, tail_len, head_dim], the rows' own the last of them.
+            tail_start: where in the tail the first row stands.
+
+        Returns:
+            Output [num_chunks, num_heads, rows, head_dim].
+        """
+        if type(self) is MemoryBlock:
+            stored = self.keys[layer], self.values[layer]
+            return attend_both(kernel, query, stored, tail, scaling=scaling, query_start=tail_start, window=window)
+        start = self.chunk_len + tail_start
+        over_chunk = self.attend(layer, query, kernel=kernel, scaling=scaling, query_start=start, window=window)
+        return merge(*over_chunk, *kernel(query, *tail, scaling=scaling, query_start=tail_start, window=window))[0]
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
         return type(self)(*map(change, self.tensors().values()))

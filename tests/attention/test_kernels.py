@@ -9,8 +9,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attention_shapes import SHAPES, TOLERANCE, inputs, settings_of
-from focusdoc.attention import attend_frozen, attention_kernel, attention_weights, masked_attention, merge, naive, sdpa
+from attention_shapes import SHAPES, TAILED, TOLERANCE, inputs, settings_of
+from focusdoc.attention import (
+    attend_both,
+    attend_frozen,
+    attention_kernel,
+    attention_weights,
+    masked_attention,
+    merge,
+    naive,
+    sdpa,
+)
 from focusdoc.errors import ConfigError
 
 
@@ -25,6 +34,29 @@ def test_sdpa_agrees_with_naive(name: str, dtype: torch.dtype) -> None:
     assert found_lse.dtype == torch.float32
     torch.testing.assert_close(found.float(), wanted, **TOLERANCE[dtype])
     torch.testing.assert_close(found_lse, wanted_lse, **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("attention", ["naive", "sdpa"])
+@pytest.mark.parametrize("name", TAILED)
+def test_two_sets_of_keys_at_once_are_one_set(name: str, attention: str, dtype: torch.dtype) -> None:
+    """Whatever the implementation does for two sets, it is naive attention over both, one behind the other."""
+    batch, heads, kv_heads, queries, first, second, window = TAILED[name]
+    query, key, value = inputs((batch, heads, kv_heads, queries, first + second), dtype)
+    tail = torch.empty(2, batch, kv_heads, second + 5, 16, dtype=dtype)  # room behind it, as in decoding
+    tail[0, :, :, :second], tail[1, :, :, :second] = key[:, :, first:], value[:, :, first:]
+    found = attend_both(
+        attention_kernel(attention),
+        query,
+        (key[:, :, :first].contiguous(), value[:, :, :first].contiguous()),
+        (tail[0, :, :, :second], tail[1, :, :, :second]),
+        scaling=0.25,
+        query_start=second - queries,
+        window=window,
+    )
+    settings = {"scaling": 0.25, "query_start": first + second - queries, "window": window}
+    wanted, _ = naive.attend(query.float(), key.float(), value.float(), **settings)  # type: ignore[arg-type]
+    torch.testing.assert_close(found.float(), wanted, **TOLERANCE[dtype])
 
 
 def test_naive_is_plain_softmax_attention() -> None:

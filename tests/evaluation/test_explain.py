@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,7 +21,9 @@ QUESTION = "What is <b>blue</b>?"
 
 @pytest.fixture(scope="module", params=["candidates", "direct"])
 def asked(engine: FocusEngine, request: pytest.FixtureRequest) -> FocusEngine:
-    return engine if request.param == "candidates" else direct_engine(engine, ModeSettings())
+    if request.param == "direct":
+        return direct_engine(engine, ModeSettings())
+    return FocusEngine(engine.base, engine.adapter, replace(engine.config, quote_tokens=0))
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,15 @@ def test_all_layers_and_heads_together_are_the_decoders_chunk_mass(
     torch.testing.assert_close(explained.candidates, explained.masses, atol=1e-5, rtol=1e-4)
     shares = asked.ask(memory, QUESTION, max_new_tokens=5).chunk_shares
     assert explained.chunk_shares == pytest.approx(shares, abs=1e-5)
+
+
+def test_no_passage_is_quoted(engine: FocusEngine, asked: FocusEngine, explained: Explanation) -> None:
+    """What is explained is what the answer owes to the candidates, whether or not `ask` would quote."""
+    if not asked.config.direct:
+        assert engine.config.quote_tokens
+        quoting = explain(engine, engine.read(explained.document), QUESTION, max_new_tokens=5)
+        assert quoting.local_tokens == explained.local_tokens
+        assert quoting.answer == explained.answer
 
 
 def test_attention_adds_up_to_one(explained: Explanation) -> None:

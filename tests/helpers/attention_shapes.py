@@ -57,3 +57,17 @@ def settings_of(shape: Shape) -> dict[str, Any]:
     """The keywords of an attention kernel for a shape."""
     *_, query_start, window, prefix = shape
     return {"scaling": 0.25, "query_start": query_start, "window": window, "prefix": prefix}
+
+
+#: Rows behind a chunk and a tail: (batch, heads, KV heads, queries, keys of the chunk, of the tail, window).
+TAILED: dict[str, tuple[int, int, int, int, int, int, int | None]] = {
+    "two new tokens": (3, 6, 2, 2, 300, 12, None),
+    "two new tokens, no grouping": (2, 4, 4, 2, 513, 40, None),
+    "one new token": (3, 6, 2, 1, 300, 12, None),
+    "the first token behind a chunk": (3, 6, 2, 1, 300, 1, None),
+    "a short chunk": (3, 6, 2, 2, 40, 12, None),
+    "a whole prompt": (2, 6, 2, 30, 300, 30, None),
+    "more rows than are streamed": (2, 18, 2, 2, 300, 12, None),
+    "a window that reaches into the chunk": (3, 6, 2, 2, 300, 12, 64),
+    "a window shorter than the tail": (3, 6, 2, 2, 300, 40, 16),
+}
