@@ -241,12 +241,9 @@ class ParallelDecoder:
         """After the passes: float32 logits [vocab] from the last one's leading rows, hidden [rows, hidden_size]."""
         self.tail_len += num_ordinary
         self.local.length += num_local
-        if len(self.active) == self.num_chunks:
-            self.candidate_mass = last.layout.candidate_mass / self.base.num_layers
-        else:
-            mass = last.layout.candidate_mass
-            self.candidate_mass = mass.new_zeros(self.num_chunks)
-            self.candidate_mass[self.active] = mass / self.base.num_layers
+        mass = last.layout.candidate_mass / self.base.num_layers
+        self.candidate_mass = mass.new_zeros(self.num_chunks)
+        self.candidate_mass[self.active] = mass
         return self.base.logits(hidden[last.num_leading - 1])
 
     def _run(self, rows: PassRows) -> Tensor:

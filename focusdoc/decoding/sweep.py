@@ -118,17 +118,30 @@ class Sweep:
     distances: Sequence[Tensor]
     rotary: Rotary
     kernel: AttentionKernel
-    candidate_mass: Tensor = field(init=False)
     _rotations: list[object] = field(init=False)
+    #: Of the last local row in every layer: its scaled query [num_heads, head_dim] and its log-sum-exp [num_heads].
+    _last_queries: list[Tensor] = field(default_factory=list)
+    _last_lses: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._rotations = [self.rotary.by(distance) for distance in self.distances]
-        self.candidate_mass = torch.zeros(self.local.num_candidates, device=self.local.keys.device)
 
     @property
     def num_candidates(self) -> int:
         """Candidates made by this sweep."""
         return sum(group.num_chunks for group in self.groups)
+
+    @property
+    def candidate_mass(self) -> Tensor:
+        """Attention that the last local row gave each candidate, float32 [num_candidates].
+
+        Mean over heads, sum over layers; taken once for all layers, after the sweep.
+        """
+        keys = self.local.keys[:, :, : self.local.num_candidates].float()
+        queries, lse = torch.stack(self._last_queries).float(), torch.stack(self._last_lses)
+        # [layers, num_heads, head_dim] -> [layers, num_kv_heads, heads per KV head, head_dim]
+        scores = torch.unflatten(queries, 1, (keys.shape[1], -1)) @ keys.mT
+        return torch.exp(scores.flatten(1, 2) - lse[:, :, None]).mean(dim=1).sum(dim=0)
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
@@ -262,10 +275,5 @@ class Sweep:
             prefix=num_candidates,
         )
         output[:, rows][:, self.sees_from :] = seeing.transpose(1, 2)
-        self._add_mass(asked[0, :, -1], keys[0, :, :num_candidates], lse[0, :, -1], scaling)
-
-    def _add_mass(self, query: Tensor, candidate_keys: Tensor, lse: Tensor, scaling: float) -> None:
-        """Add the attention weights that the last local row gave each candidate, averaged over the heads."""
-        grouped = query.view(candidate_keys.shape[0], -1, query.shape[-1]).float()
-        scores = grouped @ candidate_keys.float().transpose(-1, -2) * scaling
-        self.candidate_mass += torch.exp(scores.flatten(0, 1) - lse[:, None]).mean(dim=0)
+        self._last_queries.append(asked[0, :, -1] * scaling)
+        self._last_lses.append(lse[0, :, -1])
