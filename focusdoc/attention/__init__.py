@@ -1,13 +1,14 @@
 """Attention over keys held anywhere, in parts that merge by log-sum-exp."""
 
 from focusdoc.attention.frozen import attend_frozen, masked_attention
-from focusdoc.attention.interface import AttentionKernel, AttentionName, attend_both, attention_kernel
+from focusdoc.attention.interface import AttentionKernel, AttentionName, attend_both, attend_causal, attention_kernel
 from focusdoc.attention.naive import attention_weights, merge, visibility
 
 __all__ = [
     "AttentionKernel",
     "AttentionName",
     "attend_both",
+    "attend_causal",
     "attend_frozen",
     "attention_kernel",
     "attention_weights",

@@ -53,6 +53,15 @@ def attend_both(
     return naive.merge(*over_first, *over_second)[0]
 
 
+def attend_causal(
+    kernel: AttentionKernel, query: Tensor, key: Tensor, value: Tensor, *, scaling: float, window: int | None = None
+) -> Tensor:
+    """`kernel` over a chunk inside itself; see `focusdoc.attention.sdpa.attend_causal`."""
+    if kernel is sdpa.attend:
+        return sdpa.attend_causal(query, key, value, scaling=scaling, window=window)
+    return kernel(query, key, value, scaling=scaling, query_start=0, window=window)[0]
+
+
 def attention_kernel(name: str, device: torch.device | None = None) -> AttentionKernel:
     """The implementation called `name`.
 

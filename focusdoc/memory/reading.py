@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from focusdoc.attention import AttentionKernel
+from focusdoc.attention import AttentionKernel, attend_causal
 from focusdoc.config import BlockDtype
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.host import HostBlock
@@ -41,7 +41,7 @@ class ReadingLayout:
     ) -> Tensor:
         """Causal attention inside each chunk; see `AttentionLayout`."""
         self._block.put(layer, self._first, key[:, :, self._anchor :], value[:, :, self._anchor :])
-        output, _ = self._kernel(query, key, value, scaling=scaling, query_start=0, window=window)
+        output = attend_causal(self._kernel, query, key, value, scaling=scaling, window=window)
         return output.transpose(1, 2)
 
 

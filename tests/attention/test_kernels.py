@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from attention_shapes import SHAPES, TAILED, TOLERANCE, inputs, settings_of
 from focusdoc.attention import (
     attend_both,
+    attend_causal,
     attend_frozen,
     attention_kernel,
     attention_weights,
@@ -56,6 +57,20 @@ def test_two_sets_of_keys_at_once_are_one_set(name: str, attention: str, dtype: 
     )
     settings = {"scaling": 0.25, "query_start": first + second - queries, "window": window}
     wanted, _ = naive.attend(query.float(), key.float(), value.float(), **settings)  # type: ignore[arg-type]
+    torch.testing.assert_close(found.float(), wanted, **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("attention", ["naive", "sdpa"])
+@pytest.mark.parametrize("window", [None, 40, 5000])
+@pytest.mark.parametrize(("heads", "kv_heads", "length"), [(6, 2, 256), (4, 4, 300), (6, 2, 33), (3, 1, 513)])
+def test_a_chunk_inside_itself(
+    heads: int, kv_heads: int, length: int, window: int | None, attention: str, dtype: torch.dtype
+) -> None:
+    query, key, value = inputs((2, heads, kv_heads, length, length), dtype)
+    found = attend_causal(attention_kernel(attention), query, key, value, scaling=0.25, window=window)
+    wanted, _ = naive.attend(query.float(), key.float(), value.float(), scaling=0.25, query_start=0, window=window)
+    assert found.dtype == dtype
     torch.testing.assert_close(found.float(), wanted, **TOLERANCE[dtype])
 
 
