@@ -20,6 +20,10 @@ _CUDA_KERNEL: Any = getattr(torch.ops.aten, "_scaled_dot_product_efficient_atten
 
 #: Rows of a chunk that attend together while it is read.
 BLOCK_ROWS = 128
+#: Scores that are held at once, so that they stay in the processor's cache.
+SCORES = 1 << 20
+#: Keys below which the fused kernel is as fast.
+FEW_KEYS = 128
 #: Rows of one KV head up to which `_streamed` serves: two tokens of up to 8 query heads.
 FEW_ROWS = 16
 
@@ -89,8 +93,8 @@ def attend_both(
 ) -> Tensor:
     """Attention over two sets of keys, one behind the other: what `merge` makes of `attend` over each.
 
-    A decoding step has few rows over many keys in bfloat16; there, one softmax over both sets takes a third of the
-    calls, and the calls are what costs.
+    On a CPU in bfloat16, one softmax over both sets between plain matrix products is faster than the fused kernel, and
+    takes a third of the calls, which are what a decoding step costs.
 
     Args:
         first, second: keys and values [batch, num_kv_heads, num_keys, head_dim].
@@ -101,22 +105,28 @@ def attend_both(
     """
     batch, num_heads, num_queries, head_dim = query.shape
     num_kv_heads, num_first, num_second = first[0].shape[1], first[0].shape[2], second[0].shape[2]
-    groups = num_heads // num_kv_heads
-    if window is not None or not _streams(query) or not groups * num_queries <= FEW_ROWS <= num_first // 8:
-        over_first = attend(query, *first, scaling=scaling, query_start=num_first + query_start, window=window)
+    if window is not None or not _streams(query) or num_first < FEW_KEYS:
+        start = num_first + query_start
+        over_first = attend(query, *first, scaling=scaling, query_start=start, window=window)
         over_second = attend(query, *second, scaling=scaling, query_start=query_start, window=window)
         return naive.merge(*over_first, *over_second)[0]
+    groups = num_heads // num_kv_heads
     _, bias = _bias(num_queries, num_second, query_start, None, 0, groups, query.dtype, query.device)
     # [batch, num_heads, num_queries, head_dim] -> [batch * num_kv_heads, groups * num_queries, head_dim]
     rows = (query * scaling).reshape(batch * num_kv_heads, groups * num_queries, head_dim)
     (first_keys, first_values), (second_keys, second_values) = (
         (keys.flatten(0, 1), values.flatten(0, 1)) for keys, values in (first, second)
     )
-    scores = torch.cat((rows @ first_keys.mT, rows @ second_keys.mT), dim=-1)
-    if bias is not None:
-        scores[..., num_first:] += bias
-    weights = scores.softmax(dim=-1)
-    output = torch.baddbmm(weights[..., :num_first] @ first_values, weights[..., num_first:], second_values)
+    output = torch.empty_like(rows)
+    step = max(1, SCORES // (rows.shape[1] * (num_first + num_second)))
+    for start in range(0, len(rows), step):
+        at = slice(start, start + step)
+        scores = torch.cat((rows[at] @ first_keys[at].mT, rows[at] @ second_keys[at].mT), dim=-1)
+        if bias is not None:
+            scores[..., num_first:] += bias
+        weights = scores.softmax(dim=-1)
+        from_first = weights[..., :num_first] @ first_values[at]
+        output[at] = torch.baddbmm(from_first, weights[..., num_first:], second_values[at])
     return output.view(batch, num_heads, num_queries, head_dim)
 
 
