@@ -99,12 +99,12 @@ class SideBySide:
         over = self._over_chunks(layer, asked, scaling, window)
         leading: list[Tensor] = []
         candidates: list[Tensor] = []
-        for each, (sweep, *own), rows, found in zip(self._passes, given, asked, over, strict=True):
+        for each, (sweep, q, k, v), rows, found in zip(self._passes, given, asked, over, strict=True):
             merged = [
                 merge(*over_chunk, *sweep.over_tail(layer, group, queries, scaling, window))[0]
                 for group, queries, over_chunk in zip(sweep.groups, rows, found, strict=True)
             ]
-            output = sweep.finish(layer, *own, merged, scaling, window)
+            output = sweep.finish(layer, q, k, v, merged, scaling, window)
             leading.append(output[:, : each.num_leading])
             candidates.append(output[:, each.num_leading :])
         return torch.cat(leading + candidates, dim=1)
