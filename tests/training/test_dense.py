@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,8 +60,8 @@ def step_by_step(
     decoder = ParallelDecoder(
         base, weights, blocks, kernel=attention_kernel(attention), config=config, max_new_tokens=prompt.num_targets
     )
-    local, targets = list(prompt.token_ids[: -prompt.num_targets]), prompt.token_ids[-prompt.num_targets :]
-    logits = [decoder.start(local, local[-config.prompt_window :])]
+    asked, targets = list(prompt.token_ids[: -prompt.num_targets]), prompt.token_ids[-prompt.num_targets :]
+    logits = [decoder.start(prompt.local, asked[-config.prompt_window :])]
     return torch.stack([*logits, *(decoder.step(token) for token in targets[:-1])])
 
 
@@ -140,6 +141,16 @@ class TestLogitsAreThoseOfDecoding:
         (dense,) = dense_logits(base, weights, blocks, [prompt], settings_of(prompt_window=512), kernel)
         expected = step_by_step(base, weights, blocks, prompt, settings_of(prompt_window=5), "auto")
         torch.testing.assert_close(dense, expected, **TOLERANCE)
+
+    def test_with_passages_in_the_local_context_alone(self) -> None:
+        base, kernel, settings = BaseModel(tiny_model()), attention_kernel("auto"), settings_of()
+        weights, blocks = random_weights(base.model), blocks_of(base, 40)
+        plain, other = prompt_of(9, 4), prompt_of(5, 2)
+        quoted = replace(plain, local_ids=(*some_ids(21, 7), *plain.local[-3:]))
+        together = dense_logits(base, weights, blocks, [plain, quoted, other], settings, kernel)
+        for prompt, dense in zip((plain, quoted, other), together, strict=True):
+            expected = step_by_step(base, weights, blocks, prompt, settings, "auto")
+            torch.testing.assert_close(dense, expected, **TOLERANCE)
 
     @pytest.mark.parametrize("chunk_batch", [1, 2])
     def test_however_chunks_are_batched(self, chunk_batch: int) -> None:

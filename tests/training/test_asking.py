@@ -1,0 +1,78 @@
+"""Questions with passages beside them: drawn from the chunks, mostly the right one, within their limit."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from focusdoc.config import QUOTE_TOKENS
+from focusdoc.decoding.prompt import encode_text
+from focusdoc.decoding.quoting import GAP
+from focusdoc.errors import ConfigError
+from focusdoc.training.asking import Passages, Question
+from focusdoc.training.dense import TrainingPrompt
+from focusdoc.training.shape import SampleShape
+
+FACT = "The door code of Oslo is 771204."
+OTHERS = ["The door code of Riga is 640275.", "The door code of Lima is 105938."]
+#: Chunks of about a thousand characters, each with one fact in its middle; no two sentences are alike.
+TEXTS = [
+    " ".join([*(f"Wind {chunk}{line} went over the sea." for line in range(20)), fact, f"Boat {chunk} was old. " * 28])
+    for chunk, fact in enumerate((OTHERS[0], FACT, OTHERS[1]))
+]
+
+
+@pytest.fixture(scope="module")
+def passages(tiny_tokenizer: Any) -> Passages:
+    return Passages([encode_text(tiny_tokenizer, text) for text in TEXTS], [*OTHERS, FACT], tiny_tokenizer)
+
+
+def question(style: Any = "chat") -> Question:
+    return Question("What is the door code of Oslo?", (5, 2), style, "number", FACT, FACT.index("771204"))
+
+
+@given(st.integers(0, 2**20))
+@settings(deadline=None)
+def test_passages_are_the_chunks_own_words_and_few(passages: Passages, tiny_tokenizer: Any, seed: int) -> None:
+    quoted = passages.draw(random.Random(seed), question())
+    assert len(encode_text(tiny_tokenizer, quoted)) <= QUOTE_TOKENS
+    found = [next(index for index, text in enumerate(TEXTS) if part in text) for part in quoted.split(GAP) if part]
+    assert found == sorted(found)  # in the order of the document
+
+
+def test_the_answer_is_mostly_in_them(passages: Passages) -> None:
+    drawn = [passages.draw(random.Random(seed), question()) for seed in range(300)]
+    with_answer = sum("771204" in quoted for quoted in drawn)
+    assert 0.8 < with_answer / len(drawn) < 0.98
+    assert sum(any(other in quoted for other in OTHERS) for quoted in drawn) > 60
+
+
+def test_what_was_never_planted_is_not_quoted(passages: Passages) -> None:
+    absent = Question("Who?", (5,), "chat", "words", "It is not there.", 3)
+    assert all("not there" not in passages.draw(random.Random(seed), absent) for seed in range(20))
+
+
+@pytest.mark.parametrize("style", ["chat", "plain", None])
+def test_the_dynamic_prompt_has_no_passages_and_ends_alike(tiny_tokenizer: Any, style: Any) -> None:
+    asked = question(style).asked(tiny_tokenizer, "A passage.")
+    alone = question(style).asked(tiny_tokenizer)
+    assert asked.token_ids == alone.token_ids
+    assert not alone.local_ids
+    assert alone.local == alone.token_ids[:-2]
+    assert "A passage." in tiny_tokenizer.decode(asked.local)
+    assert asked.local[-1] == asked.token_ids[-3]
+
+
+def test_a_local_context_of_another_question_is_refused() -> None:
+    with pytest.raises(ConfigError, match="local_ids ends with another token"):
+        TrainingPrompt((5, 6, 7), 1, "test", local_ids=(5, 9))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5])
+def test_the_share_is_checked(share: float) -> None:
+    with pytest.raises(ConfigError, match=f"quoted is {share}"):
+        SampleShape(quoted=share)
