@@ -135,6 +135,8 @@ class DenseSweep:
 
 def _looked_at(keys: Tensor, query: Tensor, lse: Tensor, scaling: float, token_weights: Tensor) -> Tensor:
     """What candidates, query [chunks, heads, T, head_dim], looked at in one layer: float32 [chunks, chunk_len]."""
-    keys = keys.float().repeat_interleave(query.shape[1] // keys.shape[1], dim=1)
-    weights = torch.exp(query.float() @ keys.transpose(-1, -2) * scaling - lse.unsqueeze(-1))
+    # [chunks, heads, T, head_dim] -> [chunks, num_kv_heads, heads per KV head * T, head_dim]
+    rows = torch.unflatten(query, 1, (keys.shape[1], -1)).flatten(2, 3)
+    scores = (rows.float() @ keys.float().mT).view(*query.shape[:3], -1)
+    weights = torch.exp(scores * scaling - lse.unsqueeze(-1))
     return torch.einsum("nhts,nt->ns", weights, token_weights) / query.shape[1]
