@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from heldout import Novel, sized
+from novel import Novel, sized
 from torch import Tensor
 
 from focusdoc import DocumentMemory, FocusEngine
