@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -75,7 +75,7 @@ def quote(
         owner, token = text.place(chunk, centre)
         more = [set(own) for own in marked]
         more[owner].update(text.around(owner, token))
-        passages = [text.passage(index, *run) for index, own in enumerate(more) for run in runs(own)]
+        passages = [passage for index, own in enumerate(more) for passage in text.passages(index, own)]
         ids = list(quoting.render(GAP.join(passages)))
         if len(ids) > len(local_ids) + quoting.limit:
             break
@@ -137,12 +137,23 @@ class Texts:
         first = max(0, token - WIDTH // 2)
         return range(first, min(first + WIDTH, self._memories[owner].num_tokens))
 
-    def passage(self, owner: int, first: int, behind: int) -> str:
-        """Tokens `first` to `behind` of a memory as text, widened to whole sentences where their ends are near."""
+    def passages(self, owner: int, tokens: set[int]) -> list[str]:
+        """The runs of `tokens` of a memory as texts, in order; widening never takes one into another."""
+        found = list(runs(tokens))
+        between = [(one[1] + other[0]) // 2 for one, other in pairwise(found)]
+        edges = [0, *between, self._memories[owner].num_tokens]
+        return [self.passage(owner, *run, *edge) for run, edge in zip(found, pairwise(edges), strict=False)]
+
+    def passage(self, owner: int, first: int, behind: int, earliest: int, latest: int) -> str:
+        """Tokens `first` to `behind` of a memory as text, widened to whole sentences where their ends are near.
+
+        Args:
+            earliest, latest: the tokens that it may be widened to.
+        """
         ids = self._memories[owner].token_ids
+        start, stop = max(earliest, first - _REACH), min(latest, behind + _REACH)
         before, here, after = (
-            self._decode(ids[start:stop])
-            for start, stop in ((max(0, first - _REACH), first), (first, behind), (behind, behind + _REACH))
+            self._decode(ids[start:stop]) for start, stop in ((start, first), (first, behind), (behind, stop))
         )
         text = before + here + after
         start, end = whole_sentences(text, len(before), len(before) + len(here))

@@ -110,7 +110,7 @@ class TestTexts:
         assert (owner, token) == (1, 74)
         around = texts.around(owner, token)
         assert token in around
-        passage = texts.passage(owner, around[0], around[-1] + 1)
+        (passage,) = texts.passages(owner, set(around))
         assert passage in TEXT
         assert passage == passage.strip()
 
@@ -118,8 +118,15 @@ class TestTexts:
     def test_any_stretch_of_tokens_is_told(self, engine: FocusEngine, memory: Any, data: st.DataObject) -> None:
         first = data.draw(st.integers(0, memory.num_tokens - 1))
         behind = data.draw(st.integers(first + 1, memory.num_tokens))
-        told = Texts([memory], engine.base.tokenizer).passage(0, first, behind)
+        (told,) = Texts([memory], engine.base.tokenizer).passages(0, set(range(first, behind)))
         assert engine.base.tokenizer.decode(memory.token_ids[first:behind]).strip() in told
+
+    @given(st.sets(st.integers(0, 400), min_size=1))
+    def test_no_two_passages_hold_the_same_words(self, engine: FocusEngine, memory: Any, tokens: set[int]) -> None:
+        told = Texts([memory], engine.base.tokenizer).passages(0, tokens)
+        place = 0
+        for passage in told:  # each is found behind the one before it
+            place = TEXT.index(passage, place) + len(passage)
 
 
 class TestAnswers:
