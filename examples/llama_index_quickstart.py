@@ -17,7 +17,7 @@ TOPICS = ("assert", "naming", "pass", "del", "debugger", "global")
 #: Answered in the topics "debugger" and "naming".
 QUESTIONS = [
     "Which module holds the Python debugger?",
-    "Which keyword defines an anonymous function?",
+    "Which exception does next() raise at the end of an iterator?",
 ]
 
 
