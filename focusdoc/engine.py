@@ -196,24 +196,22 @@ class FocusEngine(TokenEngine):
         _check_count("batch", batch, 1)
         _check_count("max_sources", max_sources, 0)
         memories = self._own(memory)
-        prepared = [self._prepare(question, style, generation) for question in questions]
-        for settings, local_ids, _ in prepared:
-            self._check_room([one.num_tokens for one in memories], len(local_ids), settings)
+        asked = []
+        for question in questions:
+            settings, local_ids, prompt_ids = self._prepare(question, style, generation)
+            render = partial(self._rendered, question, style)
+            asked.append(self._asked(memories, local_ids, prompt_ids, settings, render, max_sources, cancel))
         if self.config.direct:  # local rows of different questions share nothing but the weights
             return [
                 self.ask(memories, question, style=style, max_sources=max_sources, cancel=cancel, **generation)
                 for question in questions
             ]
         blocks = [block for one in memories for block in one.blocks]
-        renders = [partial(self._rendered, question, style) for question in questions]
         answers: list[Answer] = []
-        for start in range(0, len(prepared), batch):
-            group = [
-                self._asked(memories, local_ids, prompt_ids, settings, render, max_sources, cancel)
-                for (settings, local_ids, prompt_ids), render in zip(prepared, renders, strict=True)
-            ][start : start + batch]
-            size = chunks_at_once(self.config, [len(asked.prompt_ids) for asked in group])
-            decoders = [self._parallel_decoder(blocks, asked.settings, chunk_batch=size) for asked in group]
+        for start in range(0, len(asked), batch):
+            group = asked[start : start + batch]
+            size = chunks_at_once(self.config, [len(one.prompt_ids) for one in group])
+            decoders = [self._parallel_decoder(blocks, one.settings, chunk_batch=size) for one in group]
             answers += answer_together(decoders, group)
         return answers
 

@@ -24,7 +24,7 @@ from focusdoc.errors import (
 from focusdoc.modeling.adapter import untrained_adapter
 from focusdoc.modeling.adapter_files import save_adapter
 from focusdoc.modeling.base import BaseModel
-from tiny_models import random_weights, tiny_model
+from tiny_models import random_adapter, tiny_model
 
 TEXT = "\f".join(f"Page {number}. The colour of house {number} is blue. " * 3 for number in range(1, 8))
 
@@ -38,10 +38,7 @@ def base(tiny_tokenizer: Any) -> BaseModel:
 @pytest.fixture(scope="module")
 def engine(base: BaseModel) -> FocusEngine:
     """Candidate weights that differ from the base's, chunks of 64."""
-    adapter = untrained_adapter(base.model)
-    for layer, weights in enumerate(random_weights(base.model)):
-        for letter, weight in weights.items():
-            adapter.weights[f"layers.{layer}.{letter}.weight"] = weight
+    adapter = random_adapter(base.model)
     return FocusEngine(base, adapter, FocusConfig(chunk_size=64, local_window=256))
 
 
@@ -151,7 +148,7 @@ def test_a_stream_left_early_leaves_the_model_as_it_was(engine: FocusEngine, mem
 def test_stop_string_ends_the_answer_and_is_not_in_it(engine: FocusEngine, memory: Any) -> None:
     drawn: Any = {"max_new_tokens": 40, "ignore_eos": True, "temperature": 1.5, "seed": 1}
     whole = engine.ask(memory, "What?", **drawn).text
-    stop = next(text for text in whole[3:] if text.isascii())
+    stop = next(text for text in (whole[at : at + 2] for at in range(3, len(whole) - 1)) if text.isascii())
     answer = engine.ask(memory, "What?", **drawn, stop=stop)
     assert answer.text == whole[: whole.index(stop)]
     assert answer.finish_reason == "stop"

@@ -44,9 +44,19 @@ def attend_both(
     query_start: int,
     window: int | None = None,
 ) -> Tensor:
-    """`kernel` over two sets of keys, one behind the other; see `focusdoc.attention.sdpa.attend_both`."""
-    if kernel is sdpa.attend:
-        return sdpa.attend_both(query, first, second, scaling=scaling, query_start=query_start, window=window)
+    """Attention of `kernel` over two sets of keys, one behind the other.
+
+    Args:
+        query: [batch, num_heads, num_queries, head_dim].
+        first, second: keys and values [batch, num_kv_heads, num_keys, head_dim].
+        query_start: index, on the keys' axis of `second`, of the place of the first query.
+        scaling, window: see `focusdoc.attention.naive.attend`.
+
+    Returns:
+        Output [batch, num_heads, num_queries, head_dim].
+    """
+    if kernel is sdpa.attend and window is None and sdpa.joins(query, first[0]):
+        return sdpa.attend_both(query, first, second, scaling=scaling, query_start=query_start)
     start = first[0].shape[2] + query_start
     over_first = kernel(query, *first, scaling=scaling, query_start=start, window=window)
     over_second = kernel(query, *second, scaling=scaling, query_start=query_start, window=window)
@@ -56,9 +66,19 @@ def attend_both(
 def attend_causal(
     kernel: AttentionKernel, query: Tensor, key: Tensor, value: Tensor, *, scaling: float, window: int | None = None
 ) -> Tensor:
-    """`kernel` over a chunk inside itself; see `focusdoc.attention.sdpa.attend_causal`."""
-    if kernel is sdpa.attend:
-        return sdpa.attend_causal(query, key, value, scaling=scaling, window=window)
+    """Causal attention of `kernel` over a chunk inside itself; its log-sum-exp is not asked for.
+
+    Args:
+        query: [batch, num_heads, length, head_dim].
+        key, value: [batch, num_kv_heads, length, head_dim].
+        scaling, window: see `focusdoc.attention.naive.attend`.
+
+    Returns:
+        Output [batch, num_heads, length, head_dim].
+    """
+    sees_all = window is None or window >= query.shape[2]
+    if kernel is sdpa.attend and sees_all and sdpa.goes_by_blocks(query):
+        return sdpa.attend_causal(query, key, value, scaling=scaling)
     return kernel(query, key, value, scaling=scaling, query_start=0, window=window)[0]
 
 

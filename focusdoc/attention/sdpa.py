@@ -82,6 +82,11 @@ def _streamed(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tupl
     return output.to(query.dtype), (largest + total.log()).squeeze(-1)
 
 
+def joins(query: Tensor, first_keys: Tensor) -> bool:
+    """Whether `attend_both` is faster than the fused kernel over each set of keys."""
+    return _streams(query) and first_keys.shape[2] >= FEW_KEYS
+
+
 def attend_both(
     query: Tensor,
     first: tuple[Tensor, Tensor],
@@ -89,27 +94,14 @@ def attend_both(
     *,
     scaling: float,
     query_start: int,
-    window: int | None = None,
 ) -> Tensor:
-    """Attention over two sets of keys, one behind the other: what `merge` makes of `attend` over each.
+    """`focusdoc.attention.attend_both` with one softmax over both sets, between plain matrix products.
 
-    On a CPU in bfloat16, one softmax over both sets between plain matrix products is faster than the fused kernel, and
-    takes a third of the calls, which are what a decoding step costs.
-
-    Args:
-        first, second: keys and values [batch, num_kv_heads, num_keys, head_dim].
-        query_start: index, on the keys' axis of `second`, of the place of the first query.
-
-    Returns:
-        Output [batch, num_heads, num_queries, head_dim].
+    On a CPU in bfloat16 that is faster than the fused kernel, and takes a third of the calls, which are what a decoding
+    step costs.
     """
     batch, num_heads, num_queries, head_dim = query.shape
     num_kv_heads, num_first, num_second = first[0].shape[1], first[0].shape[2], second[0].shape[2]
-    if window is not None or not _streams(query) or num_first < FEW_KEYS:
-        start = num_first + query_start
-        over_first = attend(query, *first, scaling=scaling, query_start=start, window=window)
-        over_second = attend(query, *second, scaling=scaling, query_start=query_start, window=window)
-        return naive.merge(*over_first, *over_second)[0]
     groups = num_heads // num_kv_heads
     _, bias = _bias(num_queries, num_second, query_start, None, 0, groups, query.dtype, query.device)
     # [batch, num_heads, num_queries, head_dim] -> [batch * num_kv_heads, groups * num_queries, head_dim]
@@ -130,21 +122,17 @@ def attend_both(
     return output.view(batch, num_heads, num_queries, head_dim)
 
 
-def attend_causal(query: Tensor, key: Tensor, value: Tensor, *, scaling: float, window: int | None = None) -> Tensor:
-    """Causal attention of a chunk inside itself: the output of `attend`, whose log-sum-exp nobody asked for.
+def goes_by_blocks(query: Tensor) -> bool:
+    """Whether `attend_causal` is faster than the fused kernel."""
+    return _streams(query) and query.shape[2] >= 2 * BLOCK_ROWS
 
-    On a CPU in bfloat16 the fused kernel reaches a quarter of what the processor's matrix products do, so a chunk goes
-    block by block of its rows over the keys up to there, in two products each.
 
-    Args:
-        query: [batch, num_heads, length, head_dim]. key, value: [batch, num_kv_heads, length, head_dim].
+def attend_causal(query: Tensor, key: Tensor, value: Tensor, *, scaling: float) -> Tensor:
+    """`focusdoc.attention.attend_causal`, block by block of rows over the keys up to there, in two products each.
 
-    Returns:
-        Output [batch, num_heads, length, head_dim].
+    On a CPU in bfloat16 the fused kernel reaches a quarter of what the processor's matrix products do.
     """
     batch, num_heads, length, head_dim = query.shape
-    if not _streams(query) or length < 2 * BLOCK_ROWS or (window is not None and window < length):
-        return attend(query, key, value, scaling=scaling, query_start=0, window=window)[0]
     num_kv_heads = key.shape[1]
     # [batch, num_heads, length, head_dim] -> [batch, num_kv_heads, heads per KV head, length, head_dim]
     asked = (query * scaling).view(batch, num_kv_heads, -1, length, head_dim)

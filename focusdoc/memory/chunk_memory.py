@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ class MemoryBlock:
 
     keys: Tensor
     values: Tensor
+    #: Whether keys and values lie where and as they are computed with; a kind that makes them ready says no.
+    ready: ClassVar[bool] = True
 
     @classmethod
     def parts(cls, shape: BlockShape, dtype: torch.dtype) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -159,7 +161,7 @@ class MemoryBlock:
         Returns:
             Output [num_chunks, num_heads, rows, head_dim].
         """
-        if type(self) is MemoryBlock:
+        if self.ready:
             stored = self.keys[layer], self.values[layer]
             return attend_both(kernel, query, stored, tail, scaling=scaling, query_start=tail_start, window=window)
         start = self.chunk_len + tail_start

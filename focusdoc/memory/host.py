@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ class HostBlock(MemoryBlock):
     ring: Ring
     number: int
     first: int = 0
+    ready: ClassVar[bool] = False
 
     @classmethod
     def around(cls, block: MemoryBlock, ring: Ring) -> HostBlock:

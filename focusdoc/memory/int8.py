@@ -8,6 +8,7 @@ bfloat16: what is lost is lost in `put` (half a step, 1/254 of the largest numbe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ class Int8Block(MemoryBlock):
 
     key_scales: Tensor
     value_scales: Tensor
+    ready: ClassVar[bool] = False
 
     @classmethod
     def parts(cls, shape: BlockShape, dtype: torch.dtype) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:

@@ -7,19 +7,15 @@ from typing import Any
 import pytest
 
 from focusdoc import Chat, FocusConfig, FocusEngine
-from focusdoc.modeling.adapter import untrained_adapter
 from focusdoc.modeling.base import BaseModel
-from tiny_models import random_weights, tiny_model
+from tiny_models import random_adapter, tiny_model
 
 
 @pytest.fixture(scope="session")
 def tiny_engine(tiny_tokenizer: Any) -> FocusEngine:
     model = tiny_model("llama", vocab_size=len(tiny_tokenizer), max_position_embeddings=2048)
     base = BaseModel(model, tiny_tokenizer, "tiny")
-    adapter = untrained_adapter(model)
-    for layer, weights in enumerate(random_weights(model)):
-        for letter, weight in weights.items():
-            adapter.weights[f"layers.{layer}.{letter}.weight"] = weight
+    adapter = random_adapter(model)
     return FocusEngine(base, adapter, FocusConfig(chunk_size=64, local_window=512))
 
 

@@ -18,9 +18,8 @@ from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.decoding.quoting import WIDTH, Texts, points, runs
 from focusdoc.errors import ConfigError
 from focusdoc.memory.reading import read_chunks
-from focusdoc.modeling.adapter import untrained_adapter
 from focusdoc.modeling.base import BaseModel
-from tiny_models import random_weights, tiny_model
+from tiny_models import random_adapter, random_weights, tiny_model
 
 TEXT = "\n".join(f"The colour of house {number} is number {number * 7}." for number in range(60))
 
@@ -91,10 +90,7 @@ def test_runs_are_the_tokens_themselves(tokens: set[int]) -> None:
 @pytest.fixture(scope="module")
 def engine(tiny_tokenizer: Any) -> FocusEngine:
     base = BaseModel(tiny_model("llama", vocab_size=len(tiny_tokenizer), max_position_embeddings=1024), tiny_tokenizer)
-    adapter = untrained_adapter(base.model)
-    for layer, weights in enumerate(random_weights(base.model)):
-        for letter, weight in weights.items():
-            adapter.weights[f"layers.{layer}.{letter}.weight"] = weight
+    adapter = random_adapter(base.model)
     return FocusEngine(base, adapter, FocusConfig(chunk_size=64, local_window=700))
 
 

@@ -9,19 +9,15 @@ import pytest
 from evaluation_samples import longbench_row, write_json, write_lines
 
 from focusdoc import FocusConfig, FocusEngine
-from focusdoc.modeling.adapter import untrained_adapter
 from focusdoc.modeling.base import BaseModel
-from tiny_models import random_weights, tiny_model
+from tiny_models import random_adapter, tiny_model
 
 
 @pytest.fixture(scope="session")
 def engine(tiny_tokenizer: Any) -> FocusEngine:
     """Random weights, one token a byte, chunks of 64, a context of 4,096."""
     model = tiny_model("llama", vocab_size=len(tiny_tokenizer), max_position_embeddings=4096)
-    adapter = untrained_adapter(model)
-    for layer, weights in enumerate(random_weights(model)):
-        for letter, weight in weights.items():
-            adapter.weights[f"layers.{layer}.{letter}.weight"] = weight
+    adapter = random_adapter(model)
     return FocusEngine(BaseModel(model, tiny_tokenizer, "tiny"), adapter, FocusConfig(chunk_size=64))
 
 

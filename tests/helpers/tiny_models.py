@@ -8,6 +8,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from focusdoc.modeling.adapter import Adapter, untrained_adapter
+
 CLASSES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", "LlamaForCausalLM", {}),
     "mistral": ("MistralConfig", "MistralForCausalLM", {"head_dim": 16, "sliding_window": None}),
@@ -68,3 +70,12 @@ def random_weights(model: Any, seed: int = 7) -> list[dict[str, Tensor]]:
         shapes = {letter: getattr(layer.self_attn, f"{letter}_proj").weight.shape for letter in "qkvo"}
         layers.append({letter: torch.randn(shape, generator=generator) * 0.15 for letter, shape in shapes.items()})
     return layers
+
+
+def random_adapter(model: Any) -> Adapter:
+    """An adapter of `random_weights`."""
+    adapter = untrained_adapter(model)
+    for layer, weights in enumerate(random_weights(model)):
+        for letter, weight in weights.items():
+            adapter.weights[f"layers.{layer}.{letter}.weight"] = weight
+    return adapter
