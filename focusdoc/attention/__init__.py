@@ -2,7 +2,7 @@
 
 from focusdoc.attention.frozen import attend_frozen, masked_attention
 from focusdoc.attention.interface import AttentionKernel, AttentionName, attend_both, attend_causal, attention_kernel
-from focusdoc.attention.naive import attention_weights, merge, visibility
+from focusdoc.attention.naive import attention_weights, blend, merge, visibility
 
 __all__ = [
     "AttentionKernel",
@@ -12,6 +12,7 @@ __all__ = [
     "attend_frozen",
     "attention_kernel",
     "attention_weights",
+    "blend",
     "masked_attention",
     "merge",
     "visibility",

@@ -60,7 +60,7 @@ def attend_both(
     start = first[0].shape[2] + query_start
     over_first = kernel(query, *first, scaling=scaling, query_start=start, window=window)
     over_second = kernel(query, *second, scaling=scaling, query_start=query_start, window=window)
-    return naive.merge(*over_first, *over_second)[0]
+    return naive.blend(*over_first, *over_second)
 
 
 def attend_causal(

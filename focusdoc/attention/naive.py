@@ -102,3 +102,13 @@ def merge(output_a: Tensor, lse_a: Tensor, output_b: Tensor, lse_b: Tensor) -> t
     share_b = torch.exp(lse_b.float() - anchor).unsqueeze(-1)
     output = output_a.float() * share_a + output_b.float() * share_b
     return output.to(output_a.dtype), lse
+
+
+def blend(output_a: Tensor, lse_a: Tensor, output_b: Tensor, lse_b: Tensor) -> Tensor:
+    """The output of `merge` alone, in one pass over it, for rows that see a key of at least one set.
+
+    Args:
+        output_a, output_b: [..., head_dim]. lse_a, lse_b: float32 [...].
+    """
+    share_b = torch.sigmoid(lse_b - lse_a)
+    return torch.lerp(output_a, output_b, share_b.to(output_a.dtype).unsqueeze(-1))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from focusdoc.attention import merge
+from focusdoc.attention import blend
 from focusdoc.config import FocusConfig
 from focusdoc.decoding.parallel import MAX_ROWS, ParallelDecoder, PassRows
 
@@ -101,7 +101,7 @@ class SideBySide:
         candidates: list[Tensor] = []
         for each, (sweep, q, k, v), rows, found in zip(self._passes, given, asked, over, strict=True):
             merged = [
-                merge(*over_chunk, *sweep.over_tail(layer, group, queries, scaling, window))[0]
+                blend(*over_chunk, *sweep.over_tail(layer, group, queries, scaling, window))
                 for group, queries, over_chunk in zip(sweep.groups, rows, found, strict=True)
             ]
             output = sweep.finish(layer, q, k, v, merged, scaling, window)

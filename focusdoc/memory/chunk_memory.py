@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from focusdoc.attention import AttentionKernel, attend_both, merge
+from focusdoc.attention import AttentionKernel, attend_both, blend
 from focusdoc.documents.chunking import Chunk, TokenizedText
 from focusdoc.documents.document import Document
 from focusdoc.errors import MemoryMismatchError
@@ -166,7 +166,7 @@ class MemoryBlock:
             return attend_both(kernel, query, stored, tail, scaling=scaling, query_start=tail_start, window=window)
         start = self.chunk_len + tail_start
         over_chunk = self.attend(layer, query, kernel=kernel, scaling=scaling, query_start=start, window=window)
-        return merge(*over_chunk, *kernel(query, *tail, scaling=scaling, query_start=tail_start, window=window))[0]
+        return blend(*over_chunk, *kernel(query, *tail, scaling=scaling, query_start=tail_start, window=window))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
         return type(self)(*map(change, self.tensors().values()))

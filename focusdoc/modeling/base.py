@@ -17,6 +17,7 @@ from focusdoc.modeling.candidate import CandidateRows, LayerWeights, attention_f
 from focusdoc.modeling.default_model import DEFAULT_MODEL, default_model_path
 from focusdoc.modeling.families import attention_layers, family_of
 from focusdoc.modeling.fingerprint import fingerprint
+from focusdoc.modeling.heap import keep_freed_pages
 from focusdoc.modeling.packed import PackedProjections, can_pack, packed_linear
 from focusdoc.modeling.quiet import no_progress_bars
 from focusdoc.modeling.rotary import Rotary
@@ -75,6 +76,8 @@ class BaseModel:
         self.rotary = Rotary(
             self.decoder.get_submodule("rotary_emb"), tuple(layer_types) if layer_types else None, self.num_layers
         )
+        if self.device.type == "cpu":
+            keep_freed_pages()
         self.lock = threading.RLock()
         #: Held while the tokenizer encodes: whether it splits special tokens is a state of the shared object.
         self.tokenizer_lock = threading.RLock()

@@ -16,6 +16,7 @@ from focusdoc.attention import (
     attend_frozen,
     attention_kernel,
     attention_weights,
+    blend,
     masked_attention,
     merge,
     naive,
@@ -37,11 +38,15 @@ def test_sdpa_agrees_with_naive(name: str, dtype: torch.dtype) -> None:
     torch.testing.assert_close(found_lse, wanted_lse, **TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("matrix_unit", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("attention", ["naive", "sdpa"])
 @pytest.mark.parametrize("name", TAILED)
-def test_two_sets_of_keys_at_once_are_one_set(name: str, attention: str, dtype: torch.dtype) -> None:
+def test_two_sets_of_keys_at_once_are_one_set(
+    name: str, attention: str, dtype: torch.dtype, matrix_unit: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever the implementation does for two sets, it is naive attention over both, one behind the other."""
+    monkeypatch.setattr(sdpa, "_has_matrix_unit", lambda: matrix_unit)
     batch, heads, kv_heads, queries, first, second, window = TAILED[name]
     query, key, value = inputs((batch, heads, kv_heads, queries, first + second), dtype)
     tail = torch.empty(2, batch, kv_heads, second + 5, 16, dtype=dtype)  # room behind it, as in decoding
@@ -60,13 +65,22 @@ def test_two_sets_of_keys_at_once_are_one_set(name: str, attention: str, dtype: 
     torch.testing.assert_close(found.float(), wanted, **TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("matrix_unit", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("attention", ["naive", "sdpa"])
 @pytest.mark.parametrize("window", [None, 40, 5000])
 @pytest.mark.parametrize(("heads", "kv_heads", "length"), [(6, 2, 256), (4, 4, 300), (6, 2, 33), (3, 1, 513)])
 def test_a_chunk_inside_itself(
-    heads: int, kv_heads: int, length: int, window: int | None, attention: str, dtype: torch.dtype
+    heads: int,
+    kv_heads: int,
+    length: int,
+    window: int | None,
+    attention: str,
+    dtype: torch.dtype,
+    matrix_unit: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(sdpa, "_has_matrix_unit", lambda: matrix_unit)
     query, key, value = inputs((2, heads, kv_heads, length, length), dtype)
     found = attend_causal(attention_kernel(attention), query, key, value, scaling=0.25, window=window)
     wanted, _ = naive.attend(query.float(), key.float(), value.float(), scaling=0.25, query_start=0, window=window)
@@ -106,6 +120,21 @@ def test_parts_merge_into_the_whole(cuts: list[int], seed: int) -> None:
             merged = merge(*merged, *naive.attend(query, *part, scaling=0.3, query_start=24))
     torch.testing.assert_close(merged[0], whole[0], atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(merged[1], whole[1], atol=1e-6, rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(cut=st.integers(0, 24), seed=st.integers(0, 99))
+def test_a_blend_is_the_output_of_a_merge(cut: int, seed: int) -> None:
+    """Also where one of the two sets is empty."""
+    torch.manual_seed(seed)
+    query, key, value = torch.randn(1, 4, 3, 8), torch.randn(1, 2, 24, 8), torch.randn(1, 2, 24, 8)
+    whole, _ = naive.attend(query, key, value, scaling=0.3, query_start=24)
+    empty = torch.zeros(1, 4, 3, 8), torch.full((1, 4, 3), -torch.inf)
+    parts = [
+        naive.attend(query, key[:, :, part], value[:, :, part], scaling=0.3, query_start=24) if part else empty
+        for part in (list(range(cut)), list(range(cut, 24)))
+    ]
+    torch.testing.assert_close(blend(*parts[0], *parts[1]), whole, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("attention", ["naive", "sdpa"])

@@ -1,0 +1,36 @@
+"""Memory that a pass frees stays with the process, since the next layer asks for as much again.
+
+By default the C library gives a freed buffer of more than 128 KiB back to the system at once, and the system clears
+every page before it hands it out anew: a quarter of the time that reading takes on a CPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from functools import cache
+
+#: Parameters of glibc's mallopt(3).
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+#: Free bytes at the end of the heap that are not given back.
+KEPT_BYTES = 256 << 20
+#: Bytes from which a buffer is mapped on its own, and given back when freed: the most that glibc accepts.
+MAPPED_BYTES = 32 << 20
+#: Settings of the user's own, which are left as they are.
+_OWN_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+
+
+@cache
+def keep_freed_pages() -> bool:
+    """Have the C library keep up to `KEPT_BYTES` that were freed, for this process; once is enough.
+
+    Returns:
+        Whether it does: not where it is not glibc, or where the user's environment has settings of its own.
+    """
+    if sys.platform != "linux" or any(name in os.environ for name in _OWN_SETTINGS):
+        return False
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt"):  # musl has none
+        return False
+    return bool(library.mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES) and library.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES))
