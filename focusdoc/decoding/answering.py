@@ -63,6 +63,9 @@ class AnswerWriter:
         self._asked = asked
         self._begun = begun
         self._quoted = 0
+        #: The attention to the chunks that passages were chosen by. Behind them the answer reads mostly in the passages,
+        #: and what it pays to candidates no longer tells where it comes from.
+        self._first_look = decoder.candidate_mass
         if asked.quoting is not None and isinstance(decoder, ParallelDecoder):
             local_ids = quote(decoder, asked.memories, asked.quoting, asked.local_ids, asked.prompt_ids)
             self._quoted = len(local_ids) - len(asked.local_ids)
@@ -106,6 +109,8 @@ class AnswerWriter:
         if ids:
             fed = [asked.prompt_ids[-1], *ids[:-1]]
             paid = torch.stack(self._masses).cpu()
+            if self._quoted:
+                fed, paid = fed[:1], self._first_look[None].cpu()
             shares = tuple(chunk_shares(paid).tolist())
             prompt_len = len(asked.prompt_ids)
             sources = find_sources(decoder, asked.memories, fed, paid, prompt_len=prompt_len, limit=asked.max_sources)

@@ -133,6 +133,16 @@ class TestAnswers:
         assert without.usage.quoted_tokens == 0
         assert with_passages.usage.prompt_tokens == without.usage.prompt_tokens
 
+    def test_sources_are_where_the_first_look_went(self, engine: FocusEngine, memory: Any) -> None:
+        """Behind passages the answer's tokens pay little to candidates, and what they pay tells nothing."""
+        plain = FocusEngine(engine.base, engine.adapter, FocusConfig(chunk_size=64, local_window=700, quote_tokens=0))
+        first = plain.ask(memory, "Which number?", max_new_tokens=1)
+        quoted = engine.ask(memory, "Which number?", max_new_tokens=6)
+        assert quoted.usage.quoted_tokens > 0
+        assert quoted.usage.completion_tokens > 1
+        assert quoted.sources == first.sources
+        assert quoted.chunk_shares == first.chunk_shares
+
     def test_they_keep_within_the_local_window(self, engine: FocusEngine, memory: Any) -> None:
         prompt = engine.ask(memory, "What colour?", max_new_tokens=1).usage.prompt_tokens
         for window in (prompt, prompt + 5, prompt + 200):
