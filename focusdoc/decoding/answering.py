@@ -63,8 +63,8 @@ class AnswerWriter:
         self._asked = asked
         self._begun = begun
         self._quoted = 0
-        #: The attention to the chunks that passages were chosen by. Behind them the answer reads mostly in the passages,
-        #: and what it pays to candidates no longer tells where it comes from.
+        #: The attention to the chunks that passages were chosen by. Behind them the answer reads mostly in the
+        #: passages, and what it pays to candidates no longer tells where it comes from.
         self._first_look = decoder.candidate_mass
         if asked.quoting is not None and isinstance(decoder, ParallelDecoder):
             local_ids = quote(decoder, asked.memories, asked.quoting, asked.local_ids, asked.prompt_ids)

@@ -15,8 +15,6 @@ from focusdoc.memory.chunk_memory import DocumentMemory
 
 #: Tokens of a passage around the point looked at most, before it is widened to whole sentences.
 PASSAGE_TOKENS = 48
-#: The first tokens of a text draw attention whatever they say (attention sinks); they are no passage.
-SINK_TOKENS = 4
 #: A passage is widened to sentence ends within this many characters.
 _SENTENCE_REACH = 160
 
@@ -85,10 +83,8 @@ def passage_tokens(attention: Tensor) -> tuple[int, int, int]:
     length = len(attention)
     if length <= PASSAGE_TOKENS:
         return 0, length, int(attention.argmax())
-    weights = attention.clone()
-    weights[:SINK_TOKENS] = 0
     width = PASSAGE_TOKENS // 3
-    smooth = functional.avg_pool1d(weights[None, None], width, stride=1)[0, 0]
+    smooth = functional.avg_pool1d(attention[None, None], width, stride=1)[0, 0]
     centre = int(smooth.argmax()) + width // 2
     first = min(max(0, centre - PASSAGE_TOKENS // 2), length - PASSAGE_TOKENS)
     return first, first + PASSAGE_TOKENS, centre

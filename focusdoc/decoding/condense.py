@@ -17,6 +17,7 @@ from torch import Tensor
 
 from focusdoc.attention import AttentionKernel, attend_frozen, masked_attention, merge
 from focusdoc.decoding.local_rows import LocalRows
+from focusdoc.decoding.looking import gathered
 from focusdoc.decoding.sweep import ChunkGroup
 from focusdoc.modeling.rotary import Rotary, rotate
 
@@ -32,7 +33,7 @@ class DenseSweep:
         local: what the local rows attend to, or None for a pass of candidates alone.
         token_weights: for each group, float32 [chunks, T]; when given, `looked_at` collects the attention that the
             candidates, so weighted, paid inside their chunks.
-        looked_at: for each group, float32 [chunks, chunk_len], averaged over heads and summed over layers.
+        looked_at: for each group, float32 [chunks, chunk_len], `gathered` by head, summed over heads and layers.
     """
 
     groups: Sequence[ChunkGroup]
@@ -118,7 +119,9 @@ class DenseSweep:
         over_tail, tail_lse = masked_attention(query, keys, values, self._tail_mask(window), scaling=scaling)
         output, lse = merge(over_chunk, chunk_lse, over_tail, tail_lse)
         if self.token_weights is not None:
-            self.looked_at[index] += _looked_at(stored_keys, query, lse, scaling, self.token_weights[index])
+            self.looked_at[index] += _looked_at(
+                stored_keys, stored_values, query, lse, scaling, self.token_weights[index]
+            )
         # [chunks, heads, T, head_dim] -> [chunks * T, heads, head_dim]
         return output.transpose(1, 2).flatten(0, 1)
 
@@ -133,10 +136,12 @@ class DenseSweep:
         return torch.cat((tail, torch.eye(self.num_targets, dtype=torch.bool, device=device)), dim=1)
 
 
-def _looked_at(keys: Tensor, query: Tensor, lse: Tensor, scaling: float, token_weights: Tensor) -> Tensor:
+def _looked_at(
+    keys: Tensor, values: Tensor, query: Tensor, lse: Tensor, scaling: float, token_weights: Tensor
+) -> Tensor:
     """What candidates, query [chunks, heads, T, head_dim], looked at in one layer: float32 [chunks, chunk_len]."""
     # [chunks, heads, T, head_dim] -> [chunks, num_kv_heads, heads per KV head * T, head_dim]
     rows = torch.unflatten(query, 1, (keys.shape[1], -1)).flatten(2, 3)
     scores = (rows.float() @ keys.float().mT).view(*query.shape[:3], -1)
     weights = torch.exp(scores * scaling - lse.unsqueeze(-1))
-    return torch.einsum("nhts,nt->ns", weights, token_weights) / query.shape[1]
+    return torch.einsum("nhts,nt->ns", gathered(weights, values), token_weights)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from focusdoc.attention import AttentionKernel
+from focusdoc.decoding.looking import gathered
 from focusdoc.decoding.sweep import LocalContext
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.modeling.base import BaseModel
@@ -107,7 +108,7 @@ class DirectLayout:
         length: local tokens before the rows; None for all that `local` holds.
         watched: chunks whose tokens' attention is collected in `looked_at`.
         chunk_mass: float32 [num_chunks], what the last row paid to each chunk, summed over layers.
-        looked_at: of each watched chunk, float32 [chunk_len], mean over heads, summed over rows and layers.
+        looked_at: of each watched chunk, float32 [chunk_len], `gathered` by head and row, summed over layers too.
     """
 
     blocks: Sequence[MemoryBlock]
@@ -172,10 +173,9 @@ class DirectLayout:
             if at < block.num_chunks:
                 break
             at -= block.num_chunks
-        keys = block.chunks(at, at + 1).layer(layer, torch.float32)[0][0]
-        # [1, heads, rows, head_dim] -> [num_kv_heads, heads per KV head * rows, head_dim]
-        asked = query[0].float().reshape(keys.shape[0], -1, query.shape[-1])
-        scores = asked @ keys.transpose(-1, -2) * scaling
-        weights = torch.exp(scores - lse[0].reshape(keys.shape[0], -1, 1))
-        seen = weights.sum(dim=(0, 1)) / query.shape[1]
+        keys, values = block.chunks(at, at + 1).layer(layer, torch.float32)
+        # [1, heads, rows, head_dim] -> [1, num_kv_heads, heads per KV head * rows, head_dim]
+        asked = query.float().reshape(1, keys.shape[1], -1, query.shape[-1])
+        scores = (asked @ keys.transpose(-1, -2)).view(*query.shape[:3], -1) * scaling
+        seen = gathered(torch.exp(scores - lse.unsqueeze(-1)), values).sum(dim=(0, 1, 2))
         self.looked_at[index] = self.looked_at.get(index, torch.zeros_like(seen)) + seen

@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from focusdoc.decoding.attribution import SINK_TOKENS, whole_sentences
+from focusdoc.decoding.attribution import whole_sentences
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.memory.chunk_memory import DocumentMemory
 
 #: Chunks that are looked into: those with the largest attention mass.
-NUM_CHUNKS = 4
+NUM_CHUNKS = 8
+#: What is looked at less than this, against the point looked at most, is no passage: it would only distract.
+LEAST = 0.3
 #: Tokens around a point looked at, before they are widened to whole sentences.
 WIDTH = 64
 #: A point is what lies under a window of this many tokens.
@@ -86,19 +88,20 @@ def quote(
 def points(chunks: Sequence[int], looked: Sequence[Tensor]) -> Iterator[tuple[int, int]]:
     """Chunk and token of what was looked at, the most first; no two of a chunk nearer than `WIDTH` // 2.
 
+    They end where less than `LEAST` of the first one's look is left.
+
     Args:
         looked: float32 [chunk_len] for each of `chunks`.
     """
     smooth: list[Tensor] = []
     for attention in looked:
-        weights = attention.clone()
-        weights[:SINK_TOKENS] = 0
-        padded = functional.pad(weights, (_POINT // 2, _POINT - _POINT // 2 - 1))
+        padded = functional.pad(attention, (_POINT // 2, _POINT - _POINT // 2 - 1))
         smooth.append(functional.avg_pool1d(padded[None, None], _POINT, stride=1)[0, 0])
+    first = max(float(weights.max()) for weights in smooth)
     while True:
         peaks = torch.stack([weights.max() for weights in smooth])
         index = int(peaks.argmax())
-        if peaks[index] <= 0:
+        if peaks[index] <= 0 or peaks[index] < LEAST * first:
             return
         centre = int(smooth[index].argmax())
         yield chunks[index], centre

@@ -18,14 +18,6 @@ def test_the_passage_lies_around_the_peak() -> None:
     assert last - first == PASSAGE_TOKENS
 
 
-def test_the_first_tokens_draw_attention_and_say_nothing() -> None:
-    attention = torch.zeros(500)
-    attention[0] = 100.0
-    attention[300:304] = 1.0
-    first, last, _ = passage_tokens(attention)
-    assert first < 300 < last
-
-
 @given(st.integers(1, 200), st.integers(0, 2**16))
 def test_the_passage_stays_in_its_chunk(length: int, seed: int) -> None:
     attention = torch.rand(length, generator=torch.Generator().manual_seed(seed))

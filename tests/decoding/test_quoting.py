@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.attention import attention_kernel
 from focusdoc.config import QUOTE_TOKENS
-from focusdoc.decoding.attribution import SINK_TOKENS
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.decoding.quoting import WIDTH, Texts, points, runs
 from focusdoc.errors import ConfigError
@@ -67,11 +66,6 @@ class TestPoints:
         assert [chunk for chunk, _ in found] == [2, 7, 7]
         for (_, token), peak in zip(found, (50, 250, 100), strict=True):
             assert abs(token - peak) < 16
-
-    def test_the_first_tokens_of_a_chunk_are_no_point(self) -> None:
-        attention = torch.zeros(100)
-        attention[:SINK_TOKENS] = 5.0
-        assert list(points([0], [attention])) == []
 
     @given(st.integers(1, 150), st.integers(0, 2**16))
     def test_they_end_and_stay_in_their_chunk(self, length: int, seed: int) -> None:
