@@ -34,4 +34,5 @@ def gathered(weights: Tensor, values: Tensor) -> Tensor:
     # [chunks, num_heads, rows, chunk_len] -> [all rows, 1, chunk_len]
     padded = functional.pad(taken, (NEAR // 2, NEAR - NEAR // 2 - 1)).flatten(0, 2).unsqueeze(1)
     around = functional.avg_pool1d(padded, NEAR, stride=1) * NEAR
-    return taken * around.view_as(taken)
+    product: Tensor = taken * around.view_as(taken)
+    return product
