@@ -19,7 +19,7 @@ for stage in $stages; do
       measure passkey --lengths 400K --limit 5 --chunk-size 2048 --output "$output/passkey-400k"
       ;;
     infinitebench)
-      measure infinitebench --tasks passkey,number_string --lengths 128K --limit 5 --chunk-size 2048 \
+      measure infinitebench --tasks passkey,number_string --lengths 128K --limit 3 --chunk-size 2048 \
         --output "$output/infinitebench"
       measure infinitebench --tasks kv_retrieval --lengths 128K --limit 4 --chunk-size 1024 \
         --output "$output/infinitebench-kv"
@@ -30,16 +30,21 @@ for stage in $stages; do
       ;;
     longbench)
       measure longbench --data "$data/longbench" --tasks qasper,narrativeqa --mode focus,split,full,truncated \
-        --local-window 3500 --output "$output/longbench"
-      measure longbench --data "$data/longbench" --tasks multi_news --limit 5 --mode focus,split,full,truncated \
-        --local-window 3500 --output "$output/longbench-news"
+        --output "$output/longbench"
+      measure longbench --data "$data/longbench" --tasks multi_news --limit 8 --mode split,full,truncated \
+        --output "$output/longbench-news"
+      # A shorter local context, of which more is in the memory.
+      measure longbench --data "$data/longbench" --tasks qasper,narrativeqa --mode split --local-window 2048 \
+        --output "$output/longbench-2048"
+      measure longbench --data "$data/longbench" --tasks multi_news --limit 8 --mode split --local-window 2048 \
+        --output "$output/longbench-news-2048"
       ;;
     needle)
       measure needle --data "$data/books/36_the_war_of_the_worlds.txt" --lengths 4K,8K,16K,32K --mode focus,direct \
         --output "$output/needle"
       ;;
     perplexity)
-      measure perplexity --data "$data/books" --lengths 4K,16K,32K --limit 5 --mode focus,tail,streaming \
+      measure perplexity --data "$data/books" --lengths 4K,16K,32K --limit 3 --mode focus,tail,streaming \
         --output "$output/perplexity"
       ;;
     *) echo "There is no stage $stage." >&2; exit 2 ;;
