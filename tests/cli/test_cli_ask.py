@@ -90,7 +90,8 @@ def test_a_document_cannot_speak_to_the_terminal(run: Run, tmp_path: Path, tiny:
     book.write_text("[bold]loud[/bold] :smile: [/] \x1b[31mred\x1b[0m \x9b2J [link=http://x]y[/link] " * 3)
     result = run("ask", book, "What?", *tiny, "--max-new-tokens", 2)
     assert result.exit_code == 0, result.stderr
-    assert "[bold]loud[/bold] :smile: [/] [31mred[0m" in result.stdout
+    # The passage may begin anywhere in the text.
+    assert ": [/] [31mred[0m 2J [lin" in result.stdout
     assert not set("\x1b\x9b") & set(result.stdout)
 
 
