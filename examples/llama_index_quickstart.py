@@ -17,7 +17,7 @@ TOPICS = ("assert", "naming", "pass", "del", "debugger", "global")
 #: Answered in the topics "debugger" and "naming".
 QUESTIONS = [
     "Which module holds the Python debugger?",
-    "Which exception does next() raise at the end of an iterator?",
+    "What does a function without a return statement return?",
 ]
 
 

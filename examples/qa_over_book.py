@@ -15,7 +15,7 @@ import focusdoc
 
 #: Asked of the reference; the answers stand in the topics "lambda", "debugger" and "encodings" among others.
 QUESTIONS = [
-    "Which exception does next() raise at the end of an iterator?",
+    "What does a function without a return statement return?",
     "Which module holds the Python debugger?",
     "What is the default value of the encoding of source files?",
 ]
