@@ -87,11 +87,10 @@ def test_sampling_options_and_stop_strings(run: Run, book: Path, tiny: list[str]
 
 def test_a_document_cannot_speak_to_the_terminal(run: Run, tmp_path: Path, tiny: list[str]) -> None:
     book = tmp_path / "[red]book.txt"
-    book.write_text("[bold]loud[/bold] :smile: [/] \x1b[31mred\x1b[0m \x9b2J [link=http://x]y[/link] " * 3)
+    book.write_text("[bold]loud[/bold] :smile: [/] \x1b[31mred\x1b[0m \x9b2J [link=http://x]y[/link]")
     result = run("ask", book, "What?", *tiny, "--max-new-tokens", 2)
     assert result.exit_code == 0, result.stderr
-    # The passage may begin anywhere in the text.
-    assert ": [/] [31mred[0m 2J [lin" in result.stdout
+    assert "[bold]loud[/bold] :smile: [/] [31mred[0m" in result.stdout
     assert not set("\x1b\x9b") & set(result.stdout)
 
 
