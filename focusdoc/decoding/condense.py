@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from focusdoc.attention import AttentionKernel, attend_frozen, masked_attention, merge
+from focusdoc.attention import AttentionKernel, attend_frozen, masked_attention, merge, visibility
 from focusdoc.decoding.local_rows import LocalRows
 from focusdoc.decoding.looking import gathered
 from focusdoc.decoding.sweep import ChunkGroup
@@ -119,8 +119,10 @@ class DenseSweep:
         over_tail, tail_lse = masked_attention(query, keys, values, self._tail_mask(window), scaling=scaling)
         output, lse = merge(over_chunk, chunk_lse, over_tail, tail_lse)
         if self.token_weights is not None:
+            start = group.chunk_len + self.tail_start
+            seen = visibility(self.num_targets, group.chunk_len, query_start=start, window=window, device=query.device)
             self.looked_at[index] += _looked_at(
-                stored_keys, stored_values, query, lse, scaling, self.token_weights[index]
+                stored_keys, stored_values, query, lse, scaling, seen, self.token_weights[index]
             )
         # [chunks, heads, T, head_dim] -> [chunks * T, heads, head_dim]
         return output.transpose(1, 2).flatten(0, 1)
@@ -137,11 +139,19 @@ class DenseSweep:
 
 
 def _looked_at(
-    keys: Tensor, values: Tensor, query: Tensor, lse: Tensor, scaling: float, token_weights: Tensor
+    keys: Tensor,
+    values: Tensor,
+    query: Tensor,
+    lse: Tensor,
+    scaling: float,
+    seen: Tensor | None,
+    token_weights: Tensor,
 ) -> Tensor:
     """What candidates, query [chunks, heads, T, head_dim], looked at in one layer: float32 [chunks, chunk_len]."""
     # [chunks, heads, T, head_dim] -> [chunks, num_kv_heads, heads per KV head * T, head_dim]
     rows = torch.unflatten(query, 1, (keys.shape[1], -1)).flatten(2, 3)
     scores = (rows.float() @ keys.float().mT).view(*query.shape[:3], -1)
     weights = torch.exp(scores * scaling - lse.unsqueeze(-1))
+    if seen is not None:
+        weights = weights * seen
     return torch.einsum("nhts,nt->ns", gathered(weights, values), token_weights)

@@ -11,8 +11,9 @@ from torch import Tensor
 from focusdoc.attention import AttentionKernel
 from focusdoc.config import FocusConfig
 from focusdoc.decoding.condense import DenseSweep
+from focusdoc.decoding.first_look import Looker, first_look
 from focusdoc.decoding.focus import choose_active, narrowed_groups, narrowed_local
-from focusdoc.decoding.sweep import ChunkGroup, LocalContext, Sweep
+from focusdoc.decoding.sweep import CandidateRows, ChunkGroup, LocalContext, Sweep
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.modeling.base import BaseModel, CandidateWeights
 
@@ -81,6 +82,8 @@ class ParallelDecoder:
         #: The chunk in each slot in front of the local context; fewer than all once some sit out.
         self.active = list(range(self.num_chunks))
         self._sitting_out: list[ChunkGroup] = []
+        #: What the candidates of the first sweeps asked, for each sweep and layer.
+        self._asked: list[list[CandidateRows]] = []
         #: Attention mass that the newest local token paid to each chunk's candidate: float32 [num_chunks],
         #: mean over layers and heads.
         self.candidate_mass = torch.zeros(self.num_chunks)
@@ -149,16 +152,17 @@ class ParallelDecoder:
     ) -> list[Tensor]:
         """How much the candidates of `chunks` looked at each token of their chunk: one float32 [chunk_len] each.
 
-        Candidates of all steps are recomputed in one dense pass over these few chunks, each weighted by the attention
-        its step's local token paid to it.
+        Each is weighted by the attention its step's local token paid to it. For the first step what candidates asked
+        is known; those of more steps are recomputed in one dense pass over these few chunks.
         """
         # A chunk that sat out has no tail beyond the prompt, and no candidate after the first.
-        awake = [index for index in chunks if index in self.active]
-        found: dict[int, Tensor] = {}
-        for some, num_steps in ((awake, len(token_ids)), ([index for index in chunks if index not in awake], 1)):
-            if some:
-                looked = self._looked_at(some, token_ids[:num_steps], masses[:num_steps], prompt_len)
-                found |= zip(some, looked, strict=True)
+        awake = [index for index in chunks if index in self.active] if len(token_ids) > 1 else []
+        lookers = [Looker(index, self.single(index)) for index in chunks if index not in awake]
+        weights = masses[0].tolist()
+        looked = first_look(lookers, self._asked, prompt_len - 1) if lookers else []
+        found = {looker.chunk: own * weights[looker.chunk] for looker, own in zip(lookers, looked, strict=True)}
+        if awake:
+            found |= zip(awake, self._looked_at(awake, token_ids, masses, prompt_len), strict=True)
         return [found[index] for index in chunks]
 
     def _looked_at(
@@ -235,7 +239,12 @@ class ParallelDecoder:
     def passes(self, ordinary: list[int], local_ids: list[int]) -> list[PassRows]:
         """The passes that feed those tokens, to be run in this order; the last one holds the local rows."""
         *others, last = self._sweeps(len(ordinary) + 1)
-        return [*(self._rows(groups, ordinary, []) for groups in others), self._rows(last, ordinary, local_ids)]
+        rows = [*(self._rows(groups, ordinary, []) for groups in others), self._rows(last, ordinary, local_ids)]
+        if not self._stepped:
+            for each in rows:
+                each.layout.asked = []
+                self._asked.append(each.layout.asked)
+        return rows
 
     def settle(self, last: PassRows, hidden: Tensor, num_ordinary: int, num_local: int) -> Tensor:
         """After the passes: float32 logits [vocab] from the last one's leading rows, hidden [rows, hidden_size]."""

@@ -95,6 +95,21 @@ class LocalContext:
         return other
 
 
+@dataclass(frozen=True, slots=True)
+class CandidateRows:
+    """What the candidates of a sweep asked in one layer.
+
+    Attributes:
+        queries: scaled, [num_heads, num_candidates, head_dim].
+        keys: their own, at their places behind the chunks, [num_kv_heads, num_candidates, head_dim].
+        window: of the layer.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    window: int | None
+
+
 @dataclass(slots=True)
 class Sweep:
     """The layout of one sweep (an `AttentionLayout`).
@@ -107,6 +122,7 @@ class Sweep:
         num_local: local rows, 0 when this sweep only makes candidates.
         sees_from: the first local row that sees the candidates.
         distances: for each group, how far its candidates' keys move to reach their local positions, int64 [chunks].
+        asked: if a list is given, what the candidates ask is kept in it, layer by layer.
     """
 
     groups: Sequence[ChunkGroup]
@@ -118,6 +134,7 @@ class Sweep:
     distances: Sequence[Tensor]
     rotary: Rotary
     kernel: AttentionKernel
+    asked: list[CandidateRows] | None = None
     _rotations: list[object] = field(init=False)
     #: Of the last local row in every layer: its scaled query [num_heads, head_dim] and its log-sum-exp [num_heads].
     _last_queries: list[Tensor] = field(default_factory=list)
@@ -214,8 +231,10 @@ class Sweep:
             by_row = found.transpose(1, 2)
             output[0, rows[0]] = by_row[:, :-1].flatten(0, 1)
             output[0, rows[1]] = by_row[:, -1]
+        candidate = num_rows - self.num_candidates
+        if self.asked is not None:
+            self.asked.append(CandidateRows(query[0, :, candidate:] * scaling, key[0, :, candidate:].clone(), window))
         if self.num_local:
-            candidate = num_rows - self.num_candidates
             local_rows = slice(candidate - self.num_local, candidate)
             self._attend_local(layer, local_rows, query, key, value, output, scaling, window)
         return output
