@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,10 +17,12 @@ from focusdoc.modeling.candidate import CandidateRows, LayerWeights, attention_f
 from focusdoc.modeling.default_model import DEFAULT_MODEL, default_model_path
 from focusdoc.modeling.families import attention_layers, family_of
 from focusdoc.modeling.fingerprint import fingerprint
+from focusdoc.modeling.gated import fused_mlps
 from focusdoc.modeling.heap import keep_freed_pages
 from focusdoc.modeling.packed import PackedProjections, can_pack, packed_linear
 from focusdoc.modeling.quiet import no_progress_bars
 from focusdoc.modeling.rotary import Rotary
+from focusdoc.modeling.stand_in import Place, standing_in
 
 #: Candidate weights of every layer, as they are or packed.
 CandidateWeights = Sequence[LayerWeights] | PackedProjections
@@ -42,6 +44,10 @@ class AttentionLayout(Protocol):
             [batch, rows, num_heads, head_dim].
         """
         ...
+
+
+class PassEnded(Exception):
+    """Raised by a layout that has what it wants from a pass; see `BaseModel.run_for_keys`."""
 
 
 class BaseModel:
@@ -138,10 +144,16 @@ class BaseModel:
         name = f"focusdoc_{id(self):x}"
         with self.lock, attention_function(self.config, name, _attend_by_layout):
             if num_candidates == 0:
-                return self._decode(token_ids, positions, layout)
+                with standing_in([] if torch.is_grad_enabled() else self._fused_mlps):
+                    return self._decode(token_ids, positions, layout)
             with self._candidates(weights) as rows:
                 rows.count = num_candidates
                 return self._decode(token_ids, positions, layout)
+
+    def run_for_keys(self, token_ids: Tensor, positions: Tensor, layout: AttentionLayout) -> None:
+        """`run` for the sake of the keys and values that `layout` keeps: it may end the pass by `PassEnded`."""
+        with suppress(PassEnded):
+            self.run(token_ids, positions, layout)
 
     def _candidates(self, weights: CandidateWeights) -> AbstractContextManager[CandidateRows]:
         if isinstance(weights, PackedProjections):
@@ -152,8 +164,15 @@ class BaseModel:
         """`weights` for many decoding steps: packed with the model's own, where that is possible."""
         if not can_pack(self.decoder):
             return weights
-        layers = self.decoder.get_submodule("layers")
-        return PackedProjections(list(layers.children()), self.attention_layers, self.family, weights)
+        return PackedProjections(self._layers, self.attention_layers, self.family, weights, self._fused_mlps)
+
+    @property
+    def _layers(self) -> list[nn.Module]:
+        return list(self.decoder.get_submodule("layers").children())
+
+    @cached_property
+    def _fused_mlps(self) -> list[Place]:
+        return fused_mlps(self._layers, self.family) if can_pack(self.decoder) else []
 
     def _decode(self, token_ids: Tensor, positions: Tensor, layout: AttentionLayout) -> Tensor:
         hidden: Tensor = self.decoder(

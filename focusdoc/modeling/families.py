@@ -32,12 +32,15 @@ class Family:
         attention: the attribute of a decoder layer that holds its self-attention module.
         attributes: the attribute of the self-attention module that holds each projection, ``{"q": "q_proj", ...}``.
         gate_and_up: the attributes of its gated MLP that hold the two projections of the same input.
+        down, activation: those that hold the third projection and what the gate goes through.
     """
 
     model_type: str
     attention: str = "self_attn"
     attributes: Mapping[str, str] = field(default_factory=lambda: {letter: f"{letter}_proj" for letter in PROJECTIONS})
     gate_and_up: tuple[str, str] = ("gate_proj", "up_proj")
+    down: str = "down_proj"
+    activation: str = "act_fn"
 
     @property
     def projections(self) -> dict[str, str]:

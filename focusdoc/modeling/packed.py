@@ -1,8 +1,9 @@
 """Weights laid out once as the CPU's matrix kernels read them, for decoding steps.
 
 A step has few rows, so its linear layers cost what it costs to stream their weights; torch's plain product lays a
-matrix out anew every time it is used. Projections of the same input (q, k and v; gate and up) are one product, for each
-product has its price besides. Packing is worth nothing for reading (thousands of rows) or on a GPU.
+matrix out anew every time it is used. Projections of the same input (q, k and v; gate and up, where the MLP is not
+fused as a whole) are one product, for each product has its price besides. Packing by itself is worth nothing for
+reading (thousands of rows) or on a GPU.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from focusdoc.modeling.candidate import CandidateLinear, CandidateRows, LayerWeights
 from focusdoc.modeling.families import Family
+from focusdoc.modeling.stand_in import Place, standing_in
 
 #: Packed weights stand beside the plain ones, so larger models are left as they are.
 MAX_BYTES = 2 << 30
@@ -32,13 +34,13 @@ class PackedLinear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS)
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS)
         self.bias = None if bias is None else bias.detach()
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map hidden [..., in_features] to [..., out_features]."""
         rows = hidden.reshape(-1, hidden.shape[-1])
-        output: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self.bias, "none", [], "")
+        output: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.packed, self.bias, "none", [], "")
         return output.view(*hidden.shape[:-1], -1)
 
 
@@ -91,6 +93,7 @@ class PackedProjections:
     Args:
         layers: the decoder's layers. attention_layers: their self-attention modules.
         weights: candidate weights of every layer.
+        places: modules that have a stand-in already; nothing inside them is packed once more.
     """
 
     def __init__(
@@ -99,18 +102,21 @@ class PackedProjections:
         attention_layers: Sequence[nn.Module],
         family: Family,
         weights: Sequence[LayerWeights],
+        places: Sequence[Place] = (),
     ) -> None:
         self._rows = CandidateRows()
-        #: Where each module hangs: its parent's table of children, its name there, itself, and what stands in for it.
-        self._places: list[tuple[dict[str, nn.Module | None], str, nn.Module, nn.Module]] = []
+        self._places = list(places)
         self._joined: list[JoinedLinear] = []
         together = (tuple(family.attributes[letter] for letter in "qkv"), family.gate_and_up)
+        taken = {place.parent.get_submodule(place.name) for place in places}
         candidates: dict[nn.Module, Tensor] = {}
         for attention, layer_weights in zip(attention_layers, weights, strict=True):
             for letter, weight in layer_weights.items():
                 candidates[getattr(attention, family.attributes[letter])] = weight
         for layer in layers:
             for parent in layer.modules():
+                if parent in taken:
+                    continue
                 linear = {name: child for name, child in parent.named_children() if type(child) is nn.Linear}
                 for names in together:
                     group = [linear[name] for name in names if name in linear]
@@ -121,8 +127,7 @@ class PackedProjections:
                     self._stand_in(parent, [name], [self._packed([child], candidates)])
 
     def _stand_in(self, parent: nn.Module, names: Sequence[str], modules: Sequence[nn.Module]) -> None:
-        for name, module in zip(names, modules, strict=True):
-            self._places.append((parent._modules, name, parent.get_submodule(name), module))
+        self._places += [Place(parent, name, module) for name, module in zip(names, modules, strict=True)]
 
     def _join(self, group: Sequence[nn.Linear], candidates: Mapping[nn.Module, Tensor]) -> list[nn.Module]:
         """Stand-ins for projections of the same input."""
@@ -144,15 +149,12 @@ class PackedProjections:
     def attached(self) -> Iterator[CandidateRows]:
         """The packed modules in the model's place for the time of the block; yields the row counter, at 0."""
         try:
-            for table, name, _, stand_in in self._places:
-                table[name] = stand_in
-            yield self._rows
+            with standing_in(self._places):
+                yield self._rows
         finally:
             self._rows.count = 0
             for joined in self._joined:
                 joined.forget()
-            for table, name, original, _ in self._places:
-                table[name] = original
 
 
 def _alike(group: Sequence[nn.Linear], candidates: Mapping[nn.Module, Tensor]) -> bool:

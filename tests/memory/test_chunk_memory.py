@@ -104,3 +104,12 @@ def test_a_memory_of_another_maker_is_refused() -> None:
     memory = DocumentMemory((1,), (), (), "model A, chunks of 16")
     with pytest.raises(MemoryMismatchError, match=r"model A, chunks of 16.*model B"):
         check_maker([memory], "model B, chunks of 16")
+
+
+def test_reading_ends_at_the_last_layers_keys_and_values() -> None:
+    base = BaseModel(tiny_model())
+    ran: list[int] = []
+    for index, attention in enumerate(base.attention_layers):
+        attention.o_proj.register_forward_hook(lambda *_, index=index: ran.append(index))
+    read_chunks(base, list(range(3, 36)), 16, attention_kernel("auto"))
+    assert ran == [0, 0]  # one pass for two chunks, one for the ragged one; behind layer 1 nothing runs

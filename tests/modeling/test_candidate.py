@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from focusdoc.attention import attention_kernel
-from focusdoc.memory.reading import ReadingLayout, read_chunks
+from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.candidate import CandidateLinear, CandidateRows, attention_function, candidate_projections
 from focusdoc.modeling.rotary import rotate
@@ -128,12 +128,14 @@ def test_yarn_scaling_is_not_applied_twice() -> None:
     torch.testing.assert_close(back, key, atol=1e-5, rtol=1e-4)
 
 
-def test_reading_layout_is_plain_causal_attention() -> None:
-    """Hidden states of a chunk read by us equal those of transformers' own forward."""
+def test_a_pass_under_a_causal_layout_is_the_models_own_forward() -> None:
+    class Causal:
+        def attend(self, layer, query, key, value, scaling, window):  # type: ignore[no-untyped-def]
+            kernel = attention_kernel("naive")
+            return kernel(query, key, value, scaling=scaling, query_start=0, window=window)[0].transpose(1, 2)
+
     model = tiny_model()
     base = BaseModel(model)
-    blocks = read_chunks(base, TOKENS[0].tolist(), 12, attention_kernel("naive"))
     with torch.no_grad():
-        layout = ReadingLayout(blocks[0], 0, attention_kernel("naive"))
-        hidden = base.run(TOKENS, torch.arange(12)[None], layout)
+        hidden = base.run(TOKENS, torch.arange(12)[None], Causal())
         torch.testing.assert_close(base.logits(hidden), model(TOKENS).logits, atol=1e-5, rtol=1e-4)
