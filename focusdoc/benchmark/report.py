@@ -78,10 +78,6 @@ def series(results: Results, name: str) -> dict[str, dict[float, float]]:
     for row in results["rows"].values():
         if "error" not in row and (point := value(row)):
             found.setdefault(_label(row), {})[row["length"]] = point
-    if name == "first_token.png":
-        for row in results["rows"].values():
-            if point := row.get("second_seconds"):
-                found.setdefault(f"{_label(row)}, second question", {})[row["length"]] = point
     return found
 
 
@@ -89,11 +85,13 @@ def series(results: Results, name: str) -> dict[str, dict[float, float]]:
 _FIGURES = (
     ("memory.png", "Peak memory beyond the weights", "MiB"),
     ("first_token.png", "To the first token, reading included", "seconds"),
+    ("second_question.png", "A second question, to its first token", "seconds"),
     ("token.png", "Each further token", "seconds"),
 )
 _VALUES: Mapping[str, Callable[[Row], float | None]] = {
     "memory.png": lambda row: row["peak_bytes"] / _MIB if row.get("peak_bytes") else None,
     "first_token.png": lambda row: row.get("first_seconds"),
+    "second_question.png": lambda row: row.get("second_seconds"),
     "token.png": lambda row: row.get("token_seconds"),
 }
 

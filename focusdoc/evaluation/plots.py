@@ -14,6 +14,8 @@ Series = Mapping[str, Mapping[float, float]]
 _SIZE, _DPI = (6.4, 3.8), 130
 #: Values whose largest is so many times the smallest get a logarithmic axis.
 _LOG_FROM = 8
+#: More lines than these leave no room for a legend inside the axes.
+_LINES_BESIDE_A_LEGEND = 5
 
 
 def lines(series: Series, *, title: str, x: str, y: str, log_y: bool = False, top: float | None = None) -> bytes:
@@ -24,7 +26,8 @@ def lines(series: Series, *, title: str, x: str, y: str, log_y: bool = False, to
         log_y: a logarithmic y axis too, where the values differ enough for one.
         top: the end of the y axis, which then begins at 0.
     """
-    figure, axes = _figure()
+    crowded = len(series) > _LINES_BESIDE_A_LEGEND
+    figure, axes = _figure((_SIZE[0] + 2.2, _SIZE[1]) if crowded else _SIZE)
     for index, (name, points) in enumerate(series.items()):
         places = sorted(points)
         # Lines that lie on one another stay visible by their marks.
@@ -36,12 +39,18 @@ def lines(series: Series, *, title: str, x: str, y: str, log_y: bool = False, to
     axes.minorticks_off()
     values = [value for points in series.values() for value in points.values()]
     if log_y and values and max(values) > _LOG_FROM * min(values) > 0:
+        ticker = needed("matplotlib.ticker", "plot")
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        axes.yaxis.set_minor_locator(ticker.NullLocator())
     if top is not None:
         axes.set_ylim(-0.03 * top, 1.05 * top)
     axes.set(title=title, xlabel=x, ylabel=y)
     axes.grid(alpha=0.3)
-    if len(series) > 1:
+    if crowded:
+        figure.legend(loc="outside right upper", fontsize=8)
+    elif len(series) > 1:
         axes.legend(fontsize=8)
     return _png(figure)
 

@@ -125,12 +125,18 @@ class TestFigures:
             "full": {8192: 0.3},
             "paper": {8192: 4.0},
         }
-        assert series(results, "first_token.png")["focus, chunks of 1,024, second question"] == {8192: 0.5, 32_768: 1.0}
+        assert series(results, "second_question.png")["focus, chunks of 1,024"] == {8192: 0.5, 32_768: 1.0}
         assert series(results, "memory.png").keys() == {"focus, chunks of 1,024", "full"}
 
     def test_are_written_beside_the_report(self, results: dict[str, Any], tmp_path: Path) -> None:
         (tmp_path / "bench.json").write_text(json.dumps(results))
         written = write_report(tmp_path)
-        assert [path.name for path in written] == ["bench.md", "memory.png", "first_token.png", "token.png"]
+        assert [path.name for path in written] == [
+            "bench.md",
+            "memory.png",
+            "first_token.png",
+            "second_question.png",
+            "token.png",
+        ]
         assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[1:])
         assert "![Each further token](token.png)" in written[0].read_text()

@@ -16,7 +16,7 @@ import resource, torch
 from focusdoc.modeling.heap import keep_freed_pages
 {call}
 def layer():
-    return [torch.ones(4 << 20) for _ in range(4)]  # four buffers of 16 MiB
+    return [torch.ones(2 << 20) for _ in range(4)]  # four buffers of 8 MiB
 for _ in range(20):
     layer()  # until every buffer has found its place
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -38,7 +38,7 @@ def _page_faults(call: str, **environment: str) -> int:
 
 @pytest.mark.skipif(not _GLIBC, reason="this system's C library is not glibc")
 def test_buffers_that_are_freed_and_asked_for_again_cost_few_new_pages() -> None:
-    asked_for = 20 * 4 * (16 << 20) // resource.getpagesize()
+    asked_for = 20 * 4 * (8 << 20) // resource.getpagesize()
     assert _page_faults("keep_freed_pages()") < asked_for / 8
 
 
