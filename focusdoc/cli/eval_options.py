@@ -45,7 +45,8 @@ Modes = Annotated[
     typer.Option(
         "--mode",
         metavar="NAME,...",
-        help="focus, split (ours), direct, full, truncated, tail, streaming, paper; several are compared in one run.",
+        help="focus, split, quoted (ours), direct, full, truncated, tail, streaming, paper; "
+        "several are compared in one run.",
         rich_help_panel=_HOW,
     ),
 ]

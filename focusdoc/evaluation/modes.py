@@ -86,11 +86,16 @@ class MemoryMode:
     """Ours: the context is read into a memory, and what follows it is the local context.
 
     Consecutive items over the same document share its memory.
+
+    Args:
+        wide: the local context is filled with the prompt's last tokens, but for the room that passages take; a prompt
+            that it holds whole is seen in full, without a memory.
     """
 
-    def __init__(self, engine: FocusEngine, settings: ModeSettings) -> None:
+    def __init__(self, engine: FocusEngine, settings: ModeSettings, *, wide: bool = False) -> None:
         self.engine = engine
         self._settings = settings
+        self._plain = PlainMode(engine, settings, limit=None) if wide else None
         self._known: tuple[str, DocumentMemory] | None = None
 
     def describe(self) -> dict[str, Any]:
@@ -102,7 +107,12 @@ class MemoryMode:
         engine, tokenizer = self.engine, tokenizer_of(self.engine)
         document, question, dropped = split_prompt(tokenizer, item.document, item.after, self._settings.max_tokens)
         room = engine.config.local_window - TEMPLATE_ROOM
+        if self._plain is not None:
+            room -= engine.config.quote_tokens or 0
+            document, question = "", document + question
         document, question = keep_local(tokenizer, document, question, max(1, room))
+        if self._plain is not None and not document:
+            return self._plain.answer(item)
         begun = time.perf_counter()
         memory = self._read(document)
         seconds = time.perf_counter() - begun
@@ -243,6 +253,7 @@ def make_mode(name: str, engine: FocusEngine, settings: ModeSettings) -> Mode:
     check_modes([name])
     makers: dict[str, Callable[[], Mode]] = {
         "focus": lambda: MemoryMode(focus_engine(engine, settings), settings),
+        "quoted": lambda: MemoryMode(focus_engine(engine, settings), settings, wide=True),
         "direct": lambda: MemoryMode(direct_engine(engine, settings), settings),
         "full": lambda: PlainMode(engine, settings, limit=None),
         "truncated": lambda: PlainMode(engine, settings, limit=settings.local_window),

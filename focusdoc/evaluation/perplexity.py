@@ -19,7 +19,7 @@ from focusdoc.decoding.local_context import bos_token, local_and_prompt
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.documents import Document
 from focusdoc.engine import FocusEngine
-from focusdoc.errors import EvaluationError
+from focusdoc.errors import ConfigError, EvaluationError
 from focusdoc.evaluation.engines import (
     ModeSettings,
     direct_engine,
@@ -110,7 +110,7 @@ class PerplexityMode:
     """A way to predict, by the name of its mode.
 
     Raises:
-        ConfigError: the mode is unknown. AdapterError: it needs an adapter.
+        ConfigError: the mode is unknown, or none for perplexity. AdapterError: it needs an adapter.
     """
 
     def __init__(self, name: str, engine: FocusEngine, settings: ModeSettings) -> None:
@@ -126,6 +126,8 @@ class PerplexityMode:
             "streaming": lambda _: _streamed(engine, settings),
         }
         check_modes([name])
+        if name not in makers:
+            raise ConfigError(f"Perplexity has no mode {name!r}; choose from {', '.join(makers)}.")
         self._make, self._name = makers[name], name
         self._predict: tuple[int | None, Predict] = settings.chunk_size, self._make(settings.chunk_size)
 

@@ -148,7 +148,10 @@ MISTAKES: dict[str, tuple[list[Any], list[str]]] = {
     "task": (["longbench", "--tasks", "nope"], ["'nope' is unknown", "narrativeqa"]),
     "folder without the task": (["longbench", "--tasks", "hotpotqa"], ["has no hotpotqa.jsonl", "qasper"]),
     "order": (["longbench", "--tasks", "qasper", "--order", "random"], ["--order is 'random'"]),
-    "mode": (["longbench", "--tasks", "qasper", "--mode", "best"], ["mode 'best' is unknown", "focus, split, direct"]),
+    "mode": (
+        ["longbench", "--tasks", "qasper", "--mode", "best"],
+        ["mode 'best' is unknown", "focus, split, quoted, direct"],
+    ),
     "no mode": (["longbench", "--tasks", "qasper", "--mode", ","], ["is unknown; choose from focus"]),
     "shard": (["longbench", "--tasks", "qasper", "--shard", "5/4"], ["shard is '5/4'"]),
     "prompt": (["longbench", "--tasks", "qasper", "--prompt", "loud"], ["--prompt is 'loud'"]),

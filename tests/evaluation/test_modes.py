@@ -14,7 +14,7 @@ from focusdoc.errors import AdapterError, ConfigError
 from focusdoc.evaluation.engines import ModeSettings, adapter_digest
 from focusdoc.evaluation.item import Item
 from focusdoc.evaluation.mode_names import MODES
-from focusdoc.evaluation.modes import make_mode
+from focusdoc.evaluation.modes import TEMPLATE_ROOM, make_mode
 from focusdoc.evaluation.truncation import cut_middle, cut_tail, keep_local, split_prompt
 
 ITEM = Item(
@@ -57,10 +57,10 @@ class TestEveryMode:
         assert (one == two) == (name == "full")  # full attention takes the model's own context whatever is asked
 
     def test_an_unknown_one_lists_the_known(self, engine: FocusEngine) -> None:
-        with pytest.raises(ConfigError, match="'best' is unknown; choose from focus, split, direct, full"):
+        with pytest.raises(ConfigError, match="'best' is unknown; choose from focus, split, quoted, direct, full"):
             make_mode("best", engine, ModeSettings())
 
-    @pytest.mark.parametrize("name", ["focus", "split", "paper"])
+    @pytest.mark.parametrize("name", ["focus", "split", "quoted", "paper"])
     def test_ours_needs_an_adapter(self, engine: FocusEngine, name: str) -> None:
         with pytest.raises(AdapterError, match="no adapter"):
             make_mode(name, FocusEngine(engine.base, None, FocusConfig(condensing="none")), ModeSettings())
@@ -86,6 +86,29 @@ class TestSplit:
         output = FocusEngine(engine.base, engine.adapter, config).generate(ids, max_new_tokens=6)
         assert found.prediction == engine.base.tokenizer.decode(output.token_ids, skip_special_tokens=True)
         assert (found.prompt_tokens, found.document_tokens) == (256, len(ids) - 256)
+
+
+class TestQuoted:
+    def test_passages_stand_in_front_of_the_prompts_tail(self, engine: FocusEngine) -> None:
+        settings = ModeSettings(local_window=512, chunk_size=64)
+        item = replace(ITEM, context=ITEM.context * 4)
+        found = make_mode("quoted", engine, settings).answer(item)
+        config = replace(engine.config, local_window=512, chunk_size=64)
+        ours = FocusEngine(engine.base, engine.adapter, config)
+        assert config.quote_tokens
+        tail = 512 - TEMPLATE_ROOM - config.quote_tokens  # the tiny tokenizer has a token for each letter
+        memory = ours.read(Document.from_text(item.prompt[:-tail]))
+        answer = ours.ask(memory, item.prompt[-tail:], max_new_tokens=6)
+        assert answer.usage.quoted_tokens
+        assert found.prediction == answer.text
+        assert (found.document_tokens, found.num_chunks) == (memory.num_tokens, memory.num_chunks)
+
+    def test_a_prompt_that_the_local_context_holds_is_seen_in_full(self, engine: FocusEngine) -> None:
+        settings = ModeSettings(local_window=512, chunk_size=64)
+        item = replace(ITEM, context="The house is blue.")
+        found = make_mode("quoted", engine, settings).answer(item)
+        assert found.num_chunks == found.document_tokens == 0
+        assert found.prediction == make_mode("full", engine, settings).answer(item).prediction
 
 
 class TestFocus:

@@ -112,8 +112,11 @@ def test_jobs(engine: FocusEngine) -> None:
 
 
 def test_modes_that_there_are_none_of(engine: FocusEngine) -> None:
-    with pytest.raises(ConfigError, match="'best' is unknown; choose from focus, split, direct"):
+    with pytest.raises(ConfigError, match="'best' is unknown; choose from focus, split, quoted, direct"):
         PerplexityMode("best", engine, SETTINGS)
+    for name in ("split", "quoted"):  # cut as "focus" is here
+        with pytest.raises(ConfigError, match=f"no mode '{name}'; choose from focus, direct"):
+            PerplexityMode(name, engine, SETTINGS)
 
 
 def test_full_attention_ends_with_the_models_positions(engine: FocusEngine) -> None:
