@@ -29,7 +29,7 @@ def test_bench_measures_reports_and_goes_on(run: Run, tiny: list[str], book: Pat
     assert "| full | 512 |" in done.stdout
     assert "- llama.cpp: " in done.stdout
     assert sorted(path.name for path in output.iterdir() if not path.name.startswith(".")) == [
-        "bench.json", "bench.md", "first_token.png", "memory.png", "token.png",
+        "bench.json", "bench.md", "first_token.png", "memory.png", "second_question.png", "token.png",
     ]  # fmt: skip
     before = json.loads((output / "bench.json").read_text())["rows"]
     again = run("bench", *options, "--chunk-sizes", 256, "--output", output, *tiny)
