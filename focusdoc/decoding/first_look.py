@@ -13,7 +13,7 @@ from torch import Tensor
 
 from focusdoc.attention import visibility
 from focusdoc.decoding.looking import gathered
-from focusdoc.decoding.sweep import CandidateRows, ChunkGroup
+from focusdoc.decoding.sweep import CandidateQueries, ChunkGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Looker:
     group: ChunkGroup
 
 
-def first_look(lookers: Sequence[Looker], asked: Sequence[Sequence[CandidateRows]], tail_len: int) -> list[Tensor]:
+def first_look(lookers: Sequence[Looker], asked: Sequence[Sequence[CandidateQueries]], tail_len: int) -> list[Tensor]:
     """How much the candidates of the first sweeps looked at each token of their chunk: one float32 [chunk_len] each.
 
     Args:
@@ -47,7 +47,7 @@ def first_look(lookers: Sequence[Looker], asked: Sequence[Sequence[CandidateRows
     return [found[looker.chunk].cpu() for looker in lookers]
 
 
-def _layer_look(lookers: Sequence[Looker], layer: int, sweeps: Sequence[CandidateRows], tail_len: int) -> Tensor:
+def _layer_look(lookers: Sequence[Looker], layer: int, sweeps: Sequence[CandidateQueries], tail_len: int) -> Tensor:
     """The look of one layer into chunks of one length, float32 [lookers, chunk_len]."""
     chunks = [looker.chunk for looker in lookers]
     # [heads, all chunks, head_dim] -> [lookers, heads, head_dim]

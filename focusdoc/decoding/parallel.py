@@ -13,7 +13,7 @@ from focusdoc.config import FocusConfig
 from focusdoc.decoding.condense import DenseSweep
 from focusdoc.decoding.first_look import Looker, first_look
 from focusdoc.decoding.focus import choose_active, narrowed_groups, narrowed_local
-from focusdoc.decoding.sweep import CandidateRows, ChunkGroup, LocalContext, Sweep
+from focusdoc.decoding.sweep import CandidateQueries, ChunkGroup, LocalContext, Sweep
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.modeling.base import BaseModel, CandidateWeights
 
@@ -83,7 +83,7 @@ class ParallelDecoder:
         self.active = list(range(self.num_chunks))
         self._sitting_out: list[ChunkGroup] = []
         #: What the candidates of the first sweeps asked, for each sweep and layer.
-        self._asked: list[list[CandidateRows]] = []
+        self._asked: list[list[CandidateQueries]] = []
         #: Attention mass that the newest local token paid to each chunk's candidate: float32 [num_chunks],
         #: mean over layers and heads.
         self.candidate_mass = torch.zeros(self.num_chunks)

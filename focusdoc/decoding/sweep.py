@@ -96,7 +96,7 @@ class LocalContext:
 
 
 @dataclass(frozen=True, slots=True)
-class CandidateRows:
+class CandidateQueries:
     """What the candidates of a sweep asked in one layer.
 
     Attributes:
@@ -134,7 +134,7 @@ class Sweep:
     distances: Sequence[Tensor]
     rotary: Rotary
     kernel: AttentionKernel
-    asked: list[CandidateRows] | None = None
+    asked: list[CandidateQueries] | None = None
     _rotations: list[object] = field(init=False)
     #: Of the last local row in every layer: its scaled query [num_heads, head_dim] and its log-sum-exp [num_heads].
     _last_queries: list[Tensor] = field(default_factory=list)
@@ -233,7 +233,9 @@ class Sweep:
             output[0, rows[1]] = by_row[:, -1]
         candidate = num_rows - self.num_candidates
         if self.asked is not None:
-            self.asked.append(CandidateRows(query[0, :, candidate:] * scaling, key[0, :, candidate:].clone(), window))
+            self.asked.append(
+                CandidateQueries(query[0, :, candidate:] * scaling, key[0, :, candidate:].clone(), window)
+            )
         if self.num_local:
             local_rows = slice(candidate - self.num_local, candidate)
             self._attend_local(layer, local_rows, query, key, value, output, scaling, window)
