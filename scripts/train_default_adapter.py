@@ -36,13 +36,13 @@ TRAINED_SHARE = 0.8
 #: XQuAD's questions are few, and the hardest; each stands this often among the others.
 SQUAD_WEIGHT = 3
 MIX = {
-    "number": 0.13,
-    "passkey": 0.05,
-    "pair": 0.20,
-    "words": 0.20,
-    "files": 0.25,
-    "continuation": 0.06,
-    "reconstruction": 0.11,
+    "number": 0.12,
+    "passkey": 0.03,
+    "pair": 0.22,
+    "words": 0.28,
+    "files": 0.22,
+    "continuation": 0.04,
+    "reconstruction": 0.09,
 }
 
 
@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=420)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--min-chunk-size", type=int, default=64)
     parser.add_argument("--max-tokens", type=int, default=2048)
     parser.add_argument("--max-chunks", type=int, default=128)
     parser.add_argument("--prompts", type=int, default=20)
@@ -83,6 +84,7 @@ def main() -> None:
         questions(options.data / "qa"),
         mix=MIX,
         shape=SampleShape(
+            min_chunk_size=options.min_chunk_size,
             max_tokens=options.max_tokens,
             max_chunks=options.max_chunks,
             prompts=options.prompts,

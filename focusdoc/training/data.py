@@ -45,6 +45,8 @@ FORMS = (
     "Question: {}\nHelpful Answer:",
     "{} Answer with a few words.",
 )
+#: Share of the distractors that are easily taken for the fact itself.
+LOOKALIKES = 0.3
 #: How many samples back the chunks of an earlier sample may come from.
 REACH = 24
 
@@ -236,12 +238,18 @@ class SampleMaker:
         planted.append(fact.statement)
         if name != "passkey":
             for _ in range(rng.choice([0, 0, 1, 2, 4, 8])):
-                other = FACT_MAKERS[name](rng)
+                other = self._other(rng, fact)
                 if other.questions != fact.questions:  # else the question would have two answers
                     if soil.plant(self._statement(rng, other)):
                         planted.append(other.statement)
                     told |= self._asking(other)
         return self._question(rng, fact)
+
+    def _other(self, rng: random.Random, fact: Fact) -> Fact:
+        """A distractor of the kind of `fact`, sometimes one that is easily taken for it."""
+        if fact.lookalike is not None and rng.random() < LOOKALIKES:
+            return fact.lookalike(rng)
+        return FACT_MAKERS[fact.kind](rng)
 
     def _asking(self, fact: Fact) -> frozenset[str]:
         """What no other fact may answer: the wordings of its question; of pass keys there may be but one."""
@@ -257,11 +265,12 @@ class SampleMaker:
         lines = [fact.statement]
         size = len(encode_text(self.tokenizer, fact.statement)) + 1
         while True:
-            other = FACT_MAKERS["pair"](rng).statement
-            size += len(encode_text(self.tokenizer, other)) + 1
+            other = self._other(rng, fact)
+            size += len(encode_text(self.tokenizer, other.statement)) + 1
             if size > length - 4:
                 break
-            lines.insert(rng.randint(0, len(lines)), other)
+            if other.questions != fact.questions:
+                lines.insert(rng.randint(0, len(lines)), other.statement)
         ids = encode_text(self.tokenizer, "\n".join(lines) + "\n")[:length]
         return ids + (encode_text(self.tokenizer, " -") * length)[: length - len(ids)]
 

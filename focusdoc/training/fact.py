@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +17,7 @@ class Fact:
         questions: wordings of the question; any may be asked.
         answer: as the statement puts it, to the letter.
         completions: openings of a sentence that the answer continues, for prompts without a chat template.
+        lookalike: draws another fact that is easily taken for this one, such as one about a namesake.
     """
 
     kind: str
@@ -22,3 +25,4 @@ class Fact:
     questions: tuple[str, ...]
     answer: str
     completions: tuple[str, ...] = ()
+    lookalike: Callable[[random.Random], Fact] | None = field(default=None, compare=False, repr=False)

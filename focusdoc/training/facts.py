@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable
 
 from focusdoc.training.fact import Fact
-from focusdoc.training.vocabulary import ITEMS, NUMBERED, PLACES, digits, person
+from focusdoc.training.vocabulary import ITEMS, NUMBERED, PLACES, digits, namesake, person
 from focusdoc.training.word_facts import words_fact
 
 __all__ = ["FACT_MAKERS", "Fact", "number_fact", "pair_fact", "passkey_fact", "words_fact"]
@@ -19,7 +19,11 @@ __all__ = ["FACT_MAKERS", "Fact", "number_fact", "pair_fact", "passkey_fact", "w
 
 def number_fact(rng: random.Random) -> Fact:
     """A number that belongs to a place or a person."""
-    thing, owner = rng.choice(NUMBERED), rng.choice([rng.choice(PLACES), person(rng)])
+    return _number(rng, rng.choice(NUMBERED), rng.choice([rng.choice(PLACES), person(rng)]))
+
+
+def _number(rng: random.Random, thing: str, owner: str) -> Fact:
+    """A number called `thing` that belongs to `owner`."""
     value = digits(rng, rng.choice([3, 4, 5, 6, 6, 6, 7, 8]))
     statement = rng.choice(
         [
@@ -40,7 +44,14 @@ def number_fact(rng: random.Random) -> Fact:
         f"What is the {thing} of {owner}? Answer with the number only.",
         f"What is the special {thing} for {owner} mentioned in the document?",
     )
-    return Fact("number", statement, questions, value, (f"The {thing} of {owner} is", f"The {thing} for {owner} is"))
+    openings = (f"The {thing} of {owner} is", f"The {thing} for {owner} is")
+
+    def lookalike(rng: random.Random) -> Fact:
+        if rng.random() < 0.5:
+            return _number(rng, rng.choice(NUMBERED), owner)
+        return _number(rng, thing, rng.choice(PLACES) if owner in PLACES else namesake(rng, owner))
+
+    return Fact("number", statement, questions, value, openings, lookalike)
 
 
 def passkey_fact(rng: random.Random) -> Fact:
@@ -68,23 +79,41 @@ def passkey_fact(rng: random.Random) -> Fact:
 
 def pair_fact(rng: random.Random) -> Fact:
     """A value under a key, as in a JSON object or a list of settings."""
+    return _pair(rng, _identifier(rng), _identifier(rng))
 
-    def name() -> str:
-        form = rng.random()
-        if form < 0.6:
-            return str(uuid.UUID(int=rng.getrandbits(128), version=4))
-        if form < 0.8:
-            return "".join(rng.choice("abcdefghjkmnpqrstuvwxyz0123456789") for _ in range(rng.randint(6, 12)))
-        return f"{rng.choice(ITEMS)}-{digits(rng, 4)}"
 
-    key, value = name(), name()
+def _pair(rng: random.Random, key: str, value: str) -> Fact:
+    """`value` under `key`."""
     statement = rng.choice([f'"{key}": "{value}",', f'"{key}": "{value}",', f"{key}: {value}", f"{key} = {value}"])
     questions = (
         f'What is the value of the key "{key}"?',
         f"Which value belongs to {key}?",
         f'Key: "{key}"\nThe value associated with the specified key is?',
     )
-    return Fact("pair", statement, questions, value, (f'"{key}": "', f'Key: "{key}"\nThe value is'))
+
+    def lookalike(rng: random.Random) -> Fact:
+        if rng.random() < 0.5:
+            return _pair(rng, _begun_alike(rng, key), _identifier(rng))
+        return _pair(rng, _identifier(rng), _begun_alike(rng, value))
+
+    return Fact("pair", statement, questions, value, (f'"{key}": "', f'Key: "{key}"\nThe value is'), lookalike)
+
+
+def _identifier(rng: random.Random) -> str:
+    """A key or a value."""
+    form = rng.random()
+    if form < 0.6:
+        return str(uuid.UUID(int=rng.getrandbits(128), version=4))
+    if form < 0.8:
+        return "".join(rng.choice("abcdefghjkmnpqrstuvwxyz0123456789") for _ in range(rng.randint(6, 12)))
+    return f"{rng.choice(ITEMS)}-{digits(rng, 4)}"
+
+
+def _begun_alike(rng: random.Random, text: str) -> str:
+    """Another identifier that begins with up to five characters of `text` and has its form."""
+    kept = rng.randint(1, 5)
+    letters = "".join(sorted(set(text) - {"-"})) + "0123456789"
+    return text[:kept] + "".join(letter if letter == "-" else rng.choice(letters) for letter in text[kept:])
 
 
 #: The makers of planted facts by the name their losses are reported under.

@@ -84,6 +84,14 @@ def person(rng: random.Random) -> str:
     return f"{rng.choice(FIRST_NAMES)} {coined(rng) if rng.random() < 0.5 else rng.choice(LAST_NAMES)}"
 
 
+def namesake(rng: random.Random, name: str) -> str:
+    """Another person with the first or the last name of `name`."""
+    first, last = name.split(" ", 1)
+    if rng.random() < 0.5:
+        return f"{first} {person(rng).split(' ', 1)[1]}"
+    return f"{rng.choice(FIRST_NAMES)} {last}"
+
+
 def coined(rng: random.Random) -> str:
     """A name that nobody bears: it can be copied, but not guessed."""
     return "".join(rng.choices(SYLLABLES, k=rng.choice([2, 2, 3]))).capitalize()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from focusdoc.training import vocabulary as words
@@ -258,13 +258,22 @@ KINDS = (
 
 def words_fact(rng: random.Random) -> Fact:
     """A fact in words, as a row of `KINDS` tells and asks it."""
-    kind = rng.choice(KINDS)
+    return _fact(rng, rng.choice(KINDS), SLOTS)
+
+
+def _fact(rng: random.Random, kind: Kind, slots: Mapping[str, Callable[[random.Random], str]]) -> Fact:
+    """A fact of one kind, its slots filled by `slots`."""
     while True:
-        filled = {slot: draw(rng) for slot, draw in SLOTS.items()}
+        filled = {slot: draw(rng) for slot, draw in slots.items()}
         statement, answer = rng.choice(kind.told).format(**filled), filled[kind.answer]
         questions = tuple(question.format(**filled) for question in kind.asked)
         if answer in statement and not any(_holds(question, answer) for question in questions):
-            return Fact("words", statement, questions, answer)
+            break
+
+    def lookalike(rng: random.Random) -> Fact:
+        return _fact(rng, kind, {**slots, "who": lambda rng: words.namesake(rng, filled["who"])})
+
+    return Fact("words", statement, questions, answer, lookalike=lookalike)
 
 
 def _holds(text: str, phrase: str) -> bool:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from focusdoc.training.facts import FACT_MAKERS, Fact, digits
+from focusdoc.training.vocabulary import namesake, person
 
 every_maker = pytest.mark.parametrize("kind", sorted(FACT_MAKERS))
 seeds = st.integers(0, 2**32)
@@ -40,6 +41,26 @@ class TestEveryMaker:
         assert fact.questions
         assert all(question.strip() for question in (*fact.questions, *fact.completions))
         assert not gives_away(fact)
+
+    @settings(deadline=None)
+    @given(seed=seeds)
+    def test_has_lookalikes_that_answer_other_questions(self, kind: str, seed: int) -> None:
+        rng = random.Random(seed)
+        fact = FACT_MAKERS[kind](rng)
+        if kind == "passkey":  # there may be but one
+            assert fact.lookalike is None
+            return
+        assert fact.lookalike is not None
+        other = fact.lookalike(rng)
+        assert other.kind == kind
+        assert other.answer in other.statement
+        assert not gives_away(other)
+
+    @settings(deadline=None)
+    @given(seed=seeds)
+    def test_draws_the_same_lookalike_from_the_same_seed(self, kind: str, seed: int) -> None:
+        drawn = [FACT_MAKERS[kind](random.Random(seed)).lookalike for _ in range(2)]
+        assert len({make and make(random.Random(seed)) for make in drawn}) == 1
 
     @settings(deadline=None)
     @given(seed=seeds)
@@ -94,3 +115,37 @@ def test_digits_has_as_many_as_asked_for(seed: int, length: int) -> None:
     assert len(number) == length
     assert number.isdecimal()
     assert length == 1 or number[0] != "0"
+
+
+class TestLookalikes:
+    @settings(deadline=None)
+    @given(seed=seeds)
+    def test_a_namesake_has_the_first_or_the_last_name(self, seed: int) -> None:
+        rng = random.Random(seed)
+        name = person(rng)
+        first, last = name.split()
+        other = namesake(rng, name).split()
+        assert other[0] == first or other[1] == last
+
+    @settings(deadline=None)
+    @given(seed=seeds)
+    def test_a_pair_has_a_key_or_a_value_that_begins_as_the_other_does(self, seed: int) -> None:
+        rng = random.Random(seed)
+        fact = FACT_MAKERS["pair"](rng)
+        assert fact.lookalike is not None
+        other = fact.lookalike(rng)
+
+        def key(fact: Fact) -> str:
+            return fact.completions[0].split('"')[1]
+
+        assert other.answer[0] == fact.answer[0] or key(other)[0] == key(fact)[0]
+
+    @settings(deadline=None)
+    @given(seed=seeds)
+    def test_a_number_has_the_same_owner_or_is_called_the_same(self, seed: int) -> None:
+        rng = random.Random(seed)
+        fact = FACT_MAKERS["number"](rng)
+        assert fact.lookalike is not None
+        named, other = (one.completions[0].removeprefix("The ") for one in (fact, fact.lookalike(rng)))
+        same_thing = named.split(" of ")[0] == other.split(" of ")[0]
+        assert same_thing or named.split(" of ")[1] == other.split(" of ")[1]
