@@ -132,9 +132,13 @@ class SampleMaker:
         return replace(sample, prompts=tuple(self._within_rows(prompts, num_chunks)), earlier=earlier)
 
     def _earlier(self, rng: random.Random, sample: TrainingSample) -> Iterator[TrainingSample]:
-        """Earlier samples whose chunks join those of `sample`, up to a number of chunks drawn log-uniformly."""
+        """Earlier samples whose chunks join those of `sample`.
+
+        The square leans towards few chunks: a prompt takes rows in every chunk, so there is room for many prompts then,
+        and telling chunks apart is learnt from fewer prompts than reading the right one is.
+        """
         reach = min(sample.number // self.stride, REACH)
-        room = self.shape.max_chunks ** rng.random() - sample.num_chunks
+        room = self.shape.max_chunks ** rng.random() ** 2 - sample.num_chunks
         for back in rng.sample(range(1, reach + 1), min(reach, self.shape.max_reused)):
             other = self._fresh(sample.number - back * self.stride)
             if other.num_chunks <= room:
