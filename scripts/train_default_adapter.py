@@ -90,8 +90,8 @@ def main() -> None:
             prompts=options.prompts,
             max_reused=6,
             max_rows=options.max_rows,
-            max_local=1024,
-            quoted=0.5,
+            max_local=512,
+            quoted=0.2,
         ),
         seed=options.seed,
     )
