@@ -45,15 +45,16 @@ class _FrozenAttention(torch.autograd.Function):
             return states.reshape(batch, num_kv_heads, -1, *states.shape[3:])
 
         seen = visibility(num_queries, num_keys, query_start=ctx.query_start, window=ctx.window, device=query.device)
-        scores = (rows(query) @ key.transpose(-1, -2)).float() * ctx.scaling
+        # In place from here on: the scores of every row with every key are what this pass reads and writes most.
+        scores = (rows(query) @ key.transpose(-1, -2)).float().mul_(ctx.scaling)
         anchor = rows(lse.masked_fill(lse.isneginf(), 0.0)).unsqueeze(-1)
-        weights = torch.exp(scores - anchor)
+        weights = scores.sub_(anchor).exp_()
         if seen is not None:
-            weights = weights * seen.repeat(query.shape[1] // num_kv_heads, 1)
+            weights.mul_(seen.repeat(query.shape[1] // num_kv_heads, 1))
         # d score = weight * (d weight - sum(d output * output) + d lse)
         inner = (grad_output.float() * output.float()).sum(dim=-1)
         bias = rows(grad_lse.float() - inner).unsqueeze(-1)
-        grad_scores = weights * ((rows(grad_output) @ value.transpose(-1, -2)).float() + bias)
+        grad_scores = (rows(grad_output) @ value.transpose(-1, -2)).float().add_(bias).mul_(weights)
         grad_query = (grad_scores.to(key.dtype) @ key) * ctx.scaling
         return grad_query.reshape_as(query), None, None, None, None, None, None
 
