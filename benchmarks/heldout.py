@@ -64,7 +64,39 @@ def needles(engine: FocusEngine, data: Path, kind: str, num_tokens: int, chunk_s
         else:
             misses.append((facts[0].answer, found))
     name = f"{kind}, {num_tokens // 1024}K tokens, chunks of {chunk_size}"
-    return Result(name, cases, right / cases, time.perf_counter() - begun, misses[:5])
+    return Result(name, cases, right / cases, time.perf_counter() - begun, misses[:12])
+
+
+def words_alone(engine: FocusEngine, data: Path, num_tokens: int, chunk_size: int, cases: int) -> Result:
+    """The base model with nothing but the chunk of the fact in its prompt: does its reply hold the answer?
+
+    The same facts and questions as `needles` asks.
+    """
+    begun = time.perf_counter()
+    novel = Novel(sized(engine, chunk_size), data, num_tokens)
+    right, misses = 0, []
+    for case in range(cases):
+        rng = random.Random(f"words-{num_tokens}-{chunk_size}-{case}")
+        facts = [FACT_MAKERS["words"](rng) for _ in range(3)]
+        ids = novel.planted(facts, rng).token_ids
+        chunks = [engine.base.tokenizer.decode(ids[at : at + chunk_size]) for at in range(0, len(ids), chunk_size)]
+        chunk = next(text for text in chunks if facts[0].statement in text)
+        found = replied(engine, f"{chunk}\n\nAnswer in a few words: {rng.choice(facts[0].questions)}")
+        if facts[0].answer.lower() in found.lower():
+            right += 1
+        else:
+            misses.append((facts[0].answer, found))
+    name = f"words, base model, the chunk of {chunk_size} alone, answer contained"
+    return Result(name, cases, right / cases, time.perf_counter() - begun, misses[:12])
+
+
+def replied(engine: FocusEngine, message: str) -> str:
+    """What the base model itself replies to `message`, up to 32 tokens."""
+    tokenizer = engine.base.tokenizer
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": message}], add_generation_prompt=True)["input_ids"]
+    reply = engine.base.model.generate(torch.tensor([ids]), max_new_tokens=32, do_sample=False)[0, len(ids) :]
+    text: str = tokenizer.decode(reply, skip_special_tokens=True)
+    return text
 
 
 def passkey(engine: FocusEngine, num_tokens: int, cases: int, seed: int = 0) -> Result:
@@ -100,7 +132,7 @@ def passkey(engine: FocusEngine, num_tokens: int, cases: int, seed: int = 0) -> 
         else:
             misses.append((key, found))
     name = f"passkey in noise, {num_tokens // 1000}K tokens, chunks of {size}"
-    return Result(name, cases, right / cases, time.perf_counter() - begun, misses[:5])
+    return Result(name, cases, right / cases, time.perf_counter() - begun, misses[:12])
 
 
 def infinitebench(engine: FocusEngine, path: Path, limit: int) -> Result:
@@ -117,7 +149,7 @@ def infinitebench(engine: FocusEngine, path: Path, limit: int) -> Result:
             right += 1
         else:
             misses.append((str(gold), answer))
-    return Result(f"InfiniteBench {path.stem}", cases, right / cases, time.perf_counter() - begun, misses[:5])
+    return Result(f"InfiniteBench {path.stem}", cases, right / cases, time.perf_counter() - begun, misses[:12])
 
 
 def pairs(engine: FocusEngine, cases: int, count: int = 140) -> Result:
@@ -143,7 +175,7 @@ def pairs(engine: FocusEngine, cases: int, count: int = 140) -> Result:
             else:
                 misses.append((value, found))
     name = f"UUID among {count} pairs, {len(blocks)} chunks of {engine.chunk_size}"
-    return Result(name, cases, right / cases, time.perf_counter() - begun, misses[:5])
+    return Result(name, cases, right / cases, time.perf_counter() - begun, misses[:12])
 
 
 def target_losses(engine: FocusEngine, blocks: list[MemoryBlock], ids: list[int], targets: int) -> tuple[float, float]:
@@ -203,11 +235,7 @@ def paragraphs(engine: FocusEngine, data: Path, cases: int) -> list[Result]:
         fact = Fact("paragraph", f"\n\n{context}\n\n", (question,), answer)
         memory = novel.planted([fact], random.Random(case))
         ours.append(f1(novel.engine.ask(memory, question, max_new_tokens=32).text, answer))
-        ids = engine.base.tokenizer.apply_chat_template(
-            [{"role": "user", "content": f"{context}\n\nAnswer in a few words: {question}"}], add_generation_prompt=True
-        )["input_ids"]
-        reply = engine.base.model.generate(torch.tensor([ids]), max_new_tokens=32, do_sample=False)[0, len(ids) :]
-        alone.append(f1(engine.base.tokenizer.decode(reply, skip_special_tokens=True), answer))
+        alone.append(f1(replied(engine, f"{context}\n\nAnswer in a few words: {question}"), answer))
     seconds = time.perf_counter() - begun
     return [
         Result("XQuAD F1, paragraph among 16K of novel", cases, sum(ours) / cases, seconds, []),
@@ -250,6 +278,7 @@ def main() -> None:
         "noise": lambda: (passkey(sized(engine, 2048), length, 5) for length in (128_000, 400_000)),
         "pairs": lambda: [pairs(sized(engine, 512), cases)],
         "words": lambda: [needles(engine, data, "words", 16_384, 1024, cases)],
+        "words-alone": lambda: [words_alone(engine, data, 16_384, 1024, cases)],
         "reconstruction": lambda: [reconstruction(engine, data, cases)],
         "perplexity": lambda: perplexity(engine, data, 16_384) + perplexity(engine, data, 32_768),
         "paragraphs": lambda: paragraphs(engine, data, cases),
