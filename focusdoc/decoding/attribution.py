@@ -91,18 +91,30 @@ def passage_tokens(attention: Tensor) -> tuple[int, int, int]:
 
 
 def whole_sentences(text: str, start: int, end: int) -> tuple[int, int]:
-    """Characters ``start:end`` widened to the nearest sentence or paragraph ends, white space stripped."""
+    """Characters ``start:end`` widened to the nearest sentence or paragraph ends, white space stripped.
+
+    Where none is near, as in tables, lists and code, they are widened to whole lines, or at least to whole words.
+    """
     ends = (". ", ".\n", "! ", "? ", "!\n", "?\n", "\n\n", "\f")
     before = text[max(0, start - _SENTENCE_REACH) : start]
-    cut = max(before.rfind(mark) + len(mark) if mark in before else -1 for mark in ends)
-    if cut >= 0:
-        start = start - len(before) + cut
+    cuts = [before.rfind(mark) + len(mark) for mark in ends if mark in before]
+    cut = max(cuts) if cuts else before.rfind("\n") + 1 or before.rfind(" ") + 1
+    if cut:
+        start += cut - len(before)
     after = text[end : end + _SENTENCE_REACH]
     stops = [after.find(mark) + len(mark) for mark in ends if mark in after]
-    if stops and text[max(0, end - 1) : end] not in ".!?":
+    last = text[max(0, end - 1) : end]
+    if stops and last not in ".!?":
         end += min(stops)
+    elif not stops and not last.isspace():
+        end += _first(after, "\n") or _first(after, " ")
     while start < end and text[start].isspace():
         start += 1
     while end > start and text[end - 1].isspace():
         end -= 1
     return start, end
+
+
+def _first(text: str, mark: str) -> int:
+    """Characters of `text` up to and with the first `mark`; 0 if there is none."""
+    return text.find(mark) + 1

@@ -32,6 +32,20 @@ def test_a_passage_is_widened_to_whole_sentences() -> None:
     assert text[start:end] == "The code is 42, said he, and left."
 
 
+def test_where_there_are_no_sentences_it_is_widened_to_whole_lines() -> None:
+    text = '{\n"first-key": "first-value",\n"second-key": "second-value",\n"third-key": "third-value"\n}'
+    begin = text.index("nd-key")
+    start, end = whole_sentences(text, begin, text.index("nd-value"))
+    assert text[start:end] == '"second-key": "second-value",'
+
+
+def test_where_there_are_no_lines_either_it_is_widened_to_whole_words() -> None:
+    text = " ".join(f"word{number}" for number in range(100))
+    begin = text.index("d50")
+    start, end = whole_sentences(text, begin, begin + 9)
+    assert text[start:end] == "word50 word51"
+
+
 @given(st.text(max_size=300), st.data())
 def test_widening_never_loses_what_was_looked_at(text: str, data: st.DataObject) -> None:
     begin = data.draw(st.integers(0, len(text)))
