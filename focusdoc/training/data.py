@@ -20,7 +20,7 @@ from focusdoc.documents import load, tokenize
 from focusdoc.errors import ConfigError, TrainingError
 from focusdoc.training.asking import Passages, Question
 from focusdoc.training.dense import TrainingPrompt
-from focusdoc.training.facts import FACT_MAKERS, Fact
+from focusdoc.training.facts import FACT_MAKERS, Fact, distractor
 from focusdoc.training.shape import SampleShape
 from focusdoc.training.soil import Soil
 
@@ -45,8 +45,6 @@ FORMS = (
     "Question: {}\nHelpful Answer:",
     "{} Answer with a few words.",
 )
-#: Share of the distractors that are easily taken for the fact itself.
-LOOKALIKES = 0.3
 #: How many samples back the chunks of an earlier sample may come from.
 REACH = 24
 
@@ -242,18 +240,12 @@ class SampleMaker:
         planted.append(fact.statement)
         if name != "passkey":
             for _ in range(rng.choice([0, 0, 1, 2, 4, 8])):
-                other = self._other(rng, fact)
+                other = distractor(rng, fact)
                 if other.questions != fact.questions:  # else the question would have two answers
                     if soil.plant(self._statement(rng, other)):
                         planted.append(other.statement)
                     told |= self._asking(other)
         return self._question(rng, fact)
-
-    def _other(self, rng: random.Random, fact: Fact) -> Fact:
-        """A distractor of the kind of `fact`, sometimes one that is easily taken for it."""
-        if fact.lookalike is not None and rng.random() < LOOKALIKES:
-            return fact.lookalike(rng)
-        return FACT_MAKERS[fact.kind](rng)
 
     def _asking(self, fact: Fact) -> frozenset[str]:
         """What no other fact may answer: the wordings of its question; of pass keys there may be but one."""
@@ -269,7 +261,7 @@ class SampleMaker:
         lines = [fact.statement]
         size = len(encode_text(self.tokenizer, fact.statement)) + 1
         while True:
-            other = self._other(rng, fact)
+            other = distractor(rng, fact)
             size += len(encode_text(self.tokenizer, other.statement)) + 1
             if size > length - 4:
                 break

@@ -14,7 +14,10 @@ from focusdoc.training.fact import Fact
 from focusdoc.training.vocabulary import ITEMS, NUMBERED, PLACES, digits, namesake, person
 from focusdoc.training.word_facts import words_fact
 
-__all__ = ["FACT_MAKERS", "Fact", "number_fact", "pair_fact", "passkey_fact", "words_fact"]
+__all__ = ["FACT_MAKERS", "Fact", "distractor", "number_fact", "pair_fact", "passkey_fact", "words_fact"]
+
+#: Share of the distractors that are easily taken for the fact itself.
+LOOKALIKES = 0.3
 
 
 def number_fact(rng: random.Random) -> Fact:
@@ -123,3 +126,10 @@ FACT_MAKERS: dict[str, Callable[[random.Random], Fact]] = {
     "pair": pair_fact,
     "words": words_fact,
 }
+
+
+def distractor(rng: random.Random, fact: Fact) -> Fact:
+    """Another fact of the kind of `fact`, sometimes one easily taken for it; it may answer the same question."""
+    if fact.lookalike is not None and rng.random() < LOOKALIKES:
+        return fact.lookalike(rng)
+    return FACT_MAKERS[fact.kind](rng)
