@@ -13,14 +13,15 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from focusdoc.decoding.prompt import encode_text
 from focusdoc.documents import load, tokenize
 from focusdoc.errors import ConfigError, TrainingError
 from focusdoc.training.asking import Passages, Question
 from focusdoc.training.dense import TrainingPrompt
-from focusdoc.training.facts import FACT_MAKERS, Fact, distractor
+from focusdoc.training.facts import FACT_MAKERS
+from focusdoc.training.planting import PassageQuestions, Planting, by_passage
 from focusdoc.training.shape import SampleShape
 from focusdoc.training.soil import Soil
 
@@ -37,14 +38,6 @@ DEFAULT_MIX: Mapping[str, float] = {
 #: Room that any planted fact needs; shorter chunks get continuation and reconstruction only.
 _SMALLEST_PLANTED = 96
 _UNPLANTED = frozenset({"continuation", "reconstruction"})
-#: What frameworks and benchmarks put around a question once the document before it has become memory.
-FORMS = (
-    "Given the context information and not prior knowledge, answer the query.\nQuery: {}\nAnswer: ",
-    "Use the document above to answer the question.\n\nQuestion: {}",
-    "Answer the question based on the given passages. Only give me the answer.\n\nQuestion: {}\nAnswer:",
-    "Question: {}\nHelpful Answer:",
-    "{} Answer with a few words.",
-)
 #: How many samples back the chunks of an earlier sample may come from.
 REACH = 24
 
@@ -100,6 +93,7 @@ class SampleMaker:
     cache: dict[Path, list[int]] = field(default_factory=dict)
     stride: int = 1
     _recent: dict[int, TrainingSample] = field(default_factory=dict, init=False)
+    _passages: PassageQuestions = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         known = {*FACT_MAKERS, "files", *_UNPLANTED}
@@ -108,6 +102,7 @@ class SampleMaker:
         if not self.texts:
             raise TrainingError("There is no text to train on; pass at least one text file.")
         self.mix = {name: weight for name, weight in self.mix.items() if weight and (name != "files" or self.questions)}
+        self._passages = by_passage(self.questions)
         if not self.mix:
             raise TrainingError("There is no question to train on; pass at least one file of questions.")
         largest = min(self.shape.max_chunk_size, self.shape.max_tokens)
@@ -170,18 +165,16 @@ class SampleMaker:
             num_chunks = min(num_chunks, self.shape.max_tokens // chunk_size)
         ground, following = self.ground(rng, chunk_size * num_chunks)
         soil = Soil([ground[start : start + chunk_size] for start in range(0, len(ground), chunk_size)], rng)
+        planting = Planting(self.tokenizer, soil, rng, self.questions, self._passages)
         chosen = rng.choices(names, [self.mix[name] for name in names], k=self.shape.prompts)
         prompts: list[Question | TrainingPrompt | None] = []
-        told: set[str] = set()
-        planted: list[str] = []
         for number, name in enumerate(chosen):
             if name == "files":
-                prompts.append(self._from_file(rng, soil))
-            elif name == "passkey" and "passkey" in chosen[:number]:
-                # There is one pass key, or its question is vague.
-                prompts.append(self._planted(rng, "number", soil, told, planted))
+                prompts.append(planting.ask_passage())
             elif name in FACT_MAKERS:
-                prompts.append(self._planted(rng, name, soil, told, planted))
+                # There is one pass key, or its question is vague.
+                again = name == "passkey" and "passkey" in chosen[:number]
+                prompts.append(planting.ask_fact("number" if again else name))
             elif name == "continuation":
                 prompts.append(self._continuation(rng, following))
             else:
@@ -189,10 +182,10 @@ class SampleMaker:
         chunks = soil.chunks(_sentence_ends(self.tokenizer))
         # Reconstruction comes last, for it copies what the chunks hold in the end; it also stands in for a fact
         # that found no room.
-        passages = Passages(chunks, planted, self.tokenizer)
+        passages = Passages(chunks, planting.planted, self.tokenizer)
         filled = tuple(self._prompt(rng, prompt, chunks, passages) for prompt in prompts)
         ids = [token for chunk in chunks for token in chunk]
-        return TrainingSample(ids, chunk_size, filled, step, frozenset(told))
+        return TrainingSample(ids, chunk_size, filled, step, frozenset(planting.told))
 
     def _prompt(
         self, rng: random.Random, asked: Question | TrainingPrompt | None, chunks: list[list[int]], passages: Passages
@@ -224,78 +217,6 @@ class SampleMaker:
         if path not in self.cache:
             self.cache[path] = tokenize(self.tokenizer, load(path).text).token_ids
         return self.cache[path]
-
-    def _planted(
-        self, rng: random.Random, name: str, soil: Soil, told: set[str], planted: list[str]
-    ) -> Question | None:
-        """Plant a fact and distractors of its kind; ask for the fact. What they answer is added to `told`."""
-        fact = FACT_MAKERS[name](rng)
-        if name == "pair" and rng.random() < 0.7:
-            placed = soil.fill(lambda length: self._list_of_pairs(rng, length, fact))
-        else:
-            placed = soil.plant(self._statement(rng, fact))
-        if not placed:
-            return None
-        told |= self._asking(fact)
-        planted.append(fact.statement)
-        if name != "passkey":
-            for _ in range(rng.choice([0, 0, 1, 2, 4, 8])):
-                other = distractor(rng, fact)
-                if other.questions != fact.questions:  # else the question would have two answers
-                    if soil.plant(self._statement(rng, other)):
-                        planted.append(other.statement)
-                    told |= self._asking(other)
-        return self._question(rng, fact)
-
-    def _asking(self, fact: Fact) -> frozenset[str]:
-        """What no other fact may answer: the wordings of its question; of pass keys there may be but one."""
-        return frozenset({"passkey"} if fact.kind == "passkey" else fact.questions)
-
-    def _statement(self, rng: random.Random, fact: Fact) -> list[int]:
-        """Tokens of the fact's statement, set off from the text around it."""
-        separator = rng.choice([" ", " ", "\n", "\n\n"])
-        return encode_text(self.tokenizer, separator + fact.statement + separator.rstrip(" "))
-
-    def _list_of_pairs(self, rng: random.Random, length: int, fact: Fact) -> list[int]:
-        """`length` tokens full of pairs, `fact` among them."""
-        lines = [fact.statement]
-        size = len(encode_text(self.tokenizer, fact.statement)) + 1
-        while True:
-            other = distractor(rng, fact)
-            size += len(encode_text(self.tokenizer, other.statement)) + 1
-            if size > length - 4:
-                break
-            if other.questions != fact.questions:
-                lines.insert(rng.randint(0, len(lines)), other.statement)
-        ids = encode_text(self.tokenizer, "\n".join(lines) + "\n")[:length]
-        return ids + (encode_text(self.tokenizer, " -") * length)[: length - len(ids)]
-
-    def _question(self, rng: random.Random, fact: Fact) -> Question:
-        """Ask for `fact` in one of the formats that `ask` and the framework classes use."""
-        if not fact.completions or rng.random() >= 0.2:
-            asked = self._asked(rng, rng.choice(fact.questions), fact.answer, fact.kind, fact.statement)
-            return replace(asked, wordings=self._asking(fact))
-        opening = rng.choice(fact.completions)
-        targets = encode_text(self.tokenizer, ("" if opening.endswith('"') else " ") + fact.answer)
-        at = max(0, fact.statement.find(fact.answer))
-        return Question(opening, tuple(targets), None, fact.kind, fact.statement, at, self._asking(fact))
-
-    def _asked(self, rng: random.Random, question: str, answer: str, kind: str, planted: str) -> Question:
-        if rng.random() < 0.2:
-            question = rng.choice(FORMS).format(question)
-        plain = rng.random() < 0.25 or not getattr(self.tokenizer, "chat_template", None)
-        end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
-        targets = encode_text(self.tokenizer, (" " if plain else "") + answer) + end
-        style: Literal["plain", "chat"] = "plain" if plain else "chat"
-        return Question(question, tuple(targets), style, kind, planted, max(0, planted.find(answer)))
-
-    def _from_file(self, rng: random.Random, soil: Soil) -> Question | None:
-        """Plant a context from the files whole, if it fits, and ask its question."""
-        for _ in range(16):
-            context, question, answer = rng.choice(self.questions)
-            if soil.plant(encode_text(self.tokenizer, f"\n\n{context}\n\n")):
-                return self._asked(rng, question, answer, "files", context)
-        return None
 
     def _continuation(self, rng: random.Random, following: list[int]) -> TrainingPrompt:
         """The text that follows the last chunk (paper, section 3.3)."""

@@ -17,9 +17,10 @@ from transformers import PreTrainedTokenizerFast
 
 from focusdoc.decoding.prompt import encode_text, question_prompt
 from focusdoc.errors import ConfigError, DocumentError, TrainingError
-from focusdoc.training.data import DEFAULT_MIX, FORMS, REACH, SampleMaker, SampleShape, Soil, TrainingSample
+from focusdoc.training.data import DEFAULT_MIX, REACH, SampleMaker, SampleShape, Soil, TrainingSample
 from focusdoc.training.dense import TrainingPrompt
 from focusdoc.training.facts import FACT_MAKERS
+from focusdoc.training.planting import FORMS
 from focusdoc.training.questions import load_questions
 
 SHAPE = SampleShape(
