@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--max-chunks", type=int, default=128)
     parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--max-rows", type=int, default=3000)
+    parser.add_argument("--max-reused", type=int, default=6)
     parser.add_argument("--accumulate", type=int, default=2)
     parser.add_argument("--start-from", type=Path, help="an adapter to begin with")
     parser.add_argument("--seed", type=int, default=0)
@@ -88,7 +89,7 @@ def main() -> None:
             max_tokens=options.max_tokens,
             max_chunks=options.max_chunks,
             prompts=options.prompts,
-            max_reused=6,
+            max_reused=options.max_reused,
             max_rows=options.max_rows,
             max_local=512,
             quoted=0.2,

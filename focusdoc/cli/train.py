@@ -116,6 +116,9 @@ def train(
         bool,
         typer.Option("--offload", help="Keep weights and optimizer on the CPU, to spare a GPU.", rich_help_panel=_RUN),
     ] = False,
+    workers: Annotated[
+        int | None, _option("Processes that make samples ahead; without it, some beside a GPU.", _RUN, "N")
+    ] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
 ) -> None:
@@ -164,6 +167,7 @@ def train(
             tensorboard=True,
             # Set by `accelerate launch` from its configuration file.
             offload=offload or os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE") == "cpu",
+            workers=workers,
         )
         if resume and not trainer.resume() and processes.is_main:
             errors.print("There is no checkpoint yet; the run begins.", style="yellow")

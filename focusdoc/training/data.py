@@ -151,12 +151,17 @@ class SampleMaker:
     def _fresh(self, step: int) -> TrainingSample:
         """The chunks of one step, and all prompts that may be asked of them."""
         if step not in self._recent:
-            if len(self._recent) > REACH * self.stride:
-                del self._recent[min(self._recent)]
-            self._recent[step] = self._make(step)
+            self.hold(self.make(step))
         return self._recent[step]
 
-    def _make(self, step: int) -> TrainingSample:
+    def hold(self, sample: TrainingSample) -> None:
+        """Take a sample in that `make` made, maybe in another process, for the steps that will draw it."""
+        if len(self._recent) > REACH * self.stride:
+            del self._recent[min(self._recent)]
+        self._recent[sample.number] = sample
+
+    def make(self, step: int) -> TrainingSample:
+        """The chunks of one step, and all prompts that may be asked of them, made anew."""
         rng = random.Random(f"{self.seed}-{step}")
         chunk_size, num_chunks = self.shape.draw(rng)
         names = [name for name in self.mix if chunk_size >= _SMALLEST_PLANTED or name in _UNPLANTED]

@@ -131,8 +131,11 @@ def dense_logits(
         weights=weights,
         num_candidates=positions.numel(),
     )
-    of_prompt = torch.unflatten(hidden[0, : fed.numel()], 0, fed.shape)
-    return [base.logits(rows[: prompt.num_targets]) for rows, prompt in zip(of_prompt, prompts, strict=True)]
+    # One product with the head for all prompts: the vocabulary is large, and a call for each of many prompts is slow.
+    counts = [prompt.num_targets for prompt in prompts]
+    asked = torch.arange(num_targets) < torch.tensor(counts)[:, None]
+    rows = asked.flatten().nonzero().squeeze(1).to(base.device)
+    return list(torch.split(base.logits(hidden[0].index_select(0, rows)), counts))
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
@@ -140,7 +143,17 @@ def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
     return pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
 
 
+def target_losses(logits: Sequence[Tensor], prompts: Sequence[TrainingPrompt]) -> Tensor:
+    """Mean cross entropy of the targets of each prompt, in nats [num_prompts], from its logits [num_targets, vocab]."""
+    counts = torch.tensor([prompt.num_targets for prompt in prompts])
+    targets = torch.tensor([token for prompt in prompts for token in prompt.token_ids[-prompt.num_targets :]])
+    flat = torch.cat(tuple(logits)) if len(logits) > 1 else logits[0]
+    losses = functional.cross_entropy(flat, targets.to(flat.device), reduction="none")
+    owners = torch.arange(len(prompts)).repeat_interleave(counts).to(flat.device)
+    sums = torch.zeros(len(prompts), device=flat.device).index_add(0, owners, losses)
+    return sums / counts.to(flat.device)
+
+
 def target_loss(logits: Tensor, prompt: TrainingPrompt) -> Tensor:
-    """Mean cross entropy of the targets, in nats, from logits [num_targets, vocab]."""
-    targets = torch.tensor(prompt.token_ids[-prompt.num_targets :], device=logits.device)
-    return functional.cross_entropy(logits, targets)
+    """`target_losses` of one prompt, a scalar."""
+    return target_losses([logits], [prompt])[0]

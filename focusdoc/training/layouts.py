@@ -90,9 +90,12 @@ class TargetLayout:
     distances: Tensor
     rotary: Rotary
     _rotations: object = field(init=False)
+    _starts: list[int] = field(init=False)
+    _seen: dict[int | None, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._rotations = self.rotary.by(self.distances)
+        self._starts = self.tail_starts.tolist()  # once: on a GPU it waits for all that was asked of it
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
@@ -131,18 +134,43 @@ class TargetLayout:
     ) -> Tensor:
         """Candidates over chunk, tail and themselves, [B * k, heads, T, head_dim]."""
         stream = self.stream
-        starts = self.tail_starts.tolist()
         over_chunk = over_chunks(
-            query, stream.blocks, layer, starts, kernel=stream.kernel, scaling=scaling, window=window
+            query, stream.blocks, layer, self._starts, kernel=stream.kernel, scaling=scaling, window=window
         )
         keys = torch.cat((stream.tail_keys[layer], key), dim=2)
         values = torch.cat((stream.tail_values[layer], value), dim=2)
-        seen = _before(self.tail_starts, self.num_targets, stream.prompt_len, window)
-        own = torch.eye(self.num_targets, dtype=torch.bool, device=seen.device).expand(len(seen), -1, -1)
-        seen = torch.cat((seen, own), dim=2).repeat_interleave(len(query) // len(seen), dim=0)
-        over_tail = masked_attention(query, keys, values, seen, scaling=scaling)
+        over_tail = masked_attention(query, keys, values, self._visible(window)[0], scaling=scaling)
         output, _ = merge(*over_chunk, *over_tail)
         return output
+
+    def _visible(self, window: int | None) -> tuple[Tensor, Tensor]:
+        """Who sees whom, the same in all layers of one window.
+
+        Returns:
+            For the candidates, bool [B * k, T, L + T]: the tail before each, and itself. For the local rows, bool
+            [B, T, M + T]: the local context, and the rows up to each.
+        """
+        if window not in self._seen:
+            self._seen[window] = self._candidates_see(window), self._local_rows_see(window)
+        return self._seen[window]
+
+    def _candidates_see(self, window: int | None) -> Tensor:
+        tail = _before(self.tail_starts, self.num_targets, self.stream.prompt_len, window)
+        own = torch.eye(self.num_targets, dtype=torch.bool, device=tail.device).expand(len(tail), -1, -1)
+        num_chunks = sum(block.num_chunks for block in self.stream.blocks)
+        return torch.cat((tail, own), dim=2).repeat_interleave(num_chunks, dim=0)
+
+    def _local_rows_see(self, window: int | None) -> Tensor:
+        before = _before(self.local_starts, 1, self.stream.local_len, None).expand(-1, self.num_targets, -1)
+        steps = torch.arange(self.num_targets, device=before.device)
+        among = (steps[None, :] <= steps[:, None]).expand(len(before), -1, -1)
+        seen = torch.cat((before, among), dim=2)
+        if window is None:
+            return seen
+        rows = self.local_starts[:, None] + steps
+        ordinary = torch.arange(self.stream.local_len, device=before.device).expand(len(before), -1)
+        places = torch.cat((ordinary, rows), dim=1)
+        return seen & (places[:, None, :] > rows[:, :, None] - window)
 
     def _local(
         self,
@@ -165,19 +193,7 @@ class TargetLayout:
         asked = torch.unflatten(query.float(), 1, (keys.shape[1], -1)) * scaling
         to_candidates = torch.einsum("bghtd,bgktd->bghtk", asked, candidate_keys.float())
         to_local = torch.einsum("bghtd,bgld->bghtl", asked, keys)
-        before = _before(self.local_starts, 1, self.stream.local_len, None).expand(-1, self.num_targets, -1)
-        steps = torch.arange(self.num_targets, device=query.device)
-        among = (steps[None, :] <= steps[:, None]).expand(len(query), -1, -1)
-        seen = torch.cat((before, among), dim=2)
-        if window is not None:
-            places = torch.cat(
-                (
-                    torch.arange(self.stream.local_len, device=query.device).expand(len(query), -1),
-                    self.local_starts[:, None] + steps,
-                ),
-                dim=1,
-            )
-            seen &= places[:, None, :] > (self.local_starts[:, None] + steps)[:, :, None] - window
+        seen = self._visible(window)[1]
         scores = torch.cat((to_candidates, to_local.masked_fill(~seen[:, None, None], -torch.inf)), dim=-1)
         weights = scores.softmax(dim=-1)
         num_chunks = to_candidates.shape[-1]

@@ -15,8 +15,9 @@ from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.candidate import LayerWeights
+from focusdoc.training.batches import PassLimits, batches
 from focusdoc.training.data import REACH, SampleMaker, TrainingSample
-from focusdoc.training.dense import TrainingPrompt, dense_logits, target_loss
+from focusdoc.training.dense import TrainingPrompt, dense_logits, target_losses
 from focusdoc.training.distill import divergence, teacher_logits
 from focusdoc.training.paper import PaperSample, draw_paper_sample, paper_logits, paper_loss
 from focusdoc.training.settings import TrainingConfig
@@ -24,10 +25,6 @@ from focusdoc.training.settings import TrainingConfig
 #: Makes the weights of every layer for one more backward pass.
 MakeWeights = Callable[[], Sequence[LayerWeights]]
 SampleT = TypeVar("SampleT")
-#: Rows of one pass with gradient: about 1 MB each for the default model.
-MAX_GRADIENT_ROWS = 2048
-#: What the passes of a batch cost whatever their length, as rows.
-PASS_ROWS = 300
 
 
 class TargetLoss(NamedTuple):
@@ -72,6 +69,7 @@ class DenseObjective:
         self._kernel = kernel
         self._settings = FocusConfig(candidate_positions=config.candidate_positions)
         self._distill = config.distill
+        self._limits = PassLimits.of(base)
         self._reuses = False
         self._read: dict[int, tuple[MemoryBlock, ...]] = {}
 
@@ -92,24 +90,27 @@ class DenseObjective:
         """See `Objective`."""
         blocks = self._blocks(sample)
         num_chunks = sum(block.num_chunks for block in blocks)
-        for prompts in _batches(sample.prompts, num_chunks):
+        for prompts in batches(sample.prompts, num_chunks, self._limits):
             told = dense_logits(self._base, weights(), blocks, prompts, self._settings, self._kernel)
-            yield [self._loss(sample, prompt, logits) for prompt, logits in zip(prompts, told, strict=True)]
+            losses = target_losses(told, prompts)
+            yield [
+                TargetLoss(prompt.objective, loss, self._divergence(sample, prompt, logits))
+                for prompt, loss, logits in zip(prompts, losses, told, strict=True)
+            ]
 
-    def _loss(self, sample: TrainingSample, prompt: TrainingPrompt, logits: Tensor) -> TargetLoss:
-        teacher = None
-        if self._distill:
-            shown = [token for one in (*sample.earlier, sample) for token in one.token_ids]
-            teacher = teacher_logits(self._base, [*shown, *prompt.token_ids[:-1]], prompt.num_targets)
-        away = None if teacher is None else divergence(logits, teacher)
-        return TargetLoss(prompt.objective, target_loss(logits, prompt), away)
+    def _divergence(self, sample: TrainingSample, prompt: TrainingPrompt, logits: Tensor) -> Tensor | None:
+        if not self._distill:
+            return None
+        shown = [token for one in (*sample.earlier, sample) for token in one.token_ids]
+        teacher = teacher_logits(self._base, [*shown, *prompt.token_ids[:-1]], prompt.num_targets)
+        return None if teacher is None else divergence(logits, teacher)
 
     def _blocks(self, sample: TrainingSample) -> list[MemoryBlock]:
         """The chunks of a sample and of the earlier ones beside it, each read once while it is in reach."""
         blocks: list[MemoryBlock] = []
         for one in (sample, *sample.earlier):
             if one.number not in self._read:
-                batch = max(1, 2048 // one.chunk_size)  # about 2,048 tokens in one pass
+                batch = max(1, self._limits.read_tokens // one.chunk_size)
                 self._read[one.number] = read_chunks(
                     self._base, one.token_ids, one.chunk_size, self._kernel, batch=batch
                 )
@@ -117,30 +118,6 @@ class DenseObjective:
         kept = sorted(self._read)[-REACH:] if self._reuses else []
         self._read = {number: self._read[number] for number in kept}
         return blocks
-
-
-def _batches(prompts: Sequence[TrainingPrompt], num_chunks: int) -> Iterator[list[TrainingPrompt]]:
-    """Prompts in batches: alike in length, for all are padded to the longest, and bounded in rows with gradient."""
-    batch: list[TrainingPrompt] = []
-    for prompt in sorted(prompts, key=lambda each: (each.num_targets, len(each.local), len(each.token_ids))):
-        together = [*batch, prompt]
-        too_many = prompt.num_targets * (num_chunks + 1) * len(together) > MAX_GRADIENT_ROWS
-        apart = _cost(batch, num_chunks) + _cost([prompt], num_chunks)
-        if batch and (too_many or _cost(together, num_chunks) > apart):
-            yield batch
-            together = [prompt]
-        batch = together
-    yield batch
-
-
-def _cost(prompts: Sequence[TrainingPrompt], num_chunks: int) -> float:
-    """Rows of the passes of a batch, backward ones and padding included, and what two passes cost besides."""
-    if not prompts:
-        return 0.0
-    targets = max(prompt.num_targets for prompt in prompts)
-    local = max(len(prompt.local) for prompt in prompts)
-    tail = max(min(len(prompt.token_ids), (prompt.prompt_window or local) + prompt.num_targets) for prompt in prompts)
-    return len(prompts) * (local + num_chunks * (tail + 2 * targets)) + PASS_ROWS
 
 
 class PaperObjective:

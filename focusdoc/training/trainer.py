@@ -15,10 +15,11 @@ from torch import nn
 
 from focusdoc.attention import attention_kernel
 from focusdoc.config import FocusConfig
-from focusdoc.errors import TrainingError
+from focusdoc.errors import ConfigError, TrainingError
 from focusdoc.modeling.adapter import Adapter, AdapterConfig, untrained_adapter
 from focusdoc.modeling.adapter_files import load_adapter, save_adapter
 from focusdoc.modeling.base import BaseModel
+from focusdoc.training.ahead import making_ahead, usual_workers
 from focusdoc.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from focusdoc.training.data import SampleMaker
 from focusdoc.training.heldout import HeldOut
@@ -63,6 +64,7 @@ class Trainer:
         processes: those of the run; this one alone if not given.
         tensorboard: write ``tensorboard/`` in `output` too.
         offload: keep the trained weights and the optimizer on the CPU, whatever device the base model is on.
+        workers: processes that make samples ahead; None for some beside a GPU, and none beside a CPU.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Trainer:
         tensorboard: bool = False,
         offload: bool = False,
         attention: str = "auto",
+        workers: int | None = None,
     ) -> None:
         self.base = base
         self.samples = samples
@@ -105,6 +108,11 @@ class Trainer:
             self.weights.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
         )
         output.mkdir(parents=True, exist_ok=True)
+        # The paper's samples are cut from a text, which takes no time.
+        drawn = config.objective == "dense"
+        self._workers = (usual_workers(base.device) if workers is None else workers) if drawn else 0
+        if self._workers < 0:
+            raise ConfigError(f"workers is {workers}; it must be 0 or above.")
         self._metrics = Metrics(output, tensorboard=tensorboard and self._processes.is_main)
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> Iterator[StepReport]:
@@ -120,8 +128,10 @@ class Trainer:
             raise TrainingError(f"{self.output} holds a run already; resume it, or choose another output folder.")
         if self._processes.is_main:
             self._metrics.cut(self.step)  # what a killed run told after its last checkpoint comes again
+        numbers = [number for step in range(self.step, self.config.steps) for number in self._numbers(step)]
+        made = making_ahead(self.samples, numbers, self._workers)
         while self.step < self.config.steps:
-            report = self._advance()
+            report = self._advance(made)
             ending = self._processes.any(stop()) or self.step == self.config.steps
             if self._processes.is_main:
                 row = asdict(report)
@@ -135,15 +145,20 @@ class Trainer:
             if ending:
                 return
 
-    def _advance(self) -> StepReport:
-        """One optimizer step, and the evaluation if one is due."""
+    def _numbers(self, step: int) -> list[int]:
+        """The samples behind a step, those that this process takes."""
+        first, processes = step * self.config.accumulate, self._processes
+        return [(first + part) * processes.count + processes.index for part in range(self.config.accumulate)]
+
+    def _advance(self, made: Iterator[None]) -> StepReport:
+        """One optimizer step, and the evaluation if one is due; `made` waits for a sample at a time."""
         begun = time.perf_counter()
         told: list[tuple[str, float]] = []
         tokens = 0
         self.optimizer.zero_grad(set_to_none=True)
-        for part in range(self.config.accumulate):
-            number = self.step * self.config.accumulate + part
-            sample = self._objective.draw(self.samples, number * self._processes.count + self._processes.index)
+        for number in self._numbers(self.step):
+            next(made)
+            sample = self._objective.draw(self.samples, number)
             tokens += self._objective.num_tokens(sample)
             told += self._backward(sample)
         self._processes.average_gradients(self.weights.parameters())
@@ -171,10 +186,15 @@ class Trainer:
                 for _, value, divergence in batch
             ]
             (torch.stack(losses).sum() * share).backward()
-            for objective, value, divergence in batch:
-                yield objective, float(value.detach())
-                if divergence is not None:
-                    yield "distillation", float(divergence.detach())
+            told = [
+                (name, loss.detach())
+                for objective, value, divergence in batch
+                for name, loss in ((objective, value), ("distillation", divergence))
+                if loss is not None
+            ]
+            # Read in one piece: on a GPU, every number that is read waits for it.
+            values = torch.stack([loss for _, loss in told]).tolist()
+            yield from zip([name for name, _ in told], values, strict=True)
 
     def _layers(self) -> Any:
         return self.weights.layers(self.base.device, self.base.dtype)

@@ -19,6 +19,7 @@ from torch import Tensor
 from focusdoc.errors import ConfigError, TrainingError
 from focusdoc.modeling.adapter_files import load_adapter
 from focusdoc.modeling.base import BaseModel
+from focusdoc.training.ahead import usual_workers
 from focusdoc.training.data import SampleMaker, SampleShape
 from focusdoc.training.distill import divergence, teacher_logits
 from focusdoc.training.heldout import HeldOut
@@ -46,7 +47,7 @@ def make_trainer(tmp_path: Path, tiny_tokenizer: Any, rhyme: Path) -> TrainerMak
     """`make_trainer(output, trainer's own arguments..., **config)`: a run of a tiny model over the rhyme."""
 
     def make(output: str = "run", *, mix: Any = None, context: int = 512, **given: Any) -> Trainer:
-        own = ("start_from", "held_out", "processes", "tensorboard", "record", "offload")
+        own = ("start_from", "held_out", "processes", "tensorboard", "record", "offload", "workers")
         arguments = {name: given.pop(name) for name in own if name in given}
         mix = mix or {"continuation": 1, "reconstruction": 1}
         samples = SampleMaker(tiny_tokenizer, [rhyme], mix=mix, shape=SHAPE)
@@ -263,6 +264,40 @@ class TestHeldOut:
             arguments = (trainer.base, trainer._layers(), None, trainer._kernel)
             result = self.make(tiny_tokenizer, rhyme).evaluate(*arguments)  # type: ignore[arg-type]
             assert result["number 2x320"] == score
+
+
+class TestSamplesAhead:
+    """Samples made by other processes; they are spawned, which takes seconds."""
+
+    def test_are_the_ones_that_the_run_would_have_made(self, make_trainer: TrainerMaker) -> None:
+        alone, beside = make_trainer("alone", workers=0), make_trainer("beside", workers=2)
+        made: list[int] = []
+        make = SampleMaker.make
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(SampleMaker, "make", lambda maker, step: made.append(step) or make(maker, step))
+            list(beside.run())
+            assert not made
+            list(alone.run())
+            assert made
+        assert same(checkpoint_of(alone), checkpoint_of(beside))
+        assert [row["losses"] for row in rows_of(alone)] == [row["losses"] for row in rows_of(beside)]
+
+    def test_go_on_where_the_run_stopped(self, make_trainer: TrainerMaker) -> None:
+        whole, first = make_trainer("whole"), make_trainer("parted", workers=1)
+        list(whole.run())
+        list(first.run(stop=lambda: first.step == 3))
+        second = make_trainer("parted", workers=1)
+        assert second.resume()
+        list(second.run())
+        assert same(checkpoint_of(whole), checkpoint_of(second))
+
+    def test_number_of_processes_is_checked(self, make_trainer: TrainerMaker) -> None:
+        with pytest.raises(ConfigError, match="workers is -1"):
+            make_trainer(workers=-1)
+
+    def test_nobody_makes_them_beside_a_cpu_by_default(self) -> None:
+        assert usual_workers(torch.device("cpu")) == 0
+        assert 1 <= usual_workers(torch.device("cuda")) <= 8
 
 
 class TestMetrics:
