@@ -68,6 +68,14 @@ def tiny_tokenizer() -> Any:
 
 
 @pytest.fixture
+def gpu() -> torch.device:
+    """A CUDA GPU, for tests marked so."""
+    if not torch.cuda.is_available():
+        pytest.skip("this test runs on a CUDA GPU, and there is none")
+    return torch.device("cuda", 0)
+
+
+@pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder for the time of one test."""
     monkeypatch.setenv("FOCUSDOC_CACHE", str(tmp_path / "cache"))

@@ -196,3 +196,38 @@ def test_without_a_fused_kernel_sdpa_is_naive(name: str, monkeypatch: pytest.Mon
 def test_an_unknown_implementation_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"'fast'.*naive.*sdpa"):
         attention_kernel("fast")
+
+
+@pytest.mark.gpu
+class TestOnAGpu:
+    """The same comparisons on a GPU, where torch has other kernels."""
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("name", SHAPES)
+    def test_sdpa_agrees_with_naive(self, gpu: torch.device, name: str, dtype: torch.dtype) -> None:
+        states = inputs(SHAPES[name], dtype)
+        wanted, wanted_lse = naive.attend(*(each.float() for each in states), **settings_of(SHAPES[name]))
+        found, found_lse = attention_kernel("sdpa")(*(each.to(gpu) for each in states), **settings_of(SHAPES[name]))
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.cpu().float(), wanted, **TOLERANCE[dtype])
+        torch.testing.assert_close(found_lse.cpu(), wanted_lse, **TOLERANCE[dtype])
+
+    @pytest.mark.parametrize("rows", [1, 40, 3000])
+    def test_gradients_over_frozen_keys_are_those_of_plain_attention(self, gpu: torch.device, rows: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        shapes = [(3, 6, rows, 16), (3, 2, 70, 16), (3, 2, 70, 16)]
+        query, key, value = (torch.randn(*shape, generator=generator).to(gpu) for shape in shapes)
+        gradients = []
+        for keys in (key, key.double()):
+            asked = query.detach().to(keys.dtype).requires_grad_()
+            if keys is key:
+                output, lse = attend_frozen(
+                    asked, key, value, kernel=attention_kernel("sdpa"), scaling=0.25, query_start=70
+                )
+            else:
+                scores = asked @ keys.repeat_interleave(3, dim=1).mT * 0.25
+                output, lse = scores.softmax(dim=-1) @ value.double().repeat_interleave(3, dim=1), scores.logsumexp(-1)
+            (output.square().sum() + lse.sum()).backward()
+            assert asked.grad is not None
+            gradients.append(asked.grad.double())
+        torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)

@@ -120,3 +120,17 @@ def test_candidate_mass_is_the_share_of_attention_that_candidates_got() -> None:
     assert decoder.candidate_mass.shape == (6,)
     assert (decoder.candidate_mass > 0).all()
     assert decoder.candidate_mass.sum() < 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", CLASSES)
+@pytest.mark.parametrize("positions", ["sequential", "shared"])
+def test_on_a_gpu_agrees_with_the_reference_on_the_cpu(gpu: torch.device, family: str, positions: str) -> None:
+    model = tiny_model(family)
+    weights = random_weights(model)
+    document, local, answer = ids(58, 1), ids(9, 2), ids(5, 3)
+    slow = reference(model, weights, document, local, answer, shared=positions == "shared")
+    there = [{letter: weight.to(gpu) for letter, weight in layer.items()} for layer in weights]
+    base = BaseModel(tiny_model(family).to(gpu))
+    fast, _ = decode(base, there, document, local, answer, chunk_size=16, candidate_positions=positions)
+    torch.testing.assert_close(fast.cpu(), slow, **TOLERANCE)

@@ -16,7 +16,7 @@ from focusdoc.errors import ConfigError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
-from focusdoc.training.dense import TrainingPrompt, dense_logits, target_loss
+from focusdoc.training.dense import TrainingPrompt, dense_logits, target_loss, target_losses
 from incremental_reference import IncrementalReference
 from tiny_models import random_weights, tiny_model
 
@@ -285,3 +285,26 @@ class TestTrainingPrompt:
         logits = torch.randn(2, 10, generator=torch.Generator().manual_seed(0))
         expected = -(logits[0].log_softmax(0)[6] + logits[1].log_softmax(0)[7]) / 2
         torch.testing.assert_close(target_loss(logits, TrainingPrompt((5, 6, 7), 2, "test")), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", FAMILIES)
+def test_on_a_gpu_losses_and_gradients_are_those_on_the_cpu(gpu: torch.device, family: str) -> None:
+    """Several prompts of unequal lengths together, over two kinds of blocks."""
+    prompts = [prompt_of(9, 4), prompt_of(14, 2), prompt_of(5, 5)]
+    found: list[tuple[Tensor, dict[str, Tensor]]] = []
+    for device in (torch.device("cpu"), gpu):
+        base = BaseModel(tiny_model(family).to(device))
+        weights = [
+            {letter: weight.detach().to(device).requires_grad_() for letter, weight in layer.items()}
+            for layer in random_weights(tiny_model(family))
+        ]
+        kernel = attention_kernel("auto", device)
+        blocks = [*blocks_of(base, 40), *blocks_of(base, 32)]
+        losses = target_losses(dense_logits(base, weights, blocks, prompts, settings_of(), kernel), prompts)
+        losses.sum().backward()
+        found.append((losses.detach().cpu(), {name: each.cpu() for name, each in gradients(weights).items()}))
+    (losses, wanted), (there, grads) = found
+    torch.testing.assert_close(there, losses, atol=1e-5, rtol=1e-4)
+    for name, gradient in grads.items():
+        torch.testing.assert_close(gradient, wanted[name], atol=1e-5, rtol=1e-3)

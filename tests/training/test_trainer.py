@@ -41,13 +41,19 @@ def make_trainer(tmp_path: Path, tiny_tokenizer: Any, rhyme: Path) -> TrainerMak
     """`make_trainer(output=..., **config)`: a run of a tiny model over the rhyme."""
 
     def make(
-        output: str = "run", *, start_from: Path | None = None, seed: int = 0, family: str = "llama", **config: Any
+        output: str = "run",
+        *,
+        start_from: Path | None = None,
+        seed: int = 0,
+        family: str = "llama",
+        device: str = "cpu",
+        **config: Any,
     ) -> Trainer:
         samples = SampleMaker(
             tiny_tokenizer, [rhyme], mix={"continuation": 1, "reconstruction": 1}, shape=SHAPE, seed=seed
         )
         settings = {"steps": 6, "learning_rate": 3e-3, "warmup": 2, "save_every": 2, **config}
-        base = BaseModel(tiny_model(family, vocab_size=260))
+        base = BaseModel(tiny_model(family, vocab_size=260).to(device))
         return Trainer(base, samples, TrainingConfig(**settings), tmp_path / output, start_from=start_from)
 
     return make
@@ -322,3 +328,20 @@ class TestSchedule:
 def test_bad_settings_are_refused_by_name(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TrainingConfig(**setting)
+
+
+@pytest.mark.gpu
+class TestOnAGpu:
+    def test_steps_are_those_on_the_cpu(self, gpu: torch.device, make_trainer: TrainerMaker) -> None:
+        """Samples come from processes beside the run there, and many prompts go through the model together."""
+        here, there = make_trainer("here"), make_trainer("there", device=str(gpu))
+        for one, other in zip(here.run(), there.run(), strict=True):
+            assert other.losses == pytest.approx(one.losses, rel=2e-3)
+        assert there.base.device == gpu
+
+    def test_resumes_with_the_optimizer_on_the_gpu(self, gpu: torch.device, make_trainer: TrainerMaker) -> None:
+        first = make_trainer(device=str(gpu))
+        list(first.run(stop=lambda: first.step == 3))
+        second = make_trainer(device=str(gpu))
+        assert second.resume()
+        assert [report.step for report in second.run()] == [4, 5, 6]
