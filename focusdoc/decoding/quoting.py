@@ -108,12 +108,12 @@ def points(chunks: Sequence[int], looked: Sequence[Tensor]) -> Iterator[tuple[in
         smooth[index][max(0, centre - WIDTH // 2) : centre + WIDTH // 2] = 0
 
 
-def runs(tokens: set[int]) -> Iterator[tuple[int, int]]:
-    """Consecutive `tokens` as ``(first, behind the last)``, in order."""
+def runs(tokens: set[int], apart: int = 1) -> Iterator[tuple[int, int]]:
+    """Runs of `tokens` as ``(first, behind the last)``, in order; neighbours are at most `apart` from one another."""
     ordered = sorted(tokens)
     start = 0
     for index, token in enumerate(ordered):
-        if index + 1 == len(ordered) or ordered[index + 1] != token + 1:
+        if index + 1 == len(ordered) or ordered[index + 1] > token + apart:
             yield ordered[start], token + 1
             start = index + 1
 
@@ -141,8 +141,11 @@ class Texts:
         return range(first, min(first + WIDTH, self._memories[owner].num_tokens))
 
     def passages(self, owner: int, tokens: set[int]) -> list[str]:
-        """The runs of `tokens` of a memory as texts, in order; widening never takes one into another."""
-        found = list(runs(tokens))
+        """The runs of `tokens` of a memory as texts, in order; widening never takes one into another.
+
+        What lies closely between two of them joins them: widened, they would meet in the middle of a line.
+        """
+        found = list(runs(tokens, apart=_REACH))
         between = [(one[1] + other[0]) // 2 for one, other in pairwise(found)]
         edges = [0, *between, self._memories[owner].num_tokens]
         return [self.passage(owner, *run, *edge) for run, edge in zip(found, pairwise(edges), strict=False)]

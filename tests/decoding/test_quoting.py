@@ -81,6 +81,14 @@ def test_runs_are_the_tokens_themselves(tokens: set[int]) -> None:
     assert all(behind < first for (_, behind), (first, _) in pairwise(found))
 
 
+@given(st.sets(st.integers(0, 200)), st.integers(1, 50))
+def test_runs_join_what_lies_closely(tokens: set[int], apart: int) -> None:
+    found = list(runs(tokens, apart))
+    assert sum(behind - first for first, behind in found) >= len(tokens)
+    assert all(first in tokens and behind - 1 in tokens for first, behind in found)
+    assert all(first - (behind - 1) > apart for (_, behind), (first, _) in pairwise(found))
+
+
 @pytest.fixture(scope="module")
 def engine(tiny_tokenizer: Any) -> FocusEngine:
     base = BaseModel(tiny_model("llama", vocab_size=len(tiny_tokenizer), max_position_embeddings=1024), tiny_tokenizer)
@@ -110,6 +118,16 @@ class TestTexts:
         behind = data.draw(st.integers(first + 1, memory.num_tokens))
         (told,) = Texts([memory], engine.base.tokenizer).passages(0, set(range(first, behind)))
         assert engine.base.tokenizer.decode(memory.token_ids[first:behind]).strip() in told
+
+    def test_two_passages_with_a_few_tokens_between_are_one(self, engine: FocusEngine) -> None:
+        lines = "\n".join(f"{number:04}: {number * 7919 % 10000:04}" for number in range(60))  # 11 tokens each
+        memory = engine.read(Document.from_text(lines))
+        texts = Texts([memory], engine.base.tokenizer)
+        (told,) = texts.passages(0, {*range(100, 164), *range(190, 254)})
+        assert told in lines
+        apart = texts.passages(0, {*range(100, 164), *range(300, 364)})
+        assert len(apart) == 2
+        assert all(set(passage.split("\n")) <= set(lines.split("\n")) for passage in apart)  # whole lines
 
     @given(st.sets(st.integers(0, 400), min_size=1))
     def test_no_two_passages_hold_the_same_words(self, engine: FocusEngine, memory: Any, tokens: set[int]) -> None:
