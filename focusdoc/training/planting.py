@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 from focusdoc.decoding.prompt import encode_text
@@ -44,14 +44,6 @@ def by_passage(questions: Sequence[tuple[str, str, str]]) -> PassageQuestions:
     return {context: tuple(asked) for context, asked in found.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class _Left:
-    """What is planted and not yet asked about: facts by kind, and questions of passages."""
-
-    facts: dict[str, list[Fact]]
-    files: list[tuple[str, str, str]]
-
-
 class Planting:
     """What is planted in the chunks of one sample.
 
@@ -78,13 +70,15 @@ class Planting:
         self._rng = rng
         self._questions = questions
         self._passages = passages or {}
-        self._left = _Left(defaultdict(list), [])
+        # What is planted and not yet asked about.
+        self._facts_left: dict[str, list[Fact]] = defaultdict(list)
+        self._passages_left: list[tuple[str, str, str]] = []
         self.told: set[str] = set()
         self.planted: list[str] = []
 
     def ask_fact(self, kind: str) -> Question | None:
         """A question about a fact of `kind`, planted for it or before; None if there is neither a fact nor room."""
-        left = self._left.facts[kind]
+        left = self._facts_left[kind]
         if not left or self._rng.random() >= AGAIN:
             fact = FACT_MAKERS[kind](self._rng)
             if not self._known(fact) and self._plant_among_others(fact):
@@ -93,7 +87,7 @@ class Planting:
 
     def ask_passage(self) -> Question | None:
         """A question about a passage from the files, planted whole for it or before; None if there is neither."""
-        left = self._left.files
+        left = self._passages_left
         if not left or self._rng.random() >= AGAIN:
             for _ in range(16):
                 context, question, answer = self._rng.choice(self._questions)
@@ -124,7 +118,7 @@ class Planting:
                 other = distractor(self._rng, fact)
                 if not self._known(other) and self._soil.plant(self._statement(other)):
                     self._keep(other)
-                    self._left.facts[other.kind].append(other)
+                    self._facts_left[other.kind].append(other)
         return True
 
     def _keep(self, fact: Fact) -> None:
@@ -150,7 +144,7 @@ class Planting:
                 known |= _wordings(other)
                 lines.insert(self._rng.randint(0, len(lines)), other.statement)
                 self._keep(other)
-                self._left.facts[other.kind].append(other)
+                self._facts_left[other.kind].append(other)
         ids = encode_text(self._tokenizer, "\n".join(lines) + "\n")[:length]
         return ids + (encode_text(self._tokenizer, " -") * length)[: length - len(ids)]
 
