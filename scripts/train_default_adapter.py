@@ -36,13 +36,13 @@ TRAINED_SHARE = 0.8
 #: XQuAD's questions are few, and the hardest; each stands this often among the others.
 SQUAD_WEIGHT = 3
 MIX = {
-    "number": 0.12,
+    "number": 0.18,
     "passkey": 0.03,
-    "pair": 0.22,
+    "pair": 0.24,
     "words": 0.28,
-    "files": 0.22,
+    "files": 0.15,
     "continuation": 0.04,
-    "reconstruction": 0.09,
+    "reconstruction": 0.08,
 }
 
 
@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--max-rows", type=int, default=3000)
     parser.add_argument("--max-reused", type=int, default=6)
+    parser.add_argument("--quoted", type=float, default=0.5, help="share of questions with passages in front of them")
     parser.add_argument("--accumulate", type=int, default=2)
     parser.add_argument("--start-from", type=Path, help="an adapter to begin with")
     parser.add_argument("--save-every", type=int, default=25, help="steps between checkpoints")
@@ -93,7 +94,7 @@ def main() -> None:
             max_reused=options.max_reused,
             max_rows=options.max_rows,
             max_local=512,
-            quoted=0.2,
+            quoted=options.quoted,
         ),
         seed=options.seed,
     )
