@@ -12,6 +12,7 @@ import argparse
 import gzip
 import json
 import signal
+import sys
 from pathlib import Path
 
 from encyclopedia_questions import encyclopedia_questions
@@ -19,6 +20,8 @@ from rich.console import Console
 
 from focusdoc.modeling.base import load_base
 from focusdoc.training.data import SampleMaker, SampleShape
+from focusdoc.training.launching import launch, launched
+from focusdoc.training.processes import Processes
 from focusdoc.training.questions import load_questions
 from focusdoc.training.trainer import Trainer, TrainingConfig
 
@@ -78,8 +81,11 @@ def main() -> None:
     parser.add_argument("--accumulate", type=int, default=2)
     parser.add_argument("--start-from", type=Path, help="an adapter to begin with")
     parser.add_argument("--save-every", type=int, default=25, help="steps between checkpoints")
+    parser.add_argument("--processes", type=int, default=1, help="that share a step, each with its own samples")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.processes != 1 and not launched():
+        raise SystemExit(launch(options.processes, [sys.executable, *sys.argv]))
     books = sorted((options.data / "books").glob("*.txt"))
     samples = SampleMaker(
         (base := load_base(dtype="bfloat16")).tokenizer,
@@ -108,13 +114,18 @@ def main() -> None:
     )
     data = "LitBank novels, XQuAD (en), NQ-open oracle passages, 2WikiMultihopQA passages, generated facts"
     record = {"data": data, "held_out": HELD_OUT_BOOKS}
-    trainer = Trainer(base, samples, config, options.output, start_from=options.start_from, record=record)
+    processes = Processes.launched(base.device)
+    samples.stride = processes.count
+    start = options.start_from
+    trainer = Trainer(base, samples, config, options.output, start_from=start, record=record, processes=processes)
     stopped: list[int] = []
     signal.signal(signal.SIGINT, lambda *_: stopped.append(1))
     console = Console()
     if trainer.resume():
         console.print(f"resuming after step {trainer.step}")
     for report in trainer.run(stop=lambda: bool(stopped)):
+        if not processes.is_main:
+            continue
         losses = "  ".join(f"{name} {loss:.2f}" for name, loss in report.losses.items())
         console.print(f"{report.step:5d}  {report.seconds:5.1f} s  {report.tokens:6d} tokens  {losses}")
 

@@ -17,6 +17,7 @@ from focusdoc.cli import options
 from focusdoc.cli.display import errors, output
 from focusdoc.cli.training_progress import TrainingProgress, stop_on_interrupt
 from focusdoc.errors import ConfigError, TrainingError
+from focusdoc.training.launching import launch, launched
 from focusdoc.training.settings import TrainingConfig
 from focusdoc.training.shape import SampleShape
 from focusdoc.training.sources import gather_sources
@@ -119,10 +120,15 @@ def train(
     workers: Annotated[
         int | None, _option("Processes that make samples ahead; without it, some beside a GPU.", _RUN, "N")
     ] = None,
+    processes: Annotated[
+        int, _option("Processes that share the run: one for a GPU, or for a core or two of a CPU.", _RUN, "N")
+    ] = 1,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
 ) -> None:
     """Train an adapter for a base model; Ctrl-C saves, --resume goes on."""
+    if processes != 1 and not launched():
+        raise typer.Exit(launch(processes, [sys.executable, "-m", "focusdoc", *sys.argv[1:]]))
     given = locals()
     given["memory_strides"] = _strides(min_chunk_size, max_chunk_size)
     config = TrainingConfig(**{each.name: given[each.name] for each in fields(TrainingConfig) if each.name in given})
@@ -148,8 +154,8 @@ def train(
         if held_out_texts:
             test = HeldOut(tokenizer=base.tokenizer, texts=held_out_texts, shapes=shapes or HeldOut.shapes)
             test.check()
-        processes = Processes.launched(base.device)
-        samples.stride = processes.count
+        run = Processes.launched(base.device)
+        samples.stride = run.count
         trainer = Trainer(
             base,
             samples,
@@ -163,15 +169,15 @@ def train(
                 "held_out": [path.name for path in held_out_texts],
             },
             held_out=test,
-            processes=processes,
+            processes=run,
             tensorboard=True,
             # Set by `accelerate launch` from its configuration file.
             offload=offload or os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE") == "cpu",
             workers=workers,
         )
-        if resume and not trainer.resume() and processes.is_main:
+        if resume and not trainer.resume() and run.is_main:
             errors.print("There is no checkpoint yet; the run begins.", style="yellow")
-    with stop_on_interrupt() as stopped, TrainingProgress(config.steps, shown=processes.is_main) as progress:
+    with stop_on_interrupt() as stopped, TrainingProgress(config.steps, shown=run.is_main) as progress:
         if trainer.step:
             progress.note(f"Resuming after step {trainer.step:,}.", done=trainer.step)
         for report in trainer.run(stop=stopped.is_set):
@@ -179,7 +185,7 @@ def train(
     if trainer.step < config.steps:
         errors.print(f"Stopped and saved after step {trainer.step:,}; go on with --resume.", soft_wrap=True)
         raise typer.Exit(_INTERRUPTED)
-    if processes.is_main:
+    if run.is_main:
         output.print(f"The adapter is in {output_folder / 'adapter'}.", markup=False, soft_wrap=True)
 
 
@@ -238,4 +244,9 @@ def _own_device(device: str) -> str:
         return device
     import torch
 
-    return f"cuda:{local}" if torch.cuda.is_available() else "cpu"
+    found = torch.cuda.device_count()
+    if found and int(local) >= found:
+        raise ConfigError(
+            f"Process {int(local) + 1} of the run has no GPU of its own; there are {found} for --processes."
+        )
+    return f"cuda:{local}" if found else "cpu"

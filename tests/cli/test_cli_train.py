@@ -6,6 +6,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ import torch
 from cli_samples import Run
 from safetensors.torch import load_file
 
-from focusdoc.cli.train import _shape, _strides
+from focusdoc.cli.train import _own_device, _shape, _strides
 from focusdoc.cli.training_progress import TrainingProgress
+from focusdoc.errors import ConfigError
 from focusdoc.modeling.adapter_files import load_adapter
 from focusdoc.training.trainer import Trainer
 
@@ -97,6 +100,31 @@ class TestTrain:
         assert run(*whole).exit_code == 0
         one, other = (load_file(folder / "checkpoint" / "state.safetensors") for folder in (output, tmp_path / "whole"))
         assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+    def test_two_processes_make_the_steps_that_one_makes_of_twice_the_samples(
+        self, run: Run, command: list[object], output: Path, tmp_path: Path
+    ) -> None:
+        fixed = ["--max-reused", "0", "--dtype", "float32"]  # a process reuses chunks of its own samples
+        given = [str(part) for part in [*command, *fixed, "--processes", "2"]]
+        done = subprocess.run([sys.executable, "-m", "focusdoc", *given], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert [line.split("  ")[0] for line in done.stderr.splitlines()] == ["step 1", "step 2", "step 3"]
+        alone = [tmp_path / "alone" if part == output else part for part in command]
+        assert run(*alone, *fixed, "--accumulate", 2).exit_code == 0
+        together, single = (
+            load_file(folder / "checkpoint" / "state.safetensors") for folder in (output, tmp_path / "alone")
+        )
+        assert together.keys() == single.keys()
+        for name, tensor in single.items():
+            torch.testing.assert_close(together[name], tensor, rtol=1e-4, atol=1e-6)
+
+    def test_processes_share_the_gpus_there_are(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        assert _own_device("auto") == "cuda:1"
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        with pytest.raises(ConfigError, match="Process 2 of the run has no GPU of its own; there are 1"):
+            _own_device("auto")
 
     def test_paper_objective_low_rank_and_teacher(self, run: Run, command: list[object], output: Path) -> None:
         result = run(*command, "--objective", "paper", "--local-window", 40, "--rank", 2, "--distill", 0.5)
