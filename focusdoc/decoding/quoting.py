@@ -29,8 +29,8 @@ LEAST = 0.3
 WIDTH = 64
 #: A point is what lies under a window of this many tokens.
 _POINT = 16
-#: Tokens on either side within which a sentence's end is looked for.
-_REACH = 40
+#: Tokens on either side within which a sentence's end is looked for; passages nearer than this are one.
+REACH = 40
 #: Two passages of one document stand apart by this.
 GAP = "\n\n"
 
@@ -145,7 +145,7 @@ class Texts:
 
         What lies closely between two of them joins them: widened, they would meet in the middle of a line.
         """
-        found = list(runs(tokens, apart=_REACH))
+        found = list(runs(tokens, apart=REACH))
         between = [(one[1] + other[0]) // 2 for one, other in pairwise(found)]
         edges = [0, *between, self._memories[owner].num_tokens]
         return [self.passage(owner, *run, *edge) for run, edge in zip(found, pairwise(edges), strict=False)]
@@ -157,7 +157,7 @@ class Texts:
             earliest, latest: the tokens that it may be widened to.
         """
         ids = self._memories[owner].token_ids
-        start, stop = max(earliest, first - _REACH), min(latest, behind + _REACH)
+        start, stop = max(earliest, first - REACH), min(latest, behind + REACH)
         before, here, after = (
             self._decode(ids[start:stop]) for start, stop in ((start, first), (first, behind), (behind, stop))
         )

@@ -2,6 +2,8 @@
 
 At use, the passages that the candidates looked at stand in the local context (`focusdoc.decoding.quoting`). In training
 nothing has been looked at yet, so the passages are drawn: mostly the one that holds the answer, and others beside it.
+They are drawn as looks fall: anywhere in what was planted, so that a neighbour's line may stand before the right one,
+and the others often on the same page, so that it is wrong to take the first name or line.
 """
 
 from __future__ import annotations
@@ -14,14 +16,17 @@ from typing import Any, Literal
 from focusdoc.config import QUOTE_TOKENS
 from focusdoc.decoding.attribution import whole_sentences
 from focusdoc.decoding.prompt import encode_text, question_prompt, quoted_before
-from focusdoc.decoding.quoting import GAP, WIDTH
+from focusdoc.decoding.quoting import GAP, REACH, WIDTH
 from focusdoc.training.dense import TrainingPrompt
 
 #: How often the answer is in none of the passages, so that the candidates alone must tell it.
 _ABSENT = 0.12
-#: How many passages there are, at most, and how many of the others tell something of the kind that was planted.
+#: How many passages there are, at most, and how many of the others are on the page of the answer, tell something of the
+#: kind that was planted, or come from anywhere.
 _MOST_PASSAGES = 5
-_PLANTED = 0.6
+_OTHERS = {"near": 0.35, "planted": 0.4, "anywhere": 0.25}
+#: Widths of a passage that the page of the answer reaches, to either side.
+_PAGE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +78,20 @@ class Passages:
     def __init__(self, chunks: Sequence[Sequence[int]], planted: Sequence[str], tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._texts = [tokenizer.decode(chunk, clean_up_tokenization_spaces=False) for chunk in chunks]
-        #: Characters of `WIDTH` tokens, in each chunk.
-        self._widths = [WIDTH * len(text) // len(chunk) for text, chunk in zip(self._texts, chunks, strict=True)]
+        #: Characters of `WIDTH` and of `REACH` tokens, in each chunk.
+        letters = [len(text) / len(chunk) for text, chunk in zip(self._texts, chunks, strict=True)]
+        self._widths = [round(WIDTH * each) for each in letters]
+        self._reaches = [round(REACH * each) for each in letters]
         self._planted = planted
 
     def draw(self, rng: random.Random, question: Question) -> str:
         """A text of passages for `question`, in the order of the chunks; empty where nothing is found."""
-        points = [self._place(question.planted, question.at)] if rng.random() >= _ABSENT else []
+        answer = self._place(question.planted, question.at)
+        points: list[tuple[int, int] | None] = []
+        if answer and rng.random() >= _ABSENT:
+            points.append(self._looked(rng, question, answer))
         for _ in range(rng.randint(0 if points else 1, _MOST_PASSAGES - 1)):
-            points.append(self._elsewhere(rng, question))
+            points.append(self._elsewhere(rng, question, answer if points else None))
         quoted = ""
         for count in range(1, len(points) + 1):
             more = GAP.join(self._cut(sorted(filter(None, points[:count]))))
@@ -95,20 +105,35 @@ class Passages:
         found = ((index, text.find(planted)) for index, text in enumerate(self._texts))
         return next(((index, place + at) for index, place in found if place >= 0), None)
 
-    def _elsewhere(self, rng: random.Random, question: Question) -> tuple[int, int] | None:
-        if self._planted and rng.random() < _PLANTED:
+    def _looked(self, rng: random.Random, question: Question, answer: tuple[int, int]) -> tuple[int, int]:
+        """A point in what was planted; a passage around it holds the beginning of the answer."""
+        index, place = answer
+        half = self._widths[index] // 2
+        first, last = place - question.at, place - question.at + len(question.planted)
+        return index, rng.randint(max(first, place - half), min(last, place + half))
+
+    def _elsewhere(
+        self, rng: random.Random, question: Question, answer: tuple[int, int] | None
+    ) -> tuple[int, int] | None:
+        """A point of another passage; near the `answer` if one is given."""
+        kind = rng.choices(list(_OTHERS), list(_OTHERS.values()))[0]
+        if kind == "near" and answer is not None:
+            index, place = answer
+            page = _PAGE * self._widths[index]
+            return index, rng.randint(max(0, place - page), min(len(self._texts[index]), place + page))
+        if kind == "planted" and self._planted:
             other = rng.choice(self._planted)
             return None if other == question.planted else self._place(other, rng.randrange(len(other)))
         index = rng.randrange(len(self._texts))
         return index, rng.randrange(len(self._texts[index]) or 1)
 
     def _cut(self, points: Sequence[tuple[int, int]]) -> list[str]:
-        """The passages around `points`, joined where they touch."""
+        """The passages around `points`; what lies closely between two of them joins them, as at use."""
         spans: list[tuple[int, int, int]] = []
         for index, place in points:
             text, half = self._texts[index], self._widths[index] // 2
             start, end = max(0, place - half), min(len(text), place + half)
-            if spans and spans[-1][0] == index and start <= spans[-1][2]:
+            if spans and spans[-1][0] == index and start <= spans[-1][2] + self._reaches[index]:
                 start = spans.pop()[1]
             spans.append((index, start, end))
         passages: list[str] = []
