@@ -83,6 +83,8 @@ class Trainer:
         attention: str = "auto",
         workers: int | None = None,
     ) -> None:
+        if workers is not None and workers < 0:
+            raise ConfigError(f"workers is {workers}; it must be 0 or above.")
         self.base = base
         self.samples = samples
         self.config = config
@@ -111,8 +113,6 @@ class Trainer:
         # The paper's samples are cut from a text, which takes no time.
         drawn = config.objective == "dense"
         self._workers = (usual_workers(base.device) if workers is None else workers) if drawn else 0
-        if self._workers < 0:
-            raise ConfigError(f"workers is {workers}; it must be 0 or above.")
         self._metrics = Metrics(output, tensorboard=tensorboard and self._processes.is_main)
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> Iterator[StepReport]:

@@ -51,6 +51,24 @@ def test_the_answer_is_mostly_in_them(passages: Passages) -> None:
     assert sum(any(other in quoted for other in OTHERS) for quoted in drawn) > 60
 
 
+def test_the_others_are_often_on_the_page_of_the_answer(passages: Passages) -> None:
+    drawn = [passages.draw(random.Random(seed), question()).split(GAP) for seed in range(300)]
+    beside = [any("771204" not in part and part in TEXTS[1] for part in parts if part) for parts in drawn]
+    assert 0.3 < sum(beside) / len(beside) < 0.8
+
+
+def test_a_neighbours_line_may_stand_on_either_side_of_the_right_one(tiny_tokenizer: Any) -> None:
+    lines = [f"The key of cupboard number {number} in this house is {number * 7919}." for number in range(11, 60)]
+    right = lines[24]
+    asked = Question("Which?", (5,), "chat", "pair", right, right.index(str(35 * 7919)))
+    passages = Passages([encode_text(tiny_tokenizer, "\n".join(lines))], [], tiny_tokenizer)
+    drawn = [passages.draw(random.Random(seed), asked) for seed in range(300)]
+    found = [quoted.splitlines() for quoted in drawn if right in quoted]
+    assert len(found) > 240
+    for neighbour in (lines[23], lines[25]):
+        assert 0.1 < sum(neighbour in quoted for quoted in found) / len(found) < 0.9
+
+
 def test_what_was_never_planted_is_not_quoted(passages: Passages) -> None:
     absent = Question("Who?", (5,), "chat", "words", "It is not there.", 3)
     assert all("not there" not in passages.draw(random.Random(seed), absent) for seed in range(20))

@@ -291,9 +291,10 @@ class TestSamplesAhead:
         list(second.run())
         assert same(checkpoint_of(whole), checkpoint_of(second))
 
-    def test_number_of_processes_is_checked(self, make_trainer: TrainerMaker) -> None:
+    @pytest.mark.parametrize("objective", ["dense", "paper"])
+    def test_number_of_processes_is_checked(self, make_trainer: TrainerMaker, objective: str) -> None:
         with pytest.raises(ConfigError, match="workers is -1"):
-            make_trainer(workers=-1)
+            make_trainer(workers=-1, objective=objective)
 
     def test_nobody_makes_them_beside_a_cpu_by_default(self) -> None:
         assert usual_workers(torch.device("cpu")) == 0
