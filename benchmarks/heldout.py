@@ -27,7 +27,7 @@ import torch
 from novel import NOVELS, Novel, bare_memory, read_tokens, sized
 from torch.nn import functional
 
-from focusdoc import FocusConfig, FocusEngine, load
+from focusdoc import Answer, FocusConfig, FocusEngine, load
 from focusdoc.decoding.prompt import encode_text
 from focusdoc.documents import tokenize
 from focusdoc.memory.chunk_memory import MemoryBlock
@@ -40,31 +40,44 @@ PASSKEY_NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we
 
 @dataclass
 class Result:
-    """One line of the table: cases right of all, or a mean."""
+    """One line of the table: cases right of all, or a mean.
+
+    `looked` is the share of cases where of all chunks the one that holds the answer was paid the most attention to,
+    before passages were quoted: a miss beyond that is one of reading, not of finding.
+    """
 
     test: str
     cases: int
     score: float
     seconds: float
     misses: list[tuple[str, str]]
+    looked: float | None = None
+
+
+def most_looked_at(answer: Answer) -> int:
+    """The chunk that was paid the most attention to."""
+    return max(range(len(answer.chunk_shares)), key=answer.chunk_shares.__getitem__)
 
 
 def needles(engine: FocusEngine, data: Path, kind: str, num_tokens: int, chunk_size: int, cases: int) -> Result:
     """Planted facts of one kind, each with two distractors of its kind (a pass key stands alone)."""
     begun = time.perf_counter()
     novel = Novel(sized(engine, chunk_size), data, num_tokens)
-    right, misses = 0, []
+    right, looked, misses = 0, 0, []
     for case in range(cases):
         rng = random.Random(f"{kind}-{num_tokens}-{chunk_size}-{case}")
         facts = [FACT_MAKERS[kind](rng) for _ in range(1 if kind == "passkey" else 3)]
         memory = novel.planted(facts, rng)
-        found = novel.engine.ask(memory, rng.choice(facts[0].questions), max_new_tokens=48).text.strip()
+        answer = novel.engine.ask(memory, rng.choice(facts[0].questions), max_new_tokens=48)
+        start = most_looked_at(answer) * chunk_size
+        looked += facts[0].statement in engine.base.tokenizer.decode(list(memory.token_ids[start : start + chunk_size]))
+        found = answer.text.strip()
         if found == facts[0].answer:
             right += 1
         else:
             misses.append((facts[0].answer, found))
     name = f"{kind}, {num_tokens // 1024}K tokens, chunks of {chunk_size}"
-    return Result(name, cases, right / cases, time.perf_counter() - begun, misses[:12])
+    return Result(name, cases, right / cases, time.perf_counter() - begun, misses[:12], looked / cases)
 
 
 def words_alone(engine: FocusEngine, data: Path, num_tokens: int, chunk_size: int, cases: int) -> Result:
@@ -156,26 +169,30 @@ def pairs(engine: FocusEngine, cases: int, count: int = 140) -> Result:
     """A UUID by its key among `count` pairs, whole pairs in every chunk."""
     begun = time.perf_counter()
     tokenizer = engine.base.tokenizer
-    right, misses = 0, []
+    right, looked, misses = 0, 0, []
     for group in range(math.ceil(cases / 10)):
         rng = random.Random(f"pairs-{group}")
         known = [[str(uuid.UUID(int=rng.getrandbits(128), version=4)) for _ in "kv"] for _ in range(count)]
         chunks: list[list[int]] = [[]]
+        place: dict[str, int] = {}
         for key, value in known:
             line = encode_text(tokenizer, f'"{key}": "{value}",\n')
             if len(chunks[-1]) + len(line) > engine.chunk_size:
                 chunks.append([])
             chunks[-1] += line
+            place[key] = len(chunks) - 1
         blocks = [block for chunk in chunks for block in read_tokens(engine, chunk)]
         memory = bare_memory(engine, chunks, blocks)
         for key, value in rng.sample(known, min(10, cases - group * 10)):
-            found = engine.ask(memory, f'What is the value of the key "{key}"?', max_new_tokens=48).text.strip()
+            answer = engine.ask(memory, f'What is the value of the key "{key}"?', max_new_tokens=48)
+            looked += most_looked_at(answer) == place[key]
+            found = answer.text.strip()
             if found == value:
                 right += 1
             else:
                 misses.append((value, found))
     name = f"UUID among {count} pairs, {len(blocks)} chunks of {engine.chunk_size}"
-    return Result(name, cases, right / cases, time.perf_counter() - begun, misses[:12])
+    return Result(name, cases, right / cases, time.perf_counter() - begun, misses[:12], looked / cases)
 
 
 def target_losses(engine: FocusEngine, blocks: list[MemoryBlock], ids: list[int], targets: int) -> tuple[float, float]:
@@ -288,6 +305,8 @@ def main() -> None:
         for result in tests[name]():
             results.append(result)
             print(f"| {result.test} | {result.cases} | {result.score:.3f} | {result.seconds:.0f} s |", flush=True)
+            if result.looked is not None:
+                print(f"    the chunk of the answer looked at most: {result.looked:.3f}")
             for gold, found in result.misses:
                 print(f"    wanted {gold!r}, found {found!r}")
             options.output.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
