@@ -20,7 +20,7 @@ from rich.console import Console
 
 from focusdoc.modeling.base import load_base
 from focusdoc.training.data import SampleMaker, SampleShape
-from focusdoc.training.launching import launch, launched
+from focusdoc.training.launching import launch, under_launcher
 from focusdoc.training.processes import Processes
 from focusdoc.training.questions import load_questions
 from focusdoc.training.trainer import Trainer, TrainingConfig
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="that share a step, each with its own samples")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    if options.processes != 1 and not launched():
+    if options.processes != 1 and not under_launcher():
         raise SystemExit(launch(options.processes, [sys.executable, *sys.argv]))
     books = sorted((options.data / "books").glob("*.txt"))
     samples = SampleMaker(

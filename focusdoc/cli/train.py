@@ -17,7 +17,7 @@ from focusdoc.cli import options
 from focusdoc.cli.display import errors, output
 from focusdoc.cli.training_progress import TrainingProgress, stop_on_interrupt
 from focusdoc.errors import ConfigError, TrainingError
-from focusdoc.training.launching import launch, launched
+from focusdoc.training.launching import launch, under_launcher
 from focusdoc.training.settings import TrainingConfig
 from focusdoc.training.shape import SampleShape
 from focusdoc.training.sources import gather_sources
@@ -127,7 +127,7 @@ def train(
     dtype: options.Dtype = "auto",
 ) -> None:
     """Train an adapter for a base model; Ctrl-C saves, --resume goes on."""
-    if processes != 1 and not launched():
+    if processes != 1 and not under_launcher():
         raise typer.Exit(launch(processes, [sys.executable, "-m", "focusdoc", *sys.argv[1:]]))
     given = locals()
     given["memory_strides"] = _strides(min_chunk_size, max_chunk_size)

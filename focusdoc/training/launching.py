@@ -24,7 +24,7 @@ _LOOK, _GRACE = 0.2, 10.0
 _Process = subprocess.Popen[bytes]
 
 
-def launched() -> bool:
+def under_launcher() -> bool:
     """Whether this process is one of several: of `launch`, ``torchrun`` or ``accelerate launch``."""
     return "WORLD_SIZE" in os.environ
 

@@ -14,7 +14,7 @@ import pytest
 
 from focusdoc.errors import ConfigError, TrainingError
 from focusdoc.training import launching
-from focusdoc.training.launching import launch, launched
+from focusdoc.training.launching import launch, under_launcher
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def test_each_process_knows_its_place_and_where_they_meet(tmp_path: Path, monkey
     assert {(each["WORLD_SIZE"], each["LOCAL_WORLD_SIZE"], each["OMP_NUM_THREADS"]) for each in told} == {
         ("3", "3", "2")
     }
-    assert not launched()
+    assert not under_launcher()
 
 
 def test_the_main_process_alone_is_heard(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
