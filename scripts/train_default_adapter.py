@@ -39,13 +39,13 @@ TRAINED_SHARE = 0.8
 #: XQuAD's questions are few, and the hardest; each stands this often among the others.
 SQUAD_WEIGHT = 3
 MIX = {
-    "number": 0.18,
-    "passkey": 0.03,
+    "number": 0.12,
+    "passkey": 0.02,
     "pair": 0.24,
-    "words": 0.28,
-    "files": 0.15,
+    "words": 0.42,
+    "files": 0.12,
     "continuation": 0.04,
-    "reconstruction": 0.08,
+    "reconstruction": 0.04,
 }
 
 
@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--max-rows", type=int, default=3000)
     parser.add_argument("--max-reused", type=int, default=6)
     parser.add_argument("--quoted", type=float, default=0.5, help="share of questions with passages in front of them")
+    parser.add_argument("--first-token", type=float, default=0.5, help="weight of an answer's first token")
     parser.add_argument("--accumulate", type=int, default=2)
     parser.add_argument("--start-from", type=Path, help="an adapter to begin with")
     parser.add_argument("--save-every", type=int, default=25, help="steps between checkpoints")
@@ -108,6 +109,7 @@ def main() -> None:
         steps=options.steps,
         learning_rate=options.learning_rate,
         accumulate=options.accumulate,
+        first_token=options.first_token,
         candidate_positions="shared",
         chunk_size=1024,
         save_every=options.save_every,

@@ -92,6 +92,10 @@ def train(
     distill: Annotated[
         float, _option("Weight of the base model, with all of the text, as a teacher.", _METHOD, "X")
     ] = TrainingConfig.distill,
+    first_token: Annotated[
+        float,
+        _option("Weight of an answer's first token, beside the mean of all of them.", _METHOD, "X"),
+    ] = TrainingConfig.first_token,
     projections: Annotated[
         str, _option("The projections to train, letters of qkvo.", _METHOD, "LETTERS")
     ] = TrainingConfig.projections,

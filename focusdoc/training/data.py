@@ -37,7 +37,8 @@ DEFAULT_MIX: Mapping[str, float] = {
 }
 #: Room that any planted fact needs; shorter chunks get continuation and reconstruction only.
 _SMALLEST_PLANTED = 96
-_UNPLANTED = frozenset({"continuation", "reconstruction"})
+#: Objectives that ask no question, so that nothing need be planted for them.
+UNPLANTED = frozenset({"continuation", "reconstruction"})
 #: How many samples back the chunks of an earlier sample may come from.
 REACH = 24
 
@@ -96,7 +97,7 @@ class SampleMaker:
     _passages: PassageQuestions = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        known = {*FACT_MAKERS, "files", *_UNPLANTED}
+        known = {*FACT_MAKERS, "files", *UNPLANTED}
         if not set(self.mix) <= known or any(weight < 0 for weight in self.mix.values()) or not sum(self.mix.values()):
             raise ConfigError(f"mix is {dict(self.mix)}; give weights above 0 to some of {', '.join(sorted(known))}.")
         if not self.texts:
@@ -106,7 +107,7 @@ class SampleMaker:
         if not self.mix:
             raise TrainingError("There is no question to train on; pass at least one file of questions.")
         largest = min(self.shape.max_chunk_size, self.shape.max_tokens)
-        if largest < _SMALLEST_PLANTED and not _UNPLANTED & set(self.mix):
+        if largest < _SMALLEST_PLANTED and not UNPLANTED & set(self.mix):
             raise ConfigError(
                 f"Chunks have at most {largest} tokens, but planted facts need {_SMALLEST_PLANTED}; raise "
                 "max_chunk_size and max_tokens, or give weight to continuation or reconstruction."
@@ -164,7 +165,7 @@ class SampleMaker:
         """The chunks of one step, and all prompts that may be asked of them, made anew."""
         rng = random.Random(f"{self.seed}-{step}")
         chunk_size, num_chunks = self.shape.draw(rng)
-        names = [name for name in self.mix if chunk_size >= _SMALLEST_PLANTED or name in _UNPLANTED]
+        names = [name for name in self.mix if chunk_size >= _SMALLEST_PLANTED or name in UNPLANTED]
         if not names:
             names, chunk_size = list(self.mix), _SMALLEST_PLANTED
             num_chunks = min(num_chunks, self.shape.max_tokens // chunk_size)

@@ -143,15 +143,24 @@ def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
     return pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
 
 
-def target_losses(logits: Sequence[Tensor], prompts: Sequence[TrainingPrompt]) -> Tensor:
-    """Mean cross entropy of the targets of each prompt, in nats [num_prompts], from its logits [num_targets, vocab]."""
-    counts = torch.tensor([prompt.num_targets for prompt in prompts])
+def token_losses(logits: Sequence[Tensor], prompts: Sequence[TrainingPrompt]) -> Tensor:
+    """Cross entropy in nats of the targets of all prompts in their order, from their logits [num_targets, vocab]."""
     targets = torch.tensor([token for prompt in prompts for token in prompt.token_ids[-prompt.num_targets :]])
     flat = torch.cat(tuple(logits)) if len(logits) > 1 else logits[0]
-    losses = functional.cross_entropy(flat, targets.to(flat.device), reduction="none")
-    owners = torch.arange(len(prompts)).repeat_interleave(counts).to(flat.device)
-    sums = torch.zeros(len(prompts), device=flat.device).index_add(0, owners, losses)
-    return sums / counts.to(flat.device)
+    return functional.cross_entropy(flat, targets.to(flat.device), reduction="none")
+
+
+def means_and_firsts(losses: Tensor, prompts: Sequence[TrainingPrompt]) -> tuple[Tensor, Tensor]:
+    """Of `token_losses`, the mean of each prompt and that of its first target, each [num_prompts]."""
+    counts = torch.tensor([prompt.num_targets for prompt in prompts])
+    owners = torch.arange(len(prompts)).repeat_interleave(counts).to(losses.device)
+    sums = torch.zeros(len(prompts), device=losses.device).index_add(0, owners, losses)
+    return sums / counts.to(losses.device), losses[(counts.cumsum(0) - counts).to(losses.device)]
+
+
+def target_losses(logits: Sequence[Tensor], prompts: Sequence[TrainingPrompt]) -> Tensor:
+    """Mean cross entropy of the targets of each prompt, in nats [num_prompts], from its logits [num_targets, vocab]."""
+    return means_and_firsts(token_losses(logits, prompts), prompts)[0]
 
 
 def target_loss(logits: Tensor, prompt: TrainingPrompt) -> Tensor:

@@ -16,8 +16,8 @@ from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.candidate import LayerWeights
 from focusdoc.training.batches import PassLimits, batches
-from focusdoc.training.data import REACH, SampleMaker, TrainingSample
-from focusdoc.training.dense import TrainingPrompt, dense_logits, target_losses
+from focusdoc.training.data import REACH, UNPLANTED, SampleMaker, TrainingSample
+from focusdoc.training.dense import TrainingPrompt, dense_logits, means_and_firsts, token_losses
 from focusdoc.training.distill import divergence, teacher_logits
 from focusdoc.training.paper import PaperSample, draw_paper_sample, paper_logits, paper_loss
 from focusdoc.training.settings import TrainingConfig
@@ -34,11 +34,13 @@ class TargetLoss(NamedTuple):
         objective: the name it is reported under.
         value: mean cross entropy of the targets in nats, a scalar.
         divergence: from the teacher, in nats; None without one.
+        first: cross entropy of the first token of an answer, a scalar; None where the targets answer no question.
     """
 
     objective: str
     value: Tensor
     divergence: Tensor | None
+    first: Tensor | None = None
 
 
 class Objective(Protocol[SampleT]):
@@ -92,10 +94,15 @@ class DenseObjective:
         num_chunks = sum(block.num_chunks for block in blocks)
         for prompts in batches(sample.prompts, num_chunks, self._limits):
             told = dense_logits(self._base, weights(), blocks, prompts, self._settings, self._kernel)
-            losses = target_losses(told, prompts)
+            means, firsts = means_and_firsts(token_losses(told, prompts), prompts)
             yield [
-                TargetLoss(prompt.objective, loss, self._divergence(sample, prompt, logits))
-                for prompt, loss, logits in zip(prompts, losses, told, strict=True)
+                TargetLoss(
+                    prompt.objective,
+                    mean,
+                    self._divergence(sample, prompt, logits),
+                    None if prompt.objective in UNPLANTED else first,
+                )
+                for prompt, mean, first, logits in zip(prompts, means, firsts, told, strict=True)
             ]
 
     def _divergence(self, sample: TrainingSample, prompt: TrainingPrompt, logits: Tensor) -> Tensor | None:

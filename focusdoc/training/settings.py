@@ -39,6 +39,8 @@ class TrainingConfig:
             defaults are those of the authors' training script.
         rank: train a product of two matrices of this rank, added to where the run starts; None trains full matrices.
         distill: weight of the divergence from the base model with the whole text in its own context; 0 for none.
+        first_token: weight of an answer's first token beside the mean of all its tokens. Which of two names or lines is
+            the answer is decided there, and in a long answer it is one token of many (dense objective only).
     """
 
     steps: int = 300
@@ -58,6 +60,7 @@ class TrainingConfig:
     memory_strides: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
     rank: int | None = None
     distill: float = 0.0
+    first_token: float = 0.0
 
     def __post_init__(self) -> None:
         at_least_one = ("steps", "accumulate", "save_every", "chunk_size", *(["rank"] if self.rank is not None else []))
@@ -68,7 +71,7 @@ class TrainingConfig:
         for name in ("learning_rate", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0 and finite.")
-        for name in ("weight_decay", "distill"):
+        for name in ("weight_decay", "distill", "first_token"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or above, and finite.")
         if not self.projections or set(self.projections) - set("qkvo"):

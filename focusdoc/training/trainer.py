@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from focusdoc.attention import attention_kernel
 from focusdoc.config import FocusConfig
@@ -24,7 +24,7 @@ from focusdoc.training.checkpoint import has_checkpoint, load_checkpoint, save_c
 from focusdoc.training.data import SampleMaker
 from focusdoc.training.heldout import HeldOut
 from focusdoc.training.metrics import Metrics
-from focusdoc.training.objectives import make_objective
+from focusdoc.training.objectives import TargetLoss, make_objective
 from focusdoc.training.processes import Processes
 from focusdoc.training.settings import TrainingConfig
 from focusdoc.training.weights import CandidateWeights, FullWeights, LowRankWeights
@@ -181,20 +181,25 @@ class Trainer:
         """Accumulate the gradient of one sample; yields each prompt's objective and loss."""
         share = 1 / (self._objective.num_losses(sample) * self.config.accumulate)
         for batch in self._objective.losses(sample, self._layers):
-            losses = [
-                value if divergence is None else value + self.config.distill * divergence
-                for _, value, divergence in batch
-            ]
-            (torch.stack(losses).sum() * share).backward()
+            (torch.stack([self._weighed(loss) for loss in batch]).sum() * share).backward()
             told = [
                 (name, loss.detach())
-                for objective, value, divergence in batch
+                for objective, value, divergence, _ in batch
                 for name, loss in ((objective, value), ("distillation", divergence))
                 if loss is not None
             ]
             # Read in one piece: on a GPU, every number that is read waits for it.
             values = torch.stack([loss for _, loss in told]).tolist()
             yield from zip([name for name, _ in told], values, strict=True)
+
+    def _weighed(self, loss: TargetLoss) -> Tensor:
+        """What a prompt adds to the gradient, a scalar."""
+        total = loss.value
+        if loss.divergence is not None:
+            total = total + self.config.distill * loss.divergence
+        if loss.first is not None and self.config.first_token:
+            total = total + self.config.first_token * loss.first
+        return total
 
     def _layers(self) -> Any:
         return self.weights.layers(self.base.device, self.base.dtype)

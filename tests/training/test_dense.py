@@ -16,7 +16,7 @@ from focusdoc.errors import ConfigError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
-from focusdoc.training.dense import TrainingPrompt, dense_logits, target_loss, target_losses
+from focusdoc.training.dense import TrainingPrompt, dense_logits, means_and_firsts, target_loss, target_losses
 from incremental_reference import IncrementalReference
 from tiny_models import random_weights, tiny_model
 
@@ -285,6 +285,12 @@ class TestTrainingPrompt:
         logits = torch.randn(2, 10, generator=torch.Generator().manual_seed(0))
         expected = -(logits[0].log_softmax(0)[6] + logits[1].log_softmax(0)[7]) / 2
         torch.testing.assert_close(target_loss(logits, TrainingPrompt((5, 6, 7), 2, "test")), expected)
+
+    def test_means_and_firsts_of_prompts_of_unequal_lengths(self) -> None:
+        losses = torch.tensor([0.5, 1.5, 4.0, 3.0, 0.0, 6.0])
+        means, firsts = means_and_firsts(losses, [prompt_of(4, 2), prompt_of(4, 1), prompt_of(4, 3)])
+        assert means.tolist() == [1.0, 4.0, 3.0]
+        assert firsts.tolist() == [0.5, 4.0, 3.0]
 
 
 @pytest.mark.gpu

@@ -8,8 +8,9 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -46,11 +47,11 @@ def rhyme(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_trainer(tmp_path: Path, tiny_tokenizer: Any, rhyme: Path) -> TrainerMaker:
     """`make_trainer(output, trainer's own arguments..., **config)`: a run of a tiny model over the rhyme."""
 
-    def make(output: str = "run", *, mix: Any = None, context: int = 512, **given: Any) -> Trainer:
+    def make(output: str = "run", *, mix: Any = None, shape: Any = None, context: int = 512, **given: Any) -> Trainer:
         own = ("start_from", "held_out", "processes", "tensorboard", "record", "offload", "workers")
         arguments = {name: given.pop(name) for name in own if name in given}
         mix = mix or {"continuation": 1, "reconstruction": 1}
-        samples = SampleMaker(tiny_tokenizer, [rhyme], mix=mix, shape=SHAPE)
+        samples = SampleMaker(tiny_tokenizer, [rhyme], mix=mix, shape=replace(SHAPE, **(shape or {})))
         config = TrainingConfig(**{"steps": 6, "learning_rate": 3e-3, "warmup": 2, "save_every": 2, **given})
         base = BaseModel(tiny_model(vocab_size=260, max_position_embeddings=context))
         return Trainer(base, samples, config, tmp_path / output, **arguments)
@@ -64,6 +65,16 @@ def rows_of(trainer: Trainer) -> list[dict[str, Any]]:
 
 def checkpoint_of(trainer: Trainer) -> dict[str, Tensor]:
     return load_file(trainer.output / "checkpoint" / "state.safetensors")
+
+
+def flat_gradient(trainer: Trainer) -> Tensor:
+    return torch.cat([weight.grad.flatten() for weight in trainer.weights.parameters() if weight.grad is not None])
+
+
+def gradient_of(trainer: Trainer) -> Tensor:
+    """What the first sample adds to the gradient."""
+    list(trainer._backward(trainer.samples.draw(0)))
+    return flat_gradient(trainer)
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -171,6 +182,34 @@ class TestLowRank:
             make_trainer(rank=2, start_from=first.output / "adapter").resume()
 
 
+class TestFirstToken:
+    QUESTIONS: ClassVar[dict[str, Any]] = {
+        "mix": {"words": 1},
+        "shape": {"min_chunk_size": 200, "max_chunk_size": 200, "max_tokens": 200},
+    }
+
+    def test_counts_as_often_as_its_weight_says_beside_the_mean(self, make_trainer: TrainerMaker) -> None:
+        plain, doubled = (
+            gradient_of(make_trainer(f"{weight}", first_token=weight, **self.QUESTIONS)) for weight in (0, 2)
+        )
+        trainer = make_trainer("by hand", **self.QUESTIONS)
+        firsts = []
+        for batch in trainer._objective.losses(trainer.samples.draw(0), trainer._layers):
+            firsts += [loss.first for loss in batch if loss.first is not None]
+        assert len(firsts) == SHAPE.prompts
+        (torch.stack(firsts).sum() / SHAPE.prompts).backward()
+        torch.testing.assert_close(doubled - plain, 2 * flat_gradient(trainer), atol=1e-5, rtol=1e-3)
+
+    def test_changes_nothing_in_what_is_reported(self, make_trainer: TrainerMaker) -> None:
+        plain, doubled = (make_trainer(f"{weight}", first_token=weight, **self.QUESTIONS) for weight in (0, 2))
+        told, again = (list(trainer._backward(trainer.samples.draw(0))) for trainer in (plain, doubled))
+        assert told == again
+
+    def test_leaves_prompts_that_ask_nothing_alone(self, make_trainer: TrainerMaker) -> None:
+        plain, doubled = (gradient_of(make_trainer(f"{weight}", first_token=weight)) for weight in (0, 2))
+        assert torch.equal(plain, doubled)
+
+
 class TestDistillation:
     def test_of_weight_0_changes_nothing(self, make_trainer: TrainerMaker, monkeypatch: pytest.MonkeyPatch) -> None:
         plain, zero = make_trainer("plain"), make_trainer("zero", distill=0.0)
@@ -183,8 +222,7 @@ class TestDistillation:
         gradients = []
         for weight in (0.0, 1.0, 2.0):
             trainer = make_trainer(f"weight-{weight}", distill=weight)
-            list(trainer._backward(trainer.samples.draw(0)))
-            gradients.append(torch.cat([p.grad.flatten() for p in trainer.weights.parameters() if p.grad is not None]))
+            gradients.append(gradient_of(trainer))
         one, two = gradients[1] - gradients[0], gradients[2] - gradients[0]
         assert one.norm() > 0
         torch.testing.assert_close(two, 2 * one, atol=1e-5, rtol=1e-3)
@@ -429,6 +467,7 @@ list(trainer.run())
     [
         ({"rank": 0}, "rank is 0"),
         ({"distill": -1.0}, r"distill is -1\.0"),
+        ({"first_token": -1.0}, r"first_token is -1\.0"),
         ({"eval_every": -1}, "eval_every is -1"),
         ({"objective": "both"}, "objective is 'both'"),
     ],
