@@ -42,9 +42,9 @@ MIX = {
     "number": 0.12,
     "passkey": 0.02,
     "pair": 0.24,
-    "words": 0.42,
+    "words": 0.38,
     "files": 0.12,
-    "continuation": 0.04,
+    "continuation": 0.08,
     "reconstruction": 0.04,
 }
 
@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--max-rows", type=int, default=3000)
     parser.add_argument("--max-reused", type=int, default=6)
+    parser.add_argument("--max-local", type=int, default=2048)
     parser.add_argument("--quoted", type=float, default=0.5, help="share of questions with passages in front of them")
     parser.add_argument("--first-token", type=float, default=0.5, help="weight of an answer's first token")
     parser.add_argument("--accumulate", type=int, default=2)
@@ -100,7 +101,7 @@ def main() -> None:
             prompts=options.prompts,
             max_reused=options.max_reused,
             max_rows=options.max_rows,
-            max_local=512,
+            max_local=options.max_local,
             quoted=options.quoted,
         ),
         seed=options.seed,
