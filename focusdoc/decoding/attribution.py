@@ -15,6 +15,8 @@ from focusdoc.memory.chunk_memory import DocumentMemory
 
 #: Tokens of a passage around the point looked at most, before it is widened to whole sentences.
 PASSAGE_TOKENS = 48
+#: What ends a sentence or a paragraph.
+SENTENCE_ENDS = (". ", ".\n", "! ", "? ", "!\n", "?\n", "\n\n", "\f")
 #: A passage is widened to sentence ends within this many characters.
 _SENTENCE_REACH = 160
 
@@ -95,14 +97,13 @@ def whole_sentences(text: str, start: int, end: int) -> tuple[int, int]:
 
     Where none is near, as in tables, lists and code, they are widened to whole lines, or at least to whole words.
     """
-    ends = (". ", ".\n", "! ", "? ", "!\n", "?\n", "\n\n", "\f")
     before = text[max(0, start - _SENTENCE_REACH) : start]
-    cuts = [before.rfind(mark) + len(mark) for mark in ends if mark in before]
+    cuts = [before.rfind(mark) + len(mark) for mark in SENTENCE_ENDS if mark in before]
     cut = max(cuts) if cuts else before.rfind("\n") + 1 or before.rfind(" ") + 1
     if cut:
         start += cut - len(before)
     after = text[end : end + _SENTENCE_REACH]
-    stops = [after.find(mark) + len(mark) for mark in ends if mark in after]
+    stops = [after.find(mark) + len(mark) for mark in SENTENCE_ENDS if mark in after]
     last = text[max(0, end - 1) : end]
     if stops and last not in ".!?":
         end += min(stops)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,7 +13,8 @@ from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.attention import attention_kernel
 from focusdoc.config import QUOTE_TOKENS
 from focusdoc.decoding.parallel import ParallelDecoder
-from focusdoc.decoding.quoting import WIDTH, Texts, points, runs
+from focusdoc.decoding.passages import WIDTH
+from focusdoc.decoding.quoting import points
 from focusdoc.errors import ConfigError
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
@@ -74,21 +74,6 @@ class TestPoints:
         assert all(chunk == 3 and 0 <= token < length for chunk, token in found)
 
 
-@given(st.sets(st.integers(0, 60)))
-def test_runs_are_the_tokens_themselves(tokens: set[int]) -> None:
-    found = list(runs(tokens))
-    assert {token for first, behind in found for token in range(first, behind)} == tokens
-    assert all(behind < first for (_, behind), (first, _) in pairwise(found))
-
-
-@given(st.sets(st.integers(0, 200)), st.integers(1, 50))
-def test_runs_join_what_lies_closely(tokens: set[int], apart: int) -> None:
-    found = list(runs(tokens, apart))
-    assert sum(behind - first for first, behind in found) >= len(tokens)
-    assert all(first in tokens and behind - 1 in tokens for first, behind in found)
-    assert all(first - (behind - 1) > apart for (_, behind), (first, _) in pairwise(found))
-
-
 @pytest.fixture(scope="module")
 def engine(tiny_tokenizer: Any) -> FocusEngine:
     base = BaseModel(tiny_model("llama", vocab_size=len(tiny_tokenizer), max_position_embeddings=1024), tiny_tokenizer)
@@ -99,42 +84,6 @@ def engine(tiny_tokenizer: Any) -> FocusEngine:
 @pytest.fixture(scope="module")
 def memory(engine: FocusEngine) -> Any:
     return engine.read(Document.from_text(TEXT))
-
-
-class TestTexts:
-    def test_a_passage_is_the_documents_own_words(self, engine: FocusEngine, memory: Any) -> None:
-        texts = Texts([memory, memory], engine.base.tokenizer)
-        owner, token = texts.place(memory.num_chunks + 1, 10)
-        assert (owner, token) == (1, 74)
-        around = texts.around(owner, token)
-        assert token in around
-        (passage,) = texts.passages(owner, set(around))
-        assert passage in TEXT
-        assert passage == passage.strip()
-
-    @given(st.data())
-    def test_any_stretch_of_tokens_is_told(self, engine: FocusEngine, memory: Any, data: st.DataObject) -> None:
-        first = data.draw(st.integers(0, memory.num_tokens - 1))
-        behind = data.draw(st.integers(first + 1, memory.num_tokens))
-        (told,) = Texts([memory], engine.base.tokenizer).passages(0, set(range(first, behind)))
-        assert engine.base.tokenizer.decode(memory.token_ids[first:behind]).strip() in told
-
-    def test_two_passages_with_a_few_tokens_between_are_one(self, engine: FocusEngine) -> None:
-        lines = "\n".join(f"{number:04}: {number * 7919 % 10000:04}" for number in range(60))  # 11 tokens each
-        memory = engine.read(Document.from_text(lines))
-        texts = Texts([memory], engine.base.tokenizer)
-        (told,) = texts.passages(0, {*range(100, 164), *range(190, 254)})
-        assert told in lines
-        apart = texts.passages(0, {*range(100, 164), *range(300, 364)})
-        assert len(apart) == 2
-        assert all(set(passage.split("\n")) <= set(lines.split("\n")) for passage in apart)  # whole lines
-
-    @given(st.sets(st.integers(0, 400), min_size=1))
-    def test_no_two_passages_hold_the_same_words(self, engine: FocusEngine, memory: Any, tokens: set[int]) -> None:
-        told = Texts([memory], engine.base.tokenizer).passages(0, tokens)
-        place = 0
-        for passage in told:  # each is found behind the one before it
-            place = TEXT.index(passage, place) + len(passage)
 
 
 class TestAnswers:
