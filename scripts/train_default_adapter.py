@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--max-rows", type=int, default=3000)
     parser.add_argument("--max-reused", type=int, default=6)
     parser.add_argument("--max-local", type=int, default=2048)
-    parser.add_argument("--quoted", type=float, default=0.5, help="share of questions with passages in front of them")
+    parser.add_argument("--quoted", type=float, default=0.7, help="share of questions with passages in front of them")
     parser.add_argument("--first-token", type=float, default=0.5, help="weight of an answer's first token")
     parser.add_argument("--accumulate", type=int, default=2)
     parser.add_argument("--start-from", type=Path, help="an adapter to begin with")
