@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.decoding.passages import WIDTH, Texts, runs, without_other_lines
-from focusdoc.modeling.base import BaseModel
-from tiny_models import random_adapter, tiny_model
+from tiny_models import tiny_engine
 
 TEXT = "\n".join(f"The colour of house {number} is number {number * 7}." for number in range(60))
 KEYS = "\n".join(f"key{number * 7919 % 10000:04}: value{number * 104729 % 10000:04}" for number in range(60))
@@ -35,9 +34,7 @@ def test_runs_join_what_lies_closely(tokens: set[int], apart: int) -> None:
 
 @pytest.fixture(scope="module")
 def engine(tiny_tokenizer: Any) -> FocusEngine:
-    base = BaseModel(tiny_model("llama", vocab_size=len(tiny_tokenizer), max_position_embeddings=1024), tiny_tokenizer)
-    adapter = random_adapter(base.model)
-    return FocusEngine(base, adapter, FocusConfig(chunk_size=64, local_window=700))
+    return tiny_engine(tiny_tokenizer, FocusConfig(chunk_size=64, local_window=700))
 
 
 @pytest.fixture(scope="module")

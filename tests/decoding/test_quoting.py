@@ -18,7 +18,7 @@ from focusdoc.decoding.quoting import points
 from focusdoc.errors import ConfigError
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
-from tiny_models import random_adapter, random_weights, tiny_model
+from tiny_models import random_weights, tiny_engine, tiny_model
 
 TEXT = "\n".join(f"The colour of house {number} is number {number * 7}." for number in range(60))
 
@@ -76,9 +76,7 @@ class TestPoints:
 
 @pytest.fixture(scope="module")
 def engine(tiny_tokenizer: Any) -> FocusEngine:
-    base = BaseModel(tiny_model("llama", vocab_size=len(tiny_tokenizer), max_position_embeddings=1024), tiny_tokenizer)
-    adapter = random_adapter(base.model)
-    return FocusEngine(base, adapter, FocusConfig(chunk_size=64, local_window=700))
+    return tiny_engine(tiny_tokenizer, FocusConfig(chunk_size=64, local_window=700))
 
 
 @pytest.fixture(scope="module")

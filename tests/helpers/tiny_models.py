@@ -8,7 +8,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from focusdoc import FocusConfig, FocusEngine
 from focusdoc.modeling.adapter import Adapter, untrained_adapter
+from focusdoc.modeling.base import BaseModel
 
 CLASSES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", "LlamaForCausalLM", {}),
@@ -79,3 +81,9 @@ def random_adapter(model: Any) -> Adapter:
         for letter, weight in weights.items():
             adapter.weights[f"layers.{layer}.{letter}.weight"] = weight
     return adapter
+
+
+def tiny_engine(tokenizer: Any, config: FocusConfig) -> FocusEngine:
+    """A tiny Llama of 1,024 positions with a random adapter, that reads and writes by `tokenizer`."""
+    base = BaseModel(tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=1024), tokenizer)
+    return FocusEngine(base, random_adapter(base.model), config)
