@@ -39,12 +39,12 @@ TRAINED_SHARE = 0.8
 #: XQuAD's questions are few, and the hardest; each stands this often among the others.
 SQUAD_WEIGHT = 3
 MIX = {
-    "number": 0.12,
+    "number": 0.16,
     "passkey": 0.02,
-    "pair": 0.24,
-    "words": 0.38,
-    "files": 0.12,
-    "continuation": 0.08,
+    "pair": 0.20,
+    "words": 0.36,
+    "files": 0.09,
+    "continuation": 0.13,
     "reconstruction": 0.04,
 }
 

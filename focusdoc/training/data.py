@@ -226,9 +226,10 @@ class SampleMaker:
 
     def _continuation(self, rng: random.Random, following: list[int]) -> TrainingPrompt:
         """The text that follows the last chunk (paper, section 3.3)."""
-        length = round(16 * (self.shape.max_local / 16) ** rng.random())
+        # The root leans towards long local contexts: at use, text to be gone on with mostly has much in front of it.
+        length = round(16 * (self.shape.max_local / 16) ** rng.random() ** 0.5)
         # Every chunk runs the dynamic prompt: its cost is its length times the number of chunks, so it is kept short.
-        window = rng.randint(16, 64)
+        window = rng.randint(16, 128)
         ids = tuple(following[: length + self.shape.targets])
         return TrainingPrompt(ids, self.shape.targets, "continuation", prompt_window=window)
 
