@@ -5,6 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+#: Share of what is planted that breaks into a sentence. Notes and tables in a text do, and where a candidate has only
+#: ever read facts behind a full stop, it takes a number that stands elsewhere for part of the sentence around it.
+_ANYWHERE = 0.3
+
 
 class Soil:
     """The chunks of a sample while facts are planted in them; nothing planted is ever cut or overwritten.
@@ -40,17 +44,22 @@ class Soil:
         return False
 
     def chunks(self, sentence_ends: frozenset[int]) -> list[list[int]]:
-        """The chunks with everything planted, at sentence ends where there is one near."""
+        """The chunks with everything planted, mostly at sentence ends where there is one near."""
         grown = []
         for text, planted in zip(self._chunks, self._planted, strict=True):
             length = len(text)
             kept = text[: length - sum(map(len, planted))]
-            places = sorted(_near_end(kept, self._rng.randint(0, len(kept)), sentence_ends) for _ in planted)
+            places = sorted(self._place(kept, sentence_ends) for _ in planted)
             chunk: list[int] = []
             for begin, end, statement in zip([0, *places], places, planted, strict=False):
                 chunk += kept[begin:end] + statement
             grown.append(chunk + kept[places[-1] if places else 0 :])
         return grown
+
+    def _place(self, kept: list[int], sentence_ends: frozenset[int]) -> int:
+        """Where in `kept` something is planted: in front of this token."""
+        place = self._rng.randint(0, len(kept))
+        return place if self._rng.random() < _ANYWHERE else _near_end(kept, place, sentence_ends)
 
 
 def _near_end(tokens: list[int], place: int, sentence_ends: frozenset[int]) -> int:

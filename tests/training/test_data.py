@@ -116,15 +116,18 @@ class TestSoil:
         assert not soil.plant([7])
         assert soil.chunks(frozenset()) == [[8, 8, 8]]
 
-    def test_plants_behind_the_end_of_a_sentence_where_one_is_near(self) -> None:
-        end = 99
-        text = [0, 1, 2, end] * 30
-        for seed in range(20):
+    def test_plants_mostly_behind_the_end_of_a_sentence_where_one_is_near(self) -> None:
+        end, runs = 99, 200
+        text = [*range(10), end] * 12
+        behind = 0
+        for seed in range(runs):
             soil = Soil([list(text)], random.Random(seed))
             soil.plant([-1, -2])
             chunk = soil.chunks(frozenset({end}))[0]
             at = chunk.index(-1)
-            assert at == 0 or chunk[at - 1] == end or at < 4
+            behind += at == 0 or chunk[at - 1] == end
+        # Three in ten go anywhere, and one place in eleven is behind an end anyway.
+        assert 0.63 < behind / runs < 0.83
 
 
 class TestShape:
