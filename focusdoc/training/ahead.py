@@ -6,6 +6,7 @@ would wait for it as long as it computes.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -48,13 +49,25 @@ def making_ahead(samples: SampleMaker, numbers: Sequence[int], workers: int) -> 
         sampler=numbers,
         num_workers=workers,
         prefetch_factor=_AHEAD,
-        # A fork of a process that uses a GPU must not touch it, and locks of its threads stay locked.
-        multiprocessing_context="spawn",
+        multiprocessing_context=_context(samples),
         worker_init_fn=_leave_interrupts,
     )
     for sample in loader:
         samples.hold(sample)
         yield
+
+
+def _context(samples: SampleMaker) -> Any:
+    """How the processes are started.
+
+    A fork of a process that uses a GPU must not touch it, and locks of its threads stay locked, so they are forked from
+    a fresh process. It imports what they need once; each would take seconds for it, and one starts after the other.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return "spawn"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", __name__, type(samples.tokenizer).__module__])
+    return context
 
 
 def _leave_interrupts(_: int) -> None:
