@@ -23,6 +23,7 @@ from focusdoc.training.data import SampleMaker, SampleShape
 from focusdoc.training.launching import launch, under_launcher
 from focusdoc.training.processes import Processes
 from focusdoc.training.questions import load_questions
+from focusdoc.training.settings import parse_mix
 from focusdoc.training.trainer import Trainer, TrainingConfig
 
 HELD_OUT_BOOKS = (
@@ -80,6 +81,7 @@ def main() -> None:
     parser.add_argument("--max-local", type=int, default=2048)
     parser.add_argument("--quoted", type=float, default=0.7, help="share of questions with passages in front of them")
     parser.add_argument("--first-token", type=float, default=0.5, help="weight of an answer's first token")
+    parser.add_argument("--mix", type=parse_mix, default=MIX, help="weights of the objectives, as name=weight,...")
     parser.add_argument("--accumulate", type=int, default=2)
     parser.add_argument("--start-from", type=Path, help="an adapter to begin with")
     parser.add_argument("--save-every", type=int, default=25, help="steps between checkpoints")
@@ -93,7 +95,7 @@ def main() -> None:
         (base := load_base(dtype="bfloat16")).tokenizer,
         [book for book in books if book.stem not in HELD_OUT_BOOKS],
         questions(options.data / "qa"),
-        mix=MIX,
+        mix=options.mix,
         shape=SampleShape(
             min_chunk_size=options.min_chunk_size,
             max_tokens=options.max_tokens,

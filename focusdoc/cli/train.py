@@ -18,7 +18,7 @@ from focusdoc.cli.display import errors, output
 from focusdoc.cli.training_progress import TrainingProgress, stop_on_interrupt
 from focusdoc.errors import ConfigError, TrainingError
 from focusdoc.training.launching import launch, under_launcher
-from focusdoc.training.settings import TrainingConfig
+from focusdoc.training.settings import TrainingConfig, parse_mix
 from focusdoc.training.shape import SampleShape
 from focusdoc.training.sources import gather_sources
 
@@ -137,7 +137,7 @@ def train(
     given["memory_strides"] = _strides(min_chunk_size, max_chunk_size)
     config = TrainingConfig(**{each.name: given[each.name] for each in fields(TrainingConfig) if each.name in given})
     shape = SampleShape(**{each.name: given[each.name] for each in fields(SampleShape)})
-    weights = _mix(mix)
+    weights = None if mix is None else parse_mix(mix)
     shapes = [_shape(text) for text in eval_shape or ()]
     _check_output(output_folder, resume)
     held_out_texts = gather_sources(held_out).texts if held_out else ()
@@ -208,17 +208,6 @@ def _samples(
 def _strides(smallest: int, largest: int) -> tuple[int, ...]:
     """The chunk sizes of the paper's objective: the authors', as far as they lie within the given range."""
     return tuple(size for size in TrainingConfig.memory_strides if smallest <= size <= largest) or (smallest,)
-
-
-def _mix(text: str | None) -> dict[str, float] | None:
-    """The weights in ``name=weight,...``."""
-    if text is None:
-        return None
-    try:
-        pairs = [part.split("=") for part in text.split(",") if part.strip()]
-        return {name.strip(): float(weight) for name, weight in pairs}
-    except ValueError as error:
-        raise ConfigError(f"--mix is {text!r}; write it as name=weight,name=weight.") from error
 
 
 def _shape(text: str) -> tuple[int, int]:

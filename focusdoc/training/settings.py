@@ -104,3 +104,16 @@ class TrainingConfig:
             for name, value in values.items()
             if name in _FIRST or (name not in _FREE and value != defaults[name])
         }
+
+
+def parse_mix(text: str) -> dict[str, float]:
+    """The weights of the objectives as ``--mix`` has them: ``name=weight,name=weight``.
+
+    Raises:
+        ConfigError: `text` is not of this form.
+    """
+    try:
+        pairs = [part.split("=") for part in text.split(",") if part.strip()]
+        return {name.strip(): float(weight) for name, weight in pairs}
+    except ValueError as error:
+        raise ConfigError(f"--mix is {text!r}; write it as name=weight,name=weight.") from error
