@@ -27,6 +27,9 @@ FORMS = (
 )
 #: How many distractors stand beside a fact.
 DISTRACTORS = (0, 0, 1, 2, 4, 8)
+#: Share of the facts that are drawn until the answer stands in front of what it belongs to. That is harder to read:
+#: mostly the answer follows the words of the question, and here the text around does.
+ANSWER_FIRST = 0.4
 #: Share of the questions that are about something planted before, where there is any left to ask about.
 AGAIN = 0.65
 #: Share of the pairs that stand in a chunk full of pairs.
@@ -80,7 +83,7 @@ class Planting:
         """A question about a fact of `kind`, planted for it or before; None if there is neither a fact nor room."""
         left = self._facts_left[kind]
         if not left or self._rng.random() >= AGAIN:
-            fact = FACT_MAKERS[kind](self._rng)
+            fact = self._drawn(kind)
             if not self._known(fact) and self._plant_among_others(fact):
                 return self._about(fact)
         return self._about(_taken(self._rng, left)) if left else None
@@ -99,6 +102,16 @@ class Planting:
             return None
         context, question, answer = _taken(self._rng, left)
         return self._asked(question, answer, "files", context)
+
+    def _drawn(self, kind: str) -> Fact:
+        """A fact of `kind`, maybe one whose statement begins with the answer."""
+        fact = FACT_MAKERS[kind](self._rng)
+        if self._rng.random() < ANSWER_FIRST:
+            for _ in range(16):  # some kinds have none
+                if fact.statement.startswith(fact.answer):
+                    break
+                fact = FACT_MAKERS[kind](self._rng)
+        return fact
 
     def _known(self, fact: Fact) -> bool:
         """Whether something planted answers a question of `fact` already."""
@@ -127,8 +140,9 @@ class Planting:
 
     def _statement(self, fact: Fact) -> list[int]:
         """Tokens of the fact's statement, set off from the text around it."""
-        separator = self._rng.choice([" ", " ", "\n", "\n\n"])
-        return encode_text(self._tokenizer, separator + fact.statement + separator.rstrip(" "))
+        # The text around brings a space of its own mostly; whoever puts something in may add one.
+        before, behind = self._rng.choice([(" ", ""), (" ", " "), ("\n", "\n"), ("\n\n", "\n\n")])
+        return encode_text(self._tokenizer, before + fact.statement + behind)
 
     def _list_of_pairs(self, length: int, fact: Fact) -> list[int]:
         """`length` tokens full of pairs, `fact` among them; any of the others may be asked for later."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 #: Share of what is planted that breaks into a sentence. Notes and tables in a text do, and where a candidate has only
 #: ever read facts behind a full stop, it takes a number that stands elsewhere for part of the sentence around it.
-_ANYWHERE = 0.3
+_ANYWHERE = 0.5
 
 
 class Soil:

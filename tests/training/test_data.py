@@ -127,7 +127,7 @@ class TestSoil:
             at = chunk.index(-1)
             assert at == 0 or chunk[at - 1] == end or at < 4
 
-    def test_breaks_into_three_sentences_of_ten(self) -> None:
+    def test_breaks_into_every_other_sentence(self) -> None:
         end, runs = 99, 200
         text = [*range(10), end] * 12
         behind = 0
@@ -138,7 +138,7 @@ class TestSoil:
             at = chunk.index(-1)
             behind += at == 0 or chunk[at - 1] == end
         # One place in eleven is behind an end anyway.
-        assert 0.63 < behind / runs < 0.83
+        assert 0.44 < behind / runs < 0.65
 
 
 class TestShape:

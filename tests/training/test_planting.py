@@ -76,6 +76,31 @@ class TestFacts:
         planting, _ = planting_in(tiny_tokenizer, 0)
         assert len(asked_of(planting, "number", 30)) == len(planting.planted) == 3
 
+    def test_begin_with_the_answer_more_often_than_their_makers_have_it(self, tiny_tokenizer: Any) -> None:
+        """One wording of a number in seven does; of facts drawn for it, 0.4 and a seventh of the others: 0.49."""
+        first = 0
+        for seed in range(200):
+            planting, _ = planting_in(tiny_tokenizer, seed, num_chunks=1)
+            question = planting.ask_fact("number")
+            assert question is not None
+            first += planting.planted[0][0].isdigit()
+        assert 0.38 < first / 200 < 0.6
+
+    @pytest.mark.parametrize(("before", "behind"), [(" ", ""), (" ", " "), ("\n", "\n"), ("\n\n", "\n\n")])
+    def test_are_set_off_from_the_text_around(
+        self, tiny_tokenizer: Any, before: str, behind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("focusdoc.training.planting.DISTRACTORS", (0,))
+        found = set()
+        for seed in range(40):
+            planting, soil = planting_in(tiny_tokenizer, seed, num_chunks=1)
+            planting.ask_fact("number")
+            text = tiny_tokenizer.decode(soil.chunks(frozenset())[0])
+            ground = tiny_tokenizer.decode([0])
+            left, right = text.split(planting.planted[0])
+            found.add((left.replace(ground, ""), right.replace(ground, "")))
+        assert (before, behind) in found
+
 
 class TestPassages:
     def test_are_asked_every_question_before_they_are_planted_again(self, tiny_tokenizer: Any) -> None:
