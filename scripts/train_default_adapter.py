@@ -81,13 +81,14 @@ def main() -> None:
     parser.add_argument("--max-local", type=int, default=2048)
     parser.add_argument("--quoted", type=float, default=0.7, help="share of questions with passages in front of them")
     parser.add_argument("--first-token", type=float, default=0.5, help="weight of an answer's first token")
-    parser.add_argument("--mix", type=parse_mix, default=MIX, help="weights of the objectives, as name=weight,...")
+    parser.add_argument("--mix", help="weights of the objectives, as name=weight,...; MIX above where not given")
     parser.add_argument("--accumulate", type=int, default=2)
     parser.add_argument("--start-from", type=Path, help="an adapter to begin with")
     parser.add_argument("--save-every", type=int, default=25, help="steps between checkpoints")
     parser.add_argument("--processes", type=int, default=1, help="that share a step, each with its own samples")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    mix = MIX if options.mix is None else parse_mix(options.mix)
     if options.processes != 1 and not under_launcher():
         raise SystemExit(launch(options.processes, [sys.executable, *sys.argv]))
     books = sorted((options.data / "books").glob("*.txt"))
@@ -95,7 +96,7 @@ def main() -> None:
         (base := load_base(dtype="bfloat16")).tokenizer,
         [book for book in books if book.stem not in HELD_OUT_BOOKS],
         questions(options.data / "qa"),
-        mix=options.mix,
+        mix=mix,
         shape=SampleShape(
             min_chunk_size=options.min_chunk_size,
             max_tokens=options.max_tokens,
