@@ -20,8 +20,8 @@ from focusdoc.modeling.default_model import DEFAULT_MODEL, default_model_path
 from focusdoc.modeling.families import attention_layers, family_of
 from focusdoc.modeling.fingerprint import fingerprint
 from focusdoc.modeling.gated import fused_mlps, mlp_name
-from focusdoc.modeling.heap import keep_freed_pages
 from focusdoc.modeling.packed import PackedProjections, can_pack, packed_linear
+from focusdoc.modeling.process import prepare_process
 from focusdoc.modeling.quiet import no_progress_bars
 from focusdoc.modeling.rotary import Rotary
 from focusdoc.modeling.stand_in import Place, standing_in
@@ -90,7 +90,7 @@ class BaseModel:
             self.decoder.get_submodule("rotary_emb"), tuple(layer_types) if layer_types else None, self.num_layers
         )
         if self.device.type == "cpu":
-            keep_freed_pages()
+            prepare_process()
         #: Held during a pass, and whenever the modules that passes run through are looked at.
         self.lock = threading.RLock()
         #: Held while the tokenizer encodes.
