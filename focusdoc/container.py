@@ -32,7 +32,7 @@ def memory_left(process: Path = _PROCESS) -> int | None:
 
 
 def num_cpus(process: Path = _PROCESS) -> int:
-    """Processors that this process may keep busy, at least 1: those it may run on, and no more than its quota of time."""
+    """Processors that this process may keep busy, at least 1: where it may run, within its quota of time."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     quotas = (_cpus(group, version) for group, version in _groups("cpu", process))
     counts = [len(affinity(0)) if affinity else os.cpu_count() or 1, *(int(each) for each in quotas if each)]
