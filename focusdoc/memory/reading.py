@@ -19,6 +19,9 @@ from focusdoc.memory.int8 import BLOCKS
 from focusdoc.memory.ring import Ring
 from focusdoc.modeling.base import BaseModel
 
+#: Counted up with every change of what is computed for a chunk, so that no stored memory outlives a fault of reading.
+#: 2: scores in bfloat16 less their row's largest; keys in int8 have middles.
+READING_VERSION = 2
 #: Called with (tokens read, tokens in all) after every pass.
 Progress = Callable[[int, int], None]
 _CPU = torch.device("cpu")

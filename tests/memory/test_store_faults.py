@@ -202,11 +202,13 @@ class TestFaults:
     ) -> None:
         monkeypatch.setattr(entries, "LOCK_SECONDS", 0.05)
         folder.mkdir(parents=True)
+        kept = DocumentStore(folder)
         with entries.store_lock(folder):
-            blocks, encoded = read(folder, base, IDS)
+            blocks, encoded = read_through(kept, base, IDS, SIZE, KERNEL)
         assert encoded == 90
         assert_fresh(blocks, base, IDS)
-        assert "The document store is off" in caplog.text
+        assert "is not stored: Another process has held" in caplog.text
+        assert [read_through(kept, base, IDS, SIZE, KERNEL)[1] for _ in range(2)] == [90, 0]  # it is not off for life
 
     @pytest.mark.parametrize(
         "number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO], ids=lambda number: errno.errorcode[number]
