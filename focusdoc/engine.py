@@ -15,6 +15,7 @@ import torch
 from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.decoding.answer import Answer, TextPiece
 from focusdoc.decoding.answering import Asked, answer_together, stream_answer
+from focusdoc.decoding.limits import questions_at_once
 from focusdoc.decoding.local_context import bos_token, flat_ids
 from focusdoc.decoding.prompt import PromptStyle
 from focusdoc.decoding.quoting import RenderQuoted
@@ -160,6 +161,8 @@ class FocusEngine(TokenEngine):
         Raises:
             PromptTooLongError: the question does not fit into the local window. AdapterError: there is no adapter.
             MemoryMismatchError: a memory is another engine's. ConfigError: a generation setting is out of range.
+            MemoryShortageError: what runs behind every chunk does not fit into free memory; while the answer is written
+                as well, since it grows.
         """
         answer: Answer | None = None
         for piece in self.stream(memory, question, style=style, max_sources=max_sources, cancel=cancel, **generation):
@@ -185,7 +188,8 @@ class FocusEngine(TokenEngine):
 
         Args:
             questions: one after another; their answers come in this order.
-            batch: questions that advance together, at least 1; each needs room for its own prompt behind every chunk.
+            batch: questions that advance together, at least 1; each needs room for its own prompt and answer behind
+                every chunk, so fewer do where memory is short.
             style, max_sources, cancel, generation: as for `ask`.
 
         Raises:
@@ -207,6 +211,9 @@ class FocusEngine(TokenEngine):
                 for question in questions
             ]
         blocks = [block for one in memories for block in one.blocks]
+        longest = max(len(one.prompt_ids) for one in asked)
+        num_chunks = sum(block.num_chunks for block in blocks)
+        batch = min(batch, questions_at_once(self.base, num_chunks, longest, asked[0].settings.max_new_tokens))
         answers: list[Answer] = []
         for start in range(0, len(asked), batch):
             group = asked[start : start + batch]

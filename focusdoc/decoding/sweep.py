@@ -29,7 +29,8 @@ class ChunkGroup:
 
     Attributes:
         block: the chunks' stored KV, only read.
-        tail_keys, tail_values: room for what runs behind them, [num_layers, num_chunks, num_kv_heads, room, head_dim].
+        tail_keys, tail_values: room for what runs behind them, [num_layers, num_chunks, num_kv_heads, room, head_dim];
+            it grows with the answer.
         first: index of the group's first chunk among all chunks.
     """
 
@@ -45,6 +46,17 @@ class ChunkGroup:
         shape = (*block.keys.shape[:3], room, block.keys.shape[4])
         keys, values = (torch.empty(shape, dtype=dtype, device=block.device) for _ in range(2))
         return cls(block, keys, values, first)
+
+    @property
+    def room(self) -> int:
+        """Tokens that a tail can hold."""
+        return self.tail_keys.shape[3]
+
+    def widen(self, tokens: int) -> None:
+        """Make room for `tokens` more in every tail; what they hold stays."""
+        more = self.tail_keys.new_empty((*self.tail_keys.shape[:3], tokens, self.tail_keys.shape[4]))
+        self.tail_keys = torch.cat((self.tail_keys, more), dim=3)
+        self.tail_values = torch.cat((self.tail_values, more), dim=3)
 
     @property
     def num_chunks(self) -> int:

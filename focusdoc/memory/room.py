@@ -18,7 +18,9 @@ def free_beside(device: torch.device) -> int | None:
 def free_bytes(device: torch.device) -> int:
     """Bytes that can still be used on `device`: the RAM that this process may have, or the GPU's memory."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        # What torch holds of the GPU without using it counts as free.
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + held
     import psutil
 
     free, left = int(psutil.virtual_memory().available), memory_left()

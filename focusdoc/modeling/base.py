@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from focusdoc.errors import ConfigError, ModelNotFoundError
+from focusdoc.errors import ConfigError, MemoryShortageError, ModelNotFoundError
 from focusdoc.modeling.candidate import CandidateRows, LayerWeights, candidate_projections
 from focusdoc.modeling.default_model import DEFAULT_MODEL, default_model_path
 from focusdoc.modeling.families import attention_layers, family_of
@@ -207,9 +207,15 @@ class BaseModel:
         return [] if name is None else [Place(last, name, nn.Identity())]
 
     def _decode(self, token_ids: Tensor, positions: Tensor, layout: AttentionLayout) -> Tensor:
-        hidden: Tensor = self.decoder(
-            input_ids=token_ids, position_ids=positions, use_cache=False, focus=layout
-        ).last_hidden_state
+        try:
+            hidden: Tensor = self.decoder(
+                input_ids=token_ids, position_ids=positions, use_cache=False, focus=layout
+            ).last_hidden_state
+        except torch.OutOfMemoryError as error:
+            raise MemoryShortageError(
+                f"{self.device} has no memory left for a pass over {token_ids.numel():,} tokens; close other programs, "
+                "lower chunk_batch or read_batch, or ask a part of the document."
+            ) from error
         return hidden
 
     @property
