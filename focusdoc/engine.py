@@ -23,7 +23,7 @@ from focusdoc.decoding.together import chunks_at_once
 from focusdoc.documents import Document, cut_chunks, load, tokenize
 from focusdoc.documents.chunking import TokenizedText
 from focusdoc.engine_tokens import TokenEngine
-from focusdoc.errors import ConfigError
+from focusdoc.errors import AdapterError, ConfigError
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.memory.library import plan_reading
 from focusdoc.memory.plan import MemoryPlan
@@ -31,6 +31,8 @@ from focusdoc.memory.reading import Progress
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.adapter_files import load_adapter, shipped_adapter_path
 from focusdoc.modeling.base import load_base
+from focusdoc.modeling.default_model import DEFAULT_MODEL
+from focusdoc.storage import cache_path
 from focusdoc.terminal import reading_progress
 
 
@@ -78,6 +80,12 @@ class FocusEngine(TokenEngine):
         """
         base = load_base(model, tokenizer=tokenizer, device=device, dtype=dtype)
         path = shipped_adapter_path(base.fingerprint) if adapter == "auto" else adapter
+        if adapter == "auto" and path is None and model in (None, DEFAULT_MODEL):
+            raise AdapterError(
+                f"The default model in {cache_path()} is not the one that its adapter was trained for "
+                f"(fingerprint {base.fingerprint[:12]}); remove it, so that it is converted anew, and "
+                "take the versions of constraints.txt. adapter=None asks it without an adapter, in direct mode."
+            )
         loaded = load_adapter(path) if path is not None else None
         return cls(base, loaded, config, attention, store)
 

@@ -26,16 +26,46 @@ TEMP_MARK = ".focusdoc-tmp-"
 _WAITING_SECONDS = 0.2
 
 
-def cache_dir() -> Path:
-    """The folder for converted models and stored memories, made on first use for its owner alone (mode 0700).
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """`path` with the user's home in place of a ``~``.
+
+    Raises:
+        ConfigError: this user has no home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{os.fspath(path)} begins with ~, but this user has no home; give the whole path."
+        ) from error
+
+
+def cache_path() -> Path:
+    """The folder for converted models and stored memories, whether it is there or not.
 
     It is the platform's user cache folder, or the one that the environment variable ``FOCUSDOC_CACHE`` names.
 
     Raises:
+        ConfigError: the user has no home, and the variable does not say otherwise.
+    """
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return expanded(chosen)
+    try:
+        folder = platformdirs.user_cache_path("focusdoc", appauthor=False)
+    except RuntimeError:
+        folder = Path()
+    if not folder.is_absolute():  # older versions of platformdirs leave the ~ as it is
+        raise ConfigError(f"This user has no home for a cache; set {CACHE_VARIABLE} to a folder you can write.")
+    return folder
+
+
+def cache_dir() -> Path:
+    """`cache_path` to write to, made on first use for its owner alone (mode 0700).
+
+    Raises:
         ConfigError: the folder cannot be made or written.
     """
-    chosen = os.environ.get(CACHE_VARIABLE)
-    folder = Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("focusdoc", appauthor=False)
+    folder = cache_path()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

@@ -40,7 +40,7 @@ def attend(
     prefix: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Same contract as `focusdoc.attention.naive.attend`; agrees with it up to the rounding of the dtype."""
-    if not _has_kernel(query.device):
+    if not has_kernel(query.device):
         return naive.attend(query, key, value, scaling=scaling, query_start=query_start, window=window, prefix=prefix)
     batch, num_heads, num_queries, head_dim = query.shape
     num_kv_heads, num_keys = key.shape[1], key.shape[2]
@@ -191,7 +191,7 @@ def _bias(
     return bool(seen.any(dim=-1).all()), _aligned(bias.repeat(groups, 1))
 
 
-def _has_kernel(device: torch.device) -> bool:
+def has_kernel(device: torch.device) -> bool:
     """Whether torch has a fused kernel for `device` that returns the log-sum-exp."""
     return {"cpu": _CPU_KERNEL, "cuda": _CUDA_KERNEL}.get(device.type) is not None
 

@@ -25,7 +25,7 @@ from focusdoc.memory.manifest import (
     check_segment,
     read_manifest,
 )
-from focusdoc.storage import TEMP_MARK, cache_dir, file_lock
+from focusdoc.storage import TEMP_MARK, cache_path, file_lock
 
 #: Environment variable for the size limit of the store, in bytes.
 BYTES_VARIABLE = "FOCUSDOC_STORE_BYTES"
@@ -62,8 +62,8 @@ class Entry:
 
 
 def store_folder() -> Path:
-    """The folder of the user's stored memories; not made here. ConfigError: the cache cannot be written."""
-    return cache_dir() / "memories"
+    """The folder of the user's stored memories; not made here. ConfigError: there is no place for a cache."""
+    return cache_path() / "memories"
 
 
 def size_limit() -> int:

@@ -22,6 +22,7 @@ from focusdoc.memory.speed import ReadingSpeed
 from focusdoc.memory.spool import read_into_file
 from focusdoc.memory.store import DocumentStore, KnownChunks
 from focusdoc.modeling.base import BaseModel
+from focusdoc.storage import expanded
 
 #: Environment variable that turns the store off.
 STORE_VARIABLE = "FOCUSDOC_STORE"
@@ -48,7 +49,7 @@ def open_store(store: DocumentStore | str | Path | None = "auto") -> DocumentSto
         return store
     limit = size_limit()
     if store != "auto":
-        return DocumentStore(Path(store).expanduser(), limit)
+        return DocumentStore(expanded(store), limit)
     try:
         return DocumentStore(store_folder(), limit)
     except ConfigError as error:  # the cache cannot be written

@@ -26,6 +26,7 @@ from focusdoc.modeling.quiet import no_progress_bars
 from focusdoc.modeling.rotary import Rotary
 from focusdoc.modeling.stand_in import Place, standing_in
 from focusdoc.modeling.twin import twin, use_attention
+from focusdoc.storage import expanded
 
 #: Candidate weights of every layer, as they are or packed.
 CandidateWeights = Sequence[LayerWeights] | PackedProjections
@@ -284,6 +285,8 @@ def load_base(
             model = _move(copy.deepcopy(model).to(kind), wanted)  # the caller's stays where and as it is
         return BaseModel(model, tokenizer)
     torch_device = _device(device)
+    if model is not None and str(model).startswith("~"):
+        model = expanded(model)
     name = str(model) if model is not None else DEFAULT_MODEL
     path = default_model_path() if model is None or name == DEFAULT_MODEL else model
     from transformers import AutoConfig, AutoModelForCausalLM

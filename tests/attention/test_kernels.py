@@ -17,6 +17,7 @@ from focusdoc.attention import (
     attention_kernel,
     attention_weights,
     blend,
+    interface,
     masked_attention,
     merge,
     naive,
@@ -283,6 +284,25 @@ def test_without_a_fused_kernel_sdpa_is_naive(name: str, monkeypatch: pytest.Mon
     found = sdpa.attend(*inputs(shape), **settings)
     assert torch.equal(found[0], wanted[0])
     assert torch.equal(found[1], wanted[1])
+
+
+@pytest.mark.parametrize("name", ["auto", "sdpa"])
+def test_a_device_without_a_fused_kernel_is_told_of_once(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """As Apple's GPUs: attention is right there, and slow."""
+    interface._tell_of_naive.cache_clear()
+    for _ in range(3):
+        assert attention_kernel(name, torch.device("mps")) is sdpa.attend
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "no fused attention kernel for mps" in record.getMessage()
+    assert "several times slower" in record.getMessage()
+
+
+@pytest.mark.parametrize("name", ["auto", "sdpa"])
+def test_a_device_with_one_is_not_told_of(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    interface._tell_of_naive.cache_clear()
+    attention_kernel(name, torch.device("cpu"))
+    assert caplog.records == []
 
 
 def test_an_unknown_implementation_is_refused_by_name() -> None:
