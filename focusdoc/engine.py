@@ -64,8 +64,13 @@ class FocusEngine(TokenEngine):
     ) -> FocusEngine:
         """Load a model and its adapter.
 
+        A model object stays as it is: passes run through modules of our own over its weights. On a CPU, the process
+        keeps up to 256 MiB of memory that it frees (glibc), and torch no more threads than a container's quota allows;
+        the environment variable ``FOCUSDOC_PROCESS=keep`` leaves both as they are.
+
         Args:
-            model: a folder, a hub name, a transformers model object, or None for the embedded default.
+            model: a folder, a hub name, a transformers model object, or None for the embedded default. One that was
+                loaded before a fork is refused in the child.
             tokenizer: the model's tokenizer, where `model` is an object; None takes the one beside the weights.
             adapter: a folder of ours, a safetensors file with the authors' ``beacon_*`` names, ``"auto"`` for the
                 one shipped for this base model, or None.
