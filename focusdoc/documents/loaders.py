@@ -9,16 +9,12 @@ from typing import Any
 
 from focusdoc.documents.decoding import decode
 from focusdoc.documents.document import Document
+from focusdoc.documents.kinds import PARSED, kind_of
 from focusdoc.documents.limits import LoadLimits
 from focusdoc.errors import DocumentError, DocumentLimitError, EmptyDocumentError
 
-_MARKDOWN = (".md", ".markdown", ".mdx")
-_TEXTS = (*_MARKDOWN, ".txt", ".text", ".log", ".rst", ".tex", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".py")
 #: A single line of at most so many characters is a path, whether or not there is such a file.
 _LONGEST_PATH = 1024
-_PDF_HEADER = re.compile(rb"%PDF-\d")
-#: How far into a file the PDF standard's readers look for the header.
-_PDF_HEADER_WITHIN = 1024
 
 
 def load(
@@ -28,11 +24,13 @@ def load(
     name: str | None = None,
     limits: LoadLimits | None = None,
 ) -> Document:
-    """Load a text, Markdown or PDF document, whole or not at all.
+    """Load a document, whole or not at all: text, Markdown, PDF, HTML, e-book, office file or e-mail.
 
-    A PDF is told by its header, everything else is text: UTF-8, or UTF-16/32 with a byte order mark. In text from
-    a file or from bytes, ``\\r\\n`` and ``\\r`` become ``\\n``, as Python's own text mode does; a text given as
-    ``str`` stays as it is. Markdown is kept as it is written. A text with form feeds has a page for each.
+    What a file is, its first bytes tell; its name decides only between kinds of text. Everything else than the kinds
+    above is text: UTF-8 or UTF-16, or UTF-32 with a byte order mark. In text from a file or from bytes, ``\\r\\n`` and
+    ``\\r`` become ``\\n``, as Python's own text mode does; a text given as ``str`` stays as it is. Markdown, CSV, JSON
+    and source code are kept as they are written. A text with form feeds has a page for each; chapters, slides, sheets
+    and sections take the place of pages, their titles that of page labels.
 
     Args:
         source: a path (``~`` is the home folder), the bytes of a file, or a text of several lines or more than 1,024
@@ -109,24 +107,14 @@ def _from_bytes(data: bytes, known: dict[str, Any], password: str | None, limits
     if not data:
         raise EmptyDocumentError(f"{name!r} is empty (0 bytes); give a document with text.")
     ending = Path(str(known.get("source", ""))).suffix.lower()
-    if _is_pdf(data, ending):
-        from focusdoc.documents.pdf import load_pdf
+    kind = kind_of(data, ending, name)
+    if kind in PARSED:
+        from focusdoc.documents.parsing import load_parsed
 
-        return load_pdf(data, known, password, limits)
-    if ending == ".pdf":
-        raise DocumentError(f"{name!r} is named .pdf but has no PDF header; it is damaged or another kind of file.")
-    known["format"] = "markdown" if ending in _MARKDOWN else "text"
+        return load_parsed(kind, data, known, password, limits)
+    known["format"] = kind
     text = decode(data, name)
     return _from_text(text.replace("\r\n", "\n").replace("\r", "\n"), known, limits)
-
-
-def _is_pdf(data: bytes, ending: str) -> bool:
-    head = data[:_PDF_HEADER_WITHIN]
-    if ending in _TEXTS:
-        # A text about PDF files may name the header in its first lines.
-        head = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:16]
-        return _PDF_HEADER.match(head) is not None
-    return _PDF_HEADER.search(head) is not None
 
 
 def _from_text(text: str, known: dict[str, Any], limits: LoadLimits) -> Document:

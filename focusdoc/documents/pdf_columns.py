@@ -7,8 +7,6 @@ sides (the short cells of tables and labels of lists are no columns). The runs t
 cut the page into bands; in each band the left side is read before the right side, and both are searched for further
 columns. Header and footer, set off by white space, come first and last, and turned text after them. A page without
 such an edge, or with much turned or any right-to-left text, keeps pypdf's own text. No word is lost either way.
-
-Nothing of this package may be imported here: the PDF worker loads this file by its path.
 """
 
 from __future__ import annotations

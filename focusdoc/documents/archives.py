@@ -1,0 +1,98 @@
+"""Files that are ZIP archives: which kind each is, and how far it may be unpacked. Run in the child process."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import posixpath
+import re
+from typing import Any
+from zipfile import ZipFile
+
+from focusdoc.documents.markup import attribute, parse_xml
+from focusdoc.documents.parsed import Parsed, Refused, Request
+from focusdoc.errors import DocumentError
+
+_LONGEST_FIELD = 1000
+#: The main part's content type, whose producer names the kind of an Office file.
+_MAIN_PART = re.compile(
+    rb"(wordprocessingml|ms-word|presentationml|ms-powerpoint|spreadsheetml|ms-excel)[\w.]*\.main\+xml"
+)
+#: How the media types of e-books and of OpenDocument begin; the first file of the archive holds it.
+_EPUB, _OPEN_DOCUMENT = b"application/epub+zip", b"application/vnd.oasis.opendocument."
+
+
+class Archive(ZipFile):
+    """An archive whose parts, unpacked, are no more than allowed; zipfile reads no more of a part than it declares.
+
+    Raises:
+        Refused: they are more, or encrypted.
+    """
+
+    def __init__(self, data: bytes, max_unpacked: int) -> None:
+        super().__init__(io.BytesIO(data))
+        unpacked = sum(part.file_size for part in self.infolist())
+        if unpacked > max_unpacked:
+            raise Refused("unpacked", f"{unpacked:,}")
+        if any(part.flag_bits & 1 for part in self.infolist()):
+            raise Refused("protected", "protected by a password")
+
+    def find(self, name: str) -> bytes:
+        """The bytes of a part, none where there is no such part."""
+        return self.read(name) if name in self.NameToInfo else b""
+
+    def xml(self, name: str) -> Any:
+        """The tree of a part; KeyError where there is no such part."""
+        return parse_xml(self.read(name))
+
+    def related(self, name: str) -> dict[str, tuple[str, str]]:
+        """What an Office file's part refers to, by the id of the reference: its kind and the part's name."""
+        folder, base = posixpath.split(name)
+        data = self.find(f"{folder}/_rels/{base}.rels".lstrip("/"))
+        found = {}
+        for reference in parse_xml(data) if data else ():
+            if attribute(reference, "TargetMode") != "External":
+                target = posixpath.normpath(posixpath.join("/", folder, attribute(reference, "Target"))).lstrip("/")
+                found[attribute(reference, "Id")] = posixpath.basename(attribute(reference, "Type")), target
+        return found
+
+    def named(self, parsed: Parsed, part: str) -> Parsed:
+        """`parsed` with title and author from the part that holds them; damage there is no reason to refuse a text."""
+        with contextlib.suppress(Exception):
+            tree = self.xml(part)
+            parsed.title, parsed.author = (
+                (tree.findtext(f".//{{http://purl.org/dc/elements/1.1/}}{field}") or "").strip()[:_LONGEST_FIELD]
+                or None
+                for field in ("title", "creator")
+            )
+        return parsed
+
+
+def read(data: bytes, request: Request) -> Parsed:
+    """The text of an e-book, of an Office file or of an OpenDocument file.
+
+    Raises:
+        Refused: it is encrypted, damaged, or too large unpacked. DocumentError: it is another kind of archive.
+    """
+    archive = Archive(data, request["max_unpacked"])
+    mimetype = archive.find("mimetype").strip()
+    main = _MAIN_PART.search(archive.find("[Content_Types].xml"))
+    if mimetype == _EPUB or "META-INF/container.xml" in archive.NameToInfo:
+        from focusdoc.documents.ebook import read_epub
+
+        return read_epub(archive)
+    if mimetype.startswith(_OPEN_DOCUMENT):
+        from focusdoc.documents.opendocument import read_open_document
+
+        return read_open_document(archive)
+    if main is None:
+        raise DocumentError(
+            f"{request['name']!r} is a ZIP archive and neither an e-book nor an office file; give one of its files."
+        )
+    from focusdoc.documents import office
+
+    if main[1] in (b"wordprocessingml", b"ms-word"):
+        return office.read_docx(archive, data)
+    if main[1] in (b"presentationml", b"ms-powerpoint"):
+        return office.read_pptx(archive)
+    return office.read_xlsx(archive, data)
