@@ -18,6 +18,8 @@ _PACKED = {".epub", ".docx", ".docm", ".pptx", ".pptm", ".xlsx", ".xlsm", ".odt"
 _PDF_HEADER = re.compile(rb"%PDF-\d")
 #: How far into a file the PDF standard's readers look for the header.
 _PDF_HEADER_WITHIN = 1024
+#: How far into a file one looks for what it is.
+_FIRST = 4096
 _HTML = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*(?:<!doctype\s+html|<html)\b", re.I | re.S)
 _EMAIL = re.compile(rb"(?:Return-Path|Received|Delivered-To|MIME-Version|Message-ID):\s", re.I)
 #: Files of other programs, by their first bytes, and what to do about each.
@@ -38,8 +40,8 @@ def kind_of(data: bytes, ending: str, name: str) -> str:
     Raises:
         DocumentError: it is another program's file, or none of the kind that it is named after.
     """
-    text = data.removeprefix(b"\xef\xbb\xbf")
-    if _is_pdf(text, named_text=ending in (*_TEXTS, *_CODE, *_BY_ENDING)):
+    text = data[:_FIRST].lstrip(b"\xef\xbb\xbf\xff\xfe").replace(b"\0", b"")  # a byte order mark, and UTF-16
+    if _is_pdf(data, named_text=ending in (*_TEXTS, *_CODE, *_BY_ENDING)):
         return "pdf"
     if data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "zip"
@@ -60,4 +62,6 @@ def kind_of(data: bytes, ending: str, name: str) -> str:
 def _is_pdf(data: bytes, *, named_text: bool) -> bool:
     head = data[:_PDF_HEADER_WITHIN]
     # A text about PDF files may name the header in its first lines.
-    return (_PDF_HEADER.match(head.lstrip()[:16]) if named_text else _PDF_HEADER.search(head)) is not None
+    return (
+        _PDF_HEADER.match(head.lstrip(b"\xef\xbb\xbf \t\r\n")[:16]) if named_text else _PDF_HEADER.search(head)
+    ) is not None

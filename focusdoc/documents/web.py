@@ -10,7 +10,7 @@ from lxml import html
 
 from focusdoc.documents.decoding import decode
 from focusdoc.documents.markup import Rules, names, sections, written
-from focusdoc.documents.parsed import Parsed, Request
+from focusdoc.documents.parsed import Parsed, Refused, Request
 
 _CHARSET = re.compile(rb"""<(?:meta|\?xml)[^>]*?(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.I)
 #: How far into a page HTML's readers look for its encoding.
@@ -74,6 +74,15 @@ def html_text(data: bytes, name: str) -> str:
 
 
 def parse_html(text: str) -> Any:
-    """The tree of an HTML page, however broken it is; None for an empty one."""
-    parser = html.HTMLParser(encoding="utf-8", no_network=True)
-    return html.document_fromstring(text.encode(), parser=parser) if text.strip() else None
+    """The tree of an HTML page, however broken it is; None for an empty one.
+
+    Raises:
+        Refused: it is nested so deeply that libxml2 gives up.
+    """
+    if not text.strip():
+        return None
+    parser = html.HTMLParser(encoding="utf-8", no_network=True, huge_tree=True)
+    root = html.document_fromstring(text.encode(), parser=parser)
+    if any(error.type_name == "ERR_RESOURCE_LIMIT" for error in parser.error_log):  # what is behind is lost
+        raise Refused("limit", "it is nested too deeply")
+    return root
