@@ -148,6 +148,7 @@ def as_json(
         "answer": answer.text,
         "finish_reason": answer.finish_reason,
         "sources": values["sources"],
+        "warnings": values["warnings"],
         "usage": values["usage"],
         "timings": {"read": read_seconds, **values["timings"]},
     }

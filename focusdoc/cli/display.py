@@ -7,7 +7,6 @@ with which a text could command the terminal, are left out.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -96,15 +95,3 @@ def show_totals(answer: Answer, read_seconds: float | None, *, known: bool = Fal
         errors.print(note, style="yellow", soft_wrap=True)
     elif answer.finish_reason == "cancelled":
         errors.print("The answer was stopped.", style="yellow")
-
-
-def page_ranges(pages: Sequence[int]) -> str:
-    """Sorted page numbers in words: "page 3", "pages 3, 7-9"."""
-    ranges: list[list[int]] = []
-    for page in pages:
-        if ranges and page == ranges[-1][1] + 1:
-            ranges[-1][1] = page
-        else:
-            ranges.append([page, page])
-    listed = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
-    return f"page {listed}" if len(pages) == 1 else f"pages {listed}"

@@ -11,10 +11,11 @@ import typer
 from rich.text import Text
 
 from focusdoc.cli import options
-from focusdoc.cli.display import errors, output, page_ranges
+from focusdoc.cli.display import errors, output
 from focusdoc.cli.loading import open_document
 from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.documents import Document, estimate_tokens
+from focusdoc.documents.ranges import page_ranges
 from focusdoc.modeling.size import CHUNK_TOKENS, ModelSize, estimate_seconds_per_token, model_size, where_it_runs
 from focusdoc.terminal import in_bytes, in_time, plain
 

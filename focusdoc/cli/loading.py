@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from focusdoc.cli.display import errors, page_ranges
+from focusdoc.cli.display import errors
 from focusdoc.config import FocusConfig
 from focusdoc.documents import Document, load
 from focusdoc.errors import ConfigError
@@ -98,7 +98,7 @@ def _markup_free(text: str) -> str:
 
 
 def open_document(file: Path, password: str | None) -> Document:
-    """Load a document, asking for the password if it is "-"; says on standard error which pages hold no text.
+    """Load a document, asking for the password if it is "-"; says on standard error what was left out.
 
     Raises:
         DocumentError: it cannot be loaded. ConfigError: a password is to be asked for, but there is no terminal.
@@ -109,14 +109,8 @@ def open_document(file: Path, password: str | None) -> Document:
         password = getpass.getpass("Password: ", stream=sys.stderr)
     with errors.status(f"Opening {_markup_free(file.name)}"):
         document = load(file, password=password)
-    if empty := document.metadata.get("pages_without_text"):
-        errors.print(
-            f"Note: {len(empty):,} of {len(document.pages):,} pages hold no text, so nothing can be found there "
-            f"({page_ranges(empty)}).",
-            style="yellow",
-            markup=False,
-            soft_wrap=True,
-        )
+    for sentence in document.left_out:
+        errors.print(f"Note: {plain(f'{document.name}: {sentence}')}.", style="yellow", markup=False, soft_wrap=True)
     return document
 
 

@@ -110,6 +110,11 @@ class Document:
         return str(name) or "text"
 
     @property
+    def left_out(self) -> tuple[str, ...]:
+        """What a viewer shows and the text lacks, in sentences."""
+        return tuple(self.metadata.get("left_out", ()))
+
+    @property
     def has_pages(self) -> bool:
         """Whether page numbers mean something: they do not in a plain text, or in a web page without headings."""
         return len(self.pages) > 1 or self.metadata.get("unit", "section") != "section"

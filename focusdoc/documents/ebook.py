@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from urllib.parse import unquote
 
-from focusdoc.documents.archives import Archive
+from focusdoc.documents.archive import Archive
 from focusdoc.documents.markup import attribute, parse_xml, written
 from focusdoc.documents.parsed import Parsed, Refused
 from focusdoc.documents.web import HTML, html_text, parse_html

@@ -8,7 +8,7 @@ from datetime import datetime, time
 from itertools import zip_longest
 from typing import Any
 
-from focusdoc.documents.archives import Archive
+from focusdoc.documents.archive import Archive
 from focusdoc.documents.markup import BAR, Rules, attribute, names, sections, written
 from focusdoc.documents.parsed import Parsed
 from focusdoc.documents.web import HTML, parse_html

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from focusdoc.documents.archives import Archive
+from focusdoc.documents.archive import Archive
 from focusdoc.documents.markup import Rules, attribute, local, names, sections, written
 from focusdoc.documents.parsed import Parsed, Refused
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from focusdoc.documents.document import Document, Page
 from focusdoc.documents.limits import LoadLimits
+from focusdoc.documents.ranges import page_ranges
 from focusdoc.errors import DocumentError, DocumentLimitError, EmptyDocumentError, EncryptedDocumentError
 
 _WORKER = "focusdoc.documents.worker"
@@ -48,7 +49,13 @@ def load_parsed(kind: str, data: bytes, known: dict[str, Any], password: str | N
     texts = [text.rstrip() for text in answer["pages"]]
     empty = [number for number, text in enumerate(texts, start=1) if not text]
     if len(empty) == len(texts):
-        raise _no_text(name, answer["format"], len(texts))
+        raise _no_text(name, answer)
+    unit, left_out = answer["unit"], answer["left_out"]
+    if empty:
+        where = page_ranges(empty, unit)
+        left_out.insert(
+            0, f"{len(empty):,} of {len(texts):,} {unit}s hold no text, so nothing can be found there ({where})"
+        )
     labels = answer["labels"] or [None] * len(texts)
     pages = []
     start = 0
@@ -60,17 +67,20 @@ def load_parsed(kind: str, data: bytes, known: dict[str, Any], password: str | N
         **known,
         "format": answer["format"],
         "num_pages": len(pages),
-        "unit": answer["unit"],
+        "unit": unit,
         **{key: answer[key] for key in ("title", "author") if answer[key]},
         "pages_without_text": empty,
-        "left_out": answer["left_out"],
+        "left_out": left_out,
         "warnings": answer["warnings"],
     }
     return Document(PAGE_SEPARATOR.join(texts), tuple(pages), metadata)
 
 
-def _no_text(name: str, kind: str, num_pages: int) -> EmptyDocumentError:
-    if kind != "pdf":
+def _no_text(name: str, answer: dict[str, Any]) -> EmptyDocumentError:
+    num_pages = len(answer["pages"])
+    if answer["left_out"]:
+        return EmptyDocumentError(f"{name!r} holds no text of its own: {'; '.join(answer['left_out'])}.")
+    if answer["format"] != "pdf":
         return EmptyDocumentError(f"{name!r} holds no text; give a document with at least one word.")
     if not num_pages:
         return EmptyDocumentError(f"{name!r} is a PDF without pages; give one with text.")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import io
 import logging
-from typing import TYPE_CHECKING
+from typing import Any
 
 from pypdf import PdfReader
 
 from focusdoc.documents.parsed import Parsed, Refused, Request
 from focusdoc.documents.pdf_columns import page_text
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from focusdoc.documents.pdf_lacks import is_unmapped, left_out
+from focusdoc.documents.pdf_marks import marks_of
 
 _MOST_WARNINGS = 20
 _LONGEST_WARNING = 200
@@ -51,10 +50,14 @@ def read(data: bytes, request: Request) -> Parsed:
     num_pages = len(reader.pages)
     _check_pages(reader, num_pages, request["max_pages"])
     texts: list[str] = []
+    unmapped: list[int] = []
     characters = 0
     for number, page in enumerate(reader.pages, start=1):
         try:
-            texts.append(valid_text(page_text(page)))
+            pieces: list[tuple[Any, ...]] = []
+            texts.append(valid_text(page_text(page, marks_of(page), pieces)))
+            if is_unmapped(texts[-1], pieces):
+                unmapped.append(number)
         except (MemoryError, RecursionError):
             raise
         except Exception as error:
@@ -69,6 +72,7 @@ def read(data: bytes, request: Request) -> Parsed:
         labels=_labels(reader, num_pages),
         title=_field(reader, "title"),
         author=_field(reader, "author"),
+        left_out=left_out(reader, unmapped),
         warnings=heard.messages,
     )
 
@@ -101,7 +105,7 @@ def _labels(reader: PdfReader, num_pages: int) -> list[str | None]:
     try:
         if "/PageLabels" not in reader.root_object:
             return []
-        labels: Sequence[str] = [valid_text(label) for label in reader.page_labels]
+        labels = [valid_text(label) for label in reader.page_labels]
     except Exception:
         return []
     usable = len(labels) == num_pages and all(len(label) <= _LONGEST_LABEL for label in labels)

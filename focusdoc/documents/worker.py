@@ -18,7 +18,7 @@ from focusdoc.documents.parsed import Parsed, Refused, Request
 from focusdoc.errors import DocumentError
 
 #: The module that reads each kind of file, by its function `read`; imported when it is needed.
-_READERS = {"pdf": "pdf", "html": "web", "zip": "archives", "email": "mail"}
+_READERS = {"pdf": "pdf", "html": "web", "zip": "packed", "email": "mail"}
 _LONGEST_MESSAGE = 1000
 
 

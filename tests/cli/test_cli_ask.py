@@ -46,7 +46,7 @@ def test_json_is_all_there_is_on_standard_output(run: Run, book: Path, tiny: lis
     assert result.exit_code == 0, result.stderr
     values = json.loads(result.stdout)
     assert list(values) == [
-        *("document", "model", "question", "answer", "finish_reason", "sources", "usage", "timings"),
+        *("document", "model", "question", "answer", "finish_reason", "sources", "warnings", "usage", "timings"),
     ]
     assert values["question"] == "What?"
     assert len(values["answer"]) == 5

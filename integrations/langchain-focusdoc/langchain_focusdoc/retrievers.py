@@ -121,4 +121,6 @@ def _join(name: str, documents: Sequence[Document]) -> FocusDocument:
         label = document.metadata.get("page_label")
         pages.append(Page(number, None if label is None else str(label), start, len(text)))
     of_pages = [document.metadata for document in documents]
-    return FocusDocument(text, tuple(pages), {"name": name, "format": "pages", "of_pages": of_pages})
+    left_out = list(dict.fromkeys(page["left_out"] for page in of_pages if page.get("left_out")))
+    known = {"name": name, "format": "pages", "of_pages": of_pages, "left_out": left_out}
+    return FocusDocument(text, tuple(pages), known)

@@ -1,25 +1,17 @@
-"""Files that are ZIP archives: which kind each is, and how far it may be unpacked. Run in the child process."""
+"""A ZIP archive of the parts of an e-book or an office file, and how far it may be unpacked."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import posixpath
-import re
 from typing import Any
 from zipfile import ZipFile
 
 from focusdoc.documents.markup import attribute, parse_xml
-from focusdoc.documents.parsed import Parsed, Refused, Request
-from focusdoc.errors import DocumentError
+from focusdoc.documents.parsed import Parsed, Refused
 
 _LONGEST_FIELD = 1000
-#: The main part's content type, whose producer names the kind of an Office file.
-_MAIN_PART = re.compile(
-    rb"(wordprocessingml|ms-word|presentationml|ms-powerpoint|spreadsheetml|ms-excel)[\w.]*\.main\+xml"
-)
-#: How the media types of e-books and of OpenDocument begin; the first file of the archive holds it.
-_EPUB, _OPEN_DOCUMENT = b"application/epub+zip", b"application/vnd.oasis.opendocument."
 
 
 class Archive(ZipFile):
@@ -66,33 +58,3 @@ class Archive(ZipFile):
                 for field in ("title", "creator")
             )
         return parsed
-
-
-def read(data: bytes, request: Request) -> Parsed:
-    """The text of an e-book, of an Office file or of an OpenDocument file.
-
-    Raises:
-        Refused: it is encrypted, damaged, or too large unpacked. DocumentError: it is another kind of archive.
-    """
-    archive = Archive(data, request["max_unpacked"])
-    mimetype = archive.find("mimetype").strip()
-    main = _MAIN_PART.search(archive.find("[Content_Types].xml"))
-    if mimetype == _EPUB or "META-INF/container.xml" in archive.NameToInfo:
-        from focusdoc.documents.ebook import read_epub
-
-        return read_epub(archive)
-    if mimetype.startswith(_OPEN_DOCUMENT):
-        from focusdoc.documents.opendocument import read_open_document
-
-        return read_open_document(archive)
-    if main is None:
-        raise DocumentError(
-            f"{request['name']!r} is a ZIP archive and neither an e-book nor an office file; give one of its files."
-        )
-    from focusdoc.documents import office
-
-    if main[1] in (b"wordprocessingml", b"ms-word"):
-        return office.read_docx(archive, data)
-    if main[1] in (b"presentationml", b"ms-powerpoint"):
-        return office.read_pptx(archive)
-    return office.read_xlsx(archive, data)
