@@ -8,6 +8,7 @@ from typing import Any
 
 from pypdf import PdfReader
 
+from focusdoc.documents.joining import join_words
 from focusdoc.documents.parsed import Parsed, Refused, Request
 from focusdoc.documents.pdf_columns import page_text
 from focusdoc.documents.pdf_lacks import is_unmapped, left_out
@@ -68,7 +69,7 @@ def read(data: bytes, request: Request) -> Parsed:
             raise Refused("characters", f"{number} of {num_pages} pages have {characters:,} characters already")
     return Parsed(
         format="pdf",
-        pages=texts,
+        pages=join_words(texts),
         labels=_labels(reader, num_pages),
         title=_field(reader, "title"),
         author=_field(reader, "author"),

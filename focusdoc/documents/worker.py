@@ -14,6 +14,7 @@ from dataclasses import asdict
 from importlib import import_module
 from typing import Any
 
+from focusdoc.documents.joining import as_typed
 from focusdoc.documents.parsed import Parsed, Refused, Request
 from focusdoc.errors import DocumentError
 
@@ -53,6 +54,7 @@ def _answer(request: Request, data: bytes) -> dict[str, Any]:
     warnings.simplefilter("ignore")
     try:
         parsed: Parsed = import_module(f"focusdoc.documents.{_READERS[request['kind']]}").read(data, request)
+        parsed.pages = list(map(as_typed, parsed.pages))
         _check_size(parsed, request)
         return asdict(parsed)
     except Refused as error:
