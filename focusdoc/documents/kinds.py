@@ -12,7 +12,7 @@ _MARKDOWN = (".md", ".markdown", ".mdx")
 #: By these endings a file is text, whatever its first lines speak of.
 _TEXTS = (*_MARKDOWN, *(".txt", ".text", ".log", ".rst", ".tex", ".csv", ".tsv", ".json", ".jsonl", ".xml"))
 _CODE = (".py", ".c", ".cpp", ".h", ".rs", ".go", ".java", ".js", ".ts", ".tsx", ".jsx", ".css", ".sh", ".php", ".vue")
-_BY_ENDING = {".html": "html", ".htm": "html", ".xhtml": "html", ".eml": "email"}
+_BY_ENDING = {".html": "html", ".htm": "html", ".xhtml": "html", ".eml": "email", ".mht": "email", ".mhtml": "email"}
 #: What a file with these endings must begin with, or it is damaged.
 _PACKED = {".epub", ".docx", ".docm", ".pptx", ".pptm", ".xlsx", ".xlsm", ".odt", ".odp", ".ods"}
 _PDF_HEADER = re.compile(rb"%PDF-\d")

@@ -106,7 +106,9 @@ def read_xlsx(archive: Archive, data: bytes) -> Parsed:
     """The sheets of a workbook, row by row; a formula whose value is not in the file stands there itself."""
     from openpyxl import load_workbook
 
-    books = [load_workbook(io.BytesIO(data), read_only=True, data_only=values) for values in (True, False)]
+    books = [
+        load_workbook(io.BytesIO(data), read_only=True, data_only=values, keep_links=False) for values in (True, False)
+    ]
     pages: list[str] = []
     for sheet, formulas in zip(*(book.worksheets for book in books), strict=True):
         for one in (sheet, formulas):

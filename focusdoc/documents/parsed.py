@@ -7,7 +7,7 @@ from typing import TypedDict
 
 
 class Request(TypedDict):
-    """What the child process is asked: the kind of file, and the fields of `LoadLimits`."""
+    """What the child process is asked: the kind of file, its name for messages, and the fields of `LoadLimits`."""
 
     kind: str
     name: str

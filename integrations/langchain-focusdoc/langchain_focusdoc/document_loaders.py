@@ -1,4 +1,4 @@
-"""FocusDocumentLoader: PDF, Markdown and text files as LangChain documents, one for each page."""
+"""FocusDocumentLoader: PDFs, texts, e-books, office files and others as LangChain documents, one for each page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from focusdoc.documents.limits import LoadLimits
 
 
 class FocusDocumentLoader(BaseLoader):
-    """Reads a PDF (in a limited child process), a Markdown or a text file.
+    """Reads a file of any kind that `focusdoc.load` knows, all but texts in a limited child process.
 
     Args:
         file_path: the file.

@@ -82,7 +82,6 @@ def metadata_of(answer: Answer, model_name: str) -> dict[str, Any]:
         "model_name": model_name,
         "model_provider": "focusdoc",
         "finish_reason": answer.finish_reason,
-        "warnings": list(answer.warnings),
         "timings": {**asdict(answer.timings), "total": answer.timings.total},
         "sources": [asdict(source) for source in answer.sources],
     }

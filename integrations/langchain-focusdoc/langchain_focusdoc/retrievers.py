@@ -63,7 +63,7 @@ class FocusRetriever(BaseRetriever):
     def from_files(
         cls, files: Sequence[str | Path], llm: ChatFocusLLM | None = None, **settings: Any
     ) -> FocusRetriever:
-        """A retriever over PDF, Markdown and text files.
+        """A retriever over files of the kinds that `focusdoc.load` knows.
 
         Raises:
             focusdoc.errors.DocumentError: a file cannot be loaded.

@@ -1,4 +1,4 @@
-"""FocusReader: PDF and text files as LlamaIndex documents, one for each page."""
+"""FocusReader: PDFs, texts, e-books, office files and others as LlamaIndex documents, one for each page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from focusdoc.documents.limits import LoadLimits
 
 
 class FocusReader(BaseReader):
-    """Reads PDF (in a limited child process), Markdown and text files.
+    """Reads files of every kind that `focusdoc.load` knows, all but texts in a limited child process.
 
     It also serves as a file extractor: ``SimpleDirectoryReader(folder, file_extractor={".pdf": FocusReader()})``.
 
