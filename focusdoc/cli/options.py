@@ -12,7 +12,7 @@ _DOCUMENT, _ANSWER, _SAMPLING, _MODEL, _OUTPUT = "The document", "The answer", "
 _KINDS = "A PDF, text, web page, e-book, office file or e-mail; - is standard input."
 File = Annotated[Path, typer.Argument(metavar="FILE", help=_KINDS, show_default=False)]
 Files = Annotated[
-    list[Path], typer.Argument(metavar="FILE...", help=f"{_KINDS} Several are several documents.", show_default=False)
+    list[Path], typer.Argument(metavar="FILE", help=f"{_KINDS} Several are several documents.", show_default=False)
 ]
 Password = Annotated[
     str | None,

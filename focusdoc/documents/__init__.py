@@ -1,4 +1,4 @@
-"""Documents: loading text and PDFs into pages, cutting them into chunks by a model's tokens, estimating their size."""
+"""Documents: loading files into pages, cutting them into chunks by a model's tokens, estimating their size."""
 
 from focusdoc.documents.chunking import Chunk, TokenizedText, char_span, cut_chunks, tokenize
 from focusdoc.documents.document import Document, Page

@@ -85,6 +85,11 @@ def attribute(element: Any, name: str) -> str:
     return next((str(value) for key, value in element.items() if key.rpartition("}")[2] == name), "")
 
 
+def count(value: str) -> int:
+    """A whole number; 1 where there is none."""
+    return int(value) if value.isdecimal() else 1
+
+
 def written(root: Any, rules: Rules) -> tuple[str, list[Heading]]:
     """The text of a tree, and the headings in it."""
     writer = _Writer(rules)
@@ -146,7 +151,7 @@ class _Writer:
             buffer.add(mark)
             return False
         if name in rules.breaks:
-            times = int(attribute(element, "c") or 1)  # OpenDocument counts spaces
+            times = count(attribute(element, "c"))  # OpenDocument counts spaces
             buffer.add(rules.breaks[name] * min(times, _MOST_REPEATED), verbatim=True)
         elif name in rules.rows:
             buffer.end_block(1)
@@ -169,7 +174,7 @@ class _Writer:
         if name in rules.rows:
             self._end_row(element)
         elif self._is_cell(name):
-            times = int(attribute(element, "number-columns-repeated") or 1)
+            times = count(attribute(element, "number-columns-repeated"))
             cell = self.buffers.pop().finish()[0]
             self._rows[-1] += [cell] * min(times, _MOST_REPEATED)  # type: ignore[operator]  # a cell has a row
         elif name in rules.notes:
@@ -191,7 +196,7 @@ class _Writer:
     def _end_row(self, element: Any) -> None:
         cells = self._rows.pop() or []
         row = BAR.join(" ".join(cell.split()) for cell in cells).rstrip(BAR) if len(cells) > 1 else "".join(cells)
-        times = int(attribute(element, "number-rows-repeated") or 1)
+        times = count(attribute(element, "number-rows-repeated"))
         for _ in range(min(times, _MOST_REPEATED) if row.strip() else 0):
             self.buffers[-1].add(row, verbatim=True)
             self.buffers[-1].end_block(1)

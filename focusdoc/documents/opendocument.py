@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from focusdoc.documents.archive import Archive
-from focusdoc.documents.markup import Rules, attribute, local, names, sections, written
+from focusdoc.documents.markup import Rules, attribute, count, local, names, sections, written
 from focusdoc.documents.parsed import Parsed, Refused
 
 _RULES = Rules(
@@ -16,7 +16,7 @@ _RULES = Rules(
     notes=names("note annotation"),
     skipped=names("covered-table-cell tracked-changes title desc forms object"),
     breaks={"line-break": "\n", "tab": "\t", "s": " "},
-    level=lambda element: int(attribute(element, "outline-level") or 1) if local(element) == "h" else 0,
+    level=lambda element: count(attribute(element, "outline-level")) if local(element) == "h" else 0,
     marker=lambda element: "- " if local(element) == "list-item" else "",
 )
 

@@ -9,7 +9,7 @@ from typing import Any
 from lxml import html
 
 from focusdoc.documents.decoding import decode
-from focusdoc.documents.markup import Rules, names, sections, written
+from focusdoc.documents.markup import Rules, count, names, sections, written
 from focusdoc.documents.parsed import Parsed, Refused, Request
 
 _CHARSET = re.compile(rb"""<(?:meta|\?xml)[^>]*?(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.I)
@@ -22,7 +22,7 @@ def _list_marker(element: Any) -> str:
     parent = element.getparent()
     if parent is None or parent.tag != "ol":
         return "- "
-    number = int(parent.get("focusdoc-next", parent.get("start") or "1"))
+    number = count(parent.get("focusdoc-next", parent.get("start", "")))
     parent.set("focusdoc-next", str(number + 1))
     return f"{number}. "
 

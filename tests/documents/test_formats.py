@@ -58,6 +58,9 @@ class TestHtml:
         text = load(html("<ol start=3><li>three<li>four</ol><ul><li>dash</ul>")).text
         assert text == "3. three\n4. four\n\n- dash"
 
+    def test_a_number_that_is_none_is_no_reason_to_refuse_a_page(self) -> None:
+        assert load(html('<ol start="x"><li>one</ol><br c="y">')).text == "1. one"
+
     def test_marks_of_footnotes_and_powers_are_no_digits_of_the_word_before(self) -> None:
         text = load(
             html('<p>4471<sup><a href="#n1">2</a></sup> and 7<a href="#n">*</a> and 10<sup>5</sup> H<sub>2</sub>O')

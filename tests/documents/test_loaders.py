@@ -203,7 +203,9 @@ def test_limits_refuse_and_never_cut(tmp_path: Path) -> None:
     assert len(load(path, limits=LoadLimits(max_bytes=101, max_characters=101)).text) == 101
 
 
-@pytest.mark.parametrize("field", ["max_bytes", "max_pages", "max_characters", "max_seconds", "max_memory"])
+@pytest.mark.parametrize(
+    "field", ["max_bytes", "max_pages", "max_characters", "max_unpacked", "max_seconds", "max_memory"]
+)
 @pytest.mark.parametrize("value", [0, -1, None, True, "1", float("nan"), float("inf")])
 def test_limits_must_be_numbers_above_zero(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=field):
