@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from focusdoc.chat.messages import Message
     from focusdoc.config import FocusConfig, GenerationConfig
     from focusdoc.decoding.answer import Answer, Generation, Source, TextPiece, Timings, Usage
-    from focusdoc.documents import Document, LoadLimits, Page, load
+    from focusdoc.documents import Document, LoadLimits, Page, load, load_text
     from focusdoc.engine import FocusEngine
     from focusdoc.errors import FocusdocError
     from focusdoc.memory.chunk_memory import DocumentMemory
@@ -41,6 +41,7 @@ _HOMES = {
     "Timings": "focusdoc.decoding.answer",
     "Usage": "focusdoc.decoding.answer",
     "load": "focusdoc.documents",
+    "load_text": "focusdoc.documents",
 }
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "Timings",
     "Usage",
     "load",
+    "load_text",
 ]
 
 

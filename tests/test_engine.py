@@ -72,6 +72,16 @@ def test_answer_carries_text_sources_usage_and_timings(engine: FocusEngine, memo
     assert answer.to_dict()["timings"]["total"] == answer.timings.total
 
 
+def test_an_answer_says_what_its_documents_lack(engine: FocusEngine, memory: Any) -> None:
+    left_out = {"name": "form.pdf", "left_out": ["files in it were not read: a.pdf"]}
+    form = engine.read(Document.from_text(TEXT, left_out))
+    settings = {"max_new_tokens": 1, "max_sources": 0}
+    expected = ("form.pdf: files in it were not read: a.pdf.",)
+    assert engine.ask([memory, form], "What colour?", **settings).warnings == expected
+    assert [answer.warnings for answer in engine.ask_many(form, ["What?", "Why?"], **settings)] == [expected] * 2
+    assert engine.ask(memory, "What colour?", **settings).warnings == ()
+
+
 def test_stream_pieces_join_to_the_answer(engine: FocusEngine, memory: Any) -> None:
     pieces = list(engine.stream(memory, "What colour?", max_new_tokens=12, ignore_eos=True))
     assert all(isinstance(piece, TextPiece) for piece in pieces)

@@ -86,7 +86,7 @@ class TestImport:
 
     def test_of_documents_and_settings_loads_no_framework(self) -> None:
         code = (
-            "import sys, focusdoc; focusdoc.load('some text'); focusdoc.FocusConfig(); "
+            "import sys, focusdoc; focusdoc.load_text('some text'); focusdoc.FocusConfig(); "
             "print(*({'torch', 'transformers'} & sys.modules.keys()))"
         )
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

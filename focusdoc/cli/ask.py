@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,7 +12,7 @@ import typer
 
 from focusdoc.cli import options
 from focusdoc.cli.display import errors, show_sources, show_totals, write
-from focusdoc.cli.loading import EngineOptions, check_question, open_document, read
+from focusdoc.cli.loading import EngineOptions, check_question, open_documents, read
 from focusdoc.config import GenerationConfig
 from focusdoc.documents import Document
 
@@ -24,7 +25,7 @@ Show = Literal["stream", "whole", "none"]
 
 
 def ask(
-    file: options.File,
+    files: options.Files,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes.", show_default=False)],
     max_new_tokens: options.MaxNewTokens = GenerationConfig.max_new_tokens,
     stop: options.Stop = None,
@@ -46,7 +47,7 @@ def ask(
     password: options.Password = None,
     no_store: options.NoStore = False,
 ) -> None:
-    """Ask one question of a document: the answer, then the passages it was taken from."""
+    """Ask one question of a document, or of several: the answer, then the passages it was taken from."""
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -68,24 +69,24 @@ def ask(
         store=not no_store,
     )
     question = check_question(question)
-    document = open_document(file, password)
+    documents = open_documents(files, password)
     engine = engine_options.load()
     # Else it would be found out only after the reading.
     engine.check_question(question, max_new_tokens=settings.max_new_tokens)
-    memory, seconds = read(engine, document)
+    memories, seconds = read(engine, documents)
     answer = answer_question(
-        engine, memory, question, settings, show="none" if json_output else "whole" if no_stream else "stream"
+        engine, memories, question, settings, show="none" if json_output else "whole" if no_stream else "stream"
     )
     if json_output:
-        print(json.dumps(as_json(engine, document, memory, question, answer, seconds), indent=2))
+        print(json.dumps(as_json(engine, documents, memories, question, answer, seconds), indent=2))
         return
-    show_sources(answer, document)
-    show_totals(answer, seconds, known=memory.tokens_encoded == 0)
+    show_sources(answer, documents)
+    show_totals(answer, seconds, known=not any(memory.tokens_encoded for memory in memories))
 
 
 def answer_question(
     engine: FocusEngine,
-    memory: DocumentMemory,
+    memories: Sequence[DocumentMemory],
     question: str,
     settings: GenerationConfig,
     *,
@@ -97,7 +98,7 @@ def answer_question(
     Args:
         cancel: ends the answer after the current token when it is set.
     """
-    pieces = engine.stream(memory, question, cancel=cancel, **asdict(settings))
+    pieces = engine.stream(memories, question, cancel=cancel, **asdict(settings))
     begun = False
     # The first piece is the slow one: the question goes through every chunk before it.
     with errors.status("Thinking") as status:
@@ -118,8 +119,8 @@ def answer_question(
 
 def as_json(
     engine: FocusEngine,
-    document: Document,
-    memory: DocumentMemory,
+    documents: Sequence[Document],
+    memories: Sequence[DocumentMemory],
     question: str,
     answer: Answer,
     read_seconds: float,
@@ -127,16 +128,20 @@ def as_json(
     """What ``--json`` prints; the answer's parts as in `Answer.to_dict`, seconds throughout."""
     values = answer.to_dict()
     return {
-        "document": {
-            "name": document.name,
-            "format": document.metadata.get("format"),
-            "pages": len(document.pages) if document.has_pages else None,
-            "characters": len(document.text),
-            "tokens": memory.num_tokens,
-            "chunks": memory.num_chunks,
-            "memory_bytes": memory.num_bytes,
-            "tokens_encoded": memory.tokens_encoded,
-        },
+        "documents": [
+            {
+                "name": document.name,
+                "format": document.metadata.get("format"),
+                "unit": document.unit,
+                "pages": len(document.pages) if document.has_pages else None,
+                "characters": len(document.text),
+                "tokens": memory.num_tokens,
+                "chunks": memory.num_chunks,
+                "memory_bytes": memory.num_bytes,
+                "tokens_encoded": memory.tokens_encoded,
+            }
+            for document, memory in zip(documents, memories, strict=True)
+        ],
         "model": {
             "name": engine.base.name,
             "mode": engine.config.local_attention,
@@ -148,6 +153,7 @@ def as_json(
         "answer": answer.text,
         "finish_reason": answer.finish_reason,
         "sources": values["sources"],
+        "warnings": values["warnings"],
         "usage": values["usage"],
         "timings": {"read": read_seconds, **values["timings"]},
     }

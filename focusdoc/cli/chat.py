@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -16,23 +17,23 @@ import typer
 from focusdoc.cli import options
 from focusdoc.cli.ask import answer_question
 from focusdoc.cli.display import KNOWN, errors, output, show_sources, show_totals
-from focusdoc.cli.loading import EngineOptions, check_question, open_document, read
+from focusdoc.cli.loading import EngineOptions, check_question, open_documents, read
 from focusdoc.config import GenerationConfig
-from focusdoc.errors import FocusdocError
+from focusdoc.errors import ConfigError, FocusdocError
 from focusdoc.terminal import plain
 
 if TYPE_CHECKING:
     from focusdoc.decoding.answer import Answer
 
 _PROMPT = "> "
-_HELP = """A line is a question about the document; every question stands for itself.
+_HELP = """A line is a question about what was read; every question stands for itself.
 /sources  the passages behind the last answer, in full
 /help     this text
 /quit     leave (as does Ctrl-D); Ctrl-C stops an answer"""
 
 
 def chat(
-    file: options.File,
+    files: options.Files,
     max_new_tokens: options.MaxNewTokens = GenerationConfig.max_new_tokens,
     stop: options.Stop = None,
     quote_tokens: options.QuoteTokens = None,
@@ -51,7 +52,7 @@ def chat(
     password: options.Password = None,
     no_store: options.NoStore = False,
 ) -> None:
-    """Read a document once, then answer question after question, from the terminal or from a pipe."""
+    """Read a document once, or several, then answer question after question, from the terminal or from a pipe."""
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -72,12 +73,15 @@ def chat(
         quote_tokens=quote_tokens,
         store=not no_store,
     )
-    document = open_document(file, password)
+    if Path("-") in files:
+        raise ConfigError("chat reads its questions from standard input; give the document as a file.")
+    documents = open_documents(files, password)
     engine = engine_options.load()
     engine.check_ready()
-    memory, seconds = read(engine, document)
-    name = plain(document.name)
-    done = f"Read {name} in {seconds:.1f} s." if memory.tokens_encoded else f"{name}: {KNOWN}."
+    memories, seconds = read(engine, documents)
+    names = plain(", ".join(document.name for document in documents))
+    is_new = any(memory.tokens_encoded for memory in memories)
+    done = f"Read {names} in {seconds:.1f} s." if is_new else f"{names}: {KNOWN}."
     output.print(f"{done} Ask away; /help lists the commands.", markup=False)
     answer: Answer | None = None
     failed = False
@@ -91,14 +95,14 @@ def chat(
                 if answer is None:
                     output.print("There is no answer yet.")
                 else:
-                    show_sources(answer, document, whole=True)
+                    show_sources(answer, documents, whole=True)
             elif line.startswith("/") and " " not in line:
                 errors.print(f"There is no command {plain(line)}; /help lists them.", markup=False)
             else:
                 question = check_question(line)
                 with _cancelled_by_ctrl_c() as cancel:
-                    answer = answer_question(engine, memory, question, settings, cancel=cancel)
-                show_sources(answer, document)
+                    answer = answer_question(engine, memories, question, settings, cancel=cancel)
+                show_sources(answer, documents)
                 show_totals(answer, None)
         except FocusdocError as error:  # this question's; the next one may do better
             failed = True

@@ -38,11 +38,11 @@ def write(text: str) -> None:
     sys.stdout.flush()
 
 
-def show_sources(answer: Answer, document: Document, *, whole: bool = False) -> None:
+def show_sources(answer: Answer, documents: Sequence[Document], *, whole: bool = False) -> None:
     """Print where an answer came from: rank, place, share of the attention, and the passage.
 
     Args:
-        document: the one that was asked, to tell how far into it a passage lies.
+        documents: those that were asked, to tell which of them a passage is from and how far into it.
         whole: print passages in full, and not their first lines.
     """
     if not answer.sources:
@@ -50,7 +50,7 @@ def show_sources(answer: Answer, document: Document, *, whole: bool = False) -> 
     output.print(Text("Sources", style="bold"))
     for rank, source in enumerate(answer.sources, start=1):
         line = Text.assemble((f"{rank}. ", "bold"))
-        line.append(place(source, document), style="cyan")
+        line.append(place(source, documents), style="cyan")
         line.append(f"  {source.score:.0%} of the attention", style="dim")
         output.print(line)
         passage = Text(f"“{' '.join(plain(source.text).split())}”")
@@ -63,13 +63,17 @@ def show_sources(answer: Answer, document: Document, *, whole: bool = False) -> 
             output.print(Text(_INDENT).append_text(part), soft_wrap=True)
 
 
-def place(source: Source, document: Document) -> str:
-    """Where a passage begins: its page, or how far into the text where there are no pages."""
+def place(source: Source, documents: Sequence[Document]) -> str:
+    """Where a passage begins: its page, or how far into the text where there are no pages; of several documents, in
+    which of them."""
+    document = next(document for document in documents if document.name == source.document)
+    where = f"character {source.start:,} ({source.start / len(document.text):.0%} into the text)"
     if document.has_pages:
-        page = f"page {source.page:,}"
-        printed = source.page_label
-        return page if printed in (None, str(source.page)) else f"{page} (printed {plain(printed)})"
-    return f"character {source.start:,} ({source.start / len(document.text):.0%} into the text)"
+        where = f"{document.unit} {source.page:,}"
+        if source.page_label not in (None, str(source.page)):
+            printed = "printed " if document.unit == "page" else ""
+            where += f" ({printed}{plain(source.page_label)})"
+    return where if len(documents) == 1 else f"{plain(document.name)}, {where}"
 
 
 def show_totals(answer: Answer, read_seconds: float | None, *, known: bool = False) -> None:
@@ -96,15 +100,3 @@ def show_totals(answer: Answer, read_seconds: float | None, *, known: bool = Fal
         errors.print(note, style="yellow", soft_wrap=True)
     elif answer.finish_reason == "cancelled":
         errors.print("The answer was stopped.", style="yellow")
-
-
-def page_ranges(pages: Sequence[int]) -> str:
-    """Sorted page numbers in words: "page 3", "pages 3, 7-9"."""
-    ranges: list[list[int]] = []
-    for page in pages:
-        if ranges and page == ranges[-1][1] + 1:
-            ranges[-1][1] = page
-        else:
-            ranges.append([page, page])
-    listed = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
-    return f"page {listed}" if len(pages) == 1 else f"pages {listed}"

@@ -9,7 +9,7 @@ import typer
 
 from focusdoc.cli import options
 from focusdoc.cli.display import errors, output, write
-from focusdoc.cli.loading import EngineOptions, check_question, open_document, read
+from focusdoc.cli.loading import EngineOptions, check_question, open_documents, read
 from focusdoc.storage import atomic_write
 
 _OUTPUT = "Output"
@@ -49,7 +49,7 @@ def explain(
         store=not no_store,
     )
     question = check_question(question)
-    document = open_document(file, password)
+    documents = open_documents([file], password)
     engine = engine_options.load()
     engine.check_question(question, max_new_tokens=max_new_tokens)
     from focusdoc.evaluation.explain import check_layer_and_head
@@ -57,7 +57,7 @@ def explain(
     from focusdoc.evaluation.explain_page import explanation_page, explanation_png
 
     check_layer_and_head(engine, layer, head)
-    memory, _ = read(engine, document)
+    (memory,), _ = read(engine, documents)
     with errors.status("Thinking"):
         found = explained(engine, memory, question, layer=layer, head=head, max_new_tokens=max_new_tokens)
         page, picture = explanation_page(found), explanation_png(found)

@@ -11,10 +11,11 @@ import typer
 from rich.text import Text
 
 from focusdoc.cli import options
-from focusdoc.cli.display import errors, output, page_ranges
-from focusdoc.cli.loading import open_document
+from focusdoc.cli.display import errors, output
+from focusdoc.cli.loading import open_documents
 from focusdoc.config import FocusConfig, GenerationConfig
-from focusdoc.documents import Document, estimate_tokens
+from focusdoc.documents import estimate_tokens
+from focusdoc.documents.ranges import page_ranges
 from focusdoc.modeling.size import CHUNK_TOKENS, ModelSize, estimate_seconds_per_token, model_size, where_it_runs
 from focusdoc.terminal import in_bytes, in_time, plain
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def info(
-    file: options.File,
+    files: options.Files,
     model: Annotated[
         str | None,
         typer.Option(metavar="FOLDER", help="A base model's folder; without it, the built-in SmolLM2-135M-Instruct."),
@@ -33,30 +34,36 @@ def info(
     password: options.Password = None,
     json_output: options.Json = False,
 ) -> None:
-    """Tell pages, characters and tokens of a document, and the memory and time that reading it will take."""
+    """Tell pages, characters and tokens of documents, and the memory and time that reading them will take."""
     settings = FocusConfig(chunk_size=chunk_size, memory_dtype=memory_dtype)  # type: ignore[arg-type]  # checked there
     size = model_size(model)
-    document = open_document(file, password)
+    documents = open_documents(files, password)
     with errors.status("Counting tokens and measuring this machine"):
-        tokens = estimate_tokens(document.text, model)
+        estimates = [estimate_tokens(document.text, model) for document in documents]
+        num_tokens = sum(tokens.num_tokens for tokens in estimates)
         device, size = where_it_runs(size)
-        plan = _plan(size, device, tokens.num_tokens, settings)
+        plan = _plan(size, device, num_tokens, settings)
     facts = {
-        "document": {
-            "name": document.name,
-            "title": document.metadata.get("title"),
-            "format": document.metadata.get("format"),
-            "pages": len(document.pages) if document.has_pages else None,
-            "pages_without_text": document.metadata.get("pages_without_text", []),
-            "characters": len(document.text),
-            "warnings": document.metadata.get("warnings", []),
-        },
-        "tokens": tokens.num_tokens,
-        "tokens_method": tokens.method,
+        "documents": [
+            {
+                "name": document.name,
+                "title": document.metadata.get("title"),
+                "format": document.metadata.get("format"),
+                "unit": document.unit,
+                "pages": len(document.pages) if document.has_pages else None,
+                "pages_without_text": document.metadata.get("pages_without_text", []),
+                "characters": len(document.text),
+                "left_out": list(document.left_out),
+                "warnings": document.metadata.get("warnings", []),
+            }
+            for document in documents
+        ],
+        "tokens": num_tokens,
+        "tokens_method": estimates[0].method,
         "model": size.name,
         "model_bytes": size.num_bytes,
         "memory_bytes_per_token": size.kv_bytes_per_token,
-        "memory_bytes": tokens.num_tokens * size.kv_bytes_per_token,
+        "memory_bytes": num_tokens * size.kv_bytes_per_token,
         "read_seconds": plan.seconds,
         "plan": asdict(plan),
         "device": device,
@@ -64,7 +71,7 @@ def info(
     if json_output:
         print(json.dumps(facts, indent=2))
     else:
-        _show(document, facts, size, plan)
+        _show(facts, size, plan)
 
 
 def _plan(size: ModelSize, device: str, num_tokens: int, settings: FocusConfig) -> MemoryPlan:
@@ -92,33 +99,57 @@ def _plan(size: ModelSize, device: str, num_tokens: int, settings: FocusConfig) 
     )
 
 
-def _show(document: Document, facts: dict[str, Any], size: ModelSize, plan: MemoryPlan) -> None:
-    known = facts["document"]
-    without = known["pages_without_text"]
-    pages = "none (a plain text)" if known["pages"] is None else f"{known['pages']:,}"
+def _show(facts: dict[str, Any], size: ModelSize, plan: MemoryPlan) -> None:
+    for known in facts["documents"]:
+        _print_rows(_about(known))
+    _print_rows(
+        [
+            ("tokens", f"{facts['tokens']:,}, {facts['tokens_method']}"),
+            (
+                "memory",
+                f"{in_bytes(facts['memory_bytes'])} for all of it ({facts['memory_bytes_per_token']:,} bytes a token), "
+                f"beside {in_bytes(facts['model_bytes'])} of weights",
+            ),
+            ("time to read", f"about {in_time(facts['read_seconds'])} on this {_DEVICES[facts['device']]}, once"),
+            ("plan", f"{plan}, question and answer included"),
+            ("model", size.name),
+        ]
+    )
+
+
+def _about(known: dict[str, Any]) -> list[tuple[str, str | None]]:
+    """What is known of one document."""
+    unit, without = known["unit"], known["pages_without_text"]
+    pages = "none" if known["pages"] is None else f"{known['pages']:,}"
     if without:
-        pages += f", {len(without):,} without text ({page_ranges(without)})"
-    kind = {"pdf": "PDF", "markdown": "Markdown"}.get(str(known["format"]), "plain text")
-    rows = [
-        ("document", f"{known['name']} ({kind})"),
+        pages += f", {len(without):,} without text ({page_ranges(without, unit)})"
+    kind = str(known["format"])
+    return [
+        ("document", f"{known['name']} ({_KINDS.get(kind, kind)})"),
         ("title", known["title"]),
-        ("pages", pages),
+        (f"{unit}s", pages),
         ("characters", f"{known['characters']:,}"),
-        ("tokens", f"{facts['tokens']:,}, {facts['tokens_method']}"),
-        (
-            "memory",
-            f"{in_bytes(facts['memory_bytes'])} for the document ({facts['memory_bytes_per_token']:,} bytes a token), "
-            f"beside {in_bytes(facts['model_bytes'])} of weights",
-        ),
-        ("time to read", f"about {in_time(facts['read_seconds'])} on this {_DEVICES[facts['device']]}, once"),
-        ("plan", f"{plan}, question and answer included"),
-        ("model", size.name),
         *(("warning", shorten(warning, 100, placeholder=" ...")) for warning in known["warnings"]),
     ]
+
+
+def _print_rows(rows: list[tuple[str, str | None]]) -> None:
     for name, value in rows:
         if value:
             line = Text(f"{name:<13}", style="bold")
-            output.print(line.append(plain(str(value)).replace("\n", " "), style="not bold"), soft_wrap=True)
+            output.print(line.append(plain(value).replace("\n", " "), style="not bold"), soft_wrap=True)
 
 
+_KINDS = {
+    **{
+        "text": "plain text",
+        "markdown": "Markdown",
+        "pdf": "PDF",
+        "html": "web page",
+        "email": "e-mail",
+        "epub": "EPUB",
+    },
+    **{"docx": "Word", "pptx": "PowerPoint", "xlsx": "Excel"},
+    **dict.fromkeys(("odt", "odp", "ods"), "OpenDocument"),
+}
 _DEVICES = {"cpu": "processor", "cuda": "GPU"}

@@ -5,14 +5,16 @@ from __future__ import annotations
 import getpass
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from focusdoc.cli.display import errors, page_ranges
+from focusdoc.cli.display import errors
 from focusdoc.config import FocusConfig
-from focusdoc.documents import Document, load
+from focusdoc.documents import Document, LoadLimits, load
 from focusdoc.errors import ConfigError
 from focusdoc.terminal import plain
 
@@ -97,27 +99,34 @@ def _markup_free(text: str) -> str:
     return escape(plain(text))
 
 
-def open_document(file: Path, password: str | None) -> Document:
-    """Load a document, asking for the password if it is "-"; says on standard error which pages hold no text.
+def open_documents(files: Sequence[Path], password: str | None) -> list[Document]:
+    """Load documents, asking for the password if it is "-"; says on standard error what was left out.
+
+    Args:
+        files: "-" is standard input; those of one name are called by their paths.
 
     Raises:
-        DocumentError: it cannot be loaded. ConfigError: a password is to be asked for, but there is no terminal.
+        DocumentError: one cannot be loaded. ConfigError: a password is to be asked for, but there is no terminal.
     """
     if password == "-":
         if not sys.stdin.isatty():
             raise ConfigError("--password - asks on the terminal, and there is none; set FOCUSDOC_PASSWORD instead.")
         password = getpass.getpass("Password: ", stream=sys.stderr)
-    with errors.status(f"Opening {_markup_free(file.name)}"):
-        document = load(file, password=password)
-    if empty := document.metadata.get("pages_without_text"):
-        errors.print(
-            f"Note: {len(empty):,} of {len(document.pages):,} pages hold no text, so nothing can be found there "
-            f"({page_ranges(empty)}).",
-            style="yellow",
-            markup=False,
-            soft_wrap=True,
-        )
-    return document
+    names = Counter(file.name for file in files)
+    documents = []
+    for file in files:
+        name = file.name if names[file.name] == 1 else str(file)
+        with errors.status(f"Opening {_markup_free(name)}"):
+            if str(file) == "-":
+                # One byte more than allowed tells that there is more.
+                data = sys.stdin.buffer.read(LoadLimits.max_bytes + 1)
+                documents.append(load(data, password=password, name="standard input"))
+            else:
+                documents.append(load(file, password=password, name=name))
+        for sentence in documents[-1].left_out:
+            note = f"Note: {plain(f'{documents[-1].name}: {sentence}')}."
+            errors.print(note, style="yellow", markup=False, soft_wrap=True)
+    return documents
 
 
 def check_question(question: str) -> str:
@@ -136,13 +145,13 @@ def check_question(question: str) -> str:
     return question
 
 
-def read(engine: FocusEngine, document: Document) -> tuple[DocumentMemory, float]:
-    """Read a document, unless it is known, after telling the plan; the memory and the seconds it took."""
+def read(engine: FocusEngine, documents: Sequence[Document]) -> tuple[list[DocumentMemory], float]:
+    """Read documents, unless they are known, after telling the plan of each; the memories and the seconds it took."""
 
-    def tell(plan: MemoryPlan) -> None:
+    def tell(document: Document, plan: MemoryPlan) -> None:
         if plan.rung != "store":
             errors.print(f"{plain(document.name)}: {plan}.", markup=False, soft_wrap=True)
 
     begun = time.perf_counter()
-    memory = engine.read(document, on_plan=tell)
-    return memory, time.perf_counter() - begun
+    memories = [engine.read(document, on_plan=partial(tell, document)) for document in documents]
+    return memories, time.perf_counter() - begun

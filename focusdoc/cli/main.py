@@ -49,7 +49,7 @@ _REMEDIES = (
     ("lower chunk_size, prompt_window or", "lower chunk_size or"),
     ("pass tokenizer=, put", "put"),
     (", or use generate(input_ids)", ""),
-    (" (to use the string itself as the document, call focusdoc.Document.from_text)", ""),
+    (" (to use the string itself as the document, call focusdoc.load_text)", ""),
 )
 
 

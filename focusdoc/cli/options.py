@@ -9,8 +9,10 @@ import typer
 
 _DOCUMENT, _ANSWER, _SAMPLING, _MODEL, _OUTPUT = "The document", "The answer", "Sampling", "The model", "Output"
 
-File = Annotated[
-    Path, typer.Argument(metavar="FILE", help="A PDF, Markdown or plain text (UTF-8).", show_default=False)
+_KINDS = "A PDF, text, web page, e-book, office file or e-mail; - is standard input."
+File = Annotated[Path, typer.Argument(metavar="FILE", help=_KINDS, show_default=False)]
+Files = Annotated[
+    list[Path], typer.Argument(metavar="FILE", help=f"{_KINDS} Several are several documents.", show_default=False)
 ]
 Password = Annotated[
     str | None,

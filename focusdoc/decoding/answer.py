@@ -72,6 +72,7 @@ class Answer:
         sources: passages, the most looked at first.
         token_ids: the tokens of the answer.
         finish_reason: ``"stop"`` (end token or stop string), ``"length"`` or ``"cancelled"``.
+        warnings: what documents show their readers and their texts lack, each sentence behind a document's name.
         chunk_shares: share of the attention that each chunk's candidates got, all memories in order; they sum to 1.
     """
 
@@ -82,6 +83,7 @@ class Answer:
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     chunk_shares: tuple[float, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, ready for JSON."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
-from focusdoc.decoding.attribution import SENTENCE_ENDS, whole_sentences
+from focusdoc.decoding.attribution import LINE_END, SENTENCE_END, whole_sentences
 from focusdoc.memory.chunk_memory import DocumentMemory
 
 #: Tokens around a point looked at, before they are widened to whole sentences.
@@ -62,13 +62,13 @@ class Texts:
     def in_list(self, owner: int, token: int) -> bool:
         """Whether no sentence ends near a token, as in lists, tables and code."""
         near = self._decode(self._memories[owner].token_ids[max(0, token - _FAR) : token + _FAR])
-        return "\n" in near and not any(mark in near for mark in SENTENCE_ENDS)
+        return LINE_END.search(near) is not None and SENTENCE_END.search(near) is None
 
     def _lines(self, owner: int, token: int, around: range) -> range:
         """The whole lines in `around` a token; lines longer than that only where the point itself is in them."""
         ids = self._memories[owner].token_ids
         near = range(max(0, token - _FAR), min(len(ids), token + _FAR))
-        breaks = [at + 1 for at in near if "\n" in self._decode(ids[at : at + 1])]
+        breaks = [at + 1 for at in near if LINE_END.search(self._decode(ids[at : at + 1]))]
         before = [near.start, *(at for at in breaks if at <= token - POINT // 2)]
         behind = [*(at for at in breaks if at >= token + POINT // 2), near.stop]
         inside = [at for at in before if at >= around.start], [at for at in behind if at <= around.stop]

@@ -1,10 +1,10 @@
-"""Documents: loading text and PDFs into pages, cutting them into chunks by a model's tokens, estimating their size."""
+"""Documents: loading files into pages, cutting them into chunks by a model's tokens, estimating their size."""
 
 from focusdoc.documents.chunking import Chunk, TokenizedText, char_span, cut_chunks, tokenize
 from focusdoc.documents.document import Document, Page
 from focusdoc.documents.estimate import TokenEstimate, estimate_tokens
 from focusdoc.documents.limits import LoadLimits
-from focusdoc.documents.loaders import load
+from focusdoc.documents.loaders import load, load_text
 
 __all__ = [
     "Chunk",
@@ -17,5 +17,6 @@ __all__ = [
     "cut_chunks",
     "estimate_tokens",
     "load",
+    "load_text",
     "tokenize",
 ]

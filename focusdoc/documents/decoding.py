@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import unicodedata
 
 from focusdoc.errors import DocumentError
 
@@ -17,12 +18,14 @@ _BYTE_ORDER_MARKS = (
 #: Control characters that texts do hold: bell to carriage return, and the escape of terminal logs.
 _TEXT_CONTROLS = {*range(0x07, 0x0E), 0x1B}
 _BINARY_CONTROLS = bytes(code for code in range(0x20) if code not in _TEXT_CONTROLS)
+#: What no text holds, as it comes out where bytes that are none are taken for UTF-16.
+_NO_TEXT = {"Cc", "Cn", "Co", "Cs"}
 #: More than this share of other control characters, and a file is no text.
 _MOST_CONTROLS = 0.02
 
 
 def decode(data: bytes, name: str) -> str:
-    """The text of a file in UTF-8, or in UTF-16/32 with a byte order mark. Nothing is replaced or dropped.
+    """The text of a file in UTF-8 or UTF-16, or in UTF-32 with a byte order mark. Nothing is replaced or dropped.
 
     Args:
         data: the file's bytes.
@@ -31,7 +34,8 @@ def decode(data: bytes, name: str) -> str:
     Raises:
         DocumentError: the bytes are no text, or text in another encoding.
     """
-    encoding = next((encoding for mark, encoding in _BYTE_ORDER_MARKS if data.startswith(mark)), "utf-8")
+    encoding = next((encoding for mark, encoding in _BYTE_ORDER_MARKS if data.startswith(mark)), None)
+    encoding = encoding or _without_mark(data)
     if encoding in ("utf-8", "utf-8-sig"):
         _refuse_binary(data, name)
     try:
@@ -43,6 +47,18 @@ def decode(data: bytes, name: str) -> str:
             f"{name!r} is not valid {encoding.removesuffix('-sig').upper()} ({_found(error)} at byte {offset:,}); "
             f"convert it to UTF-8 first, for example with: iconv -f {_likely(data)} -t UTF-8."
         ) from None
+
+
+def _without_mark(data: bytes) -> str:
+    """UTF-16 without a byte order mark, told by the NULs of its ASCII characters; else UTF-8."""
+    at_even, at_odd = data[::2].count(0), data[1::2].count(0)
+    if len(data) % 2 == 0 and at_even + at_odd:
+        encoding = "utf-16-le" if at_odd > at_even else "utf-16-be"
+        text = data.decode(encoding, "replace")
+        strange = sum(unicodedata.category(c) in _NO_TEXT and ord(c) not in _TEXT_CONTROLS for c in text)
+        if "\N{REPLACEMENT CHARACTER}" not in text and strange <= _MOST_CONTROLS * len(text):
+            return encoding
+    return "utf-8"
 
 
 def _refuse_binary(data: bytes, name: str) -> None:

@@ -21,7 +21,8 @@ class Page:
 
     Attributes:
         number: 1 for the first page.
-        label: the page number printed on the page ("iv", "A-3"), ``None`` where the document does not say.
+        label: the page number printed on the page ("iv", "A-3"), or the title of the chapter, slide, sheet or section
+            that takes the place of a page; ``None`` where the document does not say.
         start: offset of the page's first character in ``Document.text``.
         end: offset behind its last character; equal to ``start`` for an empty page.
     """
@@ -39,8 +40,9 @@ class Document:
     Attributes:
         text: the whole text; every offset in this library counts its characters (Unicode code points).
         pages: numbered 1, 2, ...; each begins where the one before ends, the first at 0, the last ends with the text.
-        metadata: what is known besides: ``source``, ``name``, ``format``, ``num_pages``, and for a PDF ``title``,
-            ``author``, ``pages_without_text`` (page numbers) and ``warnings`` (of the parser).
+        metadata: what is known besides: ``source``, ``name``, ``format``, ``num_pages``, and for what is not plain
+            text ``unit``, ``title``, ``author``, ``pages_without_text`` (page numbers), ``left_out`` (sentences about
+            what a viewer shows and the text lacks) and ``warnings`` (of the parser).
 
     Raises:
         DocumentError: the pages do not tile the text.
@@ -108,9 +110,19 @@ class Document:
         return str(name) or "text"
 
     @property
+    def left_out(self) -> tuple[str, ...]:
+        """What a viewer shows and the text lacks, in sentences."""
+        return tuple(self.metadata.get("left_out", ()))
+
+    @property
     def has_pages(self) -> bool:
-        """Whether page numbers mean something: a PDF, or a text with form feeds."""
-        return len(self.pages) > 1 or self.metadata.get("format") == "pdf"
+        """Whether page numbers mean something: they do not in a plain text, or in a web page without headings."""
+        return len(self.pages) > 1 or self.metadata.get("unit", "section") != "section"
+
+    @property
+    def unit(self) -> str:
+        """What a page is, in the singular: "page", "chapter", "slide", "sheet" or "section"."""
+        return str(self.metadata.get("unit", "page"))
 
     @cached_property
     def _starts(self) -> list[int]:

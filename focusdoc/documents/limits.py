@@ -17,16 +17,18 @@ class LoadLimits:
 
     Attributes:
         max_bytes: size of the file.
-        max_pages: pages of a PDF.
+        max_pages: pages, or the chapters, slides, sheets or sections that take their place.
         max_characters: characters of the text.
-        max_seconds: wall-clock time to parse a PDF.
-        max_memory: bytes of address space of the process that parses a PDF (where the system can limit it; on
+        max_unpacked: bytes of an e-book's or office file's parts, unpacked.
+        max_seconds: wall-clock time to parse a file.
+        max_memory: bytes of address space of the process that parses it (where the system can limit it; on
             Windows and macOS ``max_seconds`` and the parser's own limits have to do).
     """
 
     max_bytes: int = 256 * 2**20
     max_pages: int = 20_000
     max_characters: int = 50_000_000
+    max_unpacked: int = 2**30
     max_seconds: float = 300.0
     max_memory: int = 2 * 2**30
 

@@ -9,21 +9,12 @@ from typing import Any
 
 from focusdoc.documents.decoding import decode
 from focusdoc.documents.document import Document
+from focusdoc.documents.kinds import PARSED, kind_of
 from focusdoc.documents.limits import LoadLimits
 from focusdoc.errors import DocumentError, DocumentLimitError, EmptyDocumentError
 
-_MARKDOWN = (".md", ".markdown", ".mdx")
-#: A missing file with one of these endings is a mistake, not a text.
-_ENDINGS = (
-    *(".pdf", ".txt", ".text", ".log", ".rst", ".tex", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".html"),
-    *(".htm", ".docx", ".doc", ".epub", ".odt", ".py", ".cpp", ".rs", ".java", ".js", ".ts"),
-)
+#: A single line of at most so many characters is a path, whether or not there is such a file.
 _LONGEST_PATH = 1024
-#: With spaces in it, a string longer than a file name can be is a text, even if it ends in ".txt".
-_LONGEST_NAME = 255
-_PDF_HEADER = re.compile(rb"%PDF-\d")
-#: How far into a file the PDF standard's readers look for the header.
-_PDF_HEADER_WITHIN = 1024
 
 
 def load(
@@ -33,15 +24,17 @@ def load(
     name: str | None = None,
     limits: LoadLimits | None = None,
 ) -> Document:
-    """Load a text, Markdown or PDF document, whole or not at all.
+    """Load a document, whole or not at all: text, Markdown, PDF, HTML, e-book, office file or e-mail.
 
-    A PDF is told by its header, everything else is text: UTF-8, or UTF-16/32 with a byte order mark. In text from
-    a file or from bytes, ``\\r\\n`` and ``\\r`` become ``\\n``, as Python's own text mode does; a text given as
-    ``str`` stays as it is. Markdown is kept as it is written. A text with form feeds has a page for each.
+    What a file is, its first bytes tell; its name decides only between kinds of text. Everything else than the kinds
+    above is text: UTF-8 or UTF-16, or UTF-32 with a byte order mark. In text from a file or from bytes, ``\\r\\n`` and
+    ``\\r`` become ``\\n``, as Python's own text mode does; a text given as ``str`` stays as it is. Markdown, CSV, JSON
+    and source code are kept as they are written. A text with form feeds has a page for each; chapters, slides, sheets
+    and sections take the place of pages, their titles that of page labels.
 
     Args:
-        source: a path, the bytes of a file, or the text itself. A ``str`` is a path if there is such a file or if
-            it plainly looks like one; ``Document.from_text`` takes any text without asking.
+        source: a path (``~`` is the home folder), the bytes of a file, or a text of several lines or more than 1,024
+            characters. A shorter ``str`` of one line is always a path; `load_text` takes any text.
         password: of an encrypted PDF.
         name: what to call the document; by default its file's name.
         limits: what a document may cost; ``LoadLimits()`` by default.
@@ -54,39 +47,42 @@ def load(
     """
     limits = limits or LoadLimits()
     if isinstance(source, (bytes, bytearray, memoryview)):
-        document = _from_bytes(bytes(source), {"name": name or "bytes"}, password, limits)
-    elif isinstance(source, os.PathLike) or (isinstance(source, str) and _is_path(source)):
-        path = Path(source)
+        return _from_bytes(bytes(source), {"name": name or "bytes"}, password, limits)
+    if isinstance(source, str) and not _is_path(source):
+        return load_text(source, name=name, limits=limits)
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(os.path.expanduser(source))
         known = {"source": str(path), "name": name or path.name}
-        document = _from_bytes(_read(path, limits), known, password, limits)
-    elif isinstance(source, str):
-        document = _from_text(source, {"name": name or "text"}, limits)
-    else:
-        raise DocumentError(f"Cannot load a {type(source).__name__}; give a path, bytes or a text.")
-    return document
+        return _from_bytes(_read(path, limits), known, password, limits)
+    raise DocumentError(f"Cannot load a {type(source).__name__}; give a path, bytes or a text.")
+
+
+def load_text(text: str, *, name: str | None = None, limits: LoadLimits | None = None) -> Document:
+    """A document of `text` itself, of any length, kept as it is; a text with form feeds has a page for each.
+
+    Args:
+        name: what to call the document.
+        limits: how many characters it may have; ``LoadLimits()`` by default.
+
+    Raises:
+        EmptyDocumentError: there is nothing but white space. DocumentLimitError: it is longer than `limits` allow.
+        DocumentError: it holds half of a surrogate pair.
+    """
+    return _from_text(text, {"name": name or "text"}, limits or LoadLimits())
 
 
 def _is_path(text: str) -> bool:
-    """Whether a string names a file: one that exists, or a single line that can hardly be anything else."""
-    if not text or len(text) > _LONGEST_PATH or "\n" in text or "\0" in text:
-        return False
-    try:
-        if os.path.exists(text):
-            return True
-    except (OSError, ValueError):
-        return False
-    has_spaces = any(character.isspace() for character in text)
-    if text.lower().endswith((*_ENDINGS, *_MARKDOWN)):
-        return not has_spaces or len(text) <= _LONGEST_NAME
-    return ("/" in text or os.sep in text) and not has_spaces
+    """Whether a string is to name a file: a short one of a single line. A mistyped path must not pass for a text."""
+    line = text.strip()
+    return bool(line) and len(line) <= _LONGEST_PATH and len(line.splitlines()) == 1
 
 
 def _read(path: Path, limits: LoadLimits) -> bytes:
     """The bytes of a file, at most ``limits.max_bytes`` of them."""
-    text_remedy = "to use the string itself as the document, call focusdoc.Document.from_text"
+    text_remedy = "to use the string itself as the document, call focusdoc.load_text"
     if re.match(r"https?:[/\\]", str(path)):
         raise DocumentError(f"{str(path)!r} is a web address; download it and give the file.")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise DocumentError(f"{str(path)!r} is a directory; give one file of it ({text_remedy}).")
     try:
         with path.open("rb") as file:
@@ -95,7 +91,9 @@ def _read(path: Path, limits: LoadLimits) -> bytes:
         raise DocumentError(f"There is no file {str(path)!r}; check the path ({text_remedy}).") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DocumentError(f"{str(path)!r} cannot be read ({reason}); check the path and its permissions.") from error
+        raise DocumentError(
+            f"{str(path)!r} cannot be read ({reason}); check the path and its permissions ({text_remedy})."
+        ) from error
     return data
 
 
@@ -109,24 +107,14 @@ def _from_bytes(data: bytes, known: dict[str, Any], password: str | None, limits
     if not data:
         raise EmptyDocumentError(f"{name!r} is empty (0 bytes); give a document with text.")
     ending = Path(str(known.get("source", ""))).suffix.lower()
-    if _is_pdf(data, ending):
-        from focusdoc.documents.pdf import load_pdf
+    kind = kind_of(data, ending, name)
+    if kind in PARSED:
+        from focusdoc.documents.parsing import load_parsed
 
-        return load_pdf(data, known, password, limits)
-    if ending == ".pdf":
-        raise DocumentError(f"{name!r} is named .pdf but has no PDF header; it is damaged or another kind of file.")
-    known["format"] = "markdown" if ending in _MARKDOWN else "text"
+        return load_parsed(kind, data, known, password, limits)
+    known["format"] = kind
     text = decode(data, name)
     return _from_text(text.replace("\r\n", "\n").replace("\r", "\n"), known, limits)
-
-
-def _is_pdf(data: bytes, ending: str) -> bool:
-    head = data[:_PDF_HEADER_WITHIN]
-    if ending in _MARKDOWN or (ending in _ENDINGS and ending != ".pdf"):
-        # A text about PDF files may name the header in its first lines.
-        head = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:16]
-        return _PDF_HEADER.match(head) is not None
-    return _PDF_HEADER.search(head) is not None
 
 
 def _from_text(text: str, known: dict[str, Any], limits: LoadLimits) -> Document:

@@ -7,20 +7,21 @@ sides (the short cells of tables and labels of lists are no columns). The runs t
 cut the page into bands; in each band the left side is read before the right side, and both are searched for further
 columns. Header and footer, set off by white space, come first and last, and turned text after them. A page without
 such an edge, or with much turned or any right-to-left text, keeps pypdf's own text. No word is lost either way.
-
-Nothing of this package may be imported here: the PDF worker loads this file by its path.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
 from pypdf import PageObject
 from pypdf.generic import ArrayObject, ContentStream, NameObject
+
+from focusdoc.documents.pdf_marks import Label, Mark, place
 
 _PLACING = {b"Td", b"TD", b"Tm", b"T*", b"'", b'"'}
 _RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
@@ -49,18 +50,26 @@ class _Run(NamedTuple):
 _Bands = list[tuple[list[_Run], list[_Run]]]
 
 
-def page_text(page: PageObject) -> str:
-    """The page's text, column by column where it has columns, else as `page.extract_text()` gives it."""
-    pieces: list[tuple[Any, ...]] = []
+def page_text(page: PageObject, marks: Sequence[Mark] = (), pieces: list[tuple[Any, ...]] | None = None) -> str:
+    """The page's text, column by column where it has columns, else as `page.extract_text()` gives it.
+
+    Args:
+        marks: what is to be put into the text, see `focusdoc.documents.pdf_marks`.
+        pieces: is filled with every single text, its place and its font, as pypdf's visitors get them.
+    """
+    pieces = [] if pieces is None else pieces
     plain = _extract(page, pieces)
     if _RIGHT_TO_LEFT.search(plain):
-        return page.extract_text()  # in pieces, such text gets into another order
-    if "".join(piece[0] for piece in pieces) != plain:
-        return plain
-    try:
-        return _by_columns(pieces) or plain
-    except ArithmeticError:  # coordinates beyond all bounds
-        return plain
+        plain = page.extract_text()  # in pieces, such text gets into another order
+    elif "".join(piece[0] for piece in pieces) == plain:
+        with contextlib.suppress(ArithmeticError):  # coordinates beyond all bounds
+            runs = _place(pieces)[0] if marks else []
+            labels = [Label(run.first, run.x, run.right, run.y) for run in runs]
+            texts, marks = place([piece[0] for piece in pieces], labels, marks)
+            pieces[:] = [(text, *piece[1:]) for text, piece in zip(texts, pieces, strict=True)]
+            plain = "".join(texts)
+            plain = _by_columns(pieces) or plain
+    return "\n".join([plain.rstrip(), *(mark.line for mark in marks)]).lstrip("\n") if marks else plain
 
 
 def _by_columns(pieces: list[tuple[Any, ...]]) -> str | None:

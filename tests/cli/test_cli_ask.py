@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from cli_samples import Run, pdf
 
 
@@ -46,13 +47,13 @@ def test_json_is_all_there_is_on_standard_output(run: Run, book: Path, tiny: lis
     assert result.exit_code == 0, result.stderr
     values = json.loads(result.stdout)
     assert list(values) == [
-        *("document", "model", "question", "answer", "finish_reason", "sources", "usage", "timings"),
+        *("documents", "model", "question", "answer", "finish_reason", "sources", "warnings", "usage", "timings"),
     ]
     assert values["question"] == "What?"
     assert len(values["answer"]) == 5
     assert values["finish_reason"] == "length"
     document = {"name": "book.txt", "format": "text", "pages": None, "characters": 1204, "tokens": 1204, "chunks": 4}
-    assert document.items() <= values["document"].items()
+    assert document.items() <= values["documents"][0].items()
     assert values["model"]["chunk_size"] == 400
     assert values["model"]["mode"] == "incremental"
     assert values["usage"]["completion_tokens"] == 5
@@ -102,3 +103,49 @@ def test_pages_are_named_and_empty_ones_reported(run: Run, tmp_path: Path, tiny:
     assert "1. page 2  100% of the attention" in result.stdout
     assert "3 of 4 pages hold no text" in result.stderr
     assert "(pages 1, 3-4)" in result.stderr
+
+
+def test_several_files_are_several_documents(run: Run, book: Path, tmp_path: Path, tiny: list[str]) -> None:
+    other = tmp_path / "pages.pdf"
+    other.write_bytes(pdf(["The keeper counts ships. " * 8, "More of it"]))
+    result = run("ask", book, other, "What?", *tiny, "--max-new-tokens", 2)
+    assert result.exit_code == 0, result.stderr
+    assert re.search(r"\d\. book.txt, character [\d,]+ \(\d+% into the text\)", result.stdout)
+    assert re.search(r"\d\. pages.pdf, page 1  ", result.stdout)
+    values = json.loads(run("ask", book, other, "What?", *tiny, "--max-new-tokens", 2, "--json").stdout)
+    assert [document["name"] for document in values["documents"]] == ["book.txt", "pages.pdf"]
+    assert {source["document"] for source in values["sources"]} == {"book.txt", "pages.pdf"}
+    assert values["usage"]["document_tokens"] == sum(document["tokens"] for document in values["documents"])
+
+
+def test_files_of_one_name_are_told_apart(run: Run, book: Path, tmp_path: Path, tiny: list[str]) -> None:
+    (tmp_path / "old").mkdir()
+    other = tmp_path / "old" / "book.txt"
+    other.write_text("Another book. " * 20)
+    values = json.loads(run("ask", book, other, "What?", *tiny, "--max-new-tokens", 2, "--json").stdout)
+    assert [document["name"] for document in values["documents"]] == [str(book), str(other)]
+
+
+@pytest.mark.parametrize("data", [b"The keeper counts ships. " * 9, pdf(["The keeper counts ships."])])
+def test_a_dash_is_standard_input(run: Run, tiny: list[str], data: bytes) -> None:
+    result = run("ask", "-", "What?", *tiny, "--max-new-tokens", 2, "--json", input=data)
+    assert result.exit_code == 0, result.stderr
+    values = json.loads(result.stdout)
+    assert values["documents"][0]["name"] == "standard input"
+    assert "keeper counts" in values["sources"][0]["text"]
+
+
+def test_slides_are_named_by_their_titles_and_what_was_left_out_is_said(
+    run: Run, tmp_path: Path, tiny: list[str]
+) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("<html><h2>Loomings</h2><p>Call me Ishmael.<h2>The Bag</h2>" + "<p>I stuffed a shirt. " * 9)
+    result = run("ask", page, "What?", *tiny, "--max-new-tokens", 2)
+    assert re.search(r"section [12] \((Loomings|The Bag)\)", result.stdout)
+    letter = tmp_path / "letter.eml"
+    parts = ["Content-Type: text/plain\n\nText", "Content-Disposition: attachment; filename=bill.pdf\n\nx"]
+    body = "\n".join(f"--x\n{part}" for part in parts)
+    letter.write_text(f"Subject: A\nContent-Type: multipart/mixed; boundary=x\n\n{body}\n--x--\n")
+    result = run("ask", letter, "What?", *tiny, "--max-new-tokens", 2, "--json")
+    assert "Note: letter.eml: what is attached to it was not read: bill.pdf." in result.stderr
+    assert json.loads(result.stdout)["warnings"] == ["letter.eml: what is attached to it was not read: bill.pdf."]

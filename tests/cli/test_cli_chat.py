@@ -30,6 +30,21 @@ def test_piped_questions_are_answered_over_one_reading(
     assert "6 of the answer; first token" in second
 
 
+def test_several_documents_in_one_chat(run: Run, book: Path, tmp_path: Path, tiny: list[str]) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("Another book. " * 20)
+    result = run("chat", book, other, *tiny, "--max-new-tokens", 2, input="Who counts?\n/sources\n")
+    assert result.exit_code == 0, result.stderr
+    assert "book.txt, other.txt" in result.stdout
+    assert "other.txt, character" in result.stdout
+
+
+def test_a_document_and_the_questions_cannot_both_come_from_standard_input(run: Run, tiny: list[str]) -> None:
+    result = run("chat", "-", *tiny, input="Text or question?\n")
+    assert result.exit_code == 2
+    assert "questions from standard input" in result.stderr
+
+
 def test_commands(run: Run, book: Path, tiny: list[str]) -> None:
     lines = ["/sources", "/help", "/what", "Who?", "/sources", "/quit", "Not asked any more?"]
     result = run("chat", book, *tiny, "--max-new-tokens", 2, input="\n".join(lines))

@@ -32,9 +32,9 @@ def test_json_of_a_pdf(run: Run, tmp_path: Path, tiny_folder: Path) -> None:
     result = run("info", path, "--model", tiny_folder, "--json")
     assert result.exit_code == 0, result.stderr
     values = json.loads(result.stdout)
-    assert values["document"]["pages"] == 2
-    assert values["document"]["pages_without_text"] == [2]
-    assert values["document"]["characters"] == len("One page of words\n\n")
+    assert values["documents"][0]["pages"] == 2
+    assert values["documents"][0]["pages_without_text"] == [2]
+    assert values["documents"][0]["characters"] == len("One page of words\n\n")
     per_token = 2 * 2 * 2 * 8 * 4  # K and V, layers, KV heads, head dimension, float32
     assert values["memory_bytes_per_token"] == per_token
     assert values["memory_bytes"] == values["tokens"] * per_token > 0
@@ -45,6 +45,17 @@ def test_json_of_a_pdf(run: Run, tmp_path: Path, tiny_folder: Path) -> None:
     assert (plan["rung"], plan["memory_dtype"], plan["num_chunks"]) == ("memory", "model", 1)
     assert plan["bytes_needed"] == values["memory_bytes"] + (128 + 128) * per_token  # a question and an answer
     assert plan["bytes_free"] > 1 << 20
+
+
+def test_several_documents_are_planned_together(run: Run, book: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("Another book. " * 20)
+    one, two, both = (json.loads(run("info", *files, "--json").stdout) for files in ([book], [other], [book, other]))
+    assert both["documents"] == [*one["documents"], *two["documents"]]
+    assert both["tokens"] == one["tokens"] + two["tokens"]
+    assert both["memory_bytes"] == one["memory_bytes"] + two["memory_bytes"]
+    shown = run("info", "-", other, input="From standard input.").stdout
+    assert re.search(r"document +standard input.*document +other.txt.*tokens +\d", shown, re.DOTALL)
 
 
 def test_the_plan_in_int8(run: Run, book: Path) -> None:

@@ -48,11 +48,11 @@ def test_a_second_question_reads_nothing(run: Run, asked: Path, book: Path, tiny
 
 def test_json_tells_how_many_tokens_were_read(run: Run, asked: Path, book: Path, tiny: list[str]) -> None:
     options = ["ask", book, "What?", *tiny, "--max-new-tokens", 1, "--json"]
-    assert json.loads(run(*options).stdout)["document"]["tokens_encoded"] == 0
+    assert json.loads(run(*options).stdout)["documents"][0]["tokens_encoded"] == 0
     book.write_text(book.read_text() + "And then a storm came up. " * 4)
-    assert json.loads(run(*options).stdout)["document"]["tokens_encoded"] == 1204 + 104 - 4 * 256
-    assert json.loads(run(*options, "--chunk-size", 300).stdout)["document"]["tokens_encoded"] == 1308
-    assert json.loads(run(*options, "--chunk-size", 300).stdout)["document"]["tokens_encoded"] == 0
+    assert json.loads(run(*options).stdout)["documents"][0]["tokens_encoded"] == 1204 + 104 - 4 * 256
+    assert json.loads(run(*options, "--chunk-size", 300).stdout)["documents"][0]["tokens_encoded"] == 1308
+    assert json.loads(run(*options, "--chunk-size", 300).stdout)["documents"][0]["tokens_encoded"] == 0
 
 
 def test_chat_says_that_it_knows_the_document(run: Run, asked: Path, book: Path, tiny: list[str]) -> None:
@@ -130,7 +130,7 @@ def test_verify_finds_and_removes_damage(run: Run, asked: Path, book: Path, tiny
     assert "1 document checked, 1 damaged." in bad.stdout
     assert json.loads(run("store", "verify", "--json").stdout) == {"checked": 0, "documents": []}
     again = run("ask", book, "What?", *tiny, "--max-new-tokens", 1, "--json")
-    assert json.loads(again.stdout)["document"]["tokens_encoded"] == 1204
+    assert json.loads(again.stdout)["documents"][0]["tokens_encoded"] == 1204
 
 
 def test_damage_is_noticed_without_verify(run: Run, asked: Path, book: Path, tiny: list[str]) -> None:
@@ -138,7 +138,7 @@ def test_damage_is_noticed_without_verify(run: Run, asked: Path, book: Path, tin
     known = json.loads(run(*options).stdout)
     damage(asked)
     read_again = json.loads(run(*options).stdout)
-    assert read_again["document"]["tokens_encoded"] == 1204
+    assert read_again["documents"][0]["tokens_encoded"] == 1204
     assert read_again["answer"] == known["answer"]
 
 

@@ -95,6 +95,10 @@ class TestLists:
         assert texts.in_list(0, 300)
         assert not texts.in_list(1, 300)
 
+    def test_sentences_of_another_script_are_no_list(self, engine: FocusEngine) -> None:
+        document = Document.from_text("\n".join(f"第{number}号门的密码是{number * 7}。" for number in range(60)))
+        assert not Texts([engine.read(document)], engine.base.tokenizer).in_list(0, 600)
+
     @given(token=st.integers(0, 1000))
     def test_a_passage_is_whole_lines_around_the_point(self, texts: Texts, token: int) -> None:
         around = texts.around(0, token)

@@ -143,3 +143,56 @@ def make_tokenizer(kind: str) -> Any:
         additional_special_tokens=["<|im_start|>"],
         model_max_length=16,
     )
+
+
+def form_pdf(content: bytes, annotations: list[bytes], *, form: bytes = b"", catalog: bytes = b"") -> bytes:
+    """A PDF of one page with this content and these annotations, each without its << >>, and a form.
+
+    Args:
+        form: entries of the form beside its fields, which are the annotations.
+        catalog: further entries of the catalog.
+    """
+    numbers = b" ".join(b"%d 0 R" % number for number in range(6, 6 + len(annotations)))
+    return raw_pdf(
+        [
+            b"<< /Type /Catalog /Pages 2 0 R /AcroForm << /Fields [%s] %s >> %s >>" % (numbers, form, catalog),
+            b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R /Annots [%s] "
+            b"/Resources << /Font << /F1 5 0 R >> >> >>" % numbers,
+            b"<< /Length %d >>\nstream\n%s\nendstream" % (len(content), content),
+            b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+            *(b"<< /Type /Annot %s >>" % annotation for annotation in annotations),
+        ]
+    )
+
+
+def attached_pdf(text: str, files: dict[str, bytes]) -> bytes:
+    """A PDF with a page of this text, and these files in it."""
+    from pypdf import PdfReader, PdfWriter
+
+    writer = PdfWriter(clone_from=PdfReader(io.BytesIO(text_pdf([text]))))
+    for name, content in files.items():
+        writer.add_attachment(name, content)
+    file = io.BytesIO()
+    writer.write(file)
+    return file.getvalue()
+
+
+def unmapped_pdf(text: str, lost: str) -> bytes:
+    """A PDF whose second page is in a font that numbers its glyphs and does not say which characters they are."""
+    codes = "".join(f"{ord(character) - 29:04x}" for character in lost).encode()
+    contents = [b"BT /F1 12 Tf 72 720 Td (%s) Tj ET" % text.encode(), b"BT /F2 12 Tf 72 720 Td <%s> Tj ET" % codes]
+    page = b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents %d 0 R /Resources << /Font << %s >> >> >>"
+    return raw_pdf(
+        [
+            b"<< /Type /Catalog /Pages 2 0 R >>",
+            b"<< /Type /Pages /Kids [3 0 R 4 0 R] /Count 2 >>",
+            page % (5, b"/F1 7 0 R"),
+            page % (6, b"/F2 8 0 R"),
+            *(b"<< /Length %d >>\nstream\n%s\nendstream" % (len(content), content) for content in contents),
+            b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+            b"<< /Type /Font /Subtype /Type0 /BaseFont /ABC /Encoding /Identity-H /DescendantFonts [9 0 R] >>",
+            b"<< /Type /Font /Subtype /CIDFontType2 /BaseFont /ABC /CIDSystemInfo << /Registry (Adobe) "
+            b"/Ordering (Identity) /Supplement 0 >> >>",
+        ]
+    )

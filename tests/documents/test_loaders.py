@@ -11,7 +11,7 @@ from document_samples import text_pdf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from focusdoc.documents import Document, LoadLimits, load
+from focusdoc.documents import Document, LoadLimits, load, load_text
 from focusdoc.errors import ConfigError, DocumentError, DocumentLimitError, EmptyDocumentError
 
 
@@ -31,21 +31,39 @@ def test_the_name_of_a_file_is_found_without_an_ending(tmp_path: Path, monkeypat
     assert load("README").text == "read me"
 
 
+@pytest.mark.parametrize("text", ["two\nlines of a/b.txt", "\nold Mac\rline ends", "x" * 5000, "word " * 500])
+def test_a_string_of_several_lines_or_a_long_one_is_the_text(text: str) -> None:
+    assert load(text) == load_text(text)
+    assert load(text).text == text
+
+
 @pytest.mark.parametrize(
     "text",
     [
-        "Call me Ishmael.",
-        "two\nlines of a/b.txt",
-        "either/or is a book",
-        "Visit example.org",
-        "word " * 100 + "notes.txt",
-        "x" * 5000,
-        "no\0path.txt",
-        "(a, b)",
+        *("report", "/home/me/My Notes/minutes", "~/minutes", "Call me Ishmael.", "book.pdf\n", "no\0path.txt"),
+        *("either/or is a book", "C:\\My Notes\\minutes", "word " * 100 + "notes.txt", "x" * 1024),
     ],
 )
-def test_a_string_that_is_no_path_is_the_text(text: str) -> None:
-    assert load(text).text == text
+def test_a_short_line_is_a_path_and_never_a_text(text: str) -> None:
+    with pytest.raises(DocumentError, match=r"load_text"):
+        load(text)
+    assert load_text(text).text == text
+
+
+def test_a_text_of_its_own_has_a_name_and_limits() -> None:
+    assert load_text("report", name="A word").name == "A word"
+    with pytest.raises(DocumentLimitError, match="max_characters = 5"):
+        load_text("report", limits=LoadLimits(max_characters=5))
+    with pytest.raises(EmptyDocumentError):
+        load_text(" ")
+
+
+def test_the_home_folder_has_its_short_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "notes.txt").write_text("at home", encoding="utf-8")
+    assert load("~/notes.txt") == load(Path("~/notes.txt"))
+    assert load("~/notes.txt").metadata["source"] == str(tmp_path / "notes.txt")
 
 
 @given(st.text(min_size=1).filter(lambda text: text.strip()))
@@ -65,6 +83,20 @@ def test_byte_order_marks_name_the_encoding(encoding: str) -> None:
     assert load("Käse 😀".encode(encoding)).text == "Käse 😀"
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("text", ["Käse 😀 und Brot", "門の暗号は四二。\n次の行。\n", "x = 1\r\n"])
+def test_utf16_is_told_without_a_byte_order_mark(text: str, encoding: str) -> None:
+    assert load(text.encode(encoding)).text == text.replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize(
+    "data", [bytes(range(0, 64)) * 4, b"\x01\x00\x02\x00" * 40, b"\x7e\xff\x7f\x00" * 9, b"ab\0\0" * 9]
+)
+def test_bytes_with_nuls_are_no_utf16(data: bytes) -> None:
+    with pytest.raises(DocumentError, match="looks binary"):
+        load(data)
+
+
 def test_line_ends_become_newlines_in_files_but_not_in_strings() -> None:
     assert load(b"a\r\nb\rc\n").text == "a\nb\nc\n"
     assert load("a\r\nb\rc\n").text == "a\r\nb\rc\n"
@@ -78,7 +110,7 @@ def test_form_feeds_make_pages() -> None:
 
 @pytest.mark.parametrize("name", ["missing.txt", "my book.pdf", "folder/missing", "A.MD", "C:/no.docx"])
 def test_a_missing_file_is_named(name: str) -> None:
-    with pytest.raises(DocumentError, match=r"no file .*from_text") as caught:
+    with pytest.raises(DocumentError, match=r"no file .*load_text") as caught:
         load(name)
     assert name in str(caught.value)
 
@@ -171,7 +203,9 @@ def test_limits_refuse_and_never_cut(tmp_path: Path) -> None:
     assert len(load(path, limits=LoadLimits(max_bytes=101, max_characters=101)).text) == 101
 
 
-@pytest.mark.parametrize("field", ["max_bytes", "max_pages", "max_characters", "max_seconds", "max_memory"])
+@pytest.mark.parametrize(
+    "field", ["max_bytes", "max_pages", "max_characters", "max_unpacked", "max_seconds", "max_memory"]
+)
 @pytest.mark.parametrize("value", [0, -1, None, True, "1", float("nan"), float("inf")])
 def test_limits_must_be_numbers_above_zero(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=field):

@@ -1,4 +1,4 @@
-"""FocusDocumentLoader: PDF, Markdown and text files as LangChain documents, one for each page."""
+"""FocusDocumentLoader: PDFs, texts, e-books, office files and others as LangChain documents, one for each page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from focusdoc.documents.limits import LoadLimits
 
 
 class FocusDocumentLoader(BaseLoader):
-    """Reads a PDF (in a limited child process), a Markdown or a text file.
+    """Reads a file of any kind that `focusdoc.load` knows, all but texts in a limited child process.
 
     Args:
         file_path: the file.
@@ -29,14 +29,17 @@ class FocusDocumentLoader(BaseLoader):
     def lazy_load(self) -> Iterator[Document]:
         """One document for each page that has text.
 
-        Metadata: source, page (from 0), page_label (as printed on the page, where the file says), total_pages, and a
-        PDF's title and author.
+        Metadata: source, page (from 0), page_label (as printed on the page, where the file says, or the title of a
+        chapter, slide, sheet or section), total_pages, and where the file has them title, author and left_out (what
+        it shows its readers and the text lacks).
 
         Raises:
             focusdoc.errors.DocumentError: the file is missing, damaged, encrypted, empty or too large.
         """
         document = load(self.file_path, password=self._password, limits=self._limits)
         known = {key: document.metadata[key] for key in ("title", "author") if document.metadata.get(key)}
+        if document.left_out:
+            known["left_out"] = "; ".join(document.left_out)
         for page in document.pages:
             text = document.text[page.start : page.end]
             if text.strip():

@@ -63,7 +63,7 @@ class FocusRetriever(BaseRetriever):
     def from_files(
         cls, files: Sequence[str | Path], llm: ChatFocusLLM | None = None, **settings: Any
     ) -> FocusRetriever:
-        """A retriever over PDF, Markdown and text files.
+        """A retriever over files of the kinds that `focusdoc.load` knows.
 
         Raises:
             focusdoc.errors.DocumentError: a file cannot be loaded.
@@ -121,4 +121,6 @@ def _join(name: str, documents: Sequence[Document]) -> FocusDocument:
         label = document.metadata.get("page_label")
         pages.append(Page(number, None if label is None else str(label), start, len(text)))
     of_pages = [document.metadata for document in documents]
-    return FocusDocument(text, tuple(pages), {"name": name, "format": "pages", "of_pages": of_pages})
+    left_out = list(dict.fromkeys(page["left_out"] for page in of_pages if page.get("left_out")))
+    known = {"name": name, "format": "pages", "of_pages": of_pages, "left_out": left_out}
+    return FocusDocument(text, tuple(pages), known)

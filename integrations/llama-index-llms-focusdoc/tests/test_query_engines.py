@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from llama_index.core import Document, Settings, SummaryIndex
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
 from llama_index.core.llms.mock import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
-from llama_index.core.schema import NodeWithScore, TextNode
+from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 from llama_index.llms.focusdoc import FocusLLM, FocusQueryEngine, FocusReader, FocusSynthesizer
 from pydantic import BaseModel, Field
 
@@ -96,6 +97,12 @@ class TestFocusQueryEngine:
         assert response.source_nodes[0].metadata["page"] == 2
         assert response.source_nodes[0].metadata["total_pages"] == 2
 
+    def test_what_a_file_lacks_reaches_the_response(self, llm: FocusLLM, tmp_path: Path) -> None:
+        path = tmp_path / "letter.eml"
+        path.write_bytes(mail_with_bill(planted("Oslo", "771204", length=900)))
+        response = FocusQueryEngine.from_files([path], llm).query(QUESTION)
+        assert response.metadata["warnings"] == [f"{path}: what is attached to it was not read: bill.pdf."]
+
     @pytest.mark.parametrize("documents", [[], [Document(text="  ")]])
     def test_empty_documents(self, llm: FocusLLM, documents: list[Document]) -> None:
         with pytest.raises(ValueError, match="no document with text"):
@@ -160,6 +167,14 @@ class TestFocusSynthesizer:
 CODES = [("Riga", "640275"), ("Oslo", "771204"), ("Lima", "105938")]
 
 
+def mail_with_bill(text: str) -> bytes:
+    message = EmailMessage()
+    message["MIME-Version"] = "1.0"
+    message.set_content(text)
+    message.add_attachment(b"%PDF", maintype="application", subtype="pdf", filename="bill.pdf")
+    return bytes(message)
+
+
 class TestFocusReader:
     def test_a_text_with_form_feeds(self, tmp_path: Path) -> None:
         path = tmp_path / "book.txt"
@@ -183,6 +198,19 @@ class TestFocusReader:
         found = FocusReader().load_data(path)
         assert found
         assert all(document.metadata["file_name"] == path.name and document.text.strip() for document in found)
+
+    def test_sections_are_called_as_their_headings(self, tmp_path: Path) -> None:
+        path = tmp_path / "page.html"
+        path.write_text("<html><h2>Cities</h2><p>Riga<h2>Codes</h2><p>640275")
+        found = FocusReader().load_data(path)
+        assert [document.metadata["page_label"] for document in found] == ["Cities", "Codes"]
+
+    def test_what_a_file_lacks_is_told_and_not_shown_to_the_model(self, tmp_path: Path) -> None:
+        path = tmp_path / "letter.eml"
+        path.write_bytes(mail_with_bill("Text"))
+        (found,) = FocusReader().load_data(path)
+        assert found.metadata["left_out"] == "what is attached to it was not read: bill.pdf"
+        assert "bill" not in found.get_content(MetadataMode.LLM) + found.get_content(MetadataMode.EMBED)
 
     def test_a_missing_file(self, tmp_path: Path) -> None:
         from focusdoc.errors import DocumentError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,23 @@ class TestLoader:
         assert first.metadata == {"source": str(book), "page": 0, "page_label": "1", "total_pages": 3}
         assert third.metadata["page"] == 2
         assert "771204" in third.page_content
+
+    def test_sections_are_called_as_their_headings(self, tmp_path: Path) -> None:
+        path = tmp_path / "page.html"
+        path.write_text("<html><h2>Cities</h2><p>Riga<h2>Codes</h2><p>640275")
+        assert [page.metadata["page_label"] for page in FocusDocumentLoader(path).load()] == ["Cities", "Codes"]
+
+    def test_what_a_file_lacks_is_told_here_and_with_the_passages(self, llm: ChatFocusLLM, tmp_path: Path) -> None:
+        message = EmailMessage()
+        message["MIME-Version"] = "1.0"
+        message.set_content(planted("Oslo", "771204"))
+        message.add_attachment(b"%PDF", maintype="application", subtype="pdf", filename="bill.pdf")
+        path = tmp_path / "letter.eml"
+        path.write_bytes(bytes(message))
+        said = "what is attached to it was not read: bill.pdf"
+        (page,) = FocusDocumentLoader(path).load()
+        assert page.metadata["left_out"] == said
+        assert FocusRetriever.from_files([path], llm, k=1).invoke(QUESTION)[0].metadata["left_out"] == said
 
     def test_loads_lazily(self, tmp_path: Path) -> None:
         pages = FocusDocumentLoader(tmp_path / "missing.pdf").lazy_load()

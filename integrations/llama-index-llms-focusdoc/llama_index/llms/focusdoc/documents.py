@@ -62,4 +62,6 @@ def _join(file: str, nodes: Sequence[BaseNode]) -> Document:
         label = node.metadata.get("page_label")
         pages.append(Page(number, None if label is None else str(label), start, len(text)))
     of_pages = [node.metadata for node in nodes]
-    return Document(text, tuple(pages), {"name": file, "format": "pages", "of_pages": of_pages})
+    left_out = list(dict.fromkeys(page["left_out"] for page in of_pages if page.get("left_out")))
+    known = {"name": file, "format": "pages", "of_pages": of_pages, "left_out": left_out}
+    return Document(text, tuple(pages), known)

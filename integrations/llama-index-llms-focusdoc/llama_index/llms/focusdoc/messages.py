@@ -56,6 +56,7 @@ def raw_of(answer: Answer, model: str) -> dict[str, Any]:
     return {
         "model": model,
         "finish_reason": answer.finish_reason,
+        "warnings": list(answer.warnings),
         "usage": {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": usage.completion_tokens,

@@ -53,7 +53,7 @@ class FocusQueryEngine(CustomQueryEngine):
 
     @classmethod
     def from_files(cls, files: Sequence[str | Path], llm: FocusLLM | None = None, **settings: Any) -> FocusQueryEngine:
-        """An engine over PDF, Markdown and text files.
+        """An engine over files of the kinds that `focusdoc.load` knows.
 
         Raises:
             focusdoc.errors.DocumentError: a file cannot be loaded. ValueError: as `from_documents`.

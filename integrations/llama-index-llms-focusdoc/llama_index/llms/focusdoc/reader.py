@@ -1,4 +1,4 @@
-"""FocusReader: PDF and text files as LlamaIndex documents, one for each page."""
+"""FocusReader: PDFs, texts, e-books, office files and others as LlamaIndex documents, one for each page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from focusdoc.documents.limits import LoadLimits
 
 
 class FocusReader(BaseReader):
-    """Reads PDF (in a limited child process), Markdown and text files.
+    """Reads files of every kind that `focusdoc.load` knows, all but texts in a limited child process.
 
     It also serves as a file extractor: ``SimpleDirectoryReader(folder, file_extractor={".pdf": FocusReader()})``.
 
@@ -30,14 +30,17 @@ class FocusReader(BaseReader):
     def lazy_load_data(self, file: str | Path, extra_info: dict[str, Any] | None = None) -> Iterable[Document]:
         """One document for each page that has text.
 
-        Metadata: file_path, file_name, page_label (as printed on the page, where the file says), page (from 1),
-        total_pages, and what `extra_info` adds.
+        Metadata: file_path, file_name, page_label (as printed on the page, where the file says, or the title of
+        a chapter, slide, sheet or section), page (from 1),
+        total_pages, left_out (what the file shows its readers and the text lacks, if there is anything), and what
+        `extra_info` adds.
 
         Raises:
             focusdoc.errors.DocumentError: the file is missing, damaged, encrypted, empty or too large.
         """
         path = Path(file)
         document = load(path, password=self._password, limits=self._limits)
+        left_out = {"left_out": "; ".join(document.left_out)} if document.left_out else {}
         for page in document.pages:
             text = document.text[page.start : page.end]
             if not text.strip():
@@ -48,9 +51,17 @@ class FocusReader(BaseReader):
                 "page_label": page.label or str(page.number),
                 "page": page.number,
                 "total_pages": len(document.pages),
+                **left_out,
                 **(extra_info or {}),
             }
-            yield Document(text=text, metadata=metadata, id_=f"{path}#page={page.number}")
+            hidden = list(left_out)  # for whoever shows an answer, and neither for the model nor for an index
+            yield Document(
+                text=text,
+                metadata=metadata,
+                id_=f"{path}#page={page.number}",
+                excluded_llm_metadata_keys=hidden,
+                excluded_embed_metadata_keys=hidden,
+            )
 
     def load_data(self, file: str | Path, extra_info: dict[str, Any] | None = None) -> list[Document]:
         """The documents of `lazy_load_data` as a list."""

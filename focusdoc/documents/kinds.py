@@ -1,0 +1,67 @@
+"""What kind of file some bytes are."""
+
+from __future__ import annotations
+
+import re
+
+from focusdoc.errors import DocumentError
+
+#: Kinds that are parsed in the child process; the others are "text" and "markdown".
+PARSED = frozenset({"pdf", "html", "zip", "email"})
+_MARKDOWN = (".md", ".markdown", ".mdx")
+#: By these endings a file is text, whatever its first lines speak of.
+_TEXTS = (*_MARKDOWN, *(".txt", ".text", ".log", ".rst", ".tex", ".csv", ".tsv", ".json", ".jsonl", ".xml"))
+_CODE = (".py", ".c", ".cpp", ".h", ".rs", ".go", ".java", ".js", ".ts", ".tsx", ".jsx", ".css", ".sh", ".php", ".vue")
+_BY_ENDING = {".html": "html", ".htm": "html", ".xhtml": "html", ".eml": "email", ".mht": "email", ".mhtml": "email"}
+#: What a file with these endings must begin with, or it is damaged.
+_PACKED = {".epub", ".docx", ".docm", ".pptx", ".pptm", ".xlsx", ".xlsm", ".odt", ".odp", ".ods"}
+_PDF_HEADER = re.compile(rb"%PDF-\d")
+#: How far into a file the PDF standard's readers look for the header.
+_PDF_HEADER_WITHIN = 1024
+#: How far into a file one looks for what it is.
+_FIRST = 4096
+_HTML = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*(?:<!doctype\s+html|<html)\b", re.I | re.S)
+_EMAIL = re.compile(rb"(?:Return-Path|Received|Delivered-To|MIME-Version|Message-ID):\s", re.I)
+#: Files of other programs, by their first bytes, and what to do about each.
+_OTHERS = {
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an old Office or Outlook file, or one with a password; save it as .docx, "
+    ".pptx, .xlsx or .eml, without a password",
+    b"{\\rtf": "an RTF file; save it as .docx",
+}
+
+
+def kind_of(data: bytes, ending: str, name: str) -> str:
+    """ "pdf", "html", "zip" (e-books and office files), "email", "markdown" or "text".
+
+    Args:
+        ending: of the file's name, lower case, with the dot; "" if it has none.
+        name: for messages.
+
+    Raises:
+        DocumentError: it is another program's file, or none of the kind that it is named after.
+    """
+    text = data[:_FIRST].lstrip(b"\xef\xbb\xbf\xff\xfe").replace(b"\0", b"")  # a byte order mark, and UTF-16
+    if _is_pdf(data, named_text=ending in (*_TEXTS, *_CODE, *_BY_ENDING)):
+        return "pdf"
+    if data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return "zip"
+    for mark, what in _OTHERS.items():
+        if data.startswith(mark):
+            raise DocumentError(f"{name!r} is {what}.")
+    if ending == ".pdf":
+        raise DocumentError(f"{name!r} is named .pdf but has no PDF header; it is damaged or another kind of file.")
+    if ending in _PACKED:
+        raise DocumentError(f"{name!r} is named {ending} but is no ZIP archive; it is damaged or another kind of file.")
+    if ending in _TEXTS or ending in _CODE:
+        return "markdown" if ending in _MARKDOWN else "text"
+    if ending in _BY_ENDING:
+        return _BY_ENDING[ending]
+    return "html" if _HTML.match(text) else "email" if _EMAIL.match(text) else "text"
+
+
+def _is_pdf(data: bytes, *, named_text: bool) -> bool:
+    head = data[:_PDF_HEADER_WITHIN]
+    # A text about PDF files may name the header in its first lines.
+    return (
+        _PDF_HEADER.match(head.lstrip(b"\xef\xbb\xbf \t\r\n")[:16]) if named_text else _PDF_HEADER.search(head)
+    ) is not None

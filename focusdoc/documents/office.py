@@ -1,0 +1,131 @@
+"""Office files: Word's text, PowerPoint's slides, Excel's sheets."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from datetime import datetime, time
+from itertools import zip_longest
+from typing import Any
+
+from focusdoc.documents.archive import Archive
+from focusdoc.documents.markup import BAR, Rules, attribute, names, sections, written
+from focusdoc.documents.parsed import Parsed
+from focusdoc.documents.web import HTML, parse_html
+
+_DRAWING = Rules(
+    lines=names("p"),
+    rows=names("tr"),
+    cells=names("tc"),
+    skipped=names("Fallback"),  # another form of what stands beside it
+    breaks={"br": "\n", "tab": "\t"},
+    texts=names("t"),
+)
+#: Shapes of a slide that are not its own: date, footer, number, and on its notes the picture of the slide.
+_FURNITURE = {"dt", "ftr", "hdr", "sldImg", "sldNum"}
+#: What mammoth leaves out of a Word file without a word.
+_NOT_READ = {b"<m:oMath": "equations", b"drawingml/2006/chart": "charts", b"drawingml/2006/diagram": "diagrams"}
+
+
+def _part(archive: Archive, kind: str) -> str:
+    """The name of the part that the file begins with, or that holds its title."""
+    return next((part for found, part in archive.related("").values() if found == kind), "")
+
+
+def read_docx(archive: Archive, data: bytes) -> Parsed:
+    """A Word file in sections, with its tables, notes and accepted changes."""
+    import mammoth
+
+    no_image = mammoth.images.img_element(lambda image: {})
+    root = parse_html(mammoth.convert_to_html(io.BytesIO(data), convert_image=no_image).value)
+    pages, labels = sections(*written(root, HTML)) if root is not None else ([""], [])
+    text = archive.find(_part(archive, "officeDocument"))
+    left_out = [f"its {what} were not read" for mark, what in _NOT_READ.items() if mark in text]
+    parsed = Parsed(format="docx", pages=pages, labels=labels, unit="section", left_out=left_out)
+    return archive.named(parsed, _part(archive, "core-properties"))
+
+
+def read_pptx(archive: Archive) -> Parsed:
+    """The slides of a presentation in their order, with tables, charts, diagrams and the speaker's notes."""
+    main = _part(archive, "officeDocument")
+    parts = archive.related(main)
+    pages: list[str] = []
+    labels: list[str | None] = []
+    for entry in archive.xml(main).iterfind(".//{*}sldIdLst/{*}sldId"):
+        key = next(value for name, value in entry.items() if name.endswith("}id"))
+        slide = parts[key][1]
+        root = _own_shapes(archive.xml(slide))
+        texts = [written(root, _DRAWING)[0], *_beside(archive, slide)]
+        pages.append("\n\n".join(filter(None, texts)))
+        labels.append(_title(root))
+    parsed = Parsed(format="pptx", pages=pages, labels=labels, unit="slide")
+    return archive.named(parsed, _part(archive, "core-properties"))
+
+
+def _own_shapes(root: Any) -> Any:
+    for place in list(root.iter("{*}ph")):
+        shape = next(place.iterancestors("{*}sp"), None)
+        if attribute(place, "type") in _FURNITURE and shape is not None:
+            shape.getparent().remove(shape)
+    return root
+
+
+def _title(root: Any) -> str | None:
+    for place in root.iter("{*}ph"):
+        if attribute(place, "type") in ("title", "ctrTitle"):
+            shape = next(place.iterancestors("{*}sp"), None)
+            words = " ".join(written(shape, _DRAWING)[0].split()) if shape is not None else ""
+            return words or None
+    return None
+
+
+def _beside(archive: Archive, slide: str) -> Iterator[str]:
+    """The texts of a slide that are in parts of their own."""
+    for kind, part in archive.related(slide).values():
+        if kind == "notesSlide":
+            if notes := written(_own_shapes(archive.xml(part)), _DRAWING)[0]:
+                yield f"Notes: {notes}"
+        elif kind == "diagramData":
+            yield written(archive.xml(part), _DRAWING)[0]
+        elif kind == "chart":
+            yield "\n".join(_chart(archive.xml(part)))
+
+
+def _chart(root: Any) -> Iterator[str]:
+    """A chart's title and axes, then for each series a line with its categories and values."""
+    yield from filter(None, [written(root, _DRAWING)[0]])
+    for series in root.iter("{*}ser"):
+        called, categories, values = (
+            [point.text or "" for point in series.iterfind(f"{{*}}{name}//{{*}}v")] for name in ("tx", "cat", "val")
+        )
+        pairs = (f"{category} {value}".strip() for category, value in zip_longest(categories, values, fillvalue=""))
+        yield f"{' '.join(called)}: {', '.join(pairs)}"
+
+
+def read_xlsx(archive: Archive, data: bytes) -> Parsed:
+    """The sheets of a workbook, row by row; a formula whose value is not in the file stands there itself."""
+    from openpyxl import load_workbook
+
+    books = [
+        load_workbook(io.BytesIO(data), read_only=True, data_only=values, keep_links=False) for values in (True, False)
+    ]
+    pages: list[str] = []
+    for sheet, formulas in zip(*(book.worksheets for book in books), strict=True):
+        for one in (sheet, formulas):
+            one.reset_dimensions()  # some programs write too small ones
+        rows = zip(sheet.iter_rows(), formulas.iter_rows(), strict=True)
+        lines = (BAR.join(map(_cell, row, other)).rstrip(BAR) for row, other in rows)
+        pages.append("\n".join(line for line in lines if line))
+    labels: list[str | None] = [sheet.title for sheet in books[0].worksheets]
+    parsed = Parsed(format="xlsx", pages=pages, labels=labels, unit="sheet")
+    return archive.named(parsed, _part(archive, "core-properties"))
+
+
+def _cell(cell: Any, formula: Any) -> str:
+    value = formula.value if cell.value is None else cell.value
+    if isinstance(value, float):
+        percent = "%" in (cell.number_format or "")
+        return f"{100 * value:.12g}%" if percent else f"{value:.15g}"
+    if isinstance(value, datetime) and value.time() == time():
+        value = value.date()
+    return " ".join(str("" if value is None else getattr(value, "text", value)).split())

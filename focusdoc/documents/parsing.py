@@ -1,0 +1,173 @@
+"""Loading PDFs, web pages, e-books, office files and e-mails through a child process with limits on time and memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from focusdoc.documents.document import Document, Page
+from focusdoc.documents.limits import LoadLimits
+from focusdoc.documents.ranges import page_ranges
+from focusdoc.errors import DocumentError, DocumentLimitError, EmptyDocumentError, EncryptedDocumentError
+
+_WORKER = "focusdoc.documents.worker"
+_ROOT = str(Path(__file__).parents[2])
+#: What damaged files are called.
+_NAMES = {"pdf": "PDF", "html": "page", "zip": "file", "email": "e-mail"}
+#: Between two pages; belongs to the page before it, so that the pages tile the text.
+PAGE_SEPARATOR = "\n\n"
+
+
+def load_parsed(kind: str, data: bytes, known: dict[str, Any], password: str | None, limits: LoadLimits) -> Document:
+    """The text of a file that must be parsed, in pages, chapters, slides, sheets or sections.
+
+    Pages without text stay, empty but for the separator, and are listed in ``metadata["pages_without_text"]``.
+
+    Args:
+        kind: "pdf", "html", "zip" (e-books and office files) or "email".
+        data: the bytes of the file.
+        known: metadata known so far, with ``name``.
+        password: opens an encrypted PDF; ``None`` for none.
+        limits: on pages, characters, unpacked bytes, seconds and memory.
+
+    Raises:
+        EncryptedDocumentError: no password or the wrong one, or the package for decryption is not installed.
+        DocumentLimitError: a limit was hit.
+        EmptyDocumentError: not one page has text.
+        DocumentError: the file is damaged, or none of these kinds.
+    """
+    name = known["name"]
+    answer = _run_worker(kind, data, name, password, limits)
+    if "error" in answer:
+        raise _error(answer["error"], answer["message"], name, kind, limits)
+    texts = [text.rstrip() for text in answer["pages"]]
+    empty = [number for number, text in enumerate(texts, start=1) if not text]
+    if len(empty) == len(texts):
+        raise _no_text(name, answer)
+    unit, left_out = answer["unit"], answer["left_out"]
+    if empty:
+        where = page_ranges(empty, unit)
+        left_out.insert(
+            0, f"{len(empty):,} of {len(texts):,} {unit}s hold no text, so nothing can be found there ({where})"
+        )
+    labels = answer["labels"] or [None] * len(texts)
+    pages = []
+    start = 0
+    for number, (text, label) in enumerate(zip(texts, labels, strict=True), start=1):
+        end = start + len(text) + (len(PAGE_SEPARATOR) if number < len(texts) else 0)
+        pages.append(Page(number, label, start, end))
+        start = end
+    metadata = {
+        **known,
+        "format": answer["format"],
+        "num_pages": len(pages),
+        "unit": unit,
+        **{key: answer[key] for key in ("title", "author") if answer[key]},
+        "pages_without_text": empty,
+        "left_out": left_out,
+        "warnings": answer["warnings"],
+    }
+    return Document(PAGE_SEPARATOR.join(texts), tuple(pages), metadata)
+
+
+def _no_text(name: str, answer: dict[str, Any]) -> EmptyDocumentError:
+    num_pages = len(answer["pages"])
+    if answer["left_out"]:
+        return EmptyDocumentError(f"{name!r} holds no text of its own: {'; '.join(answer['left_out'])}.")
+    if answer["format"] != "pdf":
+        return EmptyDocumentError(f"{name!r} holds no text; give a document with at least one word.")
+    if not num_pages:
+        return EmptyDocumentError(f"{name!r} is a PDF without pages; give one with text.")
+    return EmptyDocumentError(
+        f"{name!r} has no text on any of its {num_pages} pages; it is probably scanned, so run text recognition "
+        "(OCR, for example ocrmypdf) over it first."
+    )
+
+
+def _run_worker(kind: str, data: bytes, name: str, password: str | None, limits: LoadLimits) -> dict[str, Any]:
+    """The worker's answer, or an error if it ran out of time or died."""
+    if not sys.executable:
+        raise DocumentError(f"{name!r} cannot be parsed: this program hides Python's executable (sys.executable).")
+    request = {"kind": kind, "name": name, "password": password, **asdict(limits)}
+    # -P keeps the current folder off the child's path; it finds everything where this process does.
+    paths = [entry for entry in sys.path if entry]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, _ROOT])}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", _WORKER],
+            input=json.dumps(request).encode("ascii") + b"\n" + data,
+            capture_output=True,
+            timeout=limits.max_seconds,
+            env=environment,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise DocumentLimitError(
+            f"{name!r} took longer than max_seconds = {limits.max_seconds:g} to parse; it may be malicious; "
+            "if you trust it, raise the limit with limits=LoadLimits(max_seconds=...)."
+        ) from None
+    except OSError as error:
+        raise DocumentError(f"{name!r} cannot be parsed: the parser's process does not start ({error}).") from error
+    if done.returncode == 0:
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+    last_words = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+    if "MemoryError" in last_words or done.returncode in _killed_by_limits():
+        return {"error": "memory", "message": ""}
+    return {"error": "damaged", "message": f"the parser died with code {done.returncode}: {last_words}"}
+
+
+def _killed_by_limits() -> set[int]:
+    """Exit codes of a process that the system killed for its memory or processor time."""
+    return {-getattr(signal, name) for name in ("SIGKILL", "SIGXCPU") if hasattr(signal, name)}
+
+
+def _error(kind: str, message: str, name: str, file: str, limits: LoadLimits) -> DocumentError:
+    """The error for what the worker reported of a kind of file."""
+    if kind == "refused":
+        return DocumentError(message)
+    if kind == "missing":
+        return DocumentError(f"{name!r} needs the package {message} to be read; run: pip install {message}.")
+    if kind == "protected":
+        return EncryptedDocumentError(f"{name!r} is {message}; save a copy without protection and give that.")
+    if kind == "unpacked":
+        return DocumentLimitError(
+            f"{name!r} has {message} bytes unpacked, more than max_unpacked = {limits.max_unpacked:,}; it may be "
+            "malicious; if you trust it, raise the limit with limits=LoadLimits(max_unpacked=...)."
+        )
+    if kind == "encrypted":
+        return EncryptedDocumentError(f"{name!r} is encrypted; give its password (password=...).")
+    if kind == "password":
+        return EncryptedDocumentError(f"{name!r} is encrypted and the password is wrong; check it and try again.")
+    if kind == "dependency":
+        return EncryptedDocumentError(
+            f"{name!r} is encrypted in a way that needs one more package ({message}); run: pip install cryptography."
+        )
+    if kind == "memory":
+        return DocumentLimitError(
+            f"{name!r} needs more than max_memory = {limits.max_memory:,} bytes to parse; it may be malicious; "
+            "if you trust it, raise the limit with limits=LoadLimits(max_memory=...)."
+        )
+    if kind == "pages":
+        return DocumentLimitError(
+            f"{name!r} has {message}, more than max_pages = {limits.max_pages:,}; split it, or raise the limit "
+            "with limits=LoadLimits(max_pages=...)."
+        )
+    if kind == "characters":
+        return DocumentLimitError(
+            f"{name!r} has more than max_characters = {limits.max_characters:,} characters ({message}); split it, or "
+            "raise the limit with limits=LoadLimits(max_characters=...)."
+        )
+    if kind == "limit":
+        return DocumentLimitError(
+            f"{name!r} exceeds a safety limit of its parser ({message}); it is damaged or malicious, so save or print "
+            "it to a new file if you trust it."
+        )
+    repair = " (for example qpdf)" if file == "pdf" else ""
+    return DocumentError(f"{name!r} is a damaged {_NAMES[file]} ({message}); get a fresh copy, or repair it{repair}.")

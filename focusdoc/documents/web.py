@@ -1,0 +1,88 @@
+"""Web pages: what of their elements is text, and in which encoding. Run in the child process."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from typing import Any
+
+from lxml import html
+
+from focusdoc.documents.decoding import decode
+from focusdoc.documents.markup import Rules, count, names, sections, written
+from focusdoc.documents.parsed import Parsed, Refused, Request
+
+_CHARSET = re.compile(rb"""<(?:meta|\?xml)[^>]*?(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.I)
+#: How far into a page HTML's readers look for its encoding.
+_CHARSET_WITHIN = 1024
+
+
+def _list_marker(element: Any) -> str:
+    """The number of a list's item, or a dash."""
+    parent = element.getparent()
+    if parent is None or parent.tag != "ol":
+        return "- "
+    number = count(parent.get("focusdoc-next", parent.get("start", "")))
+    parent.set("focusdoc-next", str(number + 1))
+    return f"{number}. "
+
+
+HTML = Rules(
+    paragraphs=names(
+        "address article aside blockquote body details dl fieldset figure footer form h1 h2 h3 h4 h5 h6 header hr main "
+        "nav ol p pre section table ul"
+    ),
+    lines=names("caption center dd div dt figcaption legend li option summary tbody tfoot thead"),
+    rows=names("tr"),
+    cells=names("td th"),
+    skipped=names("head iframe noscript object script style template"),
+    breaks={"br": "\n"},
+    verbatim=names("pre textarea"),
+    level=lambda element: int(element.tag[1]) if re.fullmatch("h[1-6]", element.tag) else 0,
+    marker=lambda element: _list_marker(element) if element.tag == "li" else "",
+)
+
+
+def read(data: bytes, request: Request) -> Parsed:
+    """The text of an HTML page, in sections where it has headings.
+
+    Raises:
+        DocumentError: it is in another encoding than it says.
+    """
+    root = parse_html(html_text(data, request["name"]))
+    pages, labels = sections(*written(root, HTML)) if root is not None else ([""], [])
+    title = root.findtext(".//title") if root is not None else None
+    title = " ".join((title or "").split()) or None
+    return Parsed(format="html", pages=pages, labels=labels, unit="section", title=title)
+
+
+def html_text(data: bytes, name: str) -> str:
+    """The characters of an HTML page, in the encoding that it names, or in UTF-8.
+
+    Raises:
+        DocumentError: it is in neither.
+    """
+    named = _CHARSET.search(data[:_CHARSET_WITHIN])
+    try:
+        # A byte order mark is before it, and what is read as ASCII so far cannot be UTF-16.
+        if named and not data.startswith(b"\xef\xbb\xbf"):
+            encoding = codecs.lookup(named[1].decode("ascii")).name
+            return data.decode({"iso8859-1": "cp1252", "ascii": "cp1252", "utf-16": "utf-8"}.get(encoding, encoding))
+    except (LookupError, UnicodeDecodeError):
+        pass
+    return decode(data, name)
+
+
+def parse_html(text: str) -> Any:
+    """The tree of an HTML page, however broken it is; None for an empty one.
+
+    Raises:
+        Refused: it is nested so deeply that libxml2 gives up.
+    """
+    if not text.strip():
+        return None
+    parser = html.HTMLParser(encoding="utf-8", no_network=True, huge_tree=True)
+    root = html.document_fromstring(text.encode(), parser=parser)
+    if any(error.type_name == "ERR_RESOURCE_LIMIT" for error in parser.error_log):  # what is behind is lost
+        raise Refused("limit", "it is nested too deeply")
+    return root

@@ -1,0 +1,92 @@
+"""The child process that parses an untrusted file: the file on stdin, JSON on stdout.
+
+Run as ``python -m focusdoc.documents.worker``. It starts in a tenth of a second, as nothing of this package that it
+imports needs a model's libraries.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from dataclasses import asdict
+from importlib import import_module
+from typing import Any
+
+from focusdoc.documents.joining import as_typed
+from focusdoc.documents.parsed import Parsed, Refused, Request
+from focusdoc.errors import DocumentError
+
+#: The module that reads each kind of file, by its function `read`; imported when it is needed.
+_READERS = {"pdf": "pdf", "html": "web", "zip": "packed", "email": "mail"}
+_LONGEST_MESSAGE = 1000
+
+
+def main() -> None:
+    """Answer one request: a line of JSON with the settings, then the file's bytes, up to the end of stdin."""
+    answer_file = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever prints from here on must not mix with the answer
+    request: Request = json.loads(sys.stdin.buffer.readline())
+    _limit_resources(request)
+    answer = _answer(request, sys.stdin.buffer.read())
+    answer_file.write(json.dumps(answer).encode("ascii"))
+    answer_file.close()
+
+
+def _limit_resources(request: Request) -> None:
+    """Limit address space, and processor time in case the parent is gone; systems without such limits go without."""
+    try:
+        import resource
+    except ImportError:
+        return
+    seconds = int(request["max_seconds"]) + 5
+    for which, value in ((resource.RLIMIT_AS, int(request["max_memory"])), (resource.RLIMIT_CPU, seconds)):
+        try:
+            hard = resource.getrlimit(which)[1]
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(which, (value, hard))
+        except (ValueError, OSError):
+            continue
+
+
+def _answer(request: Request, data: bytes) -> dict[str, Any]:
+    warnings.simplefilter("ignore")
+    try:
+        parsed: Parsed = import_module(f"focusdoc.documents.{_READERS[request['kind']]}").read(data, request)
+        parsed.pages = list(map(as_typed, parsed.pages))
+        _check_size(parsed, request)
+        return asdict(parsed)
+    except Refused as error:
+        return {"error": error.kind, "message": str(error)}
+    except DocumentError as error:
+        return {"error": "refused", "message": str(error)}
+    except ModuleNotFoundError as error:
+        return {"error": "missing", "message": str(error.name)}
+    except MemoryError:
+        return {"error": "memory", "message": ""}
+    except RecursionError:
+        return {"error": "limit", "message": "it is nested too deeply"}
+    except Exception as error:
+        return {"error": _kind(error), "message": f"{type(error).__name__}: {error}"[:_LONGEST_MESSAGE].rstrip(".")}
+
+
+def _check_size(parsed: Parsed, request: Request) -> None:
+    if len(parsed.pages) > request["max_pages"]:
+        raise Refused("pages", f"{len(parsed.pages):,} {parsed.unit}s")
+    characters = sum(map(len, parsed.pages))
+    if characters > request["max_characters"]:
+        raise Refused("characters", f"{characters:,} in all")
+
+
+def _kind(error: Exception) -> str:
+    """What to call an exception of a parser."""
+    names = {base.__name__ for base in type(error).__mro__}
+    if "DependencyError" in names:
+        return "dependency"
+    # Loops are reported now as a limit, now as damage.
+    return "limit" if "LimitReachedError" in names or "cyclic" in str(error) else "damaged"
+
+
+if __name__ == "__main__":
+    main()
