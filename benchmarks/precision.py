@@ -3,11 +3,12 @@
     python benchmarks/precision.py --model MODEL --data ../shared/data --tokens 4096 --questions 50
 
 A text is read as one chunk, as the engine reads chunks, and what follows attends to it and to the tail behind it, by
-each path in turn: with and without the processor's matrix unit; with keys and values in 8 bits; with scores rounded as
-they come ("rounded scores": what this project did before, and transformers' eager attention does); and by the naive
-kernel in bfloat16, which shows what the rounding of weights and activations costs alone. Models whose keys have large
-biases are those to look at, such as Qwen2.5. The second half of the novel's tokens is scored: in blocks of rows, the last
---steps of them one by one. Questions are XQuAD's, with the right paragraph; equal means every token of the answer.
+each path in turn: with and without the processor's matrix unit; with keys and values in 8 bits; with scores rounded
+as they come ("rounded scores": what this project did before, and transformers' eager attention does); and by the
+naive kernel in bfloat16, which shows what the rounding of weights and activations costs alone. Models whose keys have
+large biases are those to look at, such as Qwen2.5. The second half of the novel's tokens is scored: in blocks of
+rows, the last --steps of them one by one. Questions are XQuAD's, with the right paragraph; equal means every token of
+the answer.
 """
 
 from __future__ import annotations
