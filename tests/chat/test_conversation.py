@@ -71,6 +71,26 @@ def test_pieces_join_to_the_answer_and_sources_quote_the_text(chat: Chat) -> Non
     assert sum(found.chunk_shares) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_any_line_ends_give_the_same_answer_and_the_same_memory(chat: Chat, end: str) -> None:
+    def asked(question: str, end: str) -> list[Message]:
+        rows = "\n".join(f"row {number} of many" for number in range(100))
+        return [Message("user", f"The query is: {question}\n------\n{rows}\n------\n".replace("\n", end))]
+
+    wanted = answer(chat, asked("Who?", "\n"))
+    found = answer(chat, asked("Who?", end))
+    assert found.token_ids == wanted.token_ids
+    assert found.usage.document_tokens == wanted.usage.document_tokens
+    assert found.usage.encoded_tokens == 0
+    assert answer(chat, asked("And why is that so, if it is so at all?", end)).usage.encoded_tokens == 0
+
+
+def test_a_system_message_alone_is_answered(chat: Chat) -> None:
+    assert answer(chat, [Message("system", "Tell a joke.")]).text
+    long = answer(chat, [Message("system", BOOK)])
+    assert long.usage.encoded_tokens > 0
+
+
 def test_documents_are_asked_as_the_engine_asks_them(chat: Chat, tiny_engine: FocusEngine) -> None:
     document = Document.from_text(BOOK, {"name": "book"})
     wanted = tiny_engine.ask(tiny_engine.read(document), "Who?", max_new_tokens=5, ignore_eos=True)
@@ -146,7 +166,7 @@ class TestBadCalls:
         with pytest.raises(PromptTooLongError, match=r"takes \d+ tokens with its template.*window of 40"):
             narrow.stream(prompt("Who?"))
 
-    @pytest.mark.parametrize("messages", [[], [Message("user", "  ")], [Message("system", "Be brief.")]])
+    @pytest.mark.parametrize("messages", [[], [Message("user", "  ")], [Message("system", " ")]])
     def test_empty_prompt(self, chat: Chat, messages: list[Message]) -> None:
         with pytest.raises(ConfigError, match="prompt is empty"):
             chat.stream(messages)
