@@ -81,7 +81,8 @@ def question_prompt(tokenizer: Any, question: str, style: PromptStyle = "auto", 
         quoted: passages of the document that stand in front of the question.
 
     Raises:
-        ConfigError: the question is empty or no text; ``"chat"`` for a tokenizer that has no chat template, or a template that cannot hold a question.
+        ConfigError: the question is empty or no text; ``"chat"`` for a tokenizer that has no chat template, or a
+            template that cannot hold a question.
     """
     if not isinstance(question, str) or not question.strip():
         raise ConfigError(f"The question {question!r} is empty or no text; ask something.")
