@@ -81,7 +81,9 @@ class Document:
         """
         metadata = dict(metadata or {})
         if not text.strip():
-            raise EmptyDocumentError(f"{metadata.get('name', 'text')!r} holds no text; give a document with at least one word.")
+            raise EmptyDocumentError(
+                f"{metadata.get('name', 'text')!r} holds no text; give a document with at least one word."
+            )
         pages: list[Page] = []
         start = 0
         while start < len(text):

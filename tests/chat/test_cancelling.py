@@ -15,7 +15,9 @@ from focusdoc.modeling.base import BaseModel
 from tiny_models import random_adapter, tiny_model
 
 DOCUMENTS = [
-    Document.from_text(f"In town {town} " + " ".join(f"house {number} is blue." for number in range(40)), {"name": town})
+    Document.from_text(
+        f"In town {town} " + " ".join(f"house {number} is blue." for number in range(40)), {"name": town}
+    )
     for town in ("Oslo", "Riga", "Lima", "Bonn", "Bern")
 ]
 
