@@ -80,10 +80,9 @@ class Document:
             DocumentError: the text holds half of a surrogate pair, which no tokenizer can encode.
         """
         metadata = dict(metadata or {})
+        name = metadata.get("name", "text")
         if not text.strip():
-            raise EmptyDocumentError(
-                f"{metadata.get('name', 'text')!r} holds no text; give a document with at least one word."
-            )
+            raise EmptyDocumentError(f"{name!r} holds no text; give a document with at least one word.")
         pages: list[Page] = []
         start = 0
         while start < len(text):
