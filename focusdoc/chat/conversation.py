@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 from collections.abc import Generator, Mapping, Sequence
@@ -54,6 +55,16 @@ class Chat:
         self.pool = MemoryPool(max_memory_bytes or half_of_memory(engine.base.device))
         #: Threads with the same document read it once.
         self._turns = Turns()
+
+    @cached_property
+    def identity(self) -> str:
+        """Names what answers depend on besides a call's own settings: weights, adapter, and how they are used."""
+        engine = self.engine
+        digest = hashlib.sha256(f"{engine.base.fingerprint} {engine.base.dtype} {engine.config}".encode())
+        for name, weight in sorted(engine.adapter.weights.items() if engine.adapter else ()):
+            some = weight.reshape(-1)[:: max(1, weight.numel() // 64)].float()  # training changes all of them
+            digest.update(f"{name} {some.tolist()}".encode())
+        return digest.hexdigest()
 
     @property
     def max_tokens(self) -> int:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+from focusdoc.errors import ConfigError
 
 if TYPE_CHECKING:
     from focusdoc.chat.conversation import Chat
@@ -21,7 +23,10 @@ _lock = threading.Lock()
 
 
 class LazyChat:
-    """A chat that is made when it is first needed, once, whichever thread comes first."""
+    """A chat that is made when it is first needed, once, whichever thread comes first.
+
+    Copies of an object that holds one hold the same one.
+    """
 
     def __init__(self, make: Callable[[], Chat]) -> None:
         self._make = make
@@ -43,6 +48,21 @@ class LazyChat:
     def is_loaded(self) -> bool:
         """Whether the model is in memory."""
         return self._chat is not None
+
+    def __deepcopy__(self, memo: dict[int, object]) -> LazyChat:
+        """Itself: weights are never copied."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        """Pickling it.
+
+        Raises:
+            ConfigError: always; weights do not travel this way.
+        """
+        raise ConfigError(
+            "An object made from engine= cannot be pickled, since its weights would have to go along; make it from "
+            "model= (a folder or a hub name), which is found again where it is unpickled."
+        )
 
     def get(self) -> Chat:
         """The chat; loads its model the first time."""
@@ -80,6 +100,6 @@ def shared_chat(
 
 
 def clear_shared_chats() -> None:
-    """Forget every shared chat; weights and memories are freed when the last object that uses them goes."""
+    """Forget every shared chat; whoever asks next loads anew. Memory is freed when the last answer has ended."""
     with _lock:
         _chats.clear()

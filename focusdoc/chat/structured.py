@@ -48,7 +48,9 @@ class AnswerType:
                 adapter.validate_json(to_json(member.value))  # an Enum of tuples takes no lists
         except (PydanticUserError, AttributeError, NameError, TypeError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise ConfigError(f"{kind!r} cannot be used as the schema of an answer: {reason}.") from error
+            raise ConfigError(
+                f"This schema cannot be used, since no JSON gives objects of {kind!r} back: {reason.rstrip('.')}."
+            ) from error
         return cls(schema, adapter.validate_json)
 
     def parse(self, text: str, finish_reason: str, num_tokens: int, *, limit: str = "max_new_tokens") -> Any:
