@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from focusdoc.chat.settings import check_alone
 from focusdoc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,6 +33,21 @@ class LazyChat:
         self._make = make
         self._chat: Chat | None = None
         self._lock = threading.Lock()
+
+    @classmethod
+    def given(cls, engine: FocusEngine | Chat | LazyChat | None, settings: Any) -> LazyChat | None:
+        """The chat of an engine that is there, or of a chat itself (then its memories are shared); None for None.
+
+        Args:
+            settings: the object that it was given to, which says besides how to load one.
+
+        Raises:
+            ConfigError: the settings say how to load one.
+        """
+        if engine is None or isinstance(engine, LazyChat):
+            return engine
+        check_alone(settings)
+        return cls.of(engine, settings.max_memory_bytes)
 
     @classmethod
     def of(cls, engine: FocusEngine | Chat, max_memory_bytes: int | None = None) -> LazyChat:

@@ -110,6 +110,18 @@ def test_a_known_text_is_quoted_under_its_new_name_and_pages(chat: Chat) -> None
     assert {source.document for source in found.sources} == {"second"}
 
 
+def test_answers_over_documents_end_with_their_json(chat: Chat) -> None:
+    document, grammar = Document.from_text(BOOK), chat.grammar({"enum": ["blue", "red"]})
+    found = chat.ask([document], "Which colour?", max_new_tokens=30, grammar=grammar)
+    (together,) = chat.engine.ask_many(chat.read(document)[0], ["Which colour?"], max_new_tokens=30, grammar=grammar)
+    for one in (found, together):
+        assert one.finish_reason == "stop"
+        assert one.text in ('"blue"', '"red"')
+    cut = chat.ask([document], "Which colour?", max_new_tokens=3, grammar=grammar)
+    assert cut.finish_reason == "length"
+    assert found.text.startswith(cut.text)
+
+
 def test_a_text_is_continued_as_it_stands(chat: Chat) -> None:
     short = last_answer(chat.continue_text("One, two,", max_new_tokens=3, ignore_eos=True))
     assert short.usage.prompt_tokens == len("One, two,")

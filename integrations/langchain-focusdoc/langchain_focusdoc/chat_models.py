@@ -13,9 +13,9 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
-from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from focusdoc.chat.settings import LOADING, check_alone, known_fields, one_or_many, refuse_unknown
+from focusdoc.chat.settings import LOADING, known_fields, one_or_many, refuse_unknown
 from focusdoc.chat.shared import LazyChat, shared_chat
 from focusdoc.chat.streams import last_answer
 from focusdoc.chat.threads import run_in_thread, stream_in_thread
@@ -102,21 +102,9 @@ class ChatFocusLLM(BaseChatModel):
     max_sources: int = Field(default=3, ge=0)
     """Passages named with each answer."""
 
-    _own: LazyChat | None = PrivateAttr(default=None)
-
-    def __init__(self, *, engine: Any | None = None, **settings: Any) -> None:
-        """Make the object; nothing is loaded.
-
-        Args:
-            engine: a `focusdoc.FocusEngine` (or a `focusdoc.Chat` to share its memories) of your own, in the place
-                of the settings that say how to load one.
-            settings: the fields of this class; None means a field's default.
-        """
-        super().__init__(**settings)
-        if engine is not None:
-            with as_langchain_errors():
-                check_alone(self)
-            self._own = LazyChat.of(engine, self.max_memory_bytes)
+    engine: Any | None = Field(default=None, exclude=True, repr=False)
+    """A `focusdoc.FocusEngine` (or a `focusdoc.Chat` to share its memories) of your own, in the place of the settings
+    that say how to load one."""
 
     @model_validator(mode="before")
     @classmethod
@@ -124,6 +112,11 @@ class ChatFocusLLM(BaseChatModel):
         if isinstance(values, dict):
             values = {name: value for name, value in values.items() if name not in _MEANINGLESS}
         return known_fields(cls, values)
+
+    @model_validator(mode="after")
+    def _engine_of_ones_own(self) -> ChatFocusLLM:
+        self.engine = LazyChat.given(self.engine, self)
+        return self
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -133,7 +126,7 @@ class ChatFocusLLM(BaseChatModel):
     @property
     def focus(self) -> LazyChat:
         """The model with its memories, shared by all objects with the same settings; `.get()` loads it."""
-        return self._own or self._shared(self.model)
+        return self.engine or self._shared(self.model)
 
     def get_token_ids(self, text: str) -> list[int]:
         """Token ids of a text, by the model's own tokenizer."""
@@ -148,7 +141,7 @@ class ChatFocusLLM(BaseChatModel):
     def _identifying_params(self) -> dict[str, Any]:
         return {
             "model_name": self._model_name,
-            "engine": self._own.get().identity if self._own else self._told(),
+            "engine": self.engine.get().identity if self.engine else self._told(),
             "max_tokens": self.max_tokens,
             "temperature": self.temperature,
             "top_p": self.top_p,
@@ -161,7 +154,8 @@ class ChatFocusLLM(BaseChatModel):
 
     @property
     def _model_name(self) -> str:
-        return self._own.get().engine.base.name if self._own else self.model or DEFAULT_MODEL
+        own: LazyChat | None = self.engine
+        return own.get().engine.base.name if own else self.model or DEFAULT_MODEL
 
     def _told(self) -> str:
         """The settings that say how to load a model; to look at it would load it."""

@@ -21,6 +21,7 @@ from langchain_core.exceptions import ContextOverflowError, LangChainException, 
 from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import ConfigurableField
 from langchain_focusdoc import (
     ChatFocusLLM,
     FocusContextOverflowError,
@@ -177,7 +178,10 @@ class TestCopies:
 
     def test_an_engine_of_ones_own_is_shared_by_copies_and_not_pickled(self, llm: ChatFocusLLM) -> None:
         own = ChatFocusLLM(engine=llm.focus.get())
-        assert copy.deepcopy(own).focus.get() is own.focus.get()
+        configurable = own.configurable_fields(temperature=ConfigurableField(id="warmth"))
+        warmer, _ = configurable.prepare({"configurable": {"warmth": 0.5}})
+        for one in (copy.copy(own), copy.deepcopy(own), own.model_copy(update={"temperature": 0.5}), warmer):
+            assert one.focus is own.focus
         with pytest.raises(ConfigError, match=r"engine= cannot be pickled.*model="):
             pickle.dumps(own)
 
@@ -488,7 +492,7 @@ class TestBadCalls:
             ChatFocusLLM(temprature=1)
 
     def test_settings_of_a_model_that_is_loaded_already(self, llm: ChatFocusLLM) -> None:
-        with pytest.raises(FocusRequestError, match="engine= is loaded already, so device= would mean nothing"):
+        with pytest.raises(ValidationError, match="engine= is loaded already, so device= would mean nothing"):
             ChatFocusLLM(engine=llm.focus.get(), device="cpu")
 
     def test_half_a_surrogate_pair(self, llm: ChatFocusLLM) -> None:

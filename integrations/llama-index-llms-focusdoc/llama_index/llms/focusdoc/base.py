@@ -17,14 +17,14 @@ from llama_index.core.base.llms.types import (
     LLMMetadata,
     MessageRole,
 )
-from llama_index.core.bridge.pydantic import BaseModel, Field, PrivateAttr, field_validator, model_validator
+from llama_index.core.bridge.pydantic import BaseModel, Field, field_validator, model_validator
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.custom import CustomLLM
 from llama_index.core.prompts import PromptTemplate
 from llama_index.llms.focusdoc.messages import raw_of, sources_of, to_messages
 
 from focusdoc.chat.messages import Message
-from focusdoc.chat.settings import check_alone, known_fields, one_or_many, refuse_unknown
+from focusdoc.chat.settings import known_fields, one_or_many, refuse_unknown
 from focusdoc.chat.shared import LazyChat, shared_chat
 from focusdoc.chat.structured import AnswerType
 from focusdoc.chat.threads import run_in_thread, stream_in_thread
@@ -80,25 +80,22 @@ class FocusLLM(CustomLLM):
         default_factory=dict, description="More settings of every call: top_p, top_k, repetition_penalty, seed."
     )
 
-    _own: LazyChat | None = PrivateAttr(default=None)
-
-    def __init__(self, engine: Any | None = None, **settings: Any) -> None:
-        """Make the object; nothing is loaded.
-
-        Args:
-            engine: a `focusdoc.FocusEngine` (or a `focusdoc.Chat` to share its memories) of your own, in the place
-                of the settings that say how to load one.
-            settings: the fields of this class; None means a field's default.
-        """
-        super().__init__(**settings)
-        if engine is not None:
-            check_alone(self)
-            self._own = LazyChat.of(engine, self.max_memory_bytes)
+    engine: Any | None = Field(
+        default=None,
+        description="A FocusEngine, or a Chat to share its memories, in the place of the settings that load one.",
+        exclude=True,
+        repr=False,
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _known(cls, values: Any) -> Any:
         return known_fields(cls, values)
+
+    @model_validator(mode="after")
+    def _engine_of_ones_own(self) -> FocusLLM:
+        self.engine = LazyChat.given(self.engine, self)
+        return self
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -117,8 +114,8 @@ class FocusLLM(CustomLLM):
         Raises:
             ConfigError: the object was made from ``engine=``; LlamaIndex would leave that out and load another model.
         """
-        if self._own is not None:
-            self._own.__reduce__()
+        if self.engine is not None:
+            self.engine.__reduce__()
         return super().__getstate__()
 
     @classmethod
@@ -129,7 +126,7 @@ class FocusLLM(CustomLLM):
     @property
     def focus(self) -> LazyChat:
         """The model with its memories, shared by all objects with the same settings; `.get()` loads it."""
-        return self._own or shared_chat(
+        return self.engine or shared_chat(
             self.model,
             adapter=self.adapter,
             config=self.config,
