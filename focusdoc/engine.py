@@ -15,6 +15,7 @@ import torch
 from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.decoding.answer import Answer, TextPiece
 from focusdoc.decoding.answering import Asked, answer_together, stream_answer
+from focusdoc.decoding.limits import questions_at_once
 from focusdoc.decoding.local_context import bos_token, flat_ids
 from focusdoc.decoding.prompt import PromptStyle
 from focusdoc.decoding.quoting import RenderQuoted
@@ -22,7 +23,7 @@ from focusdoc.decoding.together import chunks_at_once
 from focusdoc.documents import Document, cut_chunks, load, tokenize
 from focusdoc.documents.chunking import TokenizedText
 from focusdoc.engine_tokens import TokenEngine
-from focusdoc.errors import ConfigError
+from focusdoc.errors import AdapterError, ConfigError
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.memory.library import plan_reading
 from focusdoc.memory.plan import MemoryPlan
@@ -30,6 +31,8 @@ from focusdoc.memory.reading import Progress
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.adapter_files import load_adapter, shipped_adapter_path
 from focusdoc.modeling.base import load_base
+from focusdoc.modeling.default_model import DEFAULT_MODEL
+from focusdoc.storage import cache_path
 from focusdoc.terminal import reading_progress
 
 
@@ -61,8 +64,13 @@ class FocusEngine(TokenEngine):
     ) -> FocusEngine:
         """Load a model and its adapter.
 
+        A model object stays as it is: passes run through modules of our own over its weights. On a CPU, the process
+        keeps up to 256 MiB of memory that it frees (glibc), and torch no more threads than a container's quota allows;
+        the environment variable ``FOCUSDOC_PROCESS=keep`` leaves both as they are.
+
         Args:
-            model: a folder, a hub name, a transformers model object, or None for the embedded default.
+            model: a folder, a hub name, a transformers model object, or None for the embedded default. One that was
+                loaded before a fork is refused in the child.
             tokenizer: the model's tokenizer, where `model` is an object; None takes the one beside the weights.
             adapter: a folder of ours, a safetensors file with the authors' ``beacon_*`` names, ``"auto"`` for the
                 one shipped for this base model, or None.
@@ -77,6 +85,12 @@ class FocusEngine(TokenEngine):
         """
         base = load_base(model, tokenizer=tokenizer, device=device, dtype=dtype)
         path = shipped_adapter_path(base.fingerprint) if adapter == "auto" else adapter
+        if adapter == "auto" and path is None and model in (None, DEFAULT_MODEL):
+            raise AdapterError(
+                f"The default model in {cache_path()} is not the one that its adapter was trained for "
+                f"(fingerprint {base.fingerprint[:12]}); remove it, so that it is converted anew, and "
+                "take the versions of constraints.txt. adapter=None asks it without an adapter, in direct mode."
+            )
         loaded = load_adapter(path) if path is not None else None
         return cls(base, loaded, config, attention, store)
 
@@ -160,6 +174,8 @@ class FocusEngine(TokenEngine):
         Raises:
             PromptTooLongError: the question does not fit into the local window. AdapterError: there is no adapter.
             MemoryMismatchError: a memory is another engine's. ConfigError: a generation setting is out of range.
+            MemoryShortageError: what runs behind every chunk does not fit into free memory; while the answer is written
+                as well, since it grows.
         """
         answer: Answer | None = None
         for piece in self.stream(memory, question, style=style, max_sources=max_sources, cancel=cancel, **generation):
@@ -185,7 +201,8 @@ class FocusEngine(TokenEngine):
 
         Args:
             questions: one after another; their answers come in this order.
-            batch: questions that advance together, at least 1; each needs room for its own prompt behind every chunk.
+            batch: questions that advance together, at least 1; each needs room for its own prompt and answer behind
+                every chunk, so fewer do where memory is short.
             style, max_sources, cancel, generation: as for `ask`.
 
         Raises:
@@ -207,6 +224,9 @@ class FocusEngine(TokenEngine):
                 for question in questions
             ]
         blocks = [block for one in memories for block in one.blocks]
+        longest = max(len(one.prompt_ids) for one in asked)
+        num_chunks = sum(block.num_chunks for block in blocks)
+        batch = min(batch, questions_at_once(self.base, num_chunks, longest, asked[0].settings.max_new_tokens))
         answers: list[Answer] = []
         for start in range(0, len(asked), batch):
             group = asked[start : start + batch]

@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +85,7 @@ class EngineCore:
         self.kernel = attention_kernel(attention, base.device)
         self._speed = ReadingSpeed(base, self.chunk_size)
         self._weights = _on(base, adapter) if adapter is not None else None
+        self._packed: CandidateWeights | None = None
 
     @property
     def chunk_size(self) -> int:
@@ -116,8 +116,10 @@ class EngineCore:
         """Make sure that questions can be answered at all.
 
         Raises:
-            AdapterError: candidates are asked for, and there is no adapter.
+            AdapterError: candidates are asked for, and there is no adapter. ConfigError: this is a fork of the process
+                that loaded the model.
         """
+        self.base.check_process()
         if not self.config.direct:
             self.require_adapter()
 
@@ -242,9 +244,12 @@ class EngineCore:
         room = self.base.context_length - config.prompt_window - ANSWER_ROOM
         return max(1, room if room > 0 else self.base.context_length // 2)
 
-    @cached_property
+    @property
     def _packed_weights(self) -> CandidateWeights:
-        return self.base.packed(self.require_adapter())
+        with self.base.lock:  # once, whichever thread asks first
+            if self._packed is None:
+                self._packed = self.base.packed(self.require_adapter())
+            return self._packed
 
     @property
     def _tokenizer(self) -> Any:

@@ -56,10 +56,12 @@ class TokenEngine(EngineCore):
         split = len(ids) - self.config.local_window
         decoder: PlainDecoder | ParallelDecoder | DirectDecoder
         if len(ids) < self.config.threshold or split <= 0:
-            self._check_room([], len(ids), settings)
+            # All of it is the local context, which has its BOS with no candidate in front as well.
+            local_ids, _ = local_and_prompt(self.base, self.config, ids)
+            self._check_room([], len(local_ids), settings)
             decoder = PlainDecoder(self.base)
-            logits = decoder.start(ids)
-            usage = Usage(0, 0, len(ids), 0)
+            logits = decoder.start(local_ids)
+            usage = Usage(0, 0, len(local_ids), 0)
         else:
             self.check_ready()
             local_ids, prompt_ids = local_and_prompt(self.base, self.config, ids[split:])

@@ -7,8 +7,9 @@ import hashlib
 import os
 import shutil
 import sys
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,18 +22,50 @@ from focusdoc.errors import ConfigError, FocusdocError
 CACHE_VARIABLE = "FOCUSDOC_CACHE"
 #: Middle part of the names of unfinished files and folders, which a killed process may leave behind.
 TEMP_MARK = ".focusdoc-tmp-"
+#: So often, in seconds, whoever waits for a lock is asked whether to go on.
+_WAITING_SECONDS = 0.2
 
 
-def cache_dir() -> Path:
-    """The folder for converted models and stored memories, made on first use for its owner alone (mode 0700).
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """`path` with the user's home in place of a ``~``.
+
+    Raises:
+        ConfigError: this user has no home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{os.fspath(path)} begins with ~, but this user has no home; give the whole path."
+        ) from error
+
+
+def cache_path() -> Path:
+    """The folder for converted models and stored memories, whether it is there or not.
 
     It is the platform's user cache folder, or the one that the environment variable ``FOCUSDOC_CACHE`` names.
 
     Raises:
+        ConfigError: the user has no home, and the variable does not say otherwise.
+    """
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return expanded(chosen)
+    try:
+        folder = platformdirs.user_cache_path("focusdoc", appauthor=False)
+    except RuntimeError:
+        folder = Path()
+    if not folder.is_absolute():  # older versions of platformdirs leave the ~ as it is
+        raise ConfigError(f"This user has no home for a cache; set {CACHE_VARIABLE} to a folder you can write.")
+    return folder
+
+
+def cache_dir() -> Path:
+    """`cache_path` to write to, made on first use for its owner alone (mode 0700).
+
+    Raises:
         ConfigError: the folder cannot be made or written.
     """
-    chosen = os.environ.get(CACHE_VARIABLE)
-    folder = Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("focusdoc", appauthor=False)
+    folder = cache_path()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -77,10 +110,8 @@ def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     temp.mkdir()
     try:
         yield temp
-        for path in temp.rglob("*"):
-            if path.is_file():
-                _sync(path)
-        _put_in_place(temp, final)
+        sync_folder(temp)
+        put_in_place(temp, final)
     finally:
         # What lies here now is the unfinished new folder or the exchanged old one.
         shutil.rmtree(temp, ignore_errors=True)
@@ -103,22 +134,34 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 
 @contextmanager
-def file_lock(path: str | os.PathLike[str], *, timeout: float = 600.0) -> Iterator[None]:
+def file_lock(
+    path: str | os.PathLike[str], *, timeout: float = 600.0, waiting: Callable[[], None] | None = None
+) -> Iterator[None]:
     """Hold the lock file `path` while the block runs, against other processes and threads.
 
     The operating system frees the lock when its holder dies. The file itself stays.
+
+    Args:
+        timeout: seconds to wait for another holder.
+        waiting: called several times a second meanwhile; what it raises ends the waiting.
 
     Raises:
         FocusdocError: another process held the lock for `timeout` seconds.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(os.fspath(path))
-    try:
-        lock.acquire(timeout=timeout)
-    except Timeout as error:
-        raise FocusdocError(
-            f"Another process has held {os.fspath(path)} for {timeout:g} seconds; wait until it has ended, then retry."
-        ) from error
+    end = time.monotonic() + timeout
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=max(0.0, min(_WAITING_SECONDS, end - time.monotonic())))
+        except Timeout as error:
+            if time.monotonic() >= end:
+                raise FocusdocError(
+                    f"Another process has held {os.fspath(path)} for {timeout:g} seconds; wait until it has ended, "
+                    "then retry."
+                ) from error
+            if waiting is not None:
+                waiting()
     try:
         yield
     finally:
@@ -130,14 +173,20 @@ def _temp_beside(target: Path) -> Path:
     return target.with_name(f".{target.name}{TEMP_MARK}{uuid.uuid4().hex}")
 
 
-def _sync(path: Path) -> None:
-    """Have the content of `path` on the disk before the folder gets its final name."""
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
+def sync_folder(folder: Path) -> None:
+    """Have the content of all files in `folder` on the disk, as before the folder gets its final name."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
 
 
-def _put_in_place(new: Path, final: Path) -> None:
-    """Give `new` the name `final`; a folder that had it ends up under the name of `new`."""
+def put_in_place(new: Path, final: Path) -> None:
+    """Give the folder `new` the name `final`; a folder that had it ends up under the name of `new`.
+
+    Raises:
+        NotADirectoryError: a file has that name. OSError: it cannot be done.
+    """
     if not final.exists():
         os.rename(new, final)
     elif not final.is_dir():

@@ -398,3 +398,16 @@ def test_from_pretrained_round_trip(engine: FocusEngine, memory: Any, tmp_path: 
     wanted = engine.ask(memory, "What?", max_new_tokens=6, ignore_eos=True)
     found = loaded.ask(loaded.read(Document.from_text(TEXT)), "What?", max_new_tokens=6, ignore_eos=True)
     assert found.token_ids == wanted.token_ids
+
+
+def test_a_default_model_that_its_adapter_was_not_trained_for_is_an_error(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As after a conversion by another version of a library; direct mode would answer, and hardly ever rightly."""
+    monkeypatch.setenv("FOCUSDOC_CACHE", str(tmp_path))
+    monkeypatch.setattr("focusdoc.engine.load_base", lambda *_, **__: base)
+    for name in (None, "SmolLM2-135M-Instruct"):
+        with pytest.raises(AdapterError, match=rf"{tmp_path}.*not the one that its adapter was trained for.*remove it"):
+            FocusEngine.from_pretrained(name, store=None)
+        assert FocusEngine.from_pretrained(name, adapter=None, store=None).adapter is None
+    assert FocusEngine.from_pretrained(base.model, store=None).adapter is None

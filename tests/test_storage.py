@@ -40,6 +40,36 @@ class TestCacheDir:
         with pytest.raises(ConfigError, match="not writable; set FOCUSDOC_CACHE"):
             storage.cache_dir()
 
+    @pytest.mark.parametrize("home", [RuntimeError("no home"), Path("~/.cache/focusdoc")], ids=["new", "old"])
+    def test_a_user_without_a_home_is_told_what_to_set(
+        self, monkeypatch: pytest.MonkeyPatch, home: RuntimeError | Path
+    ) -> None:
+        """Versions of platformdirs raise, or leave the tilde, which would be a folder of that name."""
+
+        def user_cache_path(*_: object, **__: object) -> Path:
+            if isinstance(home, RuntimeError):
+                raise home
+            return home
+
+        monkeypatch.delenv("FOCUSDOC_CACHE", raising=False)
+        monkeypatch.setattr(platformdirs, "user_cache_path", user_cache_path)
+        with pytest.raises(ConfigError, match="no home for a cache; set FOCUSDOC_CACHE"):
+            storage.cache_dir()
+
+    def test_a_path_under_a_home_that_is_not_there_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def expanduser(self: Path) -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(Path, "expanduser", expanduser)
+        monkeypatch.setenv("FOCUSDOC_CACHE", "~/cache")
+        with pytest.raises(ConfigError, match="~/cache begins with ~, but this user has no home"):
+            storage.cache_dir()
+
+    def test_where_it_is_can_be_asked_without_making_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("FOCUSDOC_CACHE", str(tmp_path / "cache"))
+        assert storage.cache_path() == tmp_path / "cache"
+        assert not (tmp_path / "cache").exists()
+
 
 class TestAtomicWrite:
     def test_writes_and_replaces(self, tmp_path: Path) -> None:

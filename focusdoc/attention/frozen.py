@@ -14,6 +14,7 @@ from torch import Tensor
 
 from focusdoc.attention.interface import AttentionKernel
 from focusdoc.attention.naive import visibility
+from focusdoc.attention.scores import product, shifted
 
 
 class _FrozenAttention(torch.autograd.Function):
@@ -46,9 +47,10 @@ class _FrozenAttention(torch.autograd.Function):
 
         seen = visibility(num_queries, num_keys, query_start=ctx.query_start, window=ctx.window, device=query.device)
         # In place from here on: the scores of every row with every key are what this pass reads and writes most.
-        scores = (rows(query) @ key.transpose(-1, -2)).float().mul_(ctx.scaling)
         anchor = rows(lse.masked_fill(lse.isneginf(), 0.0)).unsqueeze(-1)
-        weights = scores.sub_(anchor).exp_()
+        less = anchor.to(key.dtype)
+        scores = product(rows(query).flatten(0, 1), key.flatten(0, 1), ctx.scaling, less.flatten(0, 1))
+        weights = scores.float().view(batch, num_kv_heads, -1, num_keys).add_(less - anchor).exp_()
         if seen is not None:
             weights.mul_(seen.repeat(query.shape[1] // num_kv_heads, 1))
         # d score = weight * (d weight - sum(d output * output) + d lse)
@@ -87,11 +89,21 @@ def masked_attention(
     Returns:
         Output [batch, num_heads, num_queries, head_dim] and float32 lse [batch, num_heads, num_queries].
     """
-    # [batch, num_heads, num_queries, head_dim] -> [batch, num_kv_heads, heads per KV head, num_queries, head_dim]
-    asked = torch.unflatten(query, 1, (key.shape[1], -1))
-    scores = (asked @ key.unsqueeze(2).transpose(-1, -2)).float() * scaling
-    scores = scores.masked_fill(~(seen if seen.dim() == 2 else seen[:, None, None]), -torch.inf)
-    lse = scores.logsumexp(dim=-1)
-    weights = torch.exp(scores - lse.unsqueeze(-1)).to(value.dtype)
-    output = weights @ value.unsqueeze(2)
-    return output.flatten(1, 2), lse.flatten(1, 2)
+    batch, num_heads, num_queries, head_dim = query.shape
+    num_kv_heads = key.shape[1]
+    groups = num_heads // num_kv_heads
+    bias = torch.zeros(seen.shape, dtype=query.dtype, device=query.device).masked_fill(~seen, -torch.inf)
+    if seen.dim() == 2:
+        bias = bias.repeat(groups, 1)
+    else:  # [batch, num_queries, num_keys] -> [batch * num_kv_heads, groups * num_queries, num_keys]
+        bias = bias.repeat(1, groups, 1).repeat_interleave(num_kv_heads, dim=0)
+    # [batch, num_heads, num_queries, head_dim] -> [batch * num_kv_heads, groups * num_queries, head_dim]
+    rows = query.reshape(batch * num_kv_heads, groups * num_queries, head_dim)
+    rounded, shift = shifted(rows, [key.flatten(0, 1)], scaling, bias)
+    scores = rounded.float()
+    lse = scores.logsumexp(dim=-1, keepdim=True)
+    weights = torch.exp(scores - lse).to(value.dtype)
+    if shift is not None:
+        lse = lse + shift
+    output = weights @ value.flatten(0, 1)
+    return output.view(query.shape), lse.view(query.shape[:-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -100,14 +101,32 @@ def attention_kernel(name: str, device: torch.device | None = None) -> Attention
     kernels: dict[str, AttentionKernel] = {"naive": naive.attend, "sdpa": sdpa.attend}
     if name not in kernels:
         raise ConfigError(f"attention is {name!r}; choose one of {', '.join(get_args(AttentionName))}.")
-    return kernels[name]
+    return _sdpa(device) if name == "sdpa" else kernels[name]
+
+
+def _sdpa(device: torch.device | None) -> AttentionKernel:
+    if device is not None and not sdpa.has_kernel(device):
+        _tell_of_naive(device.type)
+    return sdpa.attend
+
+
+@cache
+def _tell_of_naive(device: str) -> None:
+    """Once for each kind of device."""
+    _log.warning(
+        "torch %s has no fused attention kernel for %s that tells its log-sum-exp, so attention runs in plain float32: "
+        "the same answers, several times slower, and with memory for every pair of tokens in a chunk. Run on a CPU or "
+        "a CUDA GPU with torch 2.6 or newer, or choose a smaller chunk_size.",
+        torch.__version__,
+        device,
+    )
 
 
 def _fastest(device: torch.device | None) -> AttentionKernel:
     if device is None or device.type != "cuda" or not flash.is_installed():
-        return sdpa.attend
+        return _sdpa(device)
     try:
         return flash.flash_attention(device)
     except ConfigError as error:
         _log.warning("Attention runs on sdpa: %s", error)
-        return sdpa.attend
+        return _sdpa(device)

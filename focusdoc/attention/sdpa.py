@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from focusdoc.attention import naive
+from focusdoc.attention.scores import shifted
 
 _CPU_KERNEL: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 _CUDA_KERNEL: Any = getattr(torch.ops.aten, "_scaled_dot_product_efficient_attention", None)
@@ -39,7 +40,7 @@ def attend(
     prefix: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Same contract as `focusdoc.attention.naive.attend`; agrees with it up to the rounding of the dtype."""
-    if not _has_kernel(query.device):
+    if not has_kernel(query.device):
         return naive.attend(query, key, value, scaling=scaling, query_start=query_start, window=window, prefix=prefix)
     batch, num_heads, num_queries, head_dim = query.shape
     num_kv_heads, num_keys = key.shape[1], key.shape[2]
@@ -83,14 +84,21 @@ def _has_matrix_unit() -> bool:
 def _streamed(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
     """Few rows over many keys: two matrix products that read keys and values as they are stored.
 
-    Scores are rounded to bfloat16 as transformers' eager attention rounds them; the softmax is float32.
+    The softmax is float32.
+
+    Args:
+        query: [batch, num_kv_heads, rows, head_dim].
     """
-    scores = (query @ key.transpose(-1, -2)).float().mul_(scaling)
+    rounded, shift = shifted(query.flatten(0, 1), [key.flatten(0, 1)], scaling)
+    scores = rounded.float()
     largest = scores.amax(dim=-1, keepdim=True)
     weights = scores.sub_(largest).exp_()
     total = weights.sum(dim=-1, keepdim=True)
-    output = (weights.to(value.dtype) @ value).float() / total
-    return output.to(query.dtype), (largest + total.log()).squeeze(-1)
+    output = (weights.to(value.dtype) @ value.flatten(0, 1)).float() / total
+    lse = largest + total.log()
+    if shift is not None:
+        lse += shift
+    return output.to(query.dtype).view_as(query), lse.view(query.shape[:-1])
 
 
 def joins(query: Tensor, first_keys: Tensor) -> bool:
@@ -117,7 +125,7 @@ def attend_both(
     groups = num_heads // num_kv_heads
     _, bias = _bias(num_queries, num_second, query_start, None, 0, groups, query.dtype, query.device)
     # [batch, num_heads, num_queries, head_dim] -> [batch * num_kv_heads, groups * num_queries, head_dim]
-    rows = (query * scaling).reshape(batch * num_kv_heads, groups * num_queries, head_dim)
+    rows = query.reshape(batch * num_kv_heads, groups * num_queries, head_dim)
     (first_keys, first_values), (second_keys, second_values) = (
         (keys.flatten(0, 1), values.flatten(0, 1)) for keys, values in (first, second)
     )
@@ -125,9 +133,7 @@ def attend_both(
     step = max(1, SCORES // (rows.shape[1] * (num_first + num_second)))
     for start in range(0, len(rows), step):
         at = slice(start, start + step)
-        scores = torch.cat((rows[at] @ first_keys[at].mT, rows[at] @ second_keys[at].mT), dim=-1)
-        if bias is not None:
-            scores[..., num_first:] += bias
+        scores, _ = shifted(rows[at], [first_keys[at], second_keys[at]], scaling, bias)
         weights = scores.softmax(dim=-1)
         from_first = weights[..., :num_first] @ first_values[at]
         output[at] = torch.baddbmm(from_first, weights[..., num_first:], second_values[at])
@@ -148,16 +154,17 @@ def attend_causal(query: Tensor, key: Tensor, value: Tensor, *, scaling: float) 
     batch, num_heads, length, head_dim = query.shape
     num_kv_heads = key.shape[1]
     # [batch, num_heads, length, head_dim] -> [batch, num_kv_heads, heads per KV head, length, head_dim]
-    asked = (query * scaling).view(batch, num_kv_heads, -1, length, head_dim)
+    asked = query.view(batch, num_kv_heads, -1, length, head_dim)
     output = torch.empty_like(asked)
-    later = torch.full((BLOCK_ROWS, BLOCK_ROWS), -torch.inf, dtype=query.dtype).triu_(1)
+    # For the rows of all heads of a KV head: [heads per KV head, BLOCK_ROWS, BLOCK_ROWS].
+    later = torch.full((asked.shape[2], BLOCK_ROWS, BLOCK_ROWS), -torch.inf, dtype=query.dtype).triu_(1)
     for one in range(batch):  # one chunk at a time stays in the processor's cache
         for start in range(0, length, BLOCK_ROWS):
             stop = min(start + BLOCK_ROWS, length)
             rows = asked[one, :, :, start:stop].flatten(1, 2)
-            scores = (rows @ key[one, :, :stop].mT).view(num_kv_heads, -1, stop - start, stop)
-            scores[..., start:] += later[: stop - start, : stop - start]
-            weights = scores.softmax(dim=-1).flatten(1, 2)
+            seen = later[:, : stop - start, : stop - start].flatten(0, 1)
+            scores, _ = shifted(rows, [key[one, :, :stop]], scaling, seen)
+            weights = scores.softmax(dim=-1)
             output[one, :, :, start:stop] = torch.unflatten(weights @ value[one, :, :stop], 1, (-1, stop - start))
     return output.view(batch, num_heads, length, head_dim)
 
@@ -184,7 +191,7 @@ def _bias(
     return bool(seen.any(dim=-1).all()), _aligned(bias.repeat(groups, 1))
 
 
-def _has_kernel(device: torch.device) -> bool:
+def has_kernel(device: torch.device) -> bool:
     """Whether torch has a fused kernel for `device` that returns the log-sum-exp."""
     return {"cpu": _CPU_KERNEL, "cuda": _CUDA_KERNEL}.get(device.type) is not None
 

@@ -51,7 +51,7 @@ def _layer_look(lookers: Sequence[Looker], layer: int, sweeps: Sequence[Candidat
     """The look of one layer into chunks of one length, float32 [lookers, chunk_len]."""
     chunks = [looker.chunk for looker in lookers]
     # [heads, all chunks, head_dim] -> [lookers, heads, head_dim]
-    queries = torch.cat([rows.queries for rows in sweeps], dim=1)[:, chunks].transpose(0, 1).float()
+    queries = torch.cat([rows.queries for rows in sweeps], dim=1)[:, chunks].transpose(0, 1)
     own = torch.cat([rows.keys for rows in sweeps], dim=1)[:, chunks].transpose(0, 1)
     chunk_len = lookers[0].group.chunk_len
     num_keys = chunk_len + tail_len + 1

@@ -1,10 +1,14 @@
-"""Whether a question fits: the positions a base model knows against what one question over a memory takes."""
+"""Whether a question fits: what it takes over a memory, against the positions of the base model and free memory."""
 
 from __future__ import annotations
 
 from focusdoc.config import FocusConfig
-from focusdoc.errors import PromptTooLongError
+from focusdoc.errors import MemoryShortageError, PromptTooLongError
+from focusdoc.memory.room import free_bytes
 from focusdoc.modeling.base import BaseModel
+
+#: Tails get room for so many new tokens at a time, as the answer goes on.
+TAIL_STEP = 64
 
 
 def check_room(
@@ -16,7 +20,8 @@ def check_room(
     local_len: int,
     max_new_tokens: int,
 ) -> None:
-    """Make sure that chunks, candidates, prompt and answer keep within the positions that `base` knows.
+    """Make sure that chunks, candidates, prompt and answer keep within the positions that `base` knows, and that the
+    prompt and the first new tokens behind all chunks keep within free memory.
 
     Args:
         longest_chunk: tokens of the longest chunk.
@@ -24,7 +29,7 @@ def check_room(
         local_len: tokens of the local context.
 
     Raises:
-        PromptTooLongError: they do not; the message says what to lower or raise.
+        PromptTooLongError, MemoryShortageError: they do not; the message says what to lower or raise.
     """
     limit = base.context_length
     behind = (
@@ -45,6 +50,29 @@ def check_room(
             f"{told}, {local_len} local tokens and {max_new_tokens} new ones take "
             f"{in_front + local_len + max_new_tokens} positions, but {base.name} has {limit}; {remedy}."
         )
+    if not config.direct:
+        prompt_len = min(local_len, config.prompt_window)
+        check_bytes(base, num_chunks, prompt_len + min(TAIL_STEP, max_new_tokens))
+
+
+def check_bytes(base: BaseModel, num_chunks: int, tokens: int) -> None:
+    """Make sure that `tokens` more behind each of `num_chunks` chunks fit into memory.
+
+    Raises:
+        MemoryShortageError: they do not; the message tells the bytes needed and free.
+    """
+    needed, free = num_chunks * tokens * base.kv_bytes_per_token, free_bytes(base.device)
+    if needed > free:
+        raise MemoryShortageError(
+            f"{tokens} tokens of question and answer behind each of {num_chunks} chunks take {needed:,} bytes, but "
+            f"{free:,} are free; close other programs, ask fewer documents at once, or raise chunk_size."
+        )
+
+
+def questions_at_once(base: BaseModel, num_chunks: int, longest_prompt: int, max_new_tokens: int) -> int:
+    """How many questions with whole answers fit into free memory side by side; at least 1."""
+    of_one = num_chunks * (longest_prompt + max_new_tokens) * base.kv_bytes_per_token
+    return max(1, free_bytes(base.device) // max(1, of_one))
 
 
 def positions_left(base: BaseModel, config: FocusConfig, num_chunks: int, local_len: int, max_new_tokens: int) -> int:

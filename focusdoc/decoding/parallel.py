@@ -13,6 +13,7 @@ from focusdoc.config import FocusConfig
 from focusdoc.decoding.condense import DenseSweep
 from focusdoc.decoding.first_look import Looker, first_look
 from focusdoc.decoding.focus import choose_active, narrowed_groups, narrowed_local
+from focusdoc.decoding.limits import TAIL_STEP, check_bytes
 from focusdoc.decoding.sweep import CandidateQueries, ChunkGroup, LocalContext, Sweep
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.modeling.base import BaseModel, CandidateWeights
@@ -52,7 +53,8 @@ class ParallelDecoder:
     Args:
         weights: the candidate weights of every layer.
         blocks: the chunks' KV, at least one chunk.
-        max_new_tokens: how many steps to keep room for.
+        max_new_tokens: how many steps the local context keeps room for; the tails of the chunks grow as steps are
+            made.
     """
 
     def __init__(
@@ -210,7 +212,7 @@ class ParallelDecoder:
     def _make_groups(self, prompt_len: int) -> Iterator[ChunkGroup]:
         """The blocks in pieces of at most `chunk_batch` chunks."""
         size = self._config.chunk_batch or max(1, MAX_ROWS // prompt_len)
-        room = prompt_len + self._max_new_tokens
+        room = prompt_len + min(TAIL_STEP, self._max_new_tokens)
         first = 0
         for block in self._blocks:
             for start in range(0, block.num_chunks, size):
@@ -238,6 +240,7 @@ class ParallelDecoder:
 
     def passes(self, ordinary: list[int], local_ids: list[int]) -> list[PassRows]:
         """The passes that feed those tokens, to be run in this order; the last one holds the local rows."""
+        self._widen_tails(self.tail_len + len(ordinary) + 1)
         *others, last = self._sweeps(len(ordinary) + 1)
         rows = [*(self._rows(groups, ordinary, []) for groups in others), self._rows(last, ordinary, local_ids)]
         if not self._stepped:
@@ -245,6 +248,20 @@ class ParallelDecoder:
                 each.layout.asked = []
                 self._asked.append(each.layout.asked)
         return rows
+
+    def _widen_tails(self, needed: int) -> None:
+        """Make room for `needed` tokens in the tails of all chunks.
+
+        Raises:
+            MemoryShortageError: there is not enough memory for the further answer.
+        """
+        narrow = [group for group in self.groups if group.room < needed]
+        if not narrow:
+            return
+        more = max(needed - narrow[0].room, TAIL_STEP)
+        check_bytes(self.base, sum(group.num_chunks for group in narrow), more)
+        for group in narrow:
+            group.widen(more)
 
     def settle(self, last: PassRows, hidden: Tensor, num_ordinary: int, num_local: int) -> Tensor:
         """After the passes: float32 logits [vocab] from the last one's leading rows, hidden [rows, hidden_size]."""

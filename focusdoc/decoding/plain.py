@@ -29,8 +29,8 @@ class PlainDecoder:
 
     def _feed(self, token_ids: list[int]) -> Tensor:
         ids = torch.tensor([token_ids], device=self._base.device)
-        with self._base.lock:
-            output = self._base.model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        self._base.check_process()
+        output = self._base.model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
         self._cache = output.past_key_values
         logits: Tensor = output.logits[0, -1].float()
         return logits

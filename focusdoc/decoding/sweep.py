@@ -29,7 +29,8 @@ class ChunkGroup:
 
     Attributes:
         block: the chunks' stored KV, only read.
-        tail_keys, tail_values: room for what runs behind them, [num_layers, num_chunks, num_kv_heads, room, head_dim].
+        tail_keys, tail_values: room for what runs behind them, [num_layers, num_chunks, num_kv_heads, room, head_dim];
+            it grows with the answer.
         first: index of the group's first chunk among all chunks.
     """
 
@@ -45,6 +46,17 @@ class ChunkGroup:
         shape = (*block.keys.shape[:3], room, block.keys.shape[4])
         keys, values = (torch.empty(shape, dtype=dtype, device=block.device) for _ in range(2))
         return cls(block, keys, values, first)
+
+    @property
+    def room(self) -> int:
+        """Tokens that a tail can hold."""
+        return self.tail_keys.shape[3]
+
+    def widen(self, tokens: int) -> None:
+        """Make room for `tokens` more in every tail; what they hold stays."""
+        more = self.tail_keys.new_empty((*self.tail_keys.shape[:3], tokens, self.tail_keys.shape[4]))
+        self.tail_keys = torch.cat((self.tail_keys, more), dim=3)
+        self.tail_values = torch.cat((self.tail_values, more), dim=3)
 
     @property
     def num_chunks(self) -> int:
@@ -100,7 +112,7 @@ class CandidateQueries:
     """What the candidates of a sweep asked in one layer.
 
     Attributes:
-        queries: scaled, [num_heads, num_candidates, head_dim].
+        queries: scaled, float32 [num_heads, num_candidates, head_dim].
         keys: their own, at their places behind the chunks, [num_kv_heads, num_candidates, head_dim].
         window: of the layer.
     """
@@ -136,7 +148,7 @@ class Sweep:
     kernel: AttentionKernel
     asked: list[CandidateQueries] | None = None
     _rotations: list[object] = field(init=False)
-    #: Of the last local row in every layer: its scaled query [num_heads, head_dim] and its log-sum-exp [num_heads].
+    #: Of the last local row in every layer, float32: its scaled query [num_heads, head_dim] and its lse [num_heads].
     _last_queries: list[Tensor] = field(default_factory=list)
     _last_lses: list[Tensor] = field(default_factory=list)
 
@@ -155,7 +167,7 @@ class Sweep:
         Mean over heads, sum over layers; taken once for all layers, after the sweep.
         """
         keys = self.local.keys[:, :, : self.local.num_candidates].float()
-        queries, lse = torch.stack(self._last_queries).float(), torch.stack(self._last_lses)
+        queries, lse = torch.stack(self._last_queries), torch.stack(self._last_lses)
         # [layers, num_heads, head_dim] -> [layers, num_kv_heads, heads per KV head, head_dim]
         scores = torch.unflatten(queries, 1, (keys.shape[1], -1)) @ keys.mT
         return torch.exp(scores.flatten(1, 2) - lse[:, :, None]).mean(dim=1).sum(dim=0)
@@ -234,7 +246,7 @@ class Sweep:
         candidate = num_rows - self.num_candidates
         if self.asked is not None:
             self.asked.append(
-                CandidateQueries(query[0, :, candidate:] * scaling, key[0, :, candidate:].clone(), window)
+                CandidateQueries(query[0, :, candidate:].float() * scaling, key[0, :, candidate:].clone(), window)
             )
         if self.num_local:
             local_rows = slice(candidate - self.num_local, candidate)
@@ -296,5 +308,5 @@ class Sweep:
             prefix=num_candidates,
         )
         output[:, rows][:, self.sees_from :] = seeing.transpose(1, 2)
-        self._last_queries.append(asked[0, :, -1] * scaling)
+        self._last_queries.append(asked[0, :, -1].float() * scaling)
         self._last_lses.append(lse[0, :, -1])

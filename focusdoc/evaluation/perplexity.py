@@ -220,8 +220,7 @@ def _plain(engine: FocusEngine, cut: Callable[[list[int]], list[int]]) -> Predic
 
     def predict(ids: list[int], targets: int) -> Tensor:
         kept = torch.tensor([cut(ids)], device=engine.base.device)
-        with engine.base.lock:
-            output = engine.base.model(input_ids=kept, use_cache=False, logits_to_keep=targets + 1)
+        output = engine.base.model(input_ids=kept, use_cache=False, logits_to_keep=targets + 1)
         logits: Tensor = output.logits[0, :-1]
         return logits
 

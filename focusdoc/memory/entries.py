@@ -25,14 +25,16 @@ from focusdoc.memory.manifest import (
     check_segment,
     read_manifest,
 )
-from focusdoc.storage import TEMP_MARK, cache_dir, file_lock
+from focusdoc.storage import TEMP_MARK, cache_path, file_lock
 
 #: Environment variable for the size limit of the store, in bytes.
 BYTES_VARIABLE = "FOCUSDOC_STORE_BYTES"
 #: The limit where the variable is not set.
 DEFAULT_BYTES = 20_000_000_000
-#: So long a process waits for another one that is writing, in seconds.
+#: So long a process waits for another one that puts an entry in its place or removes some, in seconds.
 LOCK_SECONDS = 120.0
+#: The folder of the locks by which one process reads a document and the others wait for it.
+READERS = ".readers"
 #: How the names of folders begin that documents are read into, and the lock in them.
 _SPOOL = f".spool{TEMP_MARK}"
 _SPOOL_LOCK = ".lock"
@@ -60,8 +62,8 @@ class Entry:
 
 
 def store_folder() -> Path:
-    """The folder of the user's stored memories; not made here. ConfigError: the cache cannot be written."""
-    return cache_dir() / "memories"
+    """The folder of the user's stored memories; not made here. ConfigError: there is no place for a cache."""
+    return cache_path() / "memories"
 
 
 def size_limit() -> int:
@@ -139,7 +141,7 @@ def allowed_bytes(folder: Path, max_bytes: int, spooled: int = 0) -> int:
 
 @contextmanager
 def spool_folder(folder: Path) -> Iterator[Path]:
-    """A folder inside the store for files of a document that is being read; it goes when the block ends.
+    """A folder inside the store for files that no entry has yet; it goes when the block ends.
 
     It is locked meanwhile, by which others tell it from what a killed process left.
     """

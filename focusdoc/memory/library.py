@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from focusdoc.attention import AttentionKernel
@@ -15,12 +16,13 @@ from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.entries import size_limit, store_folder
 from focusdoc.memory.host import HostBlock, ring_of
 from focusdoc.memory.plan import MemoryPlan, plan_memory
-from focusdoc.memory.reading import Progress, distinct_tokens, read_chunks
+from focusdoc.memory.reading import READING_VERSION, Progress, distinct_tokens, read_chunks
 from focusdoc.memory.room import free_beside, free_bytes
 from focusdoc.memory.speed import ReadingSpeed
 from focusdoc.memory.spool import read_into_file
 from focusdoc.memory.store import DocumentStore, KnownChunks
 from focusdoc.modeling.base import BaseModel
+from focusdoc.storage import expanded
 
 #: Environment variable that turns the store off.
 STORE_VARIABLE = "FOCUSDOC_STORE"
@@ -47,7 +49,7 @@ def open_store(store: DocumentStore | str | Path | None = "auto") -> DocumentSto
         return store
     limit = size_limit()
     if store != "auto":
-        return DocumentStore(Path(store).expanduser(), limit)
+        return DocumentStore(expanded(store), limit)
     try:
         return DocumentStore(store_folder(), limit)
     except ConfigError as error:  # the cache cannot be written
@@ -55,8 +57,8 @@ def open_store(store: DocumentStore | str | Path | None = "auto") -> DocumentSto
         return None
 
 
-def maker_key(base: BaseModel, anchor: int = 0, memory_dtype: BlockDtype = "model") -> str:
-    """Names everything besides the chunk size that shapes a chunk's KV.
+def maker_key(base: BaseModel, anchor: int = 0, memory_dtype: MemoryDtype = "model") -> str:
+    """Names everything besides the chunk size that shapes a chunk's KV, `READING_VERSION` for the code among it.
 
     The fingerprint covers weights and configuration (RoPE among it). The context length is not in it, since most
     models do not compute with it; some kinds of RoPE do.
@@ -65,7 +67,7 @@ def maker_key(base: BaseModel, anchor: int = 0, memory_dtype: BlockDtype = "mode
     # An anchor is the document's own beginning, which the hashes of its tokens cover.
     anchored = f" anchor {anchor}" if anchor else ""
     kept = "" if memory_dtype == "model" else f" kept as {memory_dtype}"
-    return f"{base.fingerprint} {dtype} context {base.context_length}{anchored}{kept}"
+    return f"reading {READING_VERSION} {base.fingerprint} {dtype} context {base.context_length}{anchored}{kept}"
 
 
 def plan_reading(
@@ -132,7 +134,8 @@ def read_through(
 
     Args:
         store: None reads everything and stores nothing.
-        batch, progress: see `read_chunks`; known tokens count as read at once.
+        batch, progress: see `read_chunks`; known tokens count as read at once, and while another thread or process
+            reads the same document nothing is.
         document: its name, for ``focusdoc store list``.
         anchor: this many first tokens stand in front of every chunk while it is read.
         memory_dtype, tail_tokens: see `plan_memory`.
@@ -147,76 +150,79 @@ def read_through(
         MemoryShortageError: it fits neither into memory nor on the disk; nothing was read.
     """
     total = len(token_ids)
-    plan, known = plan_reading(
-        store,
-        base,
-        token_ids,
-        chunk_size,
-        anchor=anchor,
-        memory_dtype=memory_dtype,
-        tail_tokens=tail_tokens,
-        speed=speed,
-    )
-    plan.check(document)
-    level = logging.WARNING if plan.is_forced and on_plan is None else logging.INFO
-    _log.log(level, "Reading %s: %s.", document or "tokens", plan)
-    if on_plan is not None:
-        on_plan(plan)
-
-    begun = time.perf_counter()
-    ring = ring_of(base.device) if plan.rung == "host" else None
 
     def tell(done: int, _: int = 0) -> None:
         if progress is not None:
             progress(done, total)
 
-    def read(start: int) -> tuple[MemoryBlock, ...]:
-        return read_chunks(
+    maker = maker_key(base, anchor, memory_dtype)
+    with store.only_reader(token_ids, chunk_size, maker, lambda: tell(0)) if store is not None else nullcontext():
+        plan, known = plan_reading(
+            store,
             base,
-            token_ids[start:],
+            token_ids,
             chunk_size,
-            kernel,
-            batch=batch,
-            progress=lambda done, _: tell(start + done),
-            anchor_ids=token_ids[:anchor],
-            memory_dtype=plan.memory_dtype,
-            ring=ring,
+            anchor=anchor,
+            memory_dtype=memory_dtype,
+            tail_tokens=tail_tokens,
+            speed=speed,
         )
+        plan.check(document)
+        level = logging.WARNING if plan.is_forced and on_plan is None else logging.INFO
+        _log.log(level, "Reading %s: %s.", document or "tokens", plan)
+        if on_plan is not None:
+            on_plan(plan)
 
-    def save(blocks: Sequence[MemoryBlock], known: KnownChunks) -> None:
-        if speed is not None:
-            speed.measured(distinct_tokens(token_ids[plan.num_known :], chunk_size), time.perf_counter() - begun)
-        if store is not None:
-            maker = maker_key(base, anchor, plan.memory_dtype)
-            store.save(token_ids, blocks, chunk_size, maker, known=known, document=document, model=base.name)
+        begun = time.perf_counter()
+        ring = ring_of(base.device) if plan.rung == "host" else None
 
-    if plan.rung == "disk" and store is not None:
-        try:
-            with read_into_file(
-                store,
+        def read(start: int) -> tuple[MemoryBlock, ...]:
+            return read_chunks(
                 base,
-                token_ids,
+                token_ids[start:],
                 chunk_size,
                 kernel,
                 batch=batch,
-                progress=tell,
+                progress=lambda done, _: tell(start + done),
                 anchor_ids=token_ids[:anchor],
                 memory_dtype=plan.memory_dtype,
-            ) as mapped:
-                blocks = (*mapped.blocks, *read(mapped.num_tokens))
-                save(blocks, mapped)
-        except OSError as error:
-            raise MemoryShortageError(
-                f"{document!r} does not fit into memory, and it cannot be written to {store.folder} "
-                f"({error.strerror or error}); make room there, or set FOCUSDOC_CACHE to another folder."
-            ) from error
-        return blocks, total
-    if known.num_tokens:
-        tell(known.num_tokens)
-    blocks = tuple(
-        block.to(base.device) if ring is None else HostBlock.around(block.clone(), ring) for block in known.blocks
-    )
-    if known.num_tokens < total:
-        blocks += read(known.num_tokens)
-        save(blocks, known)
-    return blocks, total - known.num_tokens
+                ring=ring,
+            )
+
+        def save(blocks: Sequence[MemoryBlock], known: KnownChunks) -> None:
+            if speed is not None:
+                speed.measured(distinct_tokens(token_ids[plan.num_known :], chunk_size), time.perf_counter() - begun)
+            if store is not None:
+                maker = maker_key(base, anchor, plan.memory_dtype)
+                store.save(token_ids, blocks, chunk_size, maker, known=known, document=document, model=base.name)
+
+        if plan.rung == "disk" and store is not None:
+            try:
+                with read_into_file(
+                    store,
+                    base,
+                    token_ids,
+                    chunk_size,
+                    kernel,
+                    batch=batch,
+                    progress=tell,
+                    anchor_ids=token_ids[:anchor],
+                    memory_dtype=plan.memory_dtype,
+                ) as mapped:
+                    blocks = (*mapped.blocks, *read(mapped.num_tokens))
+                    save(blocks, mapped)
+            except OSError as error:
+                raise MemoryShortageError(
+                    f"{document!r} does not fit into memory, and it cannot be written to {store.folder} "
+                    f"({error.strerror or error}); make room there, or set FOCUSDOC_CACHE to another folder."
+                ) from error
+            return blocks, total
+        if known.num_tokens:
+            tell(known.num_tokens)
+        blocks = tuple(
+            block.to(base.device) if ring is None else HostBlock.around(block.clone(), ring) for block in known.blocks
+        )
+        if known.num_tokens < total:
+            blocks += read(known.num_tokens)
+            save(blocks, known)
+        return blocks, total - known.num_tokens

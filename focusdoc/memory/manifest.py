@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import hashlib
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from focusdoc.container import num_cpus
 
 #: Changes when the files or the meaning of a manifest change; entries of another version are not read. A further kind
 #: of blocks is no change: its makers have other names, so that a version that does not know it never looks for it.
@@ -168,7 +169,7 @@ def checksums(path: Path) -> tuple[str, ...]:
     starts = range(0, path.stat().st_size, _SLICE)
     if len(starts) < 2:
         return tuple(_checksum(path, start) for start in starts)
-    with ThreadPoolExecutor(min(len(starts), os.cpu_count() or 1, 8)) as pool:
+    with ThreadPoolExecutor(min(len(starts), num_cpus(), 8)) as pool:
         return tuple(pool.map(partial(_checksum, path), starts))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from focusdoc.container import memory_left
+
 #: Left free beside the memory, for the activations of reading and for whatever else runs.
 SPARE_BYTES = 512 << 20
 
@@ -14,9 +16,12 @@ def free_beside(device: torch.device) -> int | None:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that can still be used on `device`: the machine's RAM, or the GPU's memory."""
+    """Bytes that can still be used on `device`: the RAM that this process may have, or the GPU's memory."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        # What torch holds of the GPU without using it counts as free.
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + held
     import psutil
 
-    return int(psutil.virtual_memory().available)
+    free, left = int(psutil.virtual_memory().available), memory_left()
+    return free if left is None else min(free, left)

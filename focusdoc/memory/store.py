@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from focusdoc.memory.manifest import (
     read_manifest,
 )
 from focusdoc.memory.segments import open_segment, write_segment
-from focusdoc.storage import atomic_folder
+from focusdoc.storage import file_lock, put_in_place, sync_folder
 from focusdoc.terminal import plain
 
 _log = logging.getLogger(__name__)
@@ -108,13 +110,28 @@ class DocumentStore:
 
     def room(self) -> int | None:
         """Bytes that a document may take which is written while it is read; None where nothing can be written."""
-        if self._off:
-            return None
-        try:
-            self._make_folder()
-            return entries.allowed_bytes(self.folder, self.max_bytes) if os.access(self.folder, os.W_OK) else None
-        except OSError:
-            return None
+        return entries.allowed_bytes(self.folder, self.max_bytes) if self._is_writable() else None
+
+    @contextmanager
+    def only_reader(
+        self, token_ids: Sequence[int], chunk_size: int, maker: str, waiting: Callable[[], None] | None = None
+    ) -> Iterator[None]:
+        """Hold a document while it is looked up, read and saved: of all that want it, one reads and the others find.
+
+        Where nothing can be written, everybody reads.
+
+        Args:
+            waiting: called several times a second while another thread or process holds the document; what it raises
+                ends the waiting.
+        """
+        with ExitStack() as held:
+            if self._is_writable():
+                name = group_name(maker, chunk_size, TokenHashes(token_ids, max(1, len(token_ids))))
+                # By the first digits: there are never more than 4,096 files, and hardly ever do two documents meet.
+                path = self.folder / entries.READERS / name[:3]
+                with suppress(OSError, NotImplementedError):  # a file system without locks
+                    held.enter_context(file_lock(path, timeout=math.inf, waiting=waiting))
+            yield
 
     def save(
         self,
@@ -154,27 +171,36 @@ class DocumentStore:
                 return False
             hashes = TokenHashes(token_ids, chunk_size)
             target = self.folder / group_name(maker, chunk_size, hashes) / hashes.whole[:32]
-            with entries.store_lock(self.folder):
-                entries.remove_unfinished(self.folder)
+            with entries.spool_folder(self.folder) as beside:
+                fresh = beside / "entry"
                 if not _is_there(target):  # else another process was first
-                    target.parent.mkdir(mode=0o700, exist_ok=True)
-                    with atomic_folder(target) as fresh:
-                        manifest = Manifest(
-                            format_version=FORMAT_VERSION,
-                            maker=maker,
-                            document=plain(document),
-                            model=plain(model),
-                            chunk_size=chunk_size,
-                            num_tokens=len(token_ids),
-                            prefix_hashes=hashes.prefixes,
-                            token_hash=hashes.whole,
-                            segments=tuple(_write(fresh, blocks, chunk_size, known)),
-                        )
-                        (fresh / MANIFEST).write_bytes(manifest.to_json())
-                    _remove_continued(known, manifest, target)
-                entries.mark_used(target)
-                entries.evict(self.folder, allowed, keep=target)
-        except (OSError, FocusdocError, ValueError) as error:
+                    fresh.mkdir(mode=0o700)
+                    manifest = Manifest(
+                        format_version=FORMAT_VERSION,
+                        maker=maker,
+                        document=plain(document),
+                        model=plain(model),
+                        chunk_size=chunk_size,
+                        num_tokens=len(token_ids),
+                        prefix_hashes=hashes.prefixes,
+                        token_hash=hashes.whole,
+                        segments=tuple(_write(fresh, blocks, chunk_size, known)),
+                    )
+                    (fresh / MANIFEST).write_bytes(manifest.to_json())
+                    sync_folder(fresh)
+                # Gigabytes were written without the lock; under it, names change and old entries go.
+                with entries.store_lock(self.folder):
+                    entries.remove_unfinished(self.folder)
+                    if fresh.exists() and not _is_there(target):
+                        target.parent.mkdir(mode=0o700, exist_ok=True)
+                        put_in_place(fresh, target)
+                        _remove_continued(known, manifest, target)
+                    entries.mark_used(target)
+                    entries.evict(self.folder, allowed, keep=target)
+        except FocusdocError as error:
+            _log.warning("The memory of %s is not stored: %s", plain(document) or "a document", error)
+            return False
+        except (OSError, ValueError) as error:
             self._off = True
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             _log.warning(
@@ -217,6 +243,15 @@ class DocumentStore:
         """Remove an entry that cannot be used."""
         _log.info("The stored memory %s is not used and removed: %s.", path, error)
         entries.remove_entry(path)
+
+    def _is_writable(self) -> bool:
+        if self._off:
+            return False
+        try:
+            self._make_folder()
+        except OSError:
+            return False
+        return os.access(self.folder, os.W_OK)
 
     def _make_folder(self) -> None:
         self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from focusdoc.errors import AdapterError
 from focusdoc.modeling.adapter import FORMAT_VERSION, Adapter, AdapterConfig, check_adapter, check_names, listed
-from focusdoc.storage import atomic_folder
+from focusdoc.storage import atomic_folder, expanded
 
 CONFIG_FILE = "adapter.json"
 WEIGHTS_FILE = "adapter.safetensors"
@@ -42,7 +42,7 @@ def load_adapter(path: str | Path, model: nn.Module | None = None) -> Adapter:
     Raises:
         AdapterError: nothing is there, the format is not known, or the content is damaged or incomplete.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if path.is_dir():
         adapter = _load_folder(path)
     elif path.is_file():
@@ -64,7 +64,7 @@ def save_adapter(adapter: Adapter, folder: str | Path) -> Path:
     from safetensors.torch import save_file
 
     check_names(adapter)
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     if folder.exists() and not folder.is_dir():
         raise AdapterError(f"{folder} is a file; name a folder to save the adapter to.")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()

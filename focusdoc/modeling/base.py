@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,17 +14,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from focusdoc.errors import ConfigError, ModelNotFoundError
-from focusdoc.modeling.candidate import CandidateRows, LayerWeights, attention_function, candidate_projections
+from focusdoc.errors import ConfigError, MemoryShortageError, ModelNotFoundError
+from focusdoc.modeling.candidate import CandidateRows, LayerWeights, candidate_projections
 from focusdoc.modeling.default_model import DEFAULT_MODEL, default_model_path
 from focusdoc.modeling.families import attention_layers, family_of
 from focusdoc.modeling.fingerprint import fingerprint
-from focusdoc.modeling.gated import fused_mlps
-from focusdoc.modeling.heap import keep_freed_pages
+from focusdoc.modeling.gated import fused_mlps, mlp_name
 from focusdoc.modeling.packed import PackedProjections, can_pack, packed_linear
+from focusdoc.modeling.process import prepare_process
 from focusdoc.modeling.quiet import no_progress_bars
 from focusdoc.modeling.rotary import Rotary
 from focusdoc.modeling.stand_in import Place, standing_in
+from focusdoc.modeling.twin import twin, use_attention
+from focusdoc.storage import expanded
 
 #: Candidate weights of every layer, as they are or packed.
 CandidateWeights = Sequence[LayerWeights] | PackedProjections
@@ -46,33 +50,37 @@ class AttentionLayout(Protocol):
         ...
 
 
-class PassEnded(Exception):
-    """Raised by a layout that has what it wants from a pass; see `BaseModel.run_for_keys`."""
-
-
 class BaseModel:
     """A frozen Hugging Face decoder-only model with separate q/k/v/o projections.
 
-    It holds no state between passes: candidate projections and our attention are attached for one pass and
-    detached in ``finally``, under a lock, so several threads may share one model.
+    The caller's model is never touched: passes run through twins of its modules that share its weights. Candidate
+    projections are attached to a twin for one pass and detached in ``finally``, under a lock, so several threads may
+    share one `BaseModel`.
 
     Args:
         model: the transformers causal language model.
         tokenizer: its tokenizer, or None (then only token ids go in and out).
         name: what to call it in messages and adapters.
 
+    Attributes:
+        model: a twin of it in evaluation mode, with its own attention; nothing is attached to it.
+        decoder: the decoder of another twin, which `run` goes through.
+
     Raises:
         UnsupportedModelError: the architecture is not one of the supported families.
     """
 
     def __init__(self, model: Any, tokenizer: Any | None = None, name: str | None = None) -> None:
-        self.model = model.eval()
-        self.tokenizer = tokenizer
+        self.family = family_of(model)
+        self.model = twin(model).eval()
+        #: A copy: encoding sets whether special tokens are split, which is a state of the object.
+        self.tokenizer = copy.deepcopy(tokenizer)
         self.config = model.config.get_text_config()
         self.name = name or getattr(self.config, "_name_or_path", "") or type(model).__name__
-        self.family = family_of(model)
-        self.decoder: nn.Module = model.get_decoder()
-        self.attention_layers: Sequence[nn.Module] = attention_layers(model)
+        ours = twin(self.model)
+        use_attention(ours, _attend_by_layout)
+        self.decoder: nn.Module = ours.get_decoder()
+        self.attention_layers: Sequence[nn.Module] = attention_layers(ours)
         self.num_layers = len(self.attention_layers)
         self.num_heads: int = self.config.num_attention_heads
         self.num_kv_heads: int = getattr(self.config, "num_key_value_heads", None) or self.num_heads
@@ -83,10 +91,12 @@ class BaseModel:
             self.decoder.get_submodule("rotary_emb"), tuple(layer_types) if layer_types else None, self.num_layers
         )
         if self.device.type == "cpu":
-            keep_freed_pages()
+            prepare_process()
+        #: Held during a pass, and whenever the modules that passes run through are looked at.
         self.lock = threading.RLock()
-        #: Held while the tokenizer encodes: whether it splits special tokens is a state of the shared object.
+        #: Held while the tokenizer encodes.
         self.tokenizer_lock = threading.RLock()
+        self._process = os.getpid()
 
     @property
     def device(self) -> torch.device:
@@ -141,8 +151,8 @@ class BaseModel:
         Returns:
             Final hidden states [batch, rows, hidden_size], after the last norm.
         """
-        name = f"focusdoc_{id(self):x}"
-        with self.lock, attention_function(self.config, name, _attend_by_layout):
+        self.check_process()
+        with self.lock:
             if num_candidates == 0:
                 with standing_in([] if torch.is_grad_enabled() else self._fused_mlps):
                     return self._decode(token_ids, positions, layout)
@@ -151,9 +161,23 @@ class BaseModel:
                 return self._decode(token_ids, positions, layout)
 
     def run_for_keys(self, token_ids: Tensor, positions: Tensor, layout: AttentionLayout) -> None:
-        """`run` for the sake of the keys and values that `layout` keeps: it may end the pass by `PassEnded`."""
-        with suppress(PassEnded):
-            self.run(token_ids, positions, layout)
+        """`run` for the sake of the keys and values that `layout` keeps; no gradient, and nothing comes back."""
+        self.check_process()
+        with self.lock, torch.no_grad(), standing_in([*self._fused_mlps, *self._no_last_mlp]):
+            self._decode(token_ids, positions, layout)
+
+    def check_process(self) -> None:
+        """Refuse to compute in a fork of the process that loaded the model: torch's threads do not live there.
+
+        Raises:
+            ConfigError: this is another process.
+        """
+        if os.getpid() != self._process:
+            raise ConfigError(
+                f"{self.name} was loaded in process {self._process}, and this is {os.getpid()}, a fork of it, where "
+                "torch would wait forever for threads that were not copied; load the model in the child process, or "
+                "start that with multiprocessing's 'spawn' (gunicorn: without --preload)."
+            )
 
     def _candidates(self, weights: CandidateWeights) -> AbstractContextManager[CandidateRows]:
         if isinstance(weights, PackedProjections):
@@ -162,9 +186,11 @@ class BaseModel:
 
     def packed(self, weights: Sequence[LayerWeights]) -> CandidateWeights:
         """`weights` for many decoding steps: packed with the model's own, where that is possible."""
+        self.check_process()
         if not can_pack(self.decoder):
             return weights
-        return PackedProjections(self._layers, self.attention_layers, self.family, weights, self._fused_mlps)
+        with self.lock:  # during a pass stand-ins are in the places of what is packed
+            return PackedProjections(self._layers, self.attention_layers, self.family, weights, self._fused_mlps)
 
     @property
     def _layers(self) -> list[nn.Module]:
@@ -174,10 +200,23 @@ class BaseModel:
     def _fused_mlps(self) -> list[Place]:
         return fused_mlps(self._layers, self.family) if can_pack(self.decoder) else []
 
+    @cached_property
+    def _no_last_mlp(self) -> list[Place]:
+        """Behind the last layer's keys and values nothing is wanted of a reading pass."""
+        last = self._layers[-1]
+        name = mlp_name(last, self.family)
+        return [] if name is None else [Place(last, name, nn.Identity())]
+
     def _decode(self, token_ids: Tensor, positions: Tensor, layout: AttentionLayout) -> Tensor:
-        hidden: Tensor = self.decoder(
-            input_ids=token_ids, position_ids=positions, use_cache=False, focus=layout
-        ).last_hidden_state
+        try:
+            hidden: Tensor = self.decoder(
+                input_ids=token_ids, position_ids=positions, use_cache=False, focus=layout
+            ).last_hidden_state
+        except torch.OutOfMemoryError as error:
+            raise MemoryShortageError(
+                f"{self.device} has no memory left for a pass over {token_ids.numel():,} tokens; close other programs, "
+                "lower chunk_batch or read_batch, or ask a part of the document."
+            ) from error
         return hidden
 
     @property
@@ -191,7 +230,9 @@ class BaseModel:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Float32 next-token logits [..., vocab] of final hidden states [..., hidden_size]."""
-        head = self._head if torch.is_grad_enabled() else self._packed_head
+        self.check_process()
+        with self.lock:
+            head = self._head if torch.is_grad_enabled() else self._packed_head
         logits: Tensor = head(hidden).float()
         logits = logits / getattr(self.config, "logits_scaling", 1.0)  # Granite
         cap = getattr(self.config, "final_logit_softcapping", None)
@@ -229,7 +270,7 @@ def load_base(
     Args:
         tokenizer: a transformers tokenizer; None takes the one beside the weights. A model object brings none.
         device: ``"auto"`` (a CUDA GPU if there is one, else CPU) or a torch device name. ``"auto"`` leaves a model
-            object where it is, and in its dtype.
+            object where it is, and in its dtype; anything else makes a copy of it, where it differs.
         dtype: ``"auto"`` (the checkpoint's own; float16 becomes float32 on CPU) or a torch dtype or its name.
 
     Raises:
@@ -238,10 +279,14 @@ def load_base(
     """
     if model is not None and not isinstance(model, str | Path):
         family_of(model)
-        if dtype != "auto":
-            model = model.to(_dtype(dtype, model.config, model.device))
-        return BaseModel(model if device == "auto" else _move(model, _device(device)), tokenizer)
+        wanted = model.device if device == "auto" else _device(device)
+        kind = model.dtype if dtype == "auto" else _dtype(dtype, model.config, wanted)
+        if (wanted, kind) != (model.device, model.dtype):
+            model = _move(copy.deepcopy(model).to(kind), wanted)  # the caller's stays where and as it is
+        return BaseModel(model, tokenizer)
     torch_device = _device(device)
+    if model is not None and str(model).startswith("~"):
+        model = expanded(model)
     name = str(model) if model is not None else DEFAULT_MODEL
     path = default_model_path() if model is None or name == DEFAULT_MODEL else model
     from transformers import AutoConfig, AutoModelForCausalLM

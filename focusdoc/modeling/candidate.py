@@ -7,7 +7,7 @@ candidate rows a wrapped model computes exactly what it computed before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -88,29 +88,3 @@ def candidate_projections(
 
 def _restore(layer: nn.Module, name: str, base: nn.Module) -> None:
     setattr(layer, name, base)
-
-
-@contextmanager
-def attention_function(config: object, name: str, function: Callable[..., object]) -> Iterator[None]:
-    """Make `function` the attention of the model that owns `config`, under transformers' attention interface.
-
-    The name is registered, and the model told to use it, for the time of the block only. The mask interface gets
-    the same name with "no mask": `function` knows from its layout who sees whom.
-    """
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    before = config._attn_implementation  # type: ignore[attr-defined]  # a PretrainedConfig, untyped here
-    ALL_ATTENTION_FUNCTIONS[name] = function
-    ALL_MASK_ATTENTION_FUNCTIONS[name] = _no_mask
-    config._attn_implementation = name  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        config._attn_implementation = before  # type: ignore[attr-defined]
-        del ALL_ATTENTION_FUNCTIONS[name]
-        del ALL_MASK_ATTENTION_FUNCTIONS[name]
-
-
-def _no_mask(*args: object, **kwargs: object) -> None:
-    """A mask function for transformers that makes no mask."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from focusdoc.errors import ModelNotFoundError
 from focusdoc.modeling.quiet import quiet_libraries
-from focusdoc.storage import atomic_folder, cache_dir, file_lock, remove_leftovers, sha256_of
+from focusdoc.storage import atomic_folder, cache_dir, cache_path, file_lock, remove_leftovers, sha256_of
 
 #: Name of the default model, and of its folder in the cache.
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
@@ -44,11 +44,12 @@ def default_model_path(progress: Callable[[str], None] | None = None) -> Path:
         ModelNotFoundError: the wheel is not installed, or cannot be converted; the message holds the remedy.
         ConfigError: the cache cannot be written.
     """
-    folder = cache_dir() / "models" / DEFAULT_MODEL
+    folder = cache_path() / "models" / DEFAULT_MODEL
     version = _wheel_version()
     # Hashing all 270 MB takes 0.15 s: little beside loading them, so no shortcut by size and time of change.
-    if _is_intact(folder, version):
+    if _is_intact(folder, version):  # in a cache that is only read, too
         return folder
+    cache_dir()
     with file_lock(folder.with_name(f"{DEFAULT_MODEL}.lock")):
         if _is_intact(folder, version):  # another process was first
             return folder

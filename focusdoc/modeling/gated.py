@@ -55,10 +55,19 @@ def fused_mlps(layers: Sequence[nn.Module], family: Family) -> list[Place]:
     """
     places: list[Place] = []
     for layer in layers:
-        for name, module in layer.named_children():
-            linear: list[Any] = [getattr(module, part, None) for part in (*family.gate_and_up, family.down)]
-            activation = type(getattr(module, family.activation, None))
-            if activation in _ACTIVATIONS and all(type(each) is nn.Linear for each in linear):
-                gate, up, down = linear
-                places.append(Place(layer, name, FusedMlp(gate, up, down, activation)))
+        if (name := mlp_name(layer, family)) is None:
+            continue
+        module = layer.get_submodule(name)
+        linear: list[Any] = [getattr(module, part) for part in (*family.gate_and_up, family.down)]
+        activation = type(getattr(module, family.activation, None))
+        if activation in _ACTIVATIONS and all(type(each) is nn.Linear for each in linear):
+            gate, up, down = linear
+            places.append(Place(layer, name, FusedMlp(gate, up, down, activation)))
     return places
+
+
+def mlp_name(layer: nn.Module, family: Family) -> str | None:
+    """The attribute of a decoder layer that holds its gated MLP; None where there is none of known parts."""
+    parts = (*family.gate_and_up, family.down)
+    found = (name for name, module in layer.named_children() if all(hasattr(module, part) for part in parts))
+    return next(found, None)

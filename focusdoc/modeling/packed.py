@@ -125,6 +125,22 @@ class PackedProjections:
                         linear = {name: child for name, child in linear.items() if name not in names}
                 for name, child in linear.items():
                     self._stand_in(parent, [name], [self._packed([child], candidates)])
+        self._place_others(attention_layers, family, weights)
+
+    def _place_others(
+        self, attention_layers: Sequence[nn.Module], family: Family, weights: Sequence[LayerWeights]
+    ) -> None:
+        """Candidates of projections that are no plain linear layers, such as those of another adapter, unpacked."""
+        placed = {(place.parent, place.name) for place in self._places}
+        for attention, layer_weights in zip(attention_layers, weights, strict=True):
+            for letter, weight in layer_weights.items():
+                name = family.attributes[letter]
+                if (attention, name) in placed:
+                    continue
+                module = attention.get_submodule(name)
+                if isinstance(module, CandidateLinear | JoinedPart | PackedLinear):
+                    raise RuntimeError(f"{name} was packed during a pass, which holds a stand-in; pack under the lock.")
+                self._stand_in(attention, [name], [CandidateLinear(module, weight, self._rows)])
 
     def _stand_in(self, parent: nn.Module, names: Sequence[str], modules: Sequence[nn.Module]) -> None:
         self._places += [Place(parent, name, module) for name, module in zip(names, modules, strict=True)]

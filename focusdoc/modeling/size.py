@@ -6,11 +6,11 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from focusdoc.errors import ModelNotFoundError
 from focusdoc.modeling.default_model import DEFAULT_MODEL
+from focusdoc.storage import expanded
 
 #: Share of the speed of the bare layer that is timed here which a whole model reaches: norms, rotation, copies.
 _READING_EFFICIENCY = 0.7
@@ -102,7 +102,7 @@ def model_size(model: str | None) -> ModelSize:
     """
     if model is None or model == DEFAULT_MODEL:
         return DEFAULT_SIZE
-    file = Path(model).expanduser() / "config.json"
+    file = expanded(model) / "config.json"
     try:
         config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         config = {**config, **config.get("text_config", {})}

@@ -24,7 +24,10 @@ class Place(NamedTuple):
 
 @contextmanager
 def standing_in(places: Sequence[Place]) -> Iterator[None]:
-    """The stand-ins in the places of the model's own modules, which come back at the end of the block."""
+    """The stand-ins in the places of the model's own modules, which come back at the end of the block.
+
+    Of two for one place, the later one stands there.
+    """
     own = [place.parent.get_submodule(place.name) for place in places]
     try:
         for place in places:

@@ -7,7 +7,6 @@ would wait for it as long as it computes.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from focusdoc.container import num_cpus
 from focusdoc.training.data import SampleMaker, TrainingSample
 
 #: Processes beside a GPU, at most, and how many samples each makes ahead.
@@ -31,7 +31,7 @@ class _Samples(Dataset[TrainingSample]):
 
 def usual_workers(device: torch.device) -> int:
     """How many processes make samples where nobody says: none beside a CPU, which they would take time from."""
-    return 0 if device.type == "cpu" else min(_MOST_WORKERS, max(1, (os.cpu_count() or 1) - 1))
+    return 0 if device.type == "cpu" else min(_MOST_WORKERS, max(1, num_cpus() - 1))
 
 
 def making_ahead(samples: SampleMaker, numbers: Sequence[int], workers: int) -> Iterator[None]:

@@ -24,8 +24,7 @@ def teacher_logits(base: BaseModel, token_ids: Sequence[int], num_targets: int) 
     if len(token_ids) > base.context_length:
         return None
     ids = torch.tensor([list(token_ids)], device=base.device)
-    with base.lock:
-        logits: Tensor = base.model(input_ids=ids, use_cache=False, logits_to_keep=num_targets).logits
+    logits: Tensor = base.model(input_ids=ids, use_cache=False, logits_to_keep=num_targets).logits
     return logits[0].float()
 
 

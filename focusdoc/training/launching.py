@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 from typing import IO
 
+from focusdoc.container import num_cpus
 from focusdoc.errors import ConfigError, TrainingError
 
 #: Seconds between two looks at the processes, and that the main one has to end by itself once another has failed.
@@ -68,7 +69,7 @@ def _shared(count: int) -> dict[str, str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    threads = os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // count)
+    threads = os.environ.get("OMP_NUM_THREADS") or max(1, num_cpus() // count)
     return {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),

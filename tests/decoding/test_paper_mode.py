@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from focusdoc import FocusConfig, FocusEngine
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.modeling.rotary import rotate
+from paper_reference import PaperReference
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RECORD = json.loads((GOLDEN / "cases.json").read_text())
@@ -25,13 +26,9 @@ def expected() -> dict[str, torch.Tensor]:
     return load_file(GOLDEN / "expected.safetensors")
 
 
-def paper_engine(case: dict[str, Any], *, chunk_batch: int | None = None, attention: str = "auto") -> FocusEngine:
-    config = FocusConfig.paper(
-        local_window=case["local_window"],
-        chunk_size=case["memory_stride"][0],
-        direct_threshold=case["local_window"],  # golden replaces the authors' 4,096 by W
-        chunk_batch=chunk_batch,
-    )
+def paper_engine(case: dict[str, Any], *, attention: str = "auto", **overrides: Any) -> FocusEngine:
+    settings = {"direct_threshold": case["local_window"], **overrides}  # golden replaces the authors' 4,096 by W
+    config = FocusConfig.paper(local_window=case["local_window"], chunk_size=case["memory_stride"][0], **settings)
     adapter = GOLDEN / "candidate_official_names.safetensors"
     return FocusEngine.from_pretrained(GOLDEN / "model", adapter=adapter, config=config, attention=attention)
 
@@ -119,3 +116,62 @@ def test_below_the_threshold_there_are_no_chunks() -> None:
     ids = load_file(GOLDEN / "expected.safetensors")[f"{case['key']}.input_ids"].tolist()
     assert config.threshold == 4096
     assert engine.generate(ids, max_new_tokens=1).usage.num_chunks == 0
+
+
+#: Every case of the method's first section, with or without a golden number:
+#: (input length, local window, chunk size, threshold, where the input has BOS tokens).
+SECTION_1: dict[str, tuple[int, int, int, int, tuple[int, ...]]] = {
+    "no chunk, no BOS": (40, 48, 32, 48, ()),
+    "no chunk, BOS in front": (40, 48, 32, 48, (0,)),
+    "no chunk, BOS in the middle": (40, 48, 32, 48, (7,)),
+    "no chunk, one token": (1, 48, 32, 48, ()),
+    "as long as the window": (48, 48, 32, 48, ()),
+    "longer than the window, below the threshold": (100, 48, 32, 4096, ()),
+    "one token more than the window": (49, 48, 32, 48, ()),
+    "full chunks only": (48 + 64, 48, 32, 48, ()),
+    "a ragged last chunk": (48 + 65, 48, 32, 48, ()),
+    "one ragged chunk": (48 + 20, 48, 32, 48, ()),
+    "BOS in front of the text": (130, 48, 32, 48, (0,)),
+    "BOS in front of the local context": (130, 48, 32, 48, (130 - 48,)),
+    "BOS in front of the prompt": (130, 48, 32, 48, (130 - 32,)),
+    "BOS in front of local context and prompt, which are one": (130, 32, 32, 32, (130 - 32,)),
+    "a prompt as long as the window, shorter than a chunk": (200, 24, 64, 24, ()),
+    "a prompt of 512, shorter than window and chunk": (1300, 520, 600, 520, ()),
+    "chunks of one token": (40, 33, 1, 33, ()),
+}
+
+
+@pytest.mark.parametrize("name", SECTION_1)
+def test_every_case_of_the_first_section(name: str) -> None:
+    length, window, chunk, threshold, places = SECTION_1[name]
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.randint(3, 90, (length,), generator=generator).tolist()
+    for place in places:
+        ids[place] = 1
+    case = {"local_window": window, "memory_stride": [chunk]}
+    engine = paper_engine(case, attention="naive", direct_threshold=threshold)
+    reference = PaperReference(
+        engine.base.model,
+        engine.require_adapter(),
+        window=window,
+        chunk=chunk,
+        threshold=threshold + (length == window),
+    )
+    tokens, logits = reference.decode(ids, 5)
+    found = engine.generate(ids, max_new_tokens=5, return_logits=True, ignore_eos=True)
+    assert found.logits is not None
+    assert (found.logits - logits).abs().max() < TOLERANCE["logits_abs"]
+    assert found.token_ids == tokens
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_reference_gives_the_numbers_of_the_authors(name: str, expected: dict[str, torch.Tensor]) -> None:
+    case = CASES[name]
+    engine = paper_engine(case)
+    window, chunk = case["local_window"], case["memory_stride"][0]
+    reference = PaperReference(
+        engine.base.model, engine.require_adapter(), window=window, chunk=chunk, threshold=window
+    )
+    tokens, logits = reference.decode(expected[f"{case['key']}.input_ids"].tolist(), case["steps"] + 1)
+    assert tokens == case["greedy"]
+    assert (logits - expected[f"{case['key']}.logits"]).abs().max() < TOLERANCE["logits_abs"]

@@ -43,6 +43,8 @@ TOLERANCE: dict[torch.dtype, dict[str, float]] = {
     torch.bfloat16: {"atol": 2e-2, "rtol": 2e-2},
     torch.float16: {"atol": 4e-3, "rtol": 4e-3},
 }
+#: For `biased` inputs: float32 itself holds scores of 600 to 6e-5.
+BIASED = TOLERANCE | {torch.float32: {"atol": 2e-4, "rtol": 2e-4}}
 
 
 def inputs(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, head_dim: int = 16) -> tuple[Tensor, ...]:
@@ -51,6 +53,16 @@ def inputs(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, head_dim:
     generator = torch.Generator().manual_seed(0)
     sizes = [(batch, heads, queries), (batch, kv_heads, keys), (batch, kv_heads, keys)]
     return tuple(torch.randn(*size, head_dim, generator=generator).to(dtype) for size in sizes)
+
+
+def biased(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """The two with biases as large as those of Qwen2.5, so that scores are in the hundreds; in their dtype."""
+    query, key = query.clone(), key.clone()
+    query[..., 3] += 12
+    key[..., 3] += 100
+    query[..., 6] -= 8
+    key[..., 6] += 60
+    return query, key
 
 
 def settings_of(shape: Shape) -> dict[str, Any]:

@@ -58,13 +58,13 @@ def test_a_chunk_that_occurs_again_is_encoded_once(order: list[int], rest: int, 
     chunks = torch.randint(3, 96, (4, 8), generator=torch.Generator().manual_seed(0)).tolist()
     ids = [token for index in order for token in chunks[index]] + chunks[0][:rest]
     rows: list[int] = []
-    run = base.run
+    run = base.run_for_keys
 
-    def counted(token_ids: torch.Tensor, *args: Any, **settings: Any) -> torch.Tensor:
+    def counted(token_ids: torch.Tensor, *args: Any) -> None:
         rows.append(token_ids.numel())
-        return run(token_ids, *args, **settings)
+        run(token_ids, *args)
 
-    base.run = counted  # type: ignore[method-assign]
+    base.run_for_keys = counted  # type: ignore[method-assign]
     seen: list[int] = []
     blocks = read_chunks(
         base, ids, 8, kernel, batch=batch, memory_dtype=kind, progress=lambda done, total: seen.append(done)
@@ -109,7 +109,12 @@ def test_a_memory_of_another_maker_is_refused() -> None:
 def test_reading_ends_at_the_last_layers_keys_and_values() -> None:
     base = BaseModel(tiny_model())
     ran: list[int] = []
-    for index, attention in enumerate(base.attention_layers):
-        attention.o_proj.register_forward_hook(lambda *_, index=index: ran.append(index))
-    read_chunks(base, list(range(3, 36)), 16, attention_kernel("auto"))
-    assert ran == [0, 0]  # one pass for two chunks, one for the ragged one; behind layer 1 nothing runs
+    places = base._no_last_mlp
+    assert [place.parent for place in places] == [base.decoder.layers[-1]]
+    for index, layer in enumerate(base.decoder.layers):
+        layer.mlp.register_forward_hook(lambda *_, index=index: ran.append(index))
+    kernel = attention_kernel("naive")
+    blocks = read_chunks(base, list(range(3, 36)), 16, lambda *args, **kw: (ran.append(9), kernel(*args, **kw))[1])
+    assert 1 not in ran  # nothing behind the keys and values of layer 1
+    assert ran.count(9) == 2  # attention of layer 0: one pass for two chunks, one for the ragged one
+    assert len(blocks) == 2

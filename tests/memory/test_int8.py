@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attention_shapes import biased
 from focusdoc.attention import attention_kernel, naive
 from focusdoc.memory import entries, int8
 from focusdoc.memory.chunk_memory import MemoryBlock
@@ -102,6 +103,30 @@ class TestAttention:
         assert found[0].dtype == dtype
         torch.testing.assert_close(found[0].float(), wanted[0], atol=tolerance, rtol=tolerance)
         torch.testing.assert_close(found[1], wanted[1], atol=tolerance, rtol=tolerance)
+
+    @pytest.mark.parametrize("name", SHAPES)
+    @pytest.mark.parametrize("kernel", ["naive", "sdpa"])
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-4), (torch.bfloat16, 3e-2)], ids=str)
+    def test_large_biases_of_keys_and_queries_cost_nothing(
+        self, name: str, kernel: str, dtype: torch.dtype, tolerance: float
+    ) -> None:
+        """Against attention over the keys themselves, but for half a step, which the biases do not widen."""
+        num_chunks, heads, kv_heads, chunk_len, head_dim, rows, behind, window = SHAPES[name]
+        generator = torch.Generator().manual_seed(1)
+        keys, values = (torch.randn(num_chunks, kv_heads, chunk_len, head_dim, generator=generator) for _ in range(2))
+        query = torch.randn(num_chunks, heads, rows, head_dim, generator=generator)
+        query, keys = biased(query, keys)
+        block = Int8Block.empty((1, num_chunks, kv_heads, chunk_len, head_dim), dtype, CPU)
+        block.put(0, 0, keys, values)
+        steps = (keys.amax(2, keepdim=True) - keys.amin(2, keepdim=True)) / 254
+        near = block.layer(0, torch.float32)
+        assert ((near[0] - keys).abs() <= steps / 2 + 2e-5).all()  # 2e-5: what float32 rounds a key of 100 by
+        given = {"scaling": head_dim**-0.5, "query_start": chunk_len + behind, "window": window}
+        wanted = naive.attend(query.to(dtype).float(), *near, **given)
+        found = block.attend(0, query.to(dtype), kernel=attention_kernel(kernel), **given)
+        torch.testing.assert_close(found[0].float(), wanted[0], atol=tolerance, rtol=tolerance)
+        # The query times a scale is rounded once: 1/512 of scores that the steps make, up to 20 here.
+        torch.testing.assert_close(found[1], wanted[1], atol=2 * tolerance, rtol=1e-5)
 
 
 class TestPieces:

@@ -202,11 +202,13 @@ class TestFaults:
     ) -> None:
         monkeypatch.setattr(entries, "LOCK_SECONDS", 0.05)
         folder.mkdir(parents=True)
+        kept = DocumentStore(folder)
         with entries.store_lock(folder):
-            blocks, encoded = read(folder, base, IDS)
+            blocks, encoded = read_through(kept, base, IDS, SIZE, KERNEL)
         assert encoded == 90
         assert_fresh(blocks, base, IDS)
-        assert "The document store is off" in caplog.text
+        assert "is not stored: Another process has held" in caplog.text
+        assert [read_through(kept, base, IDS, SIZE, KERNEL)[1] for _ in range(2)] == [90, 0]  # it is not off for life
 
     @pytest.mark.parametrize(
         "number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO], ids=lambda number: errno.errorcode[number]
@@ -253,6 +255,21 @@ class TestFaults:
         finally:
             folder.chmod(0o700)
         assert "The document store is off" in caplog.text
+
+    def test_a_store_that_is_only_read_is_found_in_and_left_as_it_is(
+        self, folder: Path, base: BaseModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As one that was filled when a container's image was built; root may write everywhere, so it is only told."""
+        read(folder, base, IDS)
+        before = sorted(folder.rglob("*"))
+        access = os.access
+        monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and access(path, mode))
+        kept = DocumentStore(folder)
+        assert kept.room() is None
+        blocks, encoded = read_through(kept, base, IDS, SIZE, KERNEL)
+        assert encoded == 0
+        assert_fresh(blocks, base, IDS)
+        assert sorted(folder.rglob("*")) == before
 
     def test_a_file_where_the_folder_should_be(
         self, folder: Path, base: BaseModel, caplog: pytest.LogCaptureFixture

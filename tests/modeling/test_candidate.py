@@ -11,7 +11,8 @@ from torch.nn import functional
 from focusdoc.attention import attention_kernel
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
-from focusdoc.modeling.candidate import CandidateLinear, CandidateRows, attention_function, candidate_projections
+from focusdoc.modeling.candidate import CandidateLinear, CandidateRows, candidate_projections
+from focusdoc.modeling.families import attention_layers
 from focusdoc.modeling.rotary import rotate
 from tiny_models import CLASSES, random_weights, tiny_model
 
@@ -28,7 +29,7 @@ def test_without_candidates_the_logits_are_bit_identical(family: str) -> None:
     base = BaseModel(model)
     with torch.no_grad():
         before = model(TOKENS).logits
-        with candidate_projections(base.attention_layers, base.family.attributes, random_weights(model)):
+        with candidate_projections(attention_layers(model), base.family.attributes, random_weights(model)):
             wrapped = model(TOKENS).logits
         after = model(TOKENS).logits
     assert torch.equal(before, wrapped)
@@ -37,29 +38,23 @@ def test_without_candidates_the_logits_are_bit_identical(family: str) -> None:
 
 @pytest.mark.parametrize("family", CLASSES)
 def test_on_leaving_the_model_is_exactly_as_before(family: str) -> None:
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
     model = tiny_model(family)
     base = BaseModel(model)
-    modules, names, implementation = snapshot(model), set(model.state_dict()), model.config._attn_implementation
-    registered = set(ALL_ATTENTION_FUNCTIONS)
+    modules, names = snapshot(base.decoder), set(base.decoder.state_dict())
     read_chunks(base, list(range(3, 40)), 16, attention_kernel("auto"))
     with (
         pytest.raises(RuntimeError, match="on purpose"),
         candidate_projections(base.attention_layers, base.family.attributes, random_weights(model)),
-        attention_function(base.config, "focusdoc_test", print),
     ):
         raise RuntimeError("on purpose")
-    assert snapshot(model) == modules
-    assert set(model.state_dict()) == names
-    assert model.config._attn_implementation == implementation
-    assert set(ALL_ATTENTION_FUNCTIONS) == registered
+    assert snapshot(base.decoder) == modules
+    assert set(base.decoder.state_dict()) == names
 
 
 def test_a_failing_pass_leaves_the_model_as_before() -> None:
     model = tiny_model()
     base = BaseModel(model)
-    modules, implementation = snapshot(model), model.config._attn_implementation
+    modules = snapshot(base.decoder)
 
     class Failing:
         def attend(self, *args: Any) -> torch.Tensor:
@@ -67,8 +62,7 @@ def test_a_failing_pass_leaves_the_model_as_before() -> None:
 
     with pytest.raises(RuntimeError, match="on purpose"):
         base.run(TOKENS, torch.arange(12)[None], Failing(), weights=random_weights(model), num_candidates=2)
-    assert snapshot(model) == modules
-    assert model.config._attn_implementation == implementation
+    assert snapshot(base.decoder) == modules
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 5])

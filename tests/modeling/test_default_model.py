@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from focusdoc.errors import ModelNotFoundError
+from focusdoc.errors import ConfigError, ModelNotFoundError
 from focusdoc.modeling import default_model
 from focusdoc.modeling.default_model import DEFAULT_MODEL, default_model_path
 
@@ -58,6 +58,24 @@ class TestConversion:
         assert default_model_path(said.append) == folder
         assert converter.runs == 1
         assert said == [f"Converting the default model {DEFAULT_MODEL} into {folder} (once, about 20 s)."]
+
+    def test_a_complete_copy_in_a_cache_that_is_only_read_serves(
+        self, converter: Converter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As in a container whose image was built with the model, and runs as another user."""
+        folder = default_model_path()
+        monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+        monkeypatch.setattr(Path, "mkdir", lambda *_, **__: pytest.fail("a folder was made"))
+        assert default_model_path() == folder
+        assert converter.runs == 1
+
+    def test_a_damaged_copy_in_a_cache_that_is_only_read_is_an_error(
+        self, converter: Converter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (default_model_path() / "config.json").write_text("damaged")
+        monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+        with pytest.raises(ConfigError, match="not writable; set FOCUSDOC_CACHE"):
+            default_model_path()
 
     def test_the_manifest_says_where_it_came_from(self, converter: Converter) -> None:
         manifest = json.loads((default_model_path() / "manifest.json").read_text())

@@ -60,22 +60,22 @@ def test_an_mlp_of_unknown_parts_is_left_alone() -> None:
 def test_it_is_there_for_a_pass_without_gradients_only() -> None:
     base = BaseModel(tiny_model())
     plain = type(base.decoder.layers[0].mlp)
-    modules = list(base.model.named_modules())
+    modules = list(base.decoder.named_modules())
     for grad, expected in ((False, FusedMlp), (True, plain)):
         watching = Watching(base)
         with torch.set_grad_enabled(grad):
             base.run(IDS, PLACES, watching)
         assert watching.seen == [expected, expected]
-        assert list(base.model.named_modules()) == modules
+        assert list(base.decoder.named_modules()) == modules
 
 
 @packs
 def test_an_error_inside_a_pass_puts_the_plain_ones_back() -> None:
     base = BaseModel(tiny_model())
-    modules = list(base.model.named_modules())
+    modules = list(base.decoder.named_modules())
     with torch.no_grad(), pytest.raises(AttributeError, match="attend"):
         base.run(IDS, PLACES, object())  # type: ignore[arg-type]
-    assert list(base.model.named_modules()) == modules
+    assert list(base.decoder.named_modules()) == modules
 
 
 def test_children_keep_their_order_and_names() -> None:

@@ -34,7 +34,7 @@ def test_a_packed_linear_maps_as_the_plain_one(
 def test_packed_projections_stand_for_the_plain_ones(family: str) -> None:
     base = BaseModel(tiny_model(family))
     weights = random_weights(base.model)
-    modules = list(base.model.named_modules())
+    modules = list(base.decoder.named_modules())
     packed = base.packed(weights)
     assert isinstance(packed, PackedProjections)
 
@@ -52,19 +52,19 @@ def test_packed_projections_stand_for_the_plain_ones(family: str) -> None:
             base.run(ids, torch.arange(9)[None], Causal(), weights=each, num_candidates=4) for each in (packed, weights)
         )
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
-    assert list(base.model.named_modules()) == modules
+    assert list(base.decoder.named_modules()) == modules
 
 
 @packs
 def test_an_error_inside_a_pass_detaches_them() -> None:
     base = BaseModel(tiny_model())
-    modules = list(base.model.named_modules())
+    modules = list(base.decoder.named_modules())
     packed = base.packed(random_weights(base.model))
     assert isinstance(packed, PackedProjections)
     ids, places = torch.tensor([[3, 4, 5]]), torch.arange(3)[None]
     with pytest.raises(AttributeError, match="attend"):
         base.run(ids, places, object(), weights=packed, num_candidates=2)  # type: ignore[arg-type]
-    assert list(base.model.named_modules()) == modules
+    assert list(base.decoder.named_modules()) == modules
     with packed.attached() as rows:
         assert rows.count == 0
 

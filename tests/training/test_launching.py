@@ -42,7 +42,7 @@ def alive(process_id: int) -> bool:
 
 def test_each_process_knows_its_place_and_where_they_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    monkeypatch.setattr(launching, "num_cpus", lambda: 7)
     command = program(tmp_path, "(folder / f'{index}.json').write_text(json.dumps(dict(os.environ)))")
     assert launch(3, command) == 0
     told = [json.loads((tmp_path / f"{index}.json").read_text()) for index in range(3)]
