@@ -185,6 +185,11 @@ class FocusConfig:
 class GrammarState(Protocol):
     """Where one answer stands in its grammar."""
 
+    @property
+    def complete(self) -> bool:
+        """Whether the answer is whole and nothing more may come."""
+        ...
+
     def mask(self, scores: Tensor) -> Tensor:
         """`scores` [1, vocab] with minus infinity for every token that may not come next."""
         ...
@@ -197,8 +202,8 @@ class GrammarState(Protocol):
 class Grammar(Protocol):
     """What answers may look like, for constrained decoding; holds no state, so many answers may share it."""
 
-    def start(self, max_new_tokens: int) -> GrammarState:
-        """The state before the first token of one answer, which may have `max_new_tokens`."""
+    def start(self) -> GrammarState:
+        """The state before the first token of one answer."""
         ...
 
 

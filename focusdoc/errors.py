@@ -46,6 +46,10 @@ class PromptTooLongError(FocusdocError, ValueError):
     """A question (with its template) or its answer does not fit into the local window."""
 
 
+class IncompleteAnswerError(FocusdocError, ValueError):
+    """A structured answer ended before its JSON did, most often because `max_new_tokens` was too few."""
+
+
 class MemoryMismatchError(FocusdocError):
     """A document memory was made by another model, or with other settings, than the engine that got it."""
 

@@ -19,7 +19,7 @@ ROOT = Path(focusdoc.__file__).parent
 #: The floors, lowest first. A module may import from its own part and from parts on lower floors.
 FLOORS = [
     {"errors"},
-    {"config", "container", "storage", "terminal"},
+    {"config", "container", "storage", "terminal", "texts"},
     {"attention", "documents"},
     {"modeling"},
     {"memory"},

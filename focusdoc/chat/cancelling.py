@@ -1,11 +1,16 @@
-"""Cancelling a reading from another thread."""
+"""Readings from several threads: one at a time for each text, and each can be cancelled, also while it waits."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from focusdoc.errors import FocusdocError
 from focusdoc.memory.reading import Progress
+
+#: How often a thread that waits for its turn looks whether it was cancelled, in seconds.
+_LOOK = 0.05
 
 
 class ReadingCancelledError(FocusdocError):
@@ -22,3 +27,31 @@ def stopped_by(cancel: threading.Event | None) -> Progress | None:
             raise ReadingCancelledError("cancelled")
 
     return progress
+
+
+class Turns:
+    """Takes turns over texts: of the threads with one text, one goes on; threads with another do not wait for it."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def of(self, text: str, cancel: threading.Event | None = None) -> Generator[None, None, None]:
+        """Hold the turn of `text`.
+
+        Raises:
+            ReadingCancelledError: `cancel` was set before the turn came.
+        """
+        with self._changed:
+            while text in self._taken:
+                if cancel is not None and cancel.is_set():
+                    raise ReadingCancelledError("cancelled")
+                self._changed.wait(None if cancel is None else _LOOK)
+            self._taken.add(text)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken.remove(text)
+                self._changed.notify_all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 from collections.abc import Generator, Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from focusdoc.chat.cancelling import ReadingCancelledError, stopped_by
+from focusdoc.chat.cancelling import ReadingCancelledError, Turns, stopped_by
 from focusdoc.chat.messages import Message, check_messages, encode_conversation, with_quotes
 from focusdoc.chat.splitting import split_prompt
 from focusdoc.chat.streams import last_answer
@@ -52,8 +53,18 @@ class Chat:
             raise ConfigError(f"max_memory_bytes is {max_memory_bytes}; it must be at least 1, or None.")
         self.engine = engine
         self.pool = MemoryPool(max_memory_bytes or half_of_memory(engine.base.device))
-        #: Readings queue, so that threads with the same document read it once.
-        self._reading = threading.Lock()
+        #: Threads with the same document read it once.
+        self._turns = Turns()
+
+    @cached_property
+    def identity(self) -> str:
+        """Names what answers depend on besides a call's own settings: weights, adapter, and how they are used."""
+        engine = self.engine
+        digest = hashlib.sha256(f"{engine.base.fingerprint} {engine.base.dtype} {engine.config}".encode())
+        for name, weight in sorted(engine.adapter.weights.items() if engine.adapter else ()):
+            some = weight.reshape(-1)[:: max(1, weight.numel() // 64)].float()  # training changes all of them
+            digest.update(f"{name} {some.tolist()}".encode())
+        return digest.hexdigest()
 
     @property
     def max_tokens(self) -> int:
@@ -108,7 +119,7 @@ class Chat:
         return self._read(document, cancel)
 
     def _read(self, document: Document, cancel: threading.Event | None) -> tuple[DocumentMemory, int]:
-        with self._reading:
+        with self._turns.of(document.text, cancel):
             known = self.pool.find(document.text)
             if known is not None:
                 return self._as_document(known, document), 0

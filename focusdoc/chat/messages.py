@@ -8,6 +8,7 @@ from typing import Any
 
 from focusdoc.decoding.prompt import begin_of_text, encode_messages, encode_text
 from focusdoc.errors import ConfigError
+from focusdoc.texts import check_text, unix_lines
 
 ROLES = ("system", "user", "assistant")
 #: How a model without a chat template sees who speaks, as in `focusdoc.decoding.prompt.question_prompt`.
@@ -22,8 +23,8 @@ class Message:
 
     Attributes:
         role: ``"system"``, ``"user"`` or ``"assistant"``.
-        parts: its texts. A long part is remembered on a grid of its own, so parts that come again, in whatever
-            order, are not read again.
+        parts: its texts, every line end as LF. A long part is remembered on a grid of its own, so parts that come
+            again, in whatever order, are not read again.
 
     Raises:
         ConfigError: another role, or a part that is no text.
@@ -39,8 +40,10 @@ class Message:
         wrong = next((text for text in texts if not isinstance(text, str)), None)
         if wrong is not None:
             raise ConfigError(f"A message holds a {type(wrong).__name__}; this model reads text alone.")
+        for text in texts:
+            check_text(text, "A message")
         object.__setattr__(self, "role", role)
-        object.__setattr__(self, "parts", texts)
+        object.__setattr__(self, "parts", tuple(map(unix_lines, texts)))
 
     @property
     def text(self) -> str:
@@ -50,7 +53,7 @@ class Message:
 
 def check_messages(messages: Sequence[Message]) -> None:
     """Raise ConfigError unless there is something to answer."""
-    if not any(message.role != "system" and message.text.strip() for message in messages):
+    if not any(message.text.strip() for message in messages):
         raise ConfigError("The prompt is empty; write at least one message with text in it.")
 
 

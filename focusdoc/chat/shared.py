@@ -9,7 +9,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from focusdoc.chat.settings import check_alone
+from focusdoc.errors import ConfigError
 
 if TYPE_CHECKING:
     from focusdoc.chat.conversation import Chat
@@ -21,12 +24,30 @@ _lock = threading.Lock()
 
 
 class LazyChat:
-    """A chat that is made when it is first needed, once, whichever thread comes first."""
+    """A chat that is made when it is first needed, once, whichever thread comes first.
+
+    Copies of an object that holds one hold the same one.
+    """
 
     def __init__(self, make: Callable[[], Chat]) -> None:
         self._make = make
         self._chat: Chat | None = None
         self._lock = threading.Lock()
+
+    @classmethod
+    def given(cls, engine: FocusEngine | Chat | LazyChat | None, settings: Any) -> LazyChat | None:
+        """The chat of an engine that is there, or of a chat itself (then its memories are shared); None for None.
+
+        Args:
+            settings: the object that it was given to, which says besides how to load one.
+
+        Raises:
+            ConfigError: the settings say how to load one.
+        """
+        if engine is None or isinstance(engine, LazyChat):
+            return engine
+        check_alone(settings)
+        return cls.of(engine, settings.max_memory_bytes)
 
     @classmethod
     def of(cls, engine: FocusEngine | Chat, max_memory_bytes: int | None = None) -> LazyChat:
@@ -43,6 +64,21 @@ class LazyChat:
     def is_loaded(self) -> bool:
         """Whether the model is in memory."""
         return self._chat is not None
+
+    def __deepcopy__(self, memo: dict[int, object]) -> LazyChat:
+        """Itself: weights are never copied."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        """Pickling it.
+
+        Raises:
+            ConfigError: always; weights do not travel this way.
+        """
+        raise ConfigError(
+            "An object made from engine= cannot be pickled, since its weights would have to go along; make it from "
+            "model= (a folder or a hub name), which is found again where it is unpickled."
+        )
 
     def get(self) -> Chat:
         """The chat; loads its model the first time."""
@@ -80,6 +116,6 @@ def shared_chat(
 
 
 def clear_shared_chats() -> None:
-    """Forget every shared chat; weights and memories are freed when the last object that uses them goes."""
+    """Forget every shared chat; whoever asks next loads anew. Memory is freed when the last answer has ended."""
     with _lock:
         _chats.clear()

@@ -111,10 +111,11 @@ class TokenLoop:
             return None
         token = self._chooser.choose(logits)
         is_end = token in self._ends
-        if is_end:
+        stops = is_end or self._chooser.complete
+        if stops:
             self.finish_reason = "stop"
         self._taken += 1
-        self.over = is_end or self._taken == self._limit
+        self.over = stops or self._taken == self._limit
         return Step(token, logits, is_end)
 
     def _cancelled(self) -> bool:

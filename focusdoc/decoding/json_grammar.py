@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,16 +63,12 @@ class JsonGrammar:
             raise ConfigError(f"This JSON schema cannot be used: {error}") from error
         if problem := LLMatcher.validate_grammar(self._grammar, tokenizer):
             raise ConfigError(f"This JSON schema cannot be used: {problem.splitlines()[0]}")
-        self._marks = Marks.of(tokenizer)
-        #: Tokens that ending an answer may take: the names still to come, and their marks.
-        self._reserve = 8 + sum(len(tokenizer.tokenize_str(f',"{name}":""')) for name in _names(schema))
 
-    def start(self, max_new_tokens: int) -> JsonState:
-        """The state before the first token of one answer, which may have `max_new_tokens`."""
+    def start(self) -> JsonState:
+        """The state before the first token of one answer."""
         from llguidance import LLMatcher
 
-        matcher = LLMatcher(self._tokenizer, self._grammar, log_level=0)
-        return JsonState(matcher, self._marks, max_new_tokens - min(self._reserve, max_new_tokens // 2))
+        return JsonState(LLMatcher(self._tokenizer, self._grammar, log_level=0))
 
 
 def _closed(schema: Any) -> Any:
@@ -95,66 +90,24 @@ def _closed(schema: Any) -> Any:
     return closed
 
 
-def _names(schema: Any) -> Iterator[str]:
-    """The names of all properties in a schema."""
-    if isinstance(schema, Mapping):
-        if isinstance(schema.get("properties"), Mapping):
-            yield from schema["properties"]
-        for part in schema.values():
-            yield from _names(part)
-    elif isinstance(schema, list):
-        for part in schema:
-            yield from _names(part)
-
-
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """The tokens that end things: all answers, texts, then objects, lists and single values."""
-
-    ends: tuple[int, ...]
-    quote: int
-    letter: int
-    closing: tuple[int, ...]
-
-    @classmethod
-    def of(cls, tokenizer: LLTokenizer) -> Marks:
-        """Those of a vocabulary. One that has no token for a mark alone merely does without it."""
-        one = {mark: tokenizer.tokenize_str(mark)[0] for mark in '"a}],'}
-        return cls(tuple(tokenizer.eos_tokens), one['"'], one["a"], (one["}"], one["]"], one[","]))
-
-
 class JsonState:
-    """Where one answer stands; see `focusdoc.config.GrammarState`.
+    """Where one answer stands; see `focusdoc.config.GrammarState`."""
 
-    Args:
-        hurry_after: tokens after which the answer is brought to its end the shortest way. Small models fill a text
-            until they are stopped, and half an answer is none.
-    """
-
-    def __init__(self, matcher: LLMatcher, marks: Marks, hurry_after: int) -> None:
+    def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
-        self._marks = marks
-        self._left = hurry_after
+
+    @property
+    def complete(self) -> bool:
+        """Whether the JSON is whole and nothing more may come."""
+        return self._matcher.is_stopped() and not self._matcher.is_error()
 
     def mask(self, scores: Tensor) -> Tensor:
         """`scores` [1, vocab] with minus infinity for every token that may not come next."""
         # One byte a token: 0, or 200 where the token is allowed.
         allowed = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8).bool()
-        if self._left <= 0:
-            allowed = self._shortest(allowed)
         return scores.masked_fill(~allowed[: scores.shape[-1]], float("-inf"))
 
     def accept(self, token: int) -> None:
         """Go on past the chosen `token`."""
-        self._left -= 1
         if not self._matcher.is_stopped():
             self._matcher.consume_token(token)
-
-    def _shortest(self, allowed: Tensor) -> Tensor:
-        """Of the `allowed` tokens [vocab] the one that brings the answer nearest to its end; else all of them."""
-        marks = self._marks
-        in_text = bool(allowed[marks.letter]) and bool(allowed[marks.quote])
-        for mark in (*marks.ends, *((marks.quote,) if in_text else marks.closing)):
-            if allowed[mark]:
-                return torch.zeros_like(allowed).index_fill_(0, torch.tensor([mark]), True)
-        return allowed

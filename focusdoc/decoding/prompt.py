@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from focusdoc.errors import ConfigError
+from focusdoc.texts import check_text
 
 PromptStyle = Literal["auto", "chat", "plain"]
 
@@ -20,7 +21,12 @@ SYSTEM_PROMPT = "Answer from the document."
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of `text` as plain text: no special tokens added, none recognised in it."""
+    """Token ids of `text` as plain text: no special tokens added, none recognised in it.
+
+    Raises:
+        ConfigError: it holds half of a surrogate pair.
+    """
+    check_text(text, "The text")
     ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
     return ids
 
@@ -75,16 +81,14 @@ def question_prompt(tokenizer: Any, question: str, style: PromptStyle = "auto", 
         quoted: passages of the document that stand in front of the question.
 
     Raises:
-        ConfigError: ``"chat"`` for a tokenizer that has no chat template, or a template that cannot hold a question.
+        ConfigError: the question is empty or no text; ``"chat"`` for a tokenizer that has no chat template, or a
+            template that cannot hold a question.
     """
     if not isinstance(question, str) or not question.strip():
         raise ConfigError(f"The question {question!r} is empty or no text; ask something.")
     if style not in ("auto", "chat", "plain"):
         raise ConfigError(f"style is {style!r}; choose 'auto', 'chat' or 'plain'.")
-    try:
-        question.encode("utf-8")
-    except UnicodeEncodeError:
-        raise ConfigError("The question holds half of a surrogate pair, which is no text; decode it rightly.") from None
+    check_text(question, "The question")
     asked = quoted_before(question, quoted)
     has_template = bool(getattr(tokenizer, "chat_template", None))
     if style == "chat" and not has_template:

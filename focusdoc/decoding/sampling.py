@@ -34,11 +34,16 @@ class TokenChooser:
             if config.top_p < 1.0:
                 steps.append(processors.TopPLogitsWarper(config.top_p))
         self._steps = steps
-        self._grammar = config.grammar.start(config.max_new_tokens) if config.grammar is not None else None
+        self._grammar = config.grammar.start() if config.grammar is not None else None
         self._generator: torch.Generator | None = None
         if config.seed is not None:
             # On the CPU whatever the model's device, so that one seed draws the same tokens everywhere.
             self._generator = torch.Generator().manual_seed(config.seed)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the grammar, if there is one, lets nothing more come."""
+        return self._grammar is not None and self._grammar.complete
 
     def choose(self, logits: Tensor) -> int:
         """The next token id from float32 logits [vocab]."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from focusdoc.errors import DocumentError, EmptyDocumentError
+from focusdoc.texts import check_text
 
 #: Ends a page of a plain text (RFCs, the output of pdftotext).
 FORM_FEED = "\f"
@@ -45,7 +46,7 @@ class Document:
             what a viewer shows and the text lacks) and ``warnings`` (of the parser).
 
     Raises:
-        DocumentError: the pages do not tile the text.
+        DocumentError: the pages do not tile the text, or it holds half of a surrogate pair.
     """
 
     text: str
@@ -57,6 +58,7 @@ class Document:
             raise DocumentError(f"text is of type {type(self.text).__name__}; a document needs a str.")
         object.__setattr__(self, "pages", tuple(self.pages))
         object.__setattr__(self, "metadata", dict(self.metadata))
+        check_text(self.text, repr(self.name), DocumentError)
         if not self.pages:
             raise DocumentError("A document needs at least one page; use Document.from_text for a plain text.")
         end = 0
@@ -83,13 +85,6 @@ class Document:
         name = metadata.get("name", "text")
         if not text.strip():
             raise EmptyDocumentError(f"{name!r} holds no text; give a document with at least one word.")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise DocumentError(
-                f"{name!r} holds a lone surrogate at character {error.start}, which is no text; "
-                "decode the bytes it came from with the right encoding."
-            ) from None
         pages: list[Page] = []
         start = 0
         while start < len(text):

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
+from lm_eval.models.utils import normalize_gen_kwargs
 from torch.nn import functional
 
-from focusdoc.config import GenerationConfig
 from focusdoc.decoding.prompt import encode_messages, encode_text
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError
@@ -30,7 +30,8 @@ from focusdoc.evaluation.perplexity import condensed_predictor
 
 #: Marks a prompt that is a conversation. Its contents stay apart from the template, so that none can speak as one.
 _CHAT = "\ue000focusdoc chat\ue001"
-_MAX_NEW_TOKENS = 256
+#: What generation_kwargs may hold besides stop texts and the limit of tokens; `GenerationConfig` has the same names.
+_SETTINGS = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
 
 
 @register_model("focusdoc")
@@ -105,17 +106,15 @@ class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
         return self._each(requests, self._whole, "loglikelihood_rolling", disable_tqdm)
 
     def _generate(self, context: str, settings: dict[str, Any]) -> str:
-        until = settings.get("until") or []
-        stops = [until] if isinstance(until, str) else [text for text in until if text]
-        temperature = float(settings.get("temperature") or 0) if settings.get("do_sample") else 0.0
-        limit = settings.get("max_gen_toks") or settings.get("max_new_tokens") or _MAX_NEW_TOKENS
-        chosen = GenerationConfig(max_new_tokens=int(limit), stop=tuple(stops), temperature=temperature)
-        output = self.engine.generate(
-            self._encode(context),
-            max_new_tokens=chosen.max_new_tokens,
-            stop=chosen.stop,
-            temperature=chosen.temperature,
-        )
+        # The harness's own reading of what its tasks say: the limit has four names, the first of which counts.
+        given = dict(normalize_gen_kwargs({name: value for name, value in settings.items() if value is not None}))
+        chosen = {name: given.pop(name) for name in _SETTINGS if name in given}
+        chosen.setdefault("temperature", 1.0 if given.pop("do_sample") else 0.0)
+        stops = [text for text in given.pop("until") if text]
+        limit = given.pop("max_gen_toks")
+        if unknown := [name for name, value in given.items() if (name, value) != ("num_beams", 1)]:
+            raise ConfigError(f"generation_kwargs hold {', '.join(unknown)}, which focusdoc has not; leave it out.")
+        output = self.engine.generate(self._encode(context), max_new_tokens=limit, stop=tuple(stops), **chosen)
         text: str = self._tokenizer.decode(
             output.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )

@@ -71,6 +71,26 @@ def test_pieces_join_to_the_answer_and_sources_quote_the_text(chat: Chat) -> Non
     assert sum(found.chunk_shares) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_any_line_ends_give_the_same_answer_and_the_same_memory(chat: Chat, end: str) -> None:
+    def asked(question: str, end: str) -> list[Message]:
+        rows = "\n".join(f"row {number} of many" for number in range(100))
+        return [Message("user", f"The query is: {question}\n------\n{rows}\n------\n".replace("\n", end))]
+
+    wanted = answer(chat, asked("Who?", "\n"))
+    found = answer(chat, asked("Who?", end))
+    assert found.token_ids == wanted.token_ids
+    assert found.usage.document_tokens == wanted.usage.document_tokens
+    assert found.usage.encoded_tokens == 0
+    assert answer(chat, asked("And why is that so, if it is so at all?", end)).usage.encoded_tokens == 0
+
+
+def test_a_system_message_alone_is_answered(chat: Chat) -> None:
+    assert answer(chat, [Message("system", "Tell a joke.")]).text
+    long = answer(chat, [Message("system", BOOK)])
+    assert long.usage.encoded_tokens > 0
+
+
 def test_documents_are_asked_as_the_engine_asks_them(chat: Chat, tiny_engine: FocusEngine) -> None:
     document = Document.from_text(BOOK, {"name": "book"})
     wanted = tiny_engine.ask(tiny_engine.read(document), "Who?", max_new_tokens=5, ignore_eos=True)
@@ -88,6 +108,18 @@ def test_a_known_text_is_quoted_under_its_new_name_and_pages(chat: Chat) -> None
     found = chat.ask([paged], "Who?", max_new_tokens=1, ignore_eos=True)
     assert found.usage.encoded_tokens == 0
     assert {source.document for source in found.sources} == {"second"}
+
+
+def test_answers_over_documents_end_with_their_json(chat: Chat) -> None:
+    document, grammar = Document.from_text(BOOK), chat.grammar({"enum": ["blue", "red"]})
+    found = chat.ask([document], "Which colour?", max_new_tokens=30, grammar=grammar)
+    (together,) = chat.engine.ask_many(chat.read(document)[0], ["Which colour?"], max_new_tokens=30, grammar=grammar)
+    for one in (found, together):
+        assert one.finish_reason == "stop"
+        assert one.text in ('"blue"', '"red"')
+    cut = chat.ask([document], "Which colour?", max_new_tokens=3, grammar=grammar)
+    assert cut.finish_reason == "length"
+    assert found.text.startswith(cut.text)
 
 
 def test_a_text_is_continued_as_it_stands(chat: Chat) -> None:
@@ -146,7 +178,7 @@ class TestBadCalls:
         with pytest.raises(PromptTooLongError, match=r"takes \d+ tokens with its template.*window of 40"):
             narrow.stream(prompt("Who?"))
 
-    @pytest.mark.parametrize("messages", [[], [Message("user", "  ")], [Message("system", "Be brief.")]])
+    @pytest.mark.parametrize("messages", [[], [Message("user", "  ")], [Message("system", " ")]])
     def test_empty_prompt(self, chat: Chat, messages: list[Message]) -> None:
         with pytest.raises(ConfigError, match="prompt is empty"):
             chat.stream(messages)

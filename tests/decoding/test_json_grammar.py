@@ -65,26 +65,28 @@ def test_an_object_holds_the_named_properties_alone(engine: FocusEngine) -> None
         assert said in ({"inner": {"properties": True}}, {"inner": {"properties": False}})
 
 
-def test_a_text_without_end_is_ended_in_time(engine: FocusEngine) -> None:
-    schema = {
-        "type": "object",
-        "properties": {
-            "setup": {"type": "string"},
-            "lines": {"type": "array", "items": {"type": "object", "properties": {"n": {"type": "integer"}}}},
-            "punchline": {"type": "string"},
-        },
-        "required": ["setup", "lines", "punchline"],
-    }
+def test_an_answer_cut_by_its_budget_says_so_and_stays_as_it_was_written(engine: FocusEngine) -> None:
+    schema = {"type": "object", "properties": {"setup": {"type": "string"}}, "required": ["setup"]}
     for seed in range(6):
         grammar = JsonGrammar(grammar_tokenizer(engine.base), schema)
-        found = engine.generate([5, 6], max_new_tokens=120, temperature=1.5, seed=seed, grammar=grammar)
-        assert found.finish_reason == "stop"
-        said = json.loads(engine.base.tokenizer.decode(found.token_ids, skip_special_tokens=True))
-        assert said.keys() == {"setup", "lines", "punchline"}
+        settings = {"temperature": 1.5, "seed": seed, "grammar": grammar}
+        longer, cut = (engine.generate([5, 6], max_new_tokens=count, **settings) for count in (30, 14))
+        assert cut.token_ids == longer.token_ids[:14]
+        assert cut.finish_reason == "length"
+
+
+def test_an_answer_that_is_whole_with_its_last_token_is_not_called_cut(engine: FocusEngine) -> None:
+    grammar = JsonGrammar(grammar_tokenizer(engine.base), SCHEMA)
+    whole = engine.generate([5, 6], max_new_tokens=120, grammar=grammar)
+    again = engine.generate([5, 6], max_new_tokens=len(whole.token_ids), grammar=grammar)
+    assert (again.token_ids, again.finish_reason) == (whole.token_ids, "stop")
+    short = engine.generate([5, 6], max_new_tokens=len(whole.token_ids) - 1, grammar=grammar)
+    assert short.finish_reason == "length"
+    assert json.loads(engine.base.tokenizer.decode(whole.token_ids))
 
 
 def test_any_object(engine: FocusEngine) -> None:
-    state = JsonGrammar(grammar_tokenizer(engine.base), ANY_OBJECT).start(100)
+    state = JsonGrammar(grammar_tokenizer(engine.base), ANY_OBJECT).start()
     import torch
 
     scores = state.mask(torch.zeros(1, engine.base.config.vocab_size))[0]

@@ -58,6 +58,37 @@ def test_stop_texts_are_not_part_of_the_answer(model: Any) -> None:
     assert cut == whole[: whole.index(whole[3])]
 
 
+@pytest.mark.parametrize("name", ["max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"])
+def test_every_name_of_the_token_limit_is_heeded(model: Any, name: str) -> None:
+    (whole,) = model.generate_until([Request("Once", {"max_gen_toks": 8})], disable_tqdm=True)
+    (text,) = model.generate_until([Request("Once", {name: 3})], disable_tqdm=True)
+    assert text == whole[:3]  # a token a byte
+
+
+def test_of_two_limits_the_harness_s_first_counts(model: Any) -> None:
+    limits = {"max_tokens": 5, "max_completion_tokens": 7, "max_new_tokens": 2, "max_gen_toks": None}
+    (text,) = model.generate_until([Request("Once", limits)], disable_tqdm=True)
+    (wanted,) = model.generate_until([Request("Once", {"max_gen_toks": 2})], disable_tqdm=True)
+    assert text == wanted
+
+
+def test_sampling_is_as_the_harness_understands_it(model: Any) -> None:
+    def said(**settings: Any) -> str:
+        found: list[str] = model.generate_until([Request("Once", {"max_gen_toks": 8, **settings})], disable_tqdm=True)
+        return found[0]
+
+    greedy = said()
+    assert said(do_sample=False, temperature=1.5) == greedy
+    assert said(temperature=1.5, seed=3) == said(temperature=1.5, seed=3, do_sample=True) != greedy
+    assert said(temperature=1.5, top_k=1) == greedy
+
+
+def test_a_setting_that_nobody_knows_is_refused(model: Any) -> None:
+    with pytest.raises(ConfigError, match="num_beams, which focusdoc has not"):
+        model.generate_until([Request("Once", {"num_beams": 4})], disable_tqdm=True)
+    assert model.generate_until([Request("Once", {"num_beams": 1, "max_gen_toks": 1})], disable_tqdm=True)
+
+
 def test_loglikelihood_of_a_continuation(model: Any, engine: FocusEngine) -> None:
     table = logits(engine, "A house is blue")
     ids = engine.base.tokenizer(" is blue")["input_ids"]

@@ -2,13 +2,14 @@
 
 from langchain_focusdoc.chat_models import ChatFocusLLM
 from langchain_focusdoc.document_loaders import FocusDocumentLoader
-from langchain_focusdoc.errors import FocusContextOverflowError, FocusRequestError
+from langchain_focusdoc.errors import FocusContextOverflowError, FocusIncompleteAnswerError, FocusRequestError
 from langchain_focusdoc.retrievers import FocusRetriever
 
 __all__ = [
     "ChatFocusLLM",
     "FocusContextOverflowError",
     "FocusDocumentLoader",
+    "FocusIncompleteAnswerError",
     "FocusRequestError",
     "FocusRetriever",
 ]

@@ -8,14 +8,14 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import LangSmithParams, LanguageModelInput
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
-from pydantic import ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from focusdoc.chat.settings import LOADING, known_fields, one_or_many, refuse_unknown
 from focusdoc.chat.shared import LazyChat, shared_chat
 from focusdoc.chat.streams import last_answer
 from focusdoc.chat.threads import run_in_thread, stream_in_thread
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from focusdoc.chat.conversation import Chat
-    from focusdoc.decoding.answer import Answer, TextPiece
+    from focusdoc.decoding.answer import TextPiece
 
 #: Parameters of every LangChain chat model that mean nothing to a model in this process.
 _MEANINGLESS = frozenset({"api_key", "base_url", "timeout", "max_retries"})
@@ -47,6 +47,8 @@ _SETTINGS = {
 _CALL_EXTRAS = frozenset(
     {"model", "cancel", "response_format", "ls_structured_output_format", "stream", "stream_usage"}
 )
+#: What calls a model's tools, which there are none of.
+_TOOLS = frozenset({"tools", "tool_choice", "functions"})
 
 
 class ChatFocusLLM(BaseChatModel):
@@ -94,43 +96,42 @@ class ChatFocusLLM(BaseChatModel):
     repetition_penalty: float = Field(default=1.0, gt=0.0)
     seed: int | None = None
     stop: list[str] | None = Field(default=None, alias="stop_sequences")
-    """Texts that end the answer."""
+    """Texts that end the answer; one may come without a list."""
     streaming: bool = False
     """Whether `invoke` streams as well."""
     max_sources: int = Field(default=3, ge=0)
     """Passages named with each answer."""
 
-    _lazy: LazyChat | None = PrivateAttr(default=None)
-
-    def __init__(self, *, engine: Any | None = None, **settings: Any) -> None:
-        """Make the object; nothing is loaded.
-
-        Args:
-            engine: a `focusdoc.FocusEngine` (or a `focusdoc.Chat` to share its memories) of your own, in the place
-                of the settings that say how to load one.
-            settings: the fields of this class.
-        """
-        super().__init__(**settings)
-        if engine is not None:
-            self._lazy = LazyChat.of(engine, self.max_memory_bytes)
+    engine: Any | None = Field(default=None, exclude=True, repr=False)
+    """A `focusdoc.FocusEngine` (or a `focusdoc.Chat` to share its memories) of your own, in the place of the settings
+    that say how to load one."""
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_meaningless(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        return {name: value for name, value in values.items() if name not in _MEANINGLESS}
+    def _known(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            values = {name: value for name, value in values.items() if name not in _MEANINGLESS}
+        return known_fields(cls, values)
+
+    @model_validator(mode="after")
+    def _engine_of_ones_own(self) -> ChatFocusLLM:
+        self.engine = LazyChat.given(self.engine, self)
+        return self
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return one_or_many(value)
 
     @property
     def focus(self) -> LazyChat:
         """The model with its memories, shared by all objects with the same settings; `.get()` loads it."""
-        if self._lazy is None:
-            self._lazy = self._shared(self.model)
-        return self._lazy
+        return self.engine or self._shared(self.model)
 
     def get_token_ids(self, text: str) -> list[int]:
         """Token ids of a text, by the model's own tokenizer."""
-        return self.focus.get().encode(text)
+        with as_langchain_errors():
+            return self.focus.get().encode(text)
 
     @property
     def _llm_type(self) -> str:
@@ -139,9 +140,8 @@ class ChatFocusLLM(BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         return {
-            "model_name": self.model or DEFAULT_MODEL,
-            "adapter": self.adapter,
-            "config": repr(self.config),
+            "model_name": self._model_name,
+            "engine": self.engine.get().identity if self.engine else self._told(),
             "max_tokens": self.max_tokens,
             "temperature": self.temperature,
             "top_p": self.top_p,
@@ -149,17 +149,28 @@ class ChatFocusLLM(BaseChatModel):
             "repetition_penalty": self.repetition_penalty,
             "seed": self.seed,
             "stop": self.stop,
+            "max_sources": self.max_sources,
         }
 
+    @property
+    def _model_name(self) -> str:
+        own: LazyChat | None = self.engine
+        return own.get().engine.base.name if own else self.model or DEFAULT_MODEL
+
+    def _told(self) -> str:
+        """The settings that say how to load a model; to look at it would load it."""
+        return repr({name: getattr(self, name) for name in LOADING})
+
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        given = {name: value for name, value in kwargs.items() if value is not None}
         params = LangSmithParams(
             ls_provider="focusdoc",
-            ls_model_name=kwargs.get("model") or self.model or DEFAULT_MODEL,
+            ls_model_name=given.get("model", self._model_name),
             ls_model_type="chat",
-            ls_temperature=kwargs.get("temperature", self.temperature),
-            ls_max_tokens=kwargs.get("max_tokens", self.max_tokens),
+            ls_temperature=given.get("temperature", self.temperature),
+            ls_max_tokens=given.get("max_tokens", self.max_tokens),
         )
-        if stops := stop or self.stop:
+        if stops := one_or_many(stop or self.stop):
             params["ls_stop"] = stops
         return params
 
@@ -173,7 +184,6 @@ class ChatFocusLLM(BaseChatModel):
         chat, pieces = self._pieces(messages, stop, kwargs)
         with as_langchain_errors():
             answer = last_answer(pieces)
-        _check_complete(answer, kwargs)
         name = chat.engine.base.name
         message = AIMessage(
             content=answer.text, usage_metadata=usage_of(answer), response_metadata=metadata_of(answer, name)
@@ -221,7 +231,7 @@ class ChatFocusLLM(BaseChatModel):
 
     def with_structured_output(
         self,
-        schema: dict[str, Any] | type,
+        schema: Any,
         *,
         include_raw: bool = False,
         method: Literal["json_schema", "json_mode", "function_calling"] = "json_schema",
@@ -231,17 +241,18 @@ class ChatFocusLLM(BaseChatModel):
         """A chain whose answers are objects of `schema`, by constrained decoding.
 
         Args:
-            schema: a pydantic class, a TypedDict, a JSON schema or an OpenAI function.
+            schema: a pydantic class, a dataclass, an Enum, a Literal, ``list[...]``, which give their objects; a
+                TypedDict, a JSON schema or an OpenAI function, which give plain values.
             include_raw: give a dictionary of raw message, parsed object and parsing error.
             method: all three keep the answer to the schema in the same way, and `strict` is always in force; they
                 are there so that chains written for other models run.
 
         Raises:
-            FocusRequestError: the schema cannot be used. OutputParserException: from the chain, when an answer does
-                not end within `max_tokens`.
+            FocusRequestError: the schema cannot be used. FocusIncompleteAnswerError: from the chain, when an answer
+                does not end within `max_tokens`; with `include_raw` it is the parsing error.
         """
-        if kwargs:
-            raise FocusRequestError(f"with_structured_output has no setting {', '.join(kwargs)!r}; leave it out.")
+        with as_langchain_errors():
+            refuse_unknown(kwargs, ("include_raw", "method", "strict"), "with_structured_output")
         return structured_output(self, schema, include_raw=include_raw, method=method, strict=strict)
 
     def _chunks(
@@ -255,7 +266,6 @@ class ChatFocusLLM(BaseChatModel):
                 for piece in pieces:
                     message = AIMessageChunk(content=str(piece))
                     if piece.answer is not None:
-                        _check_complete(piece.answer, kwargs)
                         message = AIMessageChunk(
                             content=str(piece),
                             usage_metadata=usage_of(piece.answer),
@@ -270,11 +280,11 @@ class ChatFocusLLM(BaseChatModel):
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
     ) -> tuple[Chat, Generator[TextPiece, None, None]]:
         settings = self._settings(stop, kwargs)
-        conversation = to_messages(messages)
         cancel: threading.Event | None = kwargs.get("cancel")
         model = kwargs.get("model")
         chat = (self.focus if model is None else self._shared(model)).get()
         with as_langchain_errors():
+            conversation = to_messages(messages)
             if kwargs.get("response_format") is not None:
                 settings["grammar"] = grammar_of(chat, kwargs["response_format"])
             return chat, chat.stream(conversation, max_sources=self.max_sources, cancel=cancel, **settings)
@@ -282,15 +292,12 @@ class ChatFocusLLM(BaseChatModel):
     def _settings(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """focusdoc's settings of one call: those of this object, overridden by what comes with the call."""
         settings = {focus: getattr(self, name) for name, focus in _SETTINGS.items() if name != "max_new_tokens"}
-        settings["stop"] = tuple(stop if stop is not None else self.stop or ())
-        for name, value in kwargs.items():
-            if name in ("tools", "tool_choice", "functions"):
-                if value:
-                    raise FocusRequestError(f"ChatFocusLLM cannot call tools; leave {name}= out.")
-            elif name in _SETTINGS:
-                settings[_SETTINGS[name]] = value
-            elif name not in _CALL_EXTRAS and name not in _MEANINGLESS:
-                raise FocusRequestError(f"ChatFocusLLM has no setting {name!r}; it has {', '.join(sorted(_SETTINGS))}.")
+        settings["stop"] = tuple(one_or_many(stop if stop is not None else self.stop or ()))
+        if called := [name for name in _TOOLS & kwargs.keys() if kwargs[name]]:
+            raise FocusRequestError(f"ChatFocusLLM cannot call tools; leave {called[0]}= out.")
+        with as_langchain_errors():
+            refuse_unknown(kwargs.keys() - _CALL_EXTRAS - _MEANINGLESS - _TOOLS, _SETTINGS, "A call of ChatFocusLLM")
+        settings |= {_SETTINGS[name]: kwargs[name] for name in _SETTINGS if kwargs.get(name) is not None}
         return settings
 
     def _shared(self, model: str | None) -> LazyChat:
@@ -303,14 +310,4 @@ class ChatFocusLLM(BaseChatModel):
             attention=self.attention,
             store=self.store,
             max_memory_bytes=self.max_memory_bytes,
-        )
-
-
-def _check_complete(answer: Answer, kwargs: Mapping[str, Any]) -> None:
-    """Refuse half of a structured answer: parsers of partial JSON would take it for a whole one."""
-    if kwargs.get("response_format") is not None and answer.finish_reason != "stop":
-        raise OutputParserException(
-            f"The structured answer ended early ({answer.finish_reason}) after {answer.usage.completion_tokens} "
-            "tokens; raise max_tokens.",
-            llm_output=answer.text,
         )

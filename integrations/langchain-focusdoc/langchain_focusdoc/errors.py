@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from langchain_core import exceptions
-from langchain_core.exceptions import ContextOverflowError, LangChainException
+from langchain_core.exceptions import ContextOverflowError, LangChainException, OutputParserException
 
-from focusdoc.errors import ConfigError, EmptyDocumentError, PromptTooLongError
+from focusdoc.errors import ConfigError, DocumentError, IncompleteAnswerError, PromptTooLongError
 
 # Newer than the oldest langchain-core that this package takes.
 _InvalidRequest: type[Exception] = getattr(exceptions, "ModelInvalidRequestError", LangChainException)
@@ -22,6 +22,10 @@ class FocusContextOverflowError(ContextOverflowError, ValueError):
     """A prompt is longer than the memory can hold; nothing of it was cut."""
 
 
+class FocusIncompleteAnswerError(OutputParserException, IncompleteAnswerError):
+    """A structured answer ended before its JSON did; the message names what is missing and the remedy."""
+
+
 @contextmanager
 def as_langchain_errors() -> Iterator[None]:
     """Raise focusdoc's complaints about a call as LangChain's."""
@@ -29,5 +33,5 @@ def as_langchain_errors() -> Iterator[None]:
         yield
     except PromptTooLongError as error:
         raise FocusContextOverflowError(str(error)) from error
-    except (ConfigError, EmptyDocumentError) as error:
+    except (ConfigError, DocumentError) as error:
         raise FocusRequestError(str(error)) from error

@@ -23,15 +23,18 @@ _ROLES = {
     "ai": "assistant",
     "assistant": "assistant",
 }
+#: Blocks that a model wrote for itself, which no model is shown again.
+_THOUGHTS = frozenset({"reasoning", "reasoning_content", "thinking", "redacted_thinking"})
 
 
 def to_messages(messages: Sequence[BaseMessage]) -> list[Message]:
-    """The same conversation; each text block is a part of its own.
+    """The same conversation; each text block is a part of its own, and a model's reasoning is left out.
 
     Raises:
         FocusRequestError: a role or a content that this model does not know (tools, images, audio, files).
     """
-    return [Message(_role_of(message), _parts_of(message)) for message in messages]
+    told = ((_role_of(message), _parts_of(message)) for message in messages)
+    return [Message(role, parts) for role, parts in told if parts]  # none where all was reasoning
 
 
 def _role_of(message: BaseMessage) -> str:
@@ -52,6 +55,8 @@ def _parts_of(message: BaseMessage) -> list[str]:
     for block in message.content:
         if isinstance(block, str):
             parts.append(block)
+        elif block.get("type") in _THOUGHTS:
+            continue
         elif block.get("type") in ("text", "text-plain") and isinstance(block.get("text"), str):
             parts.append(block["text"])
         else:

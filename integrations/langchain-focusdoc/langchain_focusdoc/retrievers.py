@@ -10,8 +10,9 @@ from typing import Any
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 
+from focusdoc.chat.settings import known_fields, one_or_many, refuse_unknown
 from focusdoc.chat.threads import run_in_thread
 from focusdoc.documents import Document as FocusDocument
 from focusdoc.documents import Page
@@ -38,6 +39,11 @@ class FocusRetriever(BaseRetriever):
 
     _files: list[FocusDocument] = PrivateAttr(default_factory=list)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: Any) -> Any:
+        return known_fields(cls, values)
+
     def model_post_init(self, context: Any, /) -> None:
         """Put the pages of each file together; a ValidationError where there is no text."""
         super().model_post_init(context)
@@ -45,44 +51,55 @@ class FocusRetriever(BaseRetriever):
 
     @classmethod
     def from_documents(
-        cls, documents: Sequence[Document], llm: ChatFocusLLM | None = None, **settings: Any
+        cls, documents: Document | Sequence[Document], llm: ChatFocusLLM | None = None, **settings: Any
     ) -> FocusRetriever:
         """A retriever over LangChain documents; those of one source count as its pages.
 
         Args:
+            documents: one, or a list.
             llm: by default one with the embedded default model.
             settings: `k`, `look_tokens`, and what every retriever has.
 
         Raises:
             FocusRequestError: there is no document with text in it.
         """
+        documents = list(one_or_many(documents, Document))
         _to_files(documents)  # raised from here, or pydantic would make a ValidationError of it
-        return cls(llm=llm or ChatFocusLLM(), documents=list(documents), **settings)
+        return cls(llm=llm or ChatFocusLLM(), documents=documents, **settings)
 
     @classmethod
     def from_files(
-        cls, files: Sequence[str | Path], llm: ChatFocusLLM | None = None, **settings: Any
+        cls, files: str | Path | Sequence[str | Path], llm: ChatFocusLLM | None = None, **settings: Any
     ) -> FocusRetriever:
-        """A retriever over files of the kinds that `focusdoc.load` knows.
+        """A retriever over one or several files of the kinds that `focusdoc.load` knows.
 
         Raises:
             focusdoc.errors.DocumentError: a file cannot be loaded.
         """
-        pages = [page for file in files for page in FocusDocumentLoader(file).lazy_load()]
+        pages = [page for file in one_or_many(files, (str, Path)) for page in FocusDocumentLoader(file).lazy_load()]
         return cls.from_documents(pages, llm, **settings)
 
-    def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
-        return self._find(query, None)
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **settings: Any
+    ) -> list[Document]:
+        return self._find(query, None, settings)
 
     async def _aget_relevant_documents(
-        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **settings: Any
     ) -> list[Document]:
-        return await run_in_thread(lambda cancel: self._find(query, cancel))
+        return await run_in_thread(lambda cancel: self._find(query, cancel, settings))
 
-    def _find(self, query: str, cancel: threading.Event | None) -> list[Document]:
+    def _find(self, query: str, cancel: threading.Event | None, settings: dict[str, Any]) -> list[Document]:
+        """The passages; `settings` are of this call, and take the place of `k` and `look_tokens`."""
         with as_langchain_errors():
+            refuse_unknown(settings, ("k", "look_tokens"), "A call of FocusRetriever")
+            k, look_tokens = settings.get("k"), settings.get("look_tokens")
             answer = self.llm.focus.get().ask(
-                self._files, query, max_sources=self.k, cancel=cancel, max_new_tokens=self.look_tokens
+                self._files,
+                query,
+                max_sources=self.k if k is None else k,
+                cancel=cancel,
+                max_new_tokens=self.look_tokens if look_tokens is None else look_tokens,
             )
         files = {file.name: file for file in self._files}
         found = []

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.exceptions import OutputParserException
+from langchain_core.output_parsers import BaseCumulativeTransformOutputParser
+from langchain_core.outputs import Generation
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema
-from langchain_core.utils.pydantic import is_basemodel_subclass
+from langchain_core.utils.pydantic import is_basemodel_subclass, is_pydantic_v1_subclass
+from pydantic_core import from_json, to_json
+from typing_extensions import is_typeddict
 
-from langchain_focusdoc.errors import FocusRequestError
+from focusdoc.chat.structured import AnswerType
+from focusdoc.errors import IncompleteAnswerError
+from langchain_focusdoc.errors import FocusIncompleteAnswerError, FocusRequestError, as_langchain_errors
 
 if TYPE_CHECKING:
     from langchain_core.language_models import LanguageModelInput
@@ -23,22 +31,18 @@ _METHODS = ("json_schema", "json_mode", "function_calling")
 
 
 def structured_output(
-    llm: ChatFocusLLM, schema: dict[str, Any] | type, *, include_raw: bool, method: str, strict: bool | None
+    llm: ChatFocusLLM, schema: Any, *, include_raw: bool, method: str, strict: bool | None
 ) -> Runnable[LanguageModelInput, Any]:
     """See `ChatFocusLLM.with_structured_output`."""
     if method not in _METHODS:
         raise FocusRequestError(f"method is {method!r}; choose one of {', '.join(_METHODS)}.")
-    try:
-        json_schema = convert_to_json_schema(schema)
-    except (TypeError, ValueError) as error:
-        raise FocusRequestError(f"This schema cannot be used: {error}") from error
+    kind = _answer_type(schema)
+    shown = schema if isinstance(schema, dict) or is_typeddict(schema) or is_basemodel_subclass(schema) else kind.schema
     bound: Runnable[LanguageModelInput, Any] = llm.bind(
-        response_format={"type": "json_schema", "json_schema": {"schema": json_schema}},
-        ls_structured_output_format={"kwargs": {"method": method, "strict": strict}, "schema": schema},
+        response_format={"type": "json_schema", "json_schema": {"schema": kind.schema}},
+        ls_structured_output_format={"kwargs": {"method": method, "strict": strict}, "schema": shown},
     )
-    parser: Any = JsonOutputParser()
-    if isinstance(schema, type) and is_basemodel_subclass(schema):
-        parser = PydanticOutputParser(pydantic_object=schema)
+    parser = AnswerParser(kind=kind)
     if not include_raw:
         parsing: Runnable[LanguageModelInput, Any] = bound | parser
         return parsing
@@ -48,6 +52,60 @@ def structured_output(
         [failed], exception_key="parsing_error"
     )
     return chain
+
+
+class AnswerParser(BaseCumulativeTransformOutputParser[Any]):
+    """Objects of an `AnswerType`; of a stream, every object that the answer makes on its way."""
+
+    kind: AnswerType
+
+    def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
+        """The object of an answer; None where a stream has not come to one yet.
+
+        Raises:
+            FocusIncompleteAnswerError: the answer ended before its JSON did. OutputParserException: it is no object of
+                the schema.
+        """
+        text = result[0].text
+        message = getattr(result[0], "message", None)
+        reason = getattr(message, "response_metadata", {}).get("finish_reason")  # comes with a stream's last piece
+        try:
+            if partial and reason is None:
+                return self.kind.read(to_json(from_json(text, allow_partial="trailing-strings")).decode())
+            tokens = (getattr(message, "usage_metadata", None) or {}).get("output_tokens", 0)
+            return self.kind.parse(text, reason or "stop", tokens, limit="max_tokens")
+        except IncompleteAnswerError as error:
+            raise FocusIncompleteAnswerError(str(error), llm_output=text) from error
+        except ValueError as error:
+            if partial and reason is None:
+                return None
+            raise OutputParserException(f"The answer does not fit its schema: {error}", llm_output=text) from error
+
+    def parse(self, text: str) -> Any:
+        """The object of a whole answer."""
+        return self.parse_result([Generation(text=text)])
+
+
+def _answer_type(schema: Any) -> AnswerType:
+    """What answers of a `schema` are to be: objects of a type; plain values where it is no class of objects.
+
+    Raises:
+        FocusRequestError: it is no schema, or says nothing of what an answer holds.
+    """
+    by_langchain = isinstance(schema, dict | BaseTool) or is_typeddict(schema) or inspect.isroutine(schema)
+    older = isinstance(schema, type) and is_pydantic_v1_subclass(schema)
+    if not by_langchain and not older:
+        with as_langchain_errors():
+            return AnswerType.of(schema)
+    try:
+        json_schema = convert_to_json_schema(schema)
+    except (TypeError, ValueError) as error:
+        raise FocusRequestError(f"This schema cannot be used: {error}") from error
+    if isinstance(schema, dict) and "title" in schema and "name" not in schema:
+        json_schema = schema  # of a JSON schema that is no object, LangChain keeps nothing but its title
+    if not json_schema.keys() - {"title", "description"}:
+        raise FocusRequestError(f"This schema cannot be used: {schema!r} says nothing of what an answer holds.")
+    return AnswerType(json_schema, schema.parse_raw) if older else AnswerType(json_schema)
 
 
 def grammar_of(chat: Chat, response_format: Any) -> JsonGrammar:

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
+import pickle
 import threading
 import time
-from typing import Any
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal
 
 import pytest
 from conftest import SHORT, planted
-from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole
+from llama_index.core import Document
+from llama_index.core.base.llms.types import (
+    CachePoint,
+    ChatMessage,
+    ImageBlock,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+)
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers.base import BaseEventHandler
 from llama_index.core.prompts import PromptTemplate
-from llama_index.llms.focusdoc import FocusLLM
+from llama_index.llms.focusdoc import FocusLLM, FocusQueryEngine, FocusSynthesizer
 from pydantic import BaseModel
 
 from focusdoc.decoding.parallel import ParallelDecoder
+from focusdoc.errors import ConfigError, FocusdocError, IncompleteAnswerError
 
 QUESTION = "\n\nQuestion: What is the access code?\nAnswer:"
 
@@ -132,6 +145,77 @@ class TestCancelling:
         assert taken[-1].raw["usage"]["completion_tokens"] < 100
 
 
+class TestCopies:
+    @pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+    def test_a_copy_finds_the_loaded_model_again(self, llm: FocusLLM, copied: Any) -> None:
+        wanted = llm.complete("Hi")
+        again = copied(llm)
+        assert again.focus is llm.focus
+        assert again.complete("Hi").text == wanted.text
+        engine = FocusQueryEngine.from_documents(Document(text=planted("Oslo", "771204")), llm)
+        assert str(copied(engine).query("Which code?")) == str(engine.query("Which code?"))
+        assert copied(FocusSynthesizer(llm)).get_response("Who?", ["Ada."])
+
+    def test_an_engine_of_ones_own_is_shared_by_copies_and_not_pickled(self, llm: FocusLLM) -> None:
+        own = FocusLLM(engine=llm.focus.get())
+        assert copy.deepcopy(own).focus.get() is own.focus.get()
+        for one in (own, FocusQueryEngine.from_documents([Document(text="One.")], own), FocusSynthesizer(own)):
+            with pytest.raises(ConfigError, match=r"engine= cannot be pickled.*model="):
+                pickle.dumps(one)
+
+
+def test_none_is_the_default_and_a_stop_string_may_stand_alone(llm: FocusLLM) -> None:
+    nothing = dict.fromkeys(("max_new_tokens", "temperature", "stop", "max_sources", "generate_kwargs", "device"))
+    assert FocusLLM(**nothing).max_new_tokens == 256
+    assert llm.complete("Hi", max_tokens=None, temperature=None, stop=None, top_p=None).text == llm.complete("Hi").text
+    assert FocusLLM(stop="Paris").stop == ["Paris"]
+    prompt = "What is the capital of France?"
+    for stop in ("Paris", ["Paris"]):
+        assert "Paris" not in llm.complete(prompt, stop=stop).text
+    assert (
+        FocusLLM(config=SHORT, generate_kwargs={"max_tokens": 2, "top_p": None})
+        .complete(prompt)
+        .raw["usage"]["completion_tokens"]
+        == 2
+    )
+
+
+def test_a_history_with_reasoning(llm: FocusLLM) -> None:
+    def asked(*blocks: Any) -> Any:
+        history = [
+            ChatMessage(role="user", content="The capital of Spain?"),
+            ChatMessage(role="assistant", blocks=blocks),
+        ]
+        return llm.chat([*history, ChatMessage(role="user", content="And of France?")])
+
+    text, thought = TextBlock(text="Madrid."), ThinkingBlock(content="Spain...")
+    mark = CachePoint(cache_control={"type": "ephemeral"})
+    assert asked(thought, text, mark).raw["usage"]["prompt_tokens"] == asked(text).raw["usage"]["prompt_tokens"]
+    assert asked(thought).message.content
+
+
+def test_a_system_message_alone_is_answered(llm: FocusLLM) -> None:
+    assert llm.chat([ChatMessage(role="system", content="What is the capital of France?")]).message.content
+
+
+def test_windows_line_ends(llm: FocusLLM) -> None:
+    rows = "\n".join(f"row {number} holds the key {number * 7919 % 9973:04}" for number in range(500))
+    frame = f"What key does row 42 hold?\n-----\n{rows}\n-----\n"
+    unix, windows = (llm.complete(frame.replace("\n", end)) for end in ("\n", "\r\n"))
+    assert windows.text == unix.text
+    assert windows.raw["usage"]["encoded_tokens"] == 0
+
+
+class Colour(Enum):
+    BLUE = "blue"
+    RED = "red"
+
+
+@dataclass
+class Painted:
+    colour: Literal["blue", "red"]
+
+
 class Person(BaseModel):
     """A person."""
 
@@ -148,8 +232,31 @@ class TestStructured:
         assert (person.name, person.age) == ("Ada", 36)
 
     def test_half_an_object_is_an_error(self, llm: FocusLLM) -> None:
-        with pytest.raises(ValueError, match=r"Person ended early \(length\).*raise max_new_tokens"):
+        wanted = (
+            r"ended early \(length\) after 3 tokens, before its required 'name' and 'age' came; raise max_new_tokens"
+        )
+        with pytest.raises(IncompleteAnswerError, match=wanted) as raised:
             llm.structured_predict(Person, PromptTemplate("Who is Ada?"), {"max_tokens": 3})
+        assert isinstance(raised.value, ValueError)
+
+    @pytest.mark.parametrize(
+        ("kind", "wanted"),
+        [
+            (Colour, Colour.BLUE),
+            (Painted, Painted("blue")),
+            (Literal["blue", "red"], "blue"),
+            (tuple[Literal["blue"]], ("blue",)),
+        ],
+    )
+    def test_every_kind_of_type(self, llm: FocusLLM, kind: Any, wanted: Any) -> None:
+        prompt = PromptTemplate("The house is blue. What colour is the house?")
+        assert llm.structured_predict(kind, prompt) == wanted
+
+    def test_what_is_no_type_of_answers(self, llm: FocusLLM) -> None:
+        with pytest.raises(ValueError, match="schema cannot be used"):
+            llm.structured_predict(len, PromptTemplate("Hi"))  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="schema cannot be used"):
+            FocusSynthesizer(llm, output_cls=len)
 
 
 class TestBadCalls:
@@ -195,8 +302,39 @@ class TestBadCalls:
             llm.complete("Hi", stop=[""])
 
     def test_unknown_setting(self, llm: FocusLLM) -> None:
-        with pytest.raises(ValueError, match=r"no setting 'temprature'; it has .*temperature"):
-            llm.complete("Hi", temprature=1)
+        wanted = r"no setting 'temprature'; it has .*Did you mean 'temperature'"
+        documents = [Document(text="One.")]
+        for call in (
+            lambda: llm.complete("Hi", temprature=1),
+            lambda: llm.chat([ChatMessage(role="user", content="Hi")], temprature=1),
+            lambda: FocusLLM(temprature=1),
+            lambda: FocusLLM(generate_kwargs={"temprature": 1}),
+            lambda: FocusSynthesizer(llm).get_response("Who?", ["One."], temprature=1),
+            lambda: llm.structured_predict(Person, PromptTemplate("Who?"), {"temprature": 1}),
+        ):
+            with pytest.raises(ValueError, match=wanted):
+                call()
+        with pytest.raises(ValueError, match="no setting 'max_source'.*Did you mean 'max_sources'"):
+            FocusQueryEngine.from_documents(documents, llm, max_source=1)
+        with pytest.raises(ValueError, match="no setting 'stream'.*Did you mean 'streaming'"):
+            FocusSynthesizer(llm, stream=True)
+
+    def test_settings_of_a_model_that_is_loaded_already(self, llm: FocusLLM) -> None:
+        with pytest.raises(ValueError, match="engine= is loaded already, so device= would mean nothing"):
+            FocusLLM(engine=llm.focus.get(), device="cpu")
+
+    def test_half_a_surrogate_pair(self, llm: FocusLLM) -> None:
+        half = "Hi \ud83d"
+        for call in (
+            lambda: llm.complete(half),
+            lambda: llm.complete(half, formatted=True),
+            lambda: llm.chat([ChatMessage(role="user", content=half)]),
+            lambda: llm.tokenizer(half),
+            lambda: FocusQueryEngine.from_documents([Document(text=half)], llm),
+            lambda: FocusSynthesizer(llm).get_response("Who?", [half]),
+        ):
+            with pytest.raises(FocusdocError, match="half of a surrogate pair at character 3"):
+                call()
 
     def test_setting_out_of_range(self, llm: FocusLLM) -> None:
         with pytest.raises(ValueError, match="max_new_tokens is 0"):

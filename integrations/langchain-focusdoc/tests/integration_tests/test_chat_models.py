@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import json
+import pickle
 import time
-from typing import Any
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal
 
+import pydantic.v1
 import pytest
+from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.documents import Document
 from langchain_core.exceptions import ContextOverflowError, LangChainException, OutputParserException
 from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_focusdoc import ChatFocusLLM, FocusContextOverflowError, FocusRequestError
+from langchain_core.runnables import ConfigurableField
+from langchain_focusdoc import (
+    ChatFocusLLM,
+    FocusContextOverflowError,
+    FocusIncompleteAnswerError,
+    FocusRequestError,
+    FocusRetriever,
+)
 from pydantic import BaseModel, ValidationError
 from samples import SHORT, planted
+from typing_extensions import TypedDict
 
+from focusdoc import FocusConfig, FocusEngine
 from focusdoc.chat.shared import clear_shared_chats
 from focusdoc.decoding.parallel import ParallelDecoder
+from focusdoc.errors import ConfigError, IncompleteAnswerError
 
 CODES = {"Oslo": "771204", "Riga": "640275", "Lima": "105938"}
 CHAIN_PROMPT = ChatPromptTemplate(
@@ -87,6 +104,43 @@ class TestCalling:
         assert once == again
         assert llm.invoke(prompt).response_metadata["finish_reason"] in ("stop", "length")
 
+    def test_none_is_the_default_and_a_stop_string_may_stand_alone(self, llm: ChatFocusLLM) -> None:
+        prompt = "What is the capital of France?"
+        nothing = dict.fromkeys(("max_tokens", "temperature", "top_p", "top_k", "stop", "seed"))
+        assert ChatFocusLLM(**nothing, device=None).max_tokens == 256
+        assert llm.invoke(prompt, **nothing).content == llm.invoke(prompt).content
+        for stop in ("Paris", ["Paris"]):
+            assert "Paris" not in llm.invoke(prompt, stop=stop).content
+            assert "P" in llm.invoke("Say P P P Paris.", stop="zzz").content
+            assert ChatFocusLLM(stop=stop).stop == ["Paris"]
+
+    def test_a_history_with_reasoning(self, llm: ChatFocusLLM) -> None:
+        def asked(*blocks: Any) -> Any:
+            history = [HumanMessage("What is the capital of Spain?"), AIMessage(list(blocks))]
+            return llm.invoke([*history, HumanMessage("And of France?")])
+
+        text = {"type": "text", "text": "Madrid."}
+        thoughts = [
+            {"type": "reasoning", "reasoning": "Spain..."},
+            {"type": "thinking", "thinking": "Spain...", "signature": "x"},
+            {"type": "redacted_thinking", "data": "x"},
+        ]
+        wanted = asked(text)
+        for thought in thoughts:
+            found = asked(thought, text)
+            assert (found.content, found.usage_metadata) == (wanted.content, wanted.usage_metadata)
+        assert asked(*thoughts).content
+
+    def test_a_system_message_alone_is_answered(self, llm: ChatFocusLLM) -> None:
+        assert llm.invoke([SystemMessage("What is the capital of France?")]).content
+
+    def test_windows_line_ends(self, llm: ChatFocusLLM) -> None:
+        rows = "\n".join(f"row {number} holds the key {number * 7919 % 9973:04}" for number in range(500))
+        frame = f"What key does row 42 hold?\n-----\n{rows}\n-----\n"
+        unix, windows = (llm.invoke(frame.replace("\n", end)) for end in ("\n", "\r\n"))
+        assert windows.content == unix.content
+        assert windows.usage_metadata["input_token_details"]["cache_creation"] == 0
+
     def test_tokens_are_counted_by_the_models_tokenizer(self, llm: ChatFocusLLM) -> None:
         assert llm.get_num_tokens("one two three") == 3
 
@@ -106,6 +160,60 @@ class TestCalling:
         chat = llm.focus.get()
         assert ChatFocusLLM(engine=chat).focus.get() is chat
         assert ChatFocusLLM(engine=chat.engine).focus.get().engine is chat.engine
+
+
+class TestCopies:
+    @pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+    def test_a_copy_finds_the_loaded_model_again(self, llm: ChatFocusLLM, copied: Any) -> None:
+        wanted = llm.invoke("Hi")
+        again = copied(llm)
+        assert again.focus is llm.focus
+        assert again.invoke("Hi").content == wanted.content
+        retriever = FocusRetriever.from_documents(Document(page_content=planted("Oslo", "771204")), llm, k=1)
+        assert copied(retriever).invoke(question("Oslo")) == retriever.invoke(question("Oslo"))
+
+    def test_a_copy_with_other_settings_has_another_model(self, llm: ChatFocusLLM) -> None:
+        llm.invoke("Hi", max_tokens=1)
+        assert llm.model_copy(update={"model": "another/model"}).focus is not llm.focus
+
+    def test_an_engine_of_ones_own_is_shared_by_copies_and_not_pickled(self, llm: ChatFocusLLM) -> None:
+        own = ChatFocusLLM(engine=llm.focus.get())
+        configurable = own.configurable_fields(temperature=ConfigurableField(id="warmth"))
+        warmer, _ = configurable.prepare({"configurable": {"warmth": 0.5}})
+        for one in (copy.copy(own), copy.deepcopy(own), own.model_copy(update={"temperature": 0.5}), warmer):
+            assert one.focus is own.focus
+        with pytest.raises(ConfigError, match=r"engine= cannot be pickled.*model="):
+            pickle.dumps(own)
+
+
+class TestCache:
+    def test_tells_engines_adapters_and_settings_apart(self, llm: ChatFocusLLM) -> None:
+        engine = llm.focus.get().engine
+        other = copy.copy(engine.adapter)
+        other.weights = {name: weight * 1.01 for name, weight in engine.adapter.weights.items()}
+        engines = [
+            engine,
+            FocusEngine(engine.base, other, engine.config),
+            FocusEngine(engine.base, None, engine.config),
+            FocusEngine(engine.base, engine.adapter, FocusConfig(chunk_size=128, local_window=256)),
+        ]
+        models = [ChatFocusLLM(engine=one) for one in engines]
+        models += [
+            ChatFocusLLM(engine=engine, temperature=0.5),
+            ChatFocusLLM(config=SHORT),
+            ChatFocusLLM(dtype="float32"),
+        ]
+        assert len({one._get_llm_string() for one in models}) == len(models)
+        assert ChatFocusLLM(engine=engine)._get_llm_string() == models[0]._get_llm_string()
+
+    def test_answers_of_one_model_are_not_anothers(self, llm: ChatFocusLLM) -> None:
+        engine = llm.focus.get().engine
+        cache = InMemoryCache()
+        one = ChatFocusLLM(engine=engine, cache=cache, max_tokens=4)
+        two = ChatFocusLLM(engine=FocusEngine(engine.base, None, engine.config), cache=cache, max_tokens=4)
+        first, again, others = one.invoke("Hi"), one.invoke("Hi"), two.invoke("Hi")
+        assert again.id == first.id or again.response_metadata == first.response_metadata
+        assert others.response_metadata["timings"] != first.response_metadata["timings"]
 
 
 class TestTracing:
@@ -212,6 +320,26 @@ class Person(BaseModel):
     age: int
 
 
+class Colour(Enum):
+    BLUE = "blue"
+    RED = "red"
+
+
+class Corner(Enum):
+    FIRST = (0, 0)
+
+
+@dataclass
+class Painted:
+    colour: Literal["blue", "red"]
+
+
+class Painting(TypedDict):
+    """A painting."""
+
+    colour: Literal["blue", "red"]
+
+
 class TestStructured:
     TOLD = "Ada is 36 years old. Who is it, and how old?"
 
@@ -240,19 +368,66 @@ class TestStructured:
         assert found["parsing_error"] is None
 
     def test_any_json_object(self, llm: ChatFocusLLM) -> None:
-        message = llm.invoke("Tell me of Ada as JSON.", max_tokens=30, response_format={"type": "json_object"})
+        message = llm.invoke("Tell me of Ada as JSON.", max_tokens=60, response_format={"type": "json_object"})
         assert isinstance(json.loads(message.content), dict)
 
-    def test_half_an_object_is_an_error(self, llm: ChatFocusLLM) -> None:
-        model = ChatFocusLLM(config=SHORT, max_tokens=3).with_structured_output(Person)
-        with pytest.raises(OutputParserException, match=r"ended early \(length\) after 3 tokens; raise max_tokens"):
-            model.invoke("Who is Ada?")
-        with pytest.raises(OutputParserException, match="ended early"):
-            list(model.stream("Who is Ada?"))
+    def test_half_an_object_is_an_error_that_names_what_is_missing(self, llm: ChatFocusLLM) -> None:
+        short = ChatFocusLLM(config=SHORT, max_tokens=3)
+        wanted = r"ended early \(length\) after 3 tokens, before its required 'name' and 'age' came; raise max_tokens"
+        with pytest.raises(FocusIncompleteAnswerError, match=wanted) as raised:
+            short.with_structured_output(Person).invoke("Who is Ada?")
+        assert isinstance(raised.value, OutputParserException)
+        assert isinstance(raised.value, IncompleteAnswerError)
+        with pytest.raises(FocusIncompleteAnswerError, match="ended early"):
+            list(short.with_structured_output(Person).stream("Who is Ada?"))
+        for schema in (Person, Person.model_json_schema()):
+            found = short.with_structured_output(schema, include_raw=True).invoke("Who is Ada?")
+            assert found["parsed"] is None
+            assert isinstance(found["parsing_error"], FocusIncompleteAnswerError)
+            assert found["raw"].response_metadata["finish_reason"] == "length"
+
+    async def test_a_stop_string_inside_an_object_is_an_error(self, llm: ChatFocusLLM) -> None:
+        model = ChatFocusLLM(config=SHORT, max_tokens=40, stop=",").with_structured_output(Person.model_json_schema())
+        with pytest.raises(FocusIncompleteAnswerError, match="before its required 'age' came; leave out the stop"):
+            await model.ainvoke(self.TOLD)
+
+    @pytest.mark.parametrize(
+        ("schema", "wanted"),
+        [
+            (Colour, Colour.BLUE),
+            (Literal["blue", "red"], "blue"),
+            (Painted, Painted("blue")),
+            (Painting, {"colour": "blue"}),
+            (tuple[Literal["blue"]], ("blue",)),
+            ({"title": "Colour", "enum": ["blue"]}, "blue"),
+            ({"name": "paint", "parameters": Person.model_json_schema() | {"properties": {}, "required": []}}, {}),
+        ],
+        ids=lambda value: str(value)[:20],
+    )
+    def test_every_kind_of_schema(self, llm: ChatFocusLLM, schema: Any, wanted: Any) -> None:
+        model = ChatFocusLLM(config=SHORT, max_tokens=40).with_structured_output(schema)
+        assert model.invoke("The house is blue. What colour is the house?") == wanted
+
+    def test_an_older_pydantic_class(self, llm: ChatFocusLLM) -> None:
+        class Older(pydantic.v1.BaseModel):
+            age: int
+
+        model = ChatFocusLLM(config=SHORT, max_tokens=40).with_structured_output(Older)
+        assert model.invoke(self.TOLD) == Older(age=36)
+
+    def test_objects_on_the_way(self, llm: ChatFocusLLM) -> None:
+        model = ChatFocusLLM(config=SHORT, max_tokens=40)
+        plain = list(model.with_structured_output(Person.model_json_schema()).stream(self.TOLD))
+        assert plain[0] == {}
+        assert plain[-1] == {"name": "Ada", "age": 36}
+        assert list(model.with_structured_output(Person).stream(self.TOLD))[-1] == Person(name="Ada", age=36)
 
     def test_what_is_no_schema(self, llm: ChatFocusLLM) -> None:
-        with pytest.raises(FocusRequestError, match="schema cannot be used"):
-            llm.with_structured_output({"properties": {}})
+        for schema in ({"properties": {}}, {"title": "Anything"}, 7, None, Corner):
+            with pytest.raises(FocusRequestError, match="schema cannot be used"):
+                llm.with_structured_output(schema)
+        with pytest.raises(FocusRequestError, match="no setting 'methods'.*Did you mean 'method'"):
+            llm.with_structured_output(Person, methods="json_mode")
         with pytest.raises(FocusRequestError, match="method is 'xml'"):
             llm.with_structured_output(Person, method="xml")  # type: ignore[arg-type]
         with pytest.raises(FocusRequestError, match="response_format is 'json'"):
@@ -265,7 +440,7 @@ class TestBadCalls:
         assert issubclass(FocusContextOverflowError, ContextOverflowError)
         assert issubclass(FocusRequestError, ValueError)
 
-    @pytest.mark.parametrize("prompt", ["", " \n", [], [SystemMessage("Be brief.")]])
+    @pytest.mark.parametrize("prompt", ["", " \n", [], [SystemMessage(" ")]])
     async def test_empty_prompt(self, llm: ChatFocusLLM, prompt: Any) -> None:
         with pytest.raises(FocusRequestError, match="prompt is empty"):
             llm.invoke(prompt)
@@ -309,10 +484,22 @@ class TestBadCalls:
             llm.invoke("Hi", stop=[""])
 
     def test_unknown_setting(self, llm: ChatFocusLLM) -> None:
-        with pytest.raises(FocusRequestError, match="no setting 'temprature'; it has .*temperature"):
-            llm.invoke("Hi", temprature=1)
-        with pytest.raises(ValidationError, match="temprature"):
+        wanted = "no setting 'temprature'; it has .*Did you mean 'temperature'"
+        for call in (llm.invoke, llm.bind(temprature=1).invoke):
+            with pytest.raises(FocusRequestError, match=wanted):
+                call("Hi", temprature=1)
+        with pytest.raises(ValidationError, match=wanted):
             ChatFocusLLM(temprature=1)
+
+    def test_settings_of_a_model_that_is_loaded_already(self, llm: ChatFocusLLM) -> None:
+        with pytest.raises(ValidationError, match="engine= is loaded already, so device= would mean nothing"):
+            ChatFocusLLM(engine=llm.focus.get(), device="cpu")
+
+    def test_half_a_surrogate_pair(self, llm: ChatFocusLLM) -> None:
+        with pytest.raises(FocusRequestError, match="half of a surrogate pair at character 3"):
+            llm.invoke("Hi \ud83d")
+        with pytest.raises(FocusRequestError, match="half of a surrogate pair"):
+            llm.get_token_ids("\ud83d")
 
     def test_setting_out_of_range(self, llm: ChatFocusLLM) -> None:
         with pytest.raises(FocusRequestError, match="max_new_tokens is 0"):

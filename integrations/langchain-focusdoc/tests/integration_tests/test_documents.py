@@ -107,6 +107,15 @@ class TestRetriever:
         with pytest.raises(FocusRequestError, match="no document with text"):
             FocusRetriever.from_documents(documents)
 
+    def test_settings_of_a_call_and_unknown_ones(self, llm: ChatFocusLLM, book: Path) -> None:
+        retriever = FocusRetriever.from_files(str(book), llm, k=2, look_tokens=None)
+        assert len(retriever.invoke(QUESTION, k=1)) == 1
+        wanted = "no setting 'look_token'.*Did you mean 'look_tokens'"
+        with pytest.raises(FocusRequestError, match=wanted):
+            retriever.invoke(QUESTION, look_token=1)
+        with pytest.raises(ValueError, match=wanted):
+            FocusRetriever.from_files([book], llm, look_token=1)
+
     def test_empty_question(self, llm: ChatFocusLLM, book: Path) -> None:
         with pytest.raises(FocusRequestError, match="ask something"):
             FocusRetriever.from_files([book], llm).invoke(" ")

@@ -17,14 +17,16 @@ from llama_index.core.base.llms.types import (
     LLMMetadata,
     MessageRole,
 )
-from llama_index.core.bridge.pydantic import BaseModel, Field, PrivateAttr
+from llama_index.core.bridge.pydantic import BaseModel, Field, field_validator, model_validator
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.custom import CustomLLM
 from llama_index.core.prompts import PromptTemplate
 from llama_index.llms.focusdoc.messages import raw_of, sources_of, to_messages
 
 from focusdoc.chat.messages import Message
+from focusdoc.chat.settings import known_fields, one_or_many, refuse_unknown
 from focusdoc.chat.shared import LazyChat, shared_chat
+from focusdoc.chat.structured import AnswerType
 from focusdoc.chat.threads import run_in_thread, stream_in_thread
 from focusdoc.config import FocusConfig
 from focusdoc.errors import FocusdocError
@@ -35,6 +37,8 @@ _OTHER_NAMES = {"max_tokens": "max_new_tokens", "stop_sequences": "stop"}
 _SETTINGS = frozenset(
     {"max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "stop", "seed", "grammar"}
 )
+#: What calls a model's tools, which there are none of.
+_TOOLS = frozenset({"tools", "tool_choice", "functions"})
 
 
 class FocusLLM(CustomLLM):
@@ -56,8 +60,8 @@ class FocusLLM(CustomLLM):
         ```
 
     Raises:
-        ValueError: from every call, with a sentence that names what is wrong: an empty prompt, images or tools, a
-            setting out of range, a prompt longer than the memory can hold.
+        ValueError: for a setting that it has not; from every call, with a sentence that names what is wrong: an empty
+            prompt, images or tools, a setting out of range, a prompt longer than the memory can hold.
     """
 
     model: str | None = Field(default=None, description="A folder or a hub name; None for the embedded default.")
@@ -70,25 +74,49 @@ class FocusLLM(CustomLLM):
     max_memory_bytes: int | None = Field(default=None, description="For memories; None for half of the RAM.", ge=1)
     max_new_tokens: int = Field(default=256, description="At most this many new tokens.", ge=1)
     temperature: float = Field(default=0.0, description="0 for greedy decoding.", ge=0.0)
-    stop: list[str] = Field(default_factory=list, description="Texts that end the answer.")
+    stop: list[str] = Field(default_factory=list, description="Texts that end the answer; one may stand alone.")
     max_sources: int = Field(default=3, description="Passages named with each answer.", ge=0)
     generate_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="More settings of every call: top_p, top_k, repetition_penalty, seed."
     )
 
-    _lazy: LazyChat | None = PrivateAttr(default=None)
+    engine: Any | None = Field(
+        default=None,
+        description="A FocusEngine, or a Chat to share its memories, in the place of the settings that load one.",
+        exclude=True,
+        repr=False,
+    )
 
-    def __init__(self, engine: Any | None = None, **settings: Any) -> None:
-        """Make the object; nothing is loaded.
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: Any) -> Any:
+        return known_fields(cls, values)
 
-        Args:
-            engine: a `focusdoc.FocusEngine` (or a `focusdoc.Chat` to share its memories) of your own, in the place
-                of the settings that say how to load one.
-            settings: the fields of this class.
+    @model_validator(mode="after")
+    def _engine_of_ones_own(self) -> FocusLLM:
+        self.engine = LazyChat.given(self.engine, self)
+        return self
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return one_or_many(value)
+
+    @field_validator("generate_kwargs")
+    @classmethod
+    def _known_of_calls(cls, value: dict[str, Any]) -> dict[str, Any]:
+        refuse_unknown(value, _SETTINGS | _OTHER_NAMES.keys(), "generate_kwargs")
+        return value
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled.
+
+        Raises:
+            ConfigError: the object was made from ``engine=``; LlamaIndex would leave that out and load another model.
         """
-        super().__init__(**settings)
-        if engine is not None:
-            self._lazy = LazyChat.of(engine, self.max_memory_bytes)
+        if self.engine is not None:
+            self.engine.__reduce__()
+        return super().__getstate__()
 
     @classmethod
     def class_name(cls) -> str:
@@ -98,18 +126,16 @@ class FocusLLM(CustomLLM):
     @property
     def focus(self) -> LazyChat:
         """The model with its memories, shared by all objects with the same settings; `.get()` loads it."""
-        if self._lazy is None:
-            self._lazy = shared_chat(
-                self.model,
-                adapter=self.adapter,
-                config=self.config,
-                device=self.device,
-                dtype=self.dtype,
-                attention=self.attention,
-                store=self.store,
-                max_memory_bytes=self.max_memory_bytes,
-            )
-        return self._lazy
+        return self.engine or shared_chat(
+            self.model,
+            adapter=self.adapter,
+            config=self.config,
+            device=self.device,
+            dtype=self.dtype,
+            attention=self.attention,
+            store=self.store,
+            max_memory_bytes=self.max_memory_bytes,
+        )
 
     @property
     def metadata(self) -> LLMMetadata:
@@ -192,12 +218,19 @@ class FocusLLM(CustomLLM):
     ) -> BaseModel:
         """The answer as an object of `output_cls`: constrained decoding keeps it to the class's JSON schema.
 
+        A dataclass, an Enum, a Literal or ``list[...]`` may take the place of the class.
+
         Raises:
-            ValueError: the answer did not end within max_new_tokens.
+            IncompleteAnswerError: the answer did not end within max_new_tokens; a ValueError too.
         """
-        grammar = self.focus.get().grammar(output_cls.model_json_schema())
+        kind = AnswerType.of(output_cls)
+        grammar = self.focus.get().grammar(kind.schema)
         response = self.chat(prompt.format_messages(**prompt_args), **{**(llm_kwargs or {}), "grammar": grammar})
-        return self.parse(output_cls, response.message.content or "", response.raw["finish_reason"])
+        raw = response.raw
+        found: BaseModel = kind.parse(
+            response.message.content or "", raw["finish_reason"], raw["usage"]["completion_tokens"]
+        )
+        return found
 
     async def astructured_predict(
         self,
@@ -213,19 +246,6 @@ class FocusLLM(CustomLLM):
             )
         )
 
-    @staticmethod
-    def parse(output_cls: type[BaseModel], text: str, finish_reason: str) -> BaseModel:
-        """A constrained answer as an object.
-
-        Raises:
-            ValueError: it ended before its JSON did.
-        """
-        if finish_reason != "stop":
-            raise ValueError(
-                f"The {output_cls.__name__} ended early ({finish_reason}): {text!r}; raise max_new_tokens."
-            )
-        return output_cls.model_validate_json(text)
-
     def call_settings(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The settings of one call: those of this object, overridden by `kwargs`.
 
@@ -233,15 +253,15 @@ class FocusLLM(CustomLLM):
             ValueError: `kwargs` names a setting that there is none, or tools.
         """
         settings = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature, "stop": tuple(self.stop)}
-        settings |= self.generate_kwargs
-        for name, value in kwargs.items():
-            if name in ("tools", "tool_choice", "functions") and value:
-                raise ValueError(f"FocusLLM cannot call tools; leave {name}= out, or use a ReAct agent.")
-            known = _OTHER_NAMES.get(name, name)
-            if known not in _SETTINGS:
-                raise ValueError(f"FocusLLM has no setting {name!r}; it has {', '.join(sorted(_SETTINGS))}.")
-            if value is not None:
-                settings[known] = value
+        if called := [name for name in _TOOLS & kwargs.keys() if kwargs[name]]:
+            raise ValueError(f"FocusLLM cannot call tools; leave {called[0]}= out, or use a ReAct agent.")
+        refuse_unknown(kwargs.keys() - _TOOLS, _SETTINGS | _OTHER_NAMES.keys(), "A call of FocusLLM")
+        for given in (self.generate_kwargs, kwargs):
+            settings |= {
+                _OTHER_NAMES.get(name, name): value
+                for name, value in given.items()
+                if value is not None and name not in _TOOLS
+            }
         return settings
 
     def _completions(self, prompt: str, formatted: bool, kwargs: dict[str, Any]) -> CompletionResponseGen:

@@ -21,32 +21,46 @@ _ROLES = {
     MessageRole.CHATBOT: "assistant",
     MessageRole.MODEL: "assistant",
 }
+#: Blocks that are no part of what was said: a model's reasoning, and marks for the caches of services.
+_NOT_SAID = frozenset({"thinking", "cache"})
 
 
 def to_messages(messages: Sequence[ChatMessage]) -> list[Message]:
-    """The same conversation; each text block is a part of its own.
+    """The same conversation; each text block is a part of its own, and a model's reasoning is left out.
 
     Raises:
         ValueError: a role or a content that this model does not know (tools, images, audio, files).
     """
-    return [_to_message(message) for message in messages]
+    told = ((_role_of(message), _parts_of(message)) for message in messages)
+    return [Message(role, parts) for role, parts in told if parts]  # none where all was reasoning
 
 
-def _to_message(message: ChatMessage) -> Message:
-    if message.role not in _ROLES or message.additional_kwargs.get("tool_calls"):
+def _role_of(message: ChatMessage) -> str:
+    calls = message.additional_kwargs.get("tool_calls") or any(_kind(block) == "tool_call" for block in message.blocks)
+    if message.role not in _ROLES or calls:
         raise ValueError(
             f"FocusLLM cannot call tools, and this conversation holds a message of the role "
             f"{message.role.value!r} that belongs to a tool call; leave such messages out."
         )
+    return _ROLES[message.role]
+
+
+def _parts_of(message: ChatMessage) -> list[str]:
     parts = []
     for block in message.blocks:
+        if _kind(block) in _NOT_SAID:
+            continue
         if not isinstance(block, TextBlock):
             raise ValueError(
                 f"FocusLLM reads text alone, and a message holds a {type(block).__name__}; for a PDF or a text file "
                 "use FocusReader or FocusQueryEngine.from_files."
             )
         parts.append(block.text)
-    return Message(_ROLES[message.role], parts)
+    return parts
+
+
+def _kind(block: Any) -> str:
+    return str(getattr(block, "block_type", ""))
 
 
 def raw_of(answer: Answer, model: str) -> dict[str, Any]:

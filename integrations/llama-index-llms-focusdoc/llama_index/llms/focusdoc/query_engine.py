@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_index.core.base.response.schema import Response
+from llama_index.core.bridge.pydantic import model_validator
 from llama_index.core.query_engine import CustomQueryEngine
 from llama_index.core.schema import BaseNode
 from llama_index.llms.focusdoc.base import FocusLLM
@@ -16,6 +17,7 @@ from llama_index.llms.focusdoc.messages import raw_of
 from llama_index.llms.focusdoc.reader import FocusReader
 from llama_index.llms.focusdoc.tracing import focus_llm, stream_question
 
+from focusdoc.chat.settings import known_fields, one_or_many
 from focusdoc.chat.streams import last_answer
 from focusdoc.chat.threads import run_in_thread
 from focusdoc.documents import Document as FocusDocument
@@ -32,15 +34,22 @@ class FocusQueryEngine(CustomQueryEngine):
 
     llm: FocusLLM
     documents: list[FocusDocument]
-    max_sources: int = 3
+    max_sources: int | None = None
+    """At most this many passages; None for the model's `max_sources`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: Any) -> Any:
+        return known_fields(cls, values)
 
     @classmethod
     def from_documents(
-        cls, documents: Sequence[BaseNode], llm: FocusLLM | None = None, **settings: Any
+        cls, documents: BaseNode | Sequence[BaseNode], llm: FocusLLM | None = None, **settings: Any
     ) -> FocusQueryEngine:
         """An engine over LlamaIndex documents or nodes; those of one file count as its pages.
 
         Args:
+            documents: one, or a list.
             llm: by default `Settings.llm`, where it is a FocusLLM, else the embedded default.
             settings: `max_sources`, `callback_manager`.
 
@@ -49,17 +58,20 @@ class FocusQueryEngine(CustomQueryEngine):
         """
         model = focus_llm(llm)
         settings.setdefault("callback_manager", model.callback_manager)
-        return cls(llm=model, documents=to_documents(documents), **settings)
+        return cls(llm=model, documents=to_documents(one_or_many(documents, BaseNode)), **settings)
 
     @classmethod
-    def from_files(cls, files: Sequence[str | Path], llm: FocusLLM | None = None, **settings: Any) -> FocusQueryEngine:
-        """An engine over files of the kinds that `focusdoc.load` knows.
+    def from_files(
+        cls, files: str | Path | Sequence[str | Path], llm: FocusLLM | None = None, **settings: Any
+    ) -> FocusQueryEngine:
+        """An engine over one or several files of the kinds that `focusdoc.load` knows.
 
         Raises:
             focusdoc.errors.DocumentError: a file cannot be loaded. ValueError: as `from_documents`.
         """
         reader = FocusReader()
-        return cls.from_documents([page for file in files for page in reader.load_data(file)], llm, **settings)
+        pages = [page for file in one_or_many(files, (str, Path)) for page in reader.load_data(file)]
+        return cls.from_documents(pages, llm, **settings)
 
     def read(self) -> int:
         """Read the documents now, not with the first question; returns how many tokens were not known yet."""

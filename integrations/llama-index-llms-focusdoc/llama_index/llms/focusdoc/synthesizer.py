@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.response_synthesizers.base import BaseSynthesizer
 from llama_index.llms.focusdoc.base import FocusLLM
 from llama_index.llms.focusdoc.tracing import focus_llm, stream_question
 
+from focusdoc.chat.settings import refuse_unknown
 from focusdoc.chat.streams import last_answer
+from focusdoc.chat.structured import AnswerType
 from focusdoc.chat.threads import run_in_thread, stream_in_thread
 from focusdoc.documents import Document
 
@@ -28,12 +31,14 @@ class FocusSynthesizer(BaseSynthesizer):
         settings: see `BaseSynthesizer`: `streaming`, `callback_manager`, `output_cls`, `empty_response`.
 
     Raises:
-        ValueError: the model is no FocusLLM.
+        ValueError: the model is no FocusLLM, a setting is unknown, or `output_cls` has no JSON schema.
     """
 
     def __init__(self, llm: FocusLLM | None = None, **settings: Any) -> None:
+        refuse_unknown(settings, signature(BaseSynthesizer.__init__).parameters.keys() - {"self"}, "FocusSynthesizer")
         self._focus = focus_llm(llm)
         super().__init__(llm=self._focus, **settings)
+        self._kind = None if self._output_cls is None else AnswerType.of(self._output_cls)
 
     def get_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> Any:
         """The answer: text, a generator of texts where `streaming`, or an object of `output_cls`.
@@ -69,15 +74,15 @@ class FocusSynthesizer(BaseSynthesizer):
         ]
         if not documents:
             raise ValueError("All nodes are empty; give the synthesizer at least one node with text in it.")
-        if self._output_cls is not None:
-            settings = {**settings, "grammar": self._focus.focus.get().grammar(self._output_cls.model_json_schema())}
+        if self._kind is not None:
+            settings = {**settings, "grammar": self._focus.focus.get().grammar(self._kind.schema)}
         return stream_question(self._focus, self._callback_manager, documents, question, **settings)
 
     def _result(self, pieces: Generator[TextPiece, None, None]) -> Any:
         answer = last_answer(pieces)
-        if self._output_cls is None:
+        if self._kind is None:
             return answer.text
-        return self._focus.parse(self._output_cls, answer.text, answer.finish_reason)
+        return self._kind.parse(answer.text, answer.finish_reason, answer.usage.completion_tokens)
 
     def _get_prompts(self) -> dict[str, Any]:
         """No prompts: the model's own template is all there is."""

@@ -1,0 +1,115 @@
+"""Structured answers: types as JSON schemas, answers as their objects, and what an answer that was cut short lacks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from pydantic import PydanticUserError, TypeAdapter
+from pydantic_core import from_json, to_json
+
+from focusdoc.errors import ConfigError, IncompleteAnswerError
+
+#: What to do about an answer that ended early, by its finish reason.
+_REMEDIES = {"length": "raise {}", "stop": "leave out the stop string that ended it", "cancelled": "ask again"}
+
+#: References to references that are followed, so that a circle ends.
+_LONGEST_CHAIN = 16
+
+
+@dataclass(frozen=True)
+class AnswerType:
+    """What answers are to be.
+
+    Attributes:
+        schema: their JSON schema.
+        read: makes an object of the whole JSON of one; by default plain lists and dictionaries.
+    """
+
+    schema: Mapping[str, Any]
+    read: Callable[[str], Any] = json.loads
+
+    @classmethod
+    def of(cls, kind: Any) -> AnswerType:
+        """Answers of a Python type: a pydantic class, a dataclass, an Enum, a Literal, ``list[...]`` and the like.
+
+        Raises:
+            ConfigError: it has no JSON schema, or JSON cannot give its objects back.
+        """
+        try:
+            if kind is None:
+                raise TypeError("None is no type")
+            adapter: TypeAdapter[Any] = TypeAdapter(kind)
+            schema = adapter.json_schema()
+            for member in kind if isinstance(kind, type) and issubclass(kind, Enum) else ():
+                adapter.validate_json(to_json(member.value))  # an Enum of tuples takes no lists
+        except (PydanticUserError, AttributeError, NameError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"This schema cannot be used, since no JSON gives objects of {kind!r} back: {reason.rstrip('.')}."
+            ) from error
+        return cls(schema, adapter.validate_json)
+
+    def parse(self, text: str, finish_reason: str, num_tokens: int, *, limit: str = "max_new_tokens") -> Any:
+        """The object of an answer.
+
+        Args:
+            num_tokens: how many the answer took.
+            limit: what the caller's users call the limit of tokens.
+
+        Raises:
+            IncompleteAnswerError: the answer ended before its JSON did. ValueError: the type refuses its values.
+        """
+        if finish_reason != "stop" or not _is_json(text):
+            missing = " and ".join(map(repr, missing_fields(self.schema, text)))
+            raise IncompleteAnswerError(
+                f"The structured answer ended early ({finish_reason}) after {num_tokens} tokens, before "
+                f"{f'its required {missing} came' if missing else 'its JSON was closed'}; "
+                f"{_REMEDIES[finish_reason].format(limit)}."
+            )
+        return self.read(text)
+
+
+def missing_fields(schema: Mapping[str, Any], text: str) -> list[str]:
+    """The required fields that a JSON text cut short does not hold whole, as ``owner.name`` or ``list[2].name``."""
+    try:
+        begun = from_json(text.rstrip("+-.eE0123456789"), allow_partial=True)  # a number may have gone on
+    except ValueError:  # no object and no list was begun
+        begun = {}
+
+    def walk(part: Any, value: Any, place: str) -> Iterator[str]:
+        part = _resolved(part, schema)
+        if isinstance(value, list) and value:  # all others are whole
+            yield from walk(part.get("items", {}), value[-1], f"{place}[{len(value) - 1}]")
+        if isinstance(value, dict):
+            prefix = f"{place}." if place else ""
+            for name in part.get("required", ()):
+                if name not in value:
+                    yield prefix + name
+            for name, inner in value.items():
+                yield from walk(part.get("properties", {}).get(name, {}), inner, prefix + name)
+
+    return list(walk(schema, begun, ""))
+
+
+def _resolved(part: Any, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A part of a schema, or what its reference points to; nothing is known of a choice between several."""
+    for _ in range(_LONGEST_CHAIN):
+        if not isinstance(part, Mapping) or not isinstance(part.get("$ref"), str):
+            return part if isinstance(part, Mapping) else {}
+        names = part["$ref"].removeprefix("#").strip("/").split("/")
+        part = schema
+        for name in filter(None, names):
+            part = part.get(name, {}) if isinstance(part, Mapping) else {}
+    return {}
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
