@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from focusdoc.chat.messages import Message
+from focusdoc.decoding.attribution import SENTENCE_END
 
 #: Characters at either end of a long text that may be frame. About 200 tokens of English: every chunk reads the
 #: local context's tail with every question, so a longer one costs as much as reading the text again.
@@ -23,7 +24,8 @@ _RULE = re.compile(
     r"^[ \t]*(?:([-=*_#~])\1{2,}|</?(?:context|documents?|sources?|passages?|text)>)[ \t]*$", re.M | re.I
 )
 _ASKED = re.compile(r"^[ \t]*(?:(?:user )?question|query|q)[ \t]*:", re.MULTILINE | re.IGNORECASE)
-_WEAKER_CUTS = ("\n\n", "\n", ". ", " ")
+#: A blank line, a line break, the end of a sentence in whatever script, a space.
+_WEAKER_CUTS = (re.compile("\n\n"), re.compile("\n"), SENTENCE_END, re.compile(" "))
 
 #: Finds the longest text that the memory holds and that the given text begins with; None if there is none.
 KnownBeginning = Callable[[str], str | None]
@@ -129,9 +131,9 @@ def _tail_start(text: str, frame: int, asks: bool) -> int:
     if not asks:
         return len(text)
     for mark in _WEAKER_CUTS:
-        place = text.find(mark, len(text) - frame)
-        if place >= 0 and len(text[place:].strip()) >= _SHORTEST_TAIL:
-            return place + len(mark)
+        found = mark.search(text, len(text) - frame)
+        if found is not None and len(text[found.start() :].strip()) >= _SHORTEST_TAIL:
+            return int(found.end())
     return len(text) - frame
 
 

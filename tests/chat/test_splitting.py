@@ -125,3 +125,12 @@ def test_nothing_is_lost_and_what_stays_fits(name: str, window: int) -> None:
     assert [word for word in told if word not in ("user:", "assistant:")] == sorted(
         " ".join(message.text for message in messages).split()
     )
+
+
+def test_a_text_in_one_line_is_cut_at_the_end_of_a_sentence_of_its_own_script() -> None:
+    """Japanese has neither spaces nor full stops of ASCII."""
+    book = "".join(f"第{number}の家は青い。" for number in range(600))
+    head, body, tail = split_text(book + "どの家が赤いですか？何番目の家が緑ですか？", nothing_known)
+    assert head + body + tail == book + "どの家が赤いですか？何番目の家が緑ですか？"
+    assert body.endswith("青い。")
+    assert tail.startswith("第")
