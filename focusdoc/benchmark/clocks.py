@@ -23,12 +23,14 @@ class ReadingClock:
 
 
 class StepClock:
-    """A grammar that allows everything and notes when each token is chosen."""
+    """A grammar that allows everything, is never complete, and notes when each token is chosen."""
+
+    complete = False
 
     def __init__(self) -> None:
         self._times: list[float] = []
 
-    def start(self, max_new_tokens: int) -> StepClock:
+    def start(self) -> StepClock:
         """See `focusdoc.config.Grammar`."""
         return self
 
