@@ -32,6 +32,8 @@ from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.adapter_files import load_adapter, shipped_adapter_path
 from focusdoc.modeling.base import load_base
 from focusdoc.modeling.default_model import DEFAULT_MODEL
+from focusdoc.readers import Reader, open_reader
+from focusdoc.readers.answering import stream_read_answer
 from focusdoc.storage import cache_path
 from focusdoc.terminal import reading_progress
 
@@ -61,6 +63,8 @@ class FocusEngine(TokenEngine):
         dtype: str | torch.dtype = "auto",
         attention: str = "auto",
         store: DocumentStore | str | Path | None = "auto",
+        reader: Reader | str | Path | Any | None = None,
+        reader_model: str | None = None,
     ) -> FocusEngine:
         """Load a model and its adapter.
 
@@ -79,6 +83,10 @@ class FocusEngine(TokenEngine):
             attention: ``"auto"``, ``"sdpa"``, ``"flash"`` or ``"naive"``; see `focusdoc.attention.attention_kernel`.
             store: where memories are kept, so that no document is read twice: ``"auto"`` for the user's cache, a
                 folder, or None.
+            reader: a larger model that writes the answers from passages which this one finds: what `model` may be,
+                the address of an OpenAI-compatible endpoint (``"http://localhost:11434/v1"``; its key in
+                ``FOCUSDOC_READER_KEY``), or a `Reader`; None for this one.
+            reader_model: what an endpoint calls its model.
 
         Raises:
             ModelNotFoundError, UnsupportedModelError, AdapterError, ConfigError: each names what is wrong.
@@ -92,7 +100,14 @@ class FocusEngine(TokenEngine):
                 "take the versions of constraints.txt. adapter=None asks it without an adapter, in direct mode."
             )
         loaded = load_adapter(path) if path is not None else None
-        return cls(base, loaded, config, attention, store)
+        return cls(
+            base,
+            loaded,
+            config,
+            attention,
+            store,
+            open_reader(reader, reader_model=reader_model, device=device, dtype=dtype),
+        )
 
     def read(
         self,
@@ -218,7 +233,7 @@ class FocusEngine(TokenEngine):
             settings, local_ids, prompt_ids = self._prepare(question, style, generation)
             render = partial(self._rendered, question, style)
             asked.append(self._asked(memories, local_ids, prompt_ids, settings, render, max_sources, cancel))
-        if self.config.direct:  # local rows of different questions share nothing but the weights
+        if self.config.direct or self.reader is not None:  # they share nothing but the weights
             return [
                 self.ask(memories, question, style=style, max_sources=max_sources, cancel=cancel, **generation)
                 for question in questions
@@ -252,7 +267,15 @@ class FocusEngine(TokenEngine):
         memories = self._own(memory)
         settings, local_ids, prompt_ids = self._prepare(question, style, generation)
         render = partial(self._rendered, question, style)
-        return self._stream(self._asked(memories, local_ids, prompt_ids, settings, render, max_sources, cancel))
+        asked = self._asked(memories, local_ids, prompt_ids, settings, render, max_sources, cancel)
+        if self.reader is None:
+            return self._stream(asked)
+        if settings.grammar is not None:
+            raise ConfigError(
+                "A grammar holds for the base model's tokens, not for a reader's; ask without one of them."
+            )
+        decoder = self._decoder([block for one in memories for block in one.blocks], settings)
+        return stream_read_answer(decoder, asked, self.reader, question)
 
     def stream_prompt(
         self,

@@ -27,6 +27,7 @@ from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.adapter import Adapter, check_adapter, untrained_adapter
 from focusdoc.modeling.base import BaseModel, CandidateWeights
 from focusdoc.modeling.candidate import LayerWeights
+from focusdoc.readers.reader import Reader
 
 #: Room kept behind a chunk for the answer, in tokens, where the chunk size follows from the model's context.
 ANSWER_ROOM = 512
@@ -43,6 +44,7 @@ class EngineCore:
         config: the settings in force.
         kernel: the implementation of attention.
         store: where memories are kept on disk, or None.
+        reader: writes the answers from passages that the base model's candidates find; None for the base model itself.
     """
 
     def __init__(
@@ -52,8 +54,10 @@ class EngineCore:
         config: FocusConfig | None = None,
         attention: str = "auto",
         store: DocumentStore | str | Path | None = None,
+        reader: Reader | None = None,
     ) -> None:
         self.base = base
+        self.reader = reader
         self.store = open_store(store)
         if config is None:
             refreshed = adapter is not None and adapter.config.local_attention == "refresh"

@@ -50,6 +50,16 @@ class IncompleteAnswerError(FocusdocError, ValueError):
     """A structured answer ended before its JSON did, most often because `max_new_tokens` was too few."""
 
 
+class ReaderError(FocusdocError):
+    """A reader cannot be reached, refuses, or breaks off.
+
+    Attributes:
+        sources: the passages that it was given, as sources (`focusdoc.Source`); they are found all the same.
+    """
+
+    sources: tuple[object, ...] = ()
+
+
 class MemoryMismatchError(FocusdocError):
     """A document memory was made by another model, or with other settings, than the engine that got it."""
 

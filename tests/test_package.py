@@ -24,6 +24,7 @@ FLOORS = [
     {"modeling"},
     {"memory"},
     {"decoding"},
+    {"readers"},
     {"training", "engine_core"},
     {"engine_tokens"},
     {"engine"},

@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -15,9 +15,10 @@ from focusdoc.cli.display import errors, show_sources, show_totals, write
 from focusdoc.cli.loading import EngineOptions, check_question, open_documents, read
 from focusdoc.config import GenerationConfig
 from focusdoc.documents import Document
+from focusdoc.errors import ReaderError
 
 if TYPE_CHECKING:
-    from focusdoc.decoding.answer import Answer
+    from focusdoc.decoding.answer import Answer, Source
     from focusdoc.engine import FocusEngine
     from focusdoc.memory.chunk_memory import DocumentMemory
 
@@ -37,6 +38,8 @@ def ask(
     seed: options.Seed = None,
     model: options.Model = None,
     adapter: options.Adapter = "auto",
+    reader: options.Reader = None,
+    reader_model: options.ReaderModel = None,
     chunk_size: options.ChunkSize = None,
     paper: options.Paper = False,
     device: options.Device = "auto",
@@ -67,6 +70,8 @@ def ask(
         memory_dtype=memory_dtype,
         quote_tokens=quote_tokens,
         store=not no_store,
+        reader=reader,
+        reader_model=reader_model,
     )
     question = check_question(question)
     documents = open_documents(files, password)
@@ -80,7 +85,7 @@ def ask(
     if json_output:
         print(json.dumps(as_json(engine, documents, memories, question, answer, seconds), indent=2))
         return
-    show_sources(answer, documents)
+    show_sources(answer.sources, documents)
     show_totals(answer, seconds, known=not any(memory.tokens_encoded for memory in memories))
 
 
@@ -101,12 +106,21 @@ def answer_question(
     pieces = engine.stream(memories, question, cancel=cancel, **asdict(settings))
     begun = False
     # The first piece is the slow one: the question goes through every chunk before it.
-    with errors.status("Thinking") as status:
-        for piece in pieces:
-            if show == "stream" and (text := piece if begun else piece.lstrip()):
-                status.stop()  # before it redraws over the answer
-                write(text)
-                begun = True
+    try:
+        with errors.status("Thinking") as status:
+            for piece in pieces:
+                if show == "stream" and (text := piece if begun else piece.lstrip()):
+                    status.stop()  # before it redraws over the answer
+                    write(text)
+                    begun = True
+    except ReaderError as error:  # the passages were found all the same
+        if show != "none":
+            write("\n\n" if begun else "")
+            show_sources(
+                cast("tuple[Source, ...]", error.sources),
+                [memory.document for memory in memories if memory.document is not None],
+            )
+        raise
     answer = piece.answer
     if answer is None:  # pragma: no cover - the last piece always carries the answer
         raise RuntimeError("the stream ended without an answer")
@@ -148,6 +162,7 @@ def as_json(
             "chunk_size": engine.chunk_size,
             "dtype": str(engine.base.dtype).removeprefix("torch."),
             "device": str(engine.base.device),
+            "reader": engine.reader.name if engine.reader is not None else None,
         },
         "question": question,
         "answer": answer.text,

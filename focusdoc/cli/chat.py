@@ -44,6 +44,8 @@ def chat(
     seed: options.Seed = None,
     model: options.Model = None,
     adapter: options.Adapter = "auto",
+    reader: options.Reader = None,
+    reader_model: options.ReaderModel = None,
     chunk_size: options.ChunkSize = None,
     paper: options.Paper = False,
     device: options.Device = "auto",
@@ -72,6 +74,8 @@ def chat(
         memory_dtype=memory_dtype,
         quote_tokens=quote_tokens,
         store=not no_store,
+        reader=reader,
+        reader_model=reader_model,
     )
     if Path("-") in files:
         raise ConfigError("chat reads its questions from standard input; give the document as a file.")
@@ -95,14 +99,14 @@ def chat(
                 if answer is None:
                     output.print("There is no answer yet.")
                 else:
-                    show_sources(answer, documents, whole=True)
+                    show_sources(answer.sources, documents, whole=True)
             elif line.startswith("/") and " " not in line:
                 errors.print(f"There is no command {plain(line)}; /help lists them.", markup=False)
             else:
                 question = check_question(line)
                 with _cancelled_by_ctrl_c() as cancel:
                     answer = answer_question(engine, memories, question, settings, cancel=cancel)
-                show_sources(answer, documents)
+                show_sources(answer.sources, documents)
                 show_totals(answer, None)
         except FocusdocError as error:  # this question's; the next one may do better
             failed = True

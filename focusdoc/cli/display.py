@@ -38,17 +38,17 @@ def write(text: str) -> None:
     sys.stdout.flush()
 
 
-def show_sources(answer: Answer, documents: Sequence[Document], *, whole: bool = False) -> None:
+def show_sources(sources: Sequence[Source], documents: Sequence[Document], *, whole: bool = False) -> None:
     """Print where an answer came from: rank, place, share of the attention, and the passage.
 
     Args:
         documents: those that were asked, to tell which of them a passage is from and how far into it.
         whole: print passages in full, and not their first lines.
     """
-    if not answer.sources:
+    if not sources:
         return
     output.print(Text("Sources", style="bold"))
-    for rank, source in enumerate(answer.sources, start=1):
+    for rank, source in enumerate(sources, start=1):
         line = Text.assemble((f"{rank}. ", "bold"))
         line.append(place(source, documents), style="cyan")
         line.append(f"  {source.score:.0%} of the attention", style="dim")

@@ -34,6 +34,7 @@ class EngineOptions:
         memory_dtype, quote_tokens: see `FocusConfig`.
         paper: decode as the paper's code does, whatever the adapter was trained for.
         store: keep the memories of documents, so that none is read twice.
+        reader, reader_model: see `FocusEngine.from_pretrained`.
     """
 
     model: str | None
@@ -45,6 +46,8 @@ class EngineOptions:
     memory_dtype: str = "auto"
     quote_tokens: int | None = None
     store: bool = True
+    reader: str | None = None
+    reader_model: str | None = None
 
     def __post_init__(self) -> None:
         FocusConfig(**self._settings())
@@ -67,11 +70,13 @@ class EngineOptions:
                 device=self.device,
                 dtype=self.dtype,
                 store="auto" if self.store else None,
+                reader=self.reader,
+                reader_model=self.reader_model,
             )
             # Only now is it known which mode the adapter was trained for; the settings must not change that.
             config = replace(engine.config, **self._settings())
             if config != engine.config:
-                engine = FocusEngine(engine.base, engine.adapter, config, store=engine.store)
+                engine = FocusEngine(engine.base, engine.adapter, config, store=engine.store, reader=engine.reader)
         return engine
 
     def _settings(self) -> dict[str, Any]:

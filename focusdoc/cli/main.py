@@ -39,10 +39,11 @@ INTERRUPTED = 130
 #: The library's messages name Python's settings; here they are options. A quoted text stays as it is.
 _SETTING = re.compile(
     r"'[^']*'|\b(chunk_size|max_new_tokens|top_p|top_k|repetition_penalty|learning_rate|max_tokens|max_chunks"
-    r"|min_chunk_size|max_chunk_size|save_every|eval_every|candidate_positions|memory_dtype|quote_tokens)\b"
+    r"|min_chunk_size|max_chunk_size|save_every|eval_every|candidate_positions|memory_dtype|quote_tokens|reader_model)\b"
 )
 _REMEDIES = (
     ("(password=...)", "with --password, or in FOCUSDOC_PASSWORD"),
+    ("reader_model=", "reader_model"),
     ("pass adapter=<folder>", "pass --adapter FOLDER"),
     (", or FocusConfig(allow_untrained=True) for experiments", ""),
     ("shorten it, or raise local_window", "shorten it"),

@@ -47,6 +47,26 @@ Adapter = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+Reader = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER|NAME|URL",
+        help="A larger model that writes the answer from the passages which the base model finds: a folder, a Hugging "
+        "Face name, or the address of an OpenAI-compatible endpoint such as http://localhost:11434/v1 (its key in "
+        "FOCUSDOC_READER_KEY). Without it, the base model writes.",
+        rich_help_panel=_MODEL,
+        show_default=False,
+    ),
+]
+ReaderModel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What the endpoint of --reader calls its model.",
+        rich_help_panel=_MODEL,
+        show_default=False,
+    ),
+]
 ChunkSize = Annotated[
     int | None,
     typer.Option(

@@ -39,7 +39,8 @@ class Usage:
     """Tokens of one answer: of the documents behind it, of the question's prompt, and of the answer.
 
     `encoded_tokens` of the document's tokens were read for this very answer; the memory of the others was there.
-    `quoted_tokens` are what passages of the document took in the local context, beside the prompt's own.
+    `quoted_tokens` are what passages of the document took in the local context, beside the prompt's own. With a reader
+    `reader_tokens` are what it was given, passages and question, and `completion_tokens` what it wrote, in its tokens.
     """
 
     document_tokens: int
@@ -48,6 +49,7 @@ class Usage:
     completion_tokens: int
     encoded_tokens: int = 0
     quoted_tokens: int = 0
+    reader_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,9 +117,14 @@ class AnswerWriter:
         document_tokens = sum(memory.num_tokens for memory in asked.memories)
         usage = Usage(document_tokens, decoder.num_chunks, len(asked.local_ids), len(ids), quoted_tokens=self._quoted)
         reason = self.loop.finish_reason
-        documents = [memory.document for memory in asked.memories if memory.document is not None]
-        warnings = tuple(f"{document.name}: {what}." for document in documents for what in document.left_out)
+        warnings = left_out_of(asked.memories)
         return TextPiece(rest, Answer(self._text.text, sources, usage, timings, tuple(ids), reason, shares, warnings))
+
+
+def left_out_of(memories: Sequence[DocumentMemory]) -> tuple[str, ...]:
+    """What the documents show their readers and their texts lack, a sentence each."""
+    documents = [memory.document for memory in memories if memory.document is not None]
+    return tuple(f"{document.name}: {what}." for document in documents for what in document.left_out)
 
 
 def stream_answer(decoder: AnswerDecoder, asked: Asked) -> Generator[TextPiece, None, None]:

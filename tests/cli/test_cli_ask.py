@@ -149,3 +149,26 @@ def test_slides_are_named_by_their_titles_and_what_was_left_out_is_said(
     result = run("ask", letter, "What?", *tiny, "--max-new-tokens", 2, "--json")
     assert "Note: letter.eml: what is attached to it was not read: bill.pdf." in result.stderr
     assert json.loads(result.stdout)["warnings"] == ["letter.eml: what is attached to it was not read: bill.pdf."]
+
+
+class TestReader:
+    """A second model writes the answer; the candidates of the first one find the passages."""
+
+    def test_a_model_reads_what_the_other_found(self, run: Run, book: Path, tiny: list[str]) -> None:
+        options = (*tiny, "--reader", tiny[1], "--max-new-tokens", 7, "--json")
+        values = json.loads(run("ask", book, "What does the keeper count?", *options).stdout)
+        assert values["model"]["reader"] == "tiny"
+        assert values["usage"]["completion_tokens"] == 7
+        assert values["usage"]["reader_tokens"] > 300
+        assert all(source["text"].startswith("The keeper") for source in values["sources"])
+
+    def test_where_it_cannot_be_reached_the_sources_are_shown(self, run: Run, book: Path, tiny: list[str]) -> None:
+        result = run("ask", book, "What?", *tiny, "--reader", "http://127.0.0.1:9/v1", "--reader-model", "m")
+        assert result.exit_code == 2
+        assert result.stdout.strip().startswith("Sources\n1. character ")
+        assert "No reader answers at http://127.0.0.1:9/v1" in result.stderr
+
+    def test_an_endpoint_needs_a_model(self, run: Run, book: Path, tiny: list[str]) -> None:
+        result = run("ask", book, "What?", *tiny, "--reader", "http://127.0.0.1:9/v1")
+        assert result.exit_code != 0
+        assert "--reader-model" in result.stderr

@@ -1,0 +1,60 @@
+"""Find and read: the candidates of the base model find passages, a reader writes the answer from them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+
+import torch
+
+from focusdoc.decoding.answer import Answer, TextPiece, Timings, Usage
+from focusdoc.decoding.answering import Asked, left_out_of
+from focusdoc.decoding.attribution import chunk_shares
+from focusdoc.decoding.generation import AnswerDecoder
+from focusdoc.errors import ReaderError
+from focusdoc.readers.passages import find_passages, in_order, source_of, text_of
+from focusdoc.readers.reader import Reader, Written, reading_prompt
+
+#: Tokens of passages, in the reader's own.
+BUDGET = 700
+
+
+def stream_read_answer(
+    decoder: AnswerDecoder, asked: Asked, reader: Reader, question: str, *, budget: int = BUDGET
+) -> Generator[TextPiece, None, None]:
+    """Yield the text as the reader writes it; the last piece carries the whole `Answer`.
+
+    Args:
+        decoder: fresh, over the chunks of the memories.
+        budget: tokens of passages that the reader gets, as it counts them.
+    """
+    begun = time.perf_counter()
+    with torch.no_grad():
+        decoder.start(asked.local_ids, asked.prompt_ids)
+    passages = find_passages(decoder, asked.memories, asked.prompt_ids, budget=budget, count=reader.count)
+    texts = [text_of(asked.memories, each) for each in in_order(passages)]
+    looked = time.perf_counter() - begun
+    sources = tuple(source_of(asked.memories, each) for each in passages[: asked.max_sources])
+    stream = reader.write(reading_prompt(question, texts), asked.settings, asked.cancel)
+    pieces: list[str] = []
+    while True:
+        try:
+            pieces.append(next(stream))
+        except StopIteration as end:
+            written: Written = end.value
+            break
+        except ReaderError as error:
+            error.sources = sources
+            raise
+        yield TextPiece(pieces[-1])
+    usage = Usage(
+        sum(memory.num_tokens for memory in asked.memories),
+        decoder.num_chunks,
+        len(asked.local_ids),
+        written.completion_tokens,
+        reader_tokens=written.prompt_tokens,
+    )
+    shares = tuple(chunk_shares(decoder.candidate_mass[None].cpu()).tolist())
+    timings = Timings(looked + written.first_token, written.decode)
+    warnings = left_out_of(asked.memories)
+    yield TextPiece("", Answer("".join(pieces), sources, usage, timings, (), written.finish_reason, shares, warnings))

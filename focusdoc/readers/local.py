@@ -1,0 +1,56 @@
+"""A reader in this process: a transformers model, with its own attention over the passages."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+
+from focusdoc.config import GenerationConfig
+from focusdoc.decoding.plain_answer import stream_plain_answer
+from focusdoc.decoding.prompt import encode_messages, encode_text
+from focusdoc.errors import PromptTooLongError
+from focusdoc.modeling.base import BaseModel
+from focusdoc.readers.reader import Messages, Written
+
+
+class LocalReader:
+    """Writes with a base model as transformers runs it.
+
+    Args:
+        base: with a tokenizer that has a chat template.
+    """
+
+    def __init__(self, base: BaseModel) -> None:
+        self.base = base
+        self.name = base.name
+        self.window = base.context_length
+
+    def count(self, text: str) -> int:
+        """See `Reader.count`; exact."""
+        with self.base.tokenizer_lock:
+            return len(encode_text(self.base.tokenizer, text))
+
+    def write(
+        self, messages: Messages, settings: GenerationConfig, cancel: threading.Event | None = None
+    ) -> Generator[str, None, Written]:
+        """See `Reader.write`.
+
+        Raises:
+            PromptTooLongError: prompt and answer do not fit into the model's window.
+        """
+        with self.base.tokenizer_lock:
+            ids = encode_messages(self.base.tokenizer, messages)
+        if len(ids) + settings.max_new_tokens > self.window:
+            raise PromptTooLongError(
+                f"{len(ids)} tokens of passages and question and {settings.max_new_tokens} new ones exceed the "
+                f"{self.window} tokens of {self.name}; lower max_new_tokens or the reader's budget."
+            )
+        for piece in stream_plain_answer(self.base, ids, settings, cancel=cancel):
+            if piece:
+                yield str(piece)
+        answer = piece.answer
+        assert answer is not None  # the last piece carries it
+        usage, timings = answer.usage, answer.timings
+        return Written(
+            answer.finish_reason, usage.prompt_tokens, usage.completion_tokens, timings.first_token, timings.decode
+        )

@@ -1,0 +1,42 @@
+"""What a setting names as the reader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from focusdoc.errors import ConfigError
+from focusdoc.modeling.base import BaseModel, load_base
+from focusdoc.readers.endpoint import EndpointReader
+from focusdoc.readers.local import LocalReader
+from focusdoc.readers.reader import Reader
+
+
+def open_reader(
+    reader: Reader | str | Path | Any | None,
+    *,
+    reader_model: str | None = None,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+) -> Reader | None:
+    """The reader that a setting names.
+
+    Args:
+        reader: a `Reader`, the address of an OpenAI-compatible endpoint, what `load_base` takes, a `BaseModel`, or
+            None.
+        reader_model: what an endpoint calls its model.
+        device, dtype: see `focusdoc.modeling.base.load_base`.
+
+    Raises:
+        ModelNotFoundError, UnsupportedModelError: as `load_base`. ConfigError: the model has no chat template.
+    """
+    if reader is None or isinstance(reader, Reader):
+        return reader
+    if isinstance(reader, str) and reader.startswith(("http://", "https://")):
+        return EndpointReader(reader, reader_model)
+    base = reader if isinstance(reader, BaseModel) else load_base(reader, device=device, dtype=dtype)
+    if not getattr(base.tokenizer, "chat_template", None):
+        raise ConfigError(f"The reader {base.name} has no chat template; choose one that was trained for instructions.")
+    return LocalReader(base)
