@@ -20,7 +20,7 @@ from focusdoc.chat.shared import LazyChat, shared_chat
 from focusdoc.chat.streams import last_answer
 from focusdoc.chat.threads import run_in_thread, stream_in_thread
 from focusdoc.config import FocusConfig
-from focusdoc.modeling.default_model import DEFAULT_MODEL
+from focusdoc.modeling.catalogue import DEFAULT_MODEL
 from langchain_focusdoc.errors import FocusRequestError, as_langchain_errors
 from langchain_focusdoc.messages import metadata_of, to_messages, usage_of
 from langchain_focusdoc.structured import grammar_of, structured_output
