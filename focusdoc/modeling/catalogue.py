@@ -77,7 +77,7 @@ CATALOGUE = (
             tied=True,
             dtype="bfloat16",
         ),
-        chunk_size=2048,
+        chunk_size=1024,
         adapter="smollm2-135m-instruct",
     ),
     CatalogueModel(

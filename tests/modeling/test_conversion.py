@@ -10,13 +10,13 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from model_samples import write_gguf
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from focusdoc.modeling import conversion
 from focusdoc.modeling.base import load_base
 from focusdoc.modeling.conversion import convert
+from model_samples import write_gguf
 
 
 @pytest.fixture(params=["llama", "qwen2"])
