@@ -78,9 +78,14 @@ def find_gguf(model: CatalogueModel) -> Path:
 def is_installed(model: CatalogueModel) -> bool:
     """Whether the model is there, converted or ready to be; nothing is read but names."""
     try:
-        return (_folder(model) / _MANIFEST).is_file() or bool(find_gguf(model))
+        return converted_folder(model) is not None or bool(find_gguf(model))
     except ModelNotFoundError:
         return False
+
+
+def converted_folder(model: CatalogueModel) -> Path | None:
+    """The folder of a model that was converted already, not verified; None where it was not."""
+    return _folder(model) if (_folder(model) / _MANIFEST).is_file() else None
 
 
 def _folder(model: CatalogueModel) -> Path:
