@@ -79,7 +79,8 @@ def install(
         print(json.dumps({"name": model.name, "folder": str(folder)}))
     else:
         output.print(f"{model.name} is installed in {folder}.", markup=False, soft_wrap=True)
-        output.print(f"For example: focusdoc ask book.pdf 'Who wrote it?' --model {model.name.lower()}", markup=False)
+        example = f"focusdoc ask book.pdf 'Who wrote it?' --model {model.name.lower()}"
+        output.print(f"For example: {example}", markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -87,7 +88,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each step on a terminal, a line elsewhere; yields the function to call with (step, done, total)."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), DownloadColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=16), DownloadColumn())
     steps: dict[str, TaskID] = {}
     with Progress(*columns, TimeRemainingColumn(compact=True), console=errors, disable=not errors.is_terminal) as bar:
 

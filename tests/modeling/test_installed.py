@@ -93,8 +93,7 @@ class TestConversion:
         assert folder == cache / "models" / "Sample-Model"
         assert model_path(model, lambda *step: told.append(step)) == folder
         assert converter.runs == 1
-        step = f"Converting Sample-Model into {folder} (once)"
-        assert told == [(step, 0, model.memory_bytes), (step, 100, 100)]
+        assert told == [("Converting Sample-Model", 0, model.memory_bytes), ("Converting Sample-Model", 100, 100)]
 
     def test_a_complete_copy_in_a_cache_that_is_only_read_serves(
         self, model: CatalogueModel, converter: Converter, monkeypatch: pytest.MonkeyPatch

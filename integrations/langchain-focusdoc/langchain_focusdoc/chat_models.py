@@ -73,7 +73,7 @@ class ChatFocusLLM(BaseChatModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     model: str | None = Field(default=None, alias="model_name")
-    """A folder or a hub name; None for the embedded default."""
+    """A name of the catalogue, a folder or a hub name; None for the default."""
     adapter: str | None = "auto"
     """A folder, a file, "auto" for the shipped one, or None."""
     config: FocusConfig | None = None
