@@ -31,7 +31,7 @@ from focusdoc.memory.reading import Progress
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.adapter_files import load_adapter, shipped_adapter_path
 from focusdoc.modeling.base import load_base
-from focusdoc.modeling.default_model import DEFAULT_MODEL
+from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
 from focusdoc.readers import Reader, open_reader
 from focusdoc.readers.answering import stream_read_answer
 from focusdoc.storage import cache_path
@@ -73,8 +73,8 @@ class FocusEngine(TokenEngine):
         the environment variable ``FOCUSDOC_PROCESS=keep`` leaves both as they are.
 
         Args:
-            model: a folder, a hub name, a transformers model object, or None for the embedded default. One that was
-                loaded before a fork is refused in the child.
+            model: a name of the catalogue (``focusdoc models list``), a folder, a hub name, a transformers model
+                object, or None for the embedded default. One that was loaded before a fork is refused in the child.
             tokenizer: the model's tokenizer, where `model` is an object; None takes the one beside the weights.
             adapter: a folder of ours, a safetensors file with the authors' ``beacon_*`` names, ``"auto"`` for the
                 one shipped for this base model, or None.
@@ -93,9 +93,10 @@ class FocusEngine(TokenEngine):
         """
         base = load_base(model, tokenizer=tokenizer, device=device, dtype=dtype)
         path = shipped_adapter_path(base.fingerprint) if adapter == "auto" else adapter
-        if adapter == "auto" and path is None and model in (None, DEFAULT_MODEL):
+        known = known_model(DEFAULT_MODEL if model is None else model)
+        if adapter == "auto" and path is None and known is not None and known.adapter is not None:
             raise AdapterError(
-                f"The default model in {cache_path()} is not the one that its adapter was trained for "
+                f"The model {known.name} in {cache_path()} is not the one that its adapter was trained for "
                 f"(fingerprint {base.fingerprint[:12]}); remove it, so that it is converted anew, and "
                 "take the versions of constraints.txt. adapter=None asks it without an adapter, in direct mode."
             )

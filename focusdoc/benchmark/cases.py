@@ -33,7 +33,7 @@ class Settings:
         model, adapter, device, dtype: as for `FocusEngine.from_pretrained`; None for no adapter.
         text: the file that is read; None for the Python reference.
         steps: tokens decoded after the first one, of each question.
-        gguf: the file that llama.cpp runs; None for the default model's.
+        gguf: the file that llama.cpp runs; None for the catalogue's file of the model.
     """
 
     model: str | None = None

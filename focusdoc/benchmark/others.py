@@ -14,7 +14,8 @@ from focusdoc.benchmark.memory_use import PeakMemory
 from focusdoc.benchmark.passage import passage, source_text
 from focusdoc.evaluation.needed import needed
 from focusdoc.modeling.base import load_base
-from focusdoc.modeling.default_model import find_gguf
+from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
+from focusdoc.modeling.installed import find_gguf
 
 #: Positions that llama.cpp wants free behind prompt and answer.
 _ROOM = 8
@@ -61,7 +62,8 @@ def measure_llama_cpp(case: Case, settings: Settings, store: str | None) -> dict
     _, ids = passage(base.tokenizer, source_text(settings.text), case.length)
     ids = ids[: base.context_length - settings.steps - _ROOM]
     llama = needed("xllamacpp", "bench")
-    path = settings.gguf or str(find_gguf())
+    known = known_model(settings.model or DEFAULT_MODEL)
+    path = settings.gguf or (str(find_gguf(known)) if known is not None else "")  # the runner asks for one of the two
     params = llama.CommonParams()
     params.model.path = path
     params.n_ctx = len(ids) + settings.steps + _ROOM

@@ -14,7 +14,7 @@ from focusdoc.benchmark.cases import CHUNKED, Case, Options, Settings, plan
 from focusdoc.benchmark.child import MACHINE, RECALL, REOPEN, Request
 from focusdoc.errors import EvaluationError
 from focusdoc.evaluation.results import check_same
-from focusdoc.modeling.default_model import DEFAULT_MODEL
+from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
 from focusdoc.storage import atomic_write, file_lock
 
 #: Where the measurements stand in the output folder.
@@ -86,7 +86,7 @@ def missing_contenders(settings: Settings) -> dict[str, str]:
     """Why contenders cannot run here at all."""
     if importlib.util.find_spec("xllamacpp") is None:
         return {"llama.cpp": "the package xllamacpp is not installed (pip install 'focusdoc[bench]')"}
-    if settings.gguf is None and settings.model not in (None, DEFAULT_MODEL):
+    if settings.gguf is None and known_model(settings.model or DEFAULT_MODEL) is None:
         return {"llama.cpp": "the model has no GGUF file of its own here (--gguf names one)"}
     return {}
 

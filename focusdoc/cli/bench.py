@@ -60,7 +60,7 @@ def bench(
     gguf: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="What llama.cpp runs; without it, the default model's.", rich_help_panel=_WHAT
+            metavar="FILE", help="What llama.cpp runs; without it, the model's of the catalogue.", rich_help_panel=_WHAT
         ),
     ] = None,
     quick: Annotated[

@@ -16,7 +16,10 @@ from focusdoc.cli.loading import open_documents
 from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.documents import estimate_tokens
 from focusdoc.documents.ranges import page_ranges
-from focusdoc.modeling.size import CHUNK_TOKENS, ModelSize, estimate_seconds_per_token, model_size, where_it_runs
+from focusdoc.modeling.catalogue import known_model
+from focusdoc.modeling.dimensions import ModelSize
+from focusdoc.modeling.installed import converted_folder
+from focusdoc.modeling.size import CHUNK_TOKENS, estimate_seconds_per_token, model_size, where_it_runs
 from focusdoc.terminal import in_bytes, in_time, plain
 
 if TYPE_CHECKING:
@@ -27,7 +30,10 @@ def info(
     files: options.Files,
     model: Annotated[
         str | None,
-        typer.Option(metavar="FOLDER", help="A base model's folder; without it, the built-in SmolLM2-135M-Instruct."),
+        typer.Option(
+            metavar="FOLDER|NAME",
+            help="A base model: a name of focusdoc models list or a folder; without it, SmolLM2-135M-Instruct.",
+        ),
     ] = None,
     chunk_size: options.ChunkSize = None,
     memory_dtype: options.MemoryDtype = "auto",
@@ -39,7 +45,9 @@ def info(
     size = model_size(model)
     documents = open_documents(files, password)
     with errors.status("Counting tokens and measuring this machine"):
-        estimates = [estimate_tokens(document.text, model) for document in documents]
+        known = known_model(model)
+        folder = converted_folder(known) if known is not None else None
+        estimates = [estimate_tokens(document.text, str(folder) if folder else model) for document in documents]
         num_tokens = sum(tokens.num_tokens for tokens in estimates)
         device, size = where_it_runs(size)
         plan = _plan(size, device, num_tokens, settings)

@@ -58,10 +58,11 @@ class EngineOptions:
 
         with errors.status("Starting") as status, quiet_libraries():
             from focusdoc.engine import FocusEngine
-            from focusdoc.modeling.default_model import DEFAULT_MODEL, default_model_path
+            from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
+            from focusdoc.modeling.installed import model_path
 
-            if self.model in (None, DEFAULT_MODEL):
-                default_model_path(progress=_teller(status.update))
+            if (known := known_model(self.model or DEFAULT_MODEL)) is not None:
+                model_path(known, _teller(status.update))
             status.update(f"Loading {_markup_free(self.model or DEFAULT_MODEL)}")
             engine = FocusEngine.from_pretrained(
                 self.model,
@@ -85,14 +86,14 @@ class EngineOptions:
         return {"memory_dtype": self.memory_dtype} | {name: value for name, value in given.items() if value is not None}
 
 
-def _teller(update: Callable[[str], None]) -> Callable[[str], None]:
-    """Says a sentence beside the spinner, or as a line of its own where there is no terminal."""
+def _teller(update: Callable[[str], None]) -> Callable[[str, int, int], None]:
+    """Says how far a step is beside the spinner, or that it began, in a line, where there is no terminal."""
 
-    def tell(sentence: str) -> None:
+    def tell(step: str, done: int, total: int) -> None:
         if errors.is_terminal:
-            update(_markup_free(sentence))
-        else:
-            errors.print(sentence, markup=False, soft_wrap=True)
+            update(_markup_free(f"{step}: {done / total:.0%}"))
+        elif not done:
+            errors.print(f"{step}.", markup=False, soft_wrap=True)
 
     return tell
 

@@ -25,6 +25,7 @@ from focusdoc.cli.display import errors
 from focusdoc.cli.eval import evaluate
 from focusdoc.cli.explain import explain
 from focusdoc.cli.info import info
+from focusdoc.cli.models import models
 from focusdoc.cli.report import report
 from focusdoc.cli.store import store
 from focusdoc.cli.train import train
@@ -121,6 +122,7 @@ app.command(epilog="For example: focusdoc bench --lengths 8K,32K --output runs/b
 app.add_typer(evaluate, name="eval")
 app.add_typer(adapter, name="adapter")
 app.add_typer(store, name="store")
+app.add_typer(models, name="models")
 
 
 def main() -> None:

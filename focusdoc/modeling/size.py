@@ -1,15 +1,15 @@
-"""The dimensions of a base model, and how fast this machine would read with it, told without its weights."""
+"""How large a base model is and how fast this machine would read with it, told without its weights."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from focusdoc.errors import ModelNotFoundError
-from focusdoc.modeling.default_model import DEFAULT_MODEL
+from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
+from focusdoc.modeling.dimensions import ModelSize
 from focusdoc.storage import expanded
 
 #: Share of the speed of the bare layer that is timed here which a whole model reaches: norms, rotation, copies.
@@ -20,88 +20,15 @@ _TIMING_SECONDS = 0.3
 CHUNK_TOKENS = 2048
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelSize:
-    """The dimensions of a base model that its costs follow from.
-
-    Attributes:
-        tied: whether the embedding serves as the output layer too. dtype: as torch names it.
-    """
-
-    name: str
-    num_layers: int
-    hidden_size: int
-    intermediate_size: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    tied: bool
-    dtype: str
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any], name: str, dtype: str) -> ModelSize:
-        """The dimensions in a model's configuration, under the names that transformers uses.
-
-        Raises:
-            KeyError, TypeError, ValueError: it lacks one, or one is no number.
-        """
-        heads = int(config["num_attention_heads"])
-        return cls(
-            name=name,
-            num_layers=int(config["num_hidden_layers"]),
-            hidden_size=int(config["hidden_size"]),
-            intermediate_size=int(config["intermediate_size"]),
-            num_heads=heads,
-            num_kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
-            vocab_size=int(config["vocab_size"]),
-            tied=bool(config.get("tie_word_embeddings", False)),
-            dtype=dtype,
-        )
-
-    @property
-    def bytes_per_weight(self) -> int:
-        """Bytes of one number of `dtype`."""
-        return 4 if self.dtype == "float32" else 2
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes of keys and values of one token over all layers."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.bytes_per_weight
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all weights but the norms'."""
-        attention = 2 * self.hidden_size * self.head_dim * (self.num_heads + self.num_kv_heads)
-        layers = self.num_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
-        embeddings = (1 if self.tied else 2) * self.vocab_size * self.hidden_size
-        return (layers + embeddings) * self.bytes_per_weight
-
-
-#: The embedded default, which may not be converted yet.
-DEFAULT_SIZE = ModelSize(
-    name=DEFAULT_MODEL,
-    num_layers=30,
-    hidden_size=576,
-    intermediate_size=1536,
-    num_heads=9,
-    num_kv_heads=3,
-    head_dim=64,
-    vocab_size=49152,
-    tied=True,
-    dtype="bfloat16",
-)
-
-
 def model_size(model: str | None) -> ModelSize:
-    """The dimensions of a base model, from the ``config.json`` in its folder; None is the embedded default.
+    """The dimensions of a base model, from the catalogue or the ``config.json`` in its folder; None is the default.
 
     Raises:
         ModelNotFoundError: there is no such file, or it lacks a dimension.
     """
-    if model is None or model == DEFAULT_MODEL:
-        return DEFAULT_SIZE
+    model = model or DEFAULT_MODEL
+    if (known := known_model(model)) is not None:
+        return known.size
     file = expanded(model) / "config.json"
     try:
         config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))

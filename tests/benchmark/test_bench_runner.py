@@ -136,6 +136,7 @@ def test_llama_cpp_is_left_out_with_a_reason(monkeypatch: pytest.MonkeyPatch) ->
     assert missing_contenders(SETTINGS) == {}
     assert "--gguf" in missing_contenders(Settings(model="mine"))["llama.cpp"]
     assert missing_contenders(Settings(model="mine", gguf="mine.gguf")) == {}
+    assert missing_contenders(Settings(model="qwen2.5-coder-0.5b-instruct")) == {}  # the catalogue knows its file
 
 
 def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from cli_samples import Run, pdf
 
-from focusdoc.modeling.size import DEFAULT_SIZE, model_size, where_it_runs
+from focusdoc.modeling.size import model_size, where_it_runs
 from focusdoc.terminal import in_bytes, in_time
+
+DEFAULT_SIZE = model_size(None)
 
 
 def test_a_text(run: Run, book: Path) -> None:
@@ -90,8 +92,13 @@ def test_a_folder_that_holds_no_model(run: Run, book: Path, tmp_path: Path, cont
     assert result.stderr.startswith("Error: ")
 
 
-def test_the_default_by_its_name() -> None:
-    assert model_size(DEFAULT_SIZE.name) is DEFAULT_SIZE
+def test_models_of_the_catalogue_by_their_names(run: Run, book: Path) -> None:
+    """They need not be installed to be planned for."""
+    assert model_size(DEFAULT_SIZE.name) is model_size(DEFAULT_SIZE.name.lower()) is DEFAULT_SIZE
+    facts = json.loads(run("info", book, "--model", "qwen2.5-coder-1.5b-instruct", "--json").stdout)
+    assert facts["model"] == "Qwen2.5-Coder-1.5B-Instruct"
+    assert facts["memory_bytes_per_token"] == 28 * 2 * 2 * 128 * 2
+    assert "default model" not in facts["tokens_method"]
 
 
 def test_half_precision_takes_twice_the_memory_on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,21 @@ def test_the_default_model_is_counted_with_its_own_vocabulary() -> None:
 
 
 @needs_wheel
+@pytest.mark.parametrize(
+    ("model", "how"),
+    [
+        (None, "counted"),
+        ("SmolLM2-135M-Instruct", "counted"),
+        ("HuggingFaceTB/SmolLM2-360M-Instruct", "estimated"),
+        ("runs/smollm2-other-words", "estimated"),
+        ("qwen2.5-coder-0.5b-instruct", "rule of thumb"),
+    ],
+)
+def test_only_the_default_model_s_tokens_are_called_counted(model: str | None, how: str) -> None:
+    assert estimate_tokens("some text", model).method.startswith(how)
+
+
+@needs_wheel
 @pytest.mark.parametrize("text", [" " * 1_000_000, "a" * 1_000_000, "漢" * 300_000, "word " * 200_000])
 def test_long_runs_of_anything_are_counted(text: str) -> None:
     assert 0 < estimate_tokens(text).num_tokens <= 3 * len(text)
@@ -64,6 +79,18 @@ def test_an_unknown_model_gets_the_rule_of_thumb(text: str, tokens: int) -> None
     estimate = estimate_tokens(text, model="some/other-model")
     assert estimate.num_tokens == tokens
     assert "rule of thumb" in estimate.method
+
+
+def test_a_model_s_own_tokenizer_counts(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer("byte_level")
+    tokenizer.save_pretrained(tmp_path)
+    text = f"Call me {SPECIAL_TOKENS[0]} Ishmael.\ud800"
+    estimate = estimate_tokens(text, str(tmp_path))
+    plain = text.replace("\ud800", "?")
+    wanted = tokenizer(plain, split_special_tokens=True, add_special_tokens=False)["input_ids"]
+    assert (estimate.num_tokens, estimate.method) == (len(wanted), "counted with the model's own tokenizer")
+    (tmp_path / "tokenizer.json").write_text("{")
+    assert "rule of thumb" in estimate_tokens("some text", str(tmp_path)).method
 
 
 def test_without_the_wheel_the_rule_of_thumb_serves(monkeypatch: pytest.MonkeyPatch) -> None:

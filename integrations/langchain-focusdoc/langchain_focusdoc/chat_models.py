@@ -20,7 +20,7 @@ from focusdoc.chat.shared import LazyChat, shared_chat
 from focusdoc.chat.streams import last_answer
 from focusdoc.chat.threads import run_in_thread, stream_in_thread
 from focusdoc.config import FocusConfig
-from focusdoc.modeling.default_model import DEFAULT_MODEL
+from focusdoc.modeling.catalogue import DEFAULT_MODEL
 from langchain_focusdoc.errors import FocusRequestError, as_langchain_errors
 from langchain_focusdoc.messages import metadata_of, to_messages, usage_of
 from langchain_focusdoc.structured import grammar_of, structured_output
@@ -75,7 +75,7 @@ class ChatFocusLLM(BaseChatModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     model: str | None = Field(default=None, alias="model_name")
-    """A folder or a hub name; None for the embedded default."""
+    """A name of the catalogue, a folder or a hub name; None for the default."""
     adapter: str | None = "auto"
     """A folder, a file, "auto" for the shipped one, or None."""
     config: FocusConfig | None = None

