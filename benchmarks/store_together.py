@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from focusdoc import Document, FocusEngine, load
+from focusdoc import Document, FocusEngine, load, load_text
 from focusdoc.documents import tokenize
 
 
@@ -29,7 +29,7 @@ def documents_of(engine: FocusEngine, data: Path, count: int, tokens: int) -> li
     for path in sorted((data / "books").glob("*.txt"))[:count]:
         text = load(path).text[: 6 * tokens]
         starts = tokenize(engine.base.tokenizer, text).starts
-        found.append(Document.from_text(text[: int(starts[tokens])], name=path.stem))
+        found.append(load_text(text[: int(starts[tokens])], name=path.stem))
     return found
 
 
@@ -66,8 +66,8 @@ def together(given: argparse.Namespace, processes: int, threads: int) -> None:
         ]
         for child in children:
             assert child.stdout is not None
-            while child.stdout.readline() != "ready\n":
-                pass
+            if "ready\n" not in iter(child.stdout.readline, ""):
+                raise SystemExit("A process ended before it was ready; its error stands above.")
         for child in children:
             assert child.stdin is not None
             child.stdin.write("go\n")
