@@ -2,8 +2,8 @@
 
     python benchmarks/novels.py --data ../shared/data --reader qwen2.5-coder-1.5b-instruct --half first
 
-The questions are those of qa/novels.json, each with a regular expression that a right answer matches. Memories go to the
-document store, so a second run reads nothing. Tune on the first half of the novels, report the second.
+The questions are those of qa/novels.json, each with a regular expression that a right answer matches. Memories go to
+the document store, so a second run reads nothing. Tune on the first half of the novels, report the second.
 """
 
 from __future__ import annotations
