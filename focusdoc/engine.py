@@ -190,6 +190,7 @@ class FocusEngine(TokenEngine):
         Raises:
             PromptTooLongError: the question does not fit into the local window. AdapterError: there is no adapter.
             MemoryMismatchError: a memory is another engine's. ConfigError: a generation setting is out of range.
+            ReaderError: the reader cannot be reached or breaks off; its ``.sources`` has what was found.
             MemoryShortageError: what runs behind every chunk does not fit into free memory; while the answer is written
                 as well, since it grows.
         """
@@ -289,6 +290,8 @@ class FocusEngine(TokenEngine):
         **generation: Any,
     ) -> Generator[TextPiece, None, None]:
         """Like `stream`, for a local context that the caller rendered: token ids, up to where the answer begins.
+
+        The base model writes the answer, even where there is a reader: that cannot read another model's tokens.
 
         Args:
             quoted: renders it again with a text of passages in it; None to quote none.
