@@ -277,7 +277,7 @@ class FocusEngine(TokenEngine):
                 "A grammar holds for the base model's tokens, not for a reader's; ask without one of them."
             )
         decoder = self._decoder([block for one in memories for block in one.blocks], settings)
-        return stream_read_answer(decoder, asked, self.reader, question)
+        return stream_read_answer(decoder, asked, self.reader, question, self.finder)
 
     def stream_prompt(
         self,

@@ -27,6 +27,8 @@ from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.adapter import Adapter, check_adapter, untrained_adapter
 from focusdoc.modeling.base import BaseModel, CandidateWeights
 from focusdoc.modeling.candidate import LayerWeights
+from focusdoc.modeling.catalogue import known_model
+from focusdoc.readers.finding import Finder
 from focusdoc.readers.reader import Reader
 
 #: Room kept behind a chunk for the answer, in tokens, where the chunk size follows from the model's context.
@@ -44,6 +46,7 @@ class EngineCore:
         config: the settings in force.
         kernel: the implementation of attention.
         store: where memories are kept on disk, or None.
+        finder: ranks the windows of documents, for a reader.
         reader: writes the answers from passages that the base model's candidates find; None for the base model itself.
     """
 
@@ -87,6 +90,7 @@ class EngineCore:
                 "and a chunk must leave room for the question; choose a smaller chunk_size."
             )
         self.kernel = attention_kernel(attention, base.device)
+        self.finder = Finder(known.retrieval_heads if (known := known_model(base.name)) else ())
         self._speed = ReadingSpeed(base, self.chunk_size)
         self._weights = _on(base, adapter) if adapter is not None else None
         self._packed: CandidateWeights | None = None

@@ -1,4 +1,4 @@
-"""The first look: where in their chunks the candidates looked that `start` made.
+"""The first look: where in their chunks the candidates looked that `start` made, and the question's rows beside them.
 
 What they asked is kept, so a look takes the attention's weights once more, and no pass through the layers.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from focusdoc.attention import visibility
-from focusdoc.decoding.looking import gathered
+from focusdoc.decoding.looking import QuestionRows, gathered
 from focusdoc.decoding.sweep import CandidateQueries, ChunkGroup
 
 
@@ -47,26 +47,77 @@ def first_look(lookers: Sequence[Looker], asked: Sequence[Sequence[CandidateQuer
     return [found[looker.chunk].cpu() for looker in lookers]
 
 
+def question_look(
+    lookers: Sequence[Looker], asked: Sequence[Sequence[CandidateQueries]], rows: QuestionRows
+) -> list[Tensor]:
+    """What the followed heads took for the question from each token of the chunks: float32 [heads, chunk_len] each.
+
+    Args:
+        asked: as for `first_look`, of sweeps that were told of `rows`.
+
+    Returns:
+        `gathered`, summed over the question's rows, in the order of `lookers`, the heads in that of ``rows.heads``.
+    """
+    layers = dict.fromkeys(layer for layer, _ in rows.heads)
+    found: dict[int, Tensor] = {}
+    for length in {looker.group.chunk_len for looker in lookers}:
+        alike = [looker for looker in lookers if looker.group.chunk_len == length]
+        looked = [_layer_question(alike, layer, [sweep[layer] for sweep in asked], rows) for layer in layers]
+        found |= zip((looker.chunk for looker in alike), torch.cat(looked, dim=1), strict=True)
+    return [found[looker.chunk].cpu() for looker in lookers]
+
+
 def _layer_look(lookers: Sequence[Looker], layer: int, sweeps: Sequence[CandidateQueries], tail_len: int) -> Tensor:
     """The look of one layer into chunks of one length, float32 [lookers, chunk_len]."""
     chunks = [looker.chunk for looker in lookers]
     # [heads, all chunks, head_dim] -> [lookers, heads, head_dim]
     queries = torch.cat([rows.queries for rows in sweeps], dim=1)[:, chunks].transpose(0, 1)
     own = torch.cat([rows.keys for rows in sweeps], dim=1)[:, chunks].transpose(0, 1)
-    chunk_len = lookers[0].group.chunk_len
-    num_keys = chunk_len + tail_len + 1
-    keys = torch.empty((*own.shape[:2], num_keys, own.shape[2]), device=own.device)
-    values = own.new_empty((*own.shape[:2], chunk_len, own.shape[2]))
-    keys[:, :, -1] = own
-    for row, looker in enumerate(lookers):
-        stored_keys, stored_values = looker.group.block.layer(layer, own.dtype)
-        keys[row, :, :chunk_len], values[row] = stored_keys[0], stored_values[0]
-        keys[row, :, chunk_len:-1] = looker.group.tail_keys[layer, 0, :, :tail_len]
+    keys, values = _stored(lookers, layer, tail_len, own.dtype)
+    keys = torch.cat((keys, own.unsqueeze(2).float()), dim=2)
     # [lookers, heads, head_dim] -> [lookers, num_kv_heads, heads per KV head, head_dim]
     scores = torch.unflatten(queries, 1, (own.shape[1], -1)) @ keys.mT
+    num_keys = keys.shape[2]
     seen = visibility(1, num_keys, query_start=num_keys - 1, window=sweeps[0].window, device=own.device)
     if seen is not None:
         scores = scores.masked_fill(~seen[0], -torch.inf)
-    weights = scores.softmax(dim=-1)[..., :chunk_len]
+    weights = scores.softmax(dim=-1)[..., : values.shape[2]]
     # [lookers, num_kv_heads, heads per KV head, chunk_len] -> [lookers, heads, 1, chunk_len]
     return gathered(weights.flatten(1, 2).unsqueeze(2), values).sum(dim=(1, 2))
+
+
+def _layer_question(
+    lookers: Sequence[Looker], layer: int, sweeps: Sequence[CandidateQueries], rows: QuestionRows
+) -> Tensor:
+    """The look of one layer's followed heads into chunks of one length, float32 [lookers, heads, chunk_len]."""
+    # [lookers, heads, rows, head_dim]
+    queries = torch.cat([sweep.question for sweep in sweeps if sweep.question is not None])[
+        [looker.chunk for looker in lookers]
+    ]
+    keys, values = _stored(lookers, layer, rows.last, sweeps[0].keys.dtype)
+    per_key = sweeps[0].queries.shape[0] // keys.shape[1]
+    of_heads = [head // per_key for head in rows.heads_of(layer)]
+    keys, values = keys[:, of_heads], values[:, of_heads]
+    chunk_len = values.shape[2]
+    scores = queries @ keys.mT
+    seen = visibility(
+        rows.last - rows.first,
+        keys.shape[2],
+        query_start=chunk_len + rows.first,
+        window=sweeps[0].window,
+        device=keys.device,
+    )
+    if seen is not None:
+        scores = scores.masked_fill(~seen, -torch.inf)
+    return gathered(scores.softmax(dim=-1)[..., :chunk_len], values).sum(dim=2)
+
+
+def _stored(lookers: Sequence[Looker], layer: int, tail_len: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Float32 keys of chunks and tails [lookers, num_kv_heads, chunk_len + tail_len, head_dim], and chunks' values."""
+    keys, values = [], []
+    for looker in lookers:
+        stored_keys, stored_values = looker.group.block.layer(layer, dtype)
+        tail = looker.group.tail_keys[layer, :, :, :tail_len]
+        keys.append(torch.cat((stored_keys.float(), tail.float()), dim=2))
+        values.append(stored_values)
+    return torch.cat(keys), torch.cat(values)

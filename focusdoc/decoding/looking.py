@@ -7,9 +7,30 @@ and take large values from there.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionRows:
+    """The rows of a dynamic prompt that hold the question, and the heads that are followed in them.
+
+    Attributes:
+        first, last: the question is ``prompt_ids[first:last]``.
+        heads: (layer, head) pairs of the base model's retrieval heads (arXiv 2404.15574), in order.
+    """
+
+    first: int
+    last: int
+    heads: tuple[tuple[int, int], ...] = ()
+
+    def heads_of(self, layer: int) -> list[int]:
+        """The heads of a layer that are followed."""
+        return [head for of, head in self.heads if of == layer]
+
 
 #: The first tokens of a text draw attention whatever they say; what is paid to them counts as nothing.
 SINK_TOKENS = 4

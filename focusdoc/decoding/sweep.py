@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from focusdoc.attention import AttentionKernel
+from focusdoc.decoding.looking import QuestionRows
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.modeling.rotary import Rotary, rotate
 
@@ -115,11 +116,14 @@ class CandidateQueries:
         queries: scaled, float32 [num_heads, num_candidates, head_dim].
         keys: their own, at their places behind the chunks, [num_kv_heads, num_candidates, head_dim].
         window: of the layer.
+        question: what the question's rows asked in the heads that are followed, scaled, float32 [num_candidates, heads,
+            rows, head_dim].
     """
 
     queries: Tensor
     keys: Tensor
     window: int | None
+    question: Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -134,7 +138,8 @@ class Sweep:
         num_local: local rows, 0 when this sweep only makes candidates.
         sees_from: the first local row that sees the candidates.
         distances: for each group, how far its candidates' keys move to reach their local positions, int64 [chunks].
-        asked: if a list is given, what the candidates ask is kept in it, layer by layer.
+        asked: if a list is given, what the candidates ask is kept in it, layer by layer,
+        question: and what these rows do.
     """
 
     groups: Sequence[ChunkGroup]
@@ -147,6 +152,7 @@ class Sweep:
     rotary: Rotary
     kernel: AttentionKernel
     asked: list[CandidateQueries] | None = None
+    question: QuestionRows | None = None
     _rotations: list[object] = field(init=False)
     #: Of the last local row in every layer, float32: its scaled query [num_heads, head_dim] and its lse [num_heads].
     _last_queries: list[Tensor] = field(default_factory=list)
@@ -211,7 +217,7 @@ class Sweep:
         """
         stop = self.tail_start + self.num_ordinary + 1
         asked = []
-        for group, rows, rotation in zip(self.groups, self._spans(query.shape[2]), self._rotations, strict=True):
+        for group, rows, rotation in zip(self.groups, self.spans(query.shape[2]), self._rotations, strict=True):
             # The candidate's own KV takes the slot that its ordinary KV will take one step later.
             group.tail_keys[layer, :, :, self.tail_start : stop] = self._by_chunk(key[0], rows, group.num_chunks)
             group.tail_values[layer, :, :, self.tail_start : stop] = self._by_chunk(value[0], rows, group.num_chunks)
@@ -238,22 +244,33 @@ class Sweep:
         """
         _, num_heads, num_rows, head_dim = query.shape
         output = query.new_empty((1, num_rows, num_heads, head_dim))
-        for rows, found in zip(self._spans(num_rows), over, strict=True):
+        for rows, found in zip(self.spans(num_rows), over, strict=True):
             # [num_chunks, num_heads, new, head_dim] -> [num_chunks, new, num_heads, head_dim]
             by_row = found.transpose(1, 2)
             output[0, rows[0]] = by_row[:, :-1].flatten(0, 1)
             output[0, rows[1]] = by_row[:, -1]
         candidate = num_rows - self.num_candidates
         if self.asked is not None:
-            self.asked.append(
-                CandidateQueries(query[0, :, candidate:].float() * scaling, key[0, :, candidate:].clone(), window)
-            )
+            asked = query[0, :, candidate:].float() * scaling
+            question = self._of_question(layer, query[0], scaling)
+            self.asked.append(CandidateQueries(asked, key[0, :, candidate:].clone(), window, question))
         if self.num_local:
             local_rows = slice(candidate - self.num_local, candidate)
             self._attend_local(layer, local_rows, query, key, value, output, scaling, window)
         return output
 
-    def _spans(self, num_rows: int) -> list[tuple[slice, slice]]:
+    def _of_question(self, layer: int, query: Tensor, scaling: float) -> Tensor | None:
+        """See `CandidateQueries.question`; `query` is [num_heads, rows, head_dim]."""
+        heads = self.question.heads_of(layer) if self.question is not None else []
+        if self.question is None or not heads:
+            return None
+        asked = [
+            self._by_chunk(query[heads], rows, group.num_chunks)[:, :, self.question.first : self.question.last]
+            for group, rows in zip(self.groups, self.spans(query.shape[1]), strict=True)
+        ]
+        return torch.cat(asked).float() * scaling
+
+    def spans(self, num_rows: int) -> list[tuple[slice, slice]]:
         """For each group, its ordinary rows and its candidate rows."""
         spans = []
         row, candidate = 0, num_rows - self.num_candidates

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 
-import torch
-
 from focusdoc.decoding.answer import Answer, TextPiece, Timings, Usage
 from focusdoc.decoding.answering import Asked, left_out_of
 from focusdoc.decoding.attribution import chunk_shares
 from focusdoc.decoding.generation import AnswerDecoder
+from focusdoc.decoding.prompt import encode_text
 from focusdoc.errors import ReaderError
-from focusdoc.readers.passages import find_passages, in_order, source_of, text_of
+from focusdoc.readers.finding import Finder
+from focusdoc.readers.passages import choose_passages, in_order, source_of, text_of
 from focusdoc.readers.reader import Reader, Written, reading_prompt
 
 #: Tokens of passages, in the reader's own.
@@ -20,18 +20,27 @@ BUDGET = 1000
 
 
 def stream_read_answer(
-    decoder: AnswerDecoder, asked: Asked, reader: Reader, question: str, *, budget: int = BUDGET
+    decoder: AnswerDecoder, asked: Asked, reader: Reader, question: str, finder: Finder, *, budget: int = BUDGET
 ) -> Generator[TextPiece, None, None]:
     """Yield the text as the reader writes it; the last piece carries the whole `Answer`.
 
     Args:
         decoder: fresh, over the chunks of the memories.
+        finder: of the base model.
         budget: tokens of passages that the reader gets, as it counts them.
     """
     begun = time.perf_counter()
-    with torch.no_grad():
-        decoder.start(asked.local_ids, asked.prompt_ids)
-    passages = find_passages(decoder, asked.memories, asked.prompt_ids, budget=budget, count=reader.count)
+    with decoder.base.tokenizer_lock:
+        question_ids = encode_text(asked.tokenizer, question)
+    found = finder.find(
+        decoder,
+        asked.memories,
+        question,
+        local_ids=asked.local_ids,
+        prompt_ids=asked.prompt_ids,
+        question_ids=question_ids,
+    )
+    passages = choose_passages(found, asked.memories, budget=budget, count=reader.count)
     texts = [text_of(asked.memories, each) for each in in_order(passages)]
     looked = time.perf_counter() - begun
     sources = tuple(source_of(asked.memories, each) for each in passages[: asked.max_sources])

@@ -1,10 +1,4 @@
-"""The passages that a reader gets: one of each chunk that the candidates looked at most, as whole sentences.
-
-One a chunk, for the chunks' attention masses tell more surely which places count than the looks inside them: of 19
-natural questions of four novels the answer's words stood among six such passages in 17, and in 14 where the places
-looked at most were taken from whichever chunk (2026-11-29; the first half of the novels, nothing tuned on the
-others).
-"""
+"""The passages that a reader gets: the best windows of the documents, overlapping ones put together."""
 
 from __future__ import annotations
 
@@ -12,16 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from focusdoc.decoding.answer import Source
-from focusdoc.decoding.attribution import passage_tokens, whole_sentences
-from focusdoc.decoding.generation import AnswerDecoder
-from focusdoc.documents.chunking import char_span
-from focusdoc.errors import ConfigError
 from focusdoc.memory.chunk_memory import DocumentMemory
+from focusdoc.readers.finding import Found
 
-#: Chunks that give a passage: those with the largest attention mass.
-NUM_CHUNKS = 6
-#: Characters on either side of the point looked at, before a passage is widened to whole sentences.
-HALF_WIDTH = 200
+#: Windows that are taken, at most.
+NUM_WINDOWS = 6
+#: Of two windows that share more than this of the shorter one, the better one is taken alone.
+_SHARED = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +20,8 @@ class Passage:
     """Characters ``start:end`` of the document of memory number `memory`.
 
     Attributes:
-        chunk: of the document, where it was looked at.
-        score: share of the attention paid to all candidates that its chunk's got.
+        chunk: of the document, which holds the middle of the best of its windows.
+        score: the probability that the finder gives that window.
     """
 
     memory: int
@@ -40,41 +31,45 @@ class Passage:
     score: float
 
 
-def find_passages(
-    decoder: AnswerDecoder,
+def choose_passages(
+    found: Found,
     memories: Sequence[DocumentMemory],
-    prompt_ids: Sequence[int],
     *,
     budget: int,
     count: Callable[[str], int],
+    limit: int = NUM_WINDOWS,
 ) -> list[Passage]:
-    """The passages where the candidates of the prompt's last token looked, the chunk they paid most attention to first.
+    """The passages of the best windows, the best one first.
 
     Args:
-        decoder: over the chunks of `memories` in their order, as it stands after `start`.
         budget: tokens that they may take in all, as `count` counts them; the first one is taken whatever it takes.
+        limit: windows that are taken, at most.
     """
-    mass = decoder.candidate_mass.cpu()
-    shares = mass / mass.sum().clamp_min(1e-30)
-    chunks: list[int] = mass.argsort(descending=True)[:NUM_CHUNKS].tolist()
-    looked = decoder.look_inside(chunks, prompt_ids[-1:], mass[None], prompt_len=len(prompt_ids))
-    owners = [(number, chunk) for number, memory in enumerate(memories) for chunk in memory.chunks]
-    found: list[Passage] = []
-    for index, attention in zip(chunks, looked, strict=True):
-        number, chunk = owners[index]
-        token = chunk.token_start + passage_tokens(attention)[2]
-        passage = _around(memories[number], number, chunk.index, token, float(shares[index]))
-        more = _with(passage, found)
-        if found and sum(count(text_of(memories, each)) for each in more) > budget:
+    firsts = [0]
+    for memory in memories:
+        firsts.append(firsts[-1] + memory.num_chunks)
+    probable = found.scores.softmax(dim=0)
+    chosen: list[Passage] = []
+    taken: list[Passage] = []
+    for index in probable.argsort(descending=True).tolist():
+        number, start, end = found.places.spans[index]
+        window = Passage(number, start, end, int(found.places.chunks[index]) - firsts[number], float(probable[index]))
+        if any(_common(window, each) > _SHARED * min(end - start, each.end - each.start) for each in taken):
+            continue
+        more = _with(window, chosen)
+        if chosen and sum(count(text_of(memories, each)) for each in more) > budget:
             break
-        found = more
-    return sorted(found, key=lambda each: -each.score)
+        chosen = more
+        taken.append(window)
+        if len(taken) == limit:
+            break
+    return sorted(chosen, key=lambda each: -each.score)
 
 
 def text_of(memories: Sequence[DocumentMemory], passage: Passage) -> str:
     """The words of a passage."""
     document = memories[passage.memory].document
-    assert document is not None  # `_around` has refused it
+    assert document is not None  # the finder has refused it
     return document.text[passage.start : passage.end]
 
 
@@ -100,13 +95,9 @@ def source_of(memories: Sequence[DocumentMemory], passage: Passage) -> Source:
     )
 
 
-def _around(memory: DocumentMemory, number: int, chunk: int, token: int, score: float) -> Passage:
-    if memory.document is None or memory.tokenized is None:
-        raise ConfigError("A reader needs the words of a document; read it with engine.read, not as bare token ids.")
-    text = memory.document.text
-    centre, _ = char_span(memory.tokenized, token, token + 1)
-    start, end = whole_sentences(text, max(0, centre - HALF_WIDTH), min(len(text), centre + HALF_WIDTH))
-    return Passage(number, start, end, chunk, score)
+def _common(one: Passage, other: Passage) -> int:
+    """Characters that two passages share."""
+    return min(one.end, other.end) - max(one.start, other.start) if one.memory == other.memory else 0
 
 
 def _with(passage: Passage, found: Sequence[Passage]) -> list[Passage]:

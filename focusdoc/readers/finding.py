@@ -1,0 +1,195 @@
+"""Finding: which windows of the documents hold what a question asks, by all that the small model knows of them.
+
+Five signals make one score:
+
+- the candidates' attention masses tell which chunks matter (what candidates are for; FocusLLM, section 3.1);
+- where inside its chunk a candidate looked;
+- what the base model's own retrieval heads take from each token for the question (arXiv 2404.15574, 2506.09944);
+- how likely the question is behind each chunk;
+- how well a window's words match the question's (BM25).
+
+A window's score is a weighted sum: of the logarithms of the first three, of the log-likelihood, and of BM25's score
+against the best window's. So the scores are the logits of a softmax over all windows, and the weights are learnt as
+such (benchmarks/finding.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from focusdoc.decoding.generation import AnswerDecoder
+from focusdoc.decoding.looking import NEAR, QuestionRows
+from focusdoc.decoding.parallel import ParallelDecoder
+from focusdoc.errors import ConfigError
+from focusdoc.memory.chunk_memory import DocumentMemory
+from focusdoc.readers.windows import Windows
+
+#: Chunks that are looked into, at most.
+LOOKED = 32
+#: Against 1 for the largest, what a signal of nothing counts as; differences below it tell nothing.
+FLOOR = 0.02
+#: Nats below the best chunk's likelihood that tell nothing more.
+UNLIKELY = 30.0
+#: The names of the signals, in the order of their weights.
+SIGNALS = ("mass", "looked", "heads", "likelihood", "words")
+#: What each signal counts for.
+WEIGHTS = (1.07, 0.86, 1.02, 0.14, 3.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The windows of several memories, one after another.
+
+    Attributes:
+        spans: (number of the memory, first character, behind the last) of each.
+        tokens: first token and behind the last, counted through all memories, int64 [windows, 2].
+        chunks: the chunk that holds its middle, counted through all memories, int64 [windows].
+    """
+
+    spans: list[tuple[int, int, int]]
+    tokens: Tensor
+    chunks: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a question makes of the windows.
+
+    Attributes:
+        signals: float32 [windows, signals], in the order of `SIGNALS`.
+        scores: float32 [windows]: their weighted sum.
+    """
+
+    places: Places
+    signals: Tensor
+    scores: Tensor
+
+
+class Finder:
+    """Ranks the windows of documents for a question.
+
+    Args:
+        heads: the base model's retrieval heads, (layer, head) pairs; none where they are not known.
+        weights: of the signals.
+    """
+
+    def __init__(self, heads: Iterable[tuple[int, int]] = (), weights: Sequence[float] = WEIGHTS) -> None:
+        self._heads = tuple(sorted(heads))
+        self._weights = torch.tensor(weights)
+        #: Of each memory that was asked; they end with it.
+        self._windows: WeakKeyDictionary[DocumentMemory, Windows] = WeakKeyDictionary()
+
+    def find(
+        self,
+        decoder: AnswerDecoder,
+        memories: Sequence[DocumentMemory],
+        question: str,
+        *,
+        local_ids: Sequence[int],
+        prompt_ids: Sequence[int],
+        question_ids: Sequence[int],
+    ) -> Found:
+        """What `question` makes of all windows of `memories`.
+
+        Args:
+            decoder: fresh, over the chunks of `memories` in their order; it is started here.
+            local_ids, prompt_ids: see `AnswerDecoder.start`.
+            question_ids: the question's tokens; where the dynamic prompt does not hold them, all of it is the question.
+
+        Raises:
+            ConfigError: a memory was made from bare token ids.
+        """
+        windows = [self._windows_of(memory) for memory in memories]
+        places = places_of(memories, windows)
+        if isinstance(decoder, ParallelDecoder):
+            decoder.start(local_ids, prompt_ids, _rows(prompt_ids, question_ids, self._heads))
+            likelihood = decoder.question_likelihood
+        else:
+            decoder.start(local_ids, prompt_ids)
+            likelihood = torch.zeros(decoder.num_chunks)
+        mass = decoder.candidate_mass.cpu()
+        words = torch.cat([torch.from_numpy(each.matches(question)) for each in windows])
+        chunk_mass = torch.log(mass / mass.max().clamp_min(1e-30) + FLOOR)
+        chunk_likelihood = (likelihood - likelihood.max()).clamp_min(-UNLIKELY)
+        signals = torch.zeros(len(words), len(SIGNALS))
+        signals[:, 0] = chunk_mass[places.chunks]
+        signals[:, 3] = chunk_likelihood[places.chunks]
+        signals[:, 4] = words / words.max().clamp_min(1e-30)
+        promise = torch.full((decoder.num_chunks,), -torch.inf)
+        promise.scatter_reduce_(0, places.chunks, signals @ self._weights, "amax")
+        chunks: list[int] = promise.argsort(descending=True)[:LOOKED].tolist()
+        starts = _token_starts(memories)
+        looked = decoder.look_inside(chunks, prompt_ids[-1:], mass[None], prompt_len=len(prompt_ids))
+        signals[:, 1] = _in_windows(_spread(chunks, [look[None] for look in looked], starts), places)
+        if self._heads and isinstance(decoder, ParallelDecoder):
+            signals[:, 2] = _in_windows(_spread(chunks, decoder.look_for_question(chunks), starts), places)
+        return Found(places, signals, signals @ self._weights)
+
+    def _windows_of(self, memory: DocumentMemory) -> Windows:
+        if memory.document is None or memory.tokenized is None:
+            raise ConfigError(
+                "A reader needs the words of a document; read it with engine.read, not as bare token ids."
+            )
+        if memory not in self._windows:
+            self._windows[memory] = Windows(memory.document.text)
+        return self._windows[memory]
+
+
+def places_of(memories: Sequence[DocumentMemory], windows: Sequence[Windows]) -> Places:
+    """The windows of `memories`, one after another."""
+    spans: list[tuple[int, int, int]] = []
+    tokens, chunks = [], []
+    num_tokens = num_chunks = 0
+    for number, (memory, own) in enumerate(zip(memories, windows, strict=True)):
+        assert memory.tokenized is not None  # the finder has refused it
+        spans += [(number, start, end) for start, end in own.spans]
+        edges = torch.tensor(own.spans).reshape(-1, 2)
+        starts = torch.from_numpy(memory.tokenized.starts)
+        inside = torch.searchsorted(starts, edges).clamp_max(memory.num_tokens - 1)
+        inside[:, 1] = torch.maximum(inside[:, 1], inside[:, 0] + 1)
+        firsts = torch.tensor([chunk.token_start for chunk in memory.chunks])
+        tokens.append(inside + num_tokens)
+        chunks.append(torch.searchsorted(firsts, inside.sum(dim=1) // 2, right=True) - 1 + num_chunks)
+        num_tokens += memory.num_tokens
+        num_chunks += memory.num_chunks
+    return Places(spans, torch.cat(tokens), torch.cat(chunks))
+
+
+def _token_starts(memories: Sequence[DocumentMemory]) -> list[int]:
+    """The first token of every chunk of all memories and behind the last one, counted through all memories."""
+    return list(accumulate((chunk.num_tokens for memory in memories for chunk in memory.chunks), initial=0))
+
+
+def _spread(chunks: Sequence[int], looks: Sequence[Tensor], starts: Sequence[int]) -> Tensor:
+    """One look over all tokens, from that of `chunks`: each head against its own largest value, then added up.
+
+    Args:
+        looks: float32 [heads, chunk_len] of each of `chunks`.
+    """
+    largest = torch.stack([look.amax(dim=1) for look in looks]).amax(dim=0).clamp_min(1e-30)
+    spread = torch.zeros(starts[-1])
+    for chunk, look in zip(chunks, looks, strict=True):
+        spread[starts[chunk] : starts[chunk] + look.shape[1]] = (look / largest[:, None]).sum(dim=0)
+    padded = functional.pad(spread, (NEAR // 2, NEAR - NEAR // 2 - 1))
+    return functional.avg_pool1d(padded[None, None], NEAR, stride=1)[0, 0]
+
+
+def _in_windows(spread: Tensor, places: Places) -> Tensor:
+    """The logarithm of the largest value in every window, against the largest of all."""
+    largest = torch.stack([spread[first:last].max() for first, last in places.tokens.tolist()])
+    return torch.log(largest / largest.max().clamp_min(1e-30) + FLOOR)
+
+
+def _rows(prompt_ids: Sequence[int], question_ids: Sequence[int], heads: tuple[tuple[int, int], ...]) -> QuestionRows:
+    length, asked = len(question_ids), list(question_ids)
+    for first in range(len(prompt_ids) - length, -1, -1):
+        if length and list(prompt_ids[first : first + length]) == asked:
+            return QuestionRows(first, first + length, heads)
+    return QuestionRows(0, len(prompt_ids), heads)

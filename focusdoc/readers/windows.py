@@ -1,0 +1,56 @@
+"""The windows of a text: overlapping stretches of whole sentences, and how well each matches a question's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from focusdoc.decoding.attribution import whole_sentences
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+#: Characters of a window before it is widened to whole sentences; the next one begins half of that further on.
+WIDTH = 400
+
+
+class Windows:
+    """The windows of `text`, with an index of their words.
+
+    Attributes:
+        spans: characters ``(start, end)`` of each window, in order.
+    """
+
+    def __init__(self, text: str) -> None:
+        import bm25s
+
+        self.spans = list(_cut(text))
+        self._index = bm25s.BM25()
+        words: Any = bm25s.tokenize(
+            [text[start:end] for start, end in self.spans], stopwords=None, show_progress=False, return_ids=False
+        )
+        self._index.index(words, show_progress=False)
+
+    def matches(self, question: str) -> NDArray[numpy.float32]:
+        """BM25's score of every window for the words of a question."""
+        import bm25s
+        import numpy
+
+        (asked,) = bm25s.tokenize([question], stopwords=None, show_progress=False, return_ids=False)
+        known = [word for word in asked if word in self._index.vocab_dict]
+        if not known:
+            return numpy.zeros(len(self.spans), dtype=numpy.float32)
+        scores: NDArray[numpy.float32] = self._index.get_scores(known)
+        return scores
+
+
+def _cut(text: str) -> Iterator[tuple[int, int]]:
+    before = (0, 0)
+    for start in range(0, max(1, len(text)), WIDTH // 2):
+        span = whole_sentences(text, start, min(len(text), start + WIDTH))
+        if span[0] < span[1] and span != before:
+            yield span
+            before = span
+        if start + WIDTH >= len(text):
+            break
