@@ -24,6 +24,7 @@ class Item:
         stop: texts that end the answer.
         chat: whether a chat model gets the prompt as a message; else it goes on with the bare text.
         facts: what a report groups by, such as ``{"length": 16384, "depth": 0.5}``.
+        places: characters ``start:end`` of `document` where the answer stands, as far as they are known.
     """
 
     task: str
@@ -37,6 +38,7 @@ class Item:
     stop: tuple[str, ...] = ()
     chat: bool = True
     facts: Mapping[str, Any] = field(default_factory=dict)
+    places: tuple[tuple[int, int], ...] = ()
 
     @property
     def document(self) -> str:
