@@ -6,16 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from focusdoc.decoding.attribution import whole_sentences
+from focusdoc.evaluation.mode_names import PASSAGES, WINDOW
 
 #: Characters ``start:end`` of a document.
 Span = tuple[int, int]
 #: The numbers of the windows that a finder knows, the best for the question first; those that say nothing left out.
 Rank = Callable[[str], Sequence[int]]
-
-#: Characters of a window before it is widened to whole sentences, as wide as the passages of the candidates.
-WIDTH = 400
-#: Passages for a reader at most, as many as those of the candidates.
-COUNT = 6
 
 
 class Finder(Protocol):
@@ -30,7 +26,7 @@ class Finder(Protocol):
         ...
 
 
-def windows(text: str, width: int = WIDTH) -> list[Span]:
+def windows(text: str, width: int = WINDOW) -> list[Span]:
     """The whole text in spans of whole sentences, each overlapping the next by half its width, so that none is cut.
 
     Args:
@@ -42,7 +38,7 @@ def windows(text: str, width: int = WIDTH) -> list[Span]:
 
 
 def passages(
-    text: str, ranked: Iterable[Span], *, budget: int, count: Callable[[str], int], limit: int = COUNT
+    text: str, ranked: Iterable[Span], *, budget: int, count: Callable[[str], int], limit: int = PASSAGES
 ) -> list[Span]:
     """The first of the ranked spans, those that meet joined, in the order of their rank (a joined one's is its best).
 

@@ -15,7 +15,7 @@ import gzip
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from focusdoc.evaluation.natural_scores import PATTERN_TASK, TEXT_TASK, matches
 #: Tokens of an answer.
 MAX_NEW_TOKENS = 48
 #: Passages that are joined to one document, where the file leaves that open.
-PASSAGES = 500
+POOL = 500
 #: Bytes of a file, unpacked.
 MAX_BYTES = LoadLimits.max_bytes
 _BETWEEN = "\n\n"
@@ -45,13 +45,13 @@ class Choice:
         share: from where to where of the file's questions, in their order, from 0 to 1; of a file with several
             documents, of its documents, so that what is tuned on shares none with what is reported.
         limit: at most this many of them, drawn; None for all.
-        passages: how many are drawn for the document, where the file leaves that open.
+        pool: how many passages are drawn for the document, where the file leaves that open.
         seed: of both draws.
     """
 
     share: tuple[float, float] = (0.0, 1.0)
     limit: int | None = None
-    passages: int = PASSAGES
+    pool: int = POOL
     seed: int = 0
 
     def of(self, values: Sequence[Any]) -> Sequence[Any]:
@@ -61,17 +61,20 @@ class Choice:
 
     def drawn(self, values: Sequence[Any], count: int | None, what: str) -> list[Any]:
         """`count` of `values` in their order, or all where that is none or more."""
-        places = range(len(values))
+        places: Sequence[int] = range(len(values))
         if count is not None and count < len(values):
             places = sorted(random.Random(f"{what} {self.seed}").sample(places, count))
         return [values[place] for place in places]
 
 
-def load_items(path: Path, choice: Choice, *, documents: Path | None = None) -> list[Item]:
+def load_items(
+    path: Path, choice: Choice, *, documents: Path | None = None, max_new_tokens: int = MAX_NEW_TOKENS
+) -> list[Item]:
     """The questions of a file, those of one document after another.
 
     Args:
         path: of one of the kinds above; gzipped or not.
+        max_new_tokens: of an answer.
         documents: the folder with the documents that a file of patterns names, as ``NAME.txt``.
 
     Raises:
@@ -94,7 +97,7 @@ def load_items(path: Path, choice: Choice, *, documents: Path | None = None) -> 
         ) from error
     if not found:
         raise EvaluationError(f"{path} has no question between {choice.share[0]:g} and {choice.share[1]:g} of it.")
-    return choice.drawn(found, choice.limit, "questions")
+    return [replace(item, max_new_tokens=max_new_tokens) for item in choice.drawn(found, choice.limit, "questions")]
 
 
 def _of_patterns(values: dict[str, Any], choice: Choice, folder: Path | None) -> Iterator[Item]:
@@ -124,7 +127,7 @@ def _of_squad(values: dict[str, Any], choice: Choice) -> Iterator[Item]:
 def _of_rows(values: list[dict[str, Any]], choice: Choice) -> Iterator[Item]:
     numbered = choice.of(list(enumerate(values)))
     known = list(dict.fromkeys(row["ctxs"][0]["text"].strip() for _, row in numbered))
-    drawn = choice.drawn(known, choice.passages, "passages")
+    drawn = choice.drawn(known, choice.pool, "passages")
     random.Random(f"order {choice.seed}").shuffle(drawn)
     text, starts = _joined(drawn)
     start_of = dict(zip(drawn, starts, strict=True))

@@ -54,23 +54,32 @@ def matches(pattern: str, text: str) -> list[Span]:
 #: The score of each task.
 NATURAL_SCORES: Mapping[str, Callable[[str, Sequence[str]], float]] = {TEXT_TASK: f1, PATTERN_TASK: right}
 
-#: What a report tells of a row, by its task; of each, 0 to 1.
+#: What is told of an answer, by its task; of each, 0 to 1.
 _MEASURES: Mapping[str, Mapping[str, Callable[[str, Sequence[str]], float]]] = {
     TEXT_TASK: {"F1": f1, "contained": contained},
     PATTERN_TASK: {"right": right},
 }
-#: A place is looked for among so many passages, the first of them.
+#: The place of the answer is looked for among so many passages, the first of them.
 AMONG = (1, 4)
 
 
-def measures(row: Mapping[str, Any]) -> dict[str, float]:
-    """Every score of a row, 0 to 1; all 0 for one that failed. What was found only where the mode has passages."""
-    failed = "error" in row
-    told = {
-        name: 0.0 if failed else measure(row["prediction"], row["answers"])
-        for name, measure in _MEASURES[row["task"]].items()
-    }
-    if failed or row["passages"]:
-        rank = row.get("found")
-        told |= {f"found at {most}": float(rank is not None and rank <= most) for most in AMONG}
-    return told
+def of_answer(row: Mapping[str, Any]) -> dict[str, float]:
+    """The scores of a row's prediction, 0 to 1."""
+    return {name: measure(row["prediction"], row["answers"]) for name, measure in _MEASURES[row["task"]].items()}
+
+
+def of_finding(row: Mapping[str, Any]) -> dict[str, float]:
+    """Whether a row's place was found, 0 or 1, among so many passages; nothing where the mode has none."""
+    if "passages" not in row:
+        return {}
+    return {f"found at {most}": float(row["found"] is not None and row["found"] <= most) for most in AMONG}
+
+
+def interval(values: Sequence[float], *, seed: int = 0, draws: int = 10_000) -> tuple[float, float]:
+    """From where to where 95% of the means lie of as many values drawn from these with replacement (bootstrap)."""
+    import numpy as np
+
+    known = np.asarray(values)
+    drawn = np.random.default_rng(seed).integers(0, len(known), (draws, len(known)))
+    low, high = np.percentile(known[drawn].mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
