@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 #: Without a terminal, a line says how far a run is, at most this often.
 _SECONDS_BETWEEN_LINES = 60.0
-#: Characters; and no cell is broken into lines.
-_WIDE = 400
 
 
 def run_items(
@@ -203,12 +201,13 @@ def show_figures(results: Sequence[Results]) -> None:
 
 def _show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(box=None, pad_edge=False)
-    table.add_column(plain(header[0]))
-    for name in header[1:]:
-        table.add_column(plain(name), justify="right")
+    for place, cells in enumerate(zip(header, *rows, strict=True)):
+        # Without a terminal, no cell is broken into lines.
+        least = None if output.is_terminal else max(map(len, cells))
+        table.add_column(plain(cells[0]), justify="right" if place else "left", min_width=least)
     for row in rows:
         table.add_row(*map(plain, row))
-    output.print(table, soft_wrap=not output.is_terminal, width=None if output.is_terminal else _WIDE)
+    output.print(table, soft_wrap=not output.is_terminal)
 
 
 def _count(figure: Figure) -> str:

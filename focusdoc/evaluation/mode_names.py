@@ -22,8 +22,6 @@ MODES: Mapping[str, str] = {
     "bm25": "retrieval by words (BM25), and the same reader",
     "embedding": "retrieval by embeddings (all-MiniLM-L6-v2), and the same reader",
 }
-#: Of these, those that need a reader.
-READING = frozenset({"read", "bm25", "embedding"})
 #: In place of a reader's name: nothing is written, and only the finding is measured.
 NO_READER = "none"
 #: Of retrieval: passages for a reader at most, and characters of a window before it is widened to whole sentences; as
