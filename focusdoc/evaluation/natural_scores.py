@@ -61,6 +61,8 @@ _MEASURES: Mapping[str, Mapping[str, Callable[[str, Sequence[str]], float]]] = {
 }
 #: The place of the answer is looked for among so many passages, the first of them.
 AMONG = (1, 4)
+#: All of these in the order of a report.
+COLUMNS = [*(name for task in _MEASURES.values() for name in task), *(f"found at {most}" for most in AMONG)]
 
 
 def of_answer(row: Mapping[str, Any]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from focusdoc.evaluation.mode_names import NO_READER
-from focusdoc.evaluation.natural_scores import interval, of_answer, of_finding
+from focusdoc.evaluation.natural_scores import COLUMNS, interval, of_answer, of_finding
 from focusdoc.evaluation.section import EMPTY, Section, named_results, notes_on
 from focusdoc.evaluation.summary import Results
 
@@ -16,8 +16,9 @@ def natural_sections(results: Sequence[Results]) -> Iterator[Section]:
     for file in files:
         named = named_results([one for one in results if one.config["file"] == file])
         told = {name: _measures(one) for name, one in named.items()}
-        columns = list(dict.fromkeys(column for rows in told.values() for row in rows for column in row))
-        header = ["mode", "questions", *columns, "passage tokens", "first token, s", "all, s"]
+        there = {column for rows in told.values() for row in rows for column in row}
+        columns = [column for column in COLUMNS if column in there]
+        header = ["mode", "questions", *columns, "characters of the first", "tokens of all", "first token, s", "all, s"]
         lines = []
         for name, one in named.items():
             cells = [_interval([row.get(column) for row in told[name]]) for column in columns]
@@ -42,11 +43,13 @@ def _interval(values: Sequence[float | None]) -> str:
 
 
 def _costs(one: Results) -> list[str]:
-    """Means over the rows that did not fail: tokens of passages, seconds to the first token, and in all."""
+    """Means over the rows that did not fail: sizes of passages, seconds to the first token, and in all."""
     rows = [row for row in one.rows if "error" not in row]
     if not rows:
-        return [EMPTY] * 3
+        return [EMPTY] * 4
+    firsts = [row["passages"][0] for row in rows if row.get("passages")]
+    characters = f"{sum(end - start for start, end in firsts) / len(firsts):,.0f}" if firsts else EMPTY
     tokens = sum(row["usage"]["passage_tokens"] for row in rows) / len(rows)
     first = sum(row["timings"]["first_token"] for row in rows) / len(rows)
     decode = sum(row["timings"]["decode"] for row in rows) / len(rows)
-    return [f"{tokens:,.0f}", f"{first:.2f}", f"{first + decode:.2f}"]
+    return [characters, f"{tokens:,.0f}", f"{first:.2f}", f"{first + decode:.2f}"]

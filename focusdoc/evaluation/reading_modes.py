@@ -17,7 +17,7 @@ from focusdoc.documents.estimate import estimate_tokens
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError
 from focusdoc.evaluation.engines import ModeSettings, engine_facts
-from focusdoc.evaluation.finding import JOINED, Finder, Rank, Span, passages, windows
+from focusdoc.evaluation.finding import Finder, Rank, Span, passages, windows
 from focusdoc.evaluation.item import Item
 from focusdoc.evaluation.mode_names import NO_READER
 from focusdoc.evaluation.outcome import Outcome
@@ -133,8 +133,7 @@ class RetrievalMode:
         spans, rank = self._index(text)
         indexed = time.perf_counter()
         ranked = (spans[number] for number in rank(question))
-        longest = round(JOINED * self._settings.window)
-        found = passages(text, ranked, budget=BUDGET, count=count, limit=self._settings.passages, longest=longest)
+        found = passages(text, ranked, budget=BUDGET, count=count, limit=self._settings.passages)
         quoted = [text[start:end] for start, end in sorted(found)]
         looked = time.perf_counter()
         settings = GenerationConfig(max_new_tokens=item.max_new_tokens, stop=item.stop)
