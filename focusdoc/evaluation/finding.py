@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from focusdoc.decoding.attribution import whole_sentences
+from focusdoc.evaluation.item import Span
 from focusdoc.evaluation.mode_names import PASSAGES, WINDOW
 
-#: Characters ``start:end`` of a document.
-Span = tuple[int, int]
 #: The numbers of the windows that a finder knows, the best for the question first; those that say nothing left out.
 Rank = Callable[[str], Sequence[int]]
 

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+#: Characters ``start:end`` of a document.
+Span = tuple[int, int]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
@@ -38,7 +41,7 @@ class Item:
     stop: tuple[str, ...] = ()
     chat: bool = True
     facts: Mapping[str, Any] = field(default_factory=dict)
-    places: tuple[tuple[int, int], ...] = ()
+    places: tuple[Span, ...] = ()
 
     @property
     def document(self) -> str:

@@ -23,8 +23,7 @@ import regex
 
 from focusdoc.documents import LoadLimits, load
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation.finding import Span
-from focusdoc.evaluation.item import Item
+from focusdoc.evaluation.item import Item, Span
 from focusdoc.evaluation.natural_scores import PATTERN_TASK, TEXT_TASK, matches
 
 #: Tokens of an answer.

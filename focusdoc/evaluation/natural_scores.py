@@ -8,7 +8,7 @@ from typing import Any
 import regex
 
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation.finding import Span
+from focusdoc.evaluation.item import Span
 from focusdoc.evaluation.text_scores import word_f1, words_of
 
 #: The tasks, by what their answers are: texts, or patterns that a right answer matches.

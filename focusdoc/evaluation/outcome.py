@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from focusdoc.evaluation.finding import Span
-from focusdoc.evaluation.item import Item
+from focusdoc.evaluation.item import Item, Span
 
 
 @dataclass(frozen=True, kw_only=True)

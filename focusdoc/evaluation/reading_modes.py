@@ -17,8 +17,8 @@ from focusdoc.documents.estimate import estimate_tokens
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError
 from focusdoc.evaluation.engines import ModeSettings, engine_facts
-from focusdoc.evaluation.finding import Finder, Rank, Span, passages, windows
-from focusdoc.evaluation.item import Item
+from focusdoc.evaluation.finding import Finder, Rank, passages, windows
+from focusdoc.evaluation.item import Item, Span
 from focusdoc.evaluation.mode_names import NO_READER
 from focusdoc.evaluation.outcome import Outcome
 from focusdoc.memory.chunk_memory import DocumentMemory
