@@ -33,7 +33,7 @@ class Bm25:
 
     def describe(self) -> dict[str, Any]:
         """See `Finder`."""
-        return {"finder": f"bm25s {self._library.__version__}, stems"}
+        return {"finder": f"bm25s {self._library.__version__} with stems"}
 
     def index(self, windows: Sequence[str]) -> Rank:
         """See `Finder`; windows without a word of the question are left out."""

@@ -42,7 +42,7 @@ def passages(
     """The first of the ranked spans, those that meet joined, in the order of their rank (a joined one's is its best).
 
     Joined ones may grow to a page. To leave out what would make them longer than 1,000 characters was tried: of 400
-    questions to tune on, embeddings then had the place of 6 fewer.
+    questions to tune on, embeddings then had the place of 5 fewer.
 
     Args:
         budget: tokens that they may take in all, as `count` counts them; the first one is taken whatever it takes.
