@@ -25,6 +25,16 @@ for number, (topic, name) in enumerate([("debugger", "pdb"), ("naming", "Unbound
                       "answers": [name], "all_classes": None}))
 ROWS
 fi
+natural=$output/natural-sample.json
+"$VENV/bin/python" - > "$natural" <<'SQUAD'
+import json
+from pydoc_data.topics import topics
+asked = {"debugger": ("Which function enters the debugger?", "breakpoint()"), "naming": ("What is raised?", "NameError")}
+paragraphs = [{"context": topics[topic][:6000], "qas": [
+    {"id": topic, "question": question, "answers": [{"text": gold, "answer_start": topics[topic].index(gold)}]}]}
+    for topic, (question, gold) in asked.items()]
+print(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+SQUAD
 SECONDS=0
 run eval longbench --data "$longbench" --tasks qasper --mode focus,truncated "${options[@]}" \
   --output "$output/longbench"
@@ -35,6 +45,7 @@ run eval infinitebench --tasks passkey --lengths 4500 --local-window 256 --mode 
 run eval passkey --lengths 1K --mode focus,direct,full,tail,streaming --local-window 512 "${options[@]}" \
   --output "$output/passkey"
 run eval needle --lengths 1K --depths 0,1 "${options[@]}" --output "$output/needle"
+run eval natural --data "$natural" --mode ask,read,bm25,embedding --reader none "${options[@]}" --output "$output/natural"
 run eval perplexity --lengths 1K,2K --targets 32 --local-window 256 --chunk-sizes 256,512 --mode focus,full,streaming \
   "${options[@]}" --output "$output/perplexity"
 run report "$output" --output "$output/report"

@@ -11,6 +11,7 @@ import typer
 from focusdoc.cli import eval_options as given
 from focusdoc.cli import options
 from focusdoc.cli.display import output
+from focusdoc.cli.eval_natural import natural
 from focusdoc.cli.eval_options import RunOptions, depths_in, lengths_in, names_in
 from focusdoc.cli.eval_run import run_items, run_perplexity, show_figures
 from focusdoc.errors import EvaluationError
@@ -33,6 +34,8 @@ def longbench(
     max_tokens: given.MaxTokens = 15_500,
     prompt: given.Prompt = None,
     quote_tokens: given.QuoteTokens = None,
+    reader: given.Reader = None,
+    reader_model: given.ReaderModel = None,
     model: options.Model = None,
     adapter: options.Adapter = "auto",
     device: options.Device = "auto",
@@ -71,6 +74,8 @@ def infinitebench(
     local_window: given.LocalWindow = 2048,
     prompt: given.Prompt = None,
     quote_tokens: given.QuoteTokens = None,
+    reader: given.Reader = None,
+    reader_model: given.ReaderModel = None,
     model: options.Model = None,
     adapter: options.Adapter = "auto",
     device: options.Device = "auto",
@@ -124,6 +129,8 @@ def passkey(
     local_window: given.LocalWindow = 2048,
     prompt: given.Prompt = None,
     quote_tokens: given.QuoteTokens = None,
+    reader: given.Reader = None,
+    reader_model: given.ReaderModel = None,
     model: options.Model = None,
     adapter: options.Adapter = "auto",
     device: options.Device = "auto",
@@ -171,6 +178,8 @@ def needle(
     local_window: given.LocalWindow = 2048,
     prompt: given.Prompt = None,
     quote_tokens: given.QuoteTokens = None,
+    reader: given.Reader = None,
+    reader_model: given.ReaderModel = None,
     model: options.Model = None,
     adapter: options.Adapter = "auto",
     device: options.Device = "auto",
@@ -196,6 +205,11 @@ def needle(
         ),
         {"seed": seed, "book": book.name},
     )
+
+
+evaluate.command(epilog="For example: focusdoc eval natural --data xquad.en.json --reader none --output runs/xquad")(
+    natural
+)
 
 
 @evaluate.command(epilog="For example: focusdoc eval perplexity --data books --chunk-sizes 512,2048 --output runs/ppl")

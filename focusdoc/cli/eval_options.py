@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from focusdoc.errors import EvaluationError
+from focusdoc.evaluation.mode_names import PASSAGES, WINDOW
 
 _WHAT, _HOW, _RUN, _MODEL = "What is asked", "How it is answered", "The run", "The model"
 
@@ -45,8 +46,8 @@ Modes = Annotated[
     typer.Option(
         "--mode",
         metavar="NAME,...",
-        help="focus, split, quoted (ours), direct, full, truncated, tail, streaming, paper; "
-        "several are compared in one run.",
+        help="focus, split, quoted, ask, read (ours), direct, full, truncated, tail, streaming, paper, bm25, "
+        "embedding; several are compared in one run.",
         rich_help_panel=_HOW,
     ),
 ]
@@ -79,6 +80,37 @@ QuoteTokens = Annotated[
         help="Of focus: passages that the model looks at are shown to it in at most this many tokens; 0 for none.",
         rich_help_panel=_HOW,
         show_default=False,
+    ),
+]
+Reader = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|URL|none",
+        help="Of read, bm25 and embedding: what writes the answer from the passages, as for focusdoc ask; none writes "
+        "nothing, so that only the finding is measured.",
+        rich_help_panel=_HOW,
+        show_default=False,
+    ),
+]
+ReaderModel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What the endpoint of --reader calls its model.",
+        rich_help_panel=_HOW,
+        show_default=False,
+    ),
+]
+Passages = Annotated[
+    int,
+    typer.Option(metavar="N", help="Of bm25 and embedding: passages for the reader at most.", rich_help_panel=_HOW),
+]
+Window = Annotated[
+    int,
+    typer.Option(
+        metavar="CHARACTERS",
+        help="Of bm25 and embedding: the width of passages, before they are widened to whole sentences.",
+        rich_help_panel=_HOW,
     ),
 ]
 #: Of every command; it has no default.
@@ -119,6 +151,10 @@ class RunOptions:
     max_tokens: int | None = None
     prompt: str | None = None
     quote_tokens: int | None = None
+    reader: str | None = None
+    reader_model: str | None = None
+    passages: int = PASSAGES
+    window: int = WINDOW
     resume: bool = False
     retry: bool = False
     shard: str = "1/1"
@@ -165,6 +201,17 @@ def depths_in(text: str) -> list[float]:
         return [float(name) for name in names_in(text)]
     except ValueError:
         raise EvaluationError(f"The depths are {text!r}; write them as 0,0.5,1.") from None
+
+
+def share_in(text: str) -> tuple[float, float]:
+    """The share in ``0.8:1``."""
+    try:
+        first, last = map(float, text.split(":"))
+    except ValueError:
+        first, last = 0.0, 0.0
+    if not 0 <= first < last <= 1:
+        raise EvaluationError(f"--questions is {text!r}; write it as FROM:TO, such as 0:0.8 for the first 80%.")
+    return first, last
 
 
 def check_order(order: str) -> None:

@@ -14,7 +14,7 @@ from focusdoc.cli.display import errors, output
 from focusdoc.cli.eval_options import RunOptions, names_in
 from focusdoc.cli.loading import EngineOptions
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation.mode_names import check_modes
+from focusdoc.evaluation.mode_names import NO_READER, check_modes
 from focusdoc.terminal import plain
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def run_items(
         facts: what shapes the items, for the configuration of the results.
     """
     from focusdoc.evaluation.engines import ModeSettings
+    from focusdoc.evaluation.finding import first_with
     from focusdoc.evaluation.modes import make_mode
     from focusdoc.evaluation.results import ResultFolder, Shard
     from focusdoc.evaluation.runner import run
@@ -53,6 +54,8 @@ def run_items(
         local_window=options.local_window,
         max_tokens=options.max_tokens or None,
         chat=options.chat,
+        passages=options.passages,
+        window=options.window,
     )
     engine = load_engine(options)
     items = items_of(engine)
@@ -68,8 +71,9 @@ def run_items(
         mode = modes.pop(name)  # let go when its turn is over: it may hold the memory of a long document
 
         def work(item: Item, mode: Any = mode) -> Mapping[str, Any]:
-            answered = {"answers": item.answers, "all_classes": item.all_classes}
-            return {**answered, **mode.answer(item).to_dict()}
+            outcome = mode.answer(item)
+            found = {} if outcome.passages is None else {"found": first_with(item.places, outcome.passages)}
+            return {"answers": item.answers, "all_classes": item.all_classes, **found, **outcome.to_dict()}
 
         with run_progress(f"{benchmark}, {name}") as show:
             run(items, work, folders[name], shard=shard, resume=options.resume, retry=options.retry, progress=show)
@@ -131,7 +135,13 @@ def load_engine(options: RunOptions) -> FocusEngine:
         dtype=options.dtype,
         quote_tokens=options.quote_tokens,
         store=False,
+        reader=None if options.reader == NO_READER else options.reader,
+        reader_model=options.reader_model,
     ).load()
+    if options.reader == NO_READER:
+        from focusdoc.evaluation.reading_modes import NoReader
+
+        engine.reader = NoReader()
     if options.store is not None:
         from focusdoc.memory.library import open_store
 
@@ -166,22 +176,37 @@ def run_progress(name: str) -> Iterator[Callable[[RunProgress], None]]:
 
 
 def show_figures(results: Sequence[Results]) -> None:
-    """Print a table: tasks (and lengths, where there are any) against modes."""
+    """Print a table: tasks (and lengths, where there are any) against modes, or those of the report."""
+    if results[0].benchmark == "natural":
+        from focusdoc.evaluation.natural_section import natural_sections
+
+        for section in natural_sections(results):
+            output.print(section.title, style="bold", markup=False)
+            _show_table(section.header, section.rows)
+        return
     perplexities = results[0].benchmark == "perplexity"
     names = ("length", "chunk_size") if perplexities else ("task", "length")
     figures = [one.by(*names) for one in results]
     rows = sorted({key for of_mode in figures for key in of_mode}, key=lambda key: tuple(map(_sortable, key)))
-    table = Table(box=None, pad_edge=False)
-    table.add_column(" ".join(name.replace("_", " ") for name in names))
-    for one in results:
-        table.add_column(one.mode, justify="right")
-    table.add_column("items", justify="right")
+    lines = []
     for key in rows:
         cells = [of_mode.get(key) for of_mode in figures]
         values = ["" if cell is None or cell.value is None else f"{cell.value:.2f}" for cell in cells]
         counts = ", ".join(dict.fromkeys(map(_count, filter(None, cells))))
         label = " ".join(f"{part:,}" if isinstance(part, int) else str(part) for part in key if part is not None)
-        table.add_row(plain(label), *values, counts)
+        lines.append([label, *values, counts])
+    first = " ".join(name.replace("_", " ") for name in names)
+    _show_table([first, *(one.mode for one in results), "items"], lines)
+
+
+def _show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for place, cells in enumerate(zip(header, *rows, strict=True)):
+        # Without a terminal, no cell is broken into lines.
+        least = None if output.is_terminal else max(map(len, cells))
+        table.add_column(plain(cells[0]), justify="right" if place else "left", min_width=least)
+    for row in rows:
+        table.add_row(*map(plain, row))
     output.print(table, soft_wrap=not output.is_terminal)
 
 

@@ -12,7 +12,9 @@ from focusdoc.config import FocusConfig
 from focusdoc.decoding.prompt import begin_of_text, encode_text, question_prompt
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError
+from focusdoc.evaluation.mode_names import PASSAGES, WINDOW
 from focusdoc.modeling.adapter import Adapter
+from focusdoc.readers import Reader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,7 @@ class ModeSettings:
         max_tokens: prompts of ours longer than this are cut in the middle; None for no limit.
         sinks: tokens that StreamingLLM never drops; its window is ``local_window - sinks``.
         chat: overrides whether prompts are messages of a chat; None leaves it to the benchmark.
+        passages, window: of retrieval, passages that the reader gets at most, and characters of those to choose from.
     """
 
     chunk_size: int | None = None
@@ -32,14 +35,16 @@ class ModeSettings:
     max_tokens: int | None = None
     sinks: int = 4
     chat: bool | None = None
+    passages: int = PASSAGES
+    window: int = WINDOW
 
 
-def focus_engine(engine: FocusEngine, settings: ModeSettings) -> FocusEngine:
-    """`engine` with the chunk size and local window of `settings`."""
+def focus_engine(engine: FocusEngine, settings: ModeSettings, *, reader: Reader | None = None) -> FocusEngine:
+    """`engine` with the chunk size and local window of `settings`, and this reader."""
     engine.require_adapter()
     size = settings.chunk_size or engine.chunk_size
     config = replace(engine.config, chunk_size=size, local_window=settings.local_window)
-    return FocusEngine(engine.base, engine.adapter, config, store=engine.store)
+    return FocusEngine(engine.base, engine.adapter, config, store=engine.store, reader=reader)
 
 
 def direct_engine(engine: FocusEngine, settings: ModeSettings) -> FocusEngine:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+#: Characters ``start:end`` of a document.
+Span = tuple[int, int]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
@@ -24,6 +27,7 @@ class Item:
         stop: texts that end the answer.
         chat: whether a chat model gets the prompt as a message; else it goes on with the bare text.
         facts: what a report groups by, such as ``{"length": 16384, "depth": 0.5}``.
+        places: characters ``start:end`` of `document` where the answer stands, as far as they are known.
     """
 
     task: str
@@ -37,6 +41,7 @@ class Item:
     stop: tuple[str, ...] = ()
     chat: bool = True
     facts: Mapping[str, Any] = field(default_factory=dict)
+    places: tuple[Span, ...] = ()
 
     @property
     def document(self) -> str:

@@ -1,4 +1,4 @@
-"""The names of the modes, known without loading what runs them."""
+"""The names of the modes and the defaults of retrieval, known without loading what runs them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,16 @@ MODES: Mapping[str, str] = {
     "tail": "the base model with the last tokens of the local window alone",
     "streaming": "StreamingLLM: attention sinks and a sliding window",
     "paper": "the paper's own decoding, refreshed local context and all",
+    "ask": "ours as `focusdoc ask` answers, with its sources",
+    "read": "the same with a reader, which writes from the passages that ours finds",
+    "bm25": "retrieval by words (BM25), and the same reader",
+    "embedding": "retrieval by embeddings (all-MiniLM-L6-v2), and the same reader",
 }
+#: In place of a reader's name: nothing is written, and only the finding is measured.
+NO_READER = "none"
+#: Of retrieval: passages for a reader at most, and characters of a window before it is widened to whole sentences; as
+#: many and as wide as the passages of the candidates.
+PASSAGES, WINDOW = 6, 400
 
 
 def check_modes(names: Sequence[str]) -> list[str]:

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.decoding.answer import Generation, Usage
 from focusdoc.decoding.generation import TokenLoop, complete
 from focusdoc.decoding.local_context import bos_token
 from focusdoc.decoding.prompt import quoted_before
-from focusdoc.documents import Document
 from focusdoc.engine import FocusEngine
 from focusdoc.evaluation.engines import (
     ModeSettings,
@@ -27,59 +25,16 @@ from focusdoc.evaluation.engines import (
     prompt_ids,
     tokenizer_of,
 )
+from focusdoc.evaluation.finders import FINDERS
 from focusdoc.evaluation.item import Item
 from focusdoc.evaluation.mode_names import check_modes
+from focusdoc.evaluation.outcome import Mode, Outcome
+from focusdoc.evaluation.reading_modes import AskMode, LastMemory, RetrievalMode, kv_bytes, needed_reader
 from focusdoc.evaluation.streaming import StreamingDecoder
 from focusdoc.evaluation.truncation import cut_middle, cut_tail, keep_local, split_prompt
-from focusdoc.memory.chunk_memory import DocumentMemory
 
 #: Positions left free for a chat template around a question.
 TEMPLATE_ROOM = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What came of one item.
-
-    Attributes:
-        prediction: the answer.
-        document_tokens, prompt_tokens, new_tokens: what was read, what was asked, what came.
-        dropped_tokens: tokens of the prompt that were cut out before the model saw it.
-        num_chunks: chunks of the memory; 0 for baselines.
-        kv_bytes: keys and values held while answering.
-        read_seconds, first_token_seconds, decode_seconds: the time it took.
-    """
-
-    prediction: str
-    document_tokens: int
-    prompt_tokens: int
-    new_tokens: int
-    dropped_tokens: int
-    num_chunks: int
-    kv_bytes: int
-    read_seconds: float
-    first_token_seconds: float
-    decode_seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values, times apart: they alone differ when a run is repeated."""
-        values = asdict(self)
-        prediction = values.pop("prediction")
-        seconds = {name: values.pop(name) for name in list(values) if name.endswith("_seconds")}
-        timings = {name.removesuffix("_seconds"): round(value, 3) for name, value in seconds.items()}
-        return {"prediction": prediction, "usage": values, "timings": timings}
-
-
-class Mode(Protocol):
-    """A way to answer items."""
-
-    def describe(self) -> dict[str, Any]:
-        """The settings that shape its answers, ready for JSON."""
-        ...
-
-    def answer(self, item: Item) -> Outcome:
-        """Answer one item, greedily."""
-        ...
 
 
 class MemoryMode:
@@ -96,7 +51,7 @@ class MemoryMode:
         self.engine = engine
         self._settings = settings
         self._plain = PlainMode(engine, settings, limit=None) if wide else None
-        self._known: tuple[str, DocumentMemory] | None = None
+        self._memory = LastMemory(engine)
 
     def describe(self) -> dict[str, Any]:
         """See `Mode`."""
@@ -114,7 +69,7 @@ class MemoryMode:
         if self._plain is not None and not document:
             return self._plain.answer(item)
         begun = time.perf_counter()
-        memory = self._read(document)
+        memory = self._memory.of(document)
         seconds = time.perf_counter() - begun
         chat = _is_chat(item, self._settings)
         ids = prompt_ids(engine, question, chat=chat)
@@ -130,11 +85,6 @@ class MemoryMode:
         answer = last.answer
         if answer is None:  # pragma: no cover - the last piece always carries the answer
             raise RuntimeError("the stream ended without an answer")
-        # Behind every chunk stands a tail of its own, but in direct mode.
-        tail = min(answer.usage.prompt_tokens, engine.config.prompt_window) + answer.usage.completion_tokens
-        tail = 0 if engine.config.direct else tail
-        usage = answer.usage
-        beside = memory.num_chunks * tail + usage.prompt_tokens + usage.quoted_tokens + usage.completion_tokens
         return Outcome(
             prediction=answer.text,
             document_tokens=memory.num_tokens,
@@ -142,17 +92,11 @@ class MemoryMode:
             new_tokens=answer.usage.completion_tokens,
             dropped_tokens=dropped,
             num_chunks=memory.num_chunks,
-            kv_bytes=memory.num_bytes + beside * engine.base.kv_bytes_per_token,
+            kv_bytes=kv_bytes(engine, memory, answer.usage),
             read_seconds=seconds,
             first_token_seconds=answer.timings.first_token,
             decode_seconds=answer.timings.decode,
         )
-
-    def _read(self, document: str) -> DocumentMemory:
-        if self._known is None or self._known[0] != document:
-            self._known = None  # its memory is let go before the next one is made
-            self._known = document, self.engine.read(Document.from_text(document), progress=_silent)
-        return self._known[1]
 
 
 class SplitMode:
@@ -247,7 +191,7 @@ def make_mode(name: str, engine: FocusEngine, settings: ModeSettings) -> Mode:
     """The mode called `name`, over the base model and adapter of `engine`.
 
     Raises:
-        ConfigError: there is no such mode, or a setting does not fit the model.
+        ConfigError: there is no such mode, a setting does not fit the model, or the mode needs a reader.
         AdapterError: the mode needs an adapter, and there is none.
     """
     check_modes([name])
@@ -261,6 +205,9 @@ def make_mode(name: str, engine: FocusEngine, settings: ModeSettings) -> Mode:
         "streaming": lambda: StreamingMode(engine, settings),
         "split": lambda: SplitMode(focus_engine(engine, settings), settings, bare=False),
         "paper": lambda: SplitMode(paper_engine(engine, settings), settings, bare=True),
+        "ask": lambda: AskMode(focus_engine(engine, settings)),
+        "read": lambda: AskMode(focus_engine(engine, settings, reader=needed_reader(engine, name))),
+        **dict.fromkeys(FINDERS, lambda: RetrievalMode(FINDERS[name](), needed_reader(engine, name), settings)),
     }
     return makers[name]()
 
@@ -285,7 +232,3 @@ def _outcome(engine: FocusEngine, item: Item, output: Generation, dropped: int, 
         first_token_seconds=output.timings.first_token,
         decode_seconds=output.timings.decode,
     )
-
-
-def _silent(done: int, total: int) -> None:
-    """No bar for the reading: the run has one of its own."""

@@ -20,6 +20,9 @@ def needed(module: str, extra: str) -> Any:
             warnings.simplefilter("ignore")  # fuzzywuzzy recommends another package on every import
             return importlib.import_module(module)
     except ImportError as error:
-        raise EvaluationError(
-            f"The package {module.partition('.')[0]} is not installed; get it with: pip install 'focusdoc[{extra}]'."
-        ) from error
+        raise not_installed(module.partition(".")[0], extra) from error
+
+
+def not_installed(package: str, extra: str) -> EvaluationError:
+    """What is said of a package of the extra called `extra` that is not installed."""
+    return EvaluationError(f"The package {package} is not installed; get it with: pip install 'focusdoc[{extra}]'.")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from focusdoc.evaluation.reference import Reference
 from focusdoc.evaluation.results import find_folders
-from focusdoc.evaluation.sections import Section, sections
+from focusdoc.evaluation.section import Section
+from focusdoc.evaluation.sections import sections
 from focusdoc.evaluation.summary import Results
 from focusdoc.storage import atomic_write
 

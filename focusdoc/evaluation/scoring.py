@@ -1,4 +1,4 @@
-"""The score of one row: one entry for every task of LongBench and InfiniteBench."""
+"""The score of one row: one entry for every task of LongBench and InfiniteBench, and for our own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from focusdoc.errors import EvaluationError
 from focusdoc.evaluation.infinitebench_scores import INFINITEBENCH_SCORES
 from focusdoc.evaluation.longbench_scores import FIRST_LINE, LONGBENCH_SCORES, first_line
+from focusdoc.evaluation.natural_scores import NATURAL_SCORES
 
 #: Our own needle test is scored as InfiniteBench scores a pass key.
 NEEDLE = "needle"
@@ -15,7 +16,7 @@ NEEDLE = "needle"
 
 def known_tasks() -> list[str]:
     """Every task that `score` knows, by the benchmarks' own names."""
-    return [*LONGBENCH_SCORES, *INFINITEBENCH_SCORES, NEEDLE]
+    return [*LONGBENCH_SCORES, *INFINITEBENCH_SCORES, *NATURAL_SCORES, NEEDLE]
 
 
 def score(task: str, prediction: str, answers: Any, all_classes: Sequence[str] | None = None) -> float:
@@ -40,6 +41,8 @@ def score(task: str, prediction: str, answers: Any, all_classes: Sequence[str] |
     if task in LONGBENCH_SCORES:
         text = first_line(prediction) if task in FIRST_LINE else prediction
         return max(LONGBENCH_SCORES[task](text, str(gold), all_classes or ()) for gold in golds)
+    if task in NATURAL_SCORES:
+        return NATURAL_SCORES[task](prediction, golds)
     if task == NEEDLE:
         task = "passkey"
     if task not in INFINITEBENCH_SCORES:

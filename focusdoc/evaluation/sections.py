@@ -2,50 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from focusdoc.evaluation import plots
 from focusdoc.evaluation.longbench import KINDS
-from focusdoc.evaluation.mode_names import MODES
+from focusdoc.evaluation.natural_section import natural_sections
 from focusdoc.evaluation.plots import short
 from focusdoc.evaluation.reference import Reference
+from focusdoc.evaluation.section import EMPTY, Plot, Section, named_results, notes_on
 from focusdoc.evaluation.summary import Figure, Results
 
 _MIB = 2**20
 #: The column of the figures that are not ours.
 PAPER = "paper's own"
-#: Of a cell without a figure.
-EMPTY = "-"
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure: what it shows, the name of its file, and how it is drawn (only when it is wanted)."""
-
-    caption: str
-    name: str
-    draw: Callable[[], bytes]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A table with what belongs under it.
-
-    Attributes:
-        title: its heading.
-        header, rows: the table, as text.
-        notes: sentences under it: what stands on how many items, under which configuration.
-        plots: its figures.
-    """
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    notes: Sequence[str] = ()
-    plots: Sequence[Plot] = field(default_factory=tuple)
-
 
 TITLES = {
     "longbench": "LongBench (paper: Table 6)",
@@ -53,6 +23,7 @@ TITLES = {
     "passkey": "Passkey retrieval (paper: Figure 1)",
     "needle": "Needle in a book",
     "perplexity": "Perplexity (paper: Table 1, Figure 5)",
+    "natural": "Natural questions",
 }
 
 
@@ -62,7 +33,10 @@ def sections(results: Sequence[Results], reference: Reference) -> Iterator[Secti
         found = [one for one in results if one.benchmark == benchmark]
         if not found:
             continue
-        named = _names(found)
+        if benchmark == "natural":
+            yield from natural_sections(found)
+            continue
+        named = named_results(found)
         if benchmark in ("longbench", "infinitebench"):
             yield _by_task(title, benchmark, named, reference)
         if benchmark == "infinitebench" and len(set().union(*(one.by("length") for one in found)) - {None}) > 1:
@@ -93,7 +67,7 @@ def _by_task(title: str, benchmark: str, named: Mapping[str, Results], reference
         whole = [figure for figure in known if figure is not None]
         paper = sum(whole) / len(whole) if len(whole) == len(shared) else None
         rows.append([f"mean of {len(shared)} tasks", *map(_number, means), _number(paper)])
-    return Section(title, ["task", *named, PAPER], rows, [*_notes(named, "task"), _source(reference)])
+    return Section(title, ["task", *named, PAPER], rows, [*notes_on(named, "task"), _source(reference)])
 
 
 def _by_length(title: str, benchmark: str, named: Mapping[str, Results], reference: Reference | None) -> Section:
@@ -107,7 +81,7 @@ def _by_length(title: str, benchmark: str, named: Mapping[str, Results], referen
         rows.append(row + ([_number(reference.of(benchmark, key))] if reference else []))
     header = ["tokens" if benchmark == "passkey" else "task", *named]
     header += [PAPER] if reference else []
-    notes = _notes(named, *keys) + ([_source(reference)] if reference else [])
+    notes = notes_on(named, *keys) + ([_source(reference)] if reference else [])
     drawn: list[Plot] = []
     if benchmark == "passkey":
         series = {
@@ -144,7 +118,7 @@ def _needle(title: str, named: Mapping[str, Results]) -> Iterator[Section]:
 
         plot = Plot(f"Needles found by depth and length, {name}", f"needle-{_slug(name)}", draw)
         header = ["depth", *map(short, lengths)]
-        yield Section(f"{title}, {name}", header, rows, _notes({name: one}, "depth", "length"), [plot])
+        yield Section(f"{title}, {name}", header, rows, notes_on({name: one}, "depth", "length"), [plot])
 
 
 def _perplexity(title: str, named: Mapping[str, Results], reference: Reference) -> Iterator[Section]:
@@ -189,7 +163,7 @@ def _perplexity(title: str, named: Mapping[str, Results], reference: Reference) 
                 lambda: plots.lines(by_size, title="Perplexity by chunk size", x="tokens of a chunk", y="perplexity"),
             )
         )
-    yield Section(title, header, rows, [*_notes(named, "length", "chunk_size"), _source(reference)], drawn)
+    yield Section(title, header, rows, [*notes_on(named, "length", "chunk_size"), _source(reference)], drawn)
 
 
 def _cost(title: str, benchmark: str, named: Mapping[str, Results]) -> Section:
@@ -220,38 +194,8 @@ def _cost(title: str, benchmark: str, named: Mapping[str, Results]) -> Section:
     return Section(f"Memory and time: {title}", header, rows, notes, drawn)
 
 
-def _names(results: Sequence[Results]) -> dict[str, Results]:
-    """The results of one benchmark by what tells them apart: the mode, and the folder where that is not enough."""
-    order = list(MODES)
-    results = sorted(results, key=lambda one: order.index(one.mode) if one.mode in order else len(order))
-    modes = [one.mode for one in results]
-    named: dict[str, Results] = {}
-    for one in results:
-        name = one.mode if modes.count(one.mode) == 1 else f"{one.mode} ({one.folder.parent.name})"
-        named[name if name not in named else f"{one.mode} ({one.folder})"] = one
-    return named
-
-
-def _notes(named: Mapping[str, Results], *keys: str) -> list[str]:
-    notes = []
-    for name, one in named.items():
-        counts = [figure.items for figure in one.by(*keys).values()]
-        fewest, most = min(counts, default=0), max(counts, default=0)
-        each = f"{most}" if fewest == most else f"{fewest} to {most}"
-        failed = one.overall().failed
-        failures = f", {failed} of them failed" if failed else ""
-        spread = f" for each of {len(counts)} rows, {len(one.rows)} in all" if len(counts) > 1 else ""
-        shown = {key: value for key, value in sorted(one.config.items()) if value is not None and key not in _HIDDEN}
-        settings = ", ".join(f"{key} {value}" for key, value in shown.items())
-        notes.append(f"{name}: {each} items{spread}{failures}. {settings}.")
-    return notes
-
-
 def _source(reference: Reference) -> str:
     return f"{PAPER}: {reference.source}; a figure that is not at hand is left out."
-
-
-_HIDDEN = frozenset({"benchmark", "mode", "allow_untrained"})
 
 
 def _has(one: Results, fact: str) -> bool:

@@ -84,6 +84,80 @@ def test_every_harness_and_the_report(run: Run, tiny: list[str], book: Path, tmp
     assert len(report.stdout.split()) == len(list((tmp_path / "report").iterdir()))
 
 
+@pytest.fixture
+def squad(tmp_path: Path) -> Path:
+    """A file in SQuAD's form: one paragraph with two questions, among others."""
+    towns = ["Almaty", "Bergen", "Cuenca", "Dakar", "Esbjerg", "Galway", "Hobart", "Iquitos", "Jaipur"]
+    contexts = [f"The keeper of {town}'s lighthouse is Ann{town}. She counts ships. " * 3 for town in towns]
+    paragraphs: list[dict[str, Any]] = [{"context": context, "qas": []} for context in contexts]
+    for number in (4, 7):
+        answer = {"text": f"Ann{towns[number]}", "answer_start": contexts[number].index("Ann")}
+        asked = {"id": str(number), "question": f"Who keeps the lighthouse of {towns[number]}?", "answers": [answer]}
+        paragraphs[number]["qas"].append(asked)
+    path = tmp_path / "squad.json"
+    path.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    return path
+
+
+def test_natural_questions_compare_ours_with_retrieval(
+    run: Run, tiny: list[str], tiny_folder: Path, squad: Path, tmp_path: Path
+) -> None:
+    options = ["--data", squad, "--max-new-tokens", "3", "--mode", "ask,read,bm25", "--output", tmp_path / "out"]
+    done = run("eval", "natural", *options, "--reader", tiny_folder, *tiny)
+    assert done.exit_code == 0, done.stderr
+    title, header, *lines = done.stdout.splitlines()
+    assert title == "Natural questions: squad.json"
+    assert header.startswith("mode  questions")
+    assert [line.split()[:2] for line in lines] == [["ask", "2"], ["read", "2"], ["bm25", "2"]]
+    for mode in ("ask", "read", "bm25"):
+        rows = rows_in(tmp_path / "out" / mode)
+        assert [(row["id"], row["answers"]) for row in rows] == [("4", ["AnnEsbjerg"]), ("7", ["AnnIquitos"])]
+        assert all(row["passages"] and row["prediction"] and "error" not in row for row in rows)
+        assert all(row["found"] is None or row["found"] <= len(row["passages"]) for row in rows)
+    assert [row["found"] for row in rows_in(tmp_path / "out" / "bm25")] == [1, 1]
+    assert run("eval", "score", tmp_path / "out").stdout.splitlines()[1:] == done.stdout.splitlines()
+    report = run("report", tmp_path / "out", "--output", tmp_path / "report")
+    assert report.exit_code == 0, report.stderr
+    assert "Natural questions: squad.json" in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+
+
+def test_natural_questions_without_a_reader_tell_the_finding_alone(
+    run: Run, tiny: list[str], squad: Path, tmp_path: Path
+) -> None:
+    options = ["--data", squad, "--reader", "none", "--mode", "bm25", "--questions", "0.5:1"]
+    done = run("eval", "natural", *options, "--output", tmp_path / "out", *tiny)
+    assert done.exit_code == 0, done.stderr
+    assert "found at 1" in done.stdout
+    assert "F1" not in done.stdout
+    (row,) = rows_in(tmp_path / "out" / "bm25")
+    assert (row["id"], row["prediction"], row["found"]) == ("7", "", 1)
+    config = json.loads((tmp_path / "out" / "bm25" / "config.json").read_text())
+    assert {name: config[name] for name in ("file", "questions", "passages", "window", "reader")} == {
+        "file": "squad.json", "questions": "0.5:1", "passages": 6, "window": 400, "reader": "none",
+    }  # fmt: skip
+    assert_one_sentence(
+        run("eval", "natural", *options, "--resume", "--passages", "4", "--output", tmp_path / "out", *tiny),
+        "another configuration", "passages is 6 there and 4 here",
+    )  # fmt: skip
+
+
+def test_every_benchmark_can_be_read(run: Run, tiny: list[str], tiny_folder: Path, data: Path, tmp_path: Path) -> None:
+    options = ["--data", data, "--tasks", "qasper", "--mode", "read,bm25", "--reader", tiny_folder]
+    done = run("eval", "longbench", *options, "--output", tmp_path / "out", *tiny)
+    assert done.exit_code == 0, done.stderr
+    assert not any("error" in row for mode in ("read", "bm25") for row in rows_in(tmp_path / "out" / mode))
+
+
+def test_natural_questions_with_mistakes(run: Run, tiny: list[str], squad: Path, tmp_path: Path) -> None:
+    given = ["eval", "natural", "--data", squad, "--output", tmp_path / "out", *tiny]
+    assert_one_sentence(run(*given), "mode read needs a reader", "--reader")
+    for share in ("0.8", "1:0.5", "0:2", "a:b"):
+        assert_one_sentence(run(*given, "--questions", share), f"--questions is '{share}'", "0:0.8")
+    assert_one_sentence(run(*given, "--reader", "none", "--passages", "0"), "passages is 0")
+    squad.write_text("{}")
+    assert_one_sentence(run(*given), "name it with --documents")
+
+
 def test_shards_merge_to_the_whole(run: Run, tiny: list[str], data: Path, tmp_path: Path) -> None:
     options = ["eval", "longbench", "--data", data, "--tasks", "qasper", *tiny, "--output"]
     assert run(*options, tmp_path / "whole").exit_code == 0

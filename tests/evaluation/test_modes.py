@@ -12,6 +12,7 @@ from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.decoding.prompt import encode_text, question_prompt
 from focusdoc.errors import AdapterError, ConfigError
 from focusdoc.evaluation.engines import ModeSettings, adapter_digest
+from focusdoc.evaluation.finders import FINDERS
 from focusdoc.evaluation.item import Item
 from focusdoc.evaluation.mode_names import MODES
 from focusdoc.evaluation.modes import TEMPLATE_ROOM, make_mode
@@ -28,8 +29,12 @@ ITEM = Item(
 )
 
 
+#: Those that a reader answers in have tests of their own.
+WITHOUT_READER = [name for name in MODES if name != "read" and name not in FINDERS]
+
+
 class TestEveryMode:
-    @pytest.mark.parametrize("name", MODES)
+    @pytest.mark.parametrize("name", WITHOUT_READER)
     @pytest.mark.parametrize("chat", [True, False])
     def test_answers_the_same_twice_and_tells_what_it_took(self, engine: FocusEngine, name: str, chat: bool) -> None:
         mode = make_mode(name, engine, ModeSettings(local_window=256, chunk_size=64))
@@ -41,7 +46,7 @@ class TestEveryMode:
         assert first.kv_bytes > 0
         assert set(first.to_dict()["timings"]) == {"read", "first_token", "decode"}
 
-    @pytest.mark.parametrize("name", MODES)
+    @pytest.mark.parametrize("name", WITHOUT_READER)
     def test_ends_at_a_stop_text(self, engine: FocusEngine, name: str) -> None:
         mode = make_mode(name, engine, ModeSettings(local_window=256, chunk_size=64))
         whole = mode.answer(replace(ITEM, max_new_tokens=12)).prediction
@@ -49,7 +54,7 @@ class TestEveryMode:
         stopped = mode.answer(replace(ITEM, max_new_tokens=12, stop=(whole[2],))).prediction
         assert stopped == whole[: whole.index(whole[2])]
 
-    @pytest.mark.parametrize("name", MODES)
+    @pytest.mark.parametrize("name", WITHOUT_READER)
     def test_configurations_are_plain_and_tell_settings_apart(self, engine: FocusEngine, name: str) -> None:
         one = make_mode(name, engine, ModeSettings(local_window=256)).describe()
         two = make_mode(name, engine, ModeSettings(local_window=128)).describe()
@@ -60,7 +65,7 @@ class TestEveryMode:
         with pytest.raises(ConfigError, match="'best' is unknown; choose from focus, split, quoted, direct, full"):
             make_mode("best", engine, ModeSettings())
 
-    @pytest.mark.parametrize("name", ["focus", "split", "quoted", "paper"])
+    @pytest.mark.parametrize("name", ["focus", "split", "quoted", "paper", "ask"])
     def test_ours_needs_an_adapter(self, engine: FocusEngine, name: str) -> None:
         with pytest.raises(AdapterError, match="no adapter"):
             make_mode(name, FocusEngine(engine.base, None, FocusConfig(condensing="none")), ModeSettings())

@@ -142,3 +142,35 @@ def test_another_reference(tmp_path: Path) -> None:
 def test_no_results_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="holds no results"):
         write_report([tmp_path], tmp_path / "report", load_reference())
+
+
+def test_natural_questions_have_a_table_for_each_file_with_intervals(tmp_path: Path) -> None:
+    usage = {"passage_tokens": 700}
+
+    def row(prediction: str, found: int | None, **more: Any) -> dict[str, Any]:
+        answers = {"task": "natural", "prediction": prediction, "answers": ["blue"], "usage": usage}
+        return {**answers, "passages": [[0, 90], [100, 110]], "found": found, **more}
+
+    rows = [row("blue", 1), row("It is blue", 3), row("red", None), {"task": "natural", "error": "ReaderError: no"}]
+    patterns = [row("whale", 1, task="natural_patterns", answers=["[Ww]hal"])]
+    plain = {**answered("natural_patterns", "x", "w"), "usage": {"passage_tokens": 0}}
+    found = [
+        result(tmp_path / "a" / "bm25", "natural", "bm25", rows, file="squad.json", reader="some"),
+        result(tmp_path / "a" / "read", "natural", "read", rows[:1], file="squad.json", reader="none"),
+        result(tmp_path / "b" / "full", "natural", "full", [plain], file="novels.json"),
+        result(tmp_path / "b" / "bm25", "natural", "bm25", patterns, file="novels.json", reader="some"),
+    ]
+    squad, novels = sections(found, load_reference())
+    assert (squad.title, novels.title) == ("Natural questions: squad.json", "Natural questions: novels.json")
+    assert list(squad.header[:6]) == ["mode", "questions", "F1", "contained", "found at 1", "found at 4"]
+    only_found, answered_too = squad.rows
+    costs = ["700", "0.50", "1.00"]
+    assert [cell.split()[0] for cell in only_found] == ["read", "1", "-", "-", "100.0", "100.0", "90", *costs]
+    # One question in four each; what failed counts 0 and takes no time.
+    assert [cell.split()[0] for cell in answered_too] == ["bm25", "4", "37.5", "50.0", "25.0", "50.0", "90", *costs]
+    assert answered_too[3] == "50.0 (0.0 to 100.0)"
+    assert "1 of them failed" in squad.notes[2]
+    assert [[cell.split()[0] for cell in row[:5]] for row in novels.rows] == [
+        ["full", "1", "0.0", "-", "-"],
+        ["bm25", "1", "100.0", "100.0", "100.0"],
+    ]

@@ -1,0 +1,195 @@
+"""Modes that answer from passages: ours as it is asked, and retrieval in front of the same reader.
+
+All take what stands behind an item's document for the question.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator
+from typing import Any
+
+from focusdoc.config import GenerationConfig
+from focusdoc.decoding.answer import Usage
+from focusdoc.documents import Document
+from focusdoc.documents.estimate import estimate_tokens
+from focusdoc.engine import FocusEngine
+from focusdoc.errors import ConfigError
+from focusdoc.evaluation.engines import ModeSettings, engine_facts
+from focusdoc.evaluation.finding import Finder, Rank, passages, windows
+from focusdoc.evaluation.item import Item, Span
+from focusdoc.evaluation.mode_names import NO_READER
+from focusdoc.evaluation.outcome import Outcome
+from focusdoc.memory.chunk_memory import DocumentMemory
+from focusdoc.readers import Reader
+from focusdoc.readers.answering import BUDGET
+from focusdoc.readers.reader import Messages, Written, reading_prompt
+
+#: Sources that are asked for: more than any way of finding quotes.
+MAX_SOURCES = 8
+
+
+class NoReader:
+    """Writes nothing, so that only the finding is measured."""
+
+    name = NO_READER
+    window = BUDGET
+
+    def count(self, text: str) -> int:
+        """See `Reader.count`."""
+        return estimate_tokens(text).num_tokens
+
+    def write(
+        self, messages: Messages, settings: GenerationConfig, cancel: threading.Event | None = None
+    ) -> Generator[str, None, Written]:
+        """See `Reader.write`."""
+        yield from ()
+        return Written("stop", sum(self.count(content) for _, content in messages), 0, 0.0, 0.0)
+
+
+class LastMemory:
+    """The memory of the document that was asked for last, so that items over one document share it."""
+
+    def __init__(self, engine: FocusEngine) -> None:
+        self._engine = engine
+        self._known: tuple[str, DocumentMemory] | None = None
+
+    def of(self, document: str) -> DocumentMemory:
+        """The memory of a document."""
+        if self._known is None or self._known[0] != document:
+            self._known = None  # its memory is let go before the next one is made
+            self._known = document, self._engine.read(Document.from_text(document), progress=_silent)
+        return self._known[1]
+
+
+class AskMode:
+    """`FocusEngine.ask` with its sources, by the engine's reader where it has one."""
+
+    def __init__(self, engine: FocusEngine) -> None:
+        self.engine = engine
+        self._memory = LastMemory(engine)
+
+    def describe(self) -> dict[str, Any]:
+        """See `Mode`."""
+        reader = self.engine.reader
+        return {**engine_facts(self.engine), **({} if reader is None else _reader_facts(reader))}
+
+    def answer(self, item: Item) -> Outcome:
+        """See `Mode`."""
+        reader = self.engine.reader
+        begun = time.perf_counter()
+        memory = self._memory.of(item.document)
+        seconds = time.perf_counter() - begun
+        answer = self.engine.ask(
+            memory,
+            item.after.strip(),
+            max_sources=MAX_SOURCES,
+            max_new_tokens=item.max_new_tokens,
+            stop=item.stop,
+        )
+        usage = answer.usage
+        quoted = usage.quoted_tokens if reader is None else sum(reader.count(one.text) for one in answer.sources)
+        return Outcome(
+            prediction=answer.text,
+            document_tokens=memory.num_tokens,
+            prompt_tokens=usage.reader_tokens or usage.prompt_tokens,
+            new_tokens=usage.completion_tokens,
+            dropped_tokens=0,
+            num_chunks=memory.num_chunks,
+            kv_bytes=kv_bytes(self.engine, memory, usage),
+            read_seconds=seconds,
+            first_token_seconds=answer.timings.first_token,
+            decode_seconds=answer.timings.decode,
+            passages=[(source.start, source.end) for source in answer.sources],
+            passage_tokens=quoted,
+        )
+
+
+class RetrievalMode:
+    """The passages that a finder ranks first, in the document's order, and a reader that gets as many tokens as ours.
+
+    Raises:
+        ConfigError: there is no reader, or a setting of the passages is out of range.
+    """
+
+    def __init__(self, finder: Finder, reader: Reader, settings: ModeSettings) -> None:
+        if settings.passages < 1 or settings.window < 2:
+            raise ConfigError(
+                f"passages is {settings.passages} and window {settings.window}; take at least 1 and 2 characters."
+            )
+        self._finder, self._reader, self._settings = finder, reader, settings
+        self._known: tuple[str, list[Span], Rank] | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """See `Mode`."""
+        settings = {"passages": self._settings.passages, "window": self._settings.window}
+        return {**self._finder.describe(), **settings, **_reader_facts(self._reader)}
+
+    def answer(self, item: Item) -> Outcome:
+        """See `Mode`."""
+        text, question, count = item.document, item.after.strip(), self._reader.count
+        begun = time.perf_counter()
+        spans, rank = self._index(text)
+        indexed = time.perf_counter()
+        ranked = (spans[number] for number in rank(question))
+        found = passages(text, ranked, budget=BUDGET, count=count, limit=self._settings.passages)
+        quoted = [text[start:end] for start, end in sorted(found)]
+        looked = time.perf_counter()
+        settings = GenerationConfig(max_new_tokens=item.max_new_tokens, stop=item.stop)
+        stream = self._reader.write(reading_prompt(question, quoted), settings)
+        pieces: list[str] = []
+        while True:
+            try:
+                pieces.append(next(stream))
+            except StopIteration as end:
+                written: Written = end.value
+                break
+        return Outcome(
+            prediction="".join(pieces),
+            document_tokens=0,
+            prompt_tokens=written.prompt_tokens,
+            new_tokens=written.completion_tokens,
+            dropped_tokens=0,
+            num_chunks=0,
+            kv_bytes=0,
+            read_seconds=indexed - begun,
+            first_token_seconds=looked - indexed + written.first_token,
+            decode_seconds=written.decode,
+            passages=found,
+            passage_tokens=sum(map(count, quoted)),
+        )
+
+    def _index(self, text: str) -> tuple[list[Span], Rank]:
+        if self._known is None or self._known[0] != text:
+            spans = windows(text, self._settings.window)
+            self._known = text, spans, self._finder.index([text[start:end] for start, end in spans])
+        return self._known[1:]
+
+
+def needed_reader(engine: FocusEngine, mode: str) -> Reader:
+    """The reader of an engine.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if engine.reader is None:
+        raise ConfigError(f"The mode {mode} needs a reader; name one with --reader, or none to measure the finding.")
+    return engine.reader
+
+
+def kv_bytes(engine: FocusEngine, memory: DocumentMemory, usage: Usage) -> int:
+    """Keys and values that ours holds at the end of an answer."""
+    # Behind every chunk stands a tail of its own, but in direct mode.
+    tail = min(usage.prompt_tokens, engine.config.prompt_window) + usage.completion_tokens
+    tail = 0 if engine.config.direct else tail
+    beside = memory.num_chunks * tail + usage.prompt_tokens + usage.quoted_tokens + usage.completion_tokens
+    return memory.num_bytes + beside * engine.base.kv_bytes_per_token
+
+
+def _reader_facts(reader: Reader) -> dict[str, Any]:
+    return {"reader": reader.name, "budget": BUDGET}
+
+
+def _silent(done: int, total: int) -> None:
+    """No bar for the reading: the run has one of its own."""
