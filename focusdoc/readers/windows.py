@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from focusdoc.decoding.attribution import whole_sentences
 
@@ -27,22 +27,28 @@ class Windows:
 
         self.spans = list(_cut(text))
         self._index = bm25s.BM25()
-        words: Any = bm25s.tokenize(
-            [text[start:end] for start, end in self.spans], stopwords=None, show_progress=False, return_ids=False
-        )
-        self._index.index(words, show_progress=False)
+        self._index.index(_words([text[start:end] for start, end in self.spans]), show_progress=False)
 
     def matches(self, question: str) -> NDArray[numpy.float32]:
         """BM25's score of every window for the words of a question."""
-        import bm25s
         import numpy
 
-        (asked,) = bm25s.tokenize([question], stopwords=None, show_progress=False, return_ids=False)
-        known = [word for word in asked if word in self._index.vocab_dict]
+        known = [word for word in _words([question])[0] if word in self._index.vocab_dict]
         if not known:
             return numpy.zeros(len(self.spans), dtype=numpy.float32)
         scores: NDArray[numpy.float32] = self._index.get_scores(known)
         return scores
+
+
+def _words(texts: Sequence[str]) -> list[list[str]]:
+    """The words of each text, without English stop words, as Snowball's stems; those of other languages go through."""
+    import bm25s
+    import Stemmer
+
+    words: list[list[str]] = bm25s.tokenize(
+        texts, stopwords="en", stemmer=Stemmer.Stemmer("english"), return_ids=False, show_progress=False
+    )
+    return words
 
 
 def _cut(text: str) -> Iterator[tuple[int, int]]:

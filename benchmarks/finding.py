@@ -1,0 +1,122 @@
+"""Learns what each signal of finding counts for, and tells how often places are found with and without it.
+
+    python benchmarks/finding.py --data ../shared/data
+
+Questions to tune on only: of XQuAD and of Natural Questions from the first 80% (which the adapter was trained on), and
+of the first half of the novels. Memories go to the document store; signals to --cache, so that a second run takes
+seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from focusdoc import Document, FocusEngine
+from focusdoc.evaluation.item import Item
+from focusdoc.evaluation.natural import Choice, load_items
+from focusdoc.readers.finding import SIGNALS, Found, Places
+from focusdoc.readers.passages import choose_passages
+
+#: (file, share of its questions, how many of them)
+TUNING = {
+    "xquad": ("xquad.en.json", (0.0, 0.8), 100),
+    "nq": ("nq-open-oracle.jsonl.gz", (0.0, 0.25), 100),
+    "novels": ("novels.json", (0.0, 0.5), None),
+}
+#: Questions of one kind of file: the signals [windows, signals], and which windows hold the place.
+Asked = list[tuple[Found, Tensor]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, default=Path("finding"))
+    parser.add_argument("--store", default="auto")
+    given = parser.parse_args()
+    given.cache.mkdir(exist_ok=True)
+    sets = {name: signals_of(name, given.data, given.cache, given.store) for name in TUNING}
+    everything = [1.0] * len(SIGNALS)
+    show("all", learnt([*sets.values()], everything), sets)
+    for left_out, name in enumerate(SIGNALS):
+        mask = [float(index != left_out) for index in range(len(SIGNALS))]
+        show(f"without {name}", learnt([*sets.values()], mask), sets)
+    for left_out, name in enumerate(SIGNALS):
+        show(f"{name} alone", torch.tensor([float(index == left_out) for index in range(len(SIGNALS))]), sets)
+    for name in sets:
+        others = [asked for other, asked in sets.items() if other != name]
+        show(f"learnt without {name}", learnt(others, everything), {name: sets[name]})
+
+
+def signals_of(name: str, data: Path, cache: Path, store: str) -> Asked:
+    """The signals of every question of a file, computed once."""
+    kept = cache / f"{name}.pt"
+    if kept.exists():
+        return [
+            (Found(Places(spans, tokens, chunks), signals, signals[:, 0]), holds)
+            for spans, tokens, chunks, signals, holds in torch.load(kept, weights_only=True)
+        ]
+    file, share, limit = TUNING[name]
+    engine = FocusEngine.from_pretrained(store=store)
+    items = load_items(data / "qa" / file, Choice(share=share, limit=limit), documents=data / "books")
+    asked: Asked = []
+    memory, text = None, ""
+    for number, item in enumerate(items):
+        if memory is None or text != item.context:
+            text = item.context
+            memory = engine.read(Document.from_text(text))
+        found = engine.find(memory, item.after.strip())
+        asked.append((found, holds_place(found, item)))
+        print(f"{name} {number + 1} of {len(items)}", end="\r", flush=True)
+    torch.save([(f.places.spans, f.places.tokens, f.places.chunks, f.signals, holds) for f, holds in asked], kept)
+    return asked
+
+
+def holds_place(found: Found, item: Item) -> Tensor:
+    """Which windows hold the place of an item, bool [windows]."""
+    return torch.tensor(
+        [any(start <= first and last <= end for first, last in item.places) for _, start, end in found.places.spans]
+    )
+
+
+def learnt(sets: Sequence[Asked], mask: Sequence[float], steps: int = 400, decay: float = 1e-3) -> Tensor:
+    """The weights under which the windows with the place are most probable; every file counts the same."""
+    kept = torch.tensor(mask)
+    weights = torch.zeros(len(mask), requires_grad=True)
+    optimizer = torch.optim.Adam([weights], lr=0.05)
+    for _ in range(steps):
+        loss = decay * weights.square().sum()
+        for asked in sets:
+            for found, holds in asked:
+                if holds.any():
+                    logs = (found.signals @ (weights * kept)).log_softmax(dim=0)
+                    loss = loss - torch.logsumexp(logs[holds], dim=0) / len(asked) / len(sets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return (weights * kept).detach()
+
+
+def show(name: str, weights: Tensor, sets: dict[str, Asked]) -> None:
+    """A line of the table: the weights, and how often the place is among the first 1, 4 and 6 passages."""
+    row = [f"{name:<22}", " ".join(f"{weight:5.2f}" for weight in weights.tolist())]
+    for of, asked in sets.items():
+        ranks = [rank(found, weights, holds) for found, holds in asked]
+        row.append(f"{of}: " + " ".join(f"{sum(r < most for r in ranks) / len(ranks):.3f}" for most in (1, 4, 6)))
+    print("  ".join(row), flush=True)
+
+
+def rank(found: Found, weights: Tensor, holds: Tensor) -> int:
+    """How many windows of the choice are better than the first one with the place."""
+    scored = Found(found.places, found.signals, found.signals @ weights)
+    place = {found.places.spans[index] for index in holds.nonzero().flatten().tolist()}
+    chosen = choose_passages(scored, (), budget=0, count=lambda text: 0, limit=12)
+    return next((number for number, passage in enumerate(chosen) if passage.window in place), len(chosen))
+
+
+if __name__ == "__main__":
+    main()
