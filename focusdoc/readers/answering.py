@@ -12,30 +12,36 @@ from focusdoc.decoding.answering import Asked, left_out_of
 from focusdoc.decoding.attribution import chunk_shares
 from focusdoc.decoding.generation import AnswerDecoder
 from focusdoc.errors import ReaderError
+from focusdoc.readers.fitting import fit_reading
 from focusdoc.readers.passages import find_passages, in_order, source_of, text_of
-from focusdoc.readers.reader import Reader, Written, reading_prompt
+from focusdoc.readers.reader import Messages, Reader, Written, reading_prompt
 
 #: Tokens of passages, in the reader's own.
 BUDGET = 1000
 
 
 def stream_read_answer(
-    decoder: AnswerDecoder, asked: Asked, reader: Reader, question: str, *, budget: int = BUDGET
+    decoder: AnswerDecoder, asked: Asked, reader: Reader, question: str, *, earlier: Messages = (), budget: int = BUDGET
 ) -> Generator[TextPiece, None, None]:
     """Yield the text as the reader writes it; the last piece carries the whole `Answer`.
 
     Args:
         decoder: fresh, over the chunks of the memories.
-        budget: tokens of passages that the reader gets, as it counts them.
+        earlier: the conversation before the question; what is too old for the reader's window is left out.
+        budget: tokens of passages that the reader gets at most, as it counts them.
+
+    Raises:
+        PromptTooLongError: not one passage fits into the reader's window. ReaderError: with the sources found.
     """
     begun = time.perf_counter()
+    earlier, budget = fit_reading(reader, question, earlier, asked.settings, budget)
     with torch.no_grad():
         decoder.start(asked.local_ids, asked.prompt_ids)
     passages = find_passages(decoder, asked.memories, asked.prompt_ids, budget=budget, count=reader.count)
     texts = [text_of(asked.memories, each) for each in in_order(passages)]
     looked = time.perf_counter() - begun
     sources = tuple(source_of(asked.memories, each) for each in passages[: asked.max_sources])
-    stream = reader.write(reading_prompt(question, texts), asked.settings, asked.cancel)
+    stream = reader.write(reading_prompt(question, texts, earlier), asked.settings, asked.cancel)
     pieces: list[str] = []
     while True:
         try:

@@ -3,47 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import threading
-from collections.abc import Generator
 from typing import Any
 
 import pytest
 
 from focusdoc import Document, FocusConfig, FocusEngine
-from focusdoc.config import GenerationConfig
 from focusdoc.errors import ConfigError, PromptTooLongError, ReaderError
 from focusdoc.modeling.base import BaseModel
 from focusdoc.readers import Reader, open_reader
 from focusdoc.readers.local import LocalReader
-from focusdoc.readers.reader import Messages, Written
 from tiny_models import tiny_engine, tiny_model
+from told_reader import Told
 
 TEXT = "\f".join(f"Page {number}. The colour of house {number} is blue. " * 3 for number in range(1, 30))
-
-
-class Told:
-    """A reader that says what it is told to say, and keeps what it was asked."""
-
-    name = "told"
-    window = 4096
-
-    def __init__(self, *pieces: str, fails_after: int | None = None) -> None:
-        self.pieces = pieces
-        self.fails_after = fails_after
-        self.asked: list[Messages] = []
-
-    def count(self, text: str) -> int:
-        return len(text.split())
-
-    def write(
-        self, messages: Messages, settings: GenerationConfig, cancel: threading.Event | None = None
-    ) -> Generator[str, None, Written]:
-        self.asked.append(messages)
-        for number, piece in enumerate(self.pieces):
-            if number == self.fails_after:
-                raise ReaderError("it broke off")
-            yield piece
-        return Written("stop", 77, len(self.pieces), 0.5, 0.25)
 
 
 @pytest.fixture(scope="module")
