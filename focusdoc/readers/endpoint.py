@@ -142,7 +142,7 @@ class EndpointReader:
             raise ReaderError(f"{self.name} at {self._url} broke off: {error or type(error).__name__}.") from error
 
     def _refused(self, status: int, body: bytes) -> ReaderError:
-        said = body.decode("utf-8", "replace").strip()
+        said = " ".join(body.decode("utf-8", "replace").split())
         if self._key:
             said = said.replace(self._key, "***")
         remedy = {
