@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from endpoints import Endpoint, delta
 from focusdoc import Chat, Document, FocusConfig, FocusEngine, Message
 from focusdoc.chat.streams import last_answer
 from focusdoc.errors import ConfigError, PromptTooLongError, ReaderError
 from focusdoc.modeling.base import BaseModel
+from focusdoc.readers import endpoint
+from focusdoc.readers.endpoint import EndpointReader
 from focusdoc.readers.local import LocalReader
 from focusdoc.readers.reader import INSTRUCTION
 from tiny_models import tiny_model
@@ -155,6 +158,56 @@ class TestLongConversations:
         assert found.usage.reader_tokens > len(INSTRUCTION)
 
 
+class TestEndpoints:
+    @pytest.mark.parametrize(
+        ("failure", "said"),
+        [
+            ("down", "No reader answers"),
+            ("slow", "silent for too long"),
+            ("key", "status 401.*FOCUSDOC_READER_KEY"),
+            ("model", "status 404.*a model named 'm'"),
+            ("cut", "ended in the middle"),
+        ],
+    )
+    def test_what_goes_wrong_there_leaves_the_sources(
+        self, chat: Chat, monkeypatch: pytest.MonkeyPatch, failure: str, said: str
+    ) -> None:
+        monkeypatch.setattr(endpoint, "_PIECE", 0.3)
+        with Endpoint.running() as served:
+            served.status = {"key": 401, "model": 404}.get(failure, 200)
+            if failure == "slow":
+                served.silent.clear()
+            if failure == "cut":
+                served.events = [delta("The")]
+            url = "http://127.0.0.1:9/v1" if failure == "down" else served.url
+            asking = reading(chat, EndpointReader(url, "m"))
+            document = Document.from_text(BOOK)
+            for ask in (
+                lambda: asking.ask([document], "Which?"),
+                lambda: last_answer(asking.stream(messages(*TestLongConversations.TURNS))),
+            ):
+                with pytest.raises(ReaderError, match=said) as failed:
+                    ask()
+                assert failed.value.sources
+                assert all(source.text in BOOK for source in failed.value.sources)  # type: ignore[attr-defined]
+
+    def test_roles_sampling_and_stop_strings_go_there(self, chat: Chat) -> None:
+        with Endpoint.running() as served:
+            asking = reading(chat, EndpointReader(served.url, "m"))
+            settings: dict[str, Any] = {"max_new_tokens": 9, "temperature": 0.5, "stop": "END", "seed": 3}
+            answers = [
+                last_answer(asking.stream(messages(*turns), **settings))
+                for turns in (SHORT, TestLongConversations.TURNS)
+            ]
+        assert [answer.text for answer in answers] == ["Eppie", "Eppie"]
+        assert [answer.usage.reader_tokens for answer in answers] == [11, 11]
+        (_, _, short), (_, _, long) = served.asked
+        assert [(one["role"], one["content"]) for one in short["messages"]] == SHORT
+        assert [one["role"] for one in long["messages"]] == ["system", "user", "assistant", "user"]
+        for asked in (short, long):
+            assert (asked["max_tokens"], asked["temperature"], asked["stop"], asked["seed"]) == (9, 0.5, ["END"], 3)
+
+
 class TestDocuments:
     def test_are_asked_as_the_engine_asks_them(self, chat: Chat) -> None:
         reader = Told("Blue", ".")
@@ -243,8 +296,6 @@ def test_a_question_without_room_for_a_passage_is_refused_before_anything_is_rea
 
 
 def test_readers_make_chats_that_are_told_apart(chat: Chat, tiny_engine: FocusEngine, local: LocalReader) -> None:
-    from focusdoc.readers.endpoint import EndpointReader
-
     readers = [None, local, EndpointReader("http://one/v1", "m"), EndpointReader("http://two/v1", "m")]
     identities = [reading(chat, reader).identity for reader in readers]
     assert len(set(identities)) == len(readers)

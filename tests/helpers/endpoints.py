@@ -31,7 +31,11 @@ WHOLE = [
 
 
 class Endpoint:
-    """Sends `events` with `status`, and keeps what it was asked."""
+    """Sends `events` with `status`, and keeps what it was asked: path, headers, body.
+
+    Attributes:
+        silent: cleared, it sends nothing. left: set when a client went before it had all.
+    """
 
     def __init__(self) -> None:
         self.events: list[str] = WHOLE
@@ -40,6 +44,7 @@ class Endpoint:
         self.asked: list[tuple[str, dict[str, str], dict[str, Any]]] = []
         self.silent = threading.Event()
         self.silent.set()
+        self.left = threading.Event()
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -50,10 +55,13 @@ class Endpoint:
                 for name, value in owner.headers.items():
                     self.send_header(name, value)
                 self.end_headers()
-                for text in owner.events:
-                    owner.silent.wait(10)
-                    self.wfile.write(text.encode())
-                    self.wfile.flush()
+                try:
+                    for text in owner.events:
+                        owner.silent.wait(10)
+                        self.wfile.write(text.encode())
+                        self.wfile.flush()
+                except OSError:  # whoever asked has gone
+                    owner.left.set()
 
             def do_CONNECT(self) -> None:
                 owner.asked.append((self.path, dict(self.headers), {}))

@@ -102,6 +102,7 @@ def test_what_a_refusal_says_is_cut_and_not_read_to_its_end(served: Endpoint) ->
     assert "x" * 100 in str(refused.value)
     assert "yy" not in str(refused.value)
     assert len(str(refused.value)) < 500
+    assert served.left.wait(10)
 
 
 def test_a_grammar_is_refused(served: Endpoint) -> None:
