@@ -28,6 +28,10 @@ class LocalReader:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.base.fingerprint!r}, {self.base.dtype})"
 
+    def __deepcopy__(self, memo: dict[int, object]) -> LocalReader:
+        """Itself: weights are never copied."""
+        return self
+
     def count(self, text: str) -> int:
         """See `Reader.count`; exact."""
         with self.base.tokenizer_lock:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
 
 from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import FinishReason
@@ -31,14 +33,33 @@ class Ended:
 class ObjectReader(ABC):
     """Writes with a model object that keeps its own sampling and its own limit of tokens.
 
+    Copies of what holds it hold the same one, since such objects have connections open.
+
     Args:
-        name: of the model.
-        window: tokens of prompt and answer that it takes; None where it does not say.
+        model: the object; its `model` or `model_name` is the reader's name, where it has one.
     """
 
-    def __init__(self, name: str, window: int | None = None) -> None:
-        self.name = name
-        self.window = window or WINDOW
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        names = (getattr(model, attribute, None) for attribute in ("model", "model_name"))
+        self.name = next((name for name in names if isinstance(name, str) and name), type(model).__name__)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self.model).__name__}, {self.name!r})"
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        """Itself."""
+        return self
+
+    @cached_property
+    def window(self) -> int:
+        """See `Reader.window`."""
+        with self._explained():
+            return self.context_window() or WINDOW
+
+    def context_window(self) -> int | None:
+        """Tokens of prompt and answer that the object says it takes; None where it does not say."""
+        return None
 
     @abstractmethod
     def pieces(self, messages: Messages, stop: tuple[str, ...]) -> Generator[str, None, Ended]:
@@ -76,15 +97,11 @@ class ObjectReader(ABC):
         with closing(self.pieces(messages, tuple(settings.stop))) as pieces:
             while ended is None:
                 try:
-                    piece = next(pieces)
+                    with self._explained():
+                        piece = next(pieces)
                 except StopIteration as end:
                     ended = end.value
                     break
-                except FocusdocError:
-                    raise
-                except Exception as error:  # whatever that library raises
-                    said = (str(error).strip() or type(error).__name__)[:300]
-                    raise ReaderError(f"The reader {self.name} failed: {said}") from error
                 first = first or time.perf_counter()
                 count += 1
                 if certain := text.add(piece):
@@ -106,3 +123,14 @@ class ObjectReader(ABC):
             first - begun,
             over - first,
         )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn whatever the object raises into one error."""
+        try:
+            yield
+        except (FocusdocError, StopIteration):
+            raise
+        except Exception as error:
+            said = (str(error).strip() or type(error).__name__)[:300]
+            raise ReaderError(f"The reader {self.name} failed: {said}") from error

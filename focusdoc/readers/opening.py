@@ -30,12 +30,15 @@ def open_reader(
         device, dtype: see `focusdoc.modeling.base.load_base`.
 
     Raises:
-        ModelNotFoundError, UnsupportedModelError: as `load_base`. ConfigError: the model has no chat template.
+        ModelNotFoundError, UnsupportedModelError: as `load_base`. ConfigError: the model has no tokenizer or no chat
+            template; `reader_model` comes without an endpoint.
     """
-    if reader is None or isinstance(reader, Reader):
-        return reader
     if isinstance(reader, str) and reader.startswith(("http://", "https://")):
         return EndpointReader(reader, reader_model)
+    if reader_model is not None:
+        raise ConfigError(f"reader_model is {reader_model!r}, but reader= names no endpoint; leave it out.")
+    if reader is None or isinstance(reader, Reader):
+        return reader
     base = reader if isinstance(reader, BaseModel) else load_base(reader, device=device, dtype=dtype)
     if base.tokenizer is None:
         raise ConfigError(

@@ -47,15 +47,17 @@ class Written:
 
 @runtime_checkable
 class Reader(Protocol):
-    """What writes answers.
+    """What writes answers."""
 
-    Attributes:
-        name: of the model, for messages.
-        window: tokens of prompt and answer that it takes at most.
-    """
+    @property
+    def name(self) -> str:
+        """Of the model, for messages."""
+        ...
 
-    name: str
-    window: int
+    @property
+    def window(self) -> int:
+        """Tokens of prompt and answer that it takes at most."""
+        ...
 
     def count(self, text: str) -> int:
         """Tokens that a text takes, at least about."""
