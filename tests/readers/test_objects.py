@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Generator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,11 +26,15 @@ class Sample(ObjectReader):
     """Says `parts`; an exception among them is raised."""
 
     def __init__(self, *parts: str | Exception, ended: Ended | None = None, window: int | None = None) -> None:
-        super().__init__("sample", window)
+        super().__init__(SimpleNamespace(model="sample", window=window))
         self.parts = parts
         self.ended = ended or Ended()
         self.closed = False
         self.stop: tuple[str, ...] = ()
+
+    def context_window(self) -> int | None:
+        window: int | None = self.model.window
+        return window
 
     def pieces(self, messages: Messages, stop: tuple[str, ...]) -> Generator[str, None, Ended]:
         self.stop = stop
@@ -56,6 +62,22 @@ def test_is_a_reader_of_as_large_a_window_as_it_says() -> None:
     assert isinstance(reader, Reader)
     assert open_reader(reader) is reader
     assert (reader.window, Sample().window) == (100, 8192)
+
+
+def test_its_name_is_the_models_or_its_classs_and_copies_share_it() -> None:
+    reader = Sample()
+    assert (reader.name, repr(reader)) == ("sample", "Sample(SimpleNamespace, 'sample')")
+    reader.model = None
+    assert copy.deepcopy([reader])[0] is reader
+    ObjectReader.__init__(reader, object())
+    assert reader.name == "object"
+
+
+def test_a_window_that_cannot_be_asked_for_is_a_readers_error() -> None:
+    reader = Sample()
+    del reader.model.window
+    with pytest.raises(ReaderError, match=r"reader sample failed: .*window"):
+        reader.window  # noqa: B018  # it is asked for when it is needed
 
 
 def test_pieces_come_as_they_are_and_the_rest_is_told() -> None:
