@@ -18,7 +18,8 @@ class LangChainReader(ObjectReader):
     """Writes by the chat model's `stream`."""
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.model!r})"  # secrets are masked, and a cache tells two settings apart
+        # As LangChain's own caches know the model: by its settings, without secrets.
+        return f"{type(self).__name__}({type(self.model).__name__}, {self.model._get_llm_string()})"
 
     def context_window(self) -> int | None:
         """As the model's profile has it."""

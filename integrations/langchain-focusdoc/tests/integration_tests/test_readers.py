@@ -190,7 +190,7 @@ class TestSettings:
         copy.deepcopy(reading).invoke("Hi")
         assert len(told._asked) == 1
         engine = llm.focus.get().engine
-        models = [llm, reading, with_reader(llm, Told(reason="length")), with_reader(llm, **NOWHERE)]
+        models = [llm, reading, with_reader(llm, Told(responses=["x"])), with_reader(llm, **NOWHERE)]
         models += [ChatFocusLLM(engine=engine), ChatFocusLLM(engine=engine.with_reader(reading.reader))]
         assert len({one._get_llm_string() for one in models}) == len(models)
         assert with_reader(llm, Told())._get_llm_string() == reading._get_llm_string()
