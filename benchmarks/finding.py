@@ -57,7 +57,7 @@ def signals_of(name: str, data: Path, cache: Path, store: str) -> Asked:
     kept = cache / f"{name}.pt"
     if kept.exists():
         return [
-            (Found(Places(spans, tokens, chunks), signals, signals[:, 0]), holds)
+            (Found(Places(spans, tokens, chunks, [0, 0]), signals, signals[:, 0]), holds)
             for spans, tokens, chunks, signals, holds in torch.load(kept, weights_only=True)
         ]
     file, share, limit = TUNING[name]
@@ -111,11 +111,13 @@ def show(name: str, weights: Tensor, sets: dict[str, Asked]) -> None:
 
 
 def rank(found: Found, weights: Tensor, holds: Tensor) -> int:
-    """How many windows of the choice are better than the first one with the place."""
+    """How many passages are better than the first one with the place."""
     scored = Found(found.places, found.signals, found.signals @ weights)
-    place = {found.places.spans[index] for index in holds.nonzero().flatten().tolist()}
-    chosen = choose_passages(scored, (), budget=0, count=lambda text: 0, limit=12)
-    return next((number for number, passage in enumerate(chosen) if passage.window in place), len(chosen))
+    places = [found.places.spans[index] for index in holds.nonzero().flatten().tolist()]
+    for number, passage in enumerate(choose_passages(scored, lambda passages: True, limit=12)):
+        if any(passage.start <= start and end <= passage.end for _, start, end in places):
+            return number
+    return 12
 
 
 if __name__ == "__main__":

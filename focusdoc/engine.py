@@ -34,6 +34,8 @@ from focusdoc.modeling.base import load_base
 from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
 from focusdoc.readers import Reader, open_reader
 from focusdoc.readers.answering import stream_read_answer
+from focusdoc.readers.finding import Found
+from focusdoc.readers.reader import Messages
 from focusdoc.storage import cache_path
 from focusdoc.terminal import reading_progress
 
@@ -270,14 +272,7 @@ class FocusEngine(TokenEngine):
         settings, local_ids, prompt_ids = self._prepare(question, style, generation)
         render = partial(self._rendered, question, style)
         asked = self._asked(memories, local_ids, prompt_ids, settings, render, max_sources, cancel)
-        if self.reader is None:
-            return self._stream(asked)
-        if settings.grammar is not None:
-            raise ConfigError(
-                "A grammar holds for the base model's tokens, not for a reader's; ask without one of them."
-            )
-        decoder = self._decoder([block for one in memories for block in one.blocks], settings)
-        return stream_read_answer(decoder, asked, self.reader, question, self.finder)
+        return self._stream(asked, [("user", question)])
 
     def stream_prompt(
         self,
@@ -285,23 +280,24 @@ class FocusEngine(TokenEngine):
         prompt_ids: Sequence[int],
         *,
         quoted: RenderQuoted | None = None,
+        said: Messages | None = None,
         max_sources: int = 3,
         cancel: threading.Event | None = None,
         **generation: Any,
     ) -> Generator[TextPiece, None, None]:
         """Like `stream`, for a local context that the caller rendered: token ids, up to where the answer begins.
 
-        The base model writes the answer, even where there is a reader: that cannot read another model's tokens.
-
         Args:
             quoted: renders it again with a text of passages in it; None to quote none.
+            said: the conversation that they render, as (role, content), which ends with the question; a reader is
+                given it, since it cannot read another model's tokens. None has the base model write in any case.
 
         Raises:
             PromptTooLongError: they do not fit into the local window. Else as `ask`, all before the first piece.
         """
         memories = self._own(memory)
         settings, local_ids, prompt = self._fitting(flat_ids(prompt_ids, self.base.config.vocab_size), generation)
-        return self._stream(self._asked(memories, local_ids, prompt, settings, quoted, max_sources, cancel))
+        return self._stream(self._asked(memories, local_ids, prompt, settings, quoted, max_sources, cancel), said)
 
     def _asked(
         self,
@@ -318,9 +314,25 @@ class FocusEngine(TokenEngine):
         quoting = self._quoting(render, memories, len(local_ids), settings)
         return Asked(memories, local_ids, prompt_ids, settings, self._tokenizer, quoting, max_sources, cancel)
 
-    def _stream(self, asked: Asked) -> Generator[TextPiece, None, None]:
+    def _stream(self, asked: Asked, said: Messages | None) -> Generator[TextPiece, None, None]:
+        """The answer to what was `said` last, by the reader, where there is one; with None by the base model."""
+        self.check_reader(said, asked.settings)
         decoder = self._decoder([block for one in asked.memories for block in one.blocks], asked.settings)
-        return stream_answer(decoder, asked)
+        if self.reader is None or said is None:
+            return stream_answer(decoder, asked)
+        return stream_read_answer(decoder, asked, self.reader, said[-1][1], self.finder, earlier=said[:-1])
+
+    def find(self, memory: DocumentMemory | Sequence[DocumentMemory], question: str) -> Found:
+        """What a question makes of all windows of one memory's document or several's; nothing is written.
+
+        Raises:
+            ConfigError: a memory was made from bare token ids. Else as `ask`.
+        """
+        memories = self._own(memory)
+        settings, local_ids, prompt_ids = self._prepare(question, "auto", {"max_new_tokens": 1})
+        asked = self._asked(memories, local_ids, prompt_ids, settings, None, 0, None)
+        decoder = self._decoder([block for one in memories for block in one.blocks], settings)
+        return self.finder.find(decoder, asked, question)
 
     def check_question(self, question: str, *, style: PromptStyle = "auto", **generation: Any) -> None:
         """Raise what `ask` would raise for this question, so that no document need be read to find out.
@@ -329,15 +341,17 @@ class FocusEngine(TokenEngine):
             PromptTooLongError, AdapterError, ConfigError: as `ask`.
         """
         settings, local_ids, _ = self._prepare(question, style, generation)
+        self.check_reader([("user", question)], settings)
         self._check_room([self.chunk_size], len(local_ids), settings)
 
-    def check_prompt(self, prompt_ids: Sequence[int], **generation: Any) -> None:
+    def check_prompt(self, prompt_ids: Sequence[int], said: Messages | None = None, **generation: Any) -> None:
         """Like `check_question`, for a local context that the caller rendered.
 
         Raises:
             PromptTooLongError, AdapterError, ConfigError: as `stream_prompt`.
         """
         settings, local_ids, _ = self._fitting(flat_ids(prompt_ids, self.base.config.vocab_size), generation)
+        self.check_reader(said, settings)
         self._check_room([self.chunk_size], len(local_ids), settings)
 
 

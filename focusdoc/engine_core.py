@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from focusdoc.attention import attention_kernel
 from focusdoc.config import FocusConfig, GenerationConfig
@@ -28,8 +29,11 @@ from focusdoc.modeling.adapter import Adapter, check_adapter, untrained_adapter
 from focusdoc.modeling.base import BaseModel, CandidateWeights
 from focusdoc.modeling.candidate import LayerWeights
 from focusdoc.modeling.catalogue import known_model
+from focusdoc.readers.answering import BUDGET
 from focusdoc.readers.finding import Finder
-from focusdoc.readers.reader import Reader
+from focusdoc.readers.fitting import fit_reading
+from focusdoc.readers.local import LocalReader
+from focusdoc.readers.reader import Messages, Reader, no_grammar
 
 #: Room kept behind a chunk for the answer, in tokens, where the chunk size follows from the model's context.
 ANSWER_ROOM = 512
@@ -106,6 +110,47 @@ class EngineCore:
         dtype = str(self.base.dtype).removeprefix("torch.")
         anchored = f" behind an anchor of {self.config.anchor}" if self.config.anchor else ""
         return f"{self.base.name} {self.base.fingerprint[:12]} {dtype}, chunks of {self.chunk_size}{anchored}"
+
+    @property
+    def writer(self) -> BaseModel:
+        """The model whose tokens an answer is made of, which a grammar must be made for.
+
+        Raises:
+            ConfigError: a reader writes that is not in this process.
+        """
+        if self.reader is None:
+            return self.base
+        if not isinstance(self.reader, LocalReader):
+            raise no_grammar(self.reader.name)
+        return self.reader.base
+
+    def with_reader(self, reader: Reader | None) -> Self:
+        """The same engine, with the same weights, whose answers another reader writes (None for the base model)."""
+        if self._weights is not None and not self.config.direct:
+            self._packed_weights  # noqa: B018  # packed now, so that both share them
+        other = copy.copy(self)
+        other.reader = reader
+        return other
+
+    def check_reader(self, said: Messages | None, settings: GenerationConfig) -> None:
+        """Raise what the reader would, where there is one, so that no document need be read to find out.
+
+        Args:
+            said: the conversation, which ends with the question; None where the base model writes in any case.
+
+        Raises:
+            ConfigError, PromptTooLongError: it cannot keep to the settings; the question does not fit into its window.
+        """
+        if self.reader is None:
+            return
+        if said is not None:
+            self.reader.check(settings)
+            fit_reading(self.reader, said[-1][1], said[:-1], settings, BUDGET)
+        elif settings.grammar is not None:
+            raise ConfigError(
+                f"{self.base.name} continues this prompt by itself, and a grammar holds for the tokens of the reader "
+                f"{self.reader.name}; leave one of them out."
+            )
 
     def require_adapter(self) -> list[LayerWeights]:
         """The candidate weights of every layer.

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from focusdoc.chat.cancelling import ReadingCancelledError, Turns, stopped_by
-from focusdoc.chat.messages import Message, check_messages, encode_conversation, with_quotes
+from focusdoc.chat.messages import Message, as_turns, check_messages, encode_conversation, with_quotes
 from focusdoc.chat.splitting import split_prompt
 from focusdoc.chat.streams import last_answer
 from focusdoc.config import GenerationConfig
@@ -25,6 +25,8 @@ from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError, PromptTooLongError
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.memory.pool import MemoryPool, half_of_memory
+from focusdoc.readers.alone import stream_own_answer
+from focusdoc.readers.reader import Messages, Reader
 
 #: Tokens left for what the template says besides its messages, such as a system prompt of its own.
 _TEMPLATE_ROOM = 64
@@ -35,7 +37,8 @@ class Chat:
 
     A conversation that fits into the local window is answered by the model alone. Of a longer one, the long texts go
     to the memory and their frame stays local (`focusdoc.chat.splitting`). Texts are known again by what they say:
-    asking a second question over them reads nothing again.
+    asking a second question over them reads nothing again. Where the engine has a reader, that writes: a short
+    conversation by itself, a longer one from its frame and the passages found for the last message.
 
     Args:
         engine: with a tokenizer.
@@ -56,11 +59,18 @@ class Chat:
         #: Threads with the same document read it once.
         self._turns = Turns()
 
+    def with_reader(self, reader: Reader | None) -> Chat:
+        """The same chat, with the same memories, whose answers another reader writes (None for the base model)."""
+        other = Chat(self.engine.with_reader(reader), self.pool.max_bytes)
+        other.pool, other._turns = self.pool, self._turns
+        return other
+
     @cached_property
     def identity(self) -> str:
-        """Names what answers depend on besides a call's own settings: weights, adapter, and how they are used."""
+        """Names what answers depend on besides a call's own settings: weights, adapter, how they are used, reader."""
         engine = self.engine
-        digest = hashlib.sha256(f"{engine.base.fingerprint} {engine.base.dtype} {engine.config}".encode())
+        told = f"{engine.base.fingerprint} {engine.base.dtype} {engine.config} {engine.reader!r}"
+        digest = hashlib.sha256(told.encode())
         for name, weight in sorted(engine.adapter.weights.items() if engine.adapter else ()):
             some = weight.reshape(-1)[:: max(1, weight.numel() // 64)].float()  # training changes all of them
             digest.update(f"{name} {some.tolist()}".encode())
@@ -94,13 +104,14 @@ class Chat:
         """What keeps an answer to JSON of this schema: ``stream(..., grammar=chat.grammar(schema))``.
 
         Raises:
-            ConfigError: the schema cannot be used, or the grammar library is not installed.
+            ConfigError: the schema cannot be used, the grammar library is not installed, or a reader that is not in
+                this process writes.
         """
         return JsonGrammar(self._grammar_tokenizer, schema)
 
     @cached_property
     def _grammar_tokenizer(self) -> Any:
-        return grammar_tokenizer(self.engine.base)
+        return grammar_tokenizer(self.engine.writer)
 
     @cached_property
     def _per_message(self) -> int:
@@ -153,10 +164,13 @@ class Chat:
             known=self.pool.beginning_of,
             per_message=self._per_message,
         )
+        if not split.documents and engine.reader is not None:
+            return stream_own_answer(engine.reader, as_turns(split.local), settings, cancel)
         if not split.documents:
             ids = self._render(split.local)
             self._check_plain(len(ids), settings)
             return stream_plain_answer(engine.base, ids, settings, cancel=cancel)
+        said = as_turns(split.local)
         if all(message.role != "system" for message in split.local):
             split = replace(split, local=(Message("system", SYSTEM_PROMPT), *split.local))  # as in training
         documents = [
@@ -167,6 +181,7 @@ class Chat:
             documents,
             self._render(split.local),
             lambda text: self._render(with_quotes(split.local, text)),
+            said,
             max_sources,
             cancel,
             generation,
@@ -177,6 +192,8 @@ class Chat:
     ) -> Generator[TextPiece, None, None]:
         """Continue `text` as it stands, without a template; special tokens in it are plain text.
 
+        The base model continues it, even where there is a reader: a reader takes part in a conversation.
+
         Raises:
             ConfigError: the text is empty. Else as `stream`.
         """
@@ -184,6 +201,7 @@ class Chat:
             raise ConfigError("The prompt is empty; write at least one word.")
         settings = GenerationConfig(**generation)
         engine = self.engine
+        engine.check_reader(None, settings)
         window = engine.config.local_window
         split = split_prompt([Message("user", text)], window=window, count=self.count, known=self.pool.beginning_of)
         with engine.base.tokenizer_lock:
@@ -198,6 +216,7 @@ class Chat:
             documents,
             ids,
             lambda text: begin + self.encode(quoted_before(local, text)),
+            None,
             max_sources,
             cancel,
             generation,
@@ -238,26 +257,28 @@ class Chat:
             with self.engine.base.tokenizer_lock:
                 return question_prompt(self.engine.base.tokenizer, question, quoted=text)
 
-        return self._answer(documents, render(""), render, max_sources, cancel, generation)
+        return self._answer(documents, render(""), render, [("user", question)], max_sources, cancel, generation)
 
     def _answer(
         self,
         documents: Sequence[Document],
         prompt_ids: Sequence[int],
         quoted: RenderQuoted,
+        said: Messages | None,
         max_sources: int,
         cancel: threading.Event | None,
         generation: Mapping[str, Any],
     ) -> Generator[TextPiece, None, None]:
-        self.engine.check_prompt(prompt_ids, **generation)
+        self.engine.check_prompt(prompt_ids, said, **generation)
         self._check_size(documents)
-        return self._read_and_answer(documents, prompt_ids, quoted, max_sources, cancel, generation)
+        return self._read_and_answer(documents, prompt_ids, quoted, said, max_sources, cancel, generation)
 
     def _read_and_answer(
         self,
         documents: Sequence[Document],
         prompt_ids: Sequence[int],
         quoted: RenderQuoted,
+        said: Messages | None,
         max_sources: int,
         cancel: threading.Event | None,
         generation: Mapping[str, Any],
@@ -269,7 +290,7 @@ class Chat:
         encoded = sum(tokens for _, tokens in found)
         memories = [memory for memory, _ in found]
         for piece in self.engine.stream_prompt(
-            memories, prompt_ids, quoted=quoted, max_sources=max_sources, cancel=cancel, **generation
+            memories, prompt_ids, quoted=quoted, said=said, max_sources=max_sources, cancel=cancel, **generation
         ):
             answer = piece.answer
             if answer is not None:

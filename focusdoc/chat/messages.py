@@ -6,15 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from focusdoc.decoding.prompt import begin_of_text, encode_messages, encode_text
+from focusdoc.decoding.prompt import GAP, begin_of_text, encode_messages, encode_text, merged
 from focusdoc.errors import ConfigError
 from focusdoc.texts import check_text, unix_lines
 
 ROLES = ("system", "user", "assistant")
 #: How a model without a chat template sees who speaks, as in `focusdoc.decoding.prompt.question_prompt`.
 _PLAIN = {"system": "", "user": "Question: ", "assistant": "Answer: "}
-#: Between the parts of one message, and between merged messages.
-_GAP = "\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +46,7 @@ class Message:
     @property
     def text(self) -> str:
         """All parts as one text."""
-        return _GAP.join(part for part in self.parts if part)
+        return GAP.join(part for part in self.parts if part)
 
 
 def check_messages(messages: Sequence[Message]) -> None:
@@ -64,29 +62,14 @@ def with_quotes(messages: Sequence[Message], text: str) -> list[Message]:
 
 
 def encode_conversation(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Token ids of a conversation, up to where the model's answer begins.
-
-    Messages of one role in a row become one message, since many templates want roles that take turns. A template
-    that knows no system role gets the system's words in front of the user's.
-    """
-    turns = _merged((message.role, message.text) for message in messages)
+    """Token ids of a conversation, up to where the model's answer begins; see `encode_messages`."""
+    turns = as_turns(messages)
     if not getattr(tokenizer, "chat_template", None):
         said = "\n".join(f"{_PLAIN[role]}{text}" for role, text in turns)
         return begin_of_text(tokenizer) + encode_text(tokenizer, f"{said}\nAnswer:")
-    try:
-        return encode_messages(tokenizer, turns)
-    except Exception as error:
-        # A template that knows no system role raises jinja2's TemplateError, or drops the message without a word.
-        if type(error).__name__ != "TemplateError" and not isinstance(error, ConfigError):
-            raise
-        return encode_messages(tokenizer, _merged(("user" if role == "system" else role, text) for role, text in turns))
+    return encode_messages(tokenizer, turns)
 
 
-def _merged(turns: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    merged: list[tuple[str, str]] = []
-    for role, text in turns:
-        if merged and merged[-1][0] == role:
-            merged[-1] = (role, _GAP.join((merged[-1][1], text)))
-        else:
-            merged.append((role, text))
-    return merged
+def as_turns(messages: Iterable[Message]) -> list[tuple[str, str]]:
+    """Messages as (role, content), those of one role in a row as one."""
+    return merged((message.role, message.text) for message in messages)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -12,8 +13,10 @@ from focusdoc.errors import ConfigError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from focusdoc.readers import Reader
+
 #: The settings that say how a model is loaded; see `focusdoc.chat.shared.shared_chat`.
-LOADING = ("model", "adapter", "config", "device", "dtype", "attention", "store")
+LOADING = ("model", "adapter", "config", "device", "dtype", "attention", "store", "reader", "reader_model")
 
 
 def refuse_unknown(names: Iterable[str], known: Collection[str], owner: str) -> None:
@@ -50,6 +53,21 @@ def known_fields(owner: type[BaseModel], values: Any) -> Any:
 def one_or_many(value: Any, kinds: type | tuple[type, ...] = str) -> Any:
     """A list of one, where a value stands alone that may come alone or in a list."""
     return [value] if isinstance(value, kinds) else value
+
+
+def reader_of(value: Any, kind: type, wrap: Callable[[Any], Reader]) -> Any:
+    """A setting `reader`: a name, a folder or an address as it is, an object of `kind` wrapped, any other one opened.
+
+    Raises:
+        ConfigError, UnsupportedModelError: it is no reader.
+    """
+    if value is None or isinstance(value, str | Path):
+        return value
+    if isinstance(value, kind):
+        return wrap(value)
+    from focusdoc.readers import open_reader
+
+    return open_reader(value)
 
 
 def check_alone(made: BaseModel) -> None:

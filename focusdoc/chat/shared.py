@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from focusdoc.chat.conversation import Chat
     from focusdoc.config import FocusConfig
     from focusdoc.engine import FocusEngine
+    from focusdoc.readers import Reader
 
 _chats: dict[tuple[object, ...], LazyChat] = {}
 _lock = threading.Lock()
@@ -27,10 +28,14 @@ class LazyChat:
     """A chat that is made when it is first needed, once, whichever thread comes first.
 
     Copies of an object that holds one hold the same one.
+
+    Args:
+        weights: the chat whose model it uses, where it brings none of its own.
     """
 
-    def __init__(self, make: Callable[[], Chat]) -> None:
+    def __init__(self, make: Callable[[], Chat], weights: LazyChat | None = None) -> None:
         self._make = make
+        self._weights = weights
         self._chat: Chat | None = None
         self._lock = threading.Lock()
 
@@ -63,7 +68,7 @@ class LazyChat:
     @property
     def is_loaded(self) -> bool:
         """Whether the model is in memory."""
-        return self._chat is not None
+        return self._chat is not None or (self._weights is not None and self._weights.is_loaded)
 
     def __deepcopy__(self, memo: dict[int, object]) -> LazyChat:
         """Itself: weights are never copied."""
@@ -97,9 +102,15 @@ def shared_chat(
     dtype: str = "auto",
     attention: str = "auto",
     store: str | Path | None = "auto",
+    reader: Reader | str | Path | None = None,
+    reader_model: str | None = None,
     max_memory_bytes: int | None = None,
 ) -> LazyChat:
-    """The chat of `FocusEngine.from_pretrained` with these settings; the same object for the same settings."""
+    """The chat of `FocusEngine.from_pretrained` with these settings; the same object for the same settings.
+
+    Chats that differ in their readers alone share one model and its memories. One with a `Reader` is made for each
+    call, and costs nothing: who asks holds the reader.
+    """
 
     def make() -> Chat:
         from focusdoc.chat.conversation import Chat
@@ -110,9 +121,19 @@ def shared_chat(
         )
         return Chat(engine, max_memory_bytes)
 
+    def read() -> Chat:
+        from focusdoc.readers import open_reader
+
+        return alone.get().with_reader(open_reader(reader, reader_model=reader_model, device=device, dtype=dtype))
+
     key = (str(model), str(adapter), config, device, dtype, attention, str(store), max_memory_bytes)
     with _lock:
-        return _chats.setdefault(key, LazyChat(make))
+        alone = _chats.setdefault(key, LazyChat(make))
+        if reader is None and reader_model is None:
+            return alone
+        if reader is None or isinstance(reader, str | Path):
+            return _chats.setdefault((*key, str(reader), reader_model), LazyChat(read))
+    return LazyChat(read, alone)
 
 
 def clear_shared_chats() -> None:

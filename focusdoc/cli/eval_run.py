@@ -141,7 +141,7 @@ def load_engine(options: RunOptions) -> FocusEngine:
     if options.reader == NO_READER:
         from focusdoc.evaluation.reading_modes import NoReader
 
-        engine.reader = NoReader()
+        engine = engine.with_reader(NoReader())
     if options.store is not None:
         from focusdoc.memory.library import open_store
 

@@ -114,6 +114,8 @@ def whole_sentences(text: str, start: int, end: int) -> tuple[int, int]:
     after = text[end : end + _SENTENCE_REACH]
     if stop := _first(after, SENTENCE_END):
         end += 0 if _AT_SENTENCE_END.search(text, max(0, end - 3), end) else stop
+    elif end + len(after) == len(text) and _AT_SENTENCE_END.search(after):
+        end = len(text)  # nothing stands behind the last sentence, not even a space
     elif not text[max(0, end - 1) : end].isspace():
         end += _first(after, LINE_END) or after.find(" ") + 1
     while start < end and text[start].isspace():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 from focusdoc.errors import ConfigError
@@ -18,6 +18,8 @@ PromptStyle = Literal["auto", "chat", "plain"]
 
 #: Said to chat models; short, because every chunk reads it again with every question.
 SYSTEM_PROMPT = "Answer from the document."
+#: Between the parts of one message, and between merged messages.
+GAP = "\n\n"
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
@@ -34,9 +36,35 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
 def encode_messages(tokenizer: Any, messages: Sequence[tuple[str, str]]) -> list[int]:
     """Token ids of a conversation, given as (role, content), up to where the assistant's answer begins.
 
-    The template is rendered around placeholders, and contents are encoded apart from it, so that no content can
-    speak as template.
+    Messages of one role in a row become one, and a template that knows no system role gets the system's words in
+    front of the user's. The template is rendered around placeholders, and contents are encoded apart from it, so that
+    no content can speak as template.
+
+    Raises:
+        ConfigError: the template drops, repeats or reorders messages.
     """
+    turns = merged(messages)
+    try:
+        return _encode_turns(tokenizer, turns)
+    except Exception as error:
+        # A template that knows no system role raises jinja2's TemplateError, or drops the message without a word.
+        if type(error).__name__ != "TemplateError" and not isinstance(error, ConfigError):
+            raise
+        return _encode_turns(tokenizer, merged(("user" if role == "system" else role, text) for role, text in turns))
+
+
+def merged(turns: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Messages as (role, content), those of one role in a row as one: many templates want roles that take turns."""
+    found: list[tuple[str, str]] = []
+    for role, text in turns:
+        if found and found[-1][0] == role:
+            found[-1] = (role, GAP.join((found[-1][1], text)))
+        else:
+            found.append((role, text))
+    return found
+
+
+def _encode_turns(tokenizer: Any, messages: Sequence[tuple[str, str]]) -> list[int]:
     marks = [f"\ue000{secrets.token_hex(8)}\ue001" for _ in messages]
     rendered = _render(tokenizer, [(role, mark) for (role, _), mark in zip(messages, marks, strict=True)])
     any_mark = "|".join(marks)
@@ -96,13 +124,7 @@ def question_prompt(tokenizer: Any, question: str, style: PromptStyle = "auto", 
     if style == "plain" or not has_template:
         text = quoted_before(f"Question: {question}\nAnswer:", quoted)
         return begin_of_text(tokenizer) + encode_text(tokenizer, text)
-    try:
-        return encode_messages(tokenizer, [("system", SYSTEM_PROMPT), ("user", asked)])
-    except Exception as error:
-        # A template that knows no system role raises jinja2's TemplateError, or drops the message without a word.
-        if type(error).__name__ != "TemplateError" and not isinstance(error, ConfigError):
-            raise
-        return encode_messages(tokenizer, [("user", f"{SYSTEM_PROMPT}\n\n{asked}")])
+    return encode_messages(tokenizer, [("system", SYSTEM_PROMPT), ("user", asked)])
 
 
 def quoted_before(text: str, quoted: str) -> str:

@@ -34,11 +34,14 @@ class NoReader:
     """Writes nothing, so that only the finding is measured."""
 
     name = NO_READER
-    window = BUDGET
+    window = 1 << 20
 
     def count(self, text: str) -> int:
         """See `Reader.count`."""
         return estimate_tokens(text).num_tokens
+
+    def check(self, settings: GenerationConfig) -> None:
+        """See `Reader.check`."""
 
     def write(
         self, messages: Messages, settings: GenerationConfig, cancel: threading.Event | None = None

@@ -9,42 +9,48 @@ from focusdoc.decoding.answer import Answer, TextPiece, Timings, Usage
 from focusdoc.decoding.answering import Asked, left_out_of
 from focusdoc.decoding.attribution import chunk_shares
 from focusdoc.decoding.generation import AnswerDecoder
-from focusdoc.decoding.prompt import encode_text
 from focusdoc.errors import ReaderError
 from focusdoc.readers.finding import Finder
+from focusdoc.readers.fitting import fit_reading
 from focusdoc.readers.passages import choose_passages, in_order, source_of, text_of
-from focusdoc.readers.reader import Reader, Written, reading_prompt
+from focusdoc.readers.reader import Messages, Reader, Written, reading_prompt
 
 #: Tokens of passages, in the reader's own.
 BUDGET = 1000
 
 
 def stream_read_answer(
-    decoder: AnswerDecoder, asked: Asked, reader: Reader, question: str, finder: Finder, *, budget: int = BUDGET
+    decoder: AnswerDecoder,
+    asked: Asked,
+    reader: Reader,
+    question: str,
+    finder: Finder,
+    *,
+    earlier: Messages = (),
+    budget: int = BUDGET,
 ) -> Generator[TextPiece, None, None]:
     """Yield the text as the reader writes it; the last piece carries the whole `Answer`.
 
     Args:
         decoder: fresh, over the chunks of the memories.
         finder: of the base model.
-        budget: tokens of passages that the reader gets, as it counts them.
+        earlier: the conversation before the question; what is too old for the reader's window is left out.
+        budget: tokens of passages that the reader gets at most, as it counts them.
+
+    Raises:
+        PromptTooLongError: not one passage fits into the reader's window. ReaderError: with the sources found.
     """
     begun = time.perf_counter()
-    with decoder.base.tokenizer_lock:
-        question_ids = encode_text(asked.tokenizer, question)
-    found = finder.find(
-        decoder,
-        asked.memories,
-        question,
-        local_ids=asked.local_ids,
-        prompt_ids=asked.prompt_ids,
-        question_ids=question_ids,
+    memories = asked.memories
+    earlier, budget = fit_reading(reader, question, earlier, asked.settings, budget)
+    found = finder.find(decoder, asked, question)
+    passages = choose_passages(
+        found, lambda some: sum(reader.count(text_of(memories, each)) for each in some) <= budget
     )
-    passages = choose_passages(found, asked.memories, budget=budget, count=reader.count)
-    texts = [text_of(asked.memories, each) for each in in_order(passages)]
+    texts = [text_of(memories, each) for each in in_order(passages)]
     looked = time.perf_counter() - begun
-    sources = tuple(source_of(asked.memories, each) for each in passages[: asked.max_sources])
-    stream = reader.write(reading_prompt(question, texts), asked.settings, asked.cancel)
+    sources = tuple(source_of(memories, each) for each in passages[: asked.max_sources])
+    stream = reader.write(reading_prompt(question, texts, earlier), asked.settings, asked.cancel)
     pieces: list[str] = []
     while True:
         try:
@@ -57,7 +63,7 @@ def stream_read_answer(
             raise
         yield TextPiece(pieces[-1])
     usage = Usage(
-        sum(memory.num_tokens for memory in asked.memories),
+        sum(memory.num_tokens for memory in memories),
         decoder.num_chunks,
         len(asked.local_ids),
         written.completion_tokens,
@@ -65,5 +71,5 @@ def stream_read_answer(
     )
     shares = tuple(chunk_shares(decoder.candidate_mass[None].cpu()).tolist())
     timings = Timings(looked + written.first_token, written.decode)
-    warnings = left_out_of(asked.memories)
+    warnings = left_out_of(memories)
     yield TextPiece("", Answer("".join(pieces), sources, usage, timings, (), written.finish_reason, shares, warnings))

@@ -13,20 +13,21 @@ from urllib.parse import urlsplit
 from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import FinishReason
 from focusdoc.errors import ConfigError, ReaderError
-from focusdoc.readers.reader import Messages, Written
+from focusdoc.readers.reader import WINDOW, Messages, Written, estimated, no_grammar
 
 #: Environment variable with the endpoint's key.
 KEY_VARIABLE = "FOCUSDOC_READER_KEY"
-#: Where the endpoint does not say, tokens of prompt and answer that it is taken to bear.
-WINDOW = 8192
-#: Characters that a token has at least, in nearly all texts and tokenizers.
-_PER_TOKEN = 3
 #: Seconds to wait for a connection, and for each piece of an answer; a CPU may read a prompt for minutes.
 _CONNECT, _PIECE = 10.0, 600.0
+#: Bytes of a refusal that are read at all; they are shown.
+_SAID = 300
 
 
 class EndpointReader:
     """Writes by ``POST {url}/chat/completions``, streamed.
+
+    The key goes to this host alone: redirects are not followed, and of the proxies that the environment names only
+    those for https are used, through which it passes encrypted.
 
     Args:
         url: up to and with the version, such as ``http://localhost:11434/v1``.
@@ -48,9 +49,17 @@ class EndpointReader:
         self.name = model
         self.window = window
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._url!r}, {self.name!r})"
+
     def count(self, text: str) -> int:
         """See `Reader.count`: rather too many than too few."""
-        return len(text) // _PER_TOKEN + 1
+        return estimated(text)
+
+    def check(self, settings: GenerationConfig) -> None:
+        """See `Reader.check`: no grammar can be kept to from here."""
+        if settings.grammar is not None:
+            raise no_grammar(self.name)
 
     def write(
         self, messages: Messages, settings: GenerationConfig, cancel: threading.Event | None = None
@@ -95,8 +104,10 @@ class EndpointReader:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        optional = {"stop": list(settings.stop), "seed": settings.seed}
-        return asked | {name: value for name, value in optional.items() if value not in (None, [])}
+        optional: dict[str, Any] = {"stop": list(settings.stop), "seed": settings.seed, "top_k": settings.top_k}
+        if settings.repetition_penalty != 1:
+            optional["repetition_penalty"] = settings.repetition_penalty
+        return asked | {name: value for name, value in optional.items() if value not in (None, [], 0)}
 
     def _events(self, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """What the endpoint sends, event by event.
@@ -110,16 +121,16 @@ class EndpointReader:
         try:
             timeout = httpx.Timeout(_PIECE, connect=_CONNECT)
             with (
-                httpx.Client(timeout=timeout, headers=headers) as client,
+                httpx.Client(timeout=timeout, headers=headers, trust_env=self._url.startswith("https:")) as client,
                 client.stream("POST", f"{self._url}/chat/completions", json=asked) as response,
             ):
                 if response.status_code != 200:
-                    raise self._refused(response.status_code, response.read())
+                    raise self._refused(response.status_code, next(response.iter_bytes(_SAID), b""))
                 for line in response.iter_lines():
                     if line.startswith("data:") and line[5:].strip() != "[DONE]":
                         event = json.loads(line[5:])
                         if not isinstance(event, dict) or event.get("error"):
-                            raise ReaderError(f"{self.name} at {self._url} failed: {str(event)[:300]}")
+                            raise ReaderError(f"{self.name} at {self._url} failed: {str(event)[:_SAID]}")
                         yield event
         except httpx.ConnectError as error:
             raise ReaderError(
@@ -131,11 +142,13 @@ class EndpointReader:
             raise ReaderError(f"{self.name} at {self._url} broke off: {error or type(error).__name__}.") from error
 
     def _refused(self, status: int, body: bytes) -> ReaderError:
-        said = body[:300].decode("utf-8", "replace").strip()
+        said = " ".join(body.decode("utf-8", "replace").split())
+        if self._key:
+            said = said.replace(self._key, "***")
         remedy = {
             401: f"set {KEY_VARIABLE} to a key that it accepts",
             403: f"set {KEY_VARIABLE} to a key that it accepts",
             404: f"check the address, which mostly ends in /v1, and that it has a model named {self.name!r}",
             429: "it is busy; ask again later",
-        }.get(status, "see its own log")
+        }.get(status, "see its own log" if status >= 400 else "give the address that it sends to, if you trust it")
         return ReaderError(f"{self._url} refuses {self.name!r} with status {status} ({said}); {remedy}.")

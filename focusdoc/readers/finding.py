@@ -24,9 +24,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from focusdoc.decoding.answering import Asked
 from focusdoc.decoding.generation import AnswerDecoder
 from focusdoc.decoding.looking import NEAR, QuestionRows
 from focusdoc.decoding.parallel import ParallelDecoder
+from focusdoc.decoding.prompt import encode_text
 from focusdoc.errors import ConfigError
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.readers.windows import Windows
@@ -51,11 +53,17 @@ class Places:
         spans: (number of the memory, first character, behind the last) of each.
         tokens: first token and behind the last, counted through all memories, int64 [windows, 2].
         chunks: the chunk that holds its middle, counted through all memories, int64 [windows].
+        first_chunks: the first chunk of each memory, so counted.
     """
 
     spans: list[tuple[int, int, int]]
     tokens: Tensor
     chunks: Tensor
+    first_chunks: list[int]
+
+    def chunk_of(self, window: int) -> int:
+        """The chunk of a window in its own document."""
+        return int(self.chunks[window]) - self.first_chunks[self.spans[window][0]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,33 +94,26 @@ class Finder:
         #: Of each memory that was asked; they end with it.
         self._windows: WeakKeyDictionary[DocumentMemory, Windows] = WeakKeyDictionary()
 
-    def find(
-        self,
-        decoder: AnswerDecoder,
-        memories: Sequence[DocumentMemory],
-        question: str,
-        *,
-        local_ids: Sequence[int],
-        prompt_ids: Sequence[int],
-        question_ids: Sequence[int],
-    ) -> Found:
-        """What `question` makes of all windows of `memories`.
+    def find(self, decoder: AnswerDecoder, asked: Asked, question: str) -> Found:
+        """What `question` makes of all windows of the memories that are asked.
 
         Args:
-            decoder: fresh, over the chunks of `memories` in their order; it is started here.
-            local_ids, prompt_ids: see `AnswerDecoder.start`.
-            question_ids: the question's tokens; where the dynamic prompt does not hold them, all of it is the question.
+            decoder: fresh, over the chunks of the memories; it is started here.
+            question: what the dynamic prompt ends with; where it does not hold it as it is, all of it is the question.
 
         Raises:
             ConfigError: a memory was made from bare token ids.
         """
+        memories, prompt_ids = asked.memories, asked.prompt_ids
         windows = [self._windows_of(memory) for memory in memories]
         places = places_of(memories, windows)
         if isinstance(decoder, ParallelDecoder):
-            decoder.start(local_ids, prompt_ids, _rows(prompt_ids, question_ids, self._heads))
+            with decoder.base.tokenizer_lock:
+                question_ids = encode_text(asked.tokenizer, question)
+            decoder.start(asked.local_ids, prompt_ids, _rows(prompt_ids, question_ids, self._heads))
             likelihood = decoder.question_likelihood
         else:
-            decoder.start(local_ids, prompt_ids)
+            decoder.start(asked.local_ids, prompt_ids)
             likelihood = torch.zeros(decoder.num_chunks)
         mass = decoder.candidate_mass.cpu()
         words = torch.cat([torch.from_numpy(each.matches(question)) for each in windows])
@@ -146,7 +147,7 @@ def places_of(memories: Sequence[DocumentMemory], windows: Sequence[Windows]) ->
     """The windows of `memories`, one after another."""
     spans: list[tuple[int, int, int]] = []
     tokens, chunks = [], []
-    num_tokens = num_chunks = 0
+    num_tokens, first_chunks = 0, [0]
     for number, (memory, own) in enumerate(zip(memories, windows, strict=True)):
         assert memory.tokenized is not None  # the finder has refused it
         spans += [(number, start, end) for start, end in own.spans]
@@ -156,10 +157,10 @@ def places_of(memories: Sequence[DocumentMemory], windows: Sequence[Windows]) ->
         inside[:, 1] = torch.maximum(inside[:, 1], inside[:, 0] + 1)
         firsts = torch.tensor([chunk.token_start for chunk in memory.chunks])
         tokens.append(inside + num_tokens)
-        chunks.append(torch.searchsorted(firsts, inside.sum(dim=1) // 2, right=True) - 1 + num_chunks)
+        chunks.append(torch.searchsorted(firsts, inside.sum(dim=1) // 2, right=True) - 1 + first_chunks[-1])
         num_tokens += memory.num_tokens
-        num_chunks += memory.num_chunks
-    return Places(spans, torch.cat(tokens), torch.cat(chunks))
+        first_chunks.append(first_chunks[-1] + memory.num_chunks)
+    return Places(spans, torch.cat(tokens), torch.cat(chunks), first_chunks)
 
 
 def _token_starts(memories: Sequence[DocumentMemory]) -> list[int]:

@@ -25,10 +25,20 @@ class LocalReader:
         self.name = base.name
         self.window = base.context_length
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.base.fingerprint!r}, {self.base.dtype})"
+
+    def __deepcopy__(self, memo: dict[int, object]) -> LocalReader:
+        """Itself: weights are never copied."""
+        return self
+
     def count(self, text: str) -> int:
         """See `Reader.count`; exact."""
         with self.base.tokenizer_lock:
             return len(encode_text(self.base.tokenizer, text))
+
+    def check(self, settings: GenerationConfig) -> None:
+        """See `Reader.check`: it keeps to all; a grammar must be made for its own tokenizer (`EngineCore.writer`)."""
 
     def write(
         self, messages: Messages, settings: GenerationConfig, cancel: threading.Event | None = None

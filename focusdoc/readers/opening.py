@@ -24,19 +24,26 @@ def open_reader(
     """The reader that a setting names.
 
     Args:
-        reader: a `Reader`, the address of an OpenAI-compatible endpoint, what `load_base` takes, a `BaseModel`, or
-            None.
+        reader: a `Reader`, the address of an OpenAI-compatible endpoint, what `load_base` takes, a `BaseModel` (a
+            transformers model with its tokenizer), or None.
         reader_model: what an endpoint calls its model.
         device, dtype: see `focusdoc.modeling.base.load_base`.
 
     Raises:
-        ModelNotFoundError, UnsupportedModelError: as `load_base`. ConfigError: the model has no chat template.
+        ModelNotFoundError, UnsupportedModelError: as `load_base`. ConfigError: the model has no tokenizer or no chat
+            template; `reader_model` comes without an endpoint.
     """
-    if reader is None or isinstance(reader, Reader):
-        return reader
     if isinstance(reader, str) and reader.startswith(("http://", "https://")):
         return EndpointReader(reader, reader_model)
+    if reader_model is not None:
+        raise ConfigError(f"reader_model is {reader_model!r}, but reader= names no endpoint; leave it out.")
+    if reader is None or isinstance(reader, Reader):
+        return reader
     base = reader if isinstance(reader, BaseModel) else load_base(reader, device=device, dtype=dtype)
+    if base.tokenizer is None:
+        raise ConfigError(
+            f"The reader {base.name} came without a tokenizer; pass focusdoc.modeling.base.BaseModel(model, tokenizer)."
+        )
     if not getattr(base.tokenizer, "chat_template", None):
         raise ConfigError(f"The reader {base.name} has no chat template; choose one that was trained for instructions.")
     return LocalReader(base)

@@ -31,33 +31,23 @@ class Passage:
     score: float
 
 
-def choose_passages(
-    found: Found,
-    memories: Sequence[DocumentMemory],
-    *,
-    budget: int,
-    count: Callable[[str], int],
-    limit: int = NUM_WINDOWS,
-) -> list[Passage]:
+def choose_passages(found: Found, fits: Callable[[Sequence[Passage]], bool], limit: int = NUM_WINDOWS) -> list[Passage]:
     """The passages of the best windows, the best one first.
 
     Args:
-        budget: tokens that they may take in all, as `count` counts them; the first one is taken whatever it takes.
+        fits: whether these passages may be taken together; the first one is taken in any case.
         limit: windows that are taken, at most.
     """
-    firsts = [0]
-    for memory in memories:
-        firsts.append(firsts[-1] + memory.num_chunks)
     probable = found.scores.softmax(dim=0)
     chosen: list[Passage] = []
     taken: list[Passage] = []
     for index in probable.argsort(descending=True).tolist():
         number, start, end = found.places.spans[index]
-        window = Passage(number, start, end, int(found.places.chunks[index]) - firsts[number], float(probable[index]))
+        window = Passage(number, start, end, found.places.chunk_of(index), float(probable[index]))
         if any(_common(window, each) > _SHARED * min(end - start, each.end - each.start) for each in taken):
             continue
         more = _with(window, chosen)
-        if chosen and sum(count(text_of(memories, each)) for each in more) > budget:
+        if chosen and not fits(more):
             break
         chosen = more
         taken.append(window)

@@ -27,13 +27,16 @@ class Windows:
 
         self.spans = list(_cut(text))
         self._index = bm25s.BM25()
-        self._index.index(_words([text[start:end] for start, end in self.spans]), show_progress=False)
+        words = _words([text[start:end] for start, end in self.spans])
+        self._known = {word for each in words for word in each}
+        if self._known:  # the library cannot index a text without words, such as one of signs alone
+            self._index.index(words, show_progress=False)
 
     def matches(self, question: str) -> NDArray[numpy.float32]:
         """BM25's score of every window for the words of a question."""
         import numpy
 
-        known = [word for word in _words([question])[0] if word in self._index.vocab_dict]
+        known = [word for word in _words([question])[0] if word in self._known]
         if not known:
             return numpy.zeros(len(self.spans), dtype=numpy.float32)
         scores: NDArray[numpy.float32] = self._index.get_scores(known)

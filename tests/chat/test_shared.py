@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from focusdoc import FocusConfig
+from focusdoc import FocusConfig, FocusEngine
 from focusdoc.chat.shared import LazyChat, clear_shared_chats, shared_chat
-from focusdoc.errors import ModelNotFoundError
+from focusdoc.errors import ConfigError, ModelNotFoundError
+from told_reader import Told
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +30,40 @@ def test_the_same_settings_give_the_same_chat_and_load_nothing(tmp_path: Path) -
     assert shared_chat(tmp_path, config=other) is shared_chat(tmp_path, config=FocusConfig(chunk_size=99))
     assert shared_chat(tmp_path, config=other) is not one
     assert shared_chat(tmp_path, store=None) is not one
+
+
+def test_readers_that_are_named_make_chats_of_their_own(tmp_path: Path) -> None:
+    told = {"reader": "http://127.0.0.1:9/v1", "reader_model": "m"}
+    one = shared_chat(tmp_path, **told)
+    assert one is shared_chat(tmp_path, **told)
+    assert len({id(one), *(id(shared_chat(tmp_path, **more)) for more in ({}, told | {"reader_model": "n"}))}) == 3
+
+
+def test_chats_with_and_without_readers_share_one_model_and_its_memories(
+    chat: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+
+    def load(*_: Any, **__: Any) -> Any:
+        loaded.append(1)
+        return chat.engine
+
+    monkeypatch.setattr(FocusEngine, "from_pretrained", load)
+    readers = [Told("x"), Told("y")]
+    alone = shared_chat("model")
+    lazy = [shared_chat("model", reader=reader) for reader in readers]
+    assert not any(one.is_loaded for one in lazy)
+    chats = [alone.get(), *(one.get() for one in lazy)]
+    assert all(one.is_loaded for one in lazy)
+    assert loaded == [1]
+    assert [one.engine.reader for one in chats] == [None, *readers]
+    assert len({id(one.pool) for one in chats}) == 1
+
+
+def test_a_model_for_no_endpoint_is_refused(chat: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FocusEngine, "from_pretrained", lambda *_, **__: chat.engine)
+    with pytest.raises(ConfigError, match="reader_model is 'm', but reader= names no endpoint"):
+        shared_chat("model", reader_model="m").get()
 
 
 def test_clearing_forgets(tmp_path: Path) -> None:

@@ -2,83 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
+from endpoints import Endpoint, delta, event
 from focusdoc.config import GenerationConfig
 from focusdoc.errors import ConfigError, ReaderError
 from focusdoc.readers import endpoint
 from focusdoc.readers.endpoint import EndpointReader
 from focusdoc.readers.reader import Written
 
+NO_GRAMMAR: Any = type("Grammar", (), {"start": None})()
 MESSAGES = [("system", "Answer."), ("user", "Who?")]
-
-
-def event(**values: Any) -> str:
-    return f"data: {json.dumps(values)}\n\n"
-
-
-def delta(text: str, reason: str | None = None) -> str:
-    return event(choices=[{"delta": {"content": text}, "finish_reason": reason}])
-
-
-#: What a whole answer looks like on the wire; some servers send comments to keep the line open.
-WHOLE = [
-    event(choices=[{"delta": {"role": "assistant", "content": None}, "finish_reason": None}]),
-    ": still here\n\n",
-    delta("Ep"),
-    delta("pie"),
-    delta("", "stop"),
-    event(choices=[], usage={"prompt_tokens": 11, "completion_tokens": 2}),
-    "data: [DONE]\n\n",
-]
-
-
-class Endpoint:
-    """Sends `events` with `status`, and keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = WHOLE
-        self.status = 200
-        self.asked: list[tuple[str, dict[str, str], dict[str, Any]]] = []
-        self.silent = threading.Event()
-        self.silent.set()
-        owner = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                owner.asked.append((self.path, dict(self.headers), body))
-                self.send_response(owner.status)
-                self.end_headers()
-                for text in owner.events:
-                    owner.silent.wait(10)
-                    self.wfile.write(text.encode())
-                    self.wfile.flush()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
 
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     monkeypatch.delenv("FOCUSDOC_READER_KEY", raising=False)
-    made = Endpoint()
-    thread = threading.Thread(target=made.server.serve_forever)
-    thread.start()
-    yield made
-    made.silent.set()
-    made.server.shutdown()
-    thread.join()
-    made.server.server_close()
+    with Endpoint.running() as made:
+        yield made
 
 
 def written(reader: EndpointReader, **settings: Any) -> tuple[list[str], Written]:
@@ -105,6 +50,64 @@ def test_settings_and_messages_are_what_is_asked(served: Endpoint) -> None:
     assert asked["messages"] == [{"role": "system", "content": "Answer."}, {"role": "user", "content": "Who?"}]
     assert (asked["model"], asked["max_tokens"], asked["temperature"]) == ("m", 9, 0.5)
     assert (asked["stop"], asked["seed"], asked["stream"]) == (["END"], 3, True)
+
+
+def test_settings_that_not_every_endpoint_knows_are_sent_where_they_are_set(served: Endpoint) -> None:
+    written(EndpointReader(served.url, "m"))
+    written(EndpointReader(served.url, "m"), top_k=5, repetition_penalty=1.2)
+    (_, _, plain), (_, _, asked) = served.asked
+    assert not {"top_k", "repetition_penalty", "seed", "stop"} & plain.keys()
+    assert (asked["top_k"], asked["repetition_penalty"]) == (5, 1.2)
+
+
+class TestKey:
+    """It goes to the endpoint's own host alone."""
+
+    def test_a_redirect_is_not_followed(self, served: Endpoint) -> None:
+        with Endpoint.running() as other:
+            for status in (301, 302, 307, 308):
+                served.status, served.headers = status, {"Location": f"{other.url}/chat/completions"}
+                with pytest.raises(ReaderError, match=rf"status {status}.*give the address that it sends to"):
+                    written(EndpointReader(served.url, "m", key="secret"))
+            assert other.asked == []
+
+    def test_no_proxy_of_the_environment_reads_it(self, served: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        with Endpoint.running() as proxy:
+            for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+                monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
+            assert written(EndpointReader(served.url, "m", key="secret"))[0] == ["Ep", "pie"]
+            assert proxy.asked == []
+            with pytest.raises(ReaderError, match="broke off"):
+                written(EndpointReader("https://models.example/v1", "m", key="secret"))
+            ((target, headers, _),) = proxy.asked  # to be connected through; what passes is encrypted
+            assert target == "models.example:443"
+            assert "secret" not in str(headers)
+
+    def test_is_in_no_message_even_where_the_endpoint_repeats_it(self, served: Endpoint) -> None:
+        served.status, served.events = 401, ["Wrong key: secret"]
+        reader = EndpointReader(served.url, "m", key="secret")
+        with pytest.raises(ReaderError, match=r"Wrong key: \*\*\*") as refused:
+            written(reader)
+        assert "secret" not in str(refused.value)
+        assert "secret" not in repr(reader)
+
+
+def test_what_a_refusal_says_is_cut_and_not_read_to_its_end(served: Endpoint) -> None:
+    served.status = 500
+    served.events = ["x" * 1000, *["y" * 1_000_000] * 50]
+    with pytest.raises(ReaderError) as refused:
+        written(EndpointReader(served.url, "m"))
+    assert "x" * 100 in str(refused.value)
+    assert "yy" not in str(refused.value)
+    assert len(str(refused.value)) < 500
+    assert served.left.wait(10)
+
+
+def test_a_grammar_is_refused(served: Endpoint) -> None:
+    with pytest.raises(ConfigError, match="cannot be kept to a grammar"):
+        EndpointReader(served.url, "m").check(GenerationConfig(grammar=NO_GRAMMAR))
 
 
 def test_the_key_comes_from_the_environment_and_none_is_sent_without(

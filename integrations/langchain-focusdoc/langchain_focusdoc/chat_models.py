@@ -15,7 +15,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from focusdoc.chat.settings import LOADING, known_fields, one_or_many, refuse_unknown
+from focusdoc.chat.settings import LOADING, known_fields, one_or_many, reader_of, refuse_unknown
 from focusdoc.chat.shared import LazyChat, shared_chat
 from focusdoc.chat.streams import last_answer
 from focusdoc.chat.threads import run_in_thread, stream_in_thread
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from focusdoc.chat.conversation import Chat
     from focusdoc.decoding.answer import TextPiece
+    from focusdoc.readers import Reader
 
 #: Parameters of every LangChain chat model that mean nothing to a model in this process.
 _MEANINGLESS = frozenset({"api_key", "base_url", "timeout", "max_retries"})
@@ -57,7 +58,8 @@ class ChatFocusLLM(BaseChatModel):
     A prompt that fits into the local window goes to the model as it is. Of a longer one, the text between its
     instructions and its question is read into a memory, once; asking again over the same text reads nothing again,
     and ``usage_metadata["input_token_details"]["cache_read"]`` says so. Nothing is loaded before the first call, and
-    all objects with the same settings share one model.
+    all objects with the same settings share one model. With a `reader` that writes: a short prompt by itself, a long
+    one from its frame and the passages that the model finds.
 
     Example:
         ```python
@@ -70,6 +72,7 @@ class ChatFocusLLM(BaseChatModel):
     Raises:
         FocusRequestError: from every call: an empty prompt, images, tools, a setting out of range.
         FocusContextOverflowError: a prompt longer than the memory can hold.
+        focusdoc.errors.ReaderError: the reader cannot be reached or breaks off; `.sources` has what was found.
     """
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
@@ -85,6 +88,11 @@ class ChatFocusLLM(BaseChatModel):
     attention: str = "auto"
     store: str | None = "auto"
     """Where memories are kept on disk: "auto", a folder, or None."""
+    reader: Any | None = None
+    """What writes the answers from passages that the model finds: a name, a folder or a hub name, the address of an
+    OpenAI-compatible endpoint, a chat model of LangChain; None for the model itself."""
+    reader_model: str | None = None
+    """What the reader's endpoint calls its model."""
     max_memory_bytes: int | None = Field(default=None, ge=1)
     """For memories; None for half of the RAM."""
     max_tokens: int = Field(default=256, ge=1)
@@ -123,9 +131,19 @@ class ChatFocusLLM(BaseChatModel):
     def _one_or_many(cls, value: Any) -> Any:
         return one_or_many(value)
 
+    @field_validator("reader")
+    @classmethod
+    def _as_reader(cls, value: Any) -> Any:
+        def wrap(model: BaseChatModel) -> Reader:
+            from langchain_focusdoc.writing import LangChainReader
+
+            return LangChainReader(model)
+
+        return reader_of(value, BaseChatModel, wrap)
+
     @property
     def focus(self) -> LazyChat:
-        """The model with its memories, shared by all objects with the same settings; `.get()` loads it."""
+        """The model with its memories and its reader, shared by all objects with the same settings; `.get()` loads."""
         return self.engine or self._shared(self.model)
 
     def get_token_ids(self, text: str) -> list[int]:
@@ -184,11 +202,9 @@ class ChatFocusLLM(BaseChatModel):
         chat, pieces = self._pieces(messages, stop, kwargs)
         with as_langchain_errors():
             answer = last_answer(pieces)
-        name = chat.engine.base.name
-        message = AIMessage(
-            content=answer.text, usage_metadata=usage_of(answer), response_metadata=metadata_of(answer, name)
-        )
-        return ChatResult(generations=[ChatGeneration(message=message)], llm_output={"model_name": name})
+        told = metadata_of(answer, chat.engine)
+        message = AIMessage(content=answer.text, usage_metadata=usage_of(answer), response_metadata=told)
+        return ChatResult(generations=[ChatGeneration(message=message)], llm_output={"model_name": told["model_name"]})
 
     def _stream(
         self,
@@ -259,7 +275,6 @@ class ChatFocusLLM(BaseChatModel):
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
     ) -> Generator[ChatGenerationChunk, None, None]:
         chat, pieces = self._pieces(messages, stop, kwargs)
-        name = chat.engine.base.name
 
         def chunks() -> Generator[ChatGenerationChunk, None, None]:
             with as_langchain_errors():
@@ -269,7 +284,7 @@ class ChatFocusLLM(BaseChatModel):
                         message = AIMessageChunk(
                             content=str(piece),
                             usage_metadata=usage_of(piece.answer),
-                            response_metadata=metadata_of(piece.answer, name),
+                            response_metadata=metadata_of(piece.answer, chat.engine),
                             chunk_position="last",
                         )
                     yield ChatGenerationChunk(message=message)
@@ -301,13 +316,5 @@ class ChatFocusLLM(BaseChatModel):
         return settings
 
     def _shared(self, model: str | None) -> LazyChat:
-        return shared_chat(
-            model,
-            adapter=self.adapter,
-            config=self.config,
-            device=self.device,
-            dtype=self.dtype,
-            attention=self.attention,
-            store=self.store,
-            max_memory_bytes=self.max_memory_bytes,
-        )
+        settings = {name: getattr(self, name) for name in LOADING} | {"model": model}
+        return shared_chat(**settings, max_memory_bytes=self.max_memory_bytes)

@@ -14,6 +14,7 @@ from langchain_focusdoc.errors import FocusRequestError
 
 if TYPE_CHECKING:
     from focusdoc.decoding.answer import Answer
+    from focusdoc.engine import FocusEngine
 
 _ROLES = {
     "system": "system",
@@ -70,7 +71,7 @@ def _parts_of(message: BaseMessage) -> list[str]:
 def usage_of(answer: Answer) -> UsageMetadata:
     """Tokens of the answer; ``cache_read`` of them were read for an earlier call, ``cache_creation`` for this one."""
     usage = answer.usage
-    prompt_tokens = usage.document_tokens + usage.prompt_tokens
+    prompt_tokens = usage.document_tokens + usage.prompt_tokens + usage.reader_tokens
     return UsageMetadata(
         input_tokens=prompt_tokens,
         output_tokens=usage.completion_tokens,
@@ -81,10 +82,12 @@ def usage_of(answer: Answer) -> UsageMetadata:
     )
 
 
-def metadata_of(answer: Answer, model_name: str) -> dict[str, Any]:
+def metadata_of(answer: Answer, engine: FocusEngine) -> dict[str, Any]:
     """What `response_metadata` holds: the model, why it stopped, timings in seconds, the passages looked at."""
+    by_reader = {"reader": engine.reader.name, "reader_tokens": answer.usage.reader_tokens} if engine.reader else {}
     return {
-        "model_name": model_name,
+        "model_name": engine.base.name,
+        **by_reader,
         "model_provider": "focusdoc",
         "finish_reason": answer.finish_reason,
         "timings": {**asdict(answer.timings), "total": answer.timings.total},

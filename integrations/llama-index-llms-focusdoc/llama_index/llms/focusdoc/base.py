@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Generator, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -17,19 +18,23 @@ from llama_index.core.base.llms.types import (
     LLMMetadata,
     MessageRole,
 )
-from llama_index.core.bridge.pydantic import BaseModel, Field, field_validator, model_validator
+from llama_index.core.bridge.pydantic import BaseModel, Field, field_serializer, field_validator, model_validator
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.custom import CustomLLM
+from llama_index.core.llms.llm import LLM
 from llama_index.core.prompts import PromptTemplate
 from llama_index.llms.focusdoc.messages import raw_of, sources_of, to_messages
 
 from focusdoc.chat.messages import Message
-from focusdoc.chat.settings import known_fields, one_or_many, refuse_unknown
+from focusdoc.chat.settings import LOADING, known_fields, one_or_many, reader_of, refuse_unknown
 from focusdoc.chat.shared import LazyChat, shared_chat
 from focusdoc.chat.structured import AnswerType
 from focusdoc.chat.threads import run_in_thread, stream_in_thread
 from focusdoc.config import FocusConfig
 from focusdoc.errors import FocusdocError
+
+if TYPE_CHECKING:
+    from focusdoc.readers import Reader
 
 R = TypeVar("R")
 #: Settings of one call that LlamaIndex users know by another name.
@@ -46,7 +51,8 @@ class FocusLLM(CustomLLM):
 
     A prompt that fits into the local window goes to the model as it is. Of a longer one, the text between its
     instructions and its question is read into a memory, once; asking again over the same text reads nothing again.
-    Nothing is loaded before the first call, and all objects with the same settings share one model.
+    Nothing is loaded before the first call, and all objects with the same settings share one model. With a `reader`
+    that writes: a short prompt by itself, a long one from its frame and the passages that the model finds.
 
     Examples:
         `pip install llama-index-llms-focusdoc`
@@ -73,6 +79,12 @@ class FocusLLM(CustomLLM):
     dtype: str = Field(default="auto", description='"auto", "float32" or "bfloat16".')
     attention: str = Field(default="auto", description='The attention kernel: "auto", "sdpa" or "naive".')
     store: str | None = Field(default="auto", description='Where memories are kept: "auto", a folder, or None.')
+    reader: Any | None = Field(
+        default=None,
+        description="What writes the answers from passages that the model finds: a name, a folder or a hub name, an "
+        "OpenAI-compatible endpoint's address, an LLM of LlamaIndex; None: the model itself.",
+    )
+    reader_model: str | None = Field(default=None, description="What the reader's endpoint calls its model.")
     max_memory_bytes: int | None = Field(default=None, description="For memories; None for half of the RAM.", ge=1)
     max_new_tokens: int = Field(default=256, description="At most this many new tokens.", ge=1)
     temperature: float = Field(default=0.0, description="0 for greedy decoding.", ge=0.0)
@@ -104,6 +116,21 @@ class FocusLLM(CustomLLM):
     def _one_or_many(cls, value: Any) -> Any:
         return one_or_many(value)
 
+    @field_validator("reader")
+    @classmethod
+    def _as_reader(cls, value: Any) -> Any:
+        def wrap(llm: LLM) -> Reader:
+            from llama_index.llms.focusdoc.writing import LlamaIndexReader
+
+            return LlamaIndexReader(llm)
+
+        return reader_of(value, LLM, wrap)
+
+    @field_serializer("reader")
+    def _named_reader(self, value: Any) -> str | None:
+        """A name, a folder or an address as it is; of an object what it is, which no object is made of again."""
+        return None if value is None else str(value)
+
     @field_validator("generate_kwargs")
     @classmethod
     def _known_of_calls(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -111,13 +138,14 @@ class FocusLLM(CustomLLM):
         return value
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled.
+        """What is pickled. LlamaIndex leaves out what cannot be, and would load another model, or ask no reader.
 
         Raises:
-            ConfigError: the object was made from ``engine=``; LlamaIndex would leave that out and load another model.
+            ConfigError: the object was made from ``engine=``. TypeError and others: its reader cannot be pickled.
         """
         if self.engine is not None:
             self.engine.__reduce__()
+        pickle.dumps(self.reader)
         return super().__getstate__()
 
     @classmethod
@@ -127,17 +155,9 @@ class FocusLLM(CustomLLM):
 
     @property
     def focus(self) -> LazyChat:
-        """The model with its memories, shared by all objects with the same settings; `.get()` loads it."""
-        return self.engine or shared_chat(
-            self.model,
-            adapter=self.adapter,
-            config=self.config,
-            device=self.device,
-            dtype=self.dtype,
-            attention=self.attention,
-            store=self.store,
-            max_memory_bytes=self.max_memory_bytes,
-        )
+        """The model with its memories and its reader, shared by all objects with the same settings; `.get()` loads."""
+        settings = {name: getattr(self, name) for name in LOADING}
+        return self.engine or shared_chat(**settings, max_memory_bytes=self.max_memory_bytes)
 
     @property
     def metadata(self) -> LLMMetadata:
@@ -160,6 +180,8 @@ class FocusLLM(CustomLLM):
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """The answer to a prompt. Unless it is `formatted`, it is put into the model's chat template.
+
+        A `formatted` one is continued by the model itself, even where there is a reader.
 
         Args:
             kwargs: settings of this call: max_tokens, temperature, top_p, top_k, repetition_penalty, stop, seed;
@@ -275,7 +297,6 @@ class FocusLLM(CustomLLM):
         else:
             prompt = self.completion_to_prompt(prompt) if self.completion_to_prompt else prompt
             pieces = chat.stream([Message("user", prompt)], max_sources=self.max_sources, cancel=cancel, **settings)
-        name = chat.engine.base.name
 
         def responses() -> CompletionResponseGen:
             text = ""
@@ -285,7 +306,7 @@ class FocusLLM(CustomLLM):
                 yield CompletionResponse(
                     text=text,
                     delta=str(piece),
-                    raw=raw_of(answer, name) if answer else None,
+                    raw=raw_of(answer, chat.engine) if answer else None,
                     additional_kwargs=sources_of(answer) if answer else {},
                 )
 
@@ -297,7 +318,6 @@ class FocusLLM(CustomLLM):
         conversation = to_messages(messages)
         chat = self.focus.get()
         pieces = chat.stream(conversation, max_sources=self.max_sources, cancel=cancel, **settings)
-        name = chat.engine.base.name
 
         def responses() -> ChatResponseGen:
             text = ""
@@ -308,7 +328,7 @@ class FocusLLM(CustomLLM):
                 yield ChatResponse(
                     message=ChatMessage(role=MessageRole.ASSISTANT, content=text, additional_kwargs=sources),
                     delta=str(piece),
-                    raw=raw_of(answer, name) if answer else None,
+                    raw=raw_of(answer, chat.engine) if answer else None,
                     additional_kwargs=sources,
                 )
 

@@ -12,6 +12,7 @@ from focusdoc.chat.messages import Message
 
 if TYPE_CHECKING:
     from focusdoc.decoding.answer import Answer
+    from focusdoc.engine import FocusEngine
 
 _ROLES = {
     MessageRole.SYSTEM: "system",
@@ -63,12 +64,13 @@ def _kind(block: Any) -> str:
     return str(getattr(block, "block_type", ""))
 
 
-def raw_of(answer: Answer, model: str) -> dict[str, Any]:
+def raw_of(answer: Answer, engine: FocusEngine) -> dict[str, Any]:
     """What `response.raw` holds: usage under the names that LlamaIndex's handlers look for, timings in seconds."""
     usage = answer.usage
-    prompt_tokens = usage.document_tokens + usage.prompt_tokens
+    prompt_tokens = usage.document_tokens + usage.prompt_tokens + usage.reader_tokens
     return {
-        "model": model,
+        "model": engine.base.name,
+        "reader": engine.reader and engine.reader.name,
         "finish_reason": answer.finish_reason,
         "warnings": list(answer.warnings),
         "usage": {
@@ -78,6 +80,7 @@ def raw_of(answer: Answer, model: str) -> dict[str, Any]:
             "document_tokens": usage.document_tokens,
             "encoded_tokens": usage.encoded_tokens,
             "cached_tokens": usage.document_tokens - usage.encoded_tokens,
+            "reader_tokens": usage.reader_tokens,
         },
         "timings": {**asdict(answer.timings), "total": answer.timings.total},
     }

@@ -98,5 +98,5 @@ class FocusQueryEngine(CustomQueryEngine):
         return Response(
             answer.text,
             source_nodes=list(to_nodes(answer.sources, self.documents)),
-            metadata=raw_of(answer, self.llm.focus.get().engine.base.name),
+            metadata=raw_of(answer, self.llm.focus.get().engine),
         )

@@ -60,7 +60,7 @@ def stream_question(
             if piece.answer is not None:
                 response = CompletionResponse(
                     text=piece.answer.text,
-                    raw=raw_of(piece.answer, chat.engine.base.name),
+                    raw=raw_of(piece.answer, chat.engine),
                     additional_kwargs=sources_of(piece.answer),
                 )
                 event.on_end(payload={EventPayload.PROMPT: question, EventPayload.COMPLETION: response})

@@ -1,0 +1,48 @@
+"""The windows of a text cover it, overlap, and match a question by its words."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from focusdoc.readers import windows
+from focusdoc.readers.windows import Windows
+
+SENTENCES = " ".join(f"The house number {number} is painted in colour {number % 7}." for number in range(60))
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8"), max_size=3000))
+def test_they_cover_every_text_in_order(text: str) -> None:
+    spans = Windows(text).spans
+    covered = {place for start, end in spans for place in range(start, end)}
+    assert all(text[place].isspace() for place in range(len(text)) if place not in covered)
+    assert spans == sorted(set(spans))
+
+
+def test_each_overlaps_the_next_so_that_no_answer_is_cut() -> None:
+    spans = Windows(SENTENCES).spans
+    assert len(spans) > 5
+    assert all(other[0] < one[1] for one, other in pairwise(spans))
+    assert all(SENTENCES[start:end].endswith(".") for start, end in spans)
+    assert all(0.9 * windows.WIDTH <= end - start <= 2 * windows.WIDTH for start, end in spans[:-1])
+
+
+def test_the_window_with_the_rare_word_matches_most() -> None:
+    text = SENTENCES + " A cuckoo lives there. " + SENTENCES
+    matched = Windows(text)
+    start, end = matched.spans[int(matched.matches("Where do cuckoos live?").argmax())]
+    assert "cuckoo" in text[start:end]
+
+
+@pytest.mark.parametrize("question", ["???", "the of", "xylophone", "何"])
+def test_a_question_without_known_words_matches_nothing(question: str) -> None:
+    assert not Windows(SENTENCES).matches(question).any()
+
+
+@pytest.mark.parametrize("text", ["", "x", "++ -- ++", "\n\n", "word"])
+def test_texts_of_hardly_any_words(text: str) -> None:
+    found = Windows(text)
+    assert len(found.matches("A word?")) == len(found.spans)
