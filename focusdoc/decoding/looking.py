@@ -16,7 +16,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True, slots=True)
 class QuestionRows:
-    """The rows of a dynamic prompt that hold the question, and the heads that are followed in them.
+    """The rows of a dynamic prompt that hold the question, and the heads whose looks are kept for them.
 
     Attributes:
         first, last: the question is ``prompt_ids[first:last]``.

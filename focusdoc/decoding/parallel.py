@@ -19,8 +19,6 @@ from focusdoc.decoding.sweep import CandidateQueries, ChunkGroup, LocalContext, 
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.modeling.base import BaseModel, CandidateWeights
 
-#: Chunks whose likelihood of a question is taken at once: bounds the logits, a vocabulary for each row.
-LOGIT_CHUNKS = 16
 #: Rows of one sweep where `FocusConfig.chunk_batch` does not say: bounds the activations of the prompt phase.
 MAX_ROWS = 8192
 
@@ -92,9 +90,8 @@ class ParallelDecoder:
         #: Attention mass that the newest local token paid to each chunk's candidate: float32 [num_chunks],
         #: mean over layers and heads.
         self.candidate_mass = torch.zeros(self.num_chunks)
-        #: The question's rows that `start` was told of, and behind each chunk their tokens' log-likelihood.
+        #: The question's rows that `start` was given.
         self._question: QuestionRows | None = None
-        self.question_likelihood = torch.zeros(self.num_chunks)
 
     @torch.no_grad()
     def start(
@@ -105,21 +102,14 @@ class ParallelDecoder:
         Args:
             local_ids: the local context, with its BOS if the mode wants one.
             prompt_ids: the dynamic prompt, with its BOS likewise; its last token is the last local token.
-            question: rows of the dynamic prompt to be followed, so that `look_for_question` and `question_likelihood`
-                tell what the base model's own heads and its likelihood make of each chunk.
+            question: rows of the dynamic prompt to be followed, so that `look_for_question` tells what the base model's
+                own heads take from each chunk.
 
         Returns:
             Float32 logits [vocab] of the first new token.
         """
         self._question = question
-        ordinary, local = self.open(local_ids, prompt_ids)
-        passes = self.passes(ordinary, local)
-        hidden = [self._run(each) for each in passes]
-        if question is not None:
-            tokens = torch.tensor(prompt_ids, device=self.base.device)
-            found = [self._likelihoods(one, rows, tokens) for one, rows in zip(passes, hidden, strict=True)]
-            self.question_likelihood = torch.cat(found).cpu()
-        return self.settle(passes[-1], hidden[-1], len(ordinary), len(local))
+        return self._advance(*self.open(local_ids, prompt_ids))
 
     def open(self, local_ids: Sequence[int], prompt_ids: Sequence[int]) -> tuple[list[int], list[int]]:
         """What `start` feeds: the tokens of every chunk before its candidate, and the local tokens."""
@@ -191,18 +181,6 @@ class ParallelDecoder:
         if self._question is None or not self._question.heads:
             return []
         return question_look([Looker(index, self.single(index)) for index in chunks], self._asked, self._question)
-
-    def _likelihoods(self, rows: PassRows, hidden: Tensor, prompt_ids: Tensor) -> Tensor:
-        """Log-likelihood of the question's tokens behind each chunk of a pass, float32 [chunks]."""
-        assert self._question is not None
-        first, last = max(1, self._question.first), self._question.last
-        found = []
-        for group, (ordinary, _) in zip(rows.layout.groups, rows.layout.spans(len(rows.token_ids)), strict=True):
-            by_chunk = torch.unflatten(hidden[ordinary], 0, (group.num_chunks, -1))
-            for some in torch.split(by_chunk[:, first - 1 : last - 1], LOGIT_CHUNKS):
-                chosen = prompt_ids[first:last].expand(len(some), -1).unsqueeze(2)
-                found.append(self.base.logits(some).log_softmax(dim=-1).gather(2, chosen).sum(dim=(1, 2)))
-        return torch.cat(found)
 
     def _looked_at(
         self, chunks: Sequence[int], token_ids: Sequence[int], masses: Tensor, prompt_len: int

@@ -217,7 +217,7 @@ class Sweep:
         """
         stop = self.tail_start + self.num_ordinary + 1
         asked = []
-        for group, rows, rotation in zip(self.groups, self.spans(query.shape[2]), self._rotations, strict=True):
+        for group, rows, rotation in zip(self.groups, self._spans(query.shape[2]), self._rotations, strict=True):
             # The candidate's own KV takes the slot that its ordinary KV will take one step later.
             group.tail_keys[layer, :, :, self.tail_start : stop] = self._by_chunk(key[0], rows, group.num_chunks)
             group.tail_values[layer, :, :, self.tail_start : stop] = self._by_chunk(value[0], rows, group.num_chunks)
@@ -244,7 +244,7 @@ class Sweep:
         """
         _, num_heads, num_rows, head_dim = query.shape
         output = query.new_empty((1, num_rows, num_heads, head_dim))
-        for rows, found in zip(self.spans(num_rows), over, strict=True):
+        for rows, found in zip(self._spans(num_rows), over, strict=True):
             # [num_chunks, num_heads, new, head_dim] -> [num_chunks, new, num_heads, head_dim]
             by_row = found.transpose(1, 2)
             output[0, rows[0]] = by_row[:, :-1].flatten(0, 1)
@@ -266,11 +266,11 @@ class Sweep:
             return None
         asked = [
             self._by_chunk(query[heads], rows, group.num_chunks)[:, :, self.question.first : self.question.last]
-            for group, rows in zip(self.groups, self.spans(query.shape[1]), strict=True)
+            for group, rows in zip(self.groups, self._spans(query.shape[1]), strict=True)
         ]
         return torch.cat(asked).float() * scaling
 
-    def spans(self, num_rows: int) -> list[tuple[slice, slice]]:
+    def _spans(self, num_rows: int) -> list[tuple[slice, slice]]:
         """For each group, its ordinary rows and its candidate rows."""
         spans = []
         row, candidate = 0, num_rows - self.num_candidates

@@ -1,16 +1,17 @@
-"""Finding: which windows of the documents hold what a question asks, by all that the small model knows of them.
+"""Finding: which windows of the documents hold what a question asks.
 
-Five signals make one score:
+Three signals make one score:
 
-- the candidates' attention masses tell which chunks matter (what candidates are for; FocusLLM, section 3.1);
-- where inside its chunk a candidate looked;
-- what the base model's own retrieval heads take from each token for the question (arXiv 2404.15574, 2506.09944);
-- how likely the question is behind each chunk;
+- where the candidates looked, weighted by the attention that the local context paid to them (what candidates are for;
+  FocusLLM, section 3.1);
+- what the base model's own retrieval heads take from each token for the question, which runs behind every chunk as the
+  dynamic prompt in any case (arXiv 2404.15574, 2506.09944);
 - how well a window's words match the question's (BM25).
 
-A window's score is a weighted sum: of the logarithms of the first three, of the log-likelihood, and of BM25's score
-against the best window's. So the scores are the logits of a softmax over all windows, and the weights are learnt as
-such (benchmarks/finding.py).
+A window's score is a weighted sum: of the logarithms of the first two, against the largest of all windows, and of
+BM25's score against the best one. So scores are the logits of a softmax over all windows, and the weights are learnt
+as such (benchmarks/finding.py). Tried without gain beside these: the likelihood of the question behind each chunk, and
+the chunks' attention masses as a signal of their own (docs/reading.md).
 """
 
 from __future__ import annotations
@@ -37,12 +38,10 @@ from focusdoc.readers.windows import Windows
 LOOKED = 32
 #: Against 1 for the largest, what a signal of nothing counts as; differences below it tell nothing.
 FLOOR = 0.02
-#: Nats below the best chunk's likelihood that tell nothing more.
-UNLIKELY = 30.0
 #: The names of the signals, in the order of their weights.
-SIGNALS = ("mass", "looked", "heads", "likelihood", "words")
+SIGNALS = ("looked", "heads", "words")
 #: What each signal counts for.
-WEIGHTS = (1.07, 0.86, 1.02, 0.14, 3.0)
+WEIGHTS = (1.25, 0.48, 4.8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,26 +110,22 @@ class Finder:
             with decoder.base.tokenizer_lock:
                 question_ids = encode_text(asked.tokenizer, question)
             decoder.start(asked.local_ids, prompt_ids, _rows(prompt_ids, question_ids, self._heads))
-            likelihood = decoder.question_likelihood
         else:
             decoder.start(asked.local_ids, prompt_ids)
-            likelihood = torch.zeros(decoder.num_chunks)
         mass = decoder.candidate_mass.cpu()
         words = torch.cat([torch.from_numpy(each.matches(question)) for each in windows])
-        chunk_mass = torch.log(mass / mass.max().clamp_min(1e-30) + FLOOR)
-        chunk_likelihood = (likelihood - likelihood.max()).clamp_min(-UNLIKELY)
         signals = torch.zeros(len(words), len(SIGNALS))
-        signals[:, 0] = chunk_mass[places.chunks]
-        signals[:, 3] = chunk_likelihood[places.chunks]
-        signals[:, 4] = words / words.max().clamp_min(1e-30)
+        signals[:, 2] = words / words.max().clamp_min(1e-30)
+        # A chunk is worth a look for its attention mass, or for the words of one of its windows.
+        signals[:, 0] = torch.log(mass / mass.max().clamp_min(1e-30) + FLOOR)[places.chunks]
         promise = torch.full((decoder.num_chunks,), -torch.inf)
         promise.scatter_reduce_(0, places.chunks, signals @ self._weights, "amax")
         chunks: list[int] = promise.argsort(descending=True)[:LOOKED].tolist()
         starts = _token_starts(memories)
         looked = decoder.look_inside(chunks, prompt_ids[-1:], mass[None], prompt_len=len(prompt_ids))
-        signals[:, 1] = _in_windows(_spread(chunks, [look[None] for look in looked], starts), places)
+        signals[:, 0] = _in_windows(_spread(chunks, [look[None] for look in looked], starts), places)
         if self._heads and isinstance(decoder, ParallelDecoder):
-            signals[:, 2] = _in_windows(_spread(chunks, decoder.look_for_question(chunks), starts), places)
+            signals[:, 1] = _in_windows(_spread(chunks, decoder.look_for_question(chunks), starts), places)
         return Found(places, signals, signals @ self._weights)
 
     def _windows_of(self, memory: DocumentMemory) -> Windows:

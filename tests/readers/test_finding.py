@@ -63,9 +63,8 @@ class TestSignals:
         found = with_finder(engine, Finder(HEADS)).find(memories, "Which house?")
         assert found.signals.isfinite().all()
         best = found.signals.amax(dim=0)
-        for name in ("mass", "looked", "heads"):
+        for name in ("looked", "heads"):
             assert best[SIGNALS.index(name)] == pytest.approx(math.log(1.02), abs=1e-4)
-        assert best[SIGNALS.index("likelihood")] <= 0
         assert best[SIGNALS.index("words")] == 1
 
     def test_words_alone_find_the_words(self, engine: FocusEngine, memories: list[DocumentMemory]) -> None:
@@ -73,14 +72,6 @@ class TestSignals:
         number, start, end = found.places.spans[int(found.scores.argmax())]
         assert number == 1
         assert "1712" in OTHER[start:end]
-
-    def test_the_windows_of_the_chunk_with_most_mass_lead_by_mass(
-        self, engine: FocusEngine, memories: list[DocumentMemory]
-    ) -> None:
-        found = with_finder(engine, Finder((), only("mass"))).find(memories, "Which house?")
-        answer = engine.ask(memories, "Which house?", max_new_tokens=1, max_sources=1)
-        leading = found.places.chunks[int(found.scores.argmax())]
-        assert int(leading) == max(range(len(answer.chunk_shares)), key=lambda chunk: answer.chunk_shares[chunk])
 
     def test_without_heads_that_signal_says_nothing(self, engine: FocusEngine, memories: list[DocumentMemory]) -> None:
         found = with_finder(engine, Finder()).find(memories, "Which house?")
