@@ -73,8 +73,8 @@ def _layer_look(lookers: Sequence[Looker], layer: int, sweeps: Sequence[Candidat
     # [heads, all chunks, head_dim] -> [lookers, heads, head_dim]
     queries = torch.cat([rows.queries for rows in sweeps], dim=1)[:, chunks].transpose(0, 1)
     own = torch.cat([rows.keys for rows in sweeps], dim=1)[:, chunks].transpose(0, 1)
-    keys, values = _stored(lookers, layer, tail_len, own.dtype)
-    keys = torch.cat((keys, own.unsqueeze(2).float()), dim=2)
+    keys, values = _stored(lookers, layer, tail_len, own.dtype, more=1)
+    keys[:, :, -1] = own
     # [lookers, heads, head_dim] -> [lookers, num_kv_heads, heads per KV head, head_dim]
     scores = torch.unflatten(queries, 1, (own.shape[1], -1)) @ keys.mT
     num_keys = keys.shape[2]
@@ -112,12 +112,21 @@ def _layer_question(
     return gathered(scores.softmax(dim=-1)[..., :chunk_len], values).sum(dim=2)
 
 
-def _stored(lookers: Sequence[Looker], layer: int, tail_len: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Float32 keys of chunks and tails [lookers, num_kv_heads, chunk_len + tail_len, head_dim], and chunks' values."""
-    keys, values = [], []
-    for looker in lookers:
+def _stored(
+    lookers: Sequence[Looker], layer: int, tail_len: int, dtype: torch.dtype, more: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Float32 keys of chunks and tails, with room for `more`, and the values of the chunks.
+
+    Returns:
+        Both [lookers, num_kv_heads, tokens, head_dim].
+    """
+    group = lookers[0].group
+    chunk_len, (num_kv_heads, _, head_dim) = group.chunk_len, group.tail_keys.shape[2:]
+    shape = (len(lookers), num_kv_heads, chunk_len + tail_len + more, head_dim)
+    keys = torch.empty(shape, device=group.tail_keys.device)
+    values = group.tail_keys.new_empty((*shape[:2], chunk_len, head_dim))
+    for row, looker in enumerate(lookers):
         stored_keys, stored_values = looker.group.block.layer(layer, dtype)
-        tail = looker.group.tail_keys[layer, :, :, :tail_len]
-        keys.append(torch.cat((stored_keys.float(), tail.float()), dim=2))
-        values.append(stored_values)
-    return torch.cat(keys), torch.cat(values)
+        keys[row, :, :chunk_len], values[row] = stored_keys[0], stored_values[0]
+        keys[row, :, chunk_len : chunk_len + tail_len] = looker.group.tail_keys[layer, 0, :, :tail_len]
+    return keys, values
