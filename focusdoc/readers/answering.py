@@ -12,8 +12,9 @@ from focusdoc.decoding.generation import AnswerDecoder
 from focusdoc.errors import ReaderError
 from focusdoc.readers.finding import Finder
 from focusdoc.readers.fitting import fit_reading
-from focusdoc.readers.passages import choose_passages, in_order, source_of, text_of
+from focusdoc.readers.passages import choose_passages, in_order, text_of
 from focusdoc.readers.reader import Messages, Reader, Written, reading_prompt
+from focusdoc.readers.sources import sources_of
 
 #: Tokens of passages, in the reader's own.
 BUDGET = 1000
@@ -49,7 +50,6 @@ def stream_read_answer(
     )
     texts = [text_of(memories, each) for each in in_order(passages)]
     looked = time.perf_counter() - begun
-    sources = tuple(source_of(memories, each) for each in passages[: asked.max_sources])
     stream = reader.write(reading_prompt(question, texts, earlier), asked.settings, asked.cancel)
     pieces: list[str] = []
     while True:
@@ -59,9 +59,11 @@ def stream_read_answer(
             written: Written = end.value
             break
         except ReaderError as error:
-            error.sources = sources
+            error.sources = sources_of(memories, passages, question, "", asked.max_sources)
             raise
         yield TextPiece(pieces[-1])
+    text = "".join(pieces)
+    sources = sources_of(memories, passages, question, text, asked.max_sources)
     usage = Usage(
         sum(memory.num_tokens for memory in memories),
         decoder.num_chunks,
@@ -72,4 +74,4 @@ def stream_read_answer(
     shares = tuple(chunk_shares(decoder.candidate_mass[None].cpu()).tolist())
     timings = Timings(looked + written.first_token, written.decode)
     warnings = left_out_of(memories)
-    yield TextPiece("", Answer("".join(pieces), sources, usage, timings, (), written.finish_reason, shares, warnings))
+    yield TextPiece("", Answer(text, sources, usage, timings, (), written.finish_reason, shares, warnings))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from focusdoc.decoding.answer import Source
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.readers.finding import Found
 
@@ -66,23 +65,6 @@ def text_of(memories: Sequence[DocumentMemory], passage: Passage) -> str:
 def in_order(passages: Sequence[Passage]) -> list[Passage]:
     """Passages in the order of the documents."""
     return sorted(passages, key=lambda each: (each.memory, each.start))
-
-
-def source_of(memories: Sequence[DocumentMemory], passage: Passage) -> Source:
-    """A passage as a source of an answer."""
-    document = memories[passage.memory].document
-    assert document is not None
-    page = document.page_at(passage.start)
-    return Source(
-        page=page.number,
-        start=passage.start,
-        end=passage.end,
-        text=text_of(memories, passage),
-        score=passage.score,
-        chunk=passage.chunk,
-        document=document.name,
-        page_label=page.label,
-    )
 
 
 def _common(one: Passage, other: Passage) -> int:

@@ -27,7 +27,7 @@ class Windows:
 
         self.spans = list(_cut(text))
         self._index = bm25s.BM25()
-        words = _words([text[start:end] for start, end in self.spans])
+        words = words_of([text[start:end] for start, end in self.spans])
         self._known = {word for each in words for word in each}
         if self._known:  # the library cannot index a text without words, such as one of signs alone
             self._index.index(words, show_progress=False)
@@ -36,14 +36,14 @@ class Windows:
         """BM25's score of every window for the words of a question."""
         import numpy
 
-        known = [word for word in _words([question])[0] if word in self._known]
+        known = [word for word in words_of([question])[0] if word in self._known]
         if not known:
             return numpy.zeros(len(self.spans), dtype=numpy.float32)
         scores: NDArray[numpy.float32] = self._index.get_scores(known)
         return scores
 
 
-def _words(texts: Sequence[str]) -> list[list[str]]:
+def words_of(texts: Sequence[str]) -> list[list[str]]:
     """The words of each text, without English stop words, as Snowball's stems; those of other languages go through."""
     import bm25s
     import Stemmer
