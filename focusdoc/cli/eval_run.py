@@ -41,9 +41,9 @@ def run_items(
         facts: what shapes the items, for the configuration of the results.
     """
     from focusdoc.evaluation.engines import ModeSettings
-    from focusdoc.evaluation.finding import first_with
     from focusdoc.evaluation.modes import make_mode
     from focusdoc.evaluation.results import ResultFolder, Shard
+    from focusdoc.evaluation.retrieval import first_with
     from focusdoc.evaluation.runner import run
     from focusdoc.evaluation.summary import Results
 

@@ -39,8 +39,9 @@ class Usage:
     """Tokens of one answer: of the documents behind it, of the question's prompt, and of the answer.
 
     `encoded_tokens` of the document's tokens were read for this very answer; the memory of the others was there.
-    `quoted_tokens` are what passages of the document took in the local context, beside the prompt's own. With a reader
-    `reader_tokens` are what it was given, passages and question, and `completion_tokens` what it wrote, in its tokens.
+    `quoted_tokens` are what passages of the document took in the local context, beside the prompt's own, or in the
+    reader's prompt. With a reader `reader_tokens` are what it was given, passages and question, and `completion_tokens`
+    what it wrote; all three in its own tokens.
     """
 
     document_tokens: int

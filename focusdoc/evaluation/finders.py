@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation.finding import Finder, Rank
 from focusdoc.evaluation.needed import needed, not_installed
+from focusdoc.evaluation.retrieval import Finder, Rank
 from focusdoc.modeling.model_sources import InstalledPackage
 from focusdoc.modeling.quiet import quiet_libraries
 

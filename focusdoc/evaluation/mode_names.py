@@ -26,7 +26,7 @@ MODES: Mapping[str, str] = {
 NO_READER = "none"
 #: Of retrieval: passages for a reader at most, and characters of a window before it is widened to whole sentences; as
 #: many and as wide as the passages of the candidates.
-PASSAGES, WINDOW = 6, 400
+PASSAGES, WINDOW = 8, 400
 
 
 def check_modes(names: Sequence[str]) -> list[str]:

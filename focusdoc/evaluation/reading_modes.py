@@ -17,14 +17,15 @@ from focusdoc.documents.estimate import estimate_tokens
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError
 from focusdoc.evaluation.engines import ModeSettings, engine_facts
-from focusdoc.evaluation.finding import Finder, Rank, passages, windows
 from focusdoc.evaluation.item import Item, Span
 from focusdoc.evaluation.mode_names import NO_READER
 from focusdoc.evaluation.outcome import Outcome
+from focusdoc.evaluation.retrieval import Finder, Rank, passages
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.readers import Reader
 from focusdoc.readers.answering import BUDGET
 from focusdoc.readers.reader import Messages, Written, reading_prompt
+from focusdoc.readers.windows import cut
 
 #: Sources that are asked for: more than any way of finding quotes.
 MAX_SOURCES = 8
@@ -80,7 +81,6 @@ class AskMode:
 
     def answer(self, item: Item) -> Outcome:
         """See `Mode`."""
-        reader = self.engine.reader
         begun = time.perf_counter()
         memory = self._memory.of(item.document)
         seconds = time.perf_counter() - begun
@@ -92,7 +92,6 @@ class AskMode:
             stop=item.stop,
         )
         usage = answer.usage
-        quoted = usage.quoted_tokens if reader is None else sum(reader.count(one.text) for one in answer.sources)
         return Outcome(
             prediction=answer.text,
             document_tokens=memory.num_tokens,
@@ -105,7 +104,7 @@ class AskMode:
             first_token_seconds=answer.timings.first_token,
             decode_seconds=answer.timings.decode,
             passages=[(source.start, source.end) for source in answer.sources],
-            passage_tokens=quoted,
+            passage_tokens=usage.quoted_tokens,
         )
 
 
@@ -165,7 +164,7 @@ class RetrievalMode:
 
     def _index(self, text: str) -> tuple[list[Span], Rank]:
         if self._known is None or self._known[0] != text:
-            spans = windows(text, self._settings.window)
+            spans = cut(text, self._settings.window)
             self._known = text, spans, self._finder.index([text[start:end] for start, end in spans])
         return self._known[1:]
 

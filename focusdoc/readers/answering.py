@@ -69,6 +69,7 @@ def stream_read_answer(
         decoder.num_chunks,
         len(asked.local_ids),
         written.completion_tokens,
+        quoted_tokens=sum(map(reader.count, texts)),
         reader_tokens=written.prompt_tokens,
     )
     shares = tuple(chunk_shares(decoder.candidate_mass[None].cpu()).tolist())

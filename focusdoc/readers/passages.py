@@ -9,7 +9,7 @@ from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.readers.finding import Found
 
 #: Windows that are taken, at most.
-NUM_WINDOWS = 6
+NUM_WINDOWS = 8
 #: Of two windows that share more than this of the shorter one, the better one is taken alone.
 _SHARED = 0.5
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from focusdoc.decoding.attribution import whole_sentences
@@ -25,7 +25,7 @@ class Windows:
     def __init__(self, text: str) -> None:
         import bm25s
 
-        self.spans = list(_cut(text))
+        self.spans = cut(text, WIDTH)
         self._index = bm25s.BM25()
         words = words_of([text[start:end] for start, end in self.spans])
         self._known = {word for each in words for word in each}
@@ -54,12 +54,12 @@ def words_of(texts: Sequence[str]) -> list[list[str]]:
     return words
 
 
-def _cut(text: str) -> Iterator[tuple[int, int]]:
-    before = (0, 0)
-    for start in range(0, max(1, len(text)), WIDTH // 2):
-        span = whole_sentences(text, start, min(len(text), start + WIDTH))
-        if span[0] < span[1] and span != before:
-            yield span
-            before = span
-        if start + WIDTH >= len(text):
-            break
+def cut(text: str, width: int = WIDTH) -> list[tuple[int, int]]:
+    """The whole text in spans of whole sentences, each overlapping the next by half its width, so that none is cut.
+
+    Args:
+        width: characters, before they are widened to the nearest sentence ends.
+    """
+    starts = range(0, max(1, len(text) - width // 2), max(1, width // 2))
+    spans = (whole_sentences(text, start, min(len(text), start + width)) for start in starts)
+    return list(dict.fromkeys(span for span in spans if span[0] < span[1]))

@@ -8,17 +8,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from test_finding import EVERY_FINDER, PLANTED, TEXT
+from test_retrieval import EVERY_FINDER, PLANTED, TEXT
 
 from focusdoc import Document, FocusEngine
 from focusdoc.config import GenerationConfig
 from focusdoc.errors import ConfigError
 from focusdoc.evaluation import reading_modes
 from focusdoc.evaluation.engines import ModeSettings
-from focusdoc.evaluation.finding import first_with
 from focusdoc.evaluation.item import Item
 from focusdoc.evaluation.modes import make_mode
 from focusdoc.evaluation.reading_modes import NoReader
+from focusdoc.evaluation.retrieval import first_with
 from focusdoc.readers import Reader
 from focusdoc.readers.answering import BUDGET
 from focusdoc.readers.reader import Messages, Written, reading_prompt
@@ -50,6 +50,9 @@ class Told:
     def count(self, text: str) -> int:
         return len(text.split())
 
+    def check(self, settings: GenerationConfig) -> None:
+        pass
+
     def write(
         self, messages: Messages, settings: GenerationConfig, cancel: threading.Event | None = None
     ) -> Generator[str, None, Written]:
@@ -73,7 +76,7 @@ class TestEveryMode:
         outcome = mode_with(engine, reader, name).answer(ITEM)
         ((messages, settings),) = reader.asked
         spans = sorted(outcome.passages)
-        assert 1 <= len(spans) <= 6
+        assert 1 <= len(spans) <= 8
         assert messages == reading_prompt(QUESTION, [TEXT[start:end] for start, end in spans])
         assert (settings.max_new_tokens, settings.temperature) == (6, 0)
         assert outcome.prediction == "Ottilie Brandt"
@@ -118,13 +121,13 @@ class TestRetrieval:
 
     def test_a_document_is_indexed_once(self, engine: FocusEngine, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         cut: list[str] = []
-        real = reading_modes.windows
+        real = reading_modes.cut
 
         def counted(text: str, width: int) -> Any:
             cut.append(text)
             return real(text, width)
 
-        monkeypatch.setattr(reading_modes, "windows", counted)
+        monkeypatch.setattr(reading_modes, "cut", counted)
         mode = mode_with(engine, Told(), name)
         mode.answer(ITEM)
         mode.answer(replace(ITEM, after="\n\nWhere is the lantern?"))

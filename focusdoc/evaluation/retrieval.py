@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from focusdoc.decoding.attribution import whole_sentences
 from focusdoc.evaluation.item import Span
-from focusdoc.evaluation.mode_names import PASSAGES, WINDOW
+from focusdoc.evaluation.mode_names import PASSAGES
 
 #: The numbers of the windows that a finder knows, the best for the question first; those that say nothing left out.
 Rank = Callable[[str], Sequence[int]]
@@ -23,17 +22,6 @@ class Finder(Protocol):
     def index(self, windows: Sequence[str]) -> Rank:
         """Take in the windows of one document; returns what ranks them for a question."""
         ...
-
-
-def windows(text: str, width: int = WINDOW) -> list[Span]:
-    """The whole text in spans of whole sentences, each overlapping the next by half its width, so that none is cut.
-
-    Args:
-        width: characters, before they are widened to the nearest sentence ends.
-    """
-    starts = range(0, max(1, len(text) - width // 2), max(1, width // 2))
-    spans = (whole_sentences(text, start, min(len(text), start + width)) for start in starts)
-    return list(dict.fromkeys(span for span in spans if span[0] < span[1]))
 
 
 def passages(

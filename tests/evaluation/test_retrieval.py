@@ -11,7 +11,8 @@ import pytest
 from focusdoc.errors import EvaluationError
 from focusdoc.evaluation import finders
 from focusdoc.evaluation.finders import EMBEDDING_PACKAGE, FINDERS
-from focusdoc.evaluation.finding import first_with, passages, windows
+from focusdoc.evaluation.retrieval import first_with, passages
+from focusdoc.readers.windows import cut
 
 _WORDS = ["river", "stone", "market", "lantern", "captain", "winter", "bread", "garden", "letter", "harbour"]
 _RNG = random.Random(3)
@@ -29,20 +30,20 @@ EVERY_FINDER = [pytest.param(name, marks=needs_embedding if name == "embedding" 
 class TestWindows:
     def test_are_whole_sentences_of_about_the_width(self) -> None:
         text = f"{TEXT}\n"
-        for start, end in windows(text, 400):
+        for start, end in cut(text, 400):
             assert text[start:end].endswith(".")
             assert start == 0 or TEXT[start - 2 : start] == ". "
             assert 200 <= end - start <= 400 + 2 * 160
 
     @pytest.mark.parametrize("width", [100, 400, 900])
     def test_whatever_is_shorter_than_half_of_one_lies_inside_one(self, width: int) -> None:
-        spans = windows(TEXT, width)
+        spans = cut(TEXT, width)
         for start in range(0, len(TEXT) - width // 2, 7):
             assert first_with([(start, start + width // 2 - 1)], spans) is not None
 
     @pytest.mark.parametrize("text", ["One sentence.", "x" * 1000, "word " * 300, " \n "])
     def test_of_any_text_cover_all_but_white_space(self, text: str) -> None:
-        spans = windows(text, 400)
+        spans = cut(text, 400)
         covered = {place for start, end in spans for place in range(start, end)}
         assert covered >= {place for place, letter in enumerate(text) if not letter.isspace()}
         assert len(spans) == len(set(spans))
@@ -76,7 +77,7 @@ class TestPassages:
 class TestFinders:
     @pytest.mark.parametrize("name", EVERY_FINDER)
     def test_rank_the_planted_passage_first(self, name: str) -> None:
-        spans = windows(TEXT)
+        spans = cut(TEXT)
         rank = FINDERS[name]().index([TEXT[start:end] for start, end in spans])
         start = TEXT.index(PLANTED)
         (first, *_) = rank("Who was the village's dentist?")
@@ -111,5 +112,5 @@ class TestFinders:
 
 
 def test_windows_of_a_document_never_leave_its_order() -> None:
-    spans = windows(TEXT)
+    spans = cut(TEXT)
     assert all(one[0] <= other[0] and one[1] <= other[1] for one, other in itertools.pairwise(spans))
