@@ -133,7 +133,7 @@ def test_natural_questions_without_a_reader_tell_the_finding_alone(
     assert (row["id"], row["prediction"], row["found"]) == ("7", "", 1)
     config = json.loads((tmp_path / "out" / "bm25" / "config.json").read_text())
     assert {name: config[name] for name in ("file", "questions", "passages", "window", "reader")} == {
-        "file": "squad.json", "questions": "0.5:1", "passages": 6, "window": 400, "reader": "none",
+        "file": "squad.json", "questions": "0.5:1", "passages": 8, "window": 400, "reader": "none",
     }  # fmt: skip
     assert_one_sentence(
         run("eval", "natural", *options, "--resume", "--passages", "4", "--output", tmp_path / "out", *tiny),
