@@ -9,13 +9,18 @@ from collections.abc import Generator, Sequence
 from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import Answer, TextPiece, Timings, Usage
 from focusdoc.decoding.generation import TokenLoop
-from focusdoc.decoding.plain import PlainDecoder
+from focusdoc.decoding.plain import PlainDecoder, PrefixCache
 from focusdoc.decoding.text import TextStream
 from focusdoc.modeling.base import BaseModel
 
 
 def stream_plain_answer(
-    base: BaseModel, ids: Sequence[int], settings: GenerationConfig, *, cancel: threading.Event | None = None
+    base: BaseModel,
+    ids: Sequence[int],
+    settings: GenerationConfig,
+    *,
+    cancel: threading.Event | None = None,
+    prefixes: PrefixCache | None = None,
 ) -> Generator[TextPiece, None, None]:
     """Yield the text as it comes; the last piece carries the whole `Answer`, which has no sources.
 
@@ -23,9 +28,10 @@ def stream_plain_answer(
         base: with a tokenizer.
         ids: the prompt, as the model is to see it.
         cancel: set it to end the answer after the current token.
+        prefixes: see `PlainDecoder`.
     """
     begun = time.perf_counter()
-    decoder = PlainDecoder(base)
+    decoder = PlainDecoder(base, prefixes)
     logits = decoder.start(ids)
     first = time.perf_counter()
     loop = TokenLoop(decoder, logits, settings, history=ids, eos_token_ids=base.eos_token_ids, cancel=cancel)
@@ -40,6 +46,7 @@ def stream_plain_answer(
         if text.stopped:
             loop.finish_reason = "stop"
             break
+    decoder.close()
     rest = text.finish()
     timings = Timings(first - begun, time.perf_counter() - first)
     usage = Usage(0, 0, len(ids), len(token_ids))

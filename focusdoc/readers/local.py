@@ -6,6 +6,7 @@ import threading
 from collections.abc import Generator
 
 from focusdoc.config import GenerationConfig
+from focusdoc.decoding.plain import PrefixCache
 from focusdoc.decoding.plain_answer import stream_plain_answer
 from focusdoc.decoding.prompt import encode_messages, encode_text
 from focusdoc.errors import PromptTooLongError
@@ -24,6 +25,8 @@ class LocalReader:
         self.base = base
         self.name = base.name
         self.window = base.context_length
+        #: Its instruction is the same for every question, and so is what was quoted where one follows up.
+        self._prefixes = PrefixCache()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.base.fingerprint!r}, {self.base.dtype})"
@@ -55,7 +58,7 @@ class LocalReader:
                 f"{len(ids)} tokens of passages and question and {settings.max_new_tokens} new ones exceed the "
                 f"{self.window} tokens of {self.name}; lower max_new_tokens or the reader's budget."
             )
-        for piece in stream_plain_answer(self.base, ids, settings, cancel=cancel):
+        for piece in stream_plain_answer(self.base, ids, settings, cancel=cancel, prefixes=self._prefixes):
             if piece:
                 yield str(piece)
         answer = piece.answer

@@ -137,7 +137,7 @@ def test_natural_questions_without_a_reader_tell_the_finding_alone(
     }  # fmt: skip
     assert_one_sentence(
         run("eval", "natural", *options, "--resume", "--passages", "4", "--output", tmp_path / "out", *tiny),
-        "another configuration", "passages is 6 there and 4 here",
+        "another configuration", "passages is 8 there and 4 here",
     )  # fmt: skip
 
 
