@@ -10,6 +10,9 @@ from focusdoc.readers.finding import Found
 
 #: Windows that are taken, at most.
 NUM_WINDOWS = 8
+#: Windows are taken until the place is among them with this probability, as the finder sees it: where it is sure, one
+#: or two, between which a small reader mixes up less.
+ENOUGH = 0.95
 #: Of two windows that share more than this of the shorter one, the better one is taken alone.
 _SHARED = 0.5
 
@@ -30,28 +33,33 @@ class Passage:
     score: float
 
 
-def choose_passages(found: Found, fits: Callable[[Sequence[Passage]], bool], limit: int = NUM_WINDOWS) -> list[Passage]:
+def choose_passages(
+    found: Found, fits: Callable[[Sequence[Passage]], bool], *, limit: int = NUM_WINDOWS, enough: float = ENOUGH
+) -> list[Passage]:
     """The passages of the best windows, the best one first.
 
     Args:
         fits: whether these passages may be taken together; the first one is taken in any case.
         limit: windows that are taken, at most.
+        enough: no more are taken once windows of this probability are covered.
     """
     probable = found.scores.softmax(dim=0)
+    order: list[int] = probable.argsort(descending=True).tolist()
+    windows = [
+        Passage(*found.places.spans[index], found.places.chunk_of(index), float(probable[index])) for index in order
+    ]
     chosen: list[Passage] = []
     taken: list[Passage] = []
-    for index in probable.argsort(descending=True).tolist():
-        number, start, end = found.places.spans[index]
-        window = Passage(number, start, end, found.places.chunk_of(index), float(probable[index]))
-        if any(_common(window, each) > _SHARED * min(end - start, each.end - each.start) for each in taken):
+    for window in windows:
+        if len(taken) == limit or _covered(windows, chosen) >= enough:
+            break
+        if any(_shared(window, each) > _SHARED for each in taken):
             continue
         more = _with(window, chosen)
         if chosen and not fits(more):
             break
         chosen = more
         taken.append(window)
-        if len(taken) == limit:
-            break
     return sorted(chosen, key=lambda each: -each.score)
 
 
@@ -67,9 +75,15 @@ def in_order(passages: Sequence[Passage]) -> list[Passage]:
     return sorted(passages, key=lambda each: (each.memory, each.start))
 
 
-def _common(one: Passage, other: Passage) -> int:
-    """Characters that two passages share."""
-    return min(one.end, other.end) - max(one.start, other.start) if one.memory == other.memory else 0
+def _shared(one: Passage, other: Passage) -> float:
+    """The share of the shorter of two passages that they have in common."""
+    common = min(one.end, other.end) - max(one.start, other.start) if one.memory == other.memory else 0
+    return common / min(one.end - one.start, other.end - other.start)
+
+
+def _covered(windows: Sequence[Passage], passages: Sequence[Passage]) -> float:
+    """The probability of the windows that lie in one of `passages`, at least for the most part."""
+    return sum(window.score for window in windows if any(_shared(window, each) > _SHARED for each in passages))
 
 
 def _with(passage: Passage, found: Sequence[Passage]) -> list[Passage]:

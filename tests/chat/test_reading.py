@@ -125,7 +125,7 @@ class TestLongConversations:
 
     def test_passages_go_before_earlier_turns(self, chat: Chat) -> None:
         turns = messages(*self.TURNS[1:3], ("user", "One. " * 20), ("assistant", "Two. " * 20), ("user", "Which?"))
-        wide, narrow = Told("x"), Told("x", window=400)
+        wide, narrow = Told("x"), Told("x", window=700)
         sources = [last_answer(reading(chat, one).stream(turns, max_new_tokens=9)).sources for one in (wide, narrow)]
         assert sources[0] == sources[1]
         assert [role for role, _ in wide.asked[0]] == ["system", "user", "assistant", "user", "assistant", "user"]
@@ -228,7 +228,8 @@ class TestDocuments:
         found = reading(chat, reader).ask([Document.from_text(text)], "What colour?")
         assert found.text == "Blue"
         assert text in reader.asked[0][-1][1]
-        assert [source.text for source in found.sources] == [text]
+        assert found.sources
+        assert all(source.text in text for source in found.sources)
 
 
 class TestStructuredAnswers:

@@ -113,3 +113,15 @@ class TestPassages:
         chosen = choose_passages(found, lambda some: sum(each.end - each.start for each in some) <= 250)
         assert [each.start for each in chosen] == [0, 200]
         assert len(choose_passages(found, lambda some: False)) == 1
+
+    def test_no_more_are_taken_once_the_place_is_almost_surely_among_them(self) -> None:
+        found = self.found([(0, 0, 100), (0, 200, 300), (0, 400, 500), (0, 600, 700)], [9.0, 5.0, 1.0, 0.0])
+        starts = {
+            enough: [each.start for each in choose_passages(found, lambda some: True, enough=enough)]
+            for enough in (0.9, 0.99, 1.1)
+        }
+        assert starts == {0.9: [0], 0.99: [0, 200], 1.1: [0, 200, 400, 600]}
+
+    def test_windows_that_a_passage_covers_count_with_it(self) -> None:
+        found = self.found([(0, 0, 100), (0, 40, 140), (1, 0, 100)], [5.0, 5.0, 0.0])
+        assert [each.memory for each in choose_passages(found, lambda some: True)] == [0]
