@@ -25,10 +25,11 @@ def _quiet() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _no_store() -> Iterator[None]:
-    """No test leaves documents in the user's cache; those of the store set the variable otherwise."""
+def _alone() -> Iterator[None]:
+    """No test leaves documents in the user's cache or loads a reader unasked; those of either set its variable."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FOCUSDOC_STORE", "off")
+        patch.setenv("FOCUSDOC_READER", "none")  # whatever is installed here
         yield
 
 

@@ -38,7 +38,7 @@ def ask(
     seed: options.Seed = None,
     model: options.Model = None,
     adapter: options.Adapter = "auto",
-    reader: options.Reader = None,
+    reader: options.Reader = "auto",
     reader_model: options.ReaderModel = None,
     chunk_size: options.ChunkSize = None,
     paper: options.Paper = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import sys
 import time
 from collections import Counter
@@ -34,7 +35,8 @@ class EngineOptions:
         memory_dtype, quote_tokens: see `FocusConfig`.
         paper: decode as the paper's code does, whatever the adapter was trained for.
         store: keep the memories of documents, so that none is read twice.
-        reader, reader_model: see `FocusEngine.from_pretrained`.
+        reader, reader_model: see `FocusEngine.from_pretrained`; besides, the reader may be "none", or "auto" for the
+            catalogue's, where no model is named and it is installed and fits.
     """
 
     model: str | None
@@ -71,7 +73,7 @@ class EngineOptions:
                 device=self.device,
                 dtype=self.dtype,
                 store="auto" if self.store else None,
-                reader=self.reader,
+                reader=self._reader(),
                 reader_model=self.reader_model,
             )
             # Only now is it known which mode the adapter was trained for; the settings must not change that.
@@ -79,6 +81,21 @@ class EngineOptions:
             if config != engine.config:
                 engine = FocusEngine(engine.base, engine.adapter, config, store=engine.store, reader=engine.reader)
         return engine
+
+    def _reader(self) -> str | None:
+        """What writes the answers; of the catalogue's reader the terminal is told why it does not."""
+        wanted = os.environ.get("FOCUSDOC_READER", "auto") if self.reader == "auto" else self.reader
+        if wanted != "auto":
+            return None if wanted == "none" else wanted
+        if self.model is not None or self.paper:
+            return None
+        from focusdoc.readers.opening import default_reader
+
+        name, lack = default_reader(self.device)
+        if not lack:
+            return name
+        errors.print(f"The small model that finds the passages writes the answer too, poorly: {lack}.", markup=False)
+        return None
 
     def _settings(self) -> dict[str, Any]:
         """The fields of `FocusConfig` that were given."""

@@ -49,14 +49,14 @@ Adapter = Annotated[
     ),
 ]
 Reader = Annotated[
-    str | None,
+    str,
     typer.Option(
-        metavar="FOLDER|NAME|URL",
-        help="A larger model that writes the answer from the passages which the base model finds: a folder, a Hugging "
-        "Face name, or the address of an OpenAI-compatible endpoint such as http://localhost:11434/v1 (its key in "
-        "FOCUSDOC_READER_KEY). Without it, the base model writes.",
+        metavar="FOLDER|NAME|URL|auto|none",
+        help="A larger model that writes the answer from the passages which the base model finds: a folder, a name of "
+        "focusdoc models list, a Hugging Face name, or the address of an OpenAI-compatible endpoint such as "
+        "http://localhost:11434/v1 (its key in FOCUSDOC_READER_KEY). With none the base model writes. auto: what "
+        "FOCUSDOC_READER names, else the catalogue's reader, where no --model is named and it is installed and fits.",
         rich_help_panel=_MODEL,
-        show_default=False,
     ),
 ]
 ReaderModel = Annotated[

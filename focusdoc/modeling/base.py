@@ -282,12 +282,12 @@ def load_base(
     """
     if model is not None and not isinstance(model, str | Path):
         family_of(model)
-        wanted = model.device if device == "auto" else _device(device)
+        wanted = model.device if device == "auto" else resolve_device(device)
         kind = model.dtype if dtype == "auto" else _dtype(dtype, model.config, wanted)
         if (wanted, kind) != (model.device, model.dtype):
             model = _move(copy.deepcopy(model).to(kind), wanted)  # the caller's stays where and as it is
         return BaseModel(model, tokenizer)
-    torch_device = _device(device)
+    torch_device = resolve_device(device)
     model = DEFAULT_MODEL if model is None else model
     known = known_model(model)
     name = str(model) if known is None else known.name
@@ -336,7 +336,8 @@ def _tokenizer(path: str | Path) -> Any | None:
     return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
-def _device(device: str) -> torch.device:
+def resolve_device(device: str) -> torch.device:
+    """The device that a setting names; "auto" is the GPU, where there is one."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -12,6 +12,8 @@ from focusdoc.modeling.model_sources import HubFile, InstalledPackage, Source, W
 
 #: The model that is taken where none is named.
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
+#: The model that writes the answers from what that one finds, where none is named.
+DEFAULT_READER = "Qwen2.5-Coder-1.5B-Instruct"
 
 
 @dataclass(frozen=True, kw_only=True)

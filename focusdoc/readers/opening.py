@@ -8,10 +8,17 @@ from typing import Any
 import torch
 
 from focusdoc.errors import ConfigError
-from focusdoc.modeling.base import BaseModel, load_base
+from focusdoc.memory.room import free_bytes
+from focusdoc.modeling.base import BaseModel, load_base, resolve_device
+from focusdoc.modeling.catalogue import DEFAULT_READER, known_model
+from focusdoc.modeling.installed import is_installed
 from focusdoc.readers.endpoint import EndpointReader
 from focusdoc.readers.local import LocalReader
 from focusdoc.readers.reader import Reader
+from focusdoc.terminal import in_bytes
+
+#: The reader is taken where this many times its weights are free: documents and passages take room as well.
+READER_ROOM = 1.5
 
 
 def open_reader(
@@ -47,3 +54,15 @@ def open_reader(
     if not getattr(base.tokenizer, "chat_template", None):
         raise ConfigError(f"The reader {base.name} has no chat template; choose one that was trained for instructions.")
     return LocalReader(base)
+
+
+def default_reader(device: str = "auto") -> tuple[str, str]:
+    """The catalogue's reader, and why it cannot be taken here, as the end of a sentence; empty where it can."""
+    known = known_model(DEFAULT_READER)
+    assert known is not None  # the catalogue has its own reader
+    if not is_installed(known):
+        return known.name, f"{known.install_command} brings {known.name} ({in_bytes(known.num_bytes)})"
+    free = free_bytes(resolve_device(device))
+    if free < known.memory_bytes * READER_ROOM:
+        return known.name, f"{in_bytes(free)} of free memory are too few for {known.name}"
+    return known.name, ""
