@@ -16,7 +16,7 @@ from focusdoc.modeling.base import BaseModel
 from focusdoc.readers import endpoint
 from focusdoc.readers.endpoint import EndpointReader
 from focusdoc.readers.local import LocalReader
-from focusdoc.readers.reader import INSTRUCTION
+from focusdoc.readers.reader import INSTRUCTION, WISH
 from tiny_models import tiny_model
 from told_reader import Told
 
@@ -109,7 +109,7 @@ class TestLongConversations:
         assert first == ("user", "Read this.\n-----\n\n-----\nHave you read it all?")
         assert second == ("assistant", "Yes.")
         assert last[0] == "user"
-        assert last[1].endswith("\n-----\n\nQuestion: Which houses are blue?")
+        assert last[1].endswith(f"\n-----\n\n{WISH}\nQuestion: Which houses are blue?")
         assert found.sources
         assert all(source.text in BOOK and source.text in last[1] for source in found.sources)
         assert found.text == "Toutes."
@@ -290,8 +290,8 @@ class TestContinuing:
 
 
 def test_a_question_without_room_for_a_passage_is_refused_before_anything_is_read(chat: Chat) -> None:
-    asking = reading(chat, Told("x", window=220))
-    with pytest.raises(PromptTooLongError, match=r"exceed the 220 tokens of told"):
+    asking = reading(chat, Told("x", window=190))
+    with pytest.raises(PromptTooLongError, match=r"exceed the 190 tokens of told"):
         asking.stream_question([Document.from_text(BOOK)], "Why? " * 90, max_new_tokens=20)
     assert len(chat.pool) == 0
 

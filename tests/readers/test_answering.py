@@ -13,7 +13,7 @@ from focusdoc.errors import ConfigError, PromptTooLongError, ReaderError
 from focusdoc.modeling.base import BaseModel
 from focusdoc.readers import Reader, open_reader
 from focusdoc.readers.local import LocalReader
-from focusdoc.readers.reader import INSTRUCTION, reading_prompt
+from focusdoc.readers.reader import INSTRUCTION, WISH, reading_prompt
 from tiny_models import tiny_engine, tiny_model
 from told_reader import Told
 
@@ -188,11 +188,11 @@ class TestPassagesAreData:
         assert not any(rule == line.strip() for passage in passages for line in passage.splitlines())
         *_, asked = content.split(f"{rule}\n")
         assert content == f"{rule}\n" + "".join(f"{passage}\n{rule}\n" for passage in passages) + asked
-        assert asked == "\nQuestion: Who?"
+        assert asked == f"\n{WISH}\nQuestion: Who?"
 
     def test_harmless_ones_stand_between_lines_of_five_dashes(self) -> None:
         (_, (_, content)) = reading_prompt("Who?", ["One.", "Two -- three."])
-        assert content == "-----\nOne.\n-----\nTwo -- three.\n-----\n\nQuestion: Who?"
+        assert content == f"-----\nOne.\n-----\nTwo -- three.\n-----\n\n{WISH}\nQuestion: Who?"
 
     def test_instructions_in_a_document_reach_the_reader_as_quoted_text_alone(
         self, plain: FocusEngine, tiny_tokenizer: Any
@@ -211,14 +211,14 @@ class TestPassagesAreData:
         (system, *turns, asked) = reading_prompt("Who?", ["One."], earlier)
         assert system == ("system", f"{INSTRUCTION}\n\nBe brief.")
         assert turns == earlier[1:]
-        assert asked == ("user", "-----\nOne.\n-----\n\nQuestion: Who?")
+        assert asked == ("user", f"-----\nOne.\n-----\n\n{WISH}\nQuestion: Who?")
 
 
 @pytest.mark.parametrize("text", ["Blue.", "The house is blue.", "x"])
 def test_a_document_shorter_than_a_chunk(plain: FocusEngine, text: str) -> None:
     reader = Told("Blue")
     answer = engine_with(plain, reader).ask(plain.read(Document.from_text(text)), "What colour?")
-    assert reader.asked[0][-1][1] == f"-----\n{text}\n-----\n\nQuestion: What colour?"
+    assert reader.asked[0][-1][1] == f"-----\n{text}\n-----\n\n{WISH}\nQuestion: What colour?"
     assert [source.text for source in answer.sources] == [text]
 
 
