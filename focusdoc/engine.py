@@ -87,7 +87,8 @@ class FocusEngine(TokenEngine):
                 folder, or None.
             reader: a larger model that writes the answers from passages which this one finds: what `model` may be,
                 the address of an OpenAI-compatible endpoint (``"http://localhost:11434/v1"``; its key in
-                ``FOCUSDOC_READER_KEY``), or a `Reader`; None for this one.
+                ``FOCUSDOC_READER_KEY``), or a `Reader`; "auto" for the catalogue's, where it is installed and
+                fits (``FOCUSDOC_READER`` names another); None for this one.
             reader_model: what an endpoint calls its model.
 
         Raises:

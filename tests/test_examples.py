@@ -31,7 +31,7 @@ def book_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mo
     folder = samples.save_tiny_model(tmp_path / "tiny")
     config = focusdoc.FocusConfig(chunk_size=1024, allow_untrained=True)
     engine = focusdoc.FocusEngine.from_pretrained(folder, config=config)
-    monkeypatch.setattr(focusdoc.FocusEngine, "from_pretrained", lambda: engine)
+    monkeypatch.setattr(focusdoc.FocusEngine, "from_pretrained", lambda reader: engine)
     return _load(ROOT / "examples" / "qa_over_book.py")
 
 

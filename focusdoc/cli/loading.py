@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import os
 import sys
 import time
 from collections import Counter
@@ -83,19 +82,19 @@ class EngineOptions:
         return engine
 
     def _reader(self) -> str | None:
-        """What writes the answers; of the catalogue's reader the terminal is told why it does not."""
-        wanted = os.environ.get("FOCUSDOC_READER", "auto") if self.reader == "auto" else self.reader
-        if wanted != "auto":
-            return None if wanted == "none" else wanted
+        """What writes the answers; if it is not the catalogue's reader, the terminal is told why."""
+        if self.reader != "auto":
+            return None if self.reader == "none" else self.reader
         if self.model is not None or self.paper:
             return None
         from focusdoc.readers.opening import default_reader
 
         name, lack = default_reader(self.device)
-        if not lack:
-            return name
-        errors.print(f"The small model that finds the passages writes the answer too, poorly: {lack}.", markup=False)
-        return None
+        if lack:
+            errors.print(
+                f"The small model that finds the passages writes the answer too, poorly: {lack}.", markup=False
+            )
+        return name
 
     def _settings(self) -> dict[str, Any]:
         """The fields of `FocusConfig` that were given."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,10 @@ from focusdoc.readers.local import LocalReader
 from focusdoc.readers.reader import Reader
 from focusdoc.terminal import in_bytes
 
-#: The reader is taken where this many times its weights are free: documents and passages take room as well.
+_log = logging.getLogger(__name__)
+#: Names the reader that is taken where none is named; "none" for none.
+READER_VARIABLE = "FOCUSDOC_READER"
+#: The catalogue's reader is taken where this many times its weights are free: documents and passages take room as well.
 READER_ROOM = 1.5
 
 
@@ -32,7 +37,7 @@ def open_reader(
 
     Args:
         reader: a `Reader`, the address of an OpenAI-compatible endpoint, what `load_base` takes, a `BaseModel` (a
-            transformers model with its tokenizer), or None.
+            transformers model with its tokenizer), "auto" for the `default_reader`, or None.
         reader_model: what an endpoint calls its model.
         device, dtype: see `focusdoc.modeling.base.load_base`.
 
@@ -44,6 +49,10 @@ def open_reader(
         return EndpointReader(reader, reader_model)
     if reader_model is not None:
         raise ConfigError(f"reader_model is {reader_model!r}, but reader= names no endpoint; leave it out.")
+    if isinstance(reader, str) and reader == "auto":
+        reader, lack = default_reader(device)
+        if lack:
+            _log.warning("The small model that finds the passages writes the answers too, poorly: %s.", lack)
     if reader is None or isinstance(reader, Reader):
         return reader
     base = reader if isinstance(reader, BaseModel) else load_base(reader, device=device, dtype=dtype)
@@ -56,13 +65,19 @@ def open_reader(
     return LocalReader(base)
 
 
-def default_reader(device: str = "auto") -> tuple[str, str]:
-    """The catalogue's reader, and why it cannot be taken here, as the end of a sentence; empty where it can."""
+def default_reader(device: str = "auto") -> tuple[str | None, str]:
+    """What reads where nobody was named: what ``FOCUSDOC_READER`` names, else the catalogue's reader.
+
+    Returns:
+        Its name, and ""; where the catalogue's cannot be taken here, None and why, as the end of a sentence.
+    """
+    if named := os.environ.get(READER_VARIABLE):
+        return (None if named == "none" else named), ""
     known = known_model(DEFAULT_READER)
     assert known is not None  # the catalogue has its own reader
     if not is_installed(known):
-        return known.name, f"{known.install_command} brings {known.name} ({in_bytes(known.num_bytes)})"
+        return None, f"{known.install_command} brings {known.name} ({in_bytes(known.num_bytes)})"
     free = free_bytes(resolve_device(device))
     if free < known.memory_bytes * READER_ROOM:
-        return known.name, f"{in_bytes(free)} of free memory are too few for {known.name}"
+        return None, f"{in_bytes(free)} of free memory are too few for {known.name}"
     return known.name, ""

@@ -16,6 +16,11 @@ def set_up(monkeypatch: pytest.MonkeyPatch, *, installed: bool, free: int) -> No
     monkeypatch.setattr(opening, "free_bytes", lambda device: free)
 
 
+@pytest.fixture(autouse=True)
+def _unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FOCUSDOC_READER")
+
+
 def test_installed_and_with_room_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     set_up(monkeypatch, installed=True, free=16 * 10**9)
     assert default_reader() == (NAME, "")
@@ -31,6 +36,18 @@ def test_where_memory_is_short_the_bytes_are_named(monkeypatch: pytest.MonkeyPat
     assert default_reader()[1] == f"4.0 GB of free memory are too few for {NAME}"
 
 
+def test_a_machine_without_room_answers_by_the_small_model_and_warns(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    set_up(monkeypatch, installed=True, free=4 * 10**9)
+    assert opening.open_reader("auto") is None
+    assert "too few for" in caplog.text
+    monkeypatch.setenv("FOCUSDOC_READER", "none")
+    caplog.clear()
+    assert opening.open_reader("auto") is None
+    assert caplog.text == ""
+
+
 class TestCommandLine:
     def reader(self, given: str | None = "auto", model: str | None = None, paper: bool = False) -> str | None:
         return EngineOptions(
@@ -38,8 +55,7 @@ class TestCommandLine:
         )._reader()
 
     @pytest.fixture(autouse=True)
-    def _unset(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delenv("FOCUSDOC_READER")
+    def _installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         set_up(monkeypatch, installed=True, free=16 * 10**9)
 
     def test_auto_takes_it_and_says_nothing(self, capsys: pytest.CaptureFixture[str]) -> None:
