@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from focusdoc.cli import options
-from focusdoc.cli.display import errors, show_sources, show_totals, write
+from focusdoc.cli.display import errors, show_doubt, show_sources, show_totals, write
 from focusdoc.cli.loading import EngineOptions, check_question, open_documents, read
 from focusdoc.config import GenerationConfig
 from focusdoc.documents import Document
@@ -85,7 +85,7 @@ def ask(
     if json_output:
         print(json.dumps(as_json(engine, documents, memories, question, answer, seconds), indent=2))
         return
-    show_sources(answer.sources, documents)
+    show_sources(answer.sources, documents, by_reader=engine.reader is not None)
     show_totals(answer, seconds, known=not any(memory.tokens_encoded for memory in memories))
 
 
@@ -119,6 +119,7 @@ def answer_question(
             show_sources(
                 cast("tuple[Source, ...]", error.sources),
                 [memory.document for memory in memories if memory.document is not None],
+                by_reader=True,
             )
         raise
     answer = piece.answer
@@ -128,6 +129,7 @@ def answer_question(
         write(answer.text.strip())
     if show != "none":
         write("\n\n" if answer.text.strip() else "(The answer is empty.)\n\n")
+        show_doubt(answer)
     return answer
 
 

@@ -99,14 +99,14 @@ def chat(
                 if answer is None:
                     output.print("There is no answer yet.")
                 else:
-                    show_sources(answer.sources, documents, whole=True)
+                    show_sources(answer.sources, documents, whole=True, by_reader=engine.reader is not None)
             elif line.startswith("/") and " " not in line:
                 errors.print(f"There is no command {plain(line)}; /help lists them.", markup=False)
             else:
                 question = check_question(line)
                 with _cancelled_by_ctrl_c() as cancel:
                     answer = answer_question(engine, memories, question, settings, cancel=cancel)
-                show_sources(answer.sources, documents)
+                show_sources(answer.sources, documents, by_reader=engine.reader is not None)
                 show_totals(answer, None)
         except FocusdocError as error:  # this question's; the next one may do better
             failed = True

@@ -38,20 +38,31 @@ def write(text: str) -> None:
     sys.stdout.flush()
 
 
-def show_sources(sources: Sequence[Source], documents: Sequence[Document], *, whole: bool = False) -> None:
+def show_doubt(answer: Answer) -> None:
+    """Say so, where the documents most likely do not tell what was asked."""
+    if answer.found is False:
+        sure = f"{answer.confidence:.0%} sure that it does"
+        output.print(Text(f"The text most likely does not tell this ({sure}); the answer is a guess.", style="yellow"))
+
+
+def show_sources(
+    sources: Sequence[Source], documents: Sequence[Document], *, whole: bool = False, by_reader: bool = False
+) -> None:
     """Print where an answer came from: rank, place, share of the attention, and the passage.
 
     Args:
         documents: those that were asked, to tell which of them a passage is from and how far into it.
         whole: print passages in full, and not their first lines.
+        by_reader: their scores are probabilities, as they are where a reader writes.
     """
     if not sources:
         return
+    unit = "probable" if by_reader else "of the attention"
     output.print(Text("Sources", style="bold"))
     for rank, source in enumerate(sources, start=1):
         line = Text.assemble((f"{rank}. ", "bold"))
         line.append(place(source, documents), style="cyan")
-        line.append(f"  {source.score:.0%} of the attention", style="dim")
+        line.append(f"  {source.score:.0%} {unit}", style="dim")
         output.print(line)
         passage = Text(f"“{' '.join(plain(source.text).split())}”")
         lines = list(passage.wrap(output, max(20, min(output.width, 100) - len(_INDENT) - len(_MORE))))

@@ -18,7 +18,8 @@ class Source:
         page: number of the page that was looked at, 1 for the first; the passage stands on it.
         start, end: its characters in ``Document.text``.
         text: the passage, ``document.text[start:end]``.
-        score: share of the attention paid to all candidates, in 0..1.
+        score: share of the attention paid to all candidates, in 0..1; with a reader, how probable the finder holds it
+            that the answer stands there.
         chunk: index of the chunk in its document.
         document: the document's name.
         page_label: the page number as printed on the page, where the document says.
@@ -76,6 +77,9 @@ class Answer:
         token_ids: the tokens of the answer.
         finish_reason: ``"stop"`` (end token or stop string), ``"length"`` or ``"cancelled"``.
         warnings: what documents show their readers and their texts lack, each sentence behind a document's name.
+        confidence: how probable it is that the documents tell what was asked, 0 to 1; None where nobody knows.
+        found: False where they most likely do not; then `text` is the best guess. None where nobody knows.
+        log_likelihood: of the tokens, in nats; None where it is not known.
         chunk_shares: share of the attention that each chunk's candidates got, all memories in order; they sum to 1.
     """
 
@@ -87,6 +91,9 @@ class Answer:
     finish_reason: FinishReason
     chunk_shares: tuple[float, ...] = ()
     warnings: tuple[str, ...] = ()
+    confidence: float | None = None
+    found: bool | None = None
+    log_likelihood: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, ready for JSON."""

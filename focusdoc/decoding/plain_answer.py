@@ -37,7 +37,9 @@ def stream_plain_answer(
     loop = TokenLoop(decoder, logits, settings, history=ids, eos_token_ids=base.eos_token_ids, cancel=cancel)
     text = TextStream(base.tokenizer, settings.stop)
     token_ids: list[int] = []
+    likelihood = 0.0
     for step in loop:
+        likelihood += float(step.logits.log_softmax(dim=-1)[step.token])
         if step.is_end:
             break
         token_ids.append(step.token)
@@ -50,4 +52,5 @@ def stream_plain_answer(
     rest = text.finish()
     timings = Timings(first - begun, time.perf_counter() - first)
     usage = Usage(0, 0, len(ids), len(token_ids))
-    yield TextPiece(rest, Answer(text.text, (), usage, timings, tuple(token_ids), loop.finish_reason))
+    answer = Answer(text.text, (), usage, timings, tuple(token_ids), loop.finish_reason, log_likelihood=likelihood)
+    yield TextPiece(rest, answer)

@@ -10,10 +10,11 @@ from focusdoc.decoding.answering import Asked, left_out_of
 from focusdoc.decoding.attribution import chunk_shares
 from focusdoc.decoding.generation import AnswerDecoder
 from focusdoc.errors import ReaderError
+from focusdoc.readers.confidence import FOUND, confidence_of, signals_of
 from focusdoc.readers.finding import Finder
 from focusdoc.readers.fitting import fit_reading
 from focusdoc.readers.passages import choose_passages, in_order, text_of
-from focusdoc.readers.reader import Messages, Reader, Written, reading_prompt
+from focusdoc.readers.reader import Judge, Messages, Reader, Written, judging_prompt, reading_prompt
 from focusdoc.readers.sources import sources_of
 
 #: Tokens of passages, in the reader's own.
@@ -75,4 +76,22 @@ def stream_read_answer(
     shares = tuple(chunk_shares(decoder.candidate_mass[None].cpu()).tolist())
     timings = Timings(looked + written.first_token, written.decode)
     warnings = left_out_of(memories)
-    yield TextPiece("", Answer(text, sources, usage, timings, (), written.finish_reason, shares, warnings))
+    judge = reader if isinstance(reader, Judge) and written.finish_reason != "cancelled" else None
+    agreement = None if judge is None else judge.agrees(judging_prompt(question, texts, text, earlier))
+    confidence = confidence_of(signals_of(found, written.log_likelihood, agreement))
+    yield TextPiece(
+        "",
+        Answer(
+            text,
+            sources,
+            usage,
+            timings,
+            (),
+            written.finish_reason,
+            shares,
+            warnings,
+            confidence,
+            confidence >= FOUND,
+            written.log_likelihood,
+        ),
+    )

@@ -32,7 +32,7 @@ from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.decoding.prompt import encode_text
 from focusdoc.errors import ConfigError
 from focusdoc.memory.chunk_memory import DocumentMemory
-from focusdoc.readers.windows import Windows
+from focusdoc.readers.windows import Windows, words_of
 
 #: Chunks that are looked into, at most.
 LOOKED = 32
@@ -70,13 +70,17 @@ class Found:
     """What a question makes of the windows.
 
     Attributes:
-        signals: float32 [windows, signals], in the order of `SIGNALS`.
+        signals: float32 [windows, signals], in the order of `SIGNALS`; each against its largest value.
         scores: float32 [windows]: their weighted sum.
+        look_peak: what the candidates looked at most got, before it was set against itself.
+        words_peak: BM25's score of the best window for each word of the question.
     """
 
     places: Places
     signals: Tensor
     scores: Tensor
+    look_peak: float = 0.0
+    words_peak: float = 0.0
 
 
 class Finder:
@@ -126,7 +130,9 @@ class Finder:
         signals[:, 0] = _in_windows(_spread(chunks, [look[None] for look in looked], starts), places)
         if self._heads and isinstance(decoder, ParallelDecoder):
             signals[:, 1] = _in_windows(_spread(chunks, decoder.look_for_question(chunks), starts), places)
-        return Found(places, signals, signals @ self._weights)
+        look_peak = max(float(look.max()) for look in looked)
+        words_peak = float(words.max()) / max(1, len(words_of([question])[0]))
+        return Found(places, signals, signals @ self._weights, look_peak, words_peak)
 
     def _windows_of(self, memory: DocumentMemory) -> Windows:
         if memory.document is None or memory.tokenized is None:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Generator
 
 from focusdoc.config import GenerationConfig
-from focusdoc.decoding.plain import PrefixCache
+from focusdoc.decoding.plain import PlainDecoder, PrefixCache
 from focusdoc.decoding.plain_answer import stream_plain_answer
 from focusdoc.decoding.prompt import encode_messages, encode_text
 from focusdoc.errors import PromptTooLongError
@@ -65,5 +65,20 @@ class LocalReader:
         assert answer is not None  # the last piece carries it
         usage, timings = answer.usage, answer.timings
         return Written(
-            answer.finish_reason, usage.prompt_tokens, usage.completion_tokens, timings.first_token, timings.decode
+            answer.finish_reason,
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            timings.first_token,
+            timings.decode,
+            answer.log_likelihood,
         )
+
+    def agrees(self, messages: Messages) -> float:
+        """See `Judge`."""
+        with self.base.tokenizer_lock:
+            ids = encode_messages(self.base.tokenizer, messages)
+            yes, no = (encode_text(self.base.tokenizer, word)[0] for word in ("Yes", "No"))
+        decoder = PlainDecoder(self.base, self._prefixes)
+        logits = decoder.start(ids)
+        decoder.close()
+        return float(logits[yes] - logits[no])

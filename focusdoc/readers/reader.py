@@ -19,6 +19,8 @@ INSTRUCTION = (
 )
 #: What it is told behind the passages, right before the question: small readers keep to it better there.
 WISH = "Answer with a few words copied from the passages above."
+#: What it is asked about an answer.
+DOUBT = "Do the passages above state this answer to the question? Reply Yes or No."
 #: Dashes of the line between passages, at least.
 _RULE = 5
 #: Where a reader does not say, tokens of prompt and answer that it is taken to bear.
@@ -37,6 +39,7 @@ class Written:
     Attributes:
         prompt_tokens, completion_tokens: in the reader's own tokens.
         first_token, decode: seconds to the first token, and from there to the last.
+        log_likelihood: of the answer's tokens, in nats; None where the reader does not tell.
     """
 
     finish_reason: FinishReason
@@ -44,6 +47,7 @@ class Written:
     completion_tokens: int
     first_token: float
     decode: float
+    log_likelihood: float | None = None
 
 
 @runtime_checkable
@@ -86,6 +90,15 @@ class Reader(Protocol):
         ...
 
 
+@runtime_checkable
+class Judge(Protocol):
+    """A reader that can say yes or no, and how surely."""
+
+    def agrees(self, messages: Messages) -> float:
+        """The logarithm of the odds of "Yes" against "No" as what comes next."""
+        ...
+
+
 def estimated(text: str) -> int:
     """Tokens of a text for a tokenizer that is not at hand: rather too many than too few."""
     return len(text) // _PER_TOKEN + 1
@@ -105,11 +118,19 @@ def reading_prompt(question: str, passages: Sequence[str], earlier: Messages = (
     Args:
         earlier: the conversation before the question; its system's words join the instruction.
     """
+    return _behind(passages, f"{WISH}\nQuestion: {question}", earlier)
+
+
+def judging_prompt(question: str, passages: Sequence[str], answer: str, earlier: Messages = ()) -> Messages:
+    """What a reader is asked about an answer, to be said yes or no to; it begins as `reading_prompt` does."""
+    return _behind(passages, f"Question: {question}\nProposed answer: {answer}\n{DOUBT}", earlier)
+
+
+def _behind(passages: Sequence[str], asked: str, earlier: Messages) -> Messages:
+    """What is asked behind the passages, each between lines of dashes."""
     rule = _rule(passages)
     quoted = f"\n{rule}\n".join(passages)
-    return merged(
-        [("system", INSTRUCTION), *earlier, ("user", f"{rule}\n{quoted}\n{rule}\n\n{WISH}\nQuestion: {question}")]
-    )
+    return merged([("system", INSTRUCTION), *earlier, ("user", f"{rule}\n{quoted}\n{rule}\n\n{asked}")])
 
 
 def _rule(passages: Sequence[str]) -> str:

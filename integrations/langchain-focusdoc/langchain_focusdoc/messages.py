@@ -84,7 +84,14 @@ def usage_of(answer: Answer) -> UsageMetadata:
 
 def metadata_of(answer: Answer, engine: FocusEngine) -> dict[str, Any]:
     """What `response_metadata` holds: the model, why it stopped, timings in seconds, the passages looked at."""
-    by_reader = {"reader": engine.reader.name, "reader_tokens": answer.usage.reader_tokens} if engine.reader else {}
+    by_reader: dict[str, Any] = {}
+    if engine.reader:
+        by_reader = {
+            "reader": engine.reader.name,
+            "reader_tokens": answer.usage.reader_tokens,
+            "found": answer.found,
+            "confidence": answer.confidence,
+        }
     return {
         "model_name": engine.base.name,
         **by_reader,

@@ -71,6 +71,8 @@ def raw_of(answer: Answer, engine: FocusEngine) -> dict[str, Any]:
     return {
         "model": engine.base.name,
         "reader": engine.reader and engine.reader.name,
+        "found": answer.found,
+        "confidence": answer.confidence,
         "finish_reason": answer.finish_reason,
         "warnings": list(answer.warnings),
         "usage": {

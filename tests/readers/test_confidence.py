@@ -1,0 +1,121 @@
+"""Confidence: whether the documents tell what was asked, by the finder and by a reader that can judge."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+import torch
+
+from focusdoc import Document, FocusConfig, FocusEngine
+from focusdoc.config import GenerationConfig
+from focusdoc.modeling.base import BaseModel
+from focusdoc.readers.confidence import confidence_of, signals_of
+from focusdoc.readers.finding import Found, Places
+from focusdoc.readers.local import LocalReader
+from focusdoc.readers.reader import Messages, Written, judging_prompt, reading_prompt
+from tiny_models import tiny_engine, tiny_model
+from told_reader import Told
+
+PLACES = Places([(0, 0, 9)], torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), [0])
+
+
+def found(look: float, words: float) -> Found:
+    return Found(PLACES, torch.zeros(1, 3), torch.zeros(1), look, words)
+
+
+class Judging(Told):
+    """Says what it is told to say, how likely, and whether it agrees with it."""
+
+    def __init__(self, likelihood: float, agreement: float) -> None:
+        super().__init__("blue")
+        self.likelihood, self.agreement = likelihood, agreement
+        self.judged: list[Messages] = []
+
+    def write(
+        self, messages: Messages, settings: GenerationConfig, cancel: threading.Event | None = None
+    ) -> Generator[str, None, Written]:
+        yield from super().write(messages, settings, cancel)
+        return Written("stop", 77, 1, 0.5, 0.25, self.likelihood)
+
+    def agrees(self, messages: Messages) -> float:
+        self.judged.append(messages)
+        return self.agreement
+
+
+def test_each_signal_makes_it_surer() -> None:
+    signals = [found(0.1, 1.0), -2.0, 0.5]
+    base = confidence_of(signals_of(*signals))  # type: ignore[arg-type]
+    assert 0 < base < 1
+    for better in ([found(0.4, 1.0), -2.0, 0.5], [found(0.1, 2.0), -2.0, 0.5], [found(0.1, 1.0), -0.5, 0.5]):
+        assert confidence_of(signals_of(*better)) > base  # type: ignore[arg-type]
+    assert confidence_of(signals_of(found(0.1, 1.0), -2.0, 2.0)) > base
+
+
+def test_what_a_reader_does_not_tell_counts_as_the_middle() -> None:
+    told = confidence_of(signals_of(found(0.1, 1.0), -8.0, -3.0))
+    untold = confidence_of(signals_of(found(0.1, 1.0), None, None))
+    assert told < untold < 1
+
+
+def test_long_answers_and_empty_looks_stay_finite() -> None:
+    assert 0 <= confidence_of(signals_of(found(0.0, 0.0), -1e9, -50.0)) < 0.01
+
+
+class TestAnswers:
+    @pytest.fixture(scope="class")
+    def engine(self, tiny_tokenizer: Any) -> FocusEngine:
+        return tiny_engine(tiny_tokenizer, FocusConfig(chunk_size=64, local_window=256))
+
+    @pytest.fixture(scope="class")
+    def memory(self, engine: FocusEngine) -> Any:
+        return engine.read(Document.from_text("The house is blue. " * 30))
+
+    def test_say_that_the_document_does_not_tell(self, engine: FocusEngine, memory: Any) -> None:
+        sure, unsure = Judging(0.0, 12.0), Judging(-15.0, -12.0)
+        answers = [engine.with_reader(one).ask(memory, "What colour is it?") for one in (sure, unsure)]
+        assert [answer.found for answer in answers] == [True, False]
+        assert answers[0].confidence > 0.5 > answers[1].confidence  # type: ignore[operator]
+        assert answers[1].text == "blue"  # the best guess all the same
+        (messages,) = sure.judged
+        assert "Proposed answer: blue\n" in messages[-1][1]
+
+    def test_nobody_judges_a_cancelled_answer(self, engine: FocusEngine, memory: Any) -> None:
+        class Stopped(Judging):
+            def write(self, *given: Any) -> Generator[str, None, Written]:
+                yield "bl"
+                return Written("cancelled", 77, 1, 0.5, 0.25)
+
+        reader = Stopped(0.0, 1.0)
+        answer = engine.with_reader(reader).ask(memory, "What colour is it?")
+        assert reader.judged == []
+        assert answer.finish_reason == "cancelled"
+
+    def test_without_a_reader_nobody_knows(self, engine: FocusEngine, memory: Any) -> None:
+        answer = engine.ask(memory, "What colour is it?", max_new_tokens=2)
+        assert (answer.found, answer.confidence) == (None, None)
+
+    def test_a_local_reader_judges_by_its_next_token(self, tiny_tokenizer: Any) -> None:
+        model = tiny_model("qwen2", vocab_size=len(tiny_tokenizer), max_position_embeddings=8192)
+        reader = LocalReader(BaseModel(model, tiny_tokenizer, "tiny reader"))
+        passages = ["The house is blue.", "The mill is red."]
+        *_, end = list(self.pieces(reader, reading_prompt("What colour?", passages)))
+        assert end.log_likelihood is not None
+        assert end.log_likelihood < 0
+        odds = reader.agrees(judging_prompt("What colour?", passages, "blue"))
+        fresh = LocalReader(reader.base).agrees(judging_prompt("What colour?", passages, "blue"))
+        assert odds == pytest.approx(fresh, abs=1e-4)  # whatever it had read before
+        assert odds != pytest.approx(reader.agrees(judging_prompt("What colour?", passages, "red")), abs=1e-6)
+
+    def pieces(self, reader: LocalReader, messages: Messages) -> Generator[Any, None, None]:
+        end = yield from reader.write(messages, GenerationConfig(max_new_tokens=3))
+        yield end
+
+
+def test_the_judging_prompt_begins_as_the_reading_prompt() -> None:
+    passages = ["One.", "-----", "Two."]
+    asked, judged = reading_prompt("Who?", passages), judging_prompt("Who?", passages, "Me")
+    assert judged[0] == asked[0]
+    assert judged[1][1].startswith(asked[1][1].split("Answer with")[0])
