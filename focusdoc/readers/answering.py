@@ -74,10 +74,11 @@ def stream_read_answer(
         reader_tokens=written.prompt_tokens,
     )
     shares = tuple(chunk_shares(decoder.candidate_mass[None].cpu()).tolist())
-    timings = Timings(looked + written.first_token, written.decode)
     warnings = left_out_of(memories)
+    judging = time.perf_counter()
     judge = reader if isinstance(reader, Judge) and written.finish_reason != "cancelled" else None
     agreement = None if judge is None else judge.agrees(judging_prompt(question, texts, text, earlier))
+    timings = Timings(looked + written.first_token, written.decode + time.perf_counter() - judging)
     confidence = confidence_of(signals_of(found, written.log_likelihood, agreement))
     yield TextPiece(
         "",

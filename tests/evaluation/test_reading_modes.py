@@ -88,7 +88,7 @@ class TestEveryMode:
         assert 0 < outcome.passage_tokens <= BUDGET
         assert (outcome.prompt_tokens, outcome.new_tokens) == (77, 2)
         assert outcome.first_token_seconds > 0.5
-        assert outcome.decode_seconds == 0.25
+        assert outcome.decode_seconds == pytest.approx(0.25, abs=0.05)
 
     def test_without_a_reader_the_finding_alone_is_measured(self, engine: FocusEngine, name: str) -> None:
         outcome = mode_with(engine, NoReader(), name).answer(ITEM)
