@@ -173,7 +173,7 @@ def report(rows: Iterable[Row]) -> str:
     """A line for all and for each kind, then every miss, with what was found and answered."""
     rows = list(rows)
     measures = [name for name in ("right", *(f"found at {most}" for most in AMONG)) if name in rows[0]]
-    lines = [" | ".join(["", f"{'kind':<10}", "facts", *(f"{name:<18}" for name in measures), ""]).strip()]
+    lines = [" | ".join(["", f"{'kind':<10}", "facts", *(f"{name:<19}" for name in measures), ""]).strip()]
     for kind in [None, *sorted({row["task"] for row in rows})]:
         of_kind = [row for row in rows if kind in (None, row["task"])]
         told = [_share([float(row[name]) for row in of_kind]) for name in measures]
