@@ -79,9 +79,7 @@ def paragraphs(text: str) -> list[str]:
 def as_printed(text: str) -> str:
     """The text of a fact in lines of a novel's width; lines of verse, lists and tables are shorter and stay."""
     return "\n".join(
-        line
-        if len(line) <= LINE
-        else textwrap.fill(line, LINE, break_long_words=False, break_on_hyphens=False, drop_whitespace=True)
+        line if len(line) <= LINE else textwrap.fill(line, LINE, break_long_words=False, break_on_hyphens=False)
         for line in text.split("\n")
     )
 
@@ -112,7 +110,7 @@ def plant(ground: Sequence[str], facts: Sequence[str], rng: random.Random) -> Pl
 
 
 def planted_novel(tokenizer: Any, novel: str, wordings: Sequence[Wording], tokens: int, rng: random.Random) -> Planted:
-    """`tokens` tokens of a novel, the facts among them."""
+    """`tokens` tokens of a novel, the facts among them; to 1% or so, as paragraphs are counted one by one."""
     facts = [as_printed(wording.text) for wording in wordings]
     ground = paragraphs(novel)
     room = tokens - sum(len(encode_text(tokenizer, f"{fact}\n\n")) for fact in facts)
