@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# The figures of docs/reading.md: natural questions beside retrieval with the same reader, facts in wordings that no
+# template has, and questions that the document does not tell. Some three hours on two cores.
+#   scripts/measure_reading.sh OUTPUT [DATA]
+# A run that was stopped goes on where it stood. DATA is the folder with books/ and qa/ (default ../shared/data); READER
+# names what writes the answers.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+output=${1:?name a folder for the results}
+data=${2:-$root/../shared/data}
+case ${VENV:=.venv} in /*) ;; *) VENV=$root/$VENV ;; esac
+reader=${READER:-qwen2.5-coder-1.5b-instruct}
+natural() {  # the answers, and beside them the finding alone: with a reader, sources are sentences
+  local name=$1
+  shift
+  for who in "$reader" none; do
+    "$VENV/bin/focusdoc" eval natural --reader "$who" --mode read,bm25,embedding --store "$output/store" --resume \
+      --output "$output/$name-$([ "$who" = none ] && echo found || echo read)" "$@"
+  done
+}
+natural xquad --data "$data/qa/xquad.en.json" --questions 0.82:1 --limit 200
+natural nq --data "$data/qa/nq-open-oracle.jsonl.gz" --questions 0.8:1 --limit 200
+natural novels --data "$data/qa/novels.json" --documents "$data/books" --questions 0.5:1
+run() { "$VENV/bin/python" "$root/benchmarks/$1.py" --reader "$reader" --store "$output/store" "${@:2}"; }
+run wordings --data "$data" --output "$output/wordings"
+run absent --data "$data/qa/xquad.en.json" --questions 0.82:1 --output "$output/absent.json"
+"$VENV/bin/focusdoc" report "$output" --output "$output/report"
