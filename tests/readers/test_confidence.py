@@ -64,15 +64,17 @@ def test_long_answers_and_empty_looks_stay_finite() -> None:
     assert 0 <= confidence_of(signals_of(found(0.0, 0.0), -1e9, -50.0)) < 0.01
 
 
+@pytest.fixture(scope="module")
+def engine(tiny_tokenizer: Any) -> FocusEngine:
+    return tiny_engine(tiny_tokenizer, FocusConfig(chunk_size=64, local_window=256))
+
+
+@pytest.fixture(scope="module")
+def memory(engine: FocusEngine) -> Any:
+    return engine.read(Document.from_text("The house is blue. " * 30))
+
+
 class TestAnswers:
-    @pytest.fixture(scope="class")
-    def engine(self, tiny_tokenizer: Any) -> FocusEngine:
-        return tiny_engine(tiny_tokenizer, FocusConfig(chunk_size=64, local_window=256))
-
-    @pytest.fixture(scope="class")
-    def memory(self, engine: FocusEngine) -> Any:
-        return engine.read(Document.from_text("The house is blue. " * 30))
-
     def test_say_that_the_document_does_not_tell(self, engine: FocusEngine, memory: Any) -> None:
         sure, unsure = Judging(0.0, 12.0), Judging(-15.0, -12.0)
         answers = [engine.with_reader(one).ask(memory, "What colour is it?") for one in (sure, unsure)]
