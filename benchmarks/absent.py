@@ -27,7 +27,7 @@ from focusdoc.readers.answering import BUDGET
 from focusdoc.readers.confidence import FOUND, confidence_of, signals_of
 from focusdoc.readers.local import LocalReader
 from focusdoc.readers.passages import choose_passages, in_order, text_of
-from focusdoc.readers.reader import judging_prompt, reading_prompt
+from focusdoc.readers.reader import judging_prompt, reading_prompt, whole
 
 
 def main() -> None:
@@ -85,14 +85,10 @@ def asked(engine: FocusEngine, memory: DocumentMemory, row: dict[str, Any]) -> d
     found = engine.find(memory, question)
     passages = choose_passages(found, lambda some: sum(reader.count(text_of([memory], one)) for one in some) <= BUDGET)
     texts = [text_of([memory], each) for each in in_order(passages)]
-    writing, pieces = reader.write(reading_prompt(question, texts), GenerationConfig(max_new_tokens=32)), []
-    while True:
-        try:
-            pieces.append(next(writing))
-        except StopIteration as end:
-            text = "".join(pieces)
-            signals = signals_of(found, end.value.log_likelihood, reader.agrees(judging_prompt(question, texts, text)))
-            return {"answer": text, "f1": f1(text, row["answers"]), "signals": signals}
+    text, written = whole(reader.write(reading_prompt(question, texts), GenerationConfig(max_new_tokens=32)))
+    agreement = reader.agrees(judging_prompt(question, texts, text))
+    signals = signals_of(found, written.log_likelihood, agreement)
+    return {"answer": text, "f1": f1(text, row["answers"]), "signals": signals}
 
 
 def report(rows: list[dict[str, Any]]) -> None:

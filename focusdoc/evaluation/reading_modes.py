@@ -24,7 +24,7 @@ from focusdoc.evaluation.retrieval import Finder, Rank, passages
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.readers import Reader
 from focusdoc.readers.answering import BUDGET
-from focusdoc.readers.reader import Messages, Written, reading_prompt
+from focusdoc.readers.reader import Messages, Written, reading_prompt, whole
 from focusdoc.readers.windows import cut
 
 #: Sources that are asked for: more than any way of finding quotes.
@@ -139,16 +139,9 @@ class RetrievalMode:
         quoted = [text[start:end] for start, end in sorted(found)]
         looked = time.perf_counter()
         settings = GenerationConfig(max_new_tokens=item.max_new_tokens, stop=item.stop)
-        stream = self._reader.write(reading_prompt(question, quoted), settings)
-        pieces: list[str] = []
-        while True:
-            try:
-                pieces.append(next(stream))
-            except StopIteration as end:
-                written: Written = end.value
-                break
+        answered, written = whole(self._reader.write(reading_prompt(question, quoted), settings))
         return Outcome(
-            prediction="".join(pieces),
+            prediction=answered,
             document_tokens=0,
             prompt_tokens=written.prompt_tokens,
             new_tokens=written.completion_tokens,

@@ -8,7 +8,7 @@ from collections.abc import Generator
 from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import Answer, TextPiece, Timings, Usage
 from focusdoc.readers.fitting import fit_conversation
-from focusdoc.readers.reader import Messages, Reader, Written
+from focusdoc.readers.reader import Messages, Reader, relay
 
 
 def stream_own_answer(
@@ -27,15 +27,8 @@ def stream_own_answer(
 def _stream(
     reader: Reader, conversation: Messages, settings: GenerationConfig, cancel: threading.Event | None
 ) -> Generator[TextPiece, None, None]:
-    stream = reader.write(conversation, settings, cancel)
     pieces: list[str] = []
-    while True:
-        try:
-            pieces.append(next(stream))
-        except StopIteration as end:
-            written: Written = end.value
-            break
-        yield TextPiece(pieces[-1])
+    written = yield from relay(reader.write(conversation, settings, cancel), pieces)
     usage = Usage(0, 0, 0, written.completion_tokens, reader_tokens=written.prompt_tokens)
     timings = Timings(written.first_token, written.decode)
     yield TextPiece("", Answer("".join(pieces), (), usage, timings, (), written.finish_reason))

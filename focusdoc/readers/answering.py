@@ -14,7 +14,7 @@ from focusdoc.readers.confidence import FOUND, confidence_of, signals_of
 from focusdoc.readers.finding import Finder
 from focusdoc.readers.fitting import fit_reading
 from focusdoc.readers.passages import choose_passages, in_order, text_of
-from focusdoc.readers.reader import Judge, Messages, Reader, Written, judging_prompt, reading_prompt
+from focusdoc.readers.reader import Judge, Messages, Reader, judging_prompt, reading_prompt, relay
 from focusdoc.readers.sources import sources_of
 
 #: Tokens of passages, in the reader's own.
@@ -51,18 +51,13 @@ def stream_read_answer(
     )
     texts = [text_of(memories, each) for each in in_order(passages)]
     looked = time.perf_counter() - begun
-    stream = reader.write(reading_prompt(question, texts, earlier), asked.settings, asked.cancel)
     pieces: list[str] = []
-    while True:
-        try:
-            pieces.append(next(stream))
-        except StopIteration as end:
-            written: Written = end.value
-            break
-        except ReaderError as error:
-            error.sources = sources_of(memories, passages, question, "", asked.max_sources)
-            raise
-        yield TextPiece(pieces[-1])
+    try:
+        writing = reader.write(reading_prompt(question, texts, earlier), asked.settings, asked.cancel)
+        written = yield from relay(writing, pieces)
+    except ReaderError as error:
+        error.sources = sources_of(memories, passages, question, "", asked.max_sources)
+        raise
     text = "".join(pieces)
     sources = sources_of(memories, passages, question, text, asked.max_sources)
     usage = Usage(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from focusdoc.config import GenerationConfig
-from focusdoc.decoding.answer import FinishReason
+from focusdoc.decoding.answer import FinishReason, TextPiece
 from focusdoc.decoding.prompt import merged
 from focusdoc.errors import ConfigError
 
@@ -97,6 +97,28 @@ class Judge(Protocol):
     def agrees(self, messages: Messages) -> float:
         """The logarithm of the odds of "Yes" against "No" as what comes next."""
         ...
+
+
+def relay(writing: Generator[str, None, Written], pieces: list[str]) -> Generator[TextPiece, None, Written]:
+    """Yield what a reader writes, and keep it in `pieces`; returns how it ended."""
+    while True:
+        try:
+            pieces.append(next(writing))
+        except StopIteration as end:
+            written: Written = end.value
+            return written
+        yield TextPiece(pieces[-1])
+
+
+def whole(writing: Generator[str, None, Written]) -> tuple[str, Written]:
+    """All that a reader writes, and how it ended."""
+    pieces: list[str] = []
+    relayed = relay(writing, pieces)
+    while True:
+        try:
+            next(relayed)
+        except StopIteration as end:
+            return "".join(pieces), end.value
 
 
 def estimated(text: str) -> int:
