@@ -105,10 +105,10 @@ def quantized(blocks: Sequence[MemoryBlock]) -> Iterator[MemoryBlock]:
 
 def follow(engine: FocusEngine, memory: DocumentMemory, question: str, answer: Sequence[int] | None) -> Run:
     """Decode greedily, or be fed `answer`; logits of every step and the seconds it took, the first step's in front."""
-    settings, local_ids, prompt_ids = engine._prepare(question, "auto", {"max_new_tokens": ANSWER_TOKENS})
-    decoder = engine._decoder(memory.blocks, settings)
+    asked = engine._question([memory], question, "auto", {"max_new_tokens": ANSWER_TOKENS})
+    decoder = engine.own_way.decoder(asked.blocks, ANSWER_TOKENS)
     begun = time.perf_counter()
-    logits = [decoder.start(local_ids, prompt_ids)]
+    logits = [decoder.start(asked.local_ids, asked.prompt_ids)]
     seconds = [time.perf_counter() - begun]
     while len(logits) < (ANSWER_TOKENS if answer is None else len(answer)):
         token = int(logits[-1].argmax()) if answer is None else answer[len(logits) - 1]

@@ -104,22 +104,22 @@ class FocusConfig:
                 f"active_chunks is {self.active_chunks!r}, but chunks can only sit out in incremental mode with "
                 "candidates; use 'all'."
             )
-        _at_least("anchor", self.anchor, 0)
+        at_least("anchor", self.anchor, 0)
         if self.anchor and self.condensing != "none":
             raise ConfigError(f"anchor is {self.anchor}; anchors are for direct mode, so set condensing='none' too.")
         if self.candidate_positions not in (None, "sequential", "shared"):
             raise ConfigError(f"candidate_positions is {self.candidate_positions!r}; choose 'sequential' or 'shared'.")
         if self.memory_dtype not in ("auto", "model", "int8"):
             raise ConfigError(f"memory_dtype is {self.memory_dtype!r}; choose 'auto', 'model' or 'int8'.")
-        _at_least("local_window", self.local_window, 1)
-        _at_least("prompt_window", self.prompt_window, 1)
-        _at_least("read_batch", self.read_batch, 1)
+        at_least("local_window", self.local_window, 1)
+        at_least("prompt_window", self.prompt_window, 1)
+        at_least("read_batch", self.read_batch, 1)
         for name in ("prompt_bos", "allow_untrained"):
             if getattr(self, name) not in (None, True, False):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be True or False.")
         for name in ("chunk_size", "chunk_batch"):
             if getattr(self, name) is not None:
-                _at_least(name, getattr(self, name), 1)
+                at_least(name, getattr(self, name), 1)
         if self.quote_tokens and (self.direct or self.local_attention == "refresh"):
             raise ConfigError(
                 f"quote_tokens is {self.quote_tokens}, but passages are quoted in incremental mode with candidates "
@@ -127,7 +127,7 @@ class FocusConfig:
             )
         for name in ("direct_threshold", "bos_token_id", "quote_tokens"):
             if getattr(self, name) is not None:
-                _at_least(name, getattr(self, name), 0)
+                at_least(name, getattr(self, name), 0)
 
     @classmethod
     def paper(
@@ -236,12 +236,12 @@ class GenerationConfig:
     grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
-        _at_least("max_new_tokens", self.max_new_tokens, 1)
-        _at_least("top_k", self.top_k, 0)
+        at_least("max_new_tokens", self.max_new_tokens, 1)
+        at_least("top_k", self.top_k, 0)
         if self.grammar is not None and not hasattr(self.grammar, "start"):
             raise ConfigError(f"grammar is {self.grammar!r}; give a grammar such as JsonGrammar, or None.")
         if self.seed is not None:
-            _at_least("seed", self.seed, 0)
+            at_least("seed", self.seed, 0)
             if self.seed >= 2**63:
                 raise ConfigError(f"seed is {self.seed}; it must be below 2**63.")
         for name in ("temperature", "top_p", "repetition_penalty"):
@@ -266,7 +266,7 @@ def _finite(name: str, value: Any) -> None:
         raise ConfigError(f"{name} is {value!r}; it must be a finite number.")
 
 
-def _at_least(name: str, value: Any, smallest: int) -> None:
+def at_least(name: str, value: Any, smallest: int) -> None:
     """Refuse `value` unless it is an integer of at least `smallest`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {smallest}.")

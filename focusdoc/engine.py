@@ -12,14 +12,11 @@ from typing import Any
 
 import torch
 
-from focusdoc.config import FocusConfig, GenerationConfig
+from focusdoc.config import FocusConfig, GenerationConfig, at_least
 from focusdoc.decoding.answer import Answer, TextPiece
-from focusdoc.decoding.answering import Asked, answer_together, stream_answer
-from focusdoc.decoding.limits import questions_at_once
+from focusdoc.decoding.answering import Asked, RenderQuoted, Way
 from focusdoc.decoding.local_context import bos_token, flat_ids
 from focusdoc.decoding.prompt import PromptStyle
-from focusdoc.decoding.quoting import RenderQuoted
-from focusdoc.decoding.together import chunks_at_once
 from focusdoc.documents import Document, cut_chunks, load, tokenize
 from focusdoc.documents.chunking import TokenizedText
 from focusdoc.engine_tokens import TokenEngine
@@ -33,7 +30,6 @@ from focusdoc.modeling.adapter_files import load_adapter, shipped_adapter_path
 from focusdoc.modeling.base import load_base
 from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
 from focusdoc.readers import Reader, open_reader
-from focusdoc.readers.answering import stream_read_answer
 from focusdoc.readers.finding import Found
 from focusdoc.readers.reader import Messages
 from focusdoc.storage import cache_path
@@ -197,12 +193,8 @@ class FocusEngine(TokenEngine):
             MemoryShortageError: what runs behind every chunk does not fit into free memory; while the answer is written
                 as well, since it grows.
         """
-        answer: Answer | None = None
-        for piece in self.stream(memory, question, style=style, max_sources=max_sources, cancel=cancel, **generation):
-            answer = piece.answer
-        if answer is None:  # pragma: no cover - the last piece always carries the answer
-            raise RuntimeError("the stream ended without an answer")
-        return answer
+        asked = self._question(self._own(memory), question, style, generation, max_sources=max_sources, cancel=cancel)
+        return self._checked(asked).answer(asked)
 
     def ask_many(
         self,
@@ -230,30 +222,14 @@ class FocusEngine(TokenEngine):
         """
         if isinstance(questions, str) or not questions:
             raise ConfigError(f"questions is {questions!r}; give a list with at least one question.")
-        _check_count("batch", batch, 1)
-        _check_count("max_sources", max_sources, 0)
+        at_least("batch", batch, 1)
         memories = self._own(memory)
-        asked = []
-        for question in questions:
-            settings, local_ids, prompt_ids = self._prepare(question, style, generation)
-            render = partial(self._rendered, question, style)
-            asked.append(self._asked(memories, local_ids, prompt_ids, settings, render, max_sources, cancel))
-        if self.config.direct or self.reader is not None:  # they share nothing but the weights
-            return [
-                self.ask(memories, question, style=style, max_sources=max_sources, cancel=cancel, **generation)
-                for question in questions
-            ]
-        blocks = [block for one in memories for block in one.blocks]
-        longest = max(len(one.prompt_ids) for one in asked)
-        num_chunks = sum(block.num_chunks for block in blocks)
-        batch = min(batch, questions_at_once(self.base, num_chunks, longest, asked[0].settings.max_new_tokens))
-        answers: list[Answer] = []
-        for start in range(0, len(asked), batch):
-            group = asked[start : start + batch]
-            size = chunks_at_once(self.config, [len(one.prompt_ids) for one in group])
-            decoders = [self._parallel_decoder(blocks, one.settings, chunk_batch=size) for one in group]
-            answers += answer_together(decoders, group)
-        return answers
+        asked = [
+            self._question(memories, each, style, generation, max_sources=max_sources, cancel=cancel)
+            for each in questions
+        ]
+        ways = [self._checked(each) for each in asked]  # all of one kind
+        return ways[0].answer_many(asked, batch)
 
     def stream(
         self,
@@ -269,11 +245,8 @@ class FocusEngine(TokenEngine):
 
         Everything that can be wrong with the call is raised here, before the first piece is asked for.
         """
-        memories = self._own(memory)
-        settings, local_ids, prompt_ids = self._prepare(question, style, generation)
-        render = partial(self._rendered, question, style)
-        asked = self._asked(memories, local_ids, prompt_ids, settings, render, max_sources, cancel)
-        return self._stream(asked, [("user", question)])
+        asked = self._question(self._own(memory), question, style, generation, max_sources=max_sources, cancel=cancel)
+        return self._checked(asked).stream(asked)
 
     def stream_prompt(
         self,
@@ -296,32 +269,27 @@ class FocusEngine(TokenEngine):
         Raises:
             PromptTooLongError: they do not fit into the local window. Else as `ask`, all before the first piece.
         """
-        memories = self._own(memory)
-        settings, local_ids, prompt = self._fitting(flat_ids(prompt_ids, self.base.config.vocab_size), generation)
-        return self._stream(self._asked(memories, local_ids, prompt, settings, quoted, max_sources, cancel), said)
+        memories, ids = self._own(memory), flat_ids(prompt_ids, self.base.config.vocab_size)
+        more = {"said": said or (), "quoted": quoted, "max_sources": max_sources, "cancel": cancel}
+        asked = self._asked(memories, ids, generation, **more)
+        return self._checked(asked).stream(asked)
 
-    def _asked(
+    def stream_alone(
         self,
-        memories: list[DocumentMemory],
-        local_ids: list[int],
-        prompt_ids: list[int],
-        settings: GenerationConfig,
-        render: RenderQuoted | None,
-        max_sources: int,
-        cancel: threading.Event | None,
-    ) -> Asked:
-        _check_count("max_sources", max_sources, 0)
-        self._check_room([one.num_tokens for one in memories], len(local_ids), settings)
-        quoting = self._quoting(render, memories, len(local_ids), settings)
-        return Asked(memories, local_ids, prompt_ids, settings, self._tokenizer, quoting, max_sources, cancel)
+        prompt_ids: Sequence[int],
+        *,
+        said: Messages | None = None,
+        cancel: threading.Event | None = None,
+        **generation: Any,
+    ) -> Generator[TextPiece, None, None]:
+        """Like `stream_prompt` without documents: the model that writes answers from its own window.
 
-    def _stream(self, asked: Asked, said: Messages | None) -> Generator[TextPiece, None, None]:
-        """The answer to what was `said` last, by the reader, where there is one; with None by the base model."""
-        self.check_reader(said, asked.settings)
-        decoder = self._decoder([block for one in asked.memories for block in one.blocks], asked.settings)
-        if self.reader is None or said is None:
-            return stream_answer(decoder, asked)
-        return stream_read_answer(decoder, asked, self.reader, said[-1][1], self.finder, earlier=said[:-1])
+        Raises:
+            ConfigError, PromptTooLongError: before the first piece: the settings are wrong, or the prompt does not fit.
+        """
+        settings = GenerationConfig(**generation)
+        asked = Asked((), prompt_ids, prompt_ids, settings, self._tokenizer, said or (), cancel=cancel)
+        return self._checked(asked, documents=False).stream(asked)
 
     def find(self, memory: DocumentMemory | Sequence[DocumentMemory], question: str) -> Found:
         """What a question makes of all windows of one memory's document or several's; nothing is written.
@@ -329,11 +297,9 @@ class FocusEngine(TokenEngine):
         Raises:
             ConfigError: a memory was made from bare token ids. Else as `ask`.
         """
-        memories = self._own(memory)
-        settings, local_ids, prompt_ids = self._prepare(question, "auto", {"max_new_tokens": 1})
-        asked = self._asked(memories, local_ids, prompt_ids, settings, None, 0, None)
-        decoder = self._decoder([block for one in memories for block in one.blocks], settings)
-        return self.finder.find(decoder, asked, question)
+        asked = self._question(self._own(memory), question, "auto", {"max_new_tokens": 1})
+        self.own_way.check(asked)
+        return self.finder.find(self.own_way.decoder(asked.blocks, 1), asked, question)
 
     def check_question(self, question: str, *, style: PromptStyle = "auto", **generation: Any) -> None:
         """Raise what `ask` would raise for this question, so that no document need be read to find out.
@@ -341,9 +307,7 @@ class FocusEngine(TokenEngine):
         Raises:
             PromptTooLongError, AdapterError, ConfigError: as `ask`.
         """
-        settings, local_ids, _ = self._prepare(question, style, generation)
-        self.check_reader([("user", question)], settings)
-        self._check_room([self.chunk_size], len(local_ids), settings)
+        self._checked(self._question((), question, style, generation))
 
     def check_prompt(self, prompt_ids: Sequence[int], said: Messages | None = None, **generation: Any) -> None:
         """Like `check_question`, for a local context that the caller rendered.
@@ -351,11 +315,23 @@ class FocusEngine(TokenEngine):
         Raises:
             PromptTooLongError, AdapterError, ConfigError: as `stream_prompt`.
         """
-        settings, local_ids, _ = self._fitting(flat_ids(prompt_ids, self.base.config.vocab_size), generation)
-        self.check_reader(said, settings)
-        self._check_room([self.chunk_size], len(local_ids), settings)
+        ids = flat_ids(prompt_ids, self.base.config.vocab_size)
+        self._checked(self._asked((), ids, generation, said=said or ()))
 
+    def _question(
+        self,
+        memories: Sequence[DocumentMemory],
+        question: str,
+        style: PromptStyle,
+        generation: dict[str, Any],
+        **more: Any,
+    ) -> Asked:
+        self.check_ready()
+        render = partial(self._rendered, question, style)
+        return self._asked(memories, render(), generation, said=[("user", question)], quoted=render, **more)
 
-def _check_count(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
+    def _checked(self, asked: Asked, *, documents: bool = True) -> Way:
+        """The way that a call is answered, which finds nothing wrong with it."""
+        way = self._way(asked, documents=documents)
+        way.check(asked)
+        return way

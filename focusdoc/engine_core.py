@@ -1,24 +1,24 @@
-"""What every call of the engine stands on: weights, settings, checks, and the decoders made from them."""
+"""What every call of the engine stands on: weights, settings, checks, and the way that it answers."""
 
 from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 from focusdoc.attention import attention_kernel
 from focusdoc.config import FocusConfig, GenerationConfig
-from focusdoc.decoding.direct import DirectDecoder
-from focusdoc.decoding.limits import check_room, positions_left
+from focusdoc.decoding.answering import Asked, Way
+from focusdoc.decoding.candidates import Candidates, Projections
+from focusdoc.decoding.direct import Direct
 from focusdoc.decoding.local_context import local_and_prompt
-from focusdoc.decoding.parallel import ParallelDecoder
+from focusdoc.decoding.plain_answer import Plain
 from focusdoc.decoding.prompt import PromptStyle, question_prompt
-from focusdoc.decoding.quoting import Quoting, RenderQuoted
-from focusdoc.errors import AdapterError, ConfigError, PromptTooLongError
+from focusdoc.decoding.quoting import Quoted
+from focusdoc.decoding.refreshed import Refreshed
+from focusdoc.errors import ConfigError, PromptTooLongError
 from focusdoc.memory.chunk_memory import DocumentMemory, MemoryBlock, check_maker
 from focusdoc.memory.library import open_store, read_through
 from focusdoc.memory.plan import QUESTION_TOKENS, MemoryPlan
@@ -26,14 +26,14 @@ from focusdoc.memory.reading import Progress
 from focusdoc.memory.speed import ReadingSpeed
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.adapter import Adapter, check_adapter, untrained_adapter
-from focusdoc.modeling.base import BaseModel, CandidateWeights
+from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.candidate import LayerWeights
 from focusdoc.modeling.catalogue import known_model
-from focusdoc.readers.answering import BUDGET
+from focusdoc.readers.alone import Alone
 from focusdoc.readers.finding import Finder
-from focusdoc.readers.fitting import fit_reading
 from focusdoc.readers.local import LocalReader
-from focusdoc.readers.reader import Messages, Reader, no_grammar
+from focusdoc.readers.reader import Reader, no_grammar
+from focusdoc.readers.reading import Read
 
 #: Room kept behind a chunk for the answer, in tokens, where the chunk size follows from the model's context.
 ANSWER_ROOM = 512
@@ -96,8 +96,7 @@ class EngineCore:
         self.kernel = attention_kernel(attention, base.device)
         self.finder = Finder(known.retrieval_heads if (known := known_model(base.name)) else ())
         self._speed = ReadingSpeed(base, self.chunk_size)
-        self._weights = _on(base, adapter) if adapter is not None else None
-        self._packed: CandidateWeights | None = None
+        self._projections = Projections(base, adapter)
 
     @property
     def chunk_size(self) -> int:
@@ -126,44 +125,37 @@ class EngineCore:
 
     def with_reader(self, reader: Reader | None) -> Self:
         """The same engine, with the same weights, whose answers another reader writes (None for the base model)."""
-        if self._weights is not None and not self.config.direct:
-            self._packed_weights  # noqa: B018  # packed now, so that both share them
         other = copy.copy(self)
         other.reader = reader
         return other
 
-    def check_reader(self, said: Messages | None, settings: GenerationConfig) -> None:
-        """Raise what the reader would, where there is one, so that no document need be read to find out.
+    @property
+    def own_way(self) -> Direct | Candidates:
+        """How the base model answers by itself."""
+        if self.config.direct:
+            return Direct(self.base, self.config, self.kernel)
+        refreshed = self.config.local_attention == "refresh"
+        kind = Refreshed if refreshed else Quoted if self.config.quote_tokens else Candidates
+        return kind(self.base, self.config, self.kernel, self._projections)
 
-        Args:
-            said: the conversation, which ends with the question; None where the base model writes in any case.
+    def _way(self, asked: Asked, *, documents: bool = True) -> Way:
+        """How a call is answered; everything else is the same for all ways.
 
         Raises:
-            ConfigError, PromptTooLongError: it cannot keep to the settings; the question does not fit into its window.
+            ConfigError: the base model is to continue a prompt by the grammar of a reader's tokens.
         """
-        if self.reader is None:
-            return
-        if said is not None:
-            self.reader.check(settings)
-            fit_reading(self.reader, said[-1][1], said[:-1], settings, BUDGET)
-        elif settings.grammar is not None:
+        if self.reader is not None and asked.said:
+            return Read(self.own_way, self.reader, self.finder) if documents else Alone(self.reader)
+        if self.reader is not None and asked.settings.grammar is not None:
             raise ConfigError(
                 f"{self.base.name} continues this prompt by itself, and a grammar holds for the tokens of the reader "
                 f"{self.reader.name}; leave one of them out."
             )
+        return self.own_way if documents else Plain(self.base)
 
     def require_adapter(self) -> list[LayerWeights]:
-        """The candidate weights of every layer.
-
-        Raises:
-            AdapterError: there is no adapter, and untrained candidates were not asked for.
-        """
-        if self._weights is None:
-            raise AdapterError(
-                f"{self.base.name} has no adapter, and untrained candidates retrieve nothing: pass adapter=<folder> "
-                "(train one with `focusdoc train`), or FocusConfig(allow_untrained=True) for experiments."
-            )
-        return self._weights
+        """See `Projections.required`."""
+        return self._projections.required()
 
     def check_ready(self) -> None:
         """Make sure that questions can be answered at all.
@@ -172,9 +164,7 @@ class EngineCore:
             AdapterError: candidates are asked for, and there is no adapter. ConfigError: this is a fork of the process
                 that loaded the model.
         """
-        self.base.check_process()
-        if not self.config.direct:
-            self.require_adapter()
+        self.own_way.check_ready()
 
     def _own(self, memory: DocumentMemory | Sequence[DocumentMemory]) -> list[DocumentMemory]:
         """One memory or several as a list of this engine's own."""
@@ -184,40 +174,15 @@ class EngineCore:
         check_maker(memories, self.maker)
         return memories
 
-    def _prepare(
-        self, question: str, style: PromptStyle, generation: dict[str, Any]
-    ) -> tuple[GenerationConfig, list[int], list[int]]:
-        """The settings, the local context and the dynamic prompt of a question."""
-        self.check_ready()
-        return self._fitting(self._rendered(question, style), generation)
-
     def _rendered(self, question: str, style: PromptStyle, quoted: str = "") -> list[int]:
         """Token ids of a question in its template, with a text of passages in front of it."""
         with self.base.tokenizer_lock:
             return question_prompt(self._tokenizer, question, style, quoted)
 
-    def _quoting(
-        self,
-        render: RenderQuoted | None,
-        memories: Sequence[DocumentMemory],
-        local_len: int,
-        settings: GenerationConfig,
-    ) -> Quoting | None:
-        """How passages join a local context of `local_len` tokens; None where there is no room, or none are wanted."""
-        if render is None or not self.config.quote_tokens:
-            return None
-        in_window = self.config.local_window - local_len
-        num_chunks = sum(block.num_chunks for memory in memories for block in memory.blocks)
-        positions = positions_left(self.base, self.config, num_chunks, local_len, settings.max_new_tokens)
-        limit = min(self.config.quote_tokens, in_window, positions)
-        if limit <= 0:
-            return None
-        return Quoting(
-            limit, lambda text: local_and_prompt(self.base, self.config, list(render(text)))[0], self._tokenizer
-        )
-
-    def _fitting(self, ids: list[int], generation: dict[str, Any]) -> tuple[GenerationConfig, list[int], list[int]]:
-        """The settings, the local context and the dynamic prompt of a rendered question."""
+    def _asked(
+        self, memories: Sequence[DocumentMemory], ids: list[int], generation: dict[str, Any], **more: Any
+    ) -> Asked:
+        """What a rendered prompt asks, with `more` of `Asked`; without memories, of documents that are not read yet."""
         settings = GenerationConfig(**generation)
         self.check_ready()
         if len(ids) > self.config.local_window:
@@ -225,40 +190,7 @@ class EngineCore:
                 f"The question takes {len(ids)} tokens with its template, more than the local window of "
                 f"{self.config.local_window}; shorten it, or raise local_window."
             )
-        return settings, *local_and_prompt(self.base, self.config, ids)
-
-    def _check_room(self, document_lengths: Sequence[int], local_len: int, settings: GenerationConfig) -> None:
-        check_room(
-            self.base,
-            self.config,
-            longest_chunk=min(self.chunk_size, max(document_lengths, default=0)),
-            num_chunks=sum(math.ceil(length / self.chunk_size) for length in document_lengths),
-            local_len=local_len,
-            max_new_tokens=settings.max_new_tokens,
-        )
-
-    def _decoder(self, blocks: Sequence[MemoryBlock], settings: GenerationConfig) -> ParallelDecoder | DirectDecoder:
-        if not self.config.direct:
-            return self._parallel_decoder(blocks, settings)
-        return DirectDecoder(
-            self.base,
-            blocks,
-            kernel=self.kernel,
-            start=self.config.anchor + self.chunk_size,
-            max_new_tokens=settings.max_new_tokens,
-        )
-
-    def _parallel_decoder(
-        self, blocks: Sequence[MemoryBlock], settings: GenerationConfig, chunk_batch: int | None = None
-    ) -> ParallelDecoder:
-        return ParallelDecoder(
-            self.base,
-            self._packed_weights,
-            blocks,
-            kernel=self.kernel,
-            config=self.config if chunk_batch is None else replace(self.config, chunk_batch=chunk_batch),
-            max_new_tokens=settings.max_new_tokens,
-        )
+        return Asked(memories, *local_and_prompt(self.base, self.config, ids), settings, self._tokenizer, **more)
 
     def _read_tokens(
         self,
@@ -287,22 +219,13 @@ class EngineCore:
     @property
     def _tail_tokens(self) -> int:
         """Tokens that a plan keeps room for behind every chunk: a usual question and answer."""
-        if self.config.direct:
-            return 0
-        return min(self.config.prompt_window, QUESTION_TOKENS) + GenerationConfig.max_new_tokens
+        return self.own_way.num_behind(QUESTION_TOKENS, GenerationConfig.max_new_tokens)
 
     def _default_chunk_size(self, adapter: Adapter | None, config: FocusConfig) -> int:
         if adapter is not None and adapter.config.chunk_size is not None:
             return adapter.config.chunk_size
         room = self.base.context_length - config.prompt_window - ANSWER_ROOM
         return max(1, room if room > 0 else self.base.context_length // 2)
-
-    @property
-    def _packed_weights(self) -> CandidateWeights:
-        with self.base.lock:  # once, whichever thread asks first
-            if self._packed is None:
-                self._packed = self.base.packed(self.require_adapter())
-            return self._packed
 
     @property
     def _tokenizer(self) -> Any:
@@ -312,11 +235,3 @@ class EngineCore:
                 "pass tokenizer=, put tokenizer.json beside the weights, or use generate(input_ids)."
             )
         return self.base.tokenizer
-
-
-def _on(base: BaseModel, adapter: Adapter) -> list[LayerWeights]:
-    """The adapter's weights of every layer, in the model's dtype and on its device."""
-    return [
-        {letter: weight.to(base.device, base.dtype) for letter, weight in adapter.of_layer(layer).items()}
-        for layer in range(base.num_layers)
-    ]

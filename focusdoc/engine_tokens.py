@@ -54,19 +54,20 @@ class TokenEngine(EngineCore):
         ids = flat_ids(input_ids, self.base.config.vocab_size)
         begun = time.perf_counter()
         split = len(ids) - self.config.local_window
+        way = self.own_way
         decoder: PlainDecoder | ParallelDecoder | DirectDecoder
         if len(ids) < self.config.threshold or split <= 0:
             # All of it is the local context, which has its BOS with no candidate in front as well.
             local_ids, _ = local_and_prompt(self.base, self.config, ids)
-            self._check_room([], len(local_ids), settings)
+            way.check_room([], len(local_ids), settings)
             decoder = PlainDecoder(self.base)
             logits = decoder.start(local_ids)
             usage = Usage(0, 0, len(local_ids), 0)
         else:
-            self.check_ready()
+            way.check_ready()
             local_ids, prompt_ids = local_and_prompt(self.base, self.config, ids[split:])
-            self._check_room([split], len(local_ids), settings)
-            decoder = self._decoder(self._read_tokens(ids[:split])[0], settings)
+            way.check_room([split], len(local_ids), settings)
+            decoder = way.decoder(self._read_tokens(ids[:split])[0], settings.max_new_tokens)
             logits = decoder.start(local_ids, prompt_ids)
             usage = Usage(split, decoder.num_chunks, len(local_ids), 0, split)
         loop = TokenLoop(decoder, logits, settings, history=ids, eos_token_ids=self.base.eos_token_ids, cancel=cancel)

@@ -14,18 +14,14 @@ from focusdoc.chat.cancelling import ReadingCancelledError, Turns, stopped_by
 from focusdoc.chat.messages import Message, as_turns, check_messages, encode_conversation, with_quotes
 from focusdoc.chat.splitting import split_prompt
 from focusdoc.chat.streams import last_answer
-from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import Answer, TextPiece
 from focusdoc.decoding.json_grammar import JsonGrammar, grammar_tokenizer
-from focusdoc.decoding.plain_answer import stream_plain_answer
 from focusdoc.decoding.prompt import SYSTEM_PROMPT, begin_of_text, encode_text, question_prompt, quoted_before
-from focusdoc.decoding.quoting import RenderQuoted
 from focusdoc.documents import Document, cut_chunks, tokenize
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError, PromptTooLongError
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.memory.pool import MemoryPool, half_of_memory
-from focusdoc.readers.alone import stream_own_answer
 from focusdoc.readers.reader import Messages, Reader
 
 #: Tokens left for what the template says besides its messages, such as a system prompt of its own.
@@ -155,7 +151,6 @@ class Chat:
             ConfigError, PromptTooLongError, AdapterError: before the first piece.
         """
         check_messages(messages)
-        settings = GenerationConfig(**generation)
         engine = self.engine
         split = split_prompt(
             messages,
@@ -164,13 +159,9 @@ class Chat:
             known=self.pool.beginning_of,
             per_message=self._per_message,
         )
-        if not split.documents and engine.reader is not None:
-            return stream_own_answer(engine.reader, as_turns(split.local), settings, cancel)
-        if not split.documents:
-            ids = self._render(split.local)
-            self._check_plain(len(ids), settings)
-            return stream_plain_answer(engine.base, ids, settings, cancel=cancel)
         said = as_turns(split.local)
+        if not split.documents:
+            return engine.stream_alone(self._render(split.local), said=said, cancel=cancel, **generation)
         if all(message.role != "system" for message in split.local):
             split = replace(split, local=(Message("system", SYSTEM_PROMPT), *split.local))  # as in training
         documents = [
@@ -180,11 +171,11 @@ class Chat:
         return self._answer(
             documents,
             self._render(split.local),
-            lambda text: self._render(with_quotes(split.local, text)),
-            said,
-            max_sources,
-            cancel,
             generation,
+            quoted=lambda text: self._render(with_quotes(split.local, text)),
+            said=said,
+            max_sources=max_sources,
+            cancel=cancel,
         )
 
     def continue_text(
@@ -199,9 +190,7 @@ class Chat:
         """
         if not text.strip():
             raise ConfigError("The prompt is empty; write at least one word.")
-        settings = GenerationConfig(**generation)
         engine = self.engine
-        engine.check_reader(None, settings)
         window = engine.config.local_window
         split = split_prompt([Message("user", text)], window=window, count=self.count, known=self.pool.beginning_of)
         with engine.base.tokenizer_lock:
@@ -209,17 +198,15 @@ class Chat:
         local = "".join(part for message in split.local for part in message.parts)
         ids = begin + self.encode(local)
         if not split.documents:
-            self._check_plain(len(ids), settings)
-            return stream_plain_answer(engine.base, ids, settings, cancel=cancel)
+            return engine.stream_alone(ids, cancel=cancel, **generation)
         documents = [Document.from_text(part, {"name": "prompt"}) for part in split.documents]
         return self._answer(
             documents,
             ids,
-            lambda text: begin + self.encode(quoted_before(local, text)),
-            None,
-            max_sources,
-            cancel,
             generation,
+            quoted=lambda text: begin + self.encode(quoted_before(local, text)),
+            max_sources=max_sources,
+            cancel=cancel,
         )
 
     def ask(
@@ -257,31 +244,30 @@ class Chat:
             with self.engine.base.tokenizer_lock:
                 return question_prompt(self.engine.base.tokenizer, question, quoted=text)
 
-        return self._answer(documents, render(""), render, [("user", question)], max_sources, cancel, generation)
+        call: dict[str, Any] = {"quoted": render, "said": [("user", question)], "max_sources": max_sources}
+        return self._answer(documents, render(""), generation, cancel=cancel, **call)
 
     def _answer(
         self,
         documents: Sequence[Document],
         prompt_ids: Sequence[int],
-        quoted: RenderQuoted,
-        said: Messages | None,
-        max_sources: int,
-        cancel: threading.Event | None,
         generation: Mapping[str, Any],
+        *,
+        said: Messages | None = None,
+        cancel: threading.Event | None,
+        **call: Any,
     ) -> Generator[TextPiece, None, None]:
+        """The answer, once the documents are read; `call` goes to `FocusEngine.stream_prompt`."""
         self.engine.check_prompt(prompt_ids, said, **generation)
         self._check_size(documents)
-        return self._read_and_answer(documents, prompt_ids, quoted, said, max_sources, cancel, generation)
+        return self._read_and_answer(documents, prompt_ids, cancel, said=said, **call, **generation)
 
     def _read_and_answer(
         self,
         documents: Sequence[Document],
         prompt_ids: Sequence[int],
-        quoted: RenderQuoted,
-        said: Messages | None,
-        max_sources: int,
         cancel: threading.Event | None,
-        generation: Mapping[str, Any],
+        **call: Any,
     ) -> Generator[TextPiece, None, None]:
         try:
             found = [self._read(document, cancel) for document in documents]
@@ -289,9 +275,7 @@ class Chat:
             return
         encoded = sum(tokens for _, tokens in found)
         memories = [memory for memory, _ in found]
-        for piece in self.engine.stream_prompt(
-            memories, prompt_ids, quoted=quoted, said=said, max_sources=max_sources, cancel=cancel, **generation
-        ):
+        for piece in self.engine.stream_prompt(memories, prompt_ids, cancel=cancel, **call):
             answer = piece.answer
             if answer is not None:
                 answer = replace(answer, usage=replace(answer.usage, encoded_tokens=encoded))
@@ -307,14 +291,6 @@ class Chat:
             return memory
         chunks = tuple(cut_chunks(memory.tokenized, self.engine.chunk_size, document))
         return replace(memory, document=document, chunks=chunks)
-
-    def _check_plain(self, num_tokens: int, settings: GenerationConfig) -> None:
-        limit = self.engine.base.context_length
-        if num_tokens + settings.max_new_tokens > limit:
-            raise PromptTooLongError(
-                f"The prompt's {num_tokens} tokens and {settings.max_new_tokens} new ones are more than the {limit} "
-                f"positions of {self.engine.base.name}; lower max_new_tokens."
-            )
 
     def _check_size(self, documents: Sequence[Document]) -> None:
         """Refuse documents that the memory cannot hold, before any of them is read."""

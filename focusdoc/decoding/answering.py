@@ -1,25 +1,31 @@
-"""Answering in words: the token loop with its text streamed and its sources found."""
+"""Answering in words: what is asked, what a way of answering is, and what the base model's own ways have in common."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from focusdoc.config import GenerationConfig
+from focusdoc.attention import AttentionKernel
+from focusdoc.config import FocusConfig, GenerationConfig, at_least
 from focusdoc.decoding.answer import Answer, Source, TextPiece, Timings, Usage
 from focusdoc.decoding.attribution import chunk_shares, find_sources
 from focusdoc.decoding.generation import AnswerDecoder, Step, TokenLoop
-from focusdoc.decoding.parallel import ParallelDecoder
-from focusdoc.decoding.quoting import Quoting, quote
+from focusdoc.decoding.limits import TAIL_STEP, check_bytes
 from focusdoc.decoding.text import TextStream
-from focusdoc.decoding.together import start_together, step_together
-from focusdoc.memory.chunk_memory import DocumentMemory
+from focusdoc.errors import PromptTooLongError
+from focusdoc.memory.chunk_memory import DocumentMemory, MemoryBlock
+from focusdoc.modeling.base import BaseModel
+
+#: Token ids of a local context with a text of passages in it.
+RenderQuoted = Callable[[str], Sequence[int]]
+DecoderT = TypeVar("DecoderT", bound=AnswerDecoder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +33,13 @@ class Asked:
     """What an answer is asked for, and how.
 
     Attributes:
-        memories: what the decoder is over, in its order.
+        memories: of the documents; none where there are no documents, or they are not read yet.
         local_ids, prompt_ids: see `AnswerDecoder.start`.
-        tokenizer: of the model.
-        quoting: how passages join the local context; None for none.
-        max_sources: at most this many sources.
+        tokenizer: of the base model.
+        said: the conversation that the prompt renders, as (role, content), which ends with the question; empty where
+            the prompt is no conversation.
+        quoted: renders the prompt again with a text of passages in it, and ends as that does; None to quote none.
+        max_sources: at most this many sources, 0 or more.
         cancel: set it to end the answer after the current token.
     """
 
@@ -40,37 +48,76 @@ class Asked:
     prompt_ids: Sequence[int]
     settings: GenerationConfig
     tokenizer: Any
-    quoting: Quoting | None = None
+    said: Sequence[tuple[str, str]] = ()
+    quoted: RenderQuoted | None = None
     max_sources: int = 3
     cancel: threading.Event | None = None
+
+    def __post_init__(self) -> None:
+        at_least("max_sources", self.max_sources, 0)
+
+    @property
+    def blocks(self) -> list[MemoryBlock]:
+        """The chunks of all memories, in their order."""
+        return [block for memory in self.memories for block in memory.blocks]
+
+
+class Way(Protocol):
+    """A way of answering. It keeps nothing of a question, so any number may be asked at once."""
+
+    def check(self, asked: Asked) -> None:
+        """Raise what makes the call wrong, before anything is computed; documents need not be read yet."""
+        ...
+
+    def stream(self, asked: Asked) -> Generator[TextPiece, None, None]:
+        """Yield the answer's text as it comes; the last piece carries the whole `Answer`."""
+        ...
+
+    def answer(self, asked: Asked) -> Answer:
+        """The whole answer."""
+        *_, last = self.stream(asked)
+        assert last.answer is not None  # the last piece carries it
+        return last.answer
+
+    def answer_many(self, questions: Sequence[Asked], batch: int) -> list[Answer]:
+        """The answers to several questions over the same memories, up to `batch` at once if that saves work."""
+        return [self.answer(asked) for asked in questions]
+
+
+def left_out_of(memories: Sequence[DocumentMemory]) -> tuple[str, ...]:
+    """What the documents show their readers and their texts lack, a sentence each."""
+    documents = [memory.document for memory in memories if memory.document is not None]
+    return tuple(f"{document.name}: {what}." for document in documents for what in document.left_out)
 
 
 class AnswerWriter:
     """One answer while it is written: its tokens, its text, and the attention that they paid to the chunks.
 
-    Passages are quoted when it is made, so that the next logits are those of the answer's first token.
-
     Args:
         decoder: as it stands after `start`, whose `logits` these are.
         begun: when the call began, by ``time.perf_counter``.
+        quoted_tokens: what passages take in the local context.
+        looks: so many first tokens' attention tells where the answer comes from; None for all.
 
     Attributes:
-        loop: chooses the tokens. logits: of the first one, float32 [vocab].
+        loop: chooses the tokens.
     """
 
-    def __init__(self, decoder: AnswerDecoder, logits: Tensor, asked: Asked, *, begun: float) -> None:
+    def __init__(
+        self,
+        decoder: AnswerDecoder,
+        logits: Tensor,
+        asked: Asked,
+        *,
+        begun: float,
+        quoted_tokens: int = 0,
+        looks: int | None = None,
+    ) -> None:
         self._decoder = decoder
         self._asked = asked
         self._begun = begun
-        self._quoted = 0
-        #: The attention to the chunks that passages were chosen by. Behind them the answer reads mostly in the
-        #: passages, and what it pays to candidates no longer tells where it comes from.
-        self._first_look = decoder.candidate_mass
-        if asked.quoting is not None and isinstance(decoder, ParallelDecoder):
-            local_ids = quote(decoder, asked.memories, asked.quoting, asked.local_ids, asked.prompt_ids)
-            self._quoted = len(local_ids) - len(asked.local_ids)
-            logits = decoder.restart(local_ids) if self._quoted else logits
-        self.logits = logits
+        self._quoted_tokens = quoted_tokens
+        self._looks = looks
         self.loop = TokenLoop(
             decoder,
             logits,
@@ -107,70 +154,101 @@ class AnswerWriter:
         shares: tuple[float, ...] = ()
         ids, decoder, asked = self._token_ids, self._decoder, self._asked
         if ids:
-            fed = [asked.prompt_ids[-1], *ids[:-1]]
-            paid = torch.stack(self._masses).cpu()
-            if self._quoted:
-                fed, paid = fed[:1], self._first_look[None].cpu()
+            fed = [asked.prompt_ids[-1], *ids[:-1]][: self._looks]
+            paid = torch.stack(self._masses[: self._looks]).cpu()
             shares = tuple(chunk_shares(paid).tolist())
             prompt_len = len(asked.prompt_ids)
             sources = find_sources(decoder, asked.memories, fed, paid, prompt_len=prompt_len, limit=asked.max_sources)
         document_tokens = sum(memory.num_tokens for memory in asked.memories)
-        usage = Usage(document_tokens, decoder.num_chunks, len(asked.local_ids), len(ids), quoted_tokens=self._quoted)
+        usage = Usage(
+            document_tokens, decoder.num_chunks, len(asked.local_ids), len(ids), quoted_tokens=self._quoted_tokens
+        )
         reason = self.loop.finish_reason
         warnings = left_out_of(asked.memories)
         return TextPiece(rest, Answer(self._text.text, sources, usage, timings, tuple(ids), reason, shares, warnings))
 
 
-def left_out_of(memories: Sequence[DocumentMemory]) -> tuple[str, ...]:
-    """What the documents show their readers and their texts lack, a sentence each."""
-    documents = [memory.document for memory in memories if memory.document is not None]
-    return tuple(f"{document.name}: {what}." for document in documents for what in document.left_out)
-
-
-def stream_answer(decoder: AnswerDecoder, asked: Asked) -> Generator[TextPiece, None, None]:
-    """Yield the answer's text as it comes; the last piece carries the whole `Answer`.
+class OwnWay(Way, Generic[DecoderT]):
+    """The base model writes, over the chunks that its decoder brings to the local context.
 
     Args:
-        decoder: fresh, over the chunks of the memories.
+        config: with its open settings filled in.
+
+    Attributes:
+        in_front_of: what takes the positions in front of the local context, and what would lower them, for messages.
     """
-    begun = time.perf_counter()
-    writer = AnswerWriter(decoder, decoder.start(asked.local_ids, asked.prompt_ids), asked, begun=begun)
-    for step in writer.loop:
-        piece = writer.add(step)
-        if piece:
-            yield TextPiece(piece)
-        if piece is None or writer.stopped:
-            break
-    yield writer.finish()
 
+    in_front_of: tuple[str, str]
 
-def answer_together(decoders: Sequence[ParallelDecoder], questions: Sequence[Asked]) -> list[Answer]:
-    """Answer several questions over the same memories, all of them advancing in the same sweeps.
+    def __init__(self, base: BaseModel, config: FocusConfig, kernel: AttentionKernel) -> None:
+        self.base = base
+        self.config = config
+        self.kernel = kernel
 
-    Args:
-        decoders: one for each question, fresh, over the chunks of the memories.
-    """
-    begun = time.perf_counter()
-    started = start_together(decoders, [(asked.local_ids, asked.prompt_ids) for asked in questions])
-    writers = [
-        AnswerWriter(decoder, logits, asked, begun=begun)
-        for decoder, logits, asked in zip(decoders, started, questions, strict=True)
-    ]
-    logits = [writer.logits for writer in writers]
-    answers: list[Answer | None] = [None] * len(decoders)
-    running = list(range(len(decoders)))
-    while running:
-        fed: list[tuple[int, int]] = []
-        for index in running:
-            writer = writers[index]
-            step = writer.loop.take(logits[index])
-            goes_on = step is not None and writer.add(step) is not None and not writer.stopped
-            if step is not None and goes_on and not writer.loop.over:
-                fed.append((index, step.token))
-            else:
-                answers[index] = writer.finish().answer
-        running = [index for index, _ in fed]
-        found = step_together([decoders[index] for index in running], [token for _, token in fed]) if fed else []
-        for index, next_logits in zip(running, found, strict=True):
-            logits[index] = next_logits
-    return [answer for answer in answers if answer is not None]
+    def decoder(self, blocks: Sequence[MemoryBlock], max_new_tokens: int) -> DecoderT:
+        """A fresh decoder over the chunks of `blocks`, with room for so many steps."""
+        raise NotImplementedError
+
+    def writer(self, decoder: DecoderT, logits: Tensor, asked: Asked, *, begun: float) -> AnswerWriter:
+        """What writes the answer; see `AnswerWriter`."""
+        return AnswerWriter(decoder, logits, asked, begun=begun)
+
+    def num_in_front(self, num_chunks: int) -> int:
+        """Positions in front of the local context."""
+        raise NotImplementedError
+
+    def num_behind(self, prompt_tokens: int, new_tokens: int) -> int:
+        """Tokens of question and answer whose keys and values stand behind every chunk."""
+        return 0
+
+    def positions_left(self, num_chunks: int, local_len: int, max_new_tokens: int) -> int:
+        """Positions that the model has left over behind all of these; below 0, they do not fit."""
+        return self.base.context_length - self.num_in_front(num_chunks) - local_len - max_new_tokens
+
+    def check_ready(self) -> None:
+        """Make sure that questions can be answered at all; see `EngineCore.check_ready`."""
+        self.base.check_process()
+
+    def check(self, asked: Asked) -> None:
+        """See `Way.check`."""
+        self.check_ready()
+        lengths = [memory.num_tokens for memory in asked.memories] or [self.config.chunk_size or 0]
+        self.check_room(lengths, len(asked.local_ids), asked.settings)
+
+    def check_room(self, document_lengths: Sequence[int], local_len: int, settings: GenerationConfig) -> None:
+        """Make sure that documents of these lengths, in tokens, a local context and the answer keep within the
+        positions of the model, and what the first new tokens need within free memory.
+
+        Raises:
+            PromptTooLongError, MemoryShortageError: they do not; the message says what to lower or raise.
+        """
+        base, size, new = self.base, self.config.chunk_size or 0, settings.max_new_tokens
+        num_chunks = sum(math.ceil(length / size) for length in document_lengths)
+        longest_chunk = min(size, max(document_lengths, default=0))
+        behind = longest_chunk + self.num_behind(local_len, new) if num_chunks else 0
+        if behind > base.context_length:
+            raise PromptTooLongError(
+                f"A chunk with the question and {new} new tokens behind it takes {behind} positions, but "
+                f"{base.name} has {base.context_length}; lower chunk_size, prompt_window or max_new_tokens."
+            )
+        if self.positions_left(num_chunks, local_len, new) < 0:
+            what, remedy = self.in_front_of
+            taken = self.num_in_front(num_chunks) + local_len + new
+            raise PromptTooLongError(
+                f"{what.format(num_chunks)}, {local_len} local tokens and {new} new ones take {taken} positions, but "
+                f"{base.name} has {base.context_length}; {remedy}."
+            )
+        check_bytes(base, num_chunks, self.num_behind(local_len, min(TAIL_STEP, new)))
+
+    def stream(self, asked: Asked) -> Generator[TextPiece, None, None]:
+        """See `Way.stream`."""
+        decoder = self.decoder(asked.blocks, asked.settings.max_new_tokens)
+        begun = time.perf_counter()
+        writer = self.writer(decoder, decoder.start(asked.local_ids, asked.prompt_ids), asked, begun=begun)
+        for step in writer.loop:
+            piece = writer.add(step)
+            if piece:
+                yield TextPiece(piece)
+            if piece is None or writer.stopped:
+                break
+        yield writer.finish()

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from focusdoc.attention import AttentionKernel
-from focusdoc.decoding.looking import gathered
+from focusdoc.decoding.answering import OwnWay
+from focusdoc.decoding.looking import QuestionRows, gathered
 from focusdoc.decoding.sweep import LocalContext
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.modeling.base import BaseModel
@@ -53,8 +54,10 @@ class DirectDecoder:
         self.candidate_mass = torch.zeros(self.num_chunks)
 
     @torch.no_grad()
-    def start(self, local_ids: Sequence[int], prompt_ids: Sequence[int] = ()) -> Tensor:
-        """Encode the local context behind the chunks; `prompt_ids` has no part here.
+    def start(
+        self, local_ids: Sequence[int], prompt_ids: Sequence[int] = (), question: QuestionRows | None = None
+    ) -> Tensor:
+        """Encode the local context behind the chunks; nothing runs behind each of them, so the others have no part.
 
         Returns:
             Float32 logits [vocab] of the first new token.
@@ -93,10 +96,29 @@ class DirectDecoder:
         self._run(list(token_ids), first, layout)
         return [layout.looked_at[index].cpu() for index in chunks]
 
+    def look_for_question(self, chunks: Sequence[int]) -> list[Tensor]:
+        """See `AnswerDecoder`: no question runs behind the chunks."""
+        return []
+
     def _run(self, token_ids: list[int], first: int, layout: DirectLayout) -> Tensor:
         positions = self._start + first + torch.arange(len(token_ids))
         device = self.base.device
         return self.base.run(torch.tensor([token_ids], device=device), positions[None].to(device), layout)[0]
+
+
+class Direct(OwnWay[DirectDecoder]):
+    """Answers in direct mode."""
+
+    in_front_of = "The positions of {} chunks side by side", "lower chunk_size or max_new_tokens"
+
+    def decoder(self, blocks: Sequence[MemoryBlock], max_new_tokens: int) -> DirectDecoder:
+        """See `OwnWay.decoder`."""
+        start = self.num_in_front(1)
+        return DirectDecoder(self.base, blocks, kernel=self.kernel, start=start, max_new_tokens=max_new_tokens)
+
+    def num_in_front(self, num_chunks: int) -> int:
+        """See `OwnWay.num_in_front`: those of one chunk, since all stand side by side."""
+        return self.config.anchor + (self.config.chunk_size or 0) if num_chunks else 0
 
 
 @dataclass(slots=True)

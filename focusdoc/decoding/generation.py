@@ -13,6 +13,7 @@ from torch import Tensor
 
 from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import FinishReason, Generation, Timings, Usage
+from focusdoc.decoding.looking import QuestionRows
 from focusdoc.decoding.sampling import TokenChooser
 from focusdoc.decoding.text import TextStream
 from focusdoc.modeling.base import BaseModel
@@ -38,8 +39,20 @@ class AnswerDecoder(StepDecoder, Protocol):
     num_chunks: int
     candidate_mass: Tensor
 
-    def start(self, local_ids: Sequence[int], prompt_ids: Sequence[int]) -> Tensor:
-        """Take in the local context and the dynamic prompt; return float32 logits [vocab] of the first new token."""
+    def start(
+        self, local_ids: Sequence[int], prompt_ids: Sequence[int], question: QuestionRows | None = None
+    ) -> Tensor:
+        """Take in the local context and the dynamic prompt; return float32 logits [vocab] of the first new token.
+
+        Args:
+            question: rows of the dynamic prompt to be followed, for `look_for_question`.
+        """
+        ...
+
+    def look_for_question(self, chunks: Sequence[int]) -> list[Tensor]:
+        """What the base model's followed heads took from each token of `chunks`: float32 [heads, chunk_len] each;
+        none where no rows are followed.
+        """
         ...
 
     def look_inside(

@@ -48,8 +48,8 @@ class ParallelDecoder:
     """Decodes one answer over the chunks of `blocks`.
 
     Call `start` once with the local context, then `step` with every chosen token; each returns the next token's
-    logits. In incremental mode the local KV is kept and only the newest local token sees candidates; in refresh
-    mode (the paper's code) the local context is encoded anew at each step and all of it sees them.
+    logits. The local KV is kept, and only the newest local token sees candidates (`focusdoc.decoding.refreshed` has
+    the paper's way).
 
     Args:
         weights: the candidate weights of every layer.
@@ -75,7 +75,6 @@ class ParallelDecoder:
         self._config = config
         self._max_new_tokens = max_new_tokens
         self.num_chunks = sum(block.num_chunks for block in blocks)
-        self._refresh = config.local_attention == "refresh"
         self._shared = config.candidate_positions == "shared"
         self.groups: list[ChunkGroup] = []
         self.tail_len = 0
@@ -102,8 +101,7 @@ class ParallelDecoder:
         Args:
             local_ids: the local context, with its BOS if the mode wants one.
             prompt_ids: the dynamic prompt, with its BOS likewise; its last token is the last local token.
-            question: rows of the dynamic prompt to be followed, so that `look_for_question` tells what the base model's
-                own heads take from each chunk.
+            question: see `AnswerDecoder.start`.
 
         Returns:
             Float32 logits [vocab] of the first new token.
@@ -130,10 +128,6 @@ class ParallelDecoder:
             self._focus()
         self._stepped = True
         previous, self._newest = self._newest, token
-        if self._refresh:
-            self._local_ids.append(token)
-            self.local.length = 0
-            return [previous], self._local_ids
         return [previous], [token]
 
     @torch.no_grad()
@@ -321,12 +315,16 @@ class ParallelDecoder:
             num_ordinary=len(ordinary),
             local=self.local,
             num_local=len(local_ids),
-            sees_from=0 if self._refresh else max(0, len(local_ids) - 1),
+            sees_from=self._sees_from(len(local_ids)),
             distances=distances,
             rotary=self.base.rotary,
             kernel=self.kernel,
         )
         return PassRows(torch.cat(tokens), torch.cat(positions), sweep, sweep.num_candidates)
+
+    def _sees_from(self, num_local: int) -> int:
+        """The first of `num_local` local rows that sees the candidates."""
+        return max(0, num_local - 1)
 
     @property
     def local_start(self) -> int:

@@ -8,10 +8,36 @@ from collections.abc import Generator, Sequence
 
 from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import Answer, TextPiece, Timings, Usage
+from focusdoc.decoding.answering import Asked, Way
 from focusdoc.decoding.generation import TokenLoop
 from focusdoc.decoding.plain import PlainDecoder, PrefixCache
 from focusdoc.decoding.text import TextStream
+from focusdoc.errors import PromptTooLongError
 from focusdoc.modeling.base import BaseModel
+
+
+class Plain(Way):
+    """The base model answers what needs no memory."""
+
+    def __init__(self, base: BaseModel) -> None:
+        self.base = base
+
+    def check(self, asked: Asked) -> None:
+        """See `Way.check`.
+
+        Raises:
+            PromptTooLongError: prompt and answer do not fit into the model's positions.
+        """
+        length, new, limit = len(asked.local_ids), asked.settings.max_new_tokens, self.base.context_length
+        if length + new > limit:
+            raise PromptTooLongError(
+                f"The prompt's {length} tokens and {new} new ones are more than the {limit} positions of "
+                f"{self.base.name}; lower max_new_tokens."
+            )
+
+    def stream(self, asked: Asked) -> Generator[TextPiece, None, None]:
+        """See `Way.stream`."""
+        return stream_plain_answer(self.base, asked.local_ids, asked.settings, cancel=asked.cancel)
 
 
 def stream_plain_answer(

@@ -8,72 +8,73 @@ candidates. The chunks are not run again; it costs the local rows of the passage
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from focusdoc.decoding.answering import AnswerWriter, Asked
+from focusdoc.decoding.candidates import Candidates
+from focusdoc.decoding.local_context import local_and_prompt
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.decoding.passages import GAP, POINT, WIDTH, Texts, without_other_lines
-from focusdoc.memory.chunk_memory import DocumentMemory
 
 #: Chunks that are looked into: those with the largest attention mass.
 NUM_CHUNKS = 8
 #: What is looked at less than this, against the point looked at most, is no passage: it would only distract.
 LEAST = 0.3
 
-#: Token ids of a local context with a text of passages in it.
-RenderQuoted = Callable[[str], Sequence[int]]
 
+class Quoted(Candidates):
+    """Answers from passages that the candidates looked at, quoted into the local context, and from the candidates."""
 
-@dataclass(frozen=True, slots=True)
-class Quoting:
-    """How passages are put into a question's local context.
+    def writer(self, decoder: ParallelDecoder, logits: Tensor, asked: Asked, *, begun: float) -> AnswerWriter:
+        """See `OwnWay.writer`: the passages are quoted here, so that the first logits are those behind them."""
+        local_ids = self.local_ids(decoder, asked)
+        quoted_tokens = len(local_ids) - len(asked.local_ids)
+        if not quoted_tokens:
+            return super().writer(decoder, logits, asked, begun=begun)
+        logits = decoder.restart(local_ids)
+        # Behind passages the answer reads mostly in them. What it pays to candidates no longer tells where it comes
+        # from, but the look that the passages were chosen by does, and stands as the first token's.
+        return AnswerWriter(decoder, logits, asked, begun=begun, quoted_tokens=quoted_tokens, looks=1)
 
-    Attributes:
-        limit: tokens that they may take, at most.
-        render: it ends as the local context without passages does.
-        tokenizer: of the model.
-    """
+    def local_ids(self, decoder: ParallelDecoder, asked: Asked) -> list[int]:
+        """The local context with the passages in it that the candidates of the prompt's last token looked at most.
 
-    limit: int
-    render: RenderQuoted
-    tokenizer: Any
+        Args:
+            decoder: as it stands after `start`.
 
+        Returns:
+            The local context as it is, where nothing fits.
+        """
+        prompt_ids, tokenizer, best = asked.prompt_ids, asked.tokenizer, list(asked.local_ids)
+        longest = len(best) + self._limit(decoder.num_chunks, asked)
+        if asked.quoted is None or longest <= len(best):
+            return best
+        mass = decoder.candidate_mass.cpu()
+        chunks: list[int] = mass.argsort(descending=True)[:NUM_CHUNKS].tolist()
+        looked = decoder.look_inside(chunks, prompt_ids[-1:], mass[None], prompt_len=len(prompt_ids))
+        text = Texts(asked.memories, tokenizer)
+        places = [text.place(chunk, centre) for chunk, centre in points(chunks, looked)]
+        question = tokenizer.decode(prompt_ids, skip_special_tokens=True)
+        marked: list[set[int]] = [set() for _ in asked.memories]
+        for owner, token in without_other_lines(places, text, question):
+            more = [set(own) for own in marked]
+            more[owner].update(text.around(owner, token))
+            passages = [passage for index, own in enumerate(more) for passage in text.passages(index, own)]
+            ids, _ = local_and_prompt(self.base, self.config, list(asked.quoted(GAP.join(passages))))
+            if len(ids) > longest:
+                break
+            marked, best = more, ids
+        return best
 
-def quote(
-    decoder: ParallelDecoder,
-    memories: Sequence[DocumentMemory],
-    quoting: Quoting,
-    local_ids: Sequence[int],
-    prompt_ids: Sequence[int],
-) -> list[int]:
-    """The local context with the passages in it that the candidates of the prompt's last token looked at most.
-
-    Args:
-        decoder: over the chunks of `memories` in their order, as it stands after `start`.
-        local_ids, prompt_ids: what it was started with; the local context is returned as it is where nothing fits.
-    """
-    mass = decoder.candidate_mass.cpu()
-    chunks: list[int] = mass.argsort(descending=True)[:NUM_CHUNKS].tolist()
-    looked = decoder.look_inside(chunks, prompt_ids[-1:], mass[None], prompt_len=len(prompt_ids))
-    text = Texts(memories, quoting.tokenizer)
-    places = [text.place(chunk, centre) for chunk, centre in points(chunks, looked)]
-    question = quoting.tokenizer.decode(prompt_ids, skip_special_tokens=True)
-    marked: list[set[int]] = [set() for _ in memories]
-    best = list(local_ids)
-    for owner, token in without_other_lines(places, text, question):
-        more = [set(own) for own in marked]
-        more[owner].update(text.around(owner, token))
-        passages = [passage for index, own in enumerate(more) for passage in text.passages(index, own)]
-        ids = list(quoting.render(GAP.join(passages)))
-        if len(ids) > len(local_ids) + quoting.limit:
-            break
-        marked, best = more, ids
-    return best
+    def _limit(self, num_chunks: int, asked: Asked) -> int:
+        """Tokens that passages may take, at most."""
+        config, local_len = self.config, len(asked.local_ids)
+        positions = self.positions_left(num_chunks, local_len, asked.settings.max_new_tokens)
+        return min(config.quote_tokens or 0, config.local_window - local_len, positions)
 
 
 def points(chunks: Sequence[int], looked: Sequence[Tensor]) -> Iterator[tuple[int, int]]:

@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from focusdoc.decoding.direct import DirectDecoder
 from focusdoc.decoding.local_context import bos_token, local_and_prompt
-from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.documents import Document
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError, EvaluationError
@@ -199,15 +197,8 @@ def _stepped(engine: FocusEngine) -> Predict:
         if len(before) < engine.config.threshold or split <= 0:
             return _plain(engine, lambda given: given)(before + gold, targets)
         blocks = read_chunks(base, before[:split], engine.chunk_size, engine.kernel, batch=engine.config.read_batch)
-        decoder: ParallelDecoder | DirectDecoder
-        if engine.config.direct:
-            start = engine.config.anchor + engine.chunk_size
-            decoder = DirectDecoder(base, blocks, kernel=engine.kernel, start=start, max_new_tokens=targets)
-        else:
-            weights, config = engine.require_adapter(), engine.config
-            decoder = ParallelDecoder(
-                base, weights, blocks, kernel=engine.kernel, config=config, max_new_tokens=targets
-            )
+        engine.check_ready()
+        decoder = engine.own_way.decoder(blocks, targets)
         logits = [decoder.start(*local_and_prompt(base, engine.config, before[split:]))]
         logits += [decoder.step(token) for token in gold[:-1]]
         return torch.stack(logits)

@@ -175,9 +175,7 @@ def needed_reader(engine: FocusEngine, mode: str) -> Reader:
 
 def kv_bytes(engine: FocusEngine, memory: DocumentMemory, usage: Usage) -> int:
     """Keys and values that ours holds at the end of an answer."""
-    # Behind every chunk stands a tail of its own, but in direct mode.
-    tail = min(usage.prompt_tokens, engine.config.prompt_window) + usage.completion_tokens
-    tail = 0 if engine.config.direct else tail
+    tail = engine.own_way.num_behind(usage.prompt_tokens, usage.completion_tokens)
     beside = memory.num_chunks * tail + usage.prompt_tokens + usage.quoted_tokens + usage.completion_tokens
     return memory.num_bytes + beside * engine.base.kv_bytes_per_token
 

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Generator
 
-from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import Answer, TextPiece, Timings, Usage
+from focusdoc.decoding.answering import Asked, Way
 from focusdoc.readers.fitting import fit_conversation
-from focusdoc.readers.reader import Messages, Reader, relay
+from focusdoc.readers.reader import Reader, relay
 
 
-def stream_own_answer(
-    reader: Reader, conversation: Messages, settings: GenerationConfig, cancel: threading.Event | None = None
-) -> Generator[TextPiece, None, None]:
-    """Yield the text as the reader writes it; the last piece carries the whole `Answer`, which has no sources.
+class Alone(Way):
+    """The reader answers what needs no memory; there are no sources."""
 
-    Raises:
-        ConfigError, PromptTooLongError: before the first piece: the reader cannot keep to the settings, or the last
-            message does not fit into its window. ReaderError: while it writes.
-    """
-    reader.check(settings)
-    return _stream(reader, fit_conversation(reader, conversation, settings), settings, cancel)
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
 
+    def check(self, asked: Asked) -> None:
+        """See `Way.check`.
 
-def _stream(
-    reader: Reader, conversation: Messages, settings: GenerationConfig, cancel: threading.Event | None
-) -> Generator[TextPiece, None, None]:
-    pieces: list[str] = []
-    written = yield from relay(reader.write(conversation, settings, cancel), pieces)
-    usage = Usage(0, 0, 0, written.completion_tokens, reader_tokens=written.prompt_tokens)
-    timings = Timings(written.first_token, written.decode)
-    yield TextPiece("", Answer("".join(pieces), (), usage, timings, (), written.finish_reason))
+        Raises:
+            ConfigError, PromptTooLongError: the reader cannot keep to the settings, or the last message does not fit
+                into its window.
+        """
+        self.reader.check(asked.settings)
+        fit_conversation(self.reader, asked.said, asked.settings)
+
+    def stream(self, asked: Asked) -> Generator[TextPiece, None, None]:
+        """See `Way.stream`.
+
+        Raises:
+            ReaderError: while it writes.
+        """
+        pieces: list[str] = []
+        conversation = fit_conversation(self.reader, asked.said, asked.settings)
+        written = yield from relay(self.reader.write(conversation, asked.settings, asked.cancel), pieces)
+        usage = Usage(0, 0, 0, written.completion_tokens, reader_tokens=written.prompt_tokens)
+        timings = Timings(written.first_token, written.decode)
+        yield TextPiece("", Answer("".join(pieces), (), usage, timings, (), written.finish_reason))

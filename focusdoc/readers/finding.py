@@ -28,7 +28,6 @@ from torch.nn import functional
 from focusdoc.decoding.answering import Asked
 from focusdoc.decoding.generation import AnswerDecoder
 from focusdoc.decoding.looking import NEAR, QuestionRows
-from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.decoding.prompt import encode_text
 from focusdoc.errors import ConfigError
 from focusdoc.memory.chunk_memory import DocumentMemory
@@ -110,12 +109,9 @@ class Finder:
         memories, prompt_ids = asked.memories, asked.prompt_ids
         windows = [self._windows_of(memory) for memory in memories]
         places = places_of(memories, windows)
-        if isinstance(decoder, ParallelDecoder):
-            with decoder.base.tokenizer_lock:
-                question_ids = encode_text(asked.tokenizer, question)
-            decoder.start(asked.local_ids, prompt_ids, _rows(prompt_ids, question_ids, self._heads))
-        else:
-            decoder.start(asked.local_ids, prompt_ids)
+        with decoder.base.tokenizer_lock:
+            question_ids = encode_text(asked.tokenizer, question)
+        decoder.start(asked.local_ids, prompt_ids, _rows(prompt_ids, question_ids, self._heads))
         mass = decoder.candidate_mass.cpu()
         words = torch.cat([torch.from_numpy(each.matches(question)) for each in windows])
         signals = torch.zeros(len(words), len(SIGNALS))
@@ -128,8 +124,8 @@ class Finder:
         starts = _token_starts(memories)
         looked = decoder.look_inside(chunks, prompt_ids[-1:], mass[None], prompt_len=len(prompt_ids))
         signals[:, 0] = _in_windows(_spread(chunks, [look[None] for look in looked], starts), places)
-        if self._heads and isinstance(decoder, ParallelDecoder):
-            signals[:, 1] = _in_windows(_spread(chunks, decoder.look_for_question(chunks), starts), places)
+        if taken := decoder.look_for_question(chunks):
+            signals[:, 1] = _in_windows(_spread(chunks, taken, starts), places)
         look_peak = max(float(look.max()) for look in looked)
         words_peak = float(words.max()) / max(1, len(words_of([question])[0]))
         return Found(places, signals, signals @ self._weights, look_peak, words_peak)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from focusdoc.attention import AttentionKernel
 from focusdoc.config import FocusConfig
-from focusdoc.decoding.parallel import ParallelDecoder
+from focusdoc.decoding.refreshed import RefreshedDecoder
 from focusdoc.errors import TrainingError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.reading import read_chunks
@@ -136,6 +136,6 @@ def target_logits(
     bos = config.bos_token_id if config.uses_bos else None
     if bos is not None:
         local, dynamic = (ids if ids[0] == bos else [bos, *ids] for ids in (local, dynamic))
-    decoder = ParallelDecoder(base, weights, blocks, kernel=kernel, config=config, max_new_tokens=len(targets))
+    decoder = RefreshedDecoder(base, weights, blocks, kernel=kernel, config=config, max_new_tokens=len(targets))
     logits = [decoder.start(local, dynamic)]
     return torch.stack([*logits, *(decoder.step(token) for token in targets[:-1])])

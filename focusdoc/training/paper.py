@@ -19,7 +19,7 @@ from focusdoc.attention import AttentionKernel
 from focusdoc.config import PAPER_PROMPT_WINDOW, CandidatePositions, FocusConfig
 from focusdoc.decoding.condense import DenseSweep
 from focusdoc.decoding.local_rows import RefreshedLocal
-from focusdoc.decoding.parallel import ParallelDecoder
+from focusdoc.decoding.refreshed import RefreshedDecoder
 from focusdoc.errors import ConfigError, TrainingError
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
@@ -118,7 +118,7 @@ def paper_logits(
 ) -> Tensor:
     """Logits of the target, with gradients for `weights` through all candidates and all local rows.
 
-    They equal what `ParallelDecoder` in refresh mode gives for the sample's local context and dynamic prompt.
+    They equal what `RefreshedDecoder` gives for the sample's local context and dynamic prompt.
 
     Args:
         weights: candidate weights of every layer, in the model's dtype.
@@ -133,7 +133,7 @@ def paper_logits(
     batch = max(1, _TOKENS_PER_PASS // sample.chunk_size)
     blocks = read_chunks(base, sample.context_ids, sample.chunk_size, kernel, batch=batch)
     config = FocusConfig.paper(candidate_positions=candidate_positions)
-    decoder = ParallelDecoder(base, [{}] * base.num_layers, blocks, kernel=kernel, config=config, max_new_tokens=1)
+    decoder = RefreshedDecoder(base, [{}] * base.num_layers, blocks, kernel=kernel, config=config, max_new_tokens=1)
     # For the ordinary KV of the prompt; the decoder's own local row and candidates are the ones nobody needs.
     decoder.start(prompt_ids[-1:], prompt_ids)
     tail_start = len(prompt_ids) - 1

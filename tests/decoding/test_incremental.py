@@ -10,6 +10,7 @@ import torch
 from focusdoc.attention import attention_kernel
 from focusdoc.config import FocusConfig
 from focusdoc.decoding.parallel import ParallelDecoder
+from focusdoc.decoding.refreshed import RefreshedDecoder
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
 from incremental_reference import IncrementalReference
@@ -30,13 +31,14 @@ def decode(
     answer: list[int],
     *,
     attention: str = "auto",
+    kind: type[ParallelDecoder] = ParallelDecoder,
     **config: Any,
 ) -> tuple[torch.Tensor, ParallelDecoder]:
     """Teacher-forced logits [1 + len(answer), vocab] of the engine's decoder."""
     settings = FocusConfig(**{"candidate_positions": "sequential", "prompt_window": 6, **config})
     kernel = attention_kernel(attention)
     blocks = read_chunks(base, document, settings.chunk_size or 16, kernel)
-    decoder = ParallelDecoder(base, weights, blocks, kernel=kernel, config=settings, max_new_tokens=len(answer) + 1)
+    decoder = kind(base, weights, blocks, kernel=kernel, config=settings, max_new_tokens=len(answer) + 1)
     logits = [decoder.start(local, local[-settings.prompt_window :])]
     logits += [decoder.step(token) for token in answer]
     return torch.stack(logits), decoder
@@ -91,15 +93,15 @@ def test_a_sliding_window_hides_the_beginning_of_a_chunk(family: str) -> None:
 
 @pytest.mark.parametrize("attention", ["naive", "sdpa"])
 @pytest.mark.parametrize("chunk_batch", [1, 2, None])
-@pytest.mark.parametrize("local_attention", ["incremental", "refresh"])
+@pytest.mark.parametrize("kind", [ParallelDecoder, RefreshedDecoder])
 def test_results_do_not_depend_on_how_chunks_are_batched(
-    attention: str, chunk_batch: int | None, local_attention: str
+    attention: str, chunk_batch: int | None, kind: type[ParallelDecoder]
 ) -> None:
     model = tiny_model("llama")
     weights = random_weights(model)
     inputs = ids(90, 1), ids(9, 2), ids(4, 3)
     base = BaseModel(model)
-    settings = {"chunk_size": 16, "local_attention": local_attention}
+    settings: dict[str, Any] = {"chunk_size": 16, "kind": kind}
     expected, whole = decode(base, weights, *inputs, attention="naive", **settings)
     found, decoder = decode(base, weights, *inputs, attention=attention, chunk_batch=chunk_batch, **settings)
     torch.testing.assert_close(found, expected, **TOLERANCE)

@@ -12,6 +12,7 @@ from focusdoc import FocusConfig, FocusEngine
 from focusdoc.attention import attention_kernel
 from focusdoc.decoding.direct import DirectDecoder
 from focusdoc.decoding.parallel import ParallelDecoder
+from focusdoc.decoding.refreshed import RefreshedDecoder
 from focusdoc.decoding.together import start_together, step_together
 from focusdoc.memory import host, int8
 from focusdoc.memory.chunk_memory import MemoryBlock
@@ -48,9 +49,11 @@ def both(base: BaseModel, request: pytest.FixtureRequest) -> tuple[Blocks, Block
     return blocks, dequantized(blocks)
 
 
-def decoder(base: BaseModel, blocks: Blocks, **config: object) -> ParallelDecoder:
+def decoder(
+    base: BaseModel, blocks: Blocks, kind: type[ParallelDecoder] = ParallelDecoder, **config: object
+) -> ParallelDecoder:
     settings = FocusConfig(candidate_positions="sequential", prompt_window=6, **config)  # type: ignore[arg-type]
-    return ParallelDecoder(
+    return kind(
         base, random_weights(base.model), blocks, kernel=attention_kernel("auto"), config=settings, max_new_tokens=6
     )
 
@@ -59,10 +62,12 @@ def logits_of(one: ParallelDecoder | DirectDecoder) -> Tensor:
     return torch.stack([one.start(LOCAL, LOCAL[-6:]), *(one.step(token) for token in ANSWER)])
 
 
-@pytest.mark.parametrize("mode", ["incremental", "refresh"])
+@pytest.mark.parametrize("kind", [ParallelDecoder, RefreshedDecoder])
 @pytest.mark.parametrize("chunk_batch", [1, 2, None])
-def test_both_modes(base: BaseModel, both: tuple[Blocks, Blocks], mode: str, chunk_batch: int | None) -> None:
-    special, plain = (decoder(base, blocks, local_attention=mode, chunk_batch=chunk_batch) for blocks in both)
+def test_both_modes(
+    base: BaseModel, both: tuple[Blocks, Blocks], kind: type[ParallelDecoder], chunk_batch: int | None
+) -> None:
+    special, plain = (decoder(base, blocks, kind, chunk_batch=chunk_batch) for blocks in both)
     torch.testing.assert_close(logits_of(special), logits_of(plain), **TOLERANCE)
     torch.testing.assert_close(special.candidate_mass, plain.candidate_mass, **TOLERANCE)
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from focusdoc import Document, FocusConfig, FocusEngine
-from focusdoc import engine as engine_module
-from focusdoc.decoding import limits, parallel
+from focusdoc.decoding import answering, limits, parallel
+from focusdoc.decoding.candidates import Candidates
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.errors import MemoryShortageError
 from focusdoc.modeling.base import BaseModel
@@ -105,17 +105,17 @@ class TestShortage:
         self, engine: FocusEngine, memory: Any, room_for: float, groups: list[int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         wanted = [engine.ask(memory, question, **DRAWN).token_ids for question in QUESTIONS]
-        prompts = [len(engine._prepare(question, "auto", {})[2]) for question in QUESTIONS]
+        prompts = [len(engine._question((), question, "auto", {}).prompt_ids) for question in QUESTIONS]
         of_one = memory.num_chunks * (max(prompts) + 30) * engine.base.kv_bytes_per_token
         together: list[int] = []
-        answer_together = engine_module.answer_together
+        answer_together = Candidates.answer_together
 
-        def watched(decoders: Any, asked: Any) -> Any:
+        def watched(self: Any, asked: Any) -> Any:
             together.append(len(asked))
-            return answer_together(decoders, asked)
+            return answer_together(self, asked)
 
-        monkeypatch.setattr(engine_module, "answer_together", watched)
-        monkeypatch.setattr(limits, "check_bytes", lambda *_: None)
+        monkeypatch.setattr(Candidates, "answer_together", watched)
+        monkeypatch.setattr(answering, "check_bytes", lambda *_: None)
         leave_free(monkeypatch, int(room_for * of_one))
         assert [each.token_ids for each in engine.ask_many(memory, QUESTIONS, **DRAWN)] == wanted
         assert together == groups

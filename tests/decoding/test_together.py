@@ -11,6 +11,7 @@ import torch
 from focusdoc import Document, DocumentMemory, FocusConfig, FocusEngine
 from focusdoc.attention import attention_kernel
 from focusdoc.decoding.parallel import ParallelDecoder
+from focusdoc.decoding.refreshed import RefreshedDecoder
 from focusdoc.decoding.together import start_together, step_together
 from focusdoc.errors import ConfigError, PromptTooLongError
 from focusdoc.memory.reading import read_chunks
@@ -30,14 +31,15 @@ def some_ids(count: int, seed: int) -> list[int]:
     ("family", "window"),
     [("llama", None), ("qwen2", None), ("qwen3", None), ("gemma3_text", None), ("gemma3_text", 12)],
 )
-@pytest.mark.parametrize("mode", ["incremental", "refresh"])
+@pytest.mark.parametrize("kind", [ParallelDecoder, RefreshedDecoder])
 @pytest.mark.parametrize("chunk_batch", [None, 1, 2])
-def test_logits_are_those_of_each_alone(family: str, mode: str, chunk_batch: int | None, window: int | None) -> None:
+def test_logits_are_those_of_each_alone(
+    family: str, kind: type[ParallelDecoder], chunk_batch: int | None, window: int | None
+) -> None:
     base = BaseModel(tiny_model(family, **({"sliding_window": window} if window else {})))
     weights, kernel = random_weights(base.model), attention_kernel("auto")
     blocks = (*read_chunks(base, some_ids(53, 1), 16, kernel), *read_chunks(base, some_ids(30, 2), 16, kernel))
     config = FocusConfig(
-        local_attention=mode,  # type: ignore[arg-type]
         chunk_size=16,
         candidate_positions="sequential",
         chunk_batch=chunk_batch,
@@ -45,7 +47,7 @@ def test_logits_are_those_of_each_alone(family: str, mode: str, chunk_batch: int
     )
 
     def fresh() -> ParallelDecoder:
-        return ParallelDecoder(base, weights, blocks, kernel=kernel, config=config, max_new_tokens=4)
+        return kind(base, weights, blocks, kernel=kernel, config=config, max_new_tokens=4)
 
     questions = [(ids, ids[-5:]) for ids in (some_ids(9, 3), some_ids(4, 4), some_ids(17, 5))]
     alone, together = [fresh() for _ in questions], [fresh() for _ in questions]

@@ -16,7 +16,7 @@ from torch import Tensor
 from focusdoc.attention import attention_kernel
 from focusdoc.config import FocusConfig
 from focusdoc.decoding.local_rows import RefreshedLocal
-from focusdoc.decoding.parallel import ParallelDecoder
+from focusdoc.decoding.refreshed import RefreshedDecoder
 from focusdoc.errors import ConfigError, TrainingError
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.adapter_files import load_adapter
@@ -178,7 +178,7 @@ class TestLogits:
         found = paper_logits(base, weights, sample, kernel, BOS, candidate_positions=positions)
         config = FocusConfig.paper(candidate_positions=positions)
         blocks = read_chunks(base, context, chunk_size, kernel)
-        decoder = ParallelDecoder(base, weights, blocks, kernel=kernel, config=config, max_new_tokens=1)
+        decoder = RefreshedDecoder(base, weights, blocks, kernel=kernel, config=config, max_new_tokens=1)
         prompt = local[-min(512, chunk_size) :]
         local, prompt = ([BOS] * (ids[0] != BOS) + ids for ids in (local, prompt))
         torch.testing.assert_close(found, decoder.start(local, prompt), atol=2e-5, rtol=1e-4)
