@@ -18,9 +18,14 @@ from focusdoc.decoding.quoting import points
 from focusdoc.errors import ConfigError
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
+from quoted_reference import QuotedReference
 from tiny_models import random_weights, tiny_engine, tiny_model
 
 TEXT = "\n".join(f"The colour of house {number} is number {number * 7}." for number in range(60))
+LIST, TOLD = (
+    TEXT[:900],
+    "This is told. ".join(f"House {number} is {'blue' if number % 3 else 'red'}. " for number in range(20)),
+)
 
 
 def some_ids(count: int, seed: int) -> list[int]:
@@ -82,6 +87,21 @@ def engine(tiny_tokenizer: Any) -> FocusEngine:
 @pytest.fixture(scope="module")
 def memory(engine: FocusEngine) -> Any:
     return engine.read(Document.from_text(TEXT))
+
+
+@pytest.mark.parametrize("positions", ["sequential", "shared"])
+@pytest.mark.parametrize("question", ["What colour is house 17?", "Why?"])
+@pytest.mark.parametrize("texts", [(LIST,), (TOLD,), (LIST, TOLD)], ids=["a list", "sentences", "two documents"])
+def test_answers_are_those_of_the_reference(
+    tiny_tokenizer: Any, texts: tuple[str, ...], question: str, positions: Any
+) -> None:
+    engine = tiny_engine(tiny_tokenizer, FocusConfig(chunk_size=64, local_window=700, candidate_positions=positions))
+    memories = [engine.read(Document.from_text(text)) for text in texts]
+    reference = QuotedReference(engine, memories)
+    expected = reference.answer(question, 5)
+    answer = engine.ask(memories, question, max_new_tokens=5, ignore_eos=True)
+    assert list(answer.token_ids) == expected
+    assert answer.usage.quoted_tokens == reference.quoted_tokens > 0
 
 
 class TestAnswers:

@@ -18,11 +18,18 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache
 
+from focusdoc.decoding.looking import gathered
+
 Pair = tuple[Tensor, Tensor]
 
 
 class IncrementalReference:
-    """Decodes over `chunks` (lists of token ids) with candidate `weights` (per layer: letter -> matrix)."""
+    """Decodes over `chunks` (lists of token ids) with candidate `weights` (per layer: letter -> matrix).
+
+    Attributes:
+        mass: what the newest local token paid to each candidate, [chunks], mean over layers and heads.
+        looks: what each candidate of the newest step looked at in its chunk, [chunk_len] each, over layers and heads.
+    """
 
     def __init__(
         self, model: Any, weights: Sequence[dict[str, Tensor]], chunks: Sequence[list[int]], *, shared: bool = False
@@ -58,21 +65,26 @@ class IncrementalReference:
         return self._local_step(token)
 
     def _local_step(self, token: int) -> Tensor:
+        self.looks: list[Tensor] = []
         candidates = [self._candidate(index, chunk) for index, chunk in enumerate(self.chunks)]
         cache = DynamicCache()
         for layer in range(len(self.layers)):
             parts = [pair[layer] for pair in candidates] + (self.local[layer : layer + 1] if self.local else [])
             keys, values = (torch.cat([part[side] for part in parts], dim=2) for side in (0, 1))
             cache.update(keys, values, layer)
-        logits = self.model(
-            torch.tensor([[token]]), position_ids=torch.tensor([[self.position]]), past_key_values=cache
-        ).logits[0, -1]
+        output = self.model(
+            torch.tensor([[token]]),
+            position_ids=torch.tensor([[self.position]]),
+            past_key_values=cache,
+            output_attentions=True,
+        )
         num_candidates = len(self.chunks)
+        self.mass = torch.stack([weights[0, :, 0, :num_candidates] for weights in output.attentions]).mean(dim=(0, 1))
         self.local = [
             (layer.keys[:, :, num_candidates:], layer.values[:, :, num_candidates:]) for layer in cache.layers
         ]
         self.position += 1
-        return logits.float()
+        return output.logits[0, -1].float()
 
     def _candidate(self, index: int, chunk: list[int]) -> list[Pair]:
         """Keys (at their local place) and values of one chunk's candidate, per layer [1, kv_heads, 1, head_dim]."""
@@ -84,10 +96,16 @@ class IncrementalReference:
         try:
             ids = chunk + self.tail
             cache = DynamicCache()
-            self.model(torch.tensor([ids]), past_key_values=cache)
+            attentions = self.model(torch.tensor([ids]), past_key_values=cache, output_attentions=True).attentions
         finally:
             for handle in handles:
                 handle.remove()
+        inside = slice(len(chunk))
+        looks = [
+            gathered(weights[:, :, -1:, inside], layer.values[:, :, inside])
+            for weights, layer in zip(attentions, cache.layers, strict=True)
+        ]
+        self.looks.append(torch.stack(looks).sum(dim=(0, 1, 2, 3)))
         place = 0 if self.shared else index
         return [
             (self._move(layer.keys[:, :, -1:], len(ids) - 1, place, kind), layer.values[:, :, -1:])
