@@ -23,7 +23,7 @@ from torch.nn import functional
 from focusdoc import Document, FocusEngine, GenerationConfig
 from focusdoc.evaluation.natural_scores import f1, interval
 from focusdoc.memory.chunk_memory import DocumentMemory
-from focusdoc.readers.answering import BUDGET
+from focusdoc.readers.reading import BUDGET
 from focusdoc.readers.confidence import FOUND, confidence_of, signals_of
 from focusdoc.readers.local import LocalReader
 from focusdoc.readers.passages import choose_passages, in_order, text_of
@@ -79,7 +79,7 @@ def divided(file: Path, first: float, last: float, cases: int) -> tuple[str, lis
 
 
 def asked(engine: FocusEngine, memory: DocumentMemory, row: dict[str, Any]) -> dict[str, Any]:
-    """The answer to a question as `focusdoc.readers.answering` makes it, and the signals of its confidence."""
+    """The answer to a question as `focusdoc.readers.reading` makes it, and the signals of its confidence."""
     reader, question = engine.reader, row["question"]
     assert isinstance(reader, LocalReader), "the likelihoods of a reader in this process are needed"
     found = engine.find(memory, question)

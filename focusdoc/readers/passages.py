@@ -23,7 +23,7 @@ class Passage:
 
     Attributes:
         chunk: of the document, which holds the middle of the best of its windows.
-        score: the probability that the finder gives that window.
+        score: the probability that the finder gives the windows in it.
     """
 
     memory: int
@@ -60,7 +60,8 @@ def choose_passages(
             break
         chosen = more
         taken.append(window)
-    return sorted(chosen, key=lambda each: -each.score)
+    scored = (replace(each, score=_covered(windows, [each])) for each in chosen)
+    return sorted(scored, key=lambda each: -each.score)
 
 
 def text_of(memories: Sequence[DocumentMemory], passage: Passage) -> str:

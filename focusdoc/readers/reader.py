@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import FinishReason, TextPiece
@@ -28,6 +28,7 @@ WINDOW = 8192
 #: Characters that a token has at least, in nearly all texts and tokenizers.
 _PER_TOKEN = 3
 
+Result = TypeVar("Result")
 #: Messages of a conversation as (role, content).
 Messages = Sequence[tuple[str, str]]
 
@@ -113,12 +114,18 @@ def relay(writing: Generator[str, None, Written], pieces: list[str]) -> Generato
 def whole(writing: Generator[str, None, Written]) -> tuple[str, Written]:
     """All that a reader writes, and how it ended."""
     pieces: list[str] = []
-    relayed = relay(writing, pieces)
+    written = quietly(relay(writing, pieces))
+    return "".join(pieces), written
+
+
+def quietly(writing: Generator[Any, None, Result]) -> Result:
+    """What a generator returns; nobody gets what it yields."""
     while True:
         try:
-            next(relayed)
+            next(writing)
         except StopIteration as end:
-            return "".join(pieces), end.value
+            result: Result = end.value
+            return result
 
 
 def estimated(text: str) -> int:

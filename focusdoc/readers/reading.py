@@ -1,16 +1,26 @@
-"""With a reader: the base model's way finds, the reader writes."""
+"""With a reader: the base model's candidates find passages, the reader writes the answer from them."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from typing import Any
 
-from focusdoc.decoding.answer import TextPiece
-from focusdoc.decoding.answering import Asked, OwnWay, Way
-from focusdoc.readers.answering import BUDGET, stream_read_answer
+from focusdoc.decoding.answer import Answer, TextPiece, Timings, Usage
+from focusdoc.decoding.answering import Asked, OwnWay, Way, left_out_of
+from focusdoc.decoding.attribution import chunk_shares
+from focusdoc.errors import ReaderError
+from focusdoc.readers.confidence import FOUND
+from focusdoc.readers.drafts import best_of, drafts, is_cut
 from focusdoc.readers.finding import Finder
 from focusdoc.readers.fitting import fit_reading
-from focusdoc.readers.reader import Reader
+from focusdoc.readers.passages import choose_passages
+from focusdoc.readers.reader import Judge, Reader
+from focusdoc.readers.replies import Desk, Reply
+from focusdoc.readers.sources import sources_of
+
+#: Tokens of passages that a reader gets at once, in its own.
+BUDGET = 1000
 
 
 class Read(Way):
@@ -35,10 +45,60 @@ class Read(Way):
         """
         self.own.check(asked)
         self.reader.check(asked.settings)
-        fit_reading(self.reader, asked.said[-1][1], asked.said[:-1], asked.settings, BUDGET)
+        self._desk(asked)
 
     def stream(self, asked: Asked) -> Generator[TextPiece, None, None]:
-        """See `Way.stream` and `stream_read_answer`."""
+        """See `Way.stream`.
+
+        Raises:
+            ReaderError: with the sources found.
+        """
+        begun = time.perf_counter()
+        desk, question = self._desk(asked), asked.said[-1][1]
         decoder = self.own.decoder(asked.blocks, asked.settings.max_new_tokens)
+        found = self.finder.find(decoder, asked, question)
+        passages = choose_passages(found, desk.fits)
+        looked = time.perf_counter()
+        try:
+            reply = None
+            # A reader that cannot judge its drafts cannot choose between them, and a grammar wants all of an answer.
+            if isinstance(self.reader, Judge) and asked.settings.grammar is None:
+                made = drafts(desk, question, found, passages)
+                reply = None if is_cut(desk, made[0]) else best_of(made)
+            if reply is None:
+                reply = yield from desk.reply(question, found, passages, asked.settings)
+                timings = Timings(looked - begun + reply.written.first_token, reply.written.decode)
+            else:
+                timings = Timings(time.perf_counter() - begun, 0.0)
+                yield TextPiece(reply.text)
+        except ReaderError as error:
+            error.sources = sources_of(asked.memories, passages, question, "", asked.max_sources)
+            raise
+        usage = Usage(
+            sum(memory.num_tokens for memory in asked.memories),
+            decoder.num_chunks,
+            len(asked.local_ids),
+            reply.written.completion_tokens,
+            quoted_tokens=sum(map(self.reader.count, desk.texts(desk.read))),
+            reader_tokens=desk.reader_tokens,
+        )
+        yield TextPiece(
+            "",
+            Answer(
+                reply.text,
+                sources_of(asked.memories, passages, question, reply.text, asked.max_sources, reply.passages),
+                usage,
+                timings,
+                (),
+                reply.written.finish_reason,
+                tuple(chunk_shares(decoder.candidate_mass[None].cpu()).tolist()),
+                left_out_of(asked.memories),
+                reply.confidence,
+                reply.confidence >= FOUND,
+                reply.written.log_likelihood,
+            ),
+        )
+
+    def _desk(self, asked: Asked) -> Desk:
         *earlier, (_, question) = asked.said
-        return stream_read_answer(decoder, asked, self.reader, question, self.finder, earlier=earlier)
+        return Desk(self.reader, asked, *fit_reading(self.reader, question, earlier, asked.settings, BUDGET))

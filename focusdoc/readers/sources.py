@@ -16,11 +16,17 @@ CARRIES = 0.3
 
 
 def sources_of(
-    memories: Sequence[DocumentMemory], passages: Sequence[Passage], question: str, answer: str, limit: int
+    memories: Sequence[DocumentMemory],
+    passages: Sequence[Passage],
+    question: str,
+    answer: str,
+    limit: int,
+    read: Sequence[Passage] = (),
 ) -> tuple[Source, ...]:
     """The passages as sources; first by how probable the finder holds one and the share of the answer's words in it.
 
     Args:
+        read: those that the answer was written from; they come before the others.
         answer: what was written; empty for sources of a question alone, which are the whole passages.
         limit: at most this many sources.
     """
@@ -33,9 +39,9 @@ def sources_of(
             (_carried(text[start:end], as_it_is, said, asked), start, end) for start, end in _sentences(text)
         )
         narrow = (passage.start + start, passage.start + end) if share[0] >= CARRIES else (passage.start, passage.end)
-        ranked.append((passage.score + share[0], passage, narrow))
-    ranked.sort(key=lambda each: -each[0])
-    return tuple(_source(memories, passage, *narrow) for _, passage, narrow in ranked[:limit])
+        ranked.append((passage in read, passage.score + share[0], passage, narrow))
+    ranked.sort(key=lambda each: each[:2], reverse=True)
+    return tuple(_source(memories, passage, *narrow) for _, _, passage, narrow in ranked[:limit])
 
 
 def _carried(sentence: str, answer: str, said: set[str], asked: set[str]) -> tuple[float, int]:

@@ -20,7 +20,7 @@ from focusdoc.evaluation.modes import make_mode
 from focusdoc.evaluation.reading_modes import NoReader
 from focusdoc.evaluation.retrieval import first_with
 from focusdoc.readers import Reader
-from focusdoc.readers.answering import BUDGET
+from focusdoc.readers.reading import BUDGET
 from focusdoc.readers.reader import Messages, Written, reading_prompt
 
 QUESTION = "Who was the dentist of the village?"

@@ -48,3 +48,38 @@ class Told:
             if cancel is not None and cancel.is_set():
                 return Written("cancelled", 77, number + 1, 0.5, 0.25)
         return Written("stop", 77, len(self.pieces), 0.5, 0.25)
+
+
+class Judging(Told):
+    """Answers by what stands in its prompt, and judges its own answers.
+
+    Args:
+        says: for words of a passage, what is answered, and how surely; the first that stand in the prompt count.
+        otherwise: what is answered to other prompts.
+    """
+
+    def __init__(self, says: dict[str, tuple[str, float]], otherwise: tuple[str, float] = ("nothing", -4.0)) -> None:
+        super().__init__()
+        self.says = says
+        self.otherwise = otherwise
+
+    def write(
+        self, messages: Messages, settings: GenerationConfig, cancel: threading.Event | None = None
+    ) -> Generator[str, None, Written]:
+        self.asked.append(list(messages))
+        self.kept.append(settings)
+        text, _ = self._said(messages)
+        words = text.split(" ")[: settings.max_new_tokens]
+        reason = "length" if len(words) == settings.max_new_tokens else "stop"
+        for number, word in enumerate(words):
+            yield word if number == 0 else f" {word}"
+            if cancel is not None and cancel.is_set():
+                return Written("cancelled", 7, number + 1, 0.5, 0.25, -1.0)
+        return Written(reason, 7, len(words), 0.5, 0.25, -1.0)
+
+    def agrees(self, messages: Messages) -> float:
+        return self._said(messages)[1]
+
+    def _said(self, messages: Messages) -> tuple[str, float]:
+        content = messages[-1][1]
+        return next((said for words, said in self.says.items() if words in content), self.otherwise)

@@ -65,11 +65,11 @@ def test_the_answer_is_what_the_reader_wrote(plain: FocusEngine, memory: Any) ->
 def test_passages_keep_within_the_budget_and_never_overlap(
     plain: FocusEngine, memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from focusdoc.readers import answering, windows
+    from focusdoc.readers import reading, windows
 
     monkeypatch.setattr(windows, "WIDTH", 120)
     for budget in (1, 40, 120):
-        monkeypatch.setattr(answering.stream_read_answer, "__kwdefaults__", {"budget": budget})
+        monkeypatch.setattr(reading, "BUDGET", budget)
         reader = Told("x")
         answer = engine_with(plain, reader).ask(memory, "Which house?", max_sources=99)
         taken = sum(reader.count(source.text) for source in answer.sources)

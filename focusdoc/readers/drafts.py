@@ -1,0 +1,40 @@
+"""Reading apart: the reader drafts a reply from each passage alone, and the most promising one is the answer.
+
+A small reader that gets several passages at once mixes up their persons, places and numbers. So passages are read as
+the paper reads chunks: each by itself, and what comes of each stands beside the others. It costs no more than reading
+them together, since every passage is still read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from focusdoc.readers.finding import Found
+from focusdoc.readers.passages import Passage
+from focusdoc.readers.reader import quietly
+from focusdoc.readers.replies import Desk, Reply
+
+#: Tokens of a draft; a longer answer is written from all passages together.
+DRAFT_TOKENS = 32
+
+
+def drafts(desk: Desk, question: str, found: Found, passages: Sequence[Passage]) -> list[Reply]:
+    """A reply from each passage; of the first one alone, where that is cut off or cancelled."""
+    settings = replace(desk.asked.settings, max_new_tokens=min(DRAFT_TOKENS, desk.asked.settings.max_new_tokens))
+    made: list[Reply] = []
+    for passage in passages:
+        made.append(quietly(desk.reply(question, found, [passage], settings)))
+        if made[-1].written.finish_reason == "cancelled" or is_cut(desk, made[0]):
+            break
+    return made
+
+
+def is_cut(desk: Desk, reply: Reply) -> bool:
+    """Whether a draft ends before the answer does."""
+    return reply.written.finish_reason == "length" and desk.asked.settings.max_new_tokens > DRAFT_TOKENS
+
+
+def best_of(made: Sequence[Reply]) -> Reply:
+    """The most promising of drafts; one that was cancelled ends them."""
+    return made[-1] if made[-1].written.finish_reason == "cancelled" else max(made, key=lambda each: each.promise)

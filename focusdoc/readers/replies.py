@@ -1,0 +1,91 @@
+"""One reply of a reader: a question, the passages that it got for it, and what it wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from focusdoc.config import GenerationConfig
+from focusdoc.decoding.answer import TextPiece
+from focusdoc.decoding.answering import Asked
+from focusdoc.readers.confidence import confidence_of, promise_of, signals_of
+from focusdoc.readers.finding import Found
+from focusdoc.readers.passages import Passage, in_order, text_of
+from focusdoc.readers.reader import Judge, Messages, Reader, Written, judging_prompt, reading_prompt, relay
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a reader wrote about a question.
+
+    Attributes:
+        found: what the question made of all windows.
+        passages: those that the reader got, the best one first.
+        agreement: the logarithm of the odds that they state this reply, as the reader judges it; None where it is no
+            judge.
+    """
+
+    question: str
+    found: Found
+    passages: tuple[Passage, ...]
+    text: str
+    written: Written
+    agreement: float | None
+
+    @property
+    def promise(self) -> float:
+        """How much speaks for it, against others to the same or to a plainer question."""
+        covered = sum(passage.score for passage in self.passages)
+        return promise_of(covered, self.written.log_likelihood, self.agreement)
+
+    @property
+    def confidence(self) -> float:
+        """The probability, 0 to 1, that the documents tell what was asked."""
+        return confidence_of(signals_of(self.found, self.written.log_likelihood, self.agreement))
+
+
+@dataclass(slots=True)
+class Desk:
+    """Where a reader works on what was asked: its replies share the memories, the settings and the conversation.
+
+    Attributes:
+        earlier: the conversation before the question, as far as it fits.
+        budget: tokens of passages that the reader gets at once, at most, as it counts them.
+        reader_tokens: of all prompts that it got.
+        read: the passages that it got.
+    """
+
+    reader: Reader
+    asked: Asked
+    earlier: Messages
+    budget: int
+    reader_tokens: int = 0
+    read: list[Passage] = field(default_factory=list)
+
+    def fits(self, passages: Sequence[Passage]) -> bool:
+        """Whether the reader may get these passages at once."""
+        return sum(map(self.reader.count, self.texts(passages))) <= self.budget
+
+    def texts(self, passages: Iterable[Passage]) -> list[str]:
+        """The words of passages."""
+        return [text_of(self.asked.memories, each) for each in passages]
+
+    def reply(
+        self, question: str, found: Found, passages: Sequence[Passage], settings: GenerationConfig
+    ) -> Generator[TextPiece, None, Reply]:
+        """Yield a reply as the reader writes it, from `passages` in the order of the documents; returns all of it.
+
+        Raises:
+            ReaderError: the reader cannot be reached, or breaks off.
+        """
+        texts = self.texts(in_order(passages))
+        self.read += [each for each in passages if each not in self.read]
+        pieces: list[str] = []
+        writing = self.reader.write(reading_prompt(question, texts, self.earlier), settings, self.asked.cancel)
+        written = yield from relay(writing, pieces)
+        self.reader_tokens += written.prompt_tokens
+        text = "".join(pieces)
+        agreement = None
+        if isinstance(self.reader, Judge) and written.finish_reason != "cancelled":
+            agreement = self.reader.agrees(judging_prompt(question, texts, text, self.earlier))
+        return Reply(question, found, tuple(passages), text, written, agreement)

@@ -1,0 +1,97 @@
+"""Reading apart: a reply from each passage alone, and the most promising one is the answer."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from focusdoc import Document, FocusConfig, FocusEngine
+from focusdoc.readers import windows
+from focusdoc.readers.drafts import DRAFT_TOKENS
+from tiny_models import tiny_engine
+from told_reader import Judging, Told
+
+HOUSES = [f"The colour of house {number} was painted by its owner in the year {1900 + number}." for number in range(12)]
+TEXT = "\n\n".join(HOUSES)
+QUESTION = "What about the colour of a house and its owner?"
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "WIDTH", 60)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_tokenizer: Any) -> FocusEngine:
+    return tiny_engine(tiny_tokenizer, FocusConfig(chunk_size=64, local_window=256))
+
+
+def asked_with(engine: FocusEngine, reader: Any, **generation: Any) -> Any:
+    memory = engine.read(Document.from_text(TEXT))
+    return engine.with_reader(reader).ask(memory, QUESTION, max_sources=9, **generation)
+
+
+def test_every_passage_is_read_alone(engine: FocusEngine) -> None:
+    reader = Judging({})
+    answer = asked_with(engine, reader)
+    prompts = [messages[-1][1] for messages in reader.asked]
+    assert len(prompts) > 1
+    assert answer.usage.reader_tokens == 7 * len(prompts)
+    for source in answer.sources:
+        assert sum(source.text in prompt for prompt in prompts) == 1
+
+
+def test_the_draft_that_the_reader_is_surest_of_is_the_answer_and_its_passage_the_first_source(
+    engine: FocusEngine,
+) -> None:
+    # The passage that the finder holds least probable of those that are read.
+    least = asked_with(engine, Judging({})).sources[-1]
+    answer = asked_with(engine, Judging({least.text: ("a bright blue", 20.0)}))
+    assert answer.text == "a bright blue"
+    assert (answer.sources[0].start, answer.sources[0].end) == (least.start, least.end)
+    assert answer.found
+
+
+def test_where_the_reader_is_sure_of_none_the_finder_decides(engine: FocusEngine) -> None:
+    first = asked_with(engine, Judging({})).sources[0]
+    assert asked_with(engine, Judging({first.text: ("the first", -4.0)})).text == "the first"
+
+
+def test_an_answer_longer_than_a_draft_is_written_from_all_passages_together(engine: FocusEngine) -> None:
+    long = " ".join(["word"] * (DRAFT_TOKENS + 20))
+    reader = Judging({}, (long, 1.0))
+    answer = asked_with(engine, reader, max_new_tokens=100)
+    assert answer.text == long
+    assert len(reader.asked) == 2  # the first draft tells that they are too short
+    assert reader.kept[0].max_new_tokens == DRAFT_TOKENS
+    assert all(source.text in reader.asked[1][-1][1] for source in answer.sources)
+
+
+def test_an_answer_that_may_be_no_longer_than_a_draft_is_cut_as_a_draft(engine: FocusEngine) -> None:
+    reader = Judging({}, (" ".join(["word"] * 50), 1.0))
+    answer = asked_with(engine, reader, max_new_tokens=5)
+    assert answer.text == "word word word word word"
+    assert answer.finish_reason == "length"
+
+
+def test_a_reader_that_cannot_judge_reads_all_passages_together(engine: FocusEngine) -> None:
+    reader = Told("blue")
+    asked_with(engine, reader)
+    assert len(reader.asked) == 1
+
+
+def test_cancelling_ends_the_drafts(engine: FocusEngine) -> None:
+    cancel = threading.Event()
+    cancel.set()
+    reader = Judging({}, ("one two three", 1.0))
+    answer = asked_with(engine, reader, cancel=cancel)
+    assert len(reader.asked) == 1
+    assert (answer.text, answer.finish_reason) == ("one", "cancelled")
+
+
+def test_an_answer_in_pieces_is_the_same(engine: FocusEngine) -> None:
+    memory = engine.read(Document.from_text(TEXT))
+    *pieces, last = engine.with_reader(Judging({}, ("all of it", 1.0))).stream(memory, QUESTION)
+    assert ("".join(pieces), last.answer.text) == ("all of it", "all of it")
