@@ -39,6 +39,7 @@ LOOKED = 32
 FLOOR = 0.02
 #: The names of the signals, in the order of their weights.
 SIGNALS = ("looked", "heads", "words")
+LOOKS, HEADS, WORDS = range(3)
 #: What each signal counts for.
 WEIGHTS = (1.25, 0.48, 4.8)
 
@@ -115,17 +116,17 @@ class Finder:
         mass = decoder.candidate_mass.cpu()
         words = torch.cat([torch.from_numpy(each.matches(question)) for each in windows])
         signals = torch.zeros(len(words), len(SIGNALS))
-        signals[:, 2] = words / words.max().clamp_min(1e-30)
+        signals[:, WORDS] = words / words.max().clamp_min(1e-30)
         # A chunk is worth a look for its attention mass, or for the words of one of its windows.
-        signals[:, 0] = torch.log(mass / mass.max().clamp_min(1e-30) + FLOOR)[places.chunks]
+        signals[:, LOOKS] = torch.log(mass / mass.max().clamp_min(1e-30) + FLOOR)[places.chunks]
         promise = torch.full((decoder.num_chunks,), -torch.inf)
         promise.scatter_reduce_(0, places.chunks, signals @ self._weights, "amax")
         chunks: list[int] = promise.argsort(descending=True)[:LOOKED].tolist()
         starts = _token_starts(memories)
         looked = decoder.look_inside(chunks, prompt_ids[-1:], mass[None], prompt_len=len(prompt_ids))
-        signals[:, 0] = _in_windows(_spread(chunks, [look[None] for look in looked], starts), places)
+        signals[:, LOOKS] = _in_windows(_spread(chunks, [look[None] for look in looked], starts), places)
         if taken := decoder.look_for_question(chunks):
-            signals[:, 1] = _in_windows(_spread(chunks, taken, starts), places)
+            signals[:, HEADS] = _in_windows(_spread(chunks, taken, starts), places)
         look_peak = max(float(look.max()) for look in looked)
         words_peak = float(words.max()) / max(1, len(words_of([question])[0]))
         return Found(places, signals, signals @ self._weights, look_peak, words_peak)

@@ -76,6 +76,15 @@ def in_order(passages: Sequence[Passage]) -> list[Passage]:
     return sorted(passages, key=lambda each: (each.memory, each.start))
 
 
+def windows_in(found: Found, passages: Sequence[Passage]) -> list[int]:
+    """The windows that lie in one of `passages`, at least for the most part."""
+    return [
+        index
+        for index, span in enumerate(found.places.spans)
+        if any(_shared(Passage(*span, 0, 0.0), each) > _SHARED for each in passages)
+    ]
+
+
 def _shared(one: Passage, other: Passage) -> float:
     """The share of the shorter of two passages that they have in common."""
     common = min(one.end, other.end) - max(one.start, other.start) if one.memory == other.memory else 0

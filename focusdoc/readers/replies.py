@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import TextPiece
 from focusdoc.decoding.answering import Asked
-from focusdoc.readers.confidence import confidence_of, promise_of, signals_of
-from focusdoc.readers.finding import Found
-from focusdoc.readers.passages import Passage, in_order, text_of
+from focusdoc.readers.confidence import confidence_of, promise_of, signals
+from focusdoc.readers.finding import WORDS, Found
+from focusdoc.readers.passages import Passage, in_order, text_of, windows_in
 from focusdoc.readers.reader import Judge, Messages, Reader, Written, judging_prompt, reading_prompt, relay
 
 
@@ -33,15 +33,22 @@ class Reply:
     agreement: float | None
 
     @property
-    def promise(self) -> float:
-        """How much speaks for it, against others to the same or to a plainer question."""
+    def signals(self) -> list[float]:
+        """What speaks for it, in the order of `focusdoc.readers.confidence.SIGNALS`."""
+        inside = windows_in(self.found, self.passages)
+        words = self.found.words_peak * float(self.found.signals[inside, WORDS].max())
         covered = sum(passage.score for passage in self.passages)
-        return promise_of(covered, self.written.log_likelihood, self.agreement)
+        return signals(self.found.look_peak, words, covered, self.written.log_likelihood, self.agreement)
+
+    @property
+    def promise(self) -> float:
+        """How much speaks for it against others."""
+        return promise_of(self.signals)
 
     @property
     def confidence(self) -> float:
         """The probability, 0 to 1, that the documents tell what was asked."""
-        return confidence_of(signals_of(self.found, self.written.log_likelihood, self.agreement))
+        return confidence_of(self.signals)
 
 
 @dataclass(slots=True)

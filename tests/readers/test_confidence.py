@@ -7,23 +7,15 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
-import torch
 
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.config import GenerationConfig
 from focusdoc.modeling.base import BaseModel
-from focusdoc.readers.confidence import confidence_of, signals_of
-from focusdoc.readers.finding import Found, Places
+from focusdoc.readers.confidence import confidence_of, promise_of, signals
 from focusdoc.readers.local import LocalReader
 from focusdoc.readers.reader import Messages, Written, judging_prompt, reading_prompt
 from tiny_models import tiny_engine, tiny_model
 from told_reader import Told
-
-PLACES = Places([(0, 0, 9)], torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), [0])
-
-
-def found(look: float, words: float) -> Found:
-    return Found(PLACES, torch.zeros(1, 3), torch.zeros(1), look, words)
 
 
 class Judging(Told):
@@ -45,23 +37,27 @@ class Judging(Told):
         return self.agreement
 
 
-def test_each_signal_makes_it_surer() -> None:
-    signals = [found(0.1, 1.0), -2.0, 0.5]
-    base = confidence_of(signals_of(*signals))  # type: ignore[arg-type]
-    assert 0 < base < 1
-    for better in ([found(0.4, 1.0), -2.0, 0.5], [found(0.1, 2.0), -2.0, 0.5], [found(0.1, 1.0), -0.5, 0.5]):
-        assert confidence_of(signals_of(*better)) > base  # type: ignore[arg-type]
-    assert confidence_of(signals_of(found(0.1, 1.0), -2.0, 2.0)) > base
+BASE = {"look_peak": 0.1, "words": 1.0, "covered": 0.5, "log_likelihood": -2.0, "agreement": 0.5}
+
+
+@pytest.mark.parametrize("better", [{"look_peak": 0.4}, {"words": 2.0}, {"log_likelihood": -0.5}, {"agreement": 2.0}])
+def test_each_signal_makes_it_surer(better: dict[str, float]) -> None:
+    assert 0 < confidence_of(signals(**BASE)) < confidence_of(signals(**BASE | better)) < 1
+
+
+@pytest.mark.parametrize("better", [{"covered": 0.9}, {"log_likelihood": -0.5}, {"agreement": 2.0}])
+def test_each_signal_of_its_own_makes_a_reply_more_promising(better: dict[str, float]) -> None:
+    assert promise_of(signals(**BASE)) < promise_of(signals(**BASE | better))
 
 
 def test_what_a_reader_does_not_tell_counts_as_the_middle() -> None:
-    told = confidence_of(signals_of(found(0.1, 1.0), -8.0, -3.0))
-    untold = confidence_of(signals_of(found(0.1, 1.0), None, None))
+    told = confidence_of(signals(0.1, 1.0, 0.5, -8.0, -3.0))
+    untold = confidence_of(signals(0.1, 1.0, 0.5, None, None))
     assert told < untold < 1
 
 
 def test_long_answers_and_empty_looks_stay_finite() -> None:
-    assert 0 <= confidence_of(signals_of(found(0.0, 0.0), -1e9, -50.0)) < 0.01
+    assert 0 <= confidence_of(signals(0.0, 0.0, 0.0, -1e9, -50.0)) < 0.01
 
 
 @pytest.fixture(scope="module")

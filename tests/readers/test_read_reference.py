@@ -13,11 +13,11 @@ from focusdoc.decoding.prompt import encode_messages
 from focusdoc.errors import PromptTooLongError
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.modeling.base import BaseModel
-from focusdoc.readers.reading import BUDGET
 from focusdoc.readers.finding import Finder
 from focusdoc.readers.local import LocalReader
 from focusdoc.readers.passages import choose_passages, in_order, text_of
 from focusdoc.readers.reader import Messages, reading_prompt
+from focusdoc.readers.reading import BUDGET
 from tiny_models import tiny_engine, tiny_model
 from told_reader import Told
 

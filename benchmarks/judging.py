@@ -1,0 +1,220 @@
+"""Which draft is taken, and how often it is said that the document does not tell.
+
+    python benchmarks/judging.py --data ../shared/data --reader NAME --output held_out.json
+    python benchmarks/judging.py --data ../shared/data --reader NAME --output tuning.json --part tuning --learn
+
+Every second paragraph of XQuAD makes a document, so that for each question left out there is one of the same articles
+that it tells; as many of both are asked. For tuning, questions of Natural Questions and of the first half of the novels
+join them, which tell what to choose by. `--learn` fits the weights of focusdoc/readers/confidence.py to the rows, and
+says how well weights learnt on nine tenths do on the last tenth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from focusdoc import Document, FocusEngine, GenerationConfig
+from focusdoc.decoding.answering import Asked
+from focusdoc.evaluation.natural import Choice, load_items
+from focusdoc.evaluation.natural_scores import PATTERN_TASK, f1, interval, right
+from focusdoc.memory.chunk_memory import DocumentMemory
+from focusdoc.readers.confidence import FOUND, SIGNALS, confidence_of, promise_of
+from focusdoc.readers.drafts import drafts
+from focusdoc.readers.passages import choose_passages
+from focusdoc.readers.reading import BUDGET
+from focusdoc.readers.replies import Desk
+
+#: Shares of XQuAD's questions: the adapter was trained on the first 80%.
+SHARES = {"tuning": (0.0, 0.8), "held out": (0.82, 1.0)}
+#: What joins them for tuning: (file, share, questions).
+BESIDE = (("nq-open-oracle.jsonl.gz", (0.0, 0.25), 60), ("novels.json", (0.0, 0.5), None))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the folder with qa/ and books/")
+    parser.add_argument("--reader", help="as for focusdoc ask; one in this process")
+    parser.add_argument("--part", choices=list(SHARES), default="held out")
+    parser.add_argument("--cases", type=int, default=50, help="of each kind")
+    parser.add_argument("--store", default="auto")
+    parser.add_argument("--output", type=Path, required=True, help="rows; those that are there are not asked again")
+    parser.add_argument("--learn", action="store_true")
+    given = parser.parse_args()
+    rows = json.loads(given.output.read_text()) if given.output.exists() else []
+    asked = list(questions(given.data, given.part, given.cases))
+    if len(rows) < len(asked):
+        engine = FocusEngine.from_pretrained(reader=given.reader, store=given.store)
+        known: tuple[str, DocumentMemory] | None = None
+        for text, row in asked[len(rows) :]:
+            if known is None or known[0] != text:
+                known = text, engine.read(Document.from_text(text))
+            rows.append(row | {"drafts": drafted(engine, known[1], row)})
+            given.output.write_text(json.dumps(rows, indent=1) + "\n")
+            print(f"{len(rows)} of {len(asked)}", end="\r", flush=True)
+    report(rows)
+    if given.learn:
+        learn(rows)
+
+
+def questions(data: Path, part: str, cases: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Documents, and questions that they tell or do not tell."""
+    text, asked = divided(data / "qa" / "xquad.en.json", *SHARES[part], cases)
+    for row in asked:
+        yield text, row
+    for file, share, limit in BESIDE if part == "tuning" else ():
+        for item in load_items(data / "qa" / file, Choice(share=share, limit=limit), documents=data / "books"):
+            question, pattern = item.after.strip(), item.task == PATTERN_TASK
+            row = {"file": file, "told": True, "question": question, "answers": item.answers, "pattern": pattern}
+            yield item.context, row
+
+
+def divided(file: Path, first: float, last: float, cases: int) -> tuple[str, list[dict[str, Any]]]:
+    """The document, and questions that it tells and does not tell, in turn."""
+    paragraphs = [
+        paragraph
+        for article in json.loads(file.read_text(encoding="utf-8"))["data"]
+        for paragraph in article["paragraphs"]
+    ]
+    rows = [
+        {
+            "file": file.name,
+            "told": number % 2 == 0,
+            "question": each["question"],
+            "answers": [answer["text"] for answer in each["answers"]],
+            "pattern": False,
+        }
+        for number, paragraph in enumerate(paragraphs)
+        for each in paragraph["qas"]
+    ]
+    share = rows[round(first * len(rows)) : round(last * len(rows))]
+    told, untold = ([row for row in share if row["told"] is kind] for kind in (True, False))
+    count = min(cases, len(told), len(untold))
+    drawn = [random.Random(0).sample(kind, count) for kind in (told, untold)]
+    text = "\n\n".join(paragraph["context"] for paragraph in paragraphs[::2])
+    return text, [row for pair in zip(*drawn, strict=True) for row in pair]
+
+
+def drafted(engine: FocusEngine, memory: DocumentMemory, row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The drafts of a question, the signals of each, and how right it is, 0 to 1."""
+    assert engine.reader is not None, "name a reader"
+    settings = GenerationConfig(max_new_tokens=48)
+    desk = Desk(engine.reader, Asked([memory], [], [], settings, engine.base.tokenizer), (), BUDGET)
+    found = engine.find(memory, row["question"])
+    made = drafts(desk, row["question"], found, choose_passages(found, desk.fits))
+    return [{"text": each.text, "right": score(each.text, row), "signals": each.signals} for each in made]
+
+
+def score(text: str, row: dict[str, Any]) -> float:
+    if not row["told"]:
+        return 0.0
+    return right(text, row["answers"]) if row["pattern"] else f1(text, row["answers"])
+
+
+def best(row: dict[str, Any]) -> dict[str, Any]:
+    """The draft that is taken."""
+    taken: dict[str, Any] = max(row["drafts"], key=lambda draft: promise_of(draft["signals"]))
+    return taken
+
+
+def report(rows: list[dict[str, Any]]) -> None:
+    for name, kind in (("left out", False), ("in the document", True)):
+        said = [float(confidence_of(best(row)["signals"]) < FOUND) for row in rows if row["told"] is kind]
+        low, high = interval(said)
+        print(f"{name}: said not to be told {sum(said) / len(said):.0%} ({low:.0%} to {high:.0%}) of {len(said)}")
+    for file in dict.fromkeys(row["file"] for row in rows):
+        told = [row for row in rows if row["told"] and row["file"] == file]
+        means = [
+            sum(values) / len(told)
+            for values in (
+                [best(row)["right"] for row in told],
+                [row["drafts"][0]["right"] for row in told],
+                [max(draft["right"] for draft in row["drafts"]) for row in told],
+                [len(row["drafts"]) for row in told],
+            )
+        ]
+        print("{}: taken {:.3f}, the first {:.3f}, the best of {:.3f}; {:.1f} drafts".format(file, *means))
+
+
+def learn(rows: list[dict[str, Any]]) -> None:
+    tenths = torch.arange(len(rows)) // 2 % 10
+    told = [row for row in rows if row["told"]]
+    print("PROMISE =", rounded(chosen_by(told)))
+    taken = [
+        chosen(
+            row, chosen_by([other for number, other in enumerate(rows) if tenths[number] != tenth and other["told"]])
+        )
+        for row, tenth in zip(rows, tenths.tolist(), strict=True)
+    ]
+    for file in dict.fromkeys(row["file"] for row in told):
+        right = [draft["right"] for row, draft in zip(rows, taken, strict=True) if row["told"] and row["file"] == file]
+        print(f"learnt on nine tenths, {file}: taken {sum(right) / len(right):.3f}")
+    signals = torch.tensor([draft["signals"] for draft in taken])
+    labels = torch.tensor([float(row["told"]) for row in rows])
+    weights, bias = fitted(signals, labels)
+    print("WEIGHTS, BIAS =", rounded(weights), ",", round(float(bias), 3))
+    judged = torch.zeros(len(rows))
+    for tenth in range(10):
+        weights, bias = fitted(signals[tenths != tenth], labels[tenths != tenth])
+        judged[tenths == tenth] = signals[tenths == tenth] @ weights + bias
+    for name, kind in (("left out", 0), ("in the document", 1)):
+        said = (judged[labels == kind] < 0).float().mean()
+        print(f"learnt on nine tenths, {name}: said not to be told {float(said):.0%}")
+
+
+def rounded(weights: Tensor) -> tuple[float, ...]:
+    return tuple(round(float(weight), 3) for weight in weights)
+
+
+def chosen(row: dict[str, Any], weights: Tensor) -> dict[str, Any]:
+    draft: dict[str, Any] = row["drafts"][int((signals_of(row) @ weights).argmax())]
+    return draft
+
+
+def signals_of(row: dict[str, Any]) -> Tensor:
+    return torch.tensor([draft["signals"] for draft in row["drafts"]])
+
+
+def chosen_by(rows: Sequence[dict[str, Any]], decay: float = 0.01) -> Tensor:
+    """Weights under which the right drafts of each row are most probable; every file counts the same."""
+    weights = torch.zeros(len(SIGNALS), requires_grad=True)
+    optimizer = torch.optim.Adam([weights], lr=0.05)
+    counts = {file: sum(row["file"] == file for row in rows) for file in {row["file"] for row in rows}}
+    for _ in range(400):
+        loss = decay * weights.square().sum()
+        for row in rows:
+            right = torch.tensor([draft["right"] for draft in row["drafts"]])
+            if 0 < right.sum() < len(right):
+                probable = (signals_of(row) @ weights).softmax(dim=0)
+                loss = loss - (probable @ right) / counts[row["file"]]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return weights.detach()
+
+
+def fitted(signals: Tensor, told: Tensor, decay: float = 0.02) -> tuple[Tensor, Tensor]:
+    """Weights and bias of a logistic regression, on signals of mean 0 and variance 1."""
+    mean, deviation = signals.mean(dim=0), signals.std(dim=0).clamp_min(1e-6)
+    weights, bias = torch.zeros(signals.shape[1], requires_grad=True), torch.zeros((), requires_grad=True)
+    optimizer = torch.optim.Adam([weights, bias], lr=0.05)
+    for _ in range(800):
+        logits = (signals - mean) / deviation @ weights + bias
+        loss = functional.binary_cross_entropy_with_logits(logits, told) + decay * weights.square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    scaled = (weights / deviation).detach()
+    return scaled, bias.detach() - scaled @ mean
+
+
+if __name__ == "__main__":
+    main()
