@@ -148,12 +148,11 @@ def learn(rows: list[dict[str, Any]]) -> None:
     tenths = torch.arange(len(rows)) // 2 % 10
     told = [row for row in rows if row["told"]]
     print("PROMISE =", rounded(chosen_by(told)))
-    taken = [
-        chosen(
-            row, chosen_by([other for number, other in enumerate(rows) if tenths[number] != tenth and other["told"]])
-        )
-        for row, tenth in zip(rows, tenths.tolist(), strict=True)
+    apart = [
+        chosen_by([row for row, each in zip(rows, tenths.tolist(), strict=True) if each != tenth and row["told"]])
+        for tenth in range(10)
     ]
+    taken = [chosen(row, apart[tenth]) for row, tenth in zip(rows, tenths.tolist(), strict=True)]
     for file in dict.fromkeys(row["file"] for row in told):
         right = [draft["right"] for row, draft in zip(rows, taken, strict=True) if row["told"] and row["file"] == file]
         print(f"learnt on nine tenths, {file}: taken {sum(right) / len(right):.3f}")

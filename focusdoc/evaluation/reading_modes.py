@@ -23,8 +23,8 @@ from focusdoc.evaluation.outcome import Outcome
 from focusdoc.evaluation.retrieval import Finder, Rank, passages
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.readers import Reader
-from focusdoc.readers.reading import BUDGET
 from focusdoc.readers.reader import Messages, Written, reading_prompt, whole
+from focusdoc.readers.reading import BUDGET
 from focusdoc.readers.windows import cut
 
 #: Sources that are asked for: more than any way of finding quotes.

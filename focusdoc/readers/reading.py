@@ -16,7 +16,7 @@ from focusdoc.readers.finding import Finder
 from focusdoc.readers.fitting import fit_reading
 from focusdoc.readers.passages import choose_passages
 from focusdoc.readers.reader import Judge, Reader
-from focusdoc.readers.replies import Desk, Reply
+from focusdoc.readers.replies import Desk
 from focusdoc.readers.sources import sources_of
 
 #: Tokens of passages that a reader gets at once, in its own.

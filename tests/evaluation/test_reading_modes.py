@@ -20,8 +20,8 @@ from focusdoc.evaluation.modes import make_mode
 from focusdoc.evaluation.reading_modes import NoReader
 from focusdoc.evaluation.retrieval import first_with
 from focusdoc.readers import Reader
-from focusdoc.readers.reading import BUDGET
 from focusdoc.readers.reader import Messages, Written, reading_prompt
+from focusdoc.readers.reading import BUDGET
 
 QUESTION = "Who was the dentist of the village?"
 PLACE = (TEXT.index(PLANTED), TEXT.index(PLANTED) + len(PLANTED))
