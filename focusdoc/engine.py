@@ -174,6 +174,7 @@ class FocusEngine(TokenEngine):
         question: str,
         *,
         style: PromptStyle = "auto",
+        overview: bool | None = None,
         max_sources: int = 3,
         cancel: threading.Event | None = None,
         **generation: Any,
@@ -182,6 +183,8 @@ class FocusEngine(TokenEngine):
 
         Args:
             style: the prompt format, see `focusdoc.decoding.prompt.question_prompt`.
+            overview: whether the question asks about the whole document, so that a reader gets passages of all chunks;
+                None to tell it by English words, such as "summarize".
             max_sources: at most this many sources, 0 or more; each takes a pass over one chunk.
             cancel: set it from another thread to end the answer after the current token.
             generation: fields of `GenerationConfig`, such as ``max_new_tokens=64`` or ``temperature=0.7``.
@@ -193,7 +196,8 @@ class FocusEngine(TokenEngine):
             MemoryShortageError: what runs behind every chunk does not fit into free memory; while the answer is written
                 as well, since it grows.
         """
-        asked = self._question(self._own(memory), question, style, generation, max_sources=max_sources, cancel=cancel)
+        more = {"overview": overview, "max_sources": max_sources, "cancel": cancel}
+        asked = self._question(self._own(memory), question, style, generation, **more)
         return self._checked(asked).answer(asked)
 
     def ask_many(
@@ -202,6 +206,7 @@ class FocusEngine(TokenEngine):
         questions: Sequence[str],
         *,
         style: PromptStyle = "auto",
+        overview: bool | None = None,
         max_sources: int = 3,
         batch: int = 8,
         cancel: threading.Event | None = None,
@@ -215,7 +220,7 @@ class FocusEngine(TokenEngine):
             questions: one after another; their answers come in this order.
             batch: questions that advance together, at least 1; each needs room for its own prompt and answer behind
                 every chunk, so fewer do where memory is short.
-            style, max_sources, cancel, generation: as for `ask`.
+            style, overview, max_sources, cancel, generation: as for `ask`.
 
         Raises:
             ConfigError: `batch` is below 1, or no question is given. Else as `ask`, before anything is computed.
@@ -224,11 +229,11 @@ class FocusEngine(TokenEngine):
             raise ConfigError(f"questions is {questions!r}; give a list with at least one question.")
         at_least("batch", batch, 1)
         memories = self._own(memory)
-        asked = [
-            self._question(memories, each, style, generation, max_sources=max_sources, cancel=cancel)
-            for each in questions
-        ]
-        ways = [self._checked(each) for each in asked]  # all of one kind
+        more = {"overview": overview, "max_sources": max_sources, "cancel": cancel}
+        asked = [self._question(memories, each, style, generation, **more) for each in questions]
+        ways = [self._checked(each) for each in asked]
+        if len({type(way) for way in ways}) > 1:
+            return [way.answer(each) for way, each in zip(ways, asked, strict=True)]
         return ways[0].answer_many(asked, batch)
 
     def stream(
@@ -237,6 +242,7 @@ class FocusEngine(TokenEngine):
         question: str,
         *,
         style: PromptStyle = "auto",
+        overview: bool | None = None,
         max_sources: int = 3,
         cancel: threading.Event | None = None,
         **generation: Any,
@@ -245,7 +251,8 @@ class FocusEngine(TokenEngine):
 
         Everything that can be wrong with the call is raised here, before the first piece is asked for.
         """
-        asked = self._question(self._own(memory), question, style, generation, max_sources=max_sources, cancel=cancel)
+        more = {"overview": overview, "max_sources": max_sources, "cancel": cancel}
+        asked = self._question(self._own(memory), question, style, generation, **more)
         return self._checked(asked).stream(asked)
 
     def stream_prompt(

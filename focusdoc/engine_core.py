@@ -32,6 +32,7 @@ from focusdoc.modeling.catalogue import known_model
 from focusdoc.readers.alone import Alone
 from focusdoc.readers.finding import Finder
 from focusdoc.readers.local import LocalReader
+from focusdoc.readers.overview import Overview, asks_for_overview
 from focusdoc.readers.reader import Reader, no_grammar
 from focusdoc.readers.reading import Read
 
@@ -145,7 +146,11 @@ class EngineCore:
             ConfigError: the base model is to continue a prompt by the grammar of a reader's tokens.
         """
         if self.reader is not None and asked.said:
-            return Read(self.own_way, self.reader, self.finder) if documents else Alone(self.reader)
+            if not documents:
+                return Alone(self.reader)
+            by_words = asked.overview is None and asks_for_overview(asked.said[-1][1])
+            kind = Overview if asked.overview or by_words else Read
+            return kind(self.own_way, self.reader, self.finder)
         if self.reader is not None and asked.settings.grammar is not None:
             raise ConfigError(
                 f"{self.base.name} continues this prompt by itself, and a grammar holds for the tokens of the reader "

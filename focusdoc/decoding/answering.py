@@ -39,6 +39,7 @@ class Asked:
         said: the conversation that the prompt renders, as (role, content), which ends with the question; empty where
             the prompt is no conversation.
         quoted: renders the prompt again with a text of passages in it, and ends as that does; None to quote none.
+        overview: whether it asks about the whole of the documents; None to tell it by its words.
         max_sources: at most this many sources, 0 or more.
         cancel: set it to end the answer after the current token.
     """
@@ -50,6 +51,7 @@ class Asked:
     tokenizer: Any
     said: Sequence[tuple[str, str]] = ()
     quoted: RenderQuoted | None = None
+    overview: bool | None = None
     max_sources: int = 3
     cancel: threading.Event | None = None
 

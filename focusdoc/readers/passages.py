@@ -55,7 +55,7 @@ def choose_passages(
             break
         if any(_shared(window, each) > _SHARED for each in taken):
             continue
-        more = _with(window, chosen)
+        more = with_passage(window, chosen)
         if chosen and not fits(more):
             break
         chosen = more
@@ -96,7 +96,7 @@ def _covered(windows: Sequence[Passage], passages: Sequence[Passage]) -> float:
     return sum(window.score for window in windows if any(_shared(window, each) > _SHARED for each in passages))
 
 
-def _with(passage: Passage, found: Sequence[Passage]) -> list[Passage]:
+def with_passage(passage: Passage, found: Sequence[Passage]) -> list[Passage]:
     """`found` and `passage`, which is one with those that it meets."""
     others = []
     for each in found:

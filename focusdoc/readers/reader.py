@@ -141,13 +141,14 @@ def no_grammar(name: str) -> ConfigError:
     )
 
 
-def reading_prompt(question: str, passages: Sequence[str], earlier: Messages = ()) -> Messages:
+def reading_prompt(question: str, passages: Sequence[str], earlier: Messages = (), wish: str = WISH) -> Messages:
     """What a reader is asked: the passages in the document's order, then the question.
 
     Args:
+        wish: how it is to answer.
         earlier: the conversation before the question; its system's words join the instruction.
     """
-    return _behind(passages, f"{WISH}\nQuestion: {question}", earlier)
+    return _behind(passages, f"{wish}\nQuestion: {question}", earlier)
 
 
 def judging_prompt(question: str, passages: Sequence[str], answer: str, earlier: Messages = ()) -> Messages:

@@ -12,11 +12,11 @@ from focusdoc.decoding.attribution import chunk_shares
 from focusdoc.errors import ReaderError
 from focusdoc.readers.confidence import FOUND
 from focusdoc.readers.drafts import best_of, drafts, is_cut
-from focusdoc.readers.finding import Finder
+from focusdoc.readers.finding import Finder, Found
 from focusdoc.readers.fitting import fit_reading
-from focusdoc.readers.passages import choose_passages
+from focusdoc.readers.passages import Passage, choose_passages
 from focusdoc.readers.reader import Judge, Reader
-from focusdoc.readers.replies import Desk
+from focusdoc.readers.replies import Desk, Reply
 from focusdoc.readers.sources import sources_of
 
 #: Tokens of passages that a reader gets at once, in its own.
@@ -30,6 +30,9 @@ class Read(Way):
         own: the base model's way, whose decoder looks.
         finder: of the base model.
     """
+
+    #: Tokens of passages that the reader gets at once, at most, as it counts them.
+    budget = BUDGET
 
     def __init__(self, own: OwnWay[Any], reader: Reader, finder: Finder) -> None:
         self.own = own
@@ -57,20 +60,9 @@ class Read(Way):
         desk, question = self._desk(asked), asked.said[-1][1]
         decoder = self.own.decoder(asked.blocks, asked.settings.max_new_tokens)
         found = self.finder.find(decoder, asked, question)
-        passages = choose_passages(found, desk.fits)
-        looked = time.perf_counter()
+        passages = self.passages(desk, found)
         try:
-            reply = None
-            # A reader that cannot judge its drafts cannot choose between them, and a grammar wants all of an answer.
-            if isinstance(self.reader, Judge) and asked.settings.grammar is None:
-                made = drafts(desk, question, found, passages)
-                reply = None if is_cut(desk, made[0]) else best_of(made)
-            if reply is None:
-                reply = yield from desk.reply(question, found, passages, asked.settings)
-                timings = Timings(looked - begun + reply.written.first_token, reply.written.decode)
-            else:
-                timings = Timings(time.perf_counter() - begun, 0.0)
-                yield TextPiece(reply.text)
+            reply = yield from self.reply(desk, question, found, passages)
         except ReaderError as error:
             error.sources = sources_of(asked.memories, passages, question, "", asked.max_sources)
             raise
@@ -88,7 +80,7 @@ class Read(Way):
                 reply.text,
                 sources_of(asked.memories, passages, question, reply.text, asked.max_sources, reply.passages),
                 usage,
-                timings,
+                Timings(desk.first - begun, desk.decode),
                 (),
                 reply.written.finish_reason,
                 tuple(chunk_shares(decoder.candidate_mass[None].cpu()).tolist()),
@@ -99,6 +91,24 @@ class Read(Way):
             ),
         )
 
+    def passages(self, desk: Desk, found: Found) -> list[Passage]:
+        """The passages that the reader gets, the best one first."""
+        return choose_passages(found, desk.fits)
+
+    def reply(
+        self, desk: Desk, question: str, found: Found, passages: list[Passage]
+    ) -> Generator[TextPiece, None, Reply]:
+        """Yield the answer's text; returns the reply that it is."""
+        # A reader that cannot judge its drafts cannot choose between them, and a grammar wants all of an answer.
+        if isinstance(self.reader, Judge) and desk.asked.settings.grammar is None:
+            made = drafts(desk, question, found, passages)
+            if not is_cut(desk, made[0]):
+                best = best_of(made)
+                desk.first, desk.decode = time.perf_counter(), 0.0
+                yield TextPiece(best.text)
+                return best
+        return (yield from desk.reply(question, found, passages, desk.asked.settings))
+
     def _desk(self, asked: Asked) -> Desk:
         *earlier, (_, question) = asked.said
-        return Desk(self.reader, asked, *fit_reading(self.reader, question, earlier, asked.settings, BUDGET))
+        return Desk(self.reader, asked, *fit_reading(self.reader, question, earlier, asked.settings, self.budget))

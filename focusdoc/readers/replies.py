@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ from focusdoc.decoding.answering import Asked
 from focusdoc.readers.confidence import confidence_of, promise_of, signals
 from focusdoc.readers.finding import WORDS, Found
 from focusdoc.readers.passages import Passage, in_order, text_of, windows_in
-from focusdoc.readers.reader import Judge, Messages, Reader, Written, judging_prompt, reading_prompt, relay
+from focusdoc.readers.reader import WISH, Judge, Messages, Reader, Written, judging_prompt, reading_prompt, relay
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,8 @@ class Desk:
         budget: tokens of passages that the reader gets at once, at most, as it counts them.
         reader_tokens: of all prompts that it got.
         read: the passages that it got.
+        first: when the answer's first piece came, by ``time.perf_counter``.
+        decode: seconds from there to the last.
     """
 
     reader: Reader
@@ -68,6 +71,8 @@ class Desk:
     budget: int
     reader_tokens: int = 0
     read: list[Passage] = field(default_factory=list)
+    first: float = 0.0
+    decode: float = 0.0
 
     def fits(self, passages: Sequence[Passage]) -> bool:
         """Whether the reader may get these passages at once."""
@@ -78,9 +83,17 @@ class Desk:
         return [text_of(self.asked.memories, each) for each in passages]
 
     def reply(
-        self, question: str, found: Found, passages: Sequence[Passage], settings: GenerationConfig
+        self,
+        question: str,
+        found: Found,
+        passages: Sequence[Passage],
+        settings: GenerationConfig,
+        wish: str = WISH,
     ) -> Generator[TextPiece, None, Reply]:
         """Yield a reply as the reader writes it, from `passages` in the order of the documents; returns all of it.
+
+        Args:
+            wish: how the reader is to answer.
 
         Raises:
             ReaderError: the reader cannot be reached, or breaks off.
@@ -88,9 +101,11 @@ class Desk:
         texts = self.texts(in_order(passages))
         self.read += [each for each in passages if each not in self.read]
         pieces: list[str] = []
-        writing = self.reader.write(reading_prompt(question, texts, self.earlier), settings, self.asked.cancel)
+        begun = time.perf_counter()
+        writing = self.reader.write(reading_prompt(question, texts, self.earlier, wish), settings, self.asked.cancel)
         written = yield from relay(writing, pieces)
         self.reader_tokens += written.prompt_tokens
+        self.first, self.decode = begun + written.first_token, written.decode
         text = "".join(pieces)
         agreement = None
         if isinstance(self.reader, Judge) and written.finish_reason != "cancelled":
