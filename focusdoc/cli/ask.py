@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from focusdoc.cli import options
-from focusdoc.cli.display import errors, show_doubt, show_sources, show_totals, write
+from focusdoc.cli.display import errors, show_doubt, show_sources, show_steps, show_totals, write
 from focusdoc.cli.loading import EngineOptions, check_question, open_documents, read
 from focusdoc.config import GenerationConfig
 from focusdoc.documents import Document
@@ -31,6 +31,7 @@ def ask(
     max_new_tokens: options.MaxNewTokens = GenerationConfig.max_new_tokens,
     stop: options.Stop = None,
     quote_tokens: options.QuoteTokens = None,
+    overview: options.Overview = None,
     temperature: options.Temperature = GenerationConfig.temperature,
     top_p: options.TopP = GenerationConfig.top_p,
     top_k: options.TopK = GenerationConfig.top_k,
@@ -80,7 +81,12 @@ def ask(
     engine.check_question(question, max_new_tokens=settings.max_new_tokens)
     memories, seconds = read(engine, documents)
     answer = answer_question(
-        engine, memories, question, settings, show="none" if json_output else "whole" if no_stream else "stream"
+        engine,
+        memories,
+        question,
+        settings,
+        overview=overview,
+        show="none" if json_output else "whole" if no_stream else "stream",
     )
     if json_output:
         print(json.dumps(as_json(engine, documents, memories, question, answer, seconds), indent=2))
@@ -95,15 +101,17 @@ def answer_question(
     question: str,
     settings: GenerationConfig,
     *,
+    overview: bool | None = None,
     show: Show = "stream",
     cancel: threading.Event | None = None,
 ) -> Answer:
     """The answer to a question, shown on standard output as it comes, when it is whole, or not at all.
 
     Args:
+        overview: see `FocusEngine.ask`.
         cancel: ends the answer after the current token when it is set.
     """
-    pieces = engine.stream(memories, question, cancel=cancel, **asdict(settings))
+    pieces = engine.stream(memories, question, overview=overview, cancel=cancel, **asdict(settings))
     begun = False
     # The first piece is the slow one: the question goes through every chunk before it.
     try:
@@ -129,6 +137,7 @@ def answer_question(
         write(answer.text.strip())
     if show != "none":
         write("\n\n" if answer.text.strip() else "(The answer is empty.)\n\n")
+        show_steps(answer)
         show_doubt(answer)
     return answer
 
@@ -168,6 +177,9 @@ def as_json(
         },
         "question": question,
         "answer": answer.text,
+        "found": answer.found,
+        "confidence": answer.confidence,
+        "steps": values["steps"],
         "finish_reason": answer.finish_reason,
         "sources": values["sources"],
         "warnings": values["warnings"],

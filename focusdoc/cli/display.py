@@ -45,6 +45,12 @@ def show_doubt(answer: Answer) -> None:
         output.print(Text(f"The text most likely does not tell this ({sure}); the answer is a guess.", style="yellow"))
 
 
+def show_steps(answer: Answer) -> None:
+    """Print what had to be looked up before the question could be."""
+    for question, known in answer.steps:
+        output.print(Text(f"Looked up first: {question} {known}", style="dim"))
+
+
 def show_sources(
     sources: Sequence[Source], documents: Sequence[Document], *, whole: bool = False, by_reader: bool = False
 ) -> None:

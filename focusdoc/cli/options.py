@@ -165,6 +165,15 @@ Json = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON object on standard output and nothing else.", rich_help_panel=_OUTPUT),
 ]
+Overview = Annotated[
+    bool | None,
+    typer.Option(
+        "--overview/--no-overview",
+        help="Whether the question asks about all of the text (a summary, its themes): the reader gets passages "
+        "from every part of it; by default, English words such as 'summarize' tell.",
+        show_default=False,
+    ),
+]
 NoStream = Annotated[
     bool,
     typer.Option("--no-stream", help="Print the answer when it is complete, not as it comes.", rich_help_panel=_OUTPUT),

@@ -80,6 +80,7 @@ class Answer:
         confidence: how probable it is that the documents tell what was asked, 0 to 1; None where nobody knows.
         found: False where they most likely do not; then `text` is the best guess. None where nobody knows.
         log_likelihood: of the tokens, in nats; None where it is not known.
+        steps: (question, answer) of what had to be known first.
         chunk_shares: share of the attention that each chunk's candidates got, all memories in order; they sum to 1.
     """
 
@@ -94,6 +95,7 @@ class Answer:
     confidence: float | None = None
     found: bool | None = None
     log_likelihood: float | None = None
+    steps: tuple[tuple[str, str], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, ready for JSON."""

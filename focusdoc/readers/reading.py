@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 from focusdoc.decoding.answer import Answer, TextPiece, Timings, Usage
 from focusdoc.decoding.answering import Asked, OwnWay, Way, left_out_of
 from focusdoc.decoding.attribution import chunk_shares
+from focusdoc.decoding.local_context import local_and_prompt
+from focusdoc.decoding.prompt import question_prompt
 from focusdoc.errors import ReaderError
 from focusdoc.readers.confidence import FOUND
 from focusdoc.readers.drafts import best_of, drafts, is_cut
@@ -18,9 +21,12 @@ from focusdoc.readers.passages import Passage, choose_passages
 from focusdoc.readers.reader import Judge, Reader
 from focusdoc.readers.replies import Desk, Reply
 from focusdoc.readers.sources import sources_of
+from focusdoc.readers.steps import described, name_for, name_in
 
 #: Tokens of passages that a reader gets at once, in its own.
 BUDGET = 1000
+#: A reply of less confidence is looked at twice.
+SURE = 0.9
 
 
 class Read(Way):
@@ -78,7 +84,7 @@ class Read(Way):
             "",
             Answer(
                 reply.text,
-                sources_of(asked.memories, passages, question, reply.text, asked.max_sources, reply.passages),
+                sources_of(asked.memories, desk.read, reply.question, reply.text, asked.max_sources, reply.sources),
                 usage,
                 Timings(desk.first - begun, desk.decode),
                 (),
@@ -88,6 +94,7 @@ class Read(Way):
                 reply.confidence,
                 reply.confidence >= FOUND,
                 reply.written.log_likelihood,
+                tuple((step.question, step.text) for step in reply.steps),
             ),
         )
 
@@ -103,11 +110,32 @@ class Read(Way):
         if isinstance(self.reader, Judge) and desk.asked.settings.grammar is None:
             made = drafts(desk, question, found, passages)
             if not is_cut(desk, made[0]):
-                best = best_of(made)
+                best = self._in_steps(desk, best_of(made), passages)
                 desk.first, desk.decode = time.perf_counter(), 0.0
                 yield TextPiece(best.text)
                 return best
         return (yield from desk.reply(question, found, passages, desk.asked.settings))
+
+    def _in_steps(self, desk: Desk, reply: Reply, passages: list[Passage]) -> Reply:
+        """`reply`, or the one to a question that names what the first one describes, where that is surer."""
+        if reply.confidence >= SURE or reply.written.finish_reason == "cancelled":
+            return reply
+        description = described(desk, reply.question)
+        known = description and name_for(desk, description, reply.found, passages)
+        if not description or not known:
+            return reply
+        question = reply.question.replace(description, name_in(known))
+        found = self._look(desk.asked, question)
+        better = best_of(drafts(desk, question, found, self.passages(desk, found)))
+        return replace(better, steps=(known,)) if better.confidence > reply.confidence else reply
+
+    def _look(self, asked: Asked, question: str) -> Found:
+        """What another question makes of the windows: the candidates look again, for it alone."""
+        with self.own.base.tokenizer_lock:
+            ids = question_prompt(asked.tokenizer, question, "auto")
+        local_ids, prompt_ids = local_and_prompt(self.own.base, self.own.config, ids)
+        again = replace(asked, local_ids=local_ids, prompt_ids=prompt_ids)
+        return self.finder.find(self.own.decoder(asked.blocks, 1), again, question)
 
     def _desk(self, asked: Asked) -> Desk:
         *earlier, (_, question) = asked.said

@@ -24,6 +24,7 @@ class Reply:
         passages: those that the reader got, the best one first.
         agreement: the logarithm of the odds that they state this reply, as the reader judges it; None where it is no
             judge.
+        steps: replies to what had to be known first.
     """
 
     question: str
@@ -32,6 +33,7 @@ class Reply:
     text: str
     written: Written
     agreement: float | None
+    steps: tuple[Reply, ...] = ()
 
     @property
     def signals(self) -> list[float]:
@@ -40,6 +42,11 @@ class Reply:
         words = self.found.words_peak * float(self.found.signals[inside, WORDS].max())
         covered = sum(passage.score for passage in self.passages)
         return signals(self.found.look_peak, words, covered, self.written.log_likelihood, self.agreement)
+
+    @property
+    def sources(self) -> list[Passage]:
+        """The passages that it stands on: its own, then those of the steps before."""
+        return [*self.passages, *(passage for step in self.steps for passage in step.passages)]
 
     @property
     def promise(self) -> float:

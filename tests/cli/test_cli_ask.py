@@ -47,7 +47,20 @@ def test_json_is_all_there_is_on_standard_output(run: Run, book: Path, tiny: lis
     assert result.exit_code == 0, result.stderr
     values = json.loads(result.stdout)
     assert list(values) == [
-        *("documents", "model", "question", "answer", "finish_reason", "sources", "warnings", "usage", "timings"),
+        *(
+            "documents",
+            "model",
+            "question",
+            "answer",
+            "found",
+            "confidence",
+            "steps",
+            "finish_reason",
+            "sources",
+            "warnings",
+            "usage",
+            "timings",
+        ),
     ]
     assert values["question"] == "What?"
     assert len(values["answer"]) == 5

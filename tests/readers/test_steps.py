@@ -1,0 +1,88 @@
+"""Two steps: whom a question describes is looked for first, and named in the question that is looked for then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from focusdoc import Document, FocusConfig, FocusEngine
+from focusdoc.readers import windows
+from tiny_models import tiny_engine
+from told_reader import Judging, Told
+
+OTHERS = " ".join(f"House {number} by the river has a red door and a garden." for number in range(40))
+OWNER = "The mill by the river is owned by Frank Launder."
+BORN = "Launder, Frank: seen first on 28 January 1906 in Hitchin."
+TEXT = f"{OWNER}\n\n{OTHERS}\n\n{BORN}"
+QUESTION = "When was the owner of the mill born?"
+DESCRIBES = {QUESTION: ("the owner of the mill", 0.0)}
+UNSURE, SURE = {f"Question: {QUESTION}": ("1932", -6.0)}, {f"Question: {QUESTION}": ("1932", 30.0)}
+NAMES = {"Who or what is the owner of the mill?": ("Frank Launder.", 6.0)}
+TELLS = {"When was Frank Launder born?": ("28 January 1906", 9.0)}
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_tokenizer: Any) -> FocusEngine:
+    return tiny_engine(tiny_tokenizer, FocusConfig(chunk_size=64, local_window=256))
+
+
+@pytest.fixture
+def memory(engine: FocusEngine, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(windows, "WIDTH", 60)
+    return engine.read(Document.from_text(TEXT))
+
+
+def asked_by(reader: Judging, question: str) -> list[str]:
+    return [messages[-1][1] for messages in reader.asked if f"Question: {question}" in messages[-1][1]]
+
+
+def test_who_is_described_is_named_in_the_next_question(engine: FocusEngine, memory: Any) -> None:
+    reader = Judging(NAMES | TELLS | UNSURE | DESCRIBES)
+    answer = engine.with_reader(reader).ask(memory, QUESTION, max_sources=9)
+    assert answer.text == "28 January 1906"
+    assert answer.steps == (("Who or what is the owner of the mill?", "Frank Launder."),)
+    # The next question was looked for: the reader got what the words "Frank Launder" are in.
+    assert any(BORN in prompt for prompt in asked_by(reader, "When was Frank Launder born?"))
+    assert {source.text for source in answer.sources[:4]} >= {BORN}
+
+
+def test_a_sure_answer_needs_no_second_look(engine: FocusEngine, memory: Any) -> None:
+    reader = Judging(NAMES | TELLS | SURE | DESCRIBES)
+    answer = engine.with_reader(reader).ask(memory, QUESTION)
+    assert (answer.text, answer.steps) == ("1932", ())
+    assert not asked_by(reader, "When was Frank Launder born?")
+
+
+def test_the_first_answer_stays_where_the_second_is_no_surer(engine: FocusEngine, memory: Any) -> None:
+    reader = Judging(NAMES | {"When was Frank Launder born?": ("nobody knows", -9.0)} | UNSURE | DESCRIBES)
+    answer = engine.with_reader(reader).ask(memory, QUESTION)
+    assert (answer.text, answer.steps) == ("1932", ())
+
+
+@pytest.mark.parametrize(
+    ("question", "description"),
+    [
+        ("When was Frank Launder born?", "Frank Launder"),  # a name describes nobody
+        ("Who is the owner of the mill?", "the owner of the mill"),  # all that is asked
+        ("When was the owner of the mill born?", "the owner of the house"),  # not in the question
+        ("When was the owner of the mill born?", ""),
+    ],
+)
+def test_other_questions_are_asked_once(engine: FocusEngine, memory: Any, question: str, description: str) -> None:
+    reader = Judging({f"Question: {question}": ("1932", -6.0), question: (description, 0.0)})
+    answer = engine.with_reader(reader).ask(memory, question)
+    assert (answer.text, answer.steps) == ("1932", ())
+    assert not asked_by(reader, "Who or what")
+
+
+@pytest.mark.parametrize("name", ["", "the owner", "x" * 200])
+def test_what_names_nobody_leads_nowhere(engine: FocusEngine, memory: Any, name: str) -> None:
+    reader = Judging({"Who or what is the owner of the mill?": (name, 6.0)} | UNSURE | DESCRIBES)
+    assert engine.with_reader(reader).ask(memory, QUESTION).steps == ()
+
+
+def test_a_reader_that_cannot_judge_is_asked_once(engine: FocusEngine, memory: Any) -> None:
+    reader = Told("1932")
+    assert engine.with_reader(reader).ask(memory, QUESTION).steps == ()
+    assert len(reader.asked) == 1
