@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -18,30 +18,42 @@ class PlainDecoder:
 
     Args:
         prefixes: where what was fed is kept, so that the next prompt that begins alike is fed from where it differs.
+        again: given the tokens of the answer so far, the prompt that they go on behind from here, or None for the one
+            that they have.
     """
 
-    def __init__(self, base: BaseModel, prefixes: PrefixCache | None = None) -> None:
+    def __init__(
+        self,
+        base: BaseModel,
+        prefixes: PrefixCache | None = None,
+        again: Callable[[Sequence[int]], Sequence[int] | None] | None = None,
+    ) -> None:
         self._base = base
-        self._prefixes = prefixes
+        self._prefixes = prefixes or PrefixCache()
+        self._again = again
+        self._written: list[int] = []
         self._cache: Any = None
         self._fed: list[int] = []
 
     @torch.no_grad()
     def start(self, token_ids: Sequence[int]) -> Tensor:
         """Encode `token_ids`; return the float32 logits [vocab] of the first new token."""
-        if self._prefixes is not None:
-            self._fed, self._cache = self._prefixes.take(token_ids)
+        self._fed, self._cache = self._prefixes.take(token_ids)
         return self._feed(list(token_ids[len(self._fed) :]))
 
     @torch.no_grad()
     def step(self, token: int) -> Tensor:
         """Feed the chosen `token`; return the float32 logits [vocab] of the one after it."""
-        return self._feed([token])
+        self._written.append(token)
+        prompt = self._again(self._written) if self._again is not None else None
+        if prompt is None:
+            return self._feed([token])
+        self.close()
+        return self.start([*prompt, *self._written])
 
     def close(self) -> None:
         """Keep what was fed for the next one; nothing may be fed behind it."""
-        if self._prefixes is not None:
-            self._prefixes.keep(self._fed, self._cache)
+        self._prefixes.keep(self._fed, self._cache)
 
     def _feed(self, token_ids: list[int]) -> Tensor:
         ids = torch.tensor([token_ids], device=self._base.device)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import Answer, TextPiece, Timings, Usage
@@ -47,6 +48,7 @@ def stream_plain_answer(
     *,
     cancel: threading.Event | None = None,
     prefixes: PrefixCache | None = None,
+    again: Callable[[str], Sequence[int] | None] | None = None,
 ) -> Generator[TextPiece, None, None]:
     """Yield the text as it comes; the last piece carries the whole `Answer`, which has no sources.
 
@@ -55,13 +57,15 @@ def stream_plain_answer(
         ids: the prompt, as the model is to see it.
         cancel: set it to end the answer after the current token.
         prefixes: see `PlainDecoder`.
+        again: given the answer so far, the prompt that it goes on behind from here, or None for the one it has.
     """
     begun = time.perf_counter()
-    decoder = PlainDecoder(base, prefixes)
+    tokenizer: Any = base.tokenizer
+    decoder = PlainDecoder(base, prefixes, None if again is None else lambda ids: again(tokenizer.decode(ids)))
     logits = decoder.start(ids)
     first = time.perf_counter()
     loop = TokenLoop(decoder, logits, settings, history=ids, eos_token_ids=base.eos_token_ids, cancel=cancel)
-    text = TextStream(base.tokenizer, settings.stop)
+    text = TextStream(tokenizer, settings.stop)
     token_ids: list[int] = []
     likelihood = 0.0
     for step in loop:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 from focusdoc.config import GenerationConfig
 from focusdoc.decoding.plain import PlainDecoder, PrefixCache
@@ -51,14 +51,34 @@ class LocalReader:
         Raises:
             PromptTooLongError: prompt and answer do not fit into the model's window.
         """
-        with self.base.tokenizer_lock:
-            ids = encode_messages(self.base.tokenizer, messages)
+        return self.write_on(messages, settings, cancel, lambda written: None)
+
+    def write_on(
+        self,
+        messages: Messages,
+        settings: GenerationConfig,
+        cancel: threading.Event | None,
+        again: Callable[[str], Messages | None],
+    ) -> Generator[str, None, Written]:
+        """See `WritesOn`.
+
+        Raises:
+            PromptTooLongError: prompt and answer do not fit into the model's window.
+        """
+        ids = self._encode(messages)
+
+        def prompt(written: str) -> list[int] | None:
+            asked = again(written)
+            return None if asked is None else self._encode(asked)
+
         if len(ids) + settings.max_new_tokens > self.window:
             raise PromptTooLongError(
                 f"{len(ids)} tokens of passages and question and {settings.max_new_tokens} new ones exceed the "
                 f"{self.window} tokens of {self.name}; lower max_new_tokens or the reader's budget."
             )
-        for piece in stream_plain_answer(self.base, ids, settings, cancel=cancel, prefixes=self._prefixes):
+        for piece in stream_plain_answer(
+            self.base, ids, settings, cancel=cancel, prefixes=self._prefixes, again=prompt
+        ):
             if piece:
                 yield str(piece)
         answer = piece.answer
@@ -75,10 +95,14 @@ class LocalReader:
 
     def agrees(self, messages: Messages) -> float:
         """See `Judge`."""
+        ids = self._encode(messages)
         with self.base.tokenizer_lock:
-            ids = encode_messages(self.base.tokenizer, messages)
             yes, no = (encode_text(self.base.tokenizer, word)[0] for word in ("Yes", "No"))
         decoder = PlainDecoder(self.base, self._prefixes)
         logits = decoder.start(ids)
         decoder.close()
         return float(logits[yes] - logits[no])
+
+    def _encode(self, messages: Messages) -> list[int]:
+        with self.base.tokenizer_lock:
+            return encode_messages(self.base.tokenizer, messages)

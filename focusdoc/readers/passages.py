@@ -53,7 +53,7 @@ def choose_passages(
     for window in windows:
         if len(taken) == limit or _covered(windows, chosen) >= enough:
             break
-        if any(_shared(window, each) > _SHARED for each in taken):
+        if overlaps(window, taken):
             continue
         more = with_passage(window, chosen)
         if chosen and not fits(more):
@@ -78,11 +78,12 @@ def in_order(passages: Sequence[Passage]) -> list[Passage]:
 
 def windows_in(found: Found, passages: Sequence[Passage]) -> list[int]:
     """The windows that lie in one of `passages`, at least for the most part."""
-    return [
-        index
-        for index, span in enumerate(found.places.spans)
-        if any(_shared(Passage(*span, 0, 0.0), each) > _SHARED for each in passages)
-    ]
+    return [index for index, span in enumerate(found.places.spans) if overlaps(Passage(*span, 0, 0.0), passages)]
+
+
+def overlaps(passage: Passage, others: Sequence[Passage]) -> bool:
+    """Whether a passage lies in one of the others, or one of them in it, at least for the most part."""
+    return any(_shared(passage, each) > _SHARED for each in others)
 
 
 def _shared(one: Passage, other: Passage) -> float:
@@ -93,7 +94,7 @@ def _shared(one: Passage, other: Passage) -> float:
 
 def _covered(windows: Sequence[Passage], passages: Sequence[Passage]) -> float:
     """The probability of the windows that lie in one of `passages`, at least for the most part."""
-    return sum(window.score for window in windows if any(_shared(window, each) > _SHARED for each in passages))
+    return sum(window.score for window in windows if overlaps(window, passages))
 
 
 def with_passage(passage: Passage, found: Sequence[Passage]) -> list[Passage]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -97,6 +97,25 @@ class Judge(Protocol):
 
     def agrees(self, messages: Messages) -> float:
         """The logarithm of the odds of "Yes" against "No" as what comes next."""
+        ...
+
+
+@runtime_checkable
+class WritesOn(Protocol):
+    """A reader whose prompt may change while it writes."""
+
+    def write_on(
+        self,
+        messages: Messages,
+        settings: GenerationConfig,
+        cancel: threading.Event | None,
+        again: Callable[[str], Messages | None],
+    ) -> Generator[str, None, Written]:
+        """As `Reader.write`.
+
+        Args:
+            again: given the answer so far, what it goes on behind from here; None for what it is behind already.
+        """
         ...
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from focusdoc.decoding.answer import Answer, TextPiece, Timings, Usage
@@ -114,7 +115,8 @@ class Read(Way):
                 desk.first, desk.decode = time.perf_counter(), 0.0
                 yield TextPiece(best.text)
                 return best
-        return (yield from desk.reply(question, found, passages, desk.asked.settings))
+        look = partial(self._look, desk.asked)
+        return (yield from desk.reply(question, found, passages, desk.asked.settings, look=look))
 
     def _in_steps(self, desk: Desk, reply: Reply, passages: list[Passage]) -> Reply:
         """`reply`, or the one to a question that names what the first one describes, where that is surer."""

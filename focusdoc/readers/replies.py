@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from focusdoc.config import GenerationConfig
@@ -11,8 +11,19 @@ from focusdoc.decoding.answer import TextPiece
 from focusdoc.decoding.answering import Asked
 from focusdoc.readers.confidence import confidence_of, promise_of, signals
 from focusdoc.readers.finding import WORDS, Found
+from focusdoc.readers.onward import Onward
 from focusdoc.readers.passages import Passage, in_order, text_of, windows_in
-from focusdoc.readers.reader import WISH, Judge, Messages, Reader, Written, judging_prompt, reading_prompt, relay
+from focusdoc.readers.reader import (
+    WISH,
+    Judge,
+    Messages,
+    Reader,
+    WritesOn,
+    Written,
+    judging_prompt,
+    reading_prompt,
+    relay,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,25 +107,35 @@ class Desk:
         passages: Sequence[Passage],
         settings: GenerationConfig,
         wish: str = WISH,
+        look: Callable[[str], Found] | None = None,
     ) -> Generator[TextPiece, None, Reply]:
         """Yield a reply as the reader writes it, from `passages` in the order of the documents; returns all of it.
 
         Args:
             wish: how the reader is to answer.
+            look: what is found for a text as the dynamic prompt, so that passages join while the reply goes on; None
+                where there is none, and for a reader whose prompt stays as it is.
 
         Raises:
             ReaderError: the reader cannot be reached, or breaks off.
         """
-        texts = self.texts(in_order(passages))
-        self.read += [each for each in passages if each not in self.read]
+
+        def prompt(passages: Sequence[Passage]) -> Messages:
+            return reading_prompt(question, self.texts(in_order(passages)), self.earlier, wish)
+
         pieces: list[str] = []
-        begun = time.perf_counter()
-        writing = self.reader.write(reading_prompt(question, texts, self.earlier, wish), settings, self.asked.cancel)
+        given, cancel, begun = list(passages), self.asked.cancel, time.perf_counter()
+        if look is not None and isinstance(self.reader, WritesOn):
+            onward = Onward(question, given, look, prompt, self.fits)
+            writing = self.reader.write_on(prompt(given), settings, cancel, onward.prompt_for)
+        else:
+            writing = self.reader.write(prompt(given), settings, cancel)
         written = yield from relay(writing, pieces)
         self.reader_tokens += written.prompt_tokens
         self.first, self.decode = begun + written.first_token, written.decode
+        self.read += [each for each in given if each not in self.read]
         text = "".join(pieces)
         agreement = None
         if isinstance(self.reader, Judge) and written.finish_reason != "cancelled":
-            agreement = self.reader.agrees(judging_prompt(question, texts, text, self.earlier))
-        return Reply(question, found, tuple(passages), text, written, agreement)
+            agreement = self.reader.agrees(judging_prompt(question, self.texts(in_order(given)), text, self.earlier))
+        return Reply(question, found, tuple(given), text, written, agreement)
