@@ -111,19 +111,19 @@ class Read(Way):
         if isinstance(self.reader, Judge) and desk.asked.settings.grammar is None:
             made = drafts(desk, question, found, passages)
             if not is_cut(desk, made[0]):
-                best = self._in_steps(desk, best_of(made), passages)
+                best = self.in_steps(desk, best_of(made))
                 desk.first, desk.decode = time.perf_counter(), 0.0
                 yield TextPiece(best.text)
                 return best
         look = partial(self._look, desk.asked)
         return (yield from desk.reply(question, found, passages, desk.asked.settings, look=look))
 
-    def _in_steps(self, desk: Desk, reply: Reply, passages: list[Passage]) -> Reply:
+    def in_steps(self, desk: Desk, reply: Reply) -> Reply:
         """`reply`, or the one to a question that names what the first one describes, where that is surer."""
         if reply.confidence >= SURE or reply.written.finish_reason == "cancelled":
             return reply
         description = described(desk, reply.question)
-        known = description and name_for(desk, description, reply.found, passages)
+        known = description and name_for(desk, description, reply.found, self.passages(desk, reply.found))
         if not description or not known:
             return reply
         question = reply.question.replace(description, name_in(known))

@@ -1,0 +1,144 @@
+"""Questions of two hops: one look against looking again.
+
+    python benchmarks/two_hop.py --data ../shared/data --reader NAME --output two_hop.json [--part tuning]
+
+Of Wikipedia's passages, those of a film whose text names its director and that of the director with the date of birth
+make a question, by rule: "When was the director of the film X born?" The film's passage does not tell the date, and the
+director's does not name the film. All such passages make one document. Each question is answered in four ways, with the
+same first look:
+
+- one: from the passages of one look;
+- wide: from the best eight passages of one look, so that it reads as much as the others;
+- written: the candidates look again for the question with the first answer behind it, and the surer reply stays;
+- steps: focusdoc.readers.steps, as `focusdoc ask` does it: whom the question describes is looked for and named first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from focusdoc import Document, FocusEngine, GenerationConfig
+from focusdoc.decoding.answering import Asked
+from focusdoc.evaluation.natural_scores import interval
+from focusdoc.memory.chunk_memory import DocumentMemory
+from focusdoc.readers.drafts import best_of, drafts
+from focusdoc.readers.finding import Found
+from focusdoc.readers.passages import choose_passages
+from focusdoc.readers.reading import Read
+from focusdoc.readers.replies import Desk, Reply
+
+_DIRECTOR = re.compile(r"(?:directed by|film by) ([A-Z][\w.\-]+(?: [A-Z][\w.\-]+){1,3})")
+_BORN = re.compile(r"\([^()]*?(\d{1,2} [A-Z][a-z]+ \d{4}|[A-Z][a-z]+ \d{1,2}, \d{4})")
+#: The date of birth stands among so many first characters of a person's passage.
+_HEAD = 200
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the folder with qa/")
+    parser.add_argument("--reader", help="as for focusdoc ask; one in this process")
+    parser.add_argument("--part", choices=("tuning", "held out"), default="held out", help="the half of the questions")
+    parser.add_argument("--cases", type=int, default=100)
+    parser.add_argument("--store", default="auto")
+    parser.add_argument("--output", type=Path, required=True, help="rows; those that are there are not asked again")
+    given = parser.parse_args()
+    text, asked = questions(given.data / "qa" / "2wikimultihopqa_corpus.json", given.part)
+    asked = asked[: given.cases]
+    rows = json.loads(given.output.read_text()) if given.output.exists() else []
+    if len(rows) < len(asked):
+        engine = FocusEngine.from_pretrained(reader=given.reader, store=given.store)
+        memory = engine.read(Document.from_text(text, {"name": "films and directors"}))
+        for row in asked[len(rows) :]:
+            rows.append(row | {"ways": in_all_ways(engine, memory, row)})
+            given.output.write_text(json.dumps(rows, indent=1) + "\n")
+            print(f"{len(rows)} of {len(asked)}", end="\r", flush=True)
+    report(rows)
+
+
+def questions(file: Path, part: str) -> tuple[str, list[dict[str, str]]]:
+    """The document of one half of the films, and its questions."""
+    texts = {row["title"]: row["text"] for row in json.loads(file.read_text(encoding="utf-8"))}
+    known: list[dict[str, str]] = []
+    for film, text in texts.items():
+        named = _DIRECTOR.search(text)
+        if named and named[1] in texts and named[1] != film and (born := _BORN.search(texts[named[1]][:_HEAD])):
+            known.append({"film": film, "director": named[1], "born": born[1]})
+    draw = random.Random(0)
+    draw.shuffle(known)
+    half = len(known) // 2
+    rows = known[:half] if part == "tuning" else known[half:]
+    titles = sorted({title for row in rows for title in (row["film"], row["director"])})
+    draw.shuffle(titles)
+    asked = [row | {"question": f"When was the director of the film {row['film']} born?"} for row in rows]
+    return "\n\n".join(texts[title] for title in titles), asked
+
+
+def in_all_ways(engine: FocusEngine, memory: DocumentMemory, row: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """What each way answers, whether that is right, the tokens of passages that it read, and its seconds."""
+    reader, question, clock = engine.reader, row["question"], time.perf_counter
+    assert reader is not None, "name a reader"
+    way = Read(engine.own_way, reader, engine.finder)
+    settings = GenerationConfig(max_new_tokens=32)
+    begun = clock()
+    found = engine.find(memory, question)
+    looked = clock() - begun
+    asked = Asked([memory], [], [], settings, engine.base.tokenizer, [("user", question)])
+
+    def timed(what: Callable[[Desk], Reply], seconds: float) -> tuple[Reply, dict[str, Any]]:
+        desk, begun = Desk(reader, asked, (), way.budget), clock()
+        reply = what(desk)
+        return reply, {
+            "text": reply.text,
+            "right": float(is_date(reply.text, row["born"])),
+            "tokens": sum(map(reader.count, desk.texts(desk.read))),
+            "seconds": round(seconds + clock() - begun, 2),
+            "confidence": reply.confidence,
+            "steps": [[step.question, step.text] for step in reply.steps],
+        }
+
+    def from_look(desk: Desk, found: Found, **choice: Any) -> Reply:
+        return best_of(drafts(desk, question, found, choose_passages(found, desk.fits, **choice)))
+
+    def again(desk: Desk) -> Reply:
+        second = from_look(desk, engine.find(memory, f"{question} {first.text}"))
+        return max(first, second, key=lambda reply: reply.confidence)
+
+    first, one = timed(lambda desk: from_look(desk, found), looked)
+    _, wide = timed(lambda desk: from_look(desk, found, enough=1.1), looked)
+    _, written = timed(again, one["seconds"])
+    _, steps = timed(lambda desk: way.in_steps(desk, first), one["seconds"])
+    written["tokens"] += one["tokens"]
+    steps["tokens"] += one["tokens"]
+    return {"one": one, "wide": wide, "written": written, "steps": steps}
+
+
+def is_date(text: str, born: str) -> bool:
+    """Whether a text has the year, the month and the day of a date, in any order."""
+    return all(re.search(rf"\b{part}\b", text) for part in re.findall(r"\w+", born))
+
+
+def report(rows: list[dict[str, Any]]) -> None:
+    print(f"{len(rows)} questions")
+    for name in rows[0]["ways"]:
+        ways = [row["ways"][name] for row in rows]
+        right = [way["right"] for way in ways]
+        low, high = interval(right)
+        tokens, seconds = (sum(way[what] for way in ways) / len(ways) for what in ("tokens", "seconds"))
+        print(
+            f"{name:<8} right {sum(right) / len(right):.0%} ({low:.0%} to {high:.0%}), {tokens:.0f} tokens of passages,"
+            f" {seconds:.1f} s"
+        )
+    gained = [row["ways"]["steps"]["right"] - row["ways"]["one"]["right"] for row in rows]
+    low, high = interval(gained)
+    print(f"steps against one look: {sum(gained) / len(gained):+.0%} ({low:+.0%} to {high:+.0%})")
+
+
+if __name__ == "__main__":
+    main()
