@@ -46,7 +46,8 @@ class PlainDecoder:
     def _feed(self, token_ids: list[int]) -> Tensor:
         ids = torch.tensor([token_ids], device=self._base.device)
         self._base.check_process()
-        output = self._base.model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        model = self._base.decoding_model
+        output = model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
         self._cache = output.past_key_values
         self._fed += token_ids
         logits: Tensor = output.logits[0, -1].float()

@@ -55,7 +55,7 @@ def open_reader(
             _log.warning("The small model that finds the passages writes the answers too, poorly: %s.", lack)
     if reader is None or isinstance(reader, Reader):
         return reader
-    base = reader if isinstance(reader, BaseModel) else load_base(reader, device=device, dtype=dtype)
+    base = reader if isinstance(reader, BaseModel) else load_base(reader, device=device, dtype=dtype, few_rows=True)
     if base.tokenizer is None:
         raise ConfigError(
             f"The reader {base.name} came without a tokenizer; pass focusdoc.modeling.base.BaseModel(model, tokenizer)."
