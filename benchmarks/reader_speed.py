@@ -184,7 +184,9 @@ def answers(plain: BaseModel, few: BaseModel, file: Path, count: int) -> dict[st
     scores: dict[str, list[float]] = {"own weights": [], "few bits": []}
     equal = 0
     for number, (context, question, golds) in enumerate(random.Random(0).sample(rows, count), start=1):
-        said = [whole(LocalReader(each).write(reading_prompt(question, [context]), settings))[0] for each in (plain, few)]
+        said = [
+            whole(LocalReader(each).write(reading_prompt(question, [context]), settings))[0] for each in (plain, few)
+        ]
         for name, text in zip(scores, said, strict=True):
             scores[name].append(f1(text, golds))
         equal += said[0] == said[1]

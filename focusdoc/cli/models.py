@@ -37,6 +37,7 @@ def list_(json_output: options.Json = False) -> None:
             "sha256": model.sha256,
             "disk_bytes": model.disk_bytes,
             "memory_bytes": model.memory_bytes,
+            "reader_bytes": model.converted_bytes,
             "chunk_size": model.chunk_size,
             "adapter": model.adapter,
             "sources": [str(source) for source in model.sources],

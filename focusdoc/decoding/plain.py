@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from focusdoc.decoding.growing import GrowingLayer, growing_cache
 from focusdoc.modeling.base import BaseModel
 
 
@@ -31,6 +32,8 @@ class PlainDecoder:
         """Encode `token_ids`; return the float32 logits [vocab] of the first new token."""
         if self._prefixes is not None:
             self._fed, self._cache = self._prefixes.take(token_ids)
+        if self._cache is None:
+            self._cache = growing_cache(self._base.model.config)
         return self._feed(list(token_ids[len(self._fed) :]))
 
     @torch.no_grad()
@@ -48,7 +51,6 @@ class PlainDecoder:
         self._base.check_process()
         model = self._base.decoding_model
         output = model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
-        self._cache = output.past_key_values
         self._fed += token_ids
         logits: Tensor = output.logits[0, -1].float()
         return logits
@@ -77,6 +79,6 @@ class PrefixCache:
 
     def keep(self, token_ids: list[int], cache: Any) -> None:
         """Keep a cache of these tokens, unless a part of it cannot be cut, as of a layer with a sliding window."""
-        if cache is not None and all(type(layer).__name__ == "DynamicLayer" for layer in cache.layers):
+        if cache is not None and all(isinstance(layer, GrowingLayer) for layer in cache.layers):
             with self._lock:
                 self._kept = token_ids, cache

@@ -15,15 +15,11 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Kind
 
-Array = np.ndarray[Any, Any]
+from focusdoc.modeling.few_rows import GROUP, TILE, Array, tiled
+
 #: A part of the file: its dtype as safetensors names it, and its shape.
 Part = tuple[str, list[int]]
 
-FILE = "few_rows.safetensors"
-#: Columns that share a scale and an offset.
-GROUP = 32
-#: Rows whose levels stand together: torch's kernel takes them at a time where the processor has AVX-512.
-TILE = 64
 _Q4_K_BYTES = 144
 _Q4_1_BYTES = 20
 
@@ -51,7 +47,9 @@ def contents_of(tensor: Any, order: Array, step: int) -> Iterator[Array]:
         step: numbers to unpack at a time.
     """
     data = tensor.data if np.array_equal(order, np.arange(len(order))) else tensor.data[order]
-    height = max(1, step // int(tensor.shape[0]) // TILE) * TILE
+    height = max(1, step // int(tensor.shape[0]))
+    if _stays(tensor):
+        height = max(1, height // TILE) * TILE
     pieces = (data[begin : begin + height] for begin in range(0, len(data), height))
     if _stays(tensor):
         affine = []
@@ -69,17 +67,6 @@ def contents_of(tensor: Any, order: Array, step: int) -> Iterator[Array]:
         steps.append(np.maximum(largest, np.finfo(np.float32).tiny * 127) / 127)  # a row of zeros stays one
         yield np.rint(weights / steps[-1]).astype(np.int8)
     yield np.concatenate(steps)[:, 0].astype(np.float32)
-
-
-def tiled(levels: Array) -> Array:
-    """Levels of 4 bits, uint8 [rows, columns], as torch's kernel reads them: uint8 [rows, columns / 2].
-
-    Of a tile of rows a byte a column holds rows i (low) and i + 32 (high).
-    """
-    rows, columns = levels.shape
-    tiles = levels.reshape(rows // TILE, 2, TILE // 2, columns)
-    both = tiles[:, 0] | tiles[:, 1] << 4
-    return np.ascontiguousarray(both.transpose(0, 2, 1)).reshape(rows, columns // 2)
 
 
 def _stays(tensor: Any) -> bool:
