@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from focusdoc.errors import ConfigError, MemoryShortageError, ModelNotFoundError
 from focusdoc.modeling.candidate import CandidateRows, LayerWeights, candidate_projections
-from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
+from focusdoc.modeling.catalogue import DEFAULT_MODEL, FEW_ROWS_FILE, known_model
 from focusdoc.modeling.families import attention_layers, family_of
 from focusdoc.modeling.few_rows import few_row_twin
 from focusdoc.modeling.fingerprint import fingerprint
 from focusdoc.modeling.gated import fused_mlps, mlp_name
-from focusdoc.modeling.installed import FEW_ROWS_FILE, model_path
+from focusdoc.modeling.installed import model_path
 from focusdoc.modeling.packed import PackedProjections, can_pack, packed_linear
 from focusdoc.modeling.process import prepare_process
 from focusdoc.modeling.quiet import no_progress_bars

@@ -14,6 +14,8 @@ from focusdoc.modeling.model_sources import HubFile, InstalledPackage, Source, W
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 #: The model that writes the answers from what that one finds, where none is named.
 DEFAULT_READER = "Qwen2.5-Coder-1.5B-Instruct"
+#: The file of weights of few bits beside a converted model; see `focusdoc.modeling.few_row_weights`.
+FEW_ROWS_FILE = "few_rows.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)

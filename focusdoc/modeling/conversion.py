@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from focusdoc.modeling.catalogue import FEW_ROWS_FILE
 from focusdoc.modeling.few_row_weights import Part, contents_of, parts_of
 from focusdoc.modeling.few_rows import Array
-from focusdoc.modeling.installed import FEW_ROWS_FILE
 from focusdoc.modeling.quiet import quiet_libraries
 
 #: Numbers unpacked at a time: the steps between them and the result then lie in a core's cache, which is three times

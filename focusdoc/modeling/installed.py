@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from focusdoc.errors import ModelNotFoundError
-from focusdoc.modeling.catalogue import CatalogueModel
+from focusdoc.modeling.catalogue import FEW_ROWS_FILE, CatalogueModel
 from focusdoc.modeling.model_sources import InstalledPackage, Progress, SourceError
 from focusdoc.storage import atomic_folder, cache_dir, cache_path, file_lock, remove_leftovers, sha256_of
 from focusdoc.terminal import in_bytes
@@ -22,8 +22,6 @@ from focusdoc.terminal import in_bytes
 _MANIFEST = "manifest.json"
 #: Counted up when a conversion would come out differently; older copies are then converted anew.
 _FORMAT_VERSION = 3
-#: The file of weights of few bits beside the model; see `focusdoc.modeling.few_row_weights`.
-FEW_ROWS_FILE = "few_rows.safetensors"
 _NEEDED_FILES = {"config.json", "model.safetensors", FEW_ROWS_FILE, "tokenizer.json"}
 #: Seconds to wait for another process that installs the same model, over a slow line perhaps.
 _WAITING_SECONDS = 3600.0
