@@ -3,7 +3,8 @@
     python benchmarks/reader_speed.py --data ../shared/data --threads 1 --output speed.json
 
 In every round each way reads the same tokens of a novel and decodes greedily behind them, so that other work on the
-machine slows all of them; the figures are medians of the rounds. Then the few bits are compared with the model's own
+machine slows all of them; the figures are medians of the rounds. The processor's seconds leave out the time in which
+other work had it. Then the few bits are compared with the model's own
 weights: next-token logits along other pieces of novels, step by step, and greedy answers to XQuAD's questions (of the
 first 80% of its articles) with nothing but the right paragraph.
 """
@@ -33,8 +34,8 @@ from focusdoc.modeling.installed import find_gguf
 from focusdoc.readers.local import LocalReader
 from focusdoc.readers.reader import reading_prompt, whole
 
-#: Seconds to the first token, and seconds of each one after it.
-Times = tuple[float, list[float]]
+#: Seconds to the first token, of each one after it, and the processor's seconds of each one after it.
+Times = tuple[float, float, float]
 STEPS_OF_DRIFT = 24
 
 
@@ -81,16 +82,14 @@ def decode(base: BaseModel, ids: Sequence[int], steps: int) -> Times:
     decoder = PlainDecoder(base)
     begun = time.perf_counter()
     logits = decoder.start(ids)
-    first, seconds = time.perf_counter() - begun, []
+    first, begun, used = time.perf_counter() - begun, time.perf_counter(), time.process_time()
     for _ in range(steps):
-        begun = time.perf_counter()
         logits = decoder.step(int(logits.argmax()))
-        seconds.append(time.perf_counter() - begun)
-    return first, seconds
+    return first, (time.perf_counter() - begun) / steps, (time.process_time() - used) / steps
 
 
 def llama_cpp(model: str, ids: Sequence[int], steps: int, threads: int) -> Callable[[], Times]:
-    """The same with llama.cpp and the model's GGUF file, by its own clock, which tells the mean of the steps."""
+    """The same with llama.cpp and the model's GGUF file, by its own clock."""
     import xllamacpp
 
     known = known_model(model)
@@ -101,39 +100,33 @@ def llama_cpp(model: str, ids: Sequence[int], steps: int, threads: int) -> Calla
     for each in (params.cpuparams, params.cpuparams_batch):
         each.n_threads = threads
     server = xllamacpp.Server(params)
-    asked = {"prompt": list(ids), "n_predict": steps + 1, "cache_prompt": False, "ignore_eos": True, "temperature": 0.0}
+    asked = {"prompt": list(ids), "ignore_eos": True, "temperature": 0.0}
 
     def run() -> Times:
-        timings = server.handle_completions(asked)["timings"]
-        return timings["prompt_ms"] / 1000, [timings["predicted_per_token_ms"] / 1000]
+        read = server.handle_completions({**asked, "cache_prompt": False, "n_predict": 1})["timings"]
+        used = time.process_time()  # the prompt but for its last token is known now
+        wrote = server.handle_completions({**asked, "cache_prompt": True, "n_predict": steps})["timings"]
+        used = time.process_time() - used
+        return read["prompt_ms"] / 1000, wrote["predicted_per_token_ms"] / 1000, used / steps
 
     return run
 
 
 def speed(ways: dict[str, Callable[[], Times]], rounds: int) -> dict[str, dict[str, float]]:
-    """Medians over the rounds, and of the tokens' seconds the ratio to llama.cpp's of the same round."""
-    firsts: dict[str, list[float]] = {name: [] for name in ways}
-    tokens: dict[str, list[float]] = {name: [] for name in ways}
+    """Medians over the rounds, and of the ratios to llama.cpp's of the same round."""
+    times: dict[str, list[Times]] = {name: [] for name in ways}
     for turn in range(rounds):
         for name, way in ways.items():
-            first, seconds = way()
-            firsts[name].append(first)
-            tokens[name].append(statistics.mean(seconds))
-        shown = ", ".join(f"{name} {firsts[name][-1]:.2f} s, {tokens[name][-1] * 1e3:.1f} ms" for name in ways)
-        print(f"round {turn + 1}: {shown}", flush=True)
-
-    def ratio(values: dict[str, list[float]], name: str) -> float:
-        return statistics.median(a / b for a, b in zip(values[name], values["llama.cpp"], strict=True))
-
-    return {
-        name: {
-            "first token": statistics.median(firsts[name]),
-            "a token": statistics.median(tokens[name]),
-            "first token to llama.cpp's": ratio(firsts, name),
-            "a token to llama.cpp's": ratio(tokens, name),
-        }
-        for name in ways
-    }
+            times[name].append(way())
+            first, token, used = times[name][-1]
+            print(f"round {turn + 1}: {name} {first:.2f} s, {token * 1e3:.1f} ms ({used * 1e3:.1f})", flush=True)
+    told: dict[str, dict[str, float]] = {name: {} for name in ways}
+    for at, what in enumerate(("first token", "a token", "a token, processor")):
+        for name in ways:
+            pairs = [(ours[at], theirs[at]) for ours, theirs in zip(times[name], times["llama.cpp"], strict=True)]
+            told[name][what] = statistics.median(ours for ours, _ in pairs)
+            told[name][f"{what}, to llama.cpp's"] = statistics.median(ours / theirs for ours, theirs in pairs)
+    return told
 
 
 def piece(base: BaseModel, path: Path, length: int) -> list[int]:
