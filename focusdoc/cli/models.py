@@ -24,7 +24,8 @@ def list_(json_output: options.Json = False) -> None:
     """List the models that --model takes by name, and which of them are installed.
 
     On disk are the file that is fetched and what it is converted to; in memory are its weights in bfloat16, before any
-    document is read. A reader has weights of few bits besides. Any other model goes by its folder or its Hugging Face name.
+    document is read. A reader has weights of few bits besides. Any other model goes by its folder or its Hugging Face
+    name.
     """
     from focusdoc.modeling.catalogue import CATALOGUE
     from focusdoc.modeling.installed import is_installed

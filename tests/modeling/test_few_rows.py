@@ -23,6 +23,8 @@ from focusdoc.modeling.conversion import convert
 from focusdoc.modeling.few_row_weights import contents_of, parts_of
 from focusdoc.modeling.few_rows import FEW_ROWS, FewRowLinear, few_row_twin, tiled
 from focusdoc.modeling.fingerprint import fingerprint
+from focusdoc.readers.local import LocalReader
+from focusdoc.readers.opening import open_reader
 from model_samples import sample_model, write_gguf
 
 #: What bfloat16 takes or adds at most, of a number.
@@ -166,6 +168,15 @@ class TestModel:
         assert finder.decoding_model is finder.model
         assert few_linear(reader.decoding_model)
         assert reader.fingerprint == finder.fingerprint
+
+    @needs_kernels
+    def test_a_reader_of_the_catalogue_is_such_a_model(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(base_module, "known_model", lambda name: sample_model())
+        monkeypatch.setattr(base_module, "model_path", lambda model: folder)
+        (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
+        reader = open_reader("sample-model")
+        assert isinstance(reader, LocalReader)
+        assert few_linear(reader.base.decoding_model)
 
     def test_a_folder_of_ones_own_decodes_as_it_is(self, folder: Path) -> None:
         base = load_base(folder, few_rows=True)
