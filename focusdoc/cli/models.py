@@ -23,8 +23,9 @@ models = typer.Typer(no_args_is_help=True, help="List and install the models tha
 def list_(json_output: options.Json = False) -> None:
     """List the models that --model takes by name, and which of them are installed.
 
-    On disk are the file that is fetched and the model that it is converted to; in memory is the latter alone, before
-    any document is read. Any other model goes by its folder or its Hugging Face name.
+    On disk are the file that is fetched and what it is converted to; in memory are its weights in bfloat16, before any
+    document is read. A reader has weights of few bits besides. Any other model goes by its folder or its Hugging Face
+    name.
     """
     from focusdoc.modeling.catalogue import CATALOGUE
     from focusdoc.modeling.installed import is_installed
@@ -37,6 +38,7 @@ def list_(json_output: options.Json = False) -> None:
             "sha256": model.sha256,
             "disk_bytes": model.disk_bytes,
             "memory_bytes": model.memory_bytes,
+            "reader_bytes": model.converted_bytes,
             "chunk_size": model.chunk_size,
             "adapter": model.adapter,
             "sources": [str(source) for source in model.sources],

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from focusdoc.decoding.growing import GrowingLayer, growing_cache
 from focusdoc.modeling.base import BaseModel
 
 
@@ -39,6 +40,8 @@ class PlainDecoder:
     def start(self, token_ids: Sequence[int]) -> Tensor:
         """Encode `token_ids`; return the float32 logits [vocab] of the first new token."""
         self._fed, self._cache = self._prefixes.take(token_ids)
+        if self._cache is None:
+            self._cache = growing_cache(self._base.model.config)
         return self._feed(list(token_ids[len(self._fed) :]))
 
     @torch.no_grad()
@@ -58,8 +61,8 @@ class PlainDecoder:
     def _feed(self, token_ids: list[int]) -> Tensor:
         ids = torch.tensor([token_ids], device=self._base.device)
         self._base.check_process()
-        output = self._base.model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
-        self._cache = output.past_key_values
+        model = self._base.decoding_model
+        output = model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
         self._fed += token_ids
         logits: Tensor = output.logits[0, -1].float()
         return logits
@@ -88,6 +91,6 @@ class PrefixCache:
 
     def keep(self, token_ids: list[int], cache: Any) -> None:
         """Keep a cache of these tokens, unless a part of it cannot be cut, as of a layer with a sliding window."""
-        if cache is not None and all(type(layer).__name__ == "DynamicLayer" for layer in cache.layers):
+        if cache is not None and all(isinstance(layer, GrowingLayer) for layer in cache.layers):
             with self._lock:
                 self._kept = token_ids, cache

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from focusdoc.errors import ConfigError, MemoryShortageError, ModelNotFoundError
 from focusdoc.modeling.candidate import CandidateRows, LayerWeights, candidate_projections
-from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
+from focusdoc.modeling.catalogue import DEFAULT_MODEL, FEW_ROWS_FILE, known_model
 from focusdoc.modeling.families import attention_layers, family_of
+from focusdoc.modeling.few_rows import few_row_twin
 from focusdoc.modeling.fingerprint import fingerprint
 from focusdoc.modeling.gated import fused_mlps, mlp_name
 from focusdoc.modeling.installed import model_path
@@ -65,6 +66,7 @@ class BaseModel:
 
     Attributes:
         model: a twin of it in evaluation mode, with its own attention; nothing is attached to it.
+        decoding_model: what decodes where the model runs by itself: `model`, or a twin of that which is faster.
         decoder: the decoder of another twin, which `run` goes through.
 
     Raises:
@@ -74,6 +76,7 @@ class BaseModel:
     def __init__(self, model: Any, tokenizer: Any | None = None, name: str | None = None) -> None:
         self.family = family_of(model)
         self.model = twin(model).eval()
+        self.decoding_model: nn.Module = self.model
         #: A copy: encoding sets whether special tokens are split, which is a state of the object.
         self.tokenizer = copy.deepcopy(tokenizer)
         self.config = model.config.get_text_config()
@@ -263,6 +266,7 @@ def load_base(
     tokenizer: Any | None = None,
     device: str = "auto",
     dtype: str | torch.dtype = "auto",
+    few_rows: bool = False,
 ) -> BaseModel:
     """Load a base model by its name in the catalogue, from a folder, a hub name or an object already in memory.
 
@@ -275,6 +279,8 @@ def load_base(
         device: ``"auto"`` (a CUDA GPU if there is one, else CPU) or a torch device name. ``"auto"`` leaves a model
             object where it is, and in its dtype; anything else makes a copy of it, where it differs.
         dtype: ``"auto"`` (the checkpoint's own; float16 becomes float32 on CPU) or a torch dtype or its name.
+        few_rows: have a model of the catalogue decode from weights of few bits, where that is faster; see
+            `focusdoc.modeling.few_rows`.
 
     Raises:
         ModelNotFoundError: nothing loadable is there. UnsupportedModelError: the architecture is not supported.
@@ -307,7 +313,10 @@ def load_base(
         raise ModelNotFoundError(f"The base model {name!r} lacks {len(missing)} weights, {missing[0]} among them.")
     with _explained(name):
         tokenizer = tokenizer or _tokenizer(path)
-    return BaseModel(_move(loaded, torch_device), tokenizer, Path(name).name)
+    base = BaseModel(_move(loaded, torch_device), tokenizer, Path(name).name)
+    if few_rows and known is not None:
+        base.decoding_model = few_row_twin(base.model, Path(path) / FEW_ROWS_FILE)
+    return base
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from focusdoc.modeling.model_sources import HubFile, InstalledPackage, Source, W
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 #: The model that writes the answers from what that one finds, where none is named.
 DEFAULT_READER = "Qwen2.5-Coder-1.5B-Instruct"
+#: The file of weights of few bits beside a converted model; see `focusdoc.modeling.few_row_weights`.
+FEW_ROWS_FILE = "few_rows.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,7 @@ class CatalogueModel:
         file, num_bytes, sha256: the GGUF file.
         sources: where the file is to be had, the first one first.
         size: of the model that the file is converted to.
+        few_row_bytes: of the weights of few bits that are converted beside it; see `focusdoc.modeling.few_rows`.
         chunk_size: tokens of a chunk of the document, for whoever looks at it with this model.
         retrieval_heads: (layer, head) pairs of the heads whose largest look at a long document most often lies where
             the answer stands.
@@ -38,19 +41,25 @@ class CatalogueModel:
     sha256: str
     sources: tuple[Source, ...]
     size: ModelSize
+    few_row_bytes: int
     chunk_size: int
     adapter: str | None = None
     retrieval_heads: tuple[tuple[int, int], ...] = ()
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the weights in memory, which the converted model takes on disk as well."""
+        """Bytes of the weights in memory of a model that finds."""
         return self.size.num_bytes
+
+    @property
+    def converted_bytes(self) -> int:
+        """Bytes of all converted weights, on disk and in memory of a reader."""
+        return self.memory_bytes + self.few_row_bytes
 
     @property
     def disk_bytes(self) -> int:
         """Bytes on disk: the GGUF file, which is kept for engines that read it as it is, and the converted model."""
-        return self.num_bytes + self.memory_bytes
+        return self.num_bytes + self.converted_bytes
 
     @property
     def install_command(self) -> str:
@@ -82,6 +91,7 @@ CATALOGUE = (
             tied=True,
             dtype="bfloat16",
         ),
+        few_row_bytes=94_911_296,
         chunk_size=1024,
         adapter="smollm2-135m-instruct",
         # On 40 questions of XQuAD's first 80% over all its paragraphs, 2026-11-29: 57 to 17 in a hundred each.
@@ -132,6 +142,7 @@ CATALOGUE = (
             tied=False,
             dtype="bfloat16",
         ),
+        few_row_bytes=476_167_296,
         chunk_size=1024,
     ),
     CatalogueModel(
@@ -160,6 +171,7 @@ CATALOGUE = (
             tied=False,
             dtype="bfloat16",
         ),
+        few_row_bytes=1_127_317_248,
         chunk_size=1024,
     ),
 )

