@@ -21,6 +21,7 @@ MODES: Mapping[str, str] = {
     "read": "the same with a reader, which writes from the passages that ours finds",
     "bm25": "retrieval by words (BM25), and the same reader",
     "embedding": "retrieval by embeddings (all-MiniLM-L6-v2), and the same reader",
+    "place": "the paragraph that holds the answer, and the same reader: what reading can reach",
 }
 #: In place of a reader's name: nothing is written, and only the finding is measured.
 NO_READER = "none"

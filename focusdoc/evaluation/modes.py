@@ -29,7 +29,7 @@ from focusdoc.evaluation.finders import FINDERS
 from focusdoc.evaluation.item import Item
 from focusdoc.evaluation.mode_names import check_modes
 from focusdoc.evaluation.outcome import Mode, Outcome
-from focusdoc.evaluation.reading_modes import AskMode, LastMemory, RetrievalMode, kv_bytes, needed_reader
+from focusdoc.evaluation.reading_modes import AskMode, LastMemory, PlaceMode, RetrievalMode, kv_bytes, needed_reader
 from focusdoc.evaluation.streaming import StreamingDecoder
 from focusdoc.evaluation.truncation import cut_middle, cut_tail, keep_local, split_prompt
 
@@ -207,6 +207,7 @@ def make_mode(name: str, engine: FocusEngine, settings: ModeSettings) -> Mode:
         "paper": lambda: SplitMode(paper_engine(engine, settings), settings, bare=True),
         "ask": lambda: AskMode(focus_engine(engine, settings)),
         "read": lambda: AskMode(focus_engine(engine, settings, reader=needed_reader(engine, name))),
+        "place": lambda: PlaceMode(needed_reader(engine, name)),
         **dict.fromkeys(FINDERS, lambda: RetrievalMode(FINDERS[name](), needed_reader(engine, name), settings)),
     }
     return makers[name]()

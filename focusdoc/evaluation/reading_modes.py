@@ -15,7 +15,7 @@ from focusdoc.decoding.answer import Usage
 from focusdoc.documents import Document
 from focusdoc.documents.estimate import estimate_tokens
 from focusdoc.engine import FocusEngine
-from focusdoc.errors import ConfigError
+from focusdoc.errors import ConfigError, EvaluationError
 from focusdoc.evaluation.engines import ModeSettings, engine_facts
 from focusdoc.evaluation.item import Item, Span
 from focusdoc.evaluation.mode_names import NO_READER
@@ -29,6 +29,8 @@ from focusdoc.readers.windows import cut
 
 #: Sources that are asked for: more than any way of finding quotes.
 MAX_SOURCES = 8
+#: Between paragraphs.
+_GAP = "\n\n"
 
 
 class NoReader:
@@ -130,36 +132,44 @@ class RetrievalMode:
 
     def answer(self, item: Item) -> Outcome:
         """See `Mode`."""
-        text, question, count = item.document, item.after.strip(), self._reader.count
+        text, question = item.document, item.after.strip()
         begun = time.perf_counter()
         spans, rank = self._index(text)
         indexed = time.perf_counter()
         ranked = (spans[number] for number in rank(question))
-        found = passages(text, ranked, budget=BUDGET, count=count, limit=self._settings.passages)
-        quoted = [text[start:end] for start, end in sorted(found)]
+        found = passages(text, ranked, budget=BUDGET, count=self._reader.count, limit=self._settings.passages)
         looked = time.perf_counter()
-        settings = GenerationConfig(max_new_tokens=item.max_new_tokens, stop=item.stop)
-        answered, written = whole(self._reader.write(reading_prompt(question, quoted), settings))
-        return Outcome(
-            prediction=answered,
-            document_tokens=0,
-            prompt_tokens=written.prompt_tokens,
-            new_tokens=written.completion_tokens,
-            dropped_tokens=0,
-            num_chunks=0,
-            kv_bytes=0,
-            read_seconds=indexed - begun,
-            first_token_seconds=looked - indexed + written.first_token,
-            decode_seconds=written.decode,
-            passages=found,
-            passage_tokens=sum(map(count, quoted)),
-        )
+        return _read(self._reader, item, found, indexed - begun, looked - indexed)
 
     def _index(self, text: str) -> tuple[list[Span], Rank]:
         if self._known is None or self._known[0] != text:
             spans = cut(text, self._settings.window)
             self._known = text, spans, self._finder.index([text[start:end] for start, end in spans])
         return self._known[1:]
+
+
+class PlaceMode:
+    """The reader gets the paragraph that holds the answer and nothing else: what reading can reach.
+
+    Raises:
+        EvaluationError: nobody knows where an item's answer stands.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    def describe(self) -> dict[str, Any]:
+        """See `Mode`."""
+        return _reader_facts(self._reader)
+
+    def answer(self, item: Item) -> Outcome:
+        """See `Mode`."""
+        if not item.places:
+            raise EvaluationError(f"Where the answer to {item.id} stands is not known, which the mode place needs.")
+        text, (first, last) = item.document, item.places[0]
+        before, after = text.rfind(_GAP, 0, first), text.find(_GAP, last)
+        span = (before + len(_GAP) if before >= 0 else 0, after if after >= 0 else len(text))
+        return _read(self._reader, item, [span], 0.0, 0.0)
 
 
 def needed_reader(engine: FocusEngine, mode: str) -> Reader:
@@ -178,6 +188,27 @@ def kv_bytes(engine: FocusEngine, memory: DocumentMemory, usage: Usage) -> int:
     tail = engine.own_way.num_behind(usage.prompt_tokens, usage.completion_tokens)
     beside = memory.num_chunks * tail + usage.prompt_tokens + usage.quoted_tokens + usage.completion_tokens
     return memory.num_bytes + beside * engine.base.kv_bytes_per_token
+
+
+def _read(reader: Reader, item: Item, found: list[Span], read_seconds: float, looked_seconds: float) -> Outcome:
+    """What a reader makes of the passages `found`, which it gets in the document's order."""
+    quoted = [item.document[start:end] for start, end in sorted(found)]
+    settings = GenerationConfig(max_new_tokens=item.max_new_tokens, stop=item.stop)
+    answered, written = whole(reader.write(reading_prompt(item.after.strip(), quoted), settings))
+    return Outcome(
+        prediction=answered,
+        document_tokens=0,
+        prompt_tokens=written.prompt_tokens,
+        new_tokens=written.completion_tokens,
+        dropped_tokens=0,
+        num_chunks=0,
+        kv_bytes=0,
+        read_seconds=read_seconds,
+        first_token_seconds=looked_seconds + written.first_token,
+        decode_seconds=written.decode,
+        passages=found,
+        passage_tokens=sum(map(reader.count, quoted)),
+    )
 
 
 def _reader_facts(reader: Reader) -> dict[str, Any]:

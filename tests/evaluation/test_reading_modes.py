@@ -12,7 +12,7 @@ from test_retrieval import EVERY_FINDER, PLANTED, TEXT
 
 from focusdoc import Document, FocusEngine
 from focusdoc.config import GenerationConfig
-from focusdoc.errors import ConfigError
+from focusdoc.errors import ConfigError, EvaluationError
 from focusdoc.evaluation import reading_modes
 from focusdoc.evaluation.engines import ModeSettings
 from focusdoc.evaluation.item import Item
@@ -159,3 +159,18 @@ def test_ask_is_the_engines_answer_and_its_sources(engine: FocusEngine) -> None:
 
 def test_other_modes_tell_of_no_passages(engine: FocusEngine) -> None:
     assert "passages" not in make_mode("tail", engine, ModeSettings()).answer(ITEM).to_dict()
+
+
+class TestPlace:
+    def test_the_reader_gets_the_paragraph_of_the_answer_alone(self, engine: FocusEngine) -> None:
+        text = f"One paragraph.\n\nAnother one, with {ITEM.answers[0]} in it.\n\nA last one."
+        at = text.index(ITEM.answers[0])
+        reader = Told()
+        item = replace(ITEM, context=text, places=((at, at + len(ITEM.answers[0])),))
+        outcome = mode_with(engine, reader, "place").answer(item)
+        assert reader.asked == [reading_prompt(QUESTION, [text.split("\n\n")[1]])]
+        assert [text[start:end] for start, end in outcome.passages] == [text.split("\n\n")[1]]
+
+    def test_an_answer_without_a_place_is_told(self, engine: FocusEngine) -> None:
+        with pytest.raises(EvaluationError, match="is not known, which the mode place needs"):
+            mode_with(engine, Told(), "place").answer(replace(ITEM, places=()))
