@@ -168,7 +168,8 @@ class TestPlace:
         reader = Told()
         item = replace(ITEM, context=text, places=((at, at + len(ITEM.answers[0])),))
         outcome = mode_with(engine, reader, "place").answer(item)
-        assert reader.asked == [reading_prompt(QUESTION, [text.split("\n\n")[1]])]
+        ((messages, _),) = reader.asked
+        assert messages == reading_prompt(QUESTION, [text.split("\n\n")[1]])
         assert [text[start:end] for start, end in outcome.passages] == [text.split("\n\n")[1]]
 
     def test_an_answer_without_a_place_is_told(self, engine: FocusEngine) -> None:
