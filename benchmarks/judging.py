@@ -4,9 +4,9 @@
     python benchmarks/judging.py --data ../shared/data --reader NAME --output tuning.json --part tuning --learn
 
 Every second paragraph of XQuAD makes a document, so that for each question left out there is one of the same articles
-that it tells; as many of both are asked. For tuning, questions of Natural Questions and of the first half of the novels
-join them, which tell what to choose by. `--learn` fits the weights of focusdoc/readers/confidence.py to the rows, and
-says how well weights learnt on nine tenths do on the last tenth.
+that it tells; as many of both are asked. For tuning, questions of Natural Questions, of the first half of the novels
+and of directors' births (benchmarks/two_hop.py) join them, which tell what to choose by. `--learn` fits the weights of
+focusdoc/readers/confidence.py to the rows, and says how well weights learnt on nine tenths do on the last tenth.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import two_hop
 from torch import Tensor
 from torch.nn import functional
 
@@ -37,6 +38,8 @@ from focusdoc.readers.replies import Desk
 SHARES = {"tuning": (0.0, 0.8), "held out": (0.82, 1.0)}
 #: What joins them for tuning: (file, share, questions).
 BESIDE = (("nq-open-oracle.jsonl.gz", (0.0, 0.25), 60), ("novels.json", (0.0, 0.5), None))
+#: Questions about births.
+BIRTHS = 40
 
 
 def main() -> None:
@@ -75,6 +78,14 @@ def questions(data: Path, part: str, cases: int) -> Iterator[tuple[str, dict[str
             question, pattern = item.after.strip(), item.task == PATTERN_TASK
             row = {"file": file, "told": True, "question": question, "answers": item.answers, "pattern": pattern}
             yield item.context, row
+    if part == "tuning":
+        text, films = two_hop.questions(data / "qa" / "2wikimultihopqa_corpus.json", part)
+        for film in films[:BIRTHS]:
+            question = f"When was {film['director']} born?"
+            yield (
+                text,
+                {"file": "births", "told": True, "question": question, "answers": [film["born"]], "pattern": False},
+            )
 
 
 def divided(file: Path, first: float, last: float, cases: int) -> tuple[str, list[dict[str, Any]]]:
