@@ -212,13 +212,14 @@ def chosen_by(rows: Sequence[dict[str, Any]], decay: float = 0.01) -> Tensor:
 
 
 def fitted(signals: Tensor, told: Tensor, decay: float = 0.02) -> tuple[Tensor, Tensor]:
-    """Weights and bias of a logistic regression, on signals of mean 0 and variance 1."""
+    """Weights and bias of a logistic regression, on signals of mean 0 and variance 1; both kinds count the same."""
     mean, deviation = signals.mean(dim=0), signals.std(dim=0).clamp_min(1e-6)
     weights, bias = torch.zeros(signals.shape[1], requires_grad=True), torch.zeros((), requires_grad=True)
+    share = told / told.mean() / 2 + (1 - told) / (1 - told.mean()) / 2
     optimizer = torch.optim.Adam([weights, bias], lr=0.05)
     for _ in range(800):
         logits = (signals - mean) / deviation @ weights + bias
-        loss = functional.binary_cross_entropy_with_logits(logits, told) + decay * weights.square().sum()
+        loss = functional.binary_cross_entropy_with_logits(logits, told, share) + decay * weights.square().sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -17,15 +17,18 @@ from focusdoc.readers.replies import Desk, Reply
 
 #: Tokens of a draft; a longer answer is written from all passages together.
 DRAFT_TOKENS = 32
+#: A reply of this confidence needs no other beside it, and no second look.
+SURE = 0.9
 
 
 def drafts(desk: Desk, question: str, found: Found, passages: Sequence[Passage]) -> list[Reply]:
-    """A reply from each passage; of the first one alone, where that is cut off or cancelled."""
+    """A reply from each passage, the best one first; no more are made behind one that is sure, cut off or cancelled."""
     settings = replace(desk.asked.settings, max_new_tokens=min(DRAFT_TOKENS, desk.asked.settings.max_new_tokens))
     made: list[Reply] = []
     for passage in passages:
         made.append(quietly(desk.reply(question, found, [passage], settings)))
-        if made[-1].written.finish_reason == "cancelled" or is_cut(desk, made[0]):
+        last = made[-1]
+        if last.confidence >= SURE or last.written.finish_reason == "cancelled" or is_cut(desk, made[0]):
             break
     return made
 

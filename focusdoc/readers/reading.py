@@ -15,7 +15,7 @@ from focusdoc.decoding.local_context import local_and_prompt
 from focusdoc.decoding.prompt import question_prompt
 from focusdoc.errors import ReaderError
 from focusdoc.readers.confidence import FOUND
-from focusdoc.readers.drafts import best_of, drafts, is_cut
+from focusdoc.readers.drafts import SURE, best_of, drafts, is_cut
 from focusdoc.readers.finding import Finder, Found
 from focusdoc.readers.fitting import fit_reading
 from focusdoc.readers.passages import Passage, choose_passages
@@ -26,8 +26,6 @@ from focusdoc.readers.steps import described, name_for, name_in
 
 #: Tokens of passages that a reader gets at once, in its own.
 BUDGET = 1000
-#: A reply of less confidence is looked at twice.
-SURE = 0.9
 
 
 class Read(Way):

@@ -30,7 +30,7 @@ ITEM = Item(
 
 
 #: Those that a reader answers in have tests of their own.
-WITHOUT_READER = [name for name in MODES if name != "read" and name not in FINDERS]
+WITHOUT_READER = [name for name in MODES if name not in ("read", "place", *FINDERS)]
 
 
 class TestEveryMode:

@@ -95,3 +95,10 @@ def test_an_answer_in_pieces_is_the_same(engine: FocusEngine) -> None:
     memory = engine.read(Document.from_text(TEXT))
     *pieces, last = engine.with_reader(Judging({}, ("all of it", 1.0))).stream(memory, QUESTION)
     assert ("".join(pieces), last.answer.text) == ("all of it", "all of it")
+
+
+def test_behind_a_sure_draft_no_other_is_made(engine: FocusEngine) -> None:
+    first = asked_with(engine, Judging({})).sources[0]
+    reader = Judging({first.text: ("surely this", 30.0)})
+    assert asked_with(engine, reader).text == "surely this"
+    assert len(reader.asked) == 1

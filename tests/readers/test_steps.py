@@ -38,7 +38,7 @@ def asked_by(reader: Judging, question: str) -> list[str]:
 
 
 def test_who_is_described_is_named_in_the_next_question(engine: FocusEngine, memory: Any) -> None:
-    reader = Judging(NAMES | TELLS | UNSURE | DESCRIBES)
+    reader = Judging(NAMES | UNSURE | DESCRIBES | {BORN: ("28 January 1906", 9.0)})
     answer = engine.with_reader(reader).ask(memory, QUESTION, max_sources=9)
     assert answer.text == "28 January 1906"
     assert answer.steps == (("Who or what is the owner of the mill?", "Frank Launder."),)
