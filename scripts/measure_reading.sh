@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The figures of docs/reading.md: natural questions beside retrieval with the same reader, facts in wordings that no
-# template has, and questions that the document does not tell. Some three hours on two cores.
+# template has, questions that the document does not tell, and questions of two hops. Some four hours on two cores.
 #   scripts/measure_reading.sh OUTPUT [DATA]
 # A run that was stopped goes on where it stood. DATA is the folder with books/ and qa/ (default ../shared/data); READER
 # names what writes the answers.
@@ -14,7 +14,9 @@ natural() {  # the answers, and beside them the finding alone: with a reader, so
   local name=$1
   shift
   for who in "$reader" none; do
-    "$VENV/bin/focusdoc" eval natural --reader "$who" --mode read,bm25,embedding --store "$output/store" --resume \
+    modes=read,bm25,embedding
+    [ "$who" = none ] || modes=$modes,place
+    "$VENV/bin/focusdoc" eval natural --reader "$who" --mode "$modes" --store "$output/store" --resume \
       --output "$output/$name-$([ "$who" = none ] && echo found || echo read)" "$@"
   done
 }
@@ -23,5 +25,6 @@ natural nq --data "$data/qa/nq-open-oracle.jsonl.gz" --questions 0.8:1 --limit 2
 natural novels --data "$data/qa/novels.json" --documents "$data/books" --questions 0.5:1
 run() { "$VENV/bin/python" "$root/benchmarks/$1.py" --reader "$reader" --store "$output/store" "${@:2}"; }
 run wordings --data "$data" --output "$output/wordings"
-run absent --data "$data/qa/xquad.en.json" --questions 0.82:1 --output "$output/absent.json"
+run judging --data "$data" --output "$output/judging.json"
+run two_hop --data "$data" --output "$output/two_hop.json"
 "$VENV/bin/focusdoc" report "$output" --output "$output/report"

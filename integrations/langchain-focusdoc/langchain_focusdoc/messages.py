@@ -91,6 +91,7 @@ def metadata_of(answer: Answer, engine: FocusEngine) -> dict[str, Any]:
             "reader_tokens": answer.usage.reader_tokens,
             "found": answer.found,
             "confidence": answer.confidence,
+            "steps": answer.steps,
         }
     return {
         "model_name": engine.base.name,

@@ -73,6 +73,7 @@ def raw_of(answer: Answer, engine: FocusEngine) -> dict[str, Any]:
         "reader": engine.reader and engine.reader.name,
         "found": answer.found,
         "confidence": answer.confidence,
+        "steps": answer.steps,
         "finish_reason": answer.finish_reason,
         "warnings": list(answer.warnings),
         "usage": {
