@@ -1,7 +1,8 @@
-"""The windows of a text: overlapping stretches of whole sentences, and how well each matches a question's words."""
+"""The windows of a text: paragraphs, or whole sentences of long ones, and how well each matches a question's words."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,10 @@ if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
-#: Characters of a window before it is widened to whole sentences; the next one begins half of that further on.
+#: Characters of a window in a long paragraph, before it is widened to whole sentences.
 WIDTH = 400
+#: Blank lines.
+_GAP = re.compile(r"(?:\r?\n[ \t]*){2,}")
 
 
 class Windows:
@@ -55,11 +58,38 @@ def words_of(texts: Sequence[str]) -> list[list[str]]:
 
 
 def cut(text: str, width: int = WIDTH) -> list[tuple[int, int]]:
-    """The whole text in spans of whole sentences, each overlapping the next by half its width, so that none is cut.
+    """The whole text in spans: paragraphs, so that no span mixes what stands beside each other by chance.
+
+    Paragraphs shorter than half of `width`, such as lines of a dialogue, join the one before. Those longer than two and
+    a half of it are cut into whole sentences, each span overlapping the next by half its width, so that none is lost.
 
     Args:
         width: characters, before they are widened to the nearest sentence ends.
     """
+    spans: list[tuple[int, int]] = []
+    for start, end in _paragraphs(text, width // 2, width * 5 // 2):
+        inside = _overlapping(text[start:end], width) if end - start > width * 5 // 2 else [(0, end - start)]
+        spans += [(start + first, start + last) for first, last in inside]
+    return spans
+
+
+def _paragraphs(text: str, least: int, most: int) -> list[tuple[int, int]]:
+    """What stands between blank lines; one shorter than `least` with its neighbour, up to `most` characters."""
+    ends = [0, *(place for gap in _GAP.finditer(text) for place in gap.span()), len(text)]
+    joined: list[tuple[int, int]] = []
+    for start, end in zip(ends[::2], ends[1::2], strict=True):
+        if not text[start:end].strip():
+            continue
+        if joined:
+            first, last = joined[-1]
+            if min(last - first, end - start) < least and end - first <= most:
+                joined[-1] = first, end
+                continue
+        joined.append((start, end))
+    return joined
+
+
+def _overlapping(text: str, width: int) -> list[tuple[int, int]]:
     starts = range(0, max(1, len(text) - width // 2), max(1, width // 2))
     spans = (whole_sentences(text, start, min(len(text), start + width)) for start in starts)
     return list(dict.fromkeys(span for span in spans if span[0] < span[1]))

@@ -9,7 +9,10 @@ import pytest
 from two_hop import is_date, questions
 
 CORPUS = [
-    {"title": "The Last Coupon", "text": "The Last Coupon is a 1932 comedy film directed by Frank Launder for Gainsborough."},
+    {
+        "title": "The Last Coupon",
+        "text": "The Last Coupon is a 1932 comedy film directed by Frank Launder for Gainsborough.",
+    },
     {"title": "Frank Launder", "text": "Frank Launder (28 January 1906 - 23 February 1997) was a British director."},
     {"title": "Hitchin", "text": "Hitchin is a town."},
     {"title": "Rip", "text": "Rip is a film directed by Jules White in 1930."},

@@ -1,4 +1,4 @@
-"""The windows of a text cover it, overlap, and match a question by its words."""
+"""The windows of a text are its paragraphs, cover all of it, and match a question by its words."""
 
 from __future__ import annotations
 
@@ -28,6 +28,38 @@ def test_each_overlaps_the_next_so_that_no_answer_is_cut() -> None:
     assert all(other[0] < one[1] for one, other in pairwise(spans))
     assert all(SENTENCES[start:end].endswith(".") for start, end in spans)
     assert all(0.9 * windows.WIDTH <= end - start <= 2 * windows.WIDTH for start, end in spans[:-1])
+
+
+def paragraphs_of(*lengths: int) -> str:
+    return "\n\n".join("x" * (length - 1) + "." for length in lengths)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "windows_of"),
+    [
+        ((300, 300, 900), [1, 1, 1]),  # each stands for itself
+        ((300, 50, 300), [2, 1]),  # a short one joins the one before
+        ((50, 50, 50, 300), [4]),  # short ones join until they are long enough, and so does what follows
+        ((900, 150, 150), [1, 2]),  # not where that would be too long
+    ],
+)
+def test_paragraphs_are_windows(lengths: tuple[int, ...], windows_of: list[int]) -> None:
+    text = paragraphs_of(*lengths)
+    assert [text[start:end].count("\n\n") + 1 for start, end in Windows(text).spans] == windows_of
+
+
+@pytest.mark.parametrize("gap", ["\n\n", "\r\n\r\n", "\n \t\n", "\n\n\n\n"])
+def test_blank_lines_of_every_kind_end_a_paragraph(gap: str) -> None:
+    first, second = "a" * 300, "b" * 300
+    assert [(first + gap + second)[start:end] for start, end in Windows(first + gap + second).spans] == [first, second]
+
+
+def test_a_long_paragraph_is_cut_and_what_stands_beside_it_is_not_mixed_in() -> None:
+    text = f"{'a' * 300}\n\n{SENTENCES}\n\n{'b' * 300}"
+    first, *inside, last = (text[start:end] for start, end in Windows(text).spans)
+    assert (first, last) == ("a" * 300, "b" * 300)
+    assert len(inside) > 5
+    assert all(each in SENTENCES for each in inside)
 
 
 def test_the_window_with_the_rare_word_matches_most() -> None:
