@@ -45,6 +45,8 @@ def described(desk: Desk, question: str) -> str | None:
     Raises:
         ReaderError: the reader cannot be reached, or breaks off.
     """
+    if not _RELATION.search(question.partition(" ")[2]):  # behind the first word, which asks
+        return None
     examples = [turn for asked, answer in _EXAMPLES for turn in (("user", asked), ("assistant", answer))]
     messages: Messages = [("system", _TASK), *examples, ("user", question)]
     text, written = whole(desk.reader.write(messages, _SETTINGS, desk.asked.cancel))

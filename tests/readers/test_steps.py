@@ -76,6 +76,12 @@ def test_other_questions_are_asked_once(engine: FocusEngine, memory: Any, questi
     assert not asked_by(reader, "Who or what")
 
 
+def test_a_question_without_a_relation_is_not_even_searched_for_a_description(engine: FocusEngine, memory: Any) -> None:
+    reader = Judging({}, ("1932", -6.0))
+    engine.with_reader(reader).ask(memory, "Which house has a red door?")
+    assert all("Question: " in messages[-1][1] for messages in reader.asked)
+
+
 @pytest.mark.parametrize("name", ["", "the owner", "x" * 200])
 def test_what_names_nobody_leads_nowhere(engine: FocusEngine, memory: Any, name: str) -> None:
     reader = Judging({"Who or what is the owner of the mill?": (name, 6.0)} | UNSURE | DESCRIBES)
