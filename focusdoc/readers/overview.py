@@ -40,6 +40,7 @@ class Overview(Read):
     """Answers what was said last, from passages of all chunks."""
 
     budget = OVERVIEW_BUDGET
+    has_place = False
 
     def passages(self, desk: Desk, found: Found) -> list[Passage]:
         """See `Read.passages`."""

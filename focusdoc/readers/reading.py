@@ -38,6 +38,8 @@ class Read(Way):
 
     #: Tokens of passages that the reader gets at once, at most, as it counts them.
     budget = BUDGET
+    #: Whether there is one place that tells the answer, so that it can be doubted.
+    has_place = True
 
     def __init__(self, own: OwnWay[Any], reader: Reader, finder: Finder) -> None:
         self.own = own
@@ -90,8 +92,8 @@ class Read(Way):
                 reply.written.finish_reason,
                 tuple(chunk_shares(decoder.candidate_mass[None].cpu()).tolist()),
                 left_out_of(asked.memories),
-                reply.confidence,
-                reply.confidence >= FOUND,
+                reply.confidence if self.has_place else None,
+                reply.confidence >= FOUND if self.has_place else None,
                 reply.written.log_likelihood,
                 tuple((step.question, step.text) for step in reply.steps),
             ),

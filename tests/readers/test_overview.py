@@ -74,6 +74,7 @@ def test_passages_of_every_chunk_are_read_together(engine: FocusEngine, memory: 
     assert chunks_of(memory, messages[-1][1]) == set(range(memory.num_chunks))
     assert OVERVIEW_WISH in messages[-1][1]
     assert WISH not in messages[-1][1]
+    assert (answer.found, answer.confidence) == (None, None)  # no place tells it
 
 
 def test_a_short_document_is_read_as_a_whole(engine: FocusEngine, memory: Any) -> None:
