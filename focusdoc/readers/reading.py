@@ -107,16 +107,20 @@ class Read(Way):
         self, desk: Desk, question: str, found: Found, passages: list[Passage]
     ) -> Generator[TextPiece, None, Reply]:
         """Yield the answer's text; returns the reply that it is."""
+        steps: tuple[Reply, ...] = ()
         # A reader that cannot judge its drafts cannot choose between them, and a grammar wants all of an answer.
         if isinstance(self.reader, Judge) and desk.asked.settings.grammar is None:
             made = drafts(desk, question, found, passages)
             if not is_cut(desk, made[0]):
                 best = self.in_steps(desk, best_of(made))
-                desk.first, desk.decode = time.perf_counter(), 0.0
-                yield TextPiece(best.text)
-                return best
+                if not is_cut(desk, best):
+                    desk.first, desk.decode = time.perf_counter(), 0.0
+                    yield TextPiece(best.text)
+                    return best
+                question, found, passages, steps = best.question, best.found, list(best.passages), best.steps
         look = partial(self._look, desk.asked)
-        return (yield from desk.reply(question, found, passages, desk.asked.settings, look=look))
+        reply = yield from desk.reply(question, found, passages, desk.asked.settings, look=look)
+        return replace(reply, steps=steps)
 
     def in_steps(self, desk: Desk, reply: Reply) -> Reply:
         """`reply`, or the one to a question that names what the first one describes, where that is surer."""

@@ -102,3 +102,12 @@ def test_behind_a_sure_draft_no_other_is_made(engine: FocusEngine) -> None:
     reader = Judging({first.text: ("surely this", 30.0)})
     assert asked_with(engine, reader).text == "surely this"
     assert len(reader.asked) == 1
+
+
+def test_a_draft_that_is_taken_and_cut_off_is_written_to_its_end(engine: FocusEngine) -> None:
+    least = asked_with(engine, Judging({})).sources[-1]
+    long = " ".join(["word"] * (DRAFT_TOKENS + 20))
+    reader = Judging({least.text: (long, 20.0)})
+    answer = asked_with(engine, reader, max_new_tokens=100)
+    assert (answer.text, answer.finish_reason) == (long, "stop")
+    assert sum(least.text in messages[-1][1] for messages in reader.asked) == 2
