@@ -19,6 +19,9 @@ PROMISE = (0.0, 0.108, 1.143, 1.168, 1.654)
 WEIGHTS, BIAS = (0.532, 1.813, 0.014, 0.34, 0.886), 0.061
 #: An answer that is less likely than this, in nats, tells nothing more; long ones are.
 _UNLIKELY = -20.0
+#: Where replies are chosen from, an agreement above this tells nothing more; few reach it. So what a reply can reach at
+#: best is known before it is written.
+_SUREST = 2.5
 #: What takes the place of a signal that a reader does not tell: the middle of answered questions.
 _LIKELIHOOD, _AGREEMENT = -1.0, 0.0
 #: Below this confidence, the documents are held not to tell.
@@ -48,7 +51,9 @@ def signals(
 
 def promise_of(signals: Sequence[float]) -> float:
     """How much speaks for a reply against others."""
-    return sum(weight * value for weight, value in zip(PROMISE, signals, strict=True))
+    *others, agreement = signals
+    kept = (*others, min(agreement, _SUREST))
+    return sum(weight * value for weight, value in zip(PROMISE, kept, strict=True))
 
 
 def confidence_of(signals: Sequence[float]) -> float:

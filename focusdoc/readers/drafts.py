@@ -2,18 +2,20 @@
 
 A small reader that gets several passages at once mixes up their persons, places and numbers. So passages are read as
 the paper reads chunks: each by itself, and what comes of each stands beside the others. It costs no more than reading
-them together, since every passage is still read once.
+them together, since every passage is read once, and those that cannot yield a more promising reply are not read at all.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from focusdoc.readers.confidence import promise_of
 from focusdoc.readers.finding import Found
 from focusdoc.readers.passages import Passage
 from focusdoc.readers.reader import quietly
-from focusdoc.readers.replies import Desk, Reply
+from focusdoc.readers.replies import Desk, Reply, signals_for
 
 #: Tokens of a draft; a longer answer is written from all passages together.
 DRAFT_TOKENS = 32
@@ -22,10 +24,15 @@ SURE = 0.9
 
 
 def drafts(desk: Desk, question: str, found: Found, passages: Sequence[Passage]) -> list[Reply]:
-    """A reply from each passage, the best one first; no more are made behind one that is sure, cut off or cancelled."""
+    """A reply from each passage that may yield the best one; no more are made behind one that is sure, cut off or
+    cancelled.
+    """
     settings = replace(desk.asked.settings, max_new_tokens=min(DRAFT_TOKENS, desk.asked.settings.max_new_tokens))
     made: list[Reply] = []
     for passage in passages:
+        at_best = promise_of(signals_for(found, [passage], 0.0, math.inf))
+        if made and at_best <= max(each.promise for each in made):
+            continue
         made.append(quietly(desk.reply(question, found, [passage], settings)))
         last = made[-1]
         if last.confidence >= SURE or last.written.finish_reason == "cancelled" or is_cut(desk, made[0]):

@@ -49,10 +49,7 @@ class Reply:
     @property
     def signals(self) -> list[float]:
         """What speaks for it, in the order of `focusdoc.readers.confidence.SIGNALS`."""
-        inside = windows_in(self.found, self.passages)
-        words = self.found.words_peak * float(self.found.signals[inside, WORDS].max())
-        covered = sum(passage.score for passage in self.passages)
-        return signals(self.found.look_peak, words, covered, self.written.log_likelihood, self.agreement)
+        return signals_for(self.found, self.passages, self.written.log_likelihood, self.agreement)
 
     @property
     def sources(self) -> list[Passage]:
@@ -68,6 +65,15 @@ class Reply:
     def confidence(self) -> float:
         """The probability, 0 to 1, that the documents tell what was asked."""
         return confidence_of(self.signals)
+
+
+def signals_for(
+    found: Found, passages: Sequence[Passage], log_likelihood: float | None, agreement: float | None
+) -> list[float]:
+    """What speaks for a reply to `passages`, in the order of `focusdoc.readers.confidence.SIGNALS`."""
+    words = found.words_peak * float(found.signals[windows_in(found, passages), WORDS].max())
+    covered = sum(passage.score for passage in passages)
+    return signals(found.look_peak, words, covered, log_likelihood, agreement)
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from focusdoc import Document, FocusConfig, FocusEngine
-from focusdoc.readers import windows
+from focusdoc.readers import drafts, windows
 from focusdoc.readers.drafts import DRAFT_TOKENS
 from tiny_models import tiny_engine
 from told_reader import Judging, Told
@@ -102,6 +102,21 @@ def test_behind_a_sure_draft_no_other_is_made(engine: FocusEngine) -> None:
     reader = Judging({first.text: ("surely this", 30.0)})
     assert asked_with(engine, reader).text == "surely this"
     assert len(reader.asked) == 1
+
+
+def test_a_passage_whose_draft_could_not_win_is_not_read(engine: FocusEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drafts, "SURE", 2.0)  # so that no draft ends them
+    mill = "The crimson mill by the river was painted by nobody."
+    memory = engine.read(Document.from_text("\n\n".join([*HOUSES, mill])))
+
+    def read(agreement: float) -> list[str]:
+        """What the reader gets where it agrees with the mill's draft so much."""
+        reader = Judging({mill: ("nobody", agreement)})
+        engine.with_reader(reader).ask(memory, "painted mill", max_new_tokens=5)
+        return [messages[-1][1] for messages in reader.asked]
+
+    assert mill in read(0.0)[0]
+    assert len(read(0.0)) > len(read(2.0)) == 1
 
 
 def test_a_draft_that_is_taken_and_cut_off_is_written_to_its_end(engine: FocusEngine) -> None:
