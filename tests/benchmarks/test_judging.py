@@ -28,7 +28,7 @@ def test_of_every_two_paragraphs_one_is_left_out(tmp_path: Path) -> None:
 
 
 def draft(right: float, *signals: float) -> dict[str, Any]:
-    return {"right": right, "signals": [float(signal) for signal in signals]}
+    return {"right": right, "signals": [float(signal) for signal in (*signals, 1)]}
 
 
 def test_what_tells_right_drafts_from_wrong_ones_gets_weight() -> None:
