@@ -97,7 +97,7 @@ class FocusEngine(TokenEngine):
             raise AdapterError(
                 f"The model {known.name} in {cache_path()} is not the one that its adapter was trained for "
                 f"(fingerprint {base.fingerprint[:12]}); remove it, so that it is converted anew, and "
-                "take the versions of constraints.txt. adapter=None asks it without an adapter, in direct mode."
+                "take the versions of constraints.txt. adapter=None asks it without an adapter, by a look."
             )
         loaded = load_adapter(path) if path is not None else None
         return cls(
@@ -136,8 +136,10 @@ class FocusEngine(TokenEngine):
         with reading_progress(document.name) if progress is None else nullcontext(progress) as show:
             tokenized = self._tokenized(document)
             chunks = tuple(cut_chunks(tokenized, self.chunk_size, document))
-            blocks, encoded = self._read_tokens(tokenized.token_ids, self.store, show, document.name, on_plan)
-        return DocumentMemory(tuple(tokenized.token_ids), chunks, blocks, self.maker, document, tokenized, encoded)
+            base = self._reader_of(tokenized.token_ids)
+            blocks, encoded = self._read_tokens(base, tokenized.token_ids, self.store, show, document.name, on_plan)
+        maker = self._maker(base)
+        return DocumentMemory(tuple(tokenized.token_ids), chunks, blocks, maker, document, tokenized, encoded)
 
     def plan(self, document: Document | str | os.PathLike[str] | bytes) -> MemoryPlan:
         """What reading a document will take in bytes and seconds, and where its memory will be; reads nothing.
@@ -148,12 +150,12 @@ class FocusEngine(TokenEngine):
             DocumentError: it cannot be loaded or holds no text. ConfigError: the model has no tokenizer.
         """
         document = document if isinstance(document, Document) else load(document)
+        ids = self._tokenized(document).token_ids
         plan, _ = plan_reading(
             self.store,
-            self.base,
-            self._tokenized(document).token_ids,
+            self._reader_of(ids),
+            ids,
             self.chunk_size,
-            anchor=self.config.anchor,
             memory_dtype=self.config.memory_dtype,
             tail_tokens=self._tail_tokens,
             speed=self._speed,

@@ -5,22 +5,24 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 from focusdoc.attention import attention_kernel
-from focusdoc.config import FocusConfig, GenerationConfig
-from focusdoc.decoding.answering import Asked, Way
+from focusdoc.calibration import Heads, heads_of
+from focusdoc.config import FocusConfig, GenerationConfig, MemoryDtype
+from focusdoc.decoding.answering import Asked, OwnWay, Way
 from focusdoc.decoding.candidates import Candidates, Projections
-from focusdoc.decoding.direct import Direct
 from focusdoc.decoding.local_context import local_and_prompt
+from focusdoc.decoding.look import Look, layers_of
 from focusdoc.decoding.plain_answer import Plain
 from focusdoc.decoding.prompt import PromptStyle, question_prompt
 from focusdoc.decoding.quoting import Quoted
 from focusdoc.decoding.refreshed import Refreshed
 from focusdoc.errors import ConfigError, PromptTooLongError
 from focusdoc.memory.chunk_memory import DocumentMemory, MemoryBlock, check_maker
-from focusdoc.memory.library import open_store, read_through
+from focusdoc.memory.library import maker_key, open_store, read_through
 from focusdoc.memory.plan import QUESTION_TOKENS, MemoryPlan
 from focusdoc.memory.reading import Progress
 from focusdoc.memory.speed import ReadingSpeed
@@ -51,7 +53,6 @@ class EngineCore:
         config: the settings in force.
         kernel: the implementation of attention.
         store: where memories are kept on disk, or None.
-        finder: ranks the windows of documents, for a reader.
         reader: writes the answers from passages that the base model's candidates find; None for the base model itself.
     """
 
@@ -79,24 +80,21 @@ class EngineCore:
         self.config = config.with_defaults(
             chunk_size=self._default_chunk_size(adapter, config),
             candidate_positions=adapter.config.candidate_positions if adapter is not None else "sequential",
-            condensing="candidates" if adapter is not None or config.local_attention == "refresh" else "none",
+            condensing="candidates" if adapter is not None or config.local_attention == "refresh" else "look",
             quotes=adapter is not None and not untrained,
         )
-        if self.config.direct and config.condensing is None:
-            _log.warning(
-                "%s has no adapter: it answers in direct mode, which fades beyond its own context of %d tokens.",
-                base.name,
-                base.context_length,
-            )
-        anchored = f" and anchor {self.config.anchor}" if self.config.anchor else ""
-        if self.chunk_size + self.config.anchor >= base.context_length:
+        if self.chunk_size >= base.context_length:
             raise ConfigError(
-                f"chunk_size is {self.chunk_size}{anchored}, but {base.name} sees {base.context_length} tokens at once "
-                "and a chunk must leave room for the question; choose a smaller chunk_size."
+                f"chunk_size is {self.chunk_size}, but {base.name} sees {base.context_length} tokens at once and a "
+                "chunk must leave room for the question; choose a smaller chunk_size."
             )
+        for layer, head in config.heads or ():
+            if layer >= base.num_layers or head >= base.num_heads:
+                raise ConfigError(
+                    f"heads names head {head} of layer {layer}, but {base.name} has {base.num_heads} heads in each of "
+                    f"{base.num_layers} layers; both are counted from 0."
+                )
         self.kernel = attention_kernel(attention, base.device)
-        self.finder = Finder(known.retrieval_heads if (known := known_model(base.name)) else ())
-        self._speed = ReadingSpeed(base, self.chunk_size)
         self._projections = Projections(base, adapter)
 
     @property
@@ -104,12 +102,38 @@ class EngineCore:
         """Tokens of one chunk."""
         return self.config.chunk_size or 0
 
+    @cached_property
+    def heads(self) -> Heads:
+        """The base model's retrieval heads, (layer, head) pairs; for a look they are found where they are not known,
+        else there are none then.
+        """
+        known = known_model(self.base.name)
+        heads = self.config.heads or (known.retrieval_heads if known is not None else ())
+        return heads_of(self.base, self.kernel) if self.config.looks and not heads else heads
+
+    @cached_property
+    def finder(self) -> Finder:
+        """Ranks the windows of documents, for a reader."""
+        return Finder(self.heads)
+
+    @cached_property
+    def memory_base(self) -> BaseModel:
+        """What reads documents: the base model, of which a look needs the layers up to its highest head."""
+        return self.base.upto(layers_of(self.heads)) if self.config.looks else self.base
+
+    @cached_property
+    def _speed(self) -> ReadingSpeed:
+        return ReadingSpeed(self.memory_base, self.chunk_size)
+
     @property
     def maker(self) -> str:
-        """Names everything that shapes a memory: the weights, their dtype, and the chunk size."""
-        dtype = str(self.base.dtype).removeprefix("torch.")
-        anchored = f" behind an anchor of {self.config.anchor}" if self.config.anchor else ""
-        return f"{self.base.name} {self.base.fingerprint[:12]} {dtype}, chunks of {self.chunk_size}{anchored}"
+        """Names everything that shapes a memory: the weights, their dtype, the layers kept, and the chunk size."""
+        return self._maker(self.memory_base)
+
+    def _maker(self, base: BaseModel) -> str:
+        dtype = str(base.dtype).removeprefix("torch.")
+        layers = f", first {base.num_layers} layers" if base.is_part else ""
+        return f"{base.name} {base.fingerprint[:12]} {dtype}{layers}, chunks of {self.chunk_size}"
 
     @property
     def writer(self) -> BaseModel:
@@ -131,10 +155,10 @@ class EngineCore:
         return other
 
     @property
-    def own_way(self) -> Direct | Candidates:
+    def own_way(self) -> OwnWay[Any]:
         """How the base model answers by itself."""
-        if self.config.direct:
-            return Direct(self.base, self.config, self.kernel)
+        if self.config.looks:
+            return Look(self.base, self.config, self.kernel, self.heads)
         refreshed = self.config.local_attention == "refresh"
         kind = Refreshed if refreshed else Quoted if self.config.quote_tokens else Candidates
         return kind(self.base, self.config, self.kernel, self._projections)
@@ -176,7 +200,8 @@ class EngineCore:
         memories = list(memory) if isinstance(memory, Iterable) else [memory]
         if not memories or not all(isinstance(one, DocumentMemory) for one in memories):
             raise ConfigError("There is no memory to ask; pass what engine.read gave, one memory or a list of them.")
-        check_maker(memories, self.maker)
+        # A memory of all layers serves a look, which needs the lower ones.
+        check_maker(memories, self.maker, self._maker(self.base))
         return memories
 
     def _rendered(self, question: str, style: PromptStyle, quoted: str = "") -> list[int]:
@@ -197,8 +222,18 @@ class EngineCore:
             )
         return Asked(memories, *local_and_prompt(self.base, self.config, ids), settings, self._tokenizer, **more)
 
+    def _reader_of(self, ids: Sequence[int]) -> BaseModel:
+        """What reads a document: `memory_base`, but the whole model where the store has all layers of it already."""
+        base, store = self.memory_base, self.store
+        if store is not None and base.is_part:
+            kind: MemoryDtype = "model" if self.config.memory_dtype == "auto" else self.config.memory_dtype
+            if store.find(ids, self.chunk_size, maker_key(self.base, kind)).num_tokens == len(ids):
+                return self.base
+        return base
+
     def _read_tokens(
         self,
+        base: BaseModel,
         ids: Sequence[int],
         store: DocumentStore | None = None,
         progress: Progress | None = None,
@@ -207,14 +242,13 @@ class EngineCore:
     ) -> tuple[tuple[MemoryBlock, ...], int]:
         return read_through(
             store,
-            self.base,
+            base,
             ids,
             self.chunk_size,
             self.kernel,
             batch=self.config.read_batch,
             progress=progress,
             document=name,
-            anchor=self.config.anchor,
             memory_dtype=self.config.memory_dtype,
             tail_tokens=self._tail_tokens,
             speed=self._speed,

@@ -17,7 +17,7 @@ from focusdoc.documents.chunking import Chunk
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import EvaluationError
 from focusdoc.evaluation.engines import tokenizer_of
-from focusdoc.evaluation.recorders import CandidateRecorder, DirectRecorder
+from focusdoc.evaluation.recorders import CandidateRecorder
 from focusdoc.memory.chunk_memory import DocumentMemory
 
 
@@ -30,14 +30,12 @@ class Explanation:
         local_tokens: the local context as texts of single tokens, then the answer's but the last.
         answer_tokens: the answer's tokens as texts; one row of each matrix for each.
         candidates: float32 [answer tokens, chunks], attention from the newest local token to each chunk's
-            candidate, in direct mode to the chunk itself, in the chosen layer and head, or the mean over those that
-            were not chosen.
+            candidate, in the chosen layer and head, or the mean over those that were not chosen.
         local: float32 [answer tokens, local tokens], the same to the local tokens; 0 where a token came later.
         masses: float32 [answer tokens, chunks], the same over all layers and heads.
         chunks: the document's chunks.
         sources: the passages that the answer came from.
         layer, head: what was chosen, None for the mean over all.
-        direct: there are no candidates (direct mode).
     """
 
     document: Document
@@ -52,7 +50,6 @@ class Explanation:
     sources: Sequence[Source]
     layer: int | None
     head: int | None
-    direct: bool = False
 
     @property
     def chunk_shares(self) -> list[float]:
@@ -107,8 +104,8 @@ def explain(
     tokenizer = tokenizer_of(engine)
     with base.tokenizer_lock:
         local_ids, _ = local_and_prompt(base, engine.config, question_prompt(tokenizer, question))
-    kind = DirectRecorder if engine.config.direct else CandidateRecorder
-    recorder = kind(engine.kernel, base.num_layers, memory.num_chunks, layer, head)
+    engine.require_adapter()
+    recorder = CandidateRecorder(engine.kernel, base.num_layers, memory.num_chunks, layer, head)
     watched = copy(engine)
     watched.config = replace(engine.config, quote_tokens=0)  # what the answer owes to the candidates alone
     watched.kernel = recorder
@@ -133,5 +130,4 @@ def explain(
         sources=answer.sources,
         layer=layer,
         head=head,
-        direct=engine.config.direct,
     )

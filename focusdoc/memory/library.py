@@ -57,17 +57,16 @@ def open_store(store: DocumentStore | str | Path | None = "auto") -> DocumentSto
         return None
 
 
-def maker_key(base: BaseModel, anchor: int = 0, memory_dtype: MemoryDtype = "model") -> str:
+def maker_key(base: BaseModel, memory_dtype: MemoryDtype = "model") -> str:
     """Names everything besides the chunk size that shapes a chunk's KV, `READING_VERSION` for the code among it.
 
     The fingerprint covers weights and configuration (RoPE among it). The context length is not in it, since most
     models do not compute with it; some kinds of RoPE do.
     """
     dtype = str(base.dtype).removeprefix("torch.")
-    # An anchor is the document's own beginning, which the hashes of its tokens cover.
-    anchored = f" anchor {anchor}" if anchor else ""
+    layers = f" first {base.num_layers} layers" if base.is_part else ""
     kept = "" if memory_dtype == "model" else f" kept as {memory_dtype}"
-    return f"reading {READING_VERSION} {base.fingerprint} {dtype} context {base.context_length}{anchored}{kept}"
+    return f"reading {READING_VERSION} {base.fingerprint} {dtype} context {base.context_length}{layers}{kept}"
 
 
 def plan_reading(
@@ -76,7 +75,6 @@ def plan_reading(
     token_ids: Sequence[int],
     chunk_size: int,
     *,
-    anchor: int = 0,
     memory_dtype: MemoryDtype = "auto",
     tail_tokens: int = 0,
     speed: ReadingSpeed | None = None,
@@ -85,7 +83,6 @@ def plan_reading(
 
     Args:
         store: None plans a reading of everything, and never one to the disk.
-        anchor: see `read_through`.
         memory_dtype, tail_tokens: see `plan_memory`.
         speed: tells the seconds; without it they are 0.
     """
@@ -93,7 +90,7 @@ def plan_reading(
 
     def known(kind: BlockDtype) -> int:
         if store is not None:
-            found[kind] = store.find(token_ids, chunk_size, maker_key(base, anchor, kind))
+            found[kind] = store.find(token_ids, chunk_size, maker_key(base, kind))
         return found[kind].num_tokens if kind in found else 0
 
     on_cpu = base.device.type == "cpu"
@@ -124,7 +121,6 @@ def read_through(
     batch: int = 2,
     progress: Progress | None = None,
     document: str = "",
-    anchor: int = 0,
     memory_dtype: MemoryDtype = "auto",
     tail_tokens: int = 0,
     speed: ReadingSpeed | None = None,
@@ -137,7 +133,6 @@ def read_through(
         batch, progress: see `read_chunks`; known tokens count as read at once, and while another thread or process
             reads the same document nothing is.
         document: its name, for ``focusdoc store list``.
-        anchor: this many first tokens stand in front of every chunk while it is read.
         memory_dtype, tail_tokens: see `plan_memory`.
         speed: tells how long it will take, and learns how long it took.
         on_plan: is given the plan before anything is read; None for the log.
@@ -155,14 +150,13 @@ def read_through(
         if progress is not None:
             progress(done, total)
 
-    maker = maker_key(base, anchor, memory_dtype)
+    maker = maker_key(base, memory_dtype)
     with store.only_reader(token_ids, chunk_size, maker, lambda: tell(0)) if store is not None else nullcontext():
         plan, known = plan_reading(
             store,
             base,
             token_ids,
             chunk_size,
-            anchor=anchor,
             memory_dtype=memory_dtype,
             tail_tokens=tail_tokens,
             speed=speed,
@@ -184,7 +178,6 @@ def read_through(
                 kernel,
                 batch=batch,
                 progress=lambda done, _: tell(start + done),
-                anchor_ids=token_ids[:anchor],
                 memory_dtype=plan.memory_dtype,
                 ring=ring,
             )
@@ -193,7 +186,7 @@ def read_through(
             if speed is not None:
                 speed.measured(distinct_tokens(token_ids[plan.num_known :], chunk_size), time.perf_counter() - begun)
             if store is not None:
-                maker = maker_key(base, anchor, plan.memory_dtype)
+                maker = maker_key(base, plan.memory_dtype)
                 store.save(token_ids, blocks, chunk_size, maker, known=known, document=document, model=base.name)
 
         if plan.rung == "disk" and store is not None:
@@ -206,7 +199,6 @@ def read_through(
                     kernel,
                     batch=batch,
                     progress=tell,
-                    anchor_ids=token_ids[:anchor],
                     memory_dtype=plan.memory_dtype,
                 ) as mapped:
                     blocks = (*mapped.blocks, *read(mapped.num_tokens))

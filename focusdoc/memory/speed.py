@@ -29,7 +29,8 @@ class ReadingSpeed:
             size = ModelSize.of(base.config.to_dict(), base.name, str(base.dtype).removeprefix("torch."))
             chunk_size = min(self._chunk_size, CHUNK_TOKENS)
             # As short as can be: the reading that waits for it may be short too.
-            self._seconds = estimate_seconds_per_token(size, str(base.device), chunk_size=chunk_size, budget=0)
+            whole = estimate_seconds_per_token(size, str(base.device), chunk_size=chunk_size, budget=0)
+            self._seconds = whole * base.num_layers / size.num_layers
         return self._seconds
 
     def measured(self, num_tokens: int, seconds: float) -> None:

@@ -142,14 +142,16 @@ class TestPreparedCalls:
 
 class TestEngine:
     @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
-    @pytest.mark.parametrize("condensing", ["candidates", "none"])
+    @pytest.mark.parametrize("condensing", ["candidates", "look"])
     def test_decodes_to_the_same_logits(self, family: str, condensing: Any, calls: list[Any]) -> None:
         """Reading, prompt and steps of a whole engine, over chunks of which the last is ragged."""
         model = tiny_model(family, **({"sliding_window": 24} if family == "gemma3_text" else {}))
         ids = torch.randint(3, 96, (150,), generator=torch.Generator().manual_seed(0))
 
         def logits(kernel: Any) -> torch.Tensor:
-            config = FocusConfig(chunk_size=40, local_window=16, condensing=condensing, allow_untrained=True)
+            config = FocusConfig(
+                chunk_size=40, local_window=16, condensing=condensing, heads=((1, 2),), allow_untrained=True
+            )
             engine = FocusEngine(BaseModel(model), None, config)
             engine.kernel = kernel
             found = engine.generate(ids, max_new_tokens=4, return_logits=True, ignore_eos=True).logits

@@ -32,7 +32,7 @@ def measured(settings: Settings, contender: str, length: int, chunk_size: int = 
     return do(Request(**{"work": contender, "settings": settings, "case": case, **request}))
 
 
-@pytest.mark.parametrize("contender", ["focus", "int8", "direct"])
+@pytest.mark.parametrize("contender", ["focus", "int8", "look"])
 def test_a_memory_mode_is_read_asked_twice_stored_and_reopened(contender: str, settings: Settings, store: str) -> None:
     row = measured(settings, contender, 300, 64, store=store)
     assert (row["tokens"], row["chunks"]) == (300, 5)

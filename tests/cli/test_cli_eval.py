@@ -224,7 +224,7 @@ MISTAKES: dict[str, tuple[list[Any], list[str]]] = {
     "order": (["longbench", "--tasks", "qasper", "--order", "random"], ["--order is 'random'"]),
     "mode": (
         ["longbench", "--tasks", "qasper", "--mode", "best"],
-        ["mode 'best' is unknown", "focus, split, quoted, direct"],
+        ["mode 'best' is unknown", "focus, split, quoted, look"],
     ),
     "no mode": (["longbench", "--tasks", "qasper", "--mode", ","], ["is unknown; choose from focus"]),
     "shard": (["longbench", "--tasks", "qasper", "--shard", "5/4"], ["shard is '5/4'"]),
@@ -251,11 +251,11 @@ def test_files_and_generated_tasks_exclude_each_other(run: Run, data: Path, tmp_
     assert_one_sentence(run("eval", "infinitebench", *options), "--lengths is for generated tasks")
 
 
-def test_direct_mode_needs_no_adapter(run: Run, tiny_folder: Path, data: Path, tmp_path: Path) -> None:
-    options = ["--data", data, "--tasks", "qasper", "--mode", "direct", "--output", tmp_path / "out"]
+def test_a_look_needs_no_adapter(run: Run, tiny_folder: Path, data: Path, tmp_path: Path) -> None:
+    options = ["--data", data, "--tasks", "qasper", "--mode", "look", "--output", tmp_path / "out"]
     done = run("eval", "longbench", *options, "--model", tiny_folder, "--adapter", "none")
     assert done.exit_code == 0, done.stderr
-    assert not any("error" in row for row in rows_in(tmp_path / "out" / "direct"))
+    assert not any("error" in row for row in rows_in(tmp_path / "out" / "look"))
 
 
 def test_no_adapter_is_found_out_before_the_first_item(run: Run, tiny_folder: Path, data: Path, tmp_path: Path) -> None:
