@@ -1,9 +1,9 @@
 """Which heads of a model look where an answer stands: found on facts that are planted in a text.
 
 A head scores by how often the most that it takes anywhere in the text lies at the fact that was asked about (retrieval
-heads, arXiv 2404.15574; QRHead, 2506.09944). Half of the facts choose heads, a quarter tells how few layers do as well,
-and the last quarter how often the chosen heads together find a place. The result is kept in the cache, under the
-model's fingerprint.
+heads, arXiv 2404.15574; QRHead, 2506.09944). Half of the facts choose heads, a quarter tells how few layers do, and the
+last quarter how often the chosen heads together find a place. The result is kept in the cache, under the model's
+fingerprint.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
 from focusdoc.storage import atomic_write, cache_path
+from focusdoc.terminal import progress_bar
 from focusdoc.training.facts import number_fact, words_fact
 
 #: Counted up with every change of what is looked for, so that no kept result outlives it.
@@ -40,11 +41,13 @@ TOKENS, CHUNK_SIZE = 6144, 1024
 #: Facts that are asked about, at most; half of them numbers, half in words.
 CASES = 48
 #: Heads that are kept, at most.
-NUM_HEADS = 20
+NUM_HEADS = 16
 #: A head that finds a smaller share of what the best one finds tells nothing.
 _WORTH = 0.25
-#: So few layers are taken that they lose at most this share of what all of them find.
-_LOSS = 0.02
+#: So few layers are taken that the heads in them have this share of all places that the chosen heads find one by one,
+_KEPT = 0.6
+#: and together lose at most this share of what all of them find at once.
+_LOSS = 0.05
 #: Tokens from the answer within which a look has found it.
 _AWAY = 64
 #: Below this share of places among four, a model is warned of.
@@ -86,8 +89,8 @@ class Case:
     last: int
 
 
-def heads_of(base: BaseModel, kernel: AttentionKernel, progress: Callable[[int, int], None] | None = None) -> Heads:
-    """The retrieval heads of a model: those that are kept, else those that a calibration finds now.
+def heads_of(base: BaseModel, kernel: AttentionKernel) -> Heads:
+    """The retrieval heads of a model: those that are kept, else those that a calibration finds now, with a bar.
 
     Raises:
         CalibrationError: it cannot be calibrated. ConfigError: it has no tokenizer.
@@ -95,7 +98,8 @@ def heads_of(base: BaseModel, kernel: AttentionKernel, progress: Callable[[int, 
     found = kept(base)
     if found is None:
         _log.warning("%s is asked for the first time: looking for its retrieval heads.", base.name)
-        found = calibrate(base, kernel, progress=progress)
+        with progress_bar(f"Looking for the heads of {base.name}", "steps") as progress:
+            found = calibrate(base, kernel, progress=progress)
         keep(base, found)
     if found.among_four < ENOUGH:
         _log.warning("%s finds little by itself: %s; a model with an adapter finds more.", base.name, found)
@@ -116,16 +120,17 @@ def calibrate(
         progress: called with (steps done, steps in all).
 
     Raises:
-        CalibrationError: `text` is shorter than two chunks and the facts.
+        CalibrationError: `text` is too short.
     """
     tokenizer = base.tokenizer
     chunk_size = min(CHUNK_SIZE, base.context_length // 2)
+    num_tokens = min(TOKENS, 6 * chunk_size)
     with base.tokenizer_lock:
-        ids, cases = planted(tokenizer, text, min(TOKENS, 6 * chunk_size))
-    if len(ids) < 2 * chunk_size:
+        ids, cases = planted(tokenizer, text, num_tokens)
+    if len(ids) < (least := num_tokens * 3 // 4):
         raise CalibrationError(
-            f"The text has {len(ids)} tokens with the facts planted in it, and a calibration needs {2 * chunk_size}, "
-            "two chunks; give a longer one, or none."
+            f"The text has {len(ids)} tokens with the facts planted in it, and a calibration needs {least}; give a "
+            "longer one, or none."
         )
     tell = progress or (lambda done, total: None)
     tell(0, 1 + len(cases))
@@ -144,9 +149,13 @@ def calibrate(
         looks.append((case, taken))
         tell(1 + len(half) + len(looks), 1 + len(cases))
     tuning, judged = looks[::2], looks[1::2]
-    whole = _share(tuning, chosen, base.num_layers, 4)
+    found_by = {every[at]: float(hits[at]) for at in best}
+    whole, total = _share(tuning, chosen, base.num_layers, 1), sum(found_by.values())
     enough = next(
-        layers for layers in range(1, base.num_layers + 1) if _share(tuning, chosen, layers, 4) >= whole - _LOSS
+        layers
+        for layers in range(1, base.num_layers + 1)
+        if sum(found for (layer, _), found in found_by.items() if layer < layers) >= _KEPT * total
+        and _share(tuning, chosen, layers, 1) >= whole - _LOSS
     )
     heads = tuple(pair for pair in chosen if pair[0] < enough)
     first, four = (_share(judged, chosen, enough, most) for most in (1, 4))

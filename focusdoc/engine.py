@@ -33,7 +33,7 @@ from focusdoc.readers import Reader, open_reader
 from focusdoc.readers.finding import Found
 from focusdoc.readers.reader import Messages
 from focusdoc.storage import cache_path
-from focusdoc.terminal import reading_progress
+from focusdoc.terminal import progress_bar
 
 
 class FocusEngine(TokenEngine):
@@ -133,10 +133,11 @@ class FocusEngine(TokenEngine):
         """
         if not isinstance(document, Document):
             document = load(document)
-        with reading_progress(document.name) if progress is None else nullcontext(progress) as show:
-            tokenized = self._tokenized(document)
+        bar = progress_bar(f"Reading {document.name}", "tokens") if progress is None else nullcontext(progress)
+        tokenized = self._tokenized(document)
+        base = self._reader_of(tokenized.token_ids)
+        with bar as show:
             chunks = tuple(cut_chunks(tokenized, self.chunk_size, document))
-            base = self._reader_of(tokenized.token_ids)
             blocks, encoded = self._read_tokens(base, tokenized.token_ids, self.store, show, document.name, on_plan)
         maker = self._maker(base)
         return DocumentMemory(tuple(tokenized.token_ids), chunks, blocks, maker, document, tokenized, encoded)

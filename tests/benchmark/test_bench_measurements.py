@@ -39,8 +39,10 @@ def test_a_memory_mode_is_read_asked_twice_stored_and_reopened(contender: str, s
     assert row["kv_bytes_as_computed"] == 300 * 2 * 2 * 2 * 8 * 4  # keys and values, layers, KV heads, size, float32
     if contender == "int8":
         assert row["kv_bytes"] < row["kv_bytes_as_computed"] / 2
-    else:
+    elif contender == "focus":
         assert row["kv_bytes"] == row["kv_bytes_as_computed"]
+    else:  # of the layers up to the highest head
+        assert row["kv_bytes"] in (row["kv_bytes_as_computed"], row["kv_bytes_as_computed"] // 2)
     assert row["first_seconds"] > row["read_seconds"] > 0
     assert min(row["second_seconds"], row["token_seconds"], row["store_seconds"]) > 0
     assert row["peak_bytes"] >= 0
