@@ -73,10 +73,10 @@ class Calibration:
     cases: int
 
     def __str__(self) -> str:
-        """In one line, such as "16 heads up to layer 19 of 28 find ..."."""
+        """In one line, such as "16 heads in the first 19 layers find ..."."""
         return (
-            f"{len(self.heads)} heads up to layer {layers_of(self.heads)} find {self.first:.0%} of {self.cases} "
-            f"planted facts at once and {self.among_four:.0%} among four places"
+            f"{len(self.heads)} heads in the first {layers_of(self.heads)} layers find {self.first:.0%} of "
+            f"{self.cases} planted facts at once and {self.among_four:.0%} among four places"
         )
 
 

@@ -70,8 +70,13 @@ class Explanation:
 
 
 def check_layer_and_head(engine: FocusEngine, layer: int | None, head: int | None) -> None:
-    """Raise EvaluationError unless the model has such a layer and head; no document need be read to find out."""
+    """Raise EvaluationError unless there are candidates and such a layer and head; no document need be read for it."""
     base = engine.base
+    if engine.config.looks:
+        raise EvaluationError(
+            f"{base.name} has no adapter, and what is explained is the attention to candidates; pass an adapter. The "
+            "sources of an answer tell what its own heads looked at."
+        )
     for name, value, count in (("layer", layer, base.num_layers), ("head", head, base.num_heads)):
         if value is not None and not 0 <= value < count:
             raise EvaluationError(f"The {name} is {value}; {base.name} has {count}, from 0 to {count - 1}.")
@@ -93,7 +98,7 @@ def explain(
         layer, head: which attention to show, 0 for the first; None for the mean over all.
 
     Raises:
-        EvaluationError: there is no such layer or head, or the answer is empty.
+        EvaluationError: there are no candidates, there is no such layer or head, or the answer is empty.
         PromptTooLongError, AdapterError: as `FocusEngine.ask`.
     """
     base = engine.base
@@ -104,7 +109,6 @@ def explain(
     tokenizer = tokenizer_of(engine)
     with base.tokenizer_lock:
         local_ids, _ = local_and_prompt(base, engine.config, question_prompt(tokenizer, question))
-    engine.require_adapter()
     recorder = CandidateRecorder(engine.kernel, base.num_layers, memory.num_chunks, layer, head)
     watched = copy(engine)
     watched.config = replace(engine.config, quote_tokens=0)  # what the answer owes to the candidates alone

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from focusdoc import Document, FocusConfig, FocusEngine
-from focusdoc.errors import AdapterError, EvaluationError
+from focusdoc.errors import EvaluationError
 from focusdoc.evaluation.explain import Explanation, explain
 from focusdoc.evaluation.explain_page import explanation_page, explanation_png
 from focusdoc.memory.chunk_memory import DocumentMemory
@@ -57,7 +57,7 @@ def test_no_passage_is_quoted(engine: FocusEngine, asked: FocusEngine, explained
 
 def test_a_look_has_no_candidates_to_explain(engine: FocusEngine) -> None:
     looking = FocusEngine(engine.base, None, FocusConfig(chunk_size=64, heads=((0, 1),)))
-    with pytest.raises(AdapterError, match="no adapter"):
+    with pytest.raises(EvaluationError, match="no adapter"):
         explain(looking, looking.read(Document.from_text(TEXT)), QUESTION)
 
 
