@@ -1,8 +1,9 @@
 """How much speaks for a reply: against others to choose from, and against "the documents do not tell".
 
-Five signals, each of which knows a part: how much the candidates took from the place looked at most, how well the words
+Six signals, each of which knows a part: how much the candidates took from the place looked at most, how well the words
 of the reply's passages match the question's, how probable the finder holds these passages, how surely the reader wrote,
-and whether it says, asked once more, that they state this reply. benchmarks/judging.py learns what they count for.
+whether it says, asked once more, that they state this reply, and whether the reply has a word that the question does
+not have. benchmarks/judging.py learns what they count for.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import math
 from collections.abc import Sequence
 
 #: The names of the signals, in their order.
-SIGNALS = ("looked", "words", "covered", "likelihood", "agreement")
+SIGNALS = ("looked", "words", "covered", "likelihood", "agreement", "news")
 #: What each signal counts for where one reply is chosen from several: logits of a softmax over these. The first is the
 #: same for all of them.
-PROMISE = (0.0, 0.108, 1.143, 1.168, 1.654)
+PROMISE = (0.0, 0.108, 1.143, 1.168, 1.654, 3.0)
 #: What each signal counts for where it is told whether the documents tell, and the bias of their sum, which is a logit.
-WEIGHTS, BIAS = (0.532, 1.813, 0.014, 0.34, 0.886), 0.061
+WEIGHTS, BIAS = (0.532, 1.813, 0.014, 0.34, 0.886, 0.0), 0.061
 #: An answer that is less likely than this, in nats, tells nothing more; long ones are.
 _UNLIKELY = -20.0
 #: Where replies are chosen from, an agreement above this tells nothing more; few reach it. So what a reply can reach at
@@ -29,7 +30,12 @@ FOUND = 0.5
 
 
 def signals(
-    look_peak: float, words: float, covered: float, log_likelihood: float | None, agreement: float | None
+    look_peak: float,
+    words: float,
+    covered: float,
+    log_likelihood: float | None,
+    agreement: float | None,
+    tells_news: bool = True,
 ) -> list[float]:
     """The signals, in the order of `SIGNALS`.
 
@@ -39,6 +45,7 @@ def signals(
         covered: the probability that the finder gives the passages.
         log_likelihood: of the reply, in nats; None where the reader does not tell.
         agreement: the logarithm of the odds that the passages state the reply; None where the reader does not tell.
+        tells_news: the reply has a word that the question has not.
     """
     return [
         math.log(max(look_peak, 1e-12)),
@@ -46,13 +53,14 @@ def signals(
         math.log(max(covered, 1e-6)),
         _LIKELIHOOD if log_likelihood is None else max(log_likelihood, _UNLIKELY),
         _AGREEMENT if agreement is None else agreement,
+        float(tells_news),
     ]
 
 
 def promise_of(signals: Sequence[float]) -> float:
     """How much speaks for a reply against others."""
-    *others, agreement = signals
-    kept = (*others, min(agreement, _SUREST))
+    *others, agreement, news = signals
+    kept = (*others, min(agreement, _SUREST), news)
     return sum(weight * value for weight, value in zip(PROMISE, kept, strict=True))
 
 

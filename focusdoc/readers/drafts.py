@@ -14,7 +14,7 @@ from dataclasses import replace
 from focusdoc.readers.confidence import promise_of
 from focusdoc.readers.finding import Found
 from focusdoc.readers.passages import Passage
-from focusdoc.readers.reader import quietly
+from focusdoc.readers.reader import NEWS, WISH, quietly
 from focusdoc.readers.replies import Desk, Reply, signals_for
 
 #: Tokens of a draft; a longer answer is written from all passages together.
@@ -24,8 +24,8 @@ SURE = 0.9
 
 
 def drafts(desk: Desk, question: str, found: Found, passages: Sequence[Passage]) -> list[Reply]:
-    """A reply from each passage that may yield the best one; no more are made behind one that is sure, cut off or
-    cancelled.
+    """A reply from each passage that may yield the best one, and a second one where the first says the question again;
+    no more are made behind one that is sure, cut off or cancelled.
     """
     settings = replace(desk.asked.settings, max_new_tokens=min(DRAFT_TOKENS, desk.asked.settings.max_new_tokens))
     made: list[Reply] = []
@@ -33,9 +33,13 @@ def drafts(desk: Desk, question: str, found: Found, passages: Sequence[Passage])
         at_best = promise_of(signals_for(found, [passage], 0.0, math.inf))
         if made and at_best <= max(each.promise for each in made):
             continue
-        made.append(quietly(desk.reply(question, found, [passage], settings)))
-        last = made[-1]
-        if last.confidence >= SURE or last.written.finish_reason == "cancelled" or is_cut(desk, made[0]):
+        for wish in (WISH, NEWS):
+            last = quietly(desk.reply(question, found, [passage], settings, wish))
+            made.append(last)
+            ends = last.written.finish_reason == "cancelled" or is_cut(desk, made[0])
+            if last.tells_news or ends:
+                break
+        if ends or (last.tells_news and last.confidence >= SURE):
             break
     return made
 

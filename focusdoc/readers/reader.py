@@ -19,6 +19,8 @@ INSTRUCTION = (
 )
 #: What it is told behind the passages, right before the question: small readers keep to it better there.
 WISH = "Answer with a few words copied from the passages above."
+#: What it is told where it has said the question again.
+NEWS = "Answer with a few words copied from the passages above that the question does not have."
 #: What it is asked about an answer.
 DOUBT = "Do the passages above state this answer to the question? Reply Yes or No."
 #: Dashes of the line between passages, at least.

@@ -24,6 +24,7 @@ from focusdoc.readers.reader import (
     reading_prompt,
     relay,
 )
+from focusdoc.readers.windows import words_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,20 @@ class Reply:
     steps: tuple[Reply, ...] = ()
 
     @property
+    def tells_news(self) -> bool:
+        """Whether it has a word that the question has not; a small reader that finds no answer says the question again.
+
+        So does an answer to "Is it this or that?", and one without any word, such as "0", tells something too.
+        """
+        told, asked = words_of([self.text, self.question])
+        return not told or not set(told) <= set(asked)
+
+    @property
     def signals(self) -> list[float]:
         """What speaks for it, in the order of `focusdoc.readers.confidence.SIGNALS`."""
-        return signals_for(self.found, self.passages, self.written.log_likelihood, self.agreement)
+        return signals_for(
+            self.found, self.passages, self.written.log_likelihood, self.agreement, tells_news=self.tells_news
+        )
 
     @property
     def sources(self) -> list[Passage]:
@@ -68,12 +80,17 @@ class Reply:
 
 
 def signals_for(
-    found: Found, passages: Sequence[Passage], log_likelihood: float | None, agreement: float | None
+    found: Found,
+    passages: Sequence[Passage],
+    log_likelihood: float | None,
+    agreement: float | None,
+    *,
+    tells_news: bool = True,
 ) -> list[float]:
     """What speaks for a reply to `passages`, in the order of `focusdoc.readers.confidence.SIGNALS`."""
     words = found.words_peak * float(found.signals[windows_in(found, passages), WORDS].max())
     covered = sum(passage.score for passage in passages)
-    return signals(found.look_peak, words, covered, log_likelihood, agreement)
+    return signals(found.look_peak, words, covered, log_likelihood, agreement, tells_news)
 
 
 @dataclass(slots=True)

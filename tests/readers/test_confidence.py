@@ -48,6 +48,7 @@ def test_each_signal_makes_it_surer(better: dict[str, float]) -> None:
 @pytest.mark.parametrize("better", [{"covered": 0.9}, {"log_likelihood": -0.5}, {"agreement": 2.0}])
 def test_each_signal_of_its_own_makes_a_reply_more_promising(better: dict[str, float]) -> None:
     assert promise_of(signals(**BASE)) < promise_of(signals(**BASE | better))
+    assert promise_of(signals(**BASE, tells_news=False)) < promise_of(signals(**BASE))
 
 
 def test_what_a_reader_does_not_tell_counts_as_the_middle() -> None:
