@@ -45,8 +45,8 @@ class FocusConfig:
         heads: of a look, the model's (layer, head) pairs; ``None`` for those that `focusdoc calibrate` found.
         local_window: tokens the decoder sees in full. ``generate`` cuts longer inputs: their last
             ``local_window`` tokens stay local, the rest becomes chunks (paper, section 3.1).
-        chunk_size: tokens of one chunk; ``None`` takes the adapter's, else the model's context length less
-            the room for the dynamic prompt and the answer.
+        chunk_size: tokens of one chunk; ``None`` takes the adapter's, else 1,024, in which heads are calibrated, or
+            what the model's context length leaves beside the dynamic prompt and the answer.
         prompt_window: longest dynamic prompt in tokens: how much of the local context's tail runs behind
             every chunk.
         direct_threshold: inputs of ``generate`` shorter than this take the plain path, with no chunks;

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from focusdoc.attention import attention_kernel
-from focusdoc.calibration import Heads, heads_of
+from focusdoc.calibration import CHUNK_SIZE, Heads, heads_of
 from focusdoc.config import FocusConfig, GenerationConfig, MemoryDtype
 from focusdoc.decoding.answering import Asked, OwnWay, Way
 from focusdoc.decoding.candidates import Candidates, Projections
@@ -264,7 +264,7 @@ class EngineCore:
         if adapter is not None and adapter.config.chunk_size is not None:
             return adapter.config.chunk_size
         room = self.base.context_length - config.prompt_window - ANSWER_ROOM
-        return max(1, room if room > 0 else self.base.context_length // 2)
+        return max(1, min(CHUNK_SIZE, room if room > 0 else self.base.context_length // 2))
 
     @property
     def _tokenizer(self) -> Any:

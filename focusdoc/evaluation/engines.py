@@ -39,9 +39,14 @@ class ModeSettings:
     window: int = WINDOW
 
 
-def focus_engine(engine: FocusEngine, settings: ModeSettings, *, reader: Reader | None = None) -> FocusEngine:
-    """`engine` with the chunk size and local window of `settings`, and this reader."""
+def focus_engine(engine: FocusEngine, settings: ModeSettings) -> FocusEngine:
+    """`engine` with the chunk size and local window of `settings`; it must have candidates."""
     engine.require_adapter()
+    return asking_engine(engine, settings)
+
+
+def asking_engine(engine: FocusEngine, settings: ModeSettings, *, reader: Reader | None = None) -> FocusEngine:
+    """`engine` with the chunk size and local window of `settings`, and this reader; it finds as it would."""
     size = settings.chunk_size or engine.chunk_size
     config = replace(engine.config, chunk_size=size, local_window=settings.local_window)
     return FocusEngine(engine.base, engine.adapter, config, store=engine.store, reader=reader)

@@ -17,6 +17,7 @@ from focusdoc.decoding.prompt import quoted_before
 from focusdoc.engine import FocusEngine
 from focusdoc.evaluation.engines import (
     ModeSettings,
+    asking_engine,
     engine_facts,
     focus_engine,
     look_engine,
@@ -205,8 +206,8 @@ def make_mode(name: str, engine: FocusEngine, settings: ModeSettings) -> Mode:
         "streaming": lambda: StreamingMode(engine, settings),
         "split": lambda: SplitMode(focus_engine(engine, settings), settings, bare=False),
         "paper": lambda: SplitMode(paper_engine(engine, settings), settings, bare=True),
-        "ask": lambda: AskMode(focus_engine(engine, settings)),
-        "read": lambda: AskMode(focus_engine(engine, settings, reader=needed_reader(engine, name))),
+        "ask": lambda: AskMode(asking_engine(engine, settings)),
+        "read": lambda: AskMode(asking_engine(engine, settings, reader=needed_reader(engine, name))),
         "place": lambda: PlaceMode(needed_reader(engine, name)),
         **dict.fromkeys(FINDERS, lambda: RetrievalMode(FINDERS[name](), needed_reader(engine, name), settings)),
     }

@@ -144,6 +144,19 @@ CATALOGUE = (
         ),
         few_row_bytes=476_167_296,
         chunk_size=1024,
+        # By `focusdoc calibrate`, 2026-11-29.
+        retrieval_heads=(
+            (3, 0),
+            (7, 8),
+            (9, 8),
+            (9, 10),
+            (9, 13),
+            (11, 9),
+            (11, 12),
+            (13, 0),
+            (13, 2),
+            (13, 13),
+        ),
     ),
     CatalogueModel(
         name="Qwen2.5-Coder-1.5B-Instruct",

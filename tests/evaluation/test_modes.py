@@ -65,7 +65,7 @@ class TestEveryMode:
         with pytest.raises(ConfigError, match="'best' is unknown; choose from focus, split, quoted, look, full"):
             make_mode("best", engine, ModeSettings())
 
-    @pytest.mark.parametrize("name", ["focus", "split", "quoted", "paper", "ask"])
+    @pytest.mark.parametrize("name", ["focus", "split", "quoted", "paper"])
     def test_ours_needs_an_adapter(self, engine: FocusEngine, name: str) -> None:
         with pytest.raises(AdapterError, match="no adapter"):
             make_mode(name, FocusEngine(engine.base, None), ModeSettings())
@@ -78,6 +78,7 @@ class TestEveryMode:
         assert mode.describe()["adapter"] is None
         found = mode.answer(ITEM)
         assert found.num_chunks > 1
+        assert make_mode("ask", bare, settings).answer(ITEM).num_chunks == found.num_chunks
         # With an adapter at hand it is left aside.
         assert make_mode("look", engine, settings).answer(ITEM).prediction == found.prediction
 
