@@ -93,7 +93,7 @@ def heads_of(base: BaseModel, kernel: AttentionKernel) -> Heads:
     """The retrieval heads of a model: those that are kept, else those that a calibration finds now, with a bar.
 
     Raises:
-        CalibrationError: it cannot be calibrated. ConfigError: it has no tokenizer.
+        CalibrationError: it cannot be calibrated.
     """
     found = kept(base)
     if found is None:
@@ -120,9 +120,14 @@ def calibrate(
         progress: called with (steps done, steps in all).
 
     Raises:
-        CalibrationError: `text` is too short.
+        CalibrationError: `text` is too short, or the model has no tokenizer.
     """
     tokenizer = base.tokenizer
+    if tokenizer is None:
+        raise CalibrationError(
+            f"{base.name} came without a tokenizer, and its heads are looked for with words; pass tokenizer=, or name "
+            "them in FocusConfig(heads=...)."
+        )
     chunk_size = min(CHUNK_SIZE, base.context_length // 2)
     num_tokens = min(TOKENS, 6 * chunk_size)
     with base.tokenizer_lock:

@@ -101,6 +101,11 @@ class TestCalibrating:
         steps = 1 + len(planted(base.tokenizer, None, 6 * 256)[1])
         assert told == [(step, steps) for step in range(1 + steps)]
 
+    def test_a_model_without_a_tokenizer(self) -> None:
+        engine = FocusEngine(BaseModel(tiny_model()), None, FocusConfig(chunk_size=16, local_window=9))
+        with pytest.raises(CalibrationError, match="without a tokenizer"):
+            engine.generate(list(range(3, 60)), max_new_tokens=1)
+
     def test_a_text_that_is_too_short(self, base: BaseModel) -> None:
         with pytest.raises(CalibrationError, match="tokens with the facts planted in it, and a calibration needs 1152"):
             calibrate(base, attention_kernel("auto"), text="Short.")

@@ -11,7 +11,6 @@ import typer
 
 from focusdoc.cli import options
 from focusdoc.cli.display import errors, output
-from focusdoc.errors import ConfigError
 
 
 def calibrate(
@@ -39,10 +38,6 @@ def calibrate(
 
         soil = None if text is None else load(text).text
         base = load_base(model, device=device, dtype=dtype)
-        if base.tokenizer is None:
-            raise ConfigError(
-                f"{base.name} came without a tokenizer, and facts are planted as words; put it beside it."
-            )
 
         def tell(done: int, steps: int) -> None:
             if errors.is_terminal:

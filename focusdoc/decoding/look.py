@@ -27,6 +27,9 @@ from focusdoc.errors import PromptTooLongError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.modeling.base import BaseModel
 
+#: Attention weights of followed heads that a layer holds at once, which bounds its memory: 64 MB in float32.
+MAX_WEIGHTS = 1 << 24
+
 
 def layers_of(heads: Sequence[tuple[int, int]]) -> int:
     """How many layers, from the first one on, a look by these (layer, head) pairs runs through."""
@@ -106,7 +109,7 @@ class LookDecoder:
         """See `AnswerDecoder.look`; the local context has no part in it."""
         rows = replace(question, heads=self._heads)
         lower = self.base.upto(layers_of(self._heads))
-        pieces = self._pieces(len(prompt_ids))
+        pieces = self._pieces(len(prompt_ids), rows)
         self._taken = [taken for block in pieces for taken in self._pass(lower, block, prompt_ids, rows)]
         self._most = torch.stack([taken.amax(dim=1) for taken in self._taken]).amax(dim=0).clamp_min(1e-30)
         self.candidate_mass = torch.stack([self._together(taken).max() for taken in self._taken])
@@ -120,9 +123,12 @@ class LookDecoder:
         lower.run_for_keys(fed, places.expand(block.num_chunks, -1), layout)
         yield from torch.cat(layout.taken, dim=1).cpu()
 
-    def _pieces(self, prompt_len: int) -> Iterator[MemoryBlock]:
-        size = self._chunk_batch or max(1, MAX_ROWS // prompt_len)
+    def _pieces(self, prompt_len: int, rows: QuestionRows) -> Iterator[MemoryBlock]:
+        """The chunks of one pass after another."""
+        followed = max(len(rows.heads_of(layer)) for layer, _ in rows.heads) * (rows.last - rows.first)
         for block in self._blocks:
+            bearable = min(MAX_ROWS // prompt_len, MAX_WEIGHTS // (followed * block.chunk_len))
+            size = self._chunk_batch or max(1, bearable)
             for start in range(0, block.num_chunks, size):
                 yield block.chunks(start, start + size)
 
