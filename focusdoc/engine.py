@@ -133,10 +133,11 @@ class FocusEngine(TokenEngine):
         """
         if not isinstance(document, Document):
             document = load(document)
+        _ = self.memory_base  # a model that is new shows a bar of its own first
         bar = progress_bar(f"Reading {document.name}", "tokens") if progress is None else nullcontext(progress)
-        tokenized = self._tokenized(document)
-        base = self._reader_of(tokenized.token_ids)
         with bar as show:
+            tokenized = self._tokenized(document)
+            base = self._reader_of(tokenized.token_ids)
             chunks = tuple(cut_chunks(tokenized, self.chunk_size, document))
             blocks, encoded = self._read_tokens(base, tokenized.token_ids, self.store, show, document.name, on_plan)
         maker = self._maker(base)

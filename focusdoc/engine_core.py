@@ -158,7 +158,7 @@ class EngineCore:
     def own_way(self) -> OwnWay[Any]:
         """How the base model answers by itself."""
         if self.config.looks:
-            return Look(self.base, self.config, self.kernel, self.heads)
+            return Look(self.base, self.config, self.kernel, lambda: self.heads)
         refreshed = self.config.local_attention == "refresh"
         kind = Refreshed if refreshed else Quoted if self.config.quote_tokens else Candidates
         return kind(self.base, self.config, self.kernel, self._projections)

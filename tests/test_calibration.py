@@ -181,6 +181,11 @@ class TestEngines:
         assert len(calls) == 1
         assert caplog.text.count("looking for its retrieval heads") == 1
 
+    def test_without_chunks_need_none(self, base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(calibration, "calibrate", None)
+        engine = FocusEngine(base, None, FocusConfig(chunk_size=64))
+        assert len(engine.generate([5, 6, 7], max_new_tokens=2, ignore_eos=True).token_ids) == 2
+
     def test_with_candidates_need_none(self, base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(calibration, "calibrate", None)
         untrained = FocusEngine(base, None, FocusConfig(chunk_size=64, allow_untrained=True))

@@ -8,7 +8,7 @@ compete, and the heads are added up. No layer above the highest of them is run f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -159,20 +159,25 @@ class Look(Quoting[LookDecoder]):
     """Answers from passages that the base model's own heads looked at.
 
     Args:
-        heads: (layer, head) pairs.
+        heads: tells the (layer, head) pairs; asked only where there are chunks to look into.
     """
 
     in_front_of = "No candidates", "lower max_new_tokens"
 
     def __init__(
-        self, base: BaseModel, config: FocusConfig, kernel: AttentionKernel, heads: Sequence[tuple[int, int]]
+        self,
+        base: BaseModel,
+        config: FocusConfig,
+        kernel: AttentionKernel,
+        heads: Callable[[], Sequence[tuple[int, int]]],
     ) -> None:
         super().__init__(base, config, kernel)
         self.heads = heads
 
     def decoder(self, blocks: Sequence[MemoryBlock], max_new_tokens: int) -> LookDecoder:
         """See `OwnWay.decoder`."""
-        return LookDecoder(self.base, blocks, kernel=self.kernel, heads=self.heads, chunk_batch=self.config.chunk_batch)
+        batch = self.config.chunk_batch
+        return LookDecoder(self.base, blocks, kernel=self.kernel, heads=self.heads(), chunk_batch=batch)
 
     def num_in_front(self, num_chunks: int) -> int:
         """See `OwnWay.num_in_front`: passages take the room of the local context."""
