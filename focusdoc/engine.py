@@ -22,7 +22,6 @@ from focusdoc.documents.chunking import TokenizedText
 from focusdoc.engine_tokens import TokenEngine
 from focusdoc.errors import AdapterError, ConfigError
 from focusdoc.memory.chunk_memory import DocumentMemory
-from focusdoc.memory.library import plan_reading
 from focusdoc.memory.plan import MemoryPlan
 from focusdoc.memory.reading import Progress
 from focusdoc.memory.store import DocumentStore
@@ -133,15 +132,14 @@ class FocusEngine(TokenEngine):
         """
         if not isinstance(document, Document):
             document = load(document)
-        _ = self.memory_base  # a model that is new shows a bar of its own first
+        _ = self.documents  # a model that is new shows a bar of its own first
         bar = progress_bar(f"Reading {document.name}", "tokens") if progress is None else nullcontext(progress)
         with bar as show:
             tokenized = self._tokenized(document)
-            base = self._reader_of(tokenized.token_ids)
             chunks = tuple(cut_chunks(tokenized, self.chunk_size, document))
-            blocks, encoded = self._read_tokens(base, tokenized.token_ids, self.store, show, document.name, on_plan)
-        maker = self._maker(base)
-        return DocumentMemory(tuple(tokenized.token_ids), chunks, blocks, maker, document, tokenized, encoded)
+            reader = self._documents_for(tokenized.token_ids)
+            blocks, encoded = reader.read(tokenized.token_ids, progress=show, document=document.name, on_plan=on_plan)
+        return DocumentMemory(tuple(tokenized.token_ids), chunks, blocks, reader.maker, document, tokenized, encoded)
 
     def plan(self, document: Document | str | os.PathLike[str] | bytes) -> MemoryPlan:
         """What reading a document will take in bytes and seconds, and where its memory will be; reads nothing.
@@ -153,16 +151,7 @@ class FocusEngine(TokenEngine):
         """
         document = document if isinstance(document, Document) else load(document)
         ids = self._tokenized(document).token_ids
-        plan, _ = plan_reading(
-            self.store,
-            self._reader_of(ids),
-            ids,
-            self.chunk_size,
-            memory_dtype=self.config.memory_dtype,
-            tail_tokens=self._tail_tokens,
-            speed=self._speed,
-        )
-        return plan
+        return self._documents_for(ids).plan(ids)
 
     def _tokenized(self, document: Document) -> TokenizedText:
         """The tokens that are read of a document."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 from focusdoc.attention import attention_kernel
 from focusdoc.calibration import CHUNK_SIZE, Heads, heads_of
-from focusdoc.config import FocusConfig, GenerationConfig, MemoryDtype
+from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.decoding.answering import Asked, OwnWay, Way
 from focusdoc.decoding.candidates import Candidates, Projections
 from focusdoc.decoding.local_context import local_and_prompt
@@ -21,11 +21,9 @@ from focusdoc.decoding.prompt import PromptStyle, question_prompt
 from focusdoc.decoding.quoting import Quoted
 from focusdoc.decoding.refreshed import Refreshed
 from focusdoc.errors import ConfigError, PromptTooLongError
-from focusdoc.memory.chunk_memory import DocumentMemory, MemoryBlock, check_maker
-from focusdoc.memory.library import maker_key, open_store, read_through
-from focusdoc.memory.plan import QUESTION_TOKENS, MemoryPlan
-from focusdoc.memory.reading import Progress
-from focusdoc.memory.speed import ReadingSpeed
+from focusdoc.memory.chunk_memory import DocumentMemory, check_maker
+from focusdoc.memory.library import DocumentReader, open_store
+from focusdoc.memory.plan import QUESTION_TOKENS
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.adapter import Adapter, check_adapter, untrained_adapter
 from focusdoc.modeling.base import BaseModel
@@ -117,23 +115,37 @@ class EngineCore:
         return Finder(self.heads)
 
     @cached_property
-    def memory_base(self) -> BaseModel:
-        """What reads documents: the base model, of which a look needs the layers up to its highest head."""
-        return self.base.upto(layers_of(self.heads)) if self.config.looks else self.base
+    def documents(self) -> DocumentReader:
+        """Reads documents: with the base model, of which a look needs the layers up to its highest head."""
+        base = self.base.upto(layers_of(self.heads)) if self.config.looks else self.base
+        return self._document_reader(base, self.store)
 
-    @cached_property
-    def _speed(self) -> ReadingSpeed:
-        return ReadingSpeed(self.memory_base, self.chunk_size)
+    def _document_reader(self, base: BaseModel, store: DocumentStore | None) -> DocumentReader:
+        return DocumentReader(
+            base,
+            self.chunk_size,
+            self.kernel,
+            store=store,
+            batch=self.config.read_batch,
+            memory_dtype=self.config.memory_dtype,
+            # Of a usual question and answer.
+            tail_tokens=self.own_way.num_behind(QUESTION_TOKENS, GenerationConfig.max_new_tokens),
+        )
 
     @property
     def maker(self) -> str:
         """Names everything that shapes a memory: the weights, their dtype, the layers kept, and the chunk size."""
-        return self._maker(self.memory_base)
+        return self.documents.maker
 
-    def _maker(self, base: BaseModel) -> str:
-        dtype = str(base.dtype).removeprefix("torch.")
-        layers = f", first {base.num_layers} layers" if base.is_part else ""
-        return f"{base.name} {base.fingerprint[:12]} {dtype}{layers}, chunks of {self.chunk_size}"
+    @cached_property
+    def _whole_documents(self) -> DocumentReader:
+        """As `documents`, but with all layers of the base model."""
+        return self._document_reader(self.base, self.store) if self.documents.base.is_part else self.documents
+
+    def _documents_for(self, ids: Sequence[int]) -> DocumentReader:
+        """What reads a document: where the store has all layers of it already, they serve a look too."""
+        whole = self._whole_documents
+        return whole if whole is not self.documents and whole.knows(ids) else self.documents
 
     @property
     def writer(self) -> BaseModel:
@@ -201,7 +213,7 @@ class EngineCore:
         if not memories or not all(isinstance(one, DocumentMemory) for one in memories):
             raise ConfigError("There is no memory to ask; pass what engine.read gave, one memory or a list of them.")
         # A memory of all layers serves a look, which needs the lower ones.
-        check_maker(memories, self.maker, self._maker(self.base))
+        check_maker(memories, self.maker, self._whole_documents.maker)
         return memories
 
     def _rendered(self, question: str, style: PromptStyle, quoted: str = "") -> list[int]:
@@ -221,44 +233,6 @@ class EngineCore:
                 f"{self.config.local_window}; shorten it, or raise local_window."
             )
         return Asked(memories, *local_and_prompt(self.base, self.config, ids), settings, self._tokenizer, **more)
-
-    def _reader_of(self, ids: Sequence[int]) -> BaseModel:
-        """What reads a document: `memory_base`, but the whole model where the store has all layers of it already."""
-        base, store = self.memory_base, self.store
-        if store is not None and base.is_part:
-            kind: MemoryDtype = "model" if self.config.memory_dtype == "auto" else self.config.memory_dtype
-            if store.find(ids, self.chunk_size, maker_key(self.base, kind)).num_tokens == len(ids):
-                return self.base
-        return base
-
-    def _read_tokens(
-        self,
-        base: BaseModel,
-        ids: Sequence[int],
-        store: DocumentStore | None = None,
-        progress: Progress | None = None,
-        name: str = "",
-        on_plan: Callable[[MemoryPlan], None] | None = None,
-    ) -> tuple[tuple[MemoryBlock, ...], int]:
-        return read_through(
-            store,
-            base,
-            ids,
-            self.chunk_size,
-            self.kernel,
-            batch=self.config.read_batch,
-            progress=progress,
-            document=name,
-            memory_dtype=self.config.memory_dtype,
-            tail_tokens=self._tail_tokens,
-            speed=self._speed,
-            on_plan=on_plan,
-        )
-
-    @property
-    def _tail_tokens(self) -> int:
-        """Tokens that a plan keeps room for behind every chunk: a usual question and answer."""
-        return self.own_way.num_behind(QUESTION_TOKENS, GenerationConfig.max_new_tokens)
 
     def _default_chunk_size(self, adapter: Adapter | None, config: FocusConfig) -> int:
         if adapter is not None and adapter.config.chunk_size is not None:

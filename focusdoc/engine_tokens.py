@@ -65,7 +65,8 @@ class TokenEngine(EngineCore):
             way.check_ready()
             local_ids, prompt_ids = local_and_prompt(self.base, self.config, ids[split:])
             way.check_room([split], len(local_ids), settings)
-            over = way.decoder(self._read_tokens(self.memory_base, ids[:split])[0], settings.max_new_tokens)
+            blocks, _ = self._document_reader(self.documents.base, None).read(ids[:split])
+            over = way.decoder(blocks, settings.max_new_tokens)
             logits = way.start_behind(over, ids[:split], local_ids, prompt_ids, settings.max_new_tokens)
             usage = Usage(split, over.num_chunks, len(local_ids), 0, split)
             decoder = over
