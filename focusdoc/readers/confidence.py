@@ -15,16 +15,16 @@ from collections.abc import Sequence
 SIGNALS = ("looked", "words", "covered", "likelihood", "agreement", "news")
 #: What each signal counts for where one reply is chosen from several: logits of a softmax over these. The first is the
 #: same for all of them.
-PROMISE = (0.0, 0.108, 1.143, 1.168, 1.654, 3.0)
+PROMISE = (0.0, 0.108, 1.143, 1.8, 1.654, 3.0)
 #: What each signal counts for where it is told whether the documents tell, and the bias of their sum, which is a logit.
-WEIGHTS, BIAS = (0.532, 1.813, 0.014, 0.34, 0.886, 0.0), 0.061
-#: An answer that is less likely than this, in nats, tells nothing more; long ones are.
-_UNLIKELY = -20.0
+WEIGHTS, BIAS = (0.523, 1.879, 0.0, 1.396, 0.854, 0.0), 0.325
+#: An answer that is less likely than this tells nothing more.
+_UNLIKELY = -8.0
 #: Where replies are chosen from, an agreement above this tells nothing more; few reach it. So what a reply can reach at
 #: best is known before it is written.
 _SUREST = 2.5
 #: What takes the place of a signal that a reader does not tell: the middle of answered questions.
-_LIKELIHOOD, _AGREEMENT = -1.0, 0.0
+_LIKELIHOOD, _AGREEMENT = -0.5, 0.0
 #: Below this confidence, the documents are held not to tell.
 FOUND = 0.5
 
@@ -33,7 +33,7 @@ def signals(
     look_peak: float,
     words: float,
     covered: float,
-    log_likelihood: float | None,
+    likelihood: float | None,
     agreement: float | None,
     tells_news: bool = True,
 ) -> list[float]:
@@ -43,7 +43,7 @@ def signals(
         look_peak: what the candidates looked at most got.
         words: BM25's score of the passages' best window for each word of the question.
         covered: the probability that the finder gives the passages.
-        log_likelihood: of the reply, in nats; None where the reader does not tell.
+        likelihood: of the reply, as `Written.likelihood` has it; None where the reader does not tell.
         agreement: the logarithm of the odds that the passages state the reply; None where the reader does not tell.
         tells_news: the reply has a word that the question has not.
     """
@@ -51,7 +51,7 @@ def signals(
         math.log(max(look_peak, 1e-12)),
         words,
         math.log(max(covered, 1e-6)),
-        _LIKELIHOOD if log_likelihood is None else max(log_likelihood, _UNLIKELY),
+        _LIKELIHOOD if likelihood is None else max(likelihood, _UNLIKELY),
         _AGREEMENT if agreement is None else agreement,
         float(tells_news),
     ]

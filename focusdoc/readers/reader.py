@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,15 @@ class Written:
     first_token: float
     decode: float
     log_likelihood: float | None = None
+
+    @property
+    def likelihood(self) -> float | None:
+        """The log-likelihood over the square root of the number of tokens and the end behind them.
+
+        The sum alone is lower for every token more, whatever it says, so that short answers would always look surer;
+        the mean alone has long ones look surer than they are.
+        """
+        return None if self.log_likelihood is None else self.log_likelihood / math.sqrt(self.completion_tokens + 1)
 
 
 @runtime_checkable

@@ -60,7 +60,7 @@ class Reply:
     def signals(self) -> list[float]:
         """What speaks for it, in the order of `focusdoc.readers.confidence.SIGNALS`."""
         return signals_for(
-            self.found, self.passages, self.written.log_likelihood, self.agreement, tells_news=self.tells_news
+            self.found, self.passages, self.written.likelihood, self.agreement, tells_news=self.tells_news
         )
 
     @property
@@ -82,7 +82,7 @@ class Reply:
 def signals_for(
     found: Found,
     passages: Sequence[Passage],
-    log_likelihood: float | None,
+    likelihood: float | None,
     agreement: float | None,
     *,
     tells_news: bool = True,
@@ -90,7 +90,7 @@ def signals_for(
     """What speaks for a reply to `passages`, in the order of `focusdoc.readers.confidence.SIGNALS`."""
     words = found.words_peak * float(found.signals[windows_in(found, passages), WORDS].max())
     covered = sum(passage.score for passage in passages)
-    return signals(found.look_peak, words, covered, log_likelihood, agreement, tells_news)
+    return signals(found.look_peak, words, covered, likelihood, agreement, tells_news)
 
 
 @dataclass(slots=True)

@@ -37,18 +37,25 @@ class Judging(Told):
         return self.agreement
 
 
-BASE = {"look_peak": 0.1, "words": 1.0, "covered": 0.5, "log_likelihood": -2.0, "agreement": 0.5}
+BASE = {"look_peak": 0.1, "words": 1.0, "covered": 0.5, "likelihood": -2.0, "agreement": 0.5}
 
 
-@pytest.mark.parametrize("better", [{"look_peak": 0.4}, {"words": 2.0}, {"log_likelihood": -0.5}, {"agreement": 2.0}])
+@pytest.mark.parametrize("better", [{"look_peak": 0.4}, {"words": 2.0}, {"likelihood": -0.5}, {"agreement": 2.0}])
 def test_each_signal_makes_it_surer(better: dict[str, float]) -> None:
     assert 0 < confidence_of(signals(**BASE)) < confidence_of(signals(**BASE | better)) < 1
 
 
-@pytest.mark.parametrize("better", [{"covered": 0.9}, {"log_likelihood": -0.5}, {"agreement": 2.0}])
+@pytest.mark.parametrize("better", [{"covered": 0.9}, {"likelihood": -0.5}, {"agreement": 2.0}])
 def test_each_signal_of_its_own_makes_a_reply_more_promising(better: dict[str, float]) -> None:
     assert promise_of(signals(**BASE)) < promise_of(signals(**BASE | better))
     assert promise_of(signals(**BASE, tells_news=False)) < promise_of(signals(**BASE))
+
+
+def test_a_long_reply_is_not_doubted_for_its_length_alone() -> None:
+    """Four times as many tokens, each as likely, count twice, not four times."""
+    short, long = Written("stop", 7, 3, 0.5, 0.25, -1.0), Written("stop", 7, 15, 0.5, 0.25, -4.0)
+    assert (short.likelihood, long.likelihood) == (-0.5, -1.0)
+    assert Written("stop", 7, 3, 0.5, 0.25).likelihood is None
 
 
 def test_what_a_reader_does_not_tell_counts_as_the_middle() -> None:
