@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LocalAttention = Literal["incremental", "refresh"]
-Condensing = Literal["candidates", "none"]
+Condensing = Literal["candidates", "look"]
 #: "all", "auto", or how many.
 ActiveChunks = Literal["all", "auto"] | int
 CandidatePositions = Literal["sequential", "shared"]
@@ -39,15 +39,14 @@ class FocusConfig:
         local_attention: ``"incremental"`` keeps the local KV and gives candidates to the newest token only
             (the default, what our adapters are trained for); ``"refresh"`` re-encodes the local context at every
             step with the candidates in front of all of it, as the paper's authors do.
-        condensing: ``"candidates"`` makes one candidate of every chunk, which takes an adapter; ``"none"`` is direct
-            mode: local tokens attend to the chunks' own KV, training-free, near the model's own length; ``None``
-            takes candidates where there is an adapter, else direct mode.
-        anchor: in direct mode, the first tokens of the document that are put in front of every chunk while it is
-            read, so that no chunk begins with an attention sink of its own (Star Attention, arXiv 2411.17116).
+        condensing: ``"candidates"`` makes one candidate of every chunk, which takes an adapter; ``"look"`` needs no
+            training: the model's own retrieval heads find passages, which it reads with its own attention; ``None``
+            takes candidates where there is an adapter, else looks.
+        heads: of a look, the model's (layer, head) pairs; ``None`` for those that `focusdoc calibrate` found.
         local_window: tokens the decoder sees in full. ``generate`` cuts longer inputs: their last
             ``local_window`` tokens stay local, the rest becomes chunks (paper, section 3.1).
-        chunk_size: tokens of one chunk; ``None`` takes the adapter's, else the model's context length less
-            the room for the dynamic prompt and the answer.
+        chunk_size: tokens of one chunk; ``None`` takes the adapter's, else 1,024, in which heads are calibrated, or
+            what the model's context length leaves beside the dynamic prompt and the answer.
         prompt_window: longest dynamic prompt in tokens: how much of the local context's tail runs behind
             every chunk.
         direct_threshold: inputs of ``generate`` shorter than this take the plain path, with no chunks;
@@ -61,7 +60,7 @@ class FocusConfig:
             paid most attention to; or ``"auto"``, as many as hold nearly all of it. Fewer is faster, and approximate.
         quote_tokens: for questions to a memory, the passages that the candidates looked at first are put word by word
             into the local context, in at most this many tokens; 0 for none, ``None`` for 384 in incremental mode with a
-            trained adapter, else 0.
+            trained adapter or a look, else 0.
         chunk_batch: chunks decoded together; ``None`` for all at once. Changes memory use and speed, never
             results.
         read_batch: chunks encoded together while reading.
@@ -74,7 +73,7 @@ class FocusConfig:
 
     local_attention: LocalAttention = "incremental"
     condensing: Condensing | None = None
-    anchor: int = 0
+    heads: tuple[tuple[int, int], ...] | None = None
     local_window: int = 2048
     chunk_size: int | None = None
     prompt_window: int = 512
@@ -92,21 +91,20 @@ class FocusConfig:
     def __post_init__(self) -> None:
         if self.local_attention not in ("incremental", "refresh"):
             raise ConfigError(f"local_attention is {self.local_attention!r}; choose 'incremental' or 'refresh'.")
-        if self.condensing not in (None, "candidates", "none"):
-            raise ConfigError(f"condensing is {self.condensing!r}; choose 'candidates' or 'none'.")
-        if self.condensing == "none" and self.local_attention == "refresh":
-            raise ConfigError("condensing is 'none', but only candidates can be refreshed; leave one out.")
+        if self.condensing not in (None, "candidates", "look"):
+            raise ConfigError(f"condensing is {self.condensing!r}; choose 'candidates' or 'look'.")
+        if self.condensing == "look" and self.local_attention == "refresh":
+            raise ConfigError("condensing is 'look', but only candidates can be refreshed; leave one out.")
+        if self.heads is not None and not (self.heads and all(map(_is_head, self.heads))):
+            raise ConfigError(f"heads is {self.heads!r}; give (layer, head) pairs, such as ((16, 2), (19, 1)).")
         counted = type(self.active_chunks) is int and self.active_chunks >= 1
         if self.active_chunks not in ("all", "auto") and not counted:
             raise ConfigError(f"active_chunks is {self.active_chunks!r}; use 'all', 'auto' or a number from 1 on.")
-        if self.active_chunks != "all" and (self.direct or self.local_attention == "refresh"):
+        if self.active_chunks != "all" and (self.looks or self.local_attention == "refresh"):
             raise ConfigError(
                 f"active_chunks is {self.active_chunks!r}, but chunks can only sit out in incremental mode with "
                 "candidates; use 'all'."
             )
-        at_least("anchor", self.anchor, 0)
-        if self.anchor and self.condensing != "none":
-            raise ConfigError(f"anchor is {self.anchor}; anchors are for direct mode, so set condensing='none' too.")
         if self.candidate_positions not in (None, "sequential", "shared"):
             raise ConfigError(f"candidate_positions is {self.candidate_positions!r}; choose 'sequential' or 'shared'.")
         if self.memory_dtype not in ("auto", "model", "int8"):
@@ -120,10 +118,9 @@ class FocusConfig:
         for name in ("chunk_size", "chunk_batch"):
             if getattr(self, name) is not None:
                 at_least(name, getattr(self, name), 1)
-        if self.quote_tokens and (self.direct or self.local_attention == "refresh"):
+        if self.quote_tokens and self.local_attention == "refresh":
             raise ConfigError(
-                f"quote_tokens is {self.quote_tokens}, but passages are quoted in incremental mode with candidates "
-                "alone; use 0."
+                f"quote_tokens is {self.quote_tokens}, but passages are quoted in incremental mode alone; use 0."
             )
         for name in ("direct_threshold", "bos_token_id", "quote_tokens"):
             if getattr(self, name) is not None:
@@ -159,9 +156,9 @@ class FocusConfig:
         return self.local_attention == "refresh" if self.prompt_bos is None else self.prompt_bos
 
     @property
-    def direct(self) -> bool:
-        """Whether this is direct mode."""
-        return self.condensing == "none"
+    def looks(self) -> bool:
+        """Whether the model's own heads look, with no candidates."""
+        return self.condensing == "look"
 
     def with_defaults(
         self, *, chunk_size: int, candidate_positions: CandidatePositions, condensing: Condensing, quotes: bool
@@ -172,7 +169,7 @@ class FocusConfig:
             quotes: whether there are trained candidates, which can show what to quote.
         """
         condensing = self.condensing or condensing
-        quotes = quotes and self.local_attention == "incremental" and condensing == "candidates"
+        quotes = condensing == "look" or (quotes and self.local_attention == "incremental")
         return replace(
             self,
             chunk_size=self.chunk_size or chunk_size,
@@ -258,6 +255,10 @@ class GenerationConfig:
         object.__setattr__(self, "stop", tuple(stops))
         if any(not isinstance(text, str) or not text for text in self.stop):
             raise ConfigError(f"stop is {self.stop!r}; every stop string must be a text of at least one character.")
+
+
+def _is_head(pair: Any) -> bool:
+    return isinstance(pair, tuple) and len(pair) == 2 and all(type(each) is int and each >= 0 for each in pair)
 
 
 def _finite(name: str, value: Any) -> None:

@@ -22,7 +22,6 @@ from focusdoc.documents.chunking import TokenizedText
 from focusdoc.engine_tokens import TokenEngine
 from focusdoc.errors import AdapterError, ConfigError
 from focusdoc.memory.chunk_memory import DocumentMemory
-from focusdoc.memory.library import plan_reading
 from focusdoc.memory.plan import MemoryPlan
 from focusdoc.memory.reading import Progress
 from focusdoc.memory.store import DocumentStore
@@ -33,7 +32,7 @@ from focusdoc.readers import Reader, open_reader
 from focusdoc.readers.finding import Found
 from focusdoc.readers.reader import Messages
 from focusdoc.storage import cache_path
-from focusdoc.terminal import reading_progress
+from focusdoc.terminal import progress_bar
 
 
 class FocusEngine(TokenEngine):
@@ -97,7 +96,7 @@ class FocusEngine(TokenEngine):
             raise AdapterError(
                 f"The model {known.name} in {cache_path()} is not the one that its adapter was trained for "
                 f"(fingerprint {base.fingerprint[:12]}); remove it, so that it is converted anew, and "
-                "take the versions of constraints.txt. adapter=None asks it without an adapter, in direct mode."
+                "take the versions of constraints.txt. adapter=None asks it without an adapter, by a look."
             )
         loaded = load_adapter(path) if path is not None else None
         return cls(
@@ -133,11 +132,14 @@ class FocusEngine(TokenEngine):
         """
         if not isinstance(document, Document):
             document = load(document)
-        with reading_progress(document.name) if progress is None else nullcontext(progress) as show:
+        _ = self.documents  # a model that is new shows a bar of its own first
+        bar = progress_bar(f"Reading {document.name}", "tokens") if progress is None else nullcontext(progress)
+        with bar as show:
             tokenized = self._tokenized(document)
             chunks = tuple(cut_chunks(tokenized, self.chunk_size, document))
-            blocks, encoded = self._read_tokens(tokenized.token_ids, self.store, show, document.name, on_plan)
-        return DocumentMemory(tuple(tokenized.token_ids), chunks, blocks, self.maker, document, tokenized, encoded)
+            reader = self._documents_for(tokenized.token_ids)
+            blocks, encoded = reader.read(tokenized.token_ids, progress=show, document=document.name, on_plan=on_plan)
+        return DocumentMemory(tuple(tokenized.token_ids), chunks, blocks, reader.maker, document, tokenized, encoded)
 
     def plan(self, document: Document | str | os.PathLike[str] | bytes) -> MemoryPlan:
         """What reading a document will take in bytes and seconds, and where its memory will be; reads nothing.
@@ -148,17 +150,8 @@ class FocusEngine(TokenEngine):
             DocumentError: it cannot be loaded or holds no text. ConfigError: the model has no tokenizer.
         """
         document = document if isinstance(document, Document) else load(document)
-        plan, _ = plan_reading(
-            self.store,
-            self.base,
-            self._tokenized(document).token_ids,
-            self.chunk_size,
-            anchor=self.config.anchor,
-            memory_dtype=self.config.memory_dtype,
-            tail_tokens=self._tail_tokens,
-            speed=self._speed,
-        )
-        return plan
+        ids = self._tokenized(document).token_ids
+        return self._documents_for(ids).plan(ids)
 
     def _tokenized(self, document: Document) -> TokenizedText:
         """The tokens that are read of a document."""

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 from focusdoc.attention import attention_kernel
+from focusdoc.calibration import CHUNK_SIZE, Heads, heads_of
 from focusdoc.config import FocusConfig, GenerationConfig
-from focusdoc.decoding.answering import Asked, Way
+from focusdoc.decoding.answering import Asked, OwnWay, Way
 from focusdoc.decoding.candidates import Candidates, Projections
-from focusdoc.decoding.direct import Direct
 from focusdoc.decoding.local_context import local_and_prompt
+from focusdoc.decoding.look import Look, layers_of
 from focusdoc.decoding.plain_answer import Plain
 from focusdoc.decoding.prompt import PromptStyle, question_prompt
 from focusdoc.decoding.quoting import Quoted
 from focusdoc.decoding.refreshed import Refreshed
 from focusdoc.errors import ConfigError, PromptTooLongError
-from focusdoc.memory.chunk_memory import DocumentMemory, MemoryBlock, check_maker
-from focusdoc.memory.library import open_store, read_through
-from focusdoc.memory.plan import QUESTION_TOKENS, MemoryPlan
-from focusdoc.memory.reading import Progress
-from focusdoc.memory.speed import ReadingSpeed
+from focusdoc.memory.chunk_memory import DocumentMemory, check_maker
+from focusdoc.memory.library import DocumentReader, open_store
+from focusdoc.memory.plan import QUESTION_TOKENS
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.adapter import Adapter, check_adapter, untrained_adapter
 from focusdoc.modeling.base import BaseModel
@@ -51,7 +51,6 @@ class EngineCore:
         config: the settings in force.
         kernel: the implementation of attention.
         store: where memories are kept on disk, or None.
-        finder: ranks the windows of documents, for a reader.
         reader: writes the answers from passages that the base model's candidates find; None for the base model itself.
     """
 
@@ -79,24 +78,21 @@ class EngineCore:
         self.config = config.with_defaults(
             chunk_size=self._default_chunk_size(adapter, config),
             candidate_positions=adapter.config.candidate_positions if adapter is not None else "sequential",
-            condensing="candidates" if adapter is not None or config.local_attention == "refresh" else "none",
+            condensing="candidates" if adapter is not None or config.local_attention == "refresh" else "look",
             quotes=adapter is not None and not untrained,
         )
-        if self.config.direct and config.condensing is None:
-            _log.warning(
-                "%s has no adapter: it answers in direct mode, which fades beyond its own context of %d tokens.",
-                base.name,
-                base.context_length,
-            )
-        anchored = f" and anchor {self.config.anchor}" if self.config.anchor else ""
-        if self.chunk_size + self.config.anchor >= base.context_length:
+        if self.chunk_size >= base.context_length:
             raise ConfigError(
-                f"chunk_size is {self.chunk_size}{anchored}, but {base.name} sees {base.context_length} tokens at once "
-                "and a chunk must leave room for the question; choose a smaller chunk_size."
+                f"chunk_size is {self.chunk_size}, but {base.name} sees {base.context_length} tokens at once and a "
+                "chunk must leave room for the question; choose a smaller chunk_size."
             )
+        for layer, head in config.heads or ():
+            if layer >= base.num_layers or head >= base.num_heads:
+                raise ConfigError(
+                    f"heads names head {head} of layer {layer}, but {base.name} has {base.num_heads} heads in each of "
+                    f"{base.num_layers} layers; both are counted from 0."
+                )
         self.kernel = attention_kernel(attention, base.device)
-        self.finder = Finder(known.retrieval_heads if (known := known_model(base.name)) else ())
-        self._speed = ReadingSpeed(base, self.chunk_size)
         self._projections = Projections(base, adapter)
 
     @property
@@ -104,12 +100,52 @@ class EngineCore:
         """Tokens of one chunk."""
         return self.config.chunk_size or 0
 
+    @cached_property
+    def heads(self) -> Heads:
+        """The base model's retrieval heads, (layer, head) pairs; for a look they are found where they are not known,
+        else there are none then.
+        """
+        known = known_model(self.base.name)
+        heads = self.config.heads or (known.retrieval_heads if known is not None else ())
+        return heads_of(self.base, self.kernel) if self.config.looks and not heads else heads
+
+    @cached_property
+    def finder(self) -> Finder:
+        """Ranks the windows of documents, for a reader."""
+        return Finder(self.heads)
+
+    @cached_property
+    def documents(self) -> DocumentReader:
+        """Reads documents: with the base model, of which a look needs the layers up to its highest head."""
+        base = self.base.upto(layers_of(self.heads)) if self.config.looks else self.base
+        return self._document_reader(base, self.store)
+
+    def _document_reader(self, base: BaseModel, store: DocumentStore | None) -> DocumentReader:
+        return DocumentReader(
+            base,
+            self.chunk_size,
+            self.kernel,
+            store=store,
+            batch=self.config.read_batch,
+            memory_dtype=self.config.memory_dtype,
+            # Of a usual question and answer.
+            tail_tokens=self.own_way.num_behind(QUESTION_TOKENS, GenerationConfig.max_new_tokens),
+        )
+
     @property
     def maker(self) -> str:
-        """Names everything that shapes a memory: the weights, their dtype, and the chunk size."""
-        dtype = str(self.base.dtype).removeprefix("torch.")
-        anchored = f" behind an anchor of {self.config.anchor}" if self.config.anchor else ""
-        return f"{self.base.name} {self.base.fingerprint[:12]} {dtype}, chunks of {self.chunk_size}{anchored}"
+        """Names everything that shapes a memory: the weights, their dtype, the layers kept, and the chunk size."""
+        return self.documents.maker
+
+    @cached_property
+    def _whole_documents(self) -> DocumentReader:
+        """As `documents`, but with all layers of the base model."""
+        return self._document_reader(self.base, self.store) if self.documents.base.is_part else self.documents
+
+    def _documents_for(self, ids: Sequence[int]) -> DocumentReader:
+        """What reads a document: where the store has all layers of it already, they serve a look too."""
+        whole = self._whole_documents
+        return whole if whole is not self.documents and whole.knows(ids) else self.documents
 
     @property
     def writer(self) -> BaseModel:
@@ -131,10 +167,10 @@ class EngineCore:
         return other
 
     @property
-    def own_way(self) -> Direct | Candidates:
+    def own_way(self) -> OwnWay[Any]:
         """How the base model answers by itself."""
-        if self.config.direct:
-            return Direct(self.base, self.config, self.kernel)
+        if self.config.looks:
+            return Look(self.base, self.config, self.kernel, lambda: self.heads)
         refreshed = self.config.local_attention == "refresh"
         kind = Refreshed if refreshed else Quoted if self.config.quote_tokens else Candidates
         return kind(self.base, self.config, self.kernel, self._projections)
@@ -176,7 +212,8 @@ class EngineCore:
         memories = list(memory) if isinstance(memory, Iterable) else [memory]
         if not memories or not all(isinstance(one, DocumentMemory) for one in memories):
             raise ConfigError("There is no memory to ask; pass what engine.read gave, one memory or a list of them.")
-        check_maker(memories, self.maker)
+        # A memory of all layers serves a look, which needs the lower ones.
+        check_maker(memories, self.maker, self._whole_documents.maker)
         return memories
 
     def _rendered(self, question: str, style: PromptStyle, quoted: str = "") -> list[int]:
@@ -197,40 +234,11 @@ class EngineCore:
             )
         return Asked(memories, *local_and_prompt(self.base, self.config, ids), settings, self._tokenizer, **more)
 
-    def _read_tokens(
-        self,
-        ids: Sequence[int],
-        store: DocumentStore | None = None,
-        progress: Progress | None = None,
-        name: str = "",
-        on_plan: Callable[[MemoryPlan], None] | None = None,
-    ) -> tuple[tuple[MemoryBlock, ...], int]:
-        return read_through(
-            store,
-            self.base,
-            ids,
-            self.chunk_size,
-            self.kernel,
-            batch=self.config.read_batch,
-            progress=progress,
-            document=name,
-            anchor=self.config.anchor,
-            memory_dtype=self.config.memory_dtype,
-            tail_tokens=self._tail_tokens,
-            speed=self._speed,
-            on_plan=on_plan,
-        )
-
-    @property
-    def _tail_tokens(self) -> int:
-        """Tokens that a plan keeps room for behind every chunk: a usual question and answer."""
-        return self.own_way.num_behind(QUESTION_TOKENS, GenerationConfig.max_new_tokens)
-
     def _default_chunk_size(self, adapter: Adapter | None, config: FocusConfig) -> int:
         if adapter is not None and adapter.config.chunk_size is not None:
             return adapter.config.chunk_size
         room = self.base.context_length - config.prompt_window - ANSWER_ROOM
-        return max(1, room if room > 0 else self.base.context_length // 2)
+        return max(1, min(CHUNK_SIZE, room if room > 0 else self.base.context_length // 2))
 
     @property
     def _tokenizer(self) -> Any:

@@ -12,10 +12,8 @@ from torch import Tensor
 
 from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import Generation, Usage
-from focusdoc.decoding.direct import DirectDecoder
-from focusdoc.decoding.generation import TokenLoop, complete
+from focusdoc.decoding.generation import StepDecoder, TokenLoop, complete
 from focusdoc.decoding.local_context import flat_ids, local_and_prompt
-from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.decoding.plain import PlainDecoder
 from focusdoc.engine_core import EngineCore
 from focusdoc.errors import ConfigError
@@ -55,7 +53,7 @@ class TokenEngine(EngineCore):
         begun = time.perf_counter()
         split = len(ids) - self.config.local_window
         way = self.own_way
-        decoder: PlainDecoder | ParallelDecoder | DirectDecoder
+        decoder: StepDecoder
         if len(ids) < self.config.threshold or split <= 0:
             # All of it is the local context, which has its BOS with no candidate in front as well.
             local_ids, _ = local_and_prompt(self.base, self.config, ids)
@@ -67,8 +65,10 @@ class TokenEngine(EngineCore):
             way.check_ready()
             local_ids, prompt_ids = local_and_prompt(self.base, self.config, ids[split:])
             way.check_room([split], len(local_ids), settings)
-            decoder = way.decoder(self._read_tokens(ids[:split])[0], settings.max_new_tokens)
-            logits = decoder.start(local_ids, prompt_ids)
-            usage = Usage(split, decoder.num_chunks, len(local_ids), 0, split)
+            blocks, _ = self._document_reader(self.documents.base, None).read(ids[:split])
+            over = way.decoder(blocks, settings.max_new_tokens)
+            logits = way.start_behind(over, ids[:split], local_ids, prompt_ids, settings.max_new_tokens)
+            usage = Usage(split, over.num_chunks, len(local_ids), 0, split)
+            decoder = over
         loop = TokenLoop(decoder, logits, settings, history=ids, eos_token_ids=self.base.eos_token_ids, cancel=cancel)
         return complete(loop, settings, self.base.tokenizer, begun=begun, usage=usage, keep_logits=return_logits)

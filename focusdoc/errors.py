@@ -38,6 +38,10 @@ class ModelNotFoundError(FocusdocError):
     """The base model cannot be found or loaded."""
 
 
+class CalibrationError(FocusdocError):
+    """The retrieval heads of a model cannot be looked for."""
+
+
 class AdapterError(FocusdocError):
     """An adapter is missing, damaged, incomplete, or made for another base model."""
 

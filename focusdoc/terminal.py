@@ -34,27 +34,31 @@ def in_time(seconds: float) -> str:
 
 
 @contextmanager
-def reading_progress(name: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on standard error, if that is a terminal; yields the function to call with (done, total).
 
-    It tells tokens read, tokens per second and the time left, and is gone when the block ends.
+    It tells what is done, how much of it in a second and the time left, and is gone when the block ends.
+
+    Args:
+        what: is done, such as "Reading book.txt".
+        unit: what is counted, such as "tokens".
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
     from rich.text import Text
 
-    class Tokens(ProgressColumn):
+    class Count(ProgressColumn):
         def render(self, task: Task) -> Text:
             if task.total is None:
-                return Text("cutting into tokens", style="dim")
-            speed = "" if task.speed is None else f", {task.speed:,.0f} tokens/s"
-            return Text(f"{task.completed:,.0f} of {task.total:,.0f} tokens{speed}")
+                return Text("starting", style="dim")
+            speed = "" if task.speed is None else f", {task.speed:,.0f} {unit}/s"
+            return Text(f"{task.completed:,.0f} of {task.total:,.0f} {unit}{speed}")
 
     console = Console(stderr=True, highlight=False)
-    reading = TextColumn("Reading {task.description}", markup=False)
-    columns = (reading, BarColumn(bar_width=24), Tokens(), TimeRemainingColumn(compact=True))
+    title = TextColumn("{task.description}", markup=False)
+    columns = (title, BarColumn(bar_width=24), Count(), TimeRemainingColumn(compact=True))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(plain(name), total=None)
+        task = bar.add_task(plain(what), total=None)
 
         def update(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)

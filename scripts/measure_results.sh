@@ -40,7 +40,7 @@ for stage in $stages; do
         --output "$output/longbench-news-2048"
       ;;
     needle)
-      measure needle --data "$data/books/36_the_war_of_the_worlds.txt" --lengths 4K,8K,16K,32K --mode focus,direct \
+      measure needle --data "$data/books/36_the_war_of_the_worlds.txt" --lengths 4K,8K,16K,32K --mode focus,look \
         --output "$output/needle"
       ;;
     perplexity)

@@ -42,7 +42,7 @@ run eval infinitebench --tasks passkey,number_string,kv_retrieval,math_find,code
   "${options[@]}" --output "$output/infinitebench"
 run eval infinitebench --tasks passkey --lengths 4500 --local-window 256 --mode paper "${options[@]}" \
   --output "$output/infinitebench-paper"
-run eval passkey --lengths 1K --mode focus,direct,full,tail,streaming --local-window 512 "${options[@]}" \
+run eval passkey --lengths 1K --mode focus,look,full,tail,streaming --local-window 512 "${options[@]}" \
   --output "$output/passkey"
 run eval needle --lengths 1K --depths 0,1 "${options[@]}" --output "$output/needle"
 run eval natural --data "$natural" --mode ask,read,bm25,embedding --reader none "${options[@]}" --output "$output/natural"

@@ -82,13 +82,14 @@ class TestFocusConfig:
         filled = FocusConfig(prompt_window=7).with_defaults(**defaults, quotes=True)
         assert filled == FocusConfig(prompt_window=7, quote_tokens=QUOTE_TOKENS, **defaults)
         assert FocusConfig().with_defaults(**defaults, quotes=False) == FocusConfig(quote_tokens=0, **defaults)
-        chosen = FocusConfig(chunk_size=32, candidate_positions="sequential", condensing="none", quote_tokens=0)
+        chosen = FocusConfig(chunk_size=32, candidate_positions="sequential", condensing="look", quote_tokens=0)
         assert chosen.with_defaults(**defaults, quotes=True) == chosen
 
-    @pytest.mark.parametrize("settings", [{"condensing": "none"}, {"local_attention": "refresh"}])
-    def test_nothing_is_quoted_where_no_candidates_show_what(self, settings: Any) -> None:
-        defaults: Any = {"chunk_size": 64, "candidate_positions": "shared", "condensing": "candidates", "quotes": True}
-        assert FocusConfig(**settings).with_defaults(**defaults).quote_tokens == 0
+    def test_paper_mode_quotes_nothing_and_a_look_always(self) -> None:
+        defaults: Any = {"chunk_size": 64, "candidate_positions": "shared", "condensing": "candidates"}
+        paper = FocusConfig(local_attention="refresh").with_defaults(**defaults, quotes=True)
+        look = FocusConfig(condensing="look").with_defaults(**defaults, quotes=False)
+        assert (paper.quote_tokens, look.quote_tokens) == (0, QUOTE_TOKENS)
 
 
 class TestPaperSettings:

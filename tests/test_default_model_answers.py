@@ -142,3 +142,14 @@ def test_six_digit_facts_in_a_novel_of_16k_tokens(chunk_size: int, engine: Focus
     answers = {city: sized.ask(memory, f"What is the magic number of {city}?", max_new_tokens=16) for city in facts}
     right = sum(answers[city].text.strip() == str(value) for city, value in facts.items())
     assert right >= 3  # measured: 85 to 90% of 20 cases (docs/training.md), so all five would often fail
+
+
+@pytest.mark.parametrize("number", [1, *(pytest.param(at, marks=pytest.mark.slow) for at in (0, 2, 3, 4, 5))])
+def test_without_its_adapter_the_models_own_heads_find_a_planted_fact(engine: FocusEngine, number: int) -> None:
+    looking = FocusEngine(engine.base, None)
+    page, code, city = PLANTED[number]
+    document = document_with({page: f"The access code of {city} is {code}."}, num_pages=16, seed=number)
+    memory = looking.read(document)
+    assert memory.blocks[0].keys.shape[0] < engine.base.num_layers
+    answer = looking.ask(memory, f"What is the access code of {city}?", max_new_tokens=1)
+    assert any(source.page == page and code in source.text for source in answer.sources)

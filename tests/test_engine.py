@@ -413,7 +413,7 @@ def test_from_pretrained_round_trip(engine: FocusEngine, memory: Any, tmp_path: 
 def test_a_default_model_that_its_adapter_was_not_trained_for_is_an_error(
     base: BaseModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As after a conversion by another version of a library; direct mode would answer, and hardly ever rightly."""
+    """As after a conversion by another version of a library; a look would answer, and less often rightly."""
     monkeypatch.setenv("FOCUSDOC_CACHE", str(tmp_path))
     monkeypatch.setattr("focusdoc.engine.load_base", lambda *_, **__: base)
     for name in (None, "SmolLM2-135M-Instruct", "smollm2-135m-instruct"):

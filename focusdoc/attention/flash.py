@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,10 +34,6 @@ class FlashFunctions(Protocol):
     @property
     def flash_attn_with_kvcache(self) -> Any:
         """The same for few queries over many keys, which it splits among the GPU's processors."""
-
-    @property
-    def flash_attn_varlen_func(self) -> Any:
-        """For sequences of any lengths laid end to end: output and log-sum-exp [num_heads, total_queries]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,32 +71,6 @@ def flash_mask(
     if num_keys < 1:
         return None
     return FlashMask(num_keys, causal=right == 0, window_size=(left, right))
-
-
-def flat_rows(states: Sequence[Tensor]) -> tuple[Tensor, Tensor, int]:
-    """Sequences [num_heads, length, head_dim] laid end to end as flash-attn's varlen kernels take them.
-
-    Returns:
-        Rows [total, num_heads, head_dim], the int32 bounds of the sequences among them [num_sequences + 1], and the
-        length of the longest.
-    """
-    lengths = [each.shape[1] for each in states]
-    bounds = torch.zeros(len(states) + 1, dtype=torch.int32, device=states[0].device)
-    bounds[1:] = torch.tensor(lengths, dtype=torch.int32).cumsum(0)
-    return torch.cat([each.transpose(0, 1) for each in states]), bounds, max(lengths)
-
-
-def parted(output: Tensor, lse: Tensor, lengths: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """What a varlen kernel returns, sequence by sequence.
-
-    Args:
-        output: [total, num_heads, head_dim]. lse: [num_heads, total].
-
-    Returns:
-        For each sequence, output [num_heads, length, head_dim] and float32 lse [num_heads, length], contiguous.
-    """
-    parts = zip(torch.split(output, list(lengths)), torch.split(lse, list(lengths), dim=1), strict=True)
-    return [(rows.transpose(0, 1), sums.float().contiguous()) for rows, sums in parts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,45 +114,6 @@ class FlashAttention:
         else:
             output, lse = self.functions.flash_attn_with_kvcache(rows, keys, values, return_softmax_lse=True, **given)
         return output.transpose(1, 2), lse.float().contiguous()
-
-    def ragged(
-        self,
-        queries: Sequence[Tensor],
-        keys: Sequence[Tensor],
-        values: Sequence[Tensor],
-        *,
-        scaling: float,
-        window: int | None = None,
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Chunks of different lengths in one call, each causal on its own.
-
-        Args:
-            queries: of each chunk, [num_heads, length, head_dim]. keys, values: [num_kv_heads, length, head_dim].
-
-        Returns:
-            Of each chunk, output [num_heads, length, head_dim] and float32 lse [num_heads, length].
-        """
-        if not self._takes(queries[0]):
-            alone = (
-                sdpa.attend(*(each[None] for each in states), scaling=scaling, query_start=0, window=window)
-                for states in zip(queries, keys, values, strict=True)
-            )
-            return [(output[0], lse[0]) for output, lse in alone]
-        rows, bounds, longest = flat_rows(queries)
-        output, lse, _ = self.functions.flash_attn_varlen_func(
-            rows,
-            flat_rows(keys)[0],
-            flat_rows(values)[0],
-            cu_seqlens_q=bounds,
-            cu_seqlens_k=bounds,
-            max_seqlen_q=longest,
-            max_seqlen_k=longest,
-            softmax_scale=scaling,
-            causal=True,
-            window_size=(_ENDLESS if window is None else window - 1, 0),
-            return_attn_probs=True,
-        )
-        return parted(output, lse, [each.shape[1] for each in queries])
 
     def _takes(self, query: Tensor) -> bool:
         # The kernel over a KV cache has no backward pass.

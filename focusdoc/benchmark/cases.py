@@ -13,14 +13,14 @@ from focusdoc.errors import ConfigError
 CONTENDERS: Mapping[str, str] = {
     "focus": "ours: the document is read once, one candidate of each chunk at every step",
     "int8": "the same over keys and values in 8 bits",
-    "direct": "ours without an adapter: every token attends to the chunks themselves",
+    "look": "ours without training: the model's own heads look into the chunks, and it reads what they find",
     "full": "transformers' full attention (sdpa) with its own cache",
     "paper": "the paper's own decoding: everything local is encoded anew at every token",
     "llama.cpp": "full attention of llama.cpp over 4-bit weights (GGUF)",
     "far": "ours at one great length: read and stored, then opened in a new process and asked for a pass key",
 }
 #: Those that cut the document into chunks of a size that can be chosen.
-CHUNKED = ("focus", "int8", "direct", "far")
+CHUNKED = ("focus", "int8", "look", "far")
 #: Those that need an adapter.
 ADAPTED = ("focus", "int8", "paper", "far")
 

@@ -83,7 +83,7 @@ def do(request: Request) -> dict[str, Any]:
     work = {
         "focus": ours.measure_memory_mode,
         "int8": ours.measure_memory_mode,
-        "direct": ours.measure_memory_mode,
+        "look": ours.measure_memory_mode,
         "paper": ours.measure_paper_mode,
         "full": others.measure_full_attention,
         "llama.cpp": others.measure_llama_cpp,

@@ -14,7 +14,7 @@ from focusdoc.benchmark.memory_use import PeakMemory
 from focusdoc.benchmark.passage import passage, source_text
 from focusdoc.documents import Document
 from focusdoc.engine import FocusEngine
-from focusdoc.evaluation.engines import ModeSettings, direct_engine, focus_engine, paper_engine, tokenizer_of
+from focusdoc.evaluation.engines import ModeSettings, focus_engine, look_engine, paper_engine, tokenizer_of
 from focusdoc.memory.chunk_memory import DocumentMemory
 
 #: Both take as many tokens, about; the answers do not matter.
@@ -89,8 +89,8 @@ def measure_paper_mode(case: Case, settings: Settings, store: str | None) -> dic
 
 def sized(engine: FocusEngine, case: Case) -> FocusEngine:
     """`engine` with the settings of `case`."""
-    if case.contender == "direct":
-        return direct_engine(engine, ModeSettings(chunk_size=case.chunk_size))
+    if case.contender == "look":
+        return look_engine(engine, ModeSettings(chunk_size=case.chunk_size))
     settings = ModeSettings(chunk_size=case.chunk_size, local_window=engine.config.local_window)
     engine = focus_engine(engine, settings)
     if case.contender != "int8":

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 #: Contenders that run the model's own weights in their own dtype, whose bytes and operations are known.
-_OWN_WEIGHTS = ("focus", "int8", "direct", "full")
+_OWN_WEIGHTS = ("focus", "int8", "look", "full")
 
 
 def reading_share(row: Mapping[str, Any], results: Mapping[str, Any]) -> float | None:

@@ -29,7 +29,7 @@ def bench(
         str | None,
         typer.Option(
             metavar="NAME,...",
-            help="Of focus (ours), int8, direct, full, paper, llama.cpp, far.",
+            help="Of focus (ours), int8, look, full, paper, llama.cpp, far.",
             rich_help_panel=_WHAT,
         ),
     ] = None,

@@ -46,7 +46,7 @@ Modes = Annotated[
     typer.Option(
         "--mode",
         metavar="NAME,...",
-        help="focus, split, quoted, ask, read (ours), direct, full, truncated, tail, streaming, paper, bm25, "
+        help="focus, split, quoted, ask, read, look (ours), full, truncated, tail, streaming, paper, bm25, "
         "embedding; several are compared in one run.",
         rich_help_panel=_HOW,
     ),

@@ -191,6 +191,20 @@ class OwnWay(Way, Generic[DecoderT]):
         """A fresh decoder over the chunks of `blocks`, with room for so many steps."""
         raise NotImplementedError
 
+    def start(self, decoder: DecoderT, asked: Asked) -> Tensor:
+        """Float32 logits [vocab] of the first new token, of a fresh decoder."""
+        return decoder.start(asked.local_ids, asked.prompt_ids)
+
+    def start_behind(
+        self, decoder: DecoderT, ids: Sequence[int], local_ids: list[int], prompt_ids: list[int], new_tokens: int
+    ) -> Tensor:
+        """The same for bare tokens, which no question is told from.
+
+        Args:
+            ids: of all chunks.
+        """
+        return decoder.start(local_ids, prompt_ids)
+
     def writer(self, decoder: DecoderT, logits: Tensor, asked: Asked, *, begun: float) -> AnswerWriter:
         """What writes the answer; see `AnswerWriter`."""
         return AnswerWriter(decoder, logits, asked, begun=begun)
@@ -246,7 +260,7 @@ class OwnWay(Way, Generic[DecoderT]):
         """See `Way.stream`."""
         decoder = self.decoder(asked.blocks, asked.settings.max_new_tokens)
         begun = time.perf_counter()
-        writer = self.writer(decoder, decoder.start(asked.local_ids, asked.prompt_ids), asked, begun=begun)
+        writer = self.writer(decoder, self.start(decoder, asked), asked, begun=begun)
         for step in writer.loop:
             piece = writer.add(step)
             if piece:

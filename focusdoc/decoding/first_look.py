@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from focusdoc.attention import visibility
-from focusdoc.decoding.looking import QuestionRows, gathered
+from focusdoc.decoding.looking import QuestionRows, gathered, taken_for_question
 from focusdoc.decoding.sweep import CandidateQueries, ChunkGroup
 
 
@@ -98,18 +98,8 @@ def _layer_question(
     per_key = sweeps[0].queries.shape[0] // keys.shape[1]
     of_heads = [head // per_key for head in rows.heads_of(layer)]
     keys, values = keys[:, of_heads], values[:, of_heads]
-    chunk_len = values.shape[2]
-    scores = queries @ keys.mT
-    seen = visibility(
-        rows.last - rows.first,
-        keys.shape[2],
-        query_start=chunk_len + rows.first,
-        window=sweeps[0].window,
-        device=keys.device,
-    )
-    if seen is not None:
-        scores = scores.masked_fill(~seen, -torch.inf)
-    return gathered(scores.softmax(dim=-1)[..., :chunk_len], values).sum(dim=2)
+    start = values.shape[2] + rows.first
+    return taken_for_question(queries, keys, values, query_start=start, window=sweeps[0].window)
 
 
 def _stored(

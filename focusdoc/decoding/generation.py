@@ -39,13 +39,21 @@ class AnswerDecoder(StepDecoder, Protocol):
     num_chunks: int
     candidate_mass: Tensor
 
-    def start(
-        self, local_ids: Sequence[int], prompt_ids: Sequence[int], question: QuestionRows | None = None
-    ) -> Tensor:
-        """Take in the local context and the dynamic prompt; return float32 logits [vocab] of the first new token.
+    def start(self, local_ids: Sequence[int], prompt_ids: Sequence[int]) -> Tensor:
+        """Take in the local context and the dynamic prompt; return float32 logits [vocab] of the first new token."""
+        ...
+
+    def look(self, local_ids: Sequence[int], prompt_ids: Sequence[int], question: QuestionRows) -> None:
+        """Take them in for the sake of a look; no answer is to follow.
 
         Args:
             question: rows of the dynamic prompt to be followed, for `look_for_question`.
+        """
+        ...
+
+    def restart(self, local_ids: Sequence[int]) -> Tensor:
+        """Put another local context, with passages in it, in the place of the first one, which ends with the same
+        token; return float32 logits [vocab] of the first new token.
         """
         ...
 

@@ -7,11 +7,14 @@ and take large values from there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from focusdoc.attention import visibility
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,17 @@ class QuestionRows:
     def heads_of(self, layer: int) -> list[int]:
         """The heads of a layer that are followed."""
         return [head for of, head in self.heads if of == layer]
+
+
+def question_rows(
+    prompt_ids: Sequence[int], question_ids: Sequence[int], heads: tuple[tuple[int, int], ...]
+) -> QuestionRows:
+    """The last rows of a prompt that hold a question's tokens; all of them where it does not hold those as they are."""
+    length, asked = len(question_ids), list(question_ids)
+    for first in range(len(prompt_ids) - length, -1, -1):
+        if length and list(prompt_ids[first : first + length]) == asked:
+            return QuestionRows(first, first + length, heads)
+    return QuestionRows(0, len(prompt_ids), heads)
 
 
 #: The first tokens of a text draw attention whatever they say; what is paid to them counts as nothing.
@@ -57,3 +71,24 @@ def gathered(weights: Tensor, values: Tensor) -> Tensor:
     around = functional.avg_pool1d(padded, NEAR, stride=1) * NEAR
     product: Tensor = taken * around.view_as(taken)
     return product
+
+
+def taken_for_question(
+    queries: Tensor, keys: Tensor, values: Tensor, *, query_start: int, window: int | None
+) -> Tensor:
+    """What heads take from each token of chunks for a question behind them: float32 [chunks, heads, chunk_len].
+
+    `gathered`, summed over the question's rows.
+
+    Args:
+        queries: of the question's rows, scaled, float32 [chunks, heads, rows, head_dim].
+        keys: float32 of chunk and tail up to the last row, [chunks, heads, chunk_len + tail_len, head_dim].
+        values: of the chunk, [chunks, heads, chunk_len, head_dim].
+        query_start: where the first row stands.
+        window: of the layer.
+    """
+    scores = queries @ keys.mT
+    seen = visibility(queries.shape[2], keys.shape[2], query_start=query_start, window=window, device=keys.device)
+    if seen is not None:
+        scores = scores.masked_fill(~seen, -torch.inf)
+    return gathered(scores.softmax(dim=-1)[..., : values.shape[2]], values).sum(dim=2)

@@ -89,25 +89,26 @@ class ParallelDecoder:
         #: Attention mass that the newest local token paid to each chunk's candidate: float32 [num_chunks],
         #: mean over layers and heads.
         self.candidate_mass = torch.zeros(self.num_chunks)
-        #: The question's rows that `start` was given.
+        #: The question's rows that `look` was given.
         self._question: QuestionRows | None = None
 
     @torch.no_grad()
-    def start(
-        self, local_ids: Sequence[int], prompt_ids: Sequence[int], question: QuestionRows | None = None
-    ) -> Tensor:
+    def start(self, local_ids: Sequence[int], prompt_ids: Sequence[int]) -> Tensor:
         """Run the dynamic prompt behind all chunks and the local context beside it.
 
         Args:
             local_ids: the local context, with its BOS if the mode wants one.
             prompt_ids: the dynamic prompt, with its BOS likewise; its last token is the last local token.
-            question: see `AnswerDecoder.start`.
 
         Returns:
             Float32 logits [vocab] of the first new token.
         """
-        self._question = question
         return self._advance(*self.open(local_ids, prompt_ids))
+
+    def look(self, local_ids: Sequence[int], prompt_ids: Sequence[int], question: QuestionRows) -> None:
+        """See `AnswerDecoder.look`; what a candidate is worth is told by the local context, so all of it runs."""
+        self._question = question
+        self.start(local_ids, prompt_ids)
 
     def open(self, local_ids: Sequence[int], prompt_ids: Sequence[int]) -> tuple[list[int], list[int]]:
         """What `start` feeds: the tokens of every chunk before its candidate, and the local tokens."""
@@ -171,7 +172,7 @@ class ParallelDecoder:
 
     @torch.no_grad()
     def look_for_question(self, chunks: Sequence[int]) -> list[Tensor]:
-        """What the followed heads took from each token of `chunks`: float32 [heads, chunk_len] each; see `start`."""
+        """What the followed heads took from each token of `chunks`: float32 [heads, chunk_len] each; see `look`."""
         if self._question is None or not self._question.heads:
             return []
         return question_look([Looker(index, self.single(index)) for index in chunks], self._asked, self._question)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from focusdoc.decoding.answering import AnswerWriter, Asked
+from focusdoc.decoding.answering import AnswerWriter, Asked, DecoderT, OwnWay
 from focusdoc.decoding.candidates import Candidates
 from focusdoc.decoding.local_context import local_and_prompt
 from focusdoc.decoding.parallel import ParallelDecoder
@@ -26,10 +26,10 @@ NUM_CHUNKS = 8
 LEAST = 0.3
 
 
-class Quoted(Candidates):
-    """Answers from passages that the candidates looked at, quoted into the local context, and from the candidates."""
+class Quoting(OwnWay[DecoderT]):
+    """Answers from passages that were looked at, quoted into the local context."""
 
-    def writer(self, decoder: ParallelDecoder, logits: Tensor, asked: Asked, *, begun: float) -> AnswerWriter:
+    def writer(self, decoder: DecoderT, logits: Tensor, asked: Asked, *, begun: float) -> AnswerWriter:
         """See `OwnWay.writer`: the passages are quoted here, so that the first logits are those behind them."""
         local_ids = self.local_ids(decoder, asked)
         quoted_tokens = len(local_ids) - len(asked.local_ids)
@@ -40,8 +40,8 @@ class Quoted(Candidates):
         # from, but the look that the passages were chosen by does, and stands as the first token's.
         return AnswerWriter(decoder, logits, asked, begun=begun, quoted_tokens=quoted_tokens, looks=1)
 
-    def local_ids(self, decoder: ParallelDecoder, asked: Asked) -> list[int]:
-        """The local context with the passages in it that the candidates of the prompt's last token looked at most.
+    def local_ids(self, decoder: DecoderT, asked: Asked) -> list[int]:
+        """The local context with the passages in it that were looked at most.
 
         Args:
             decoder: as it stands after `start`.
@@ -50,14 +50,11 @@ class Quoted(Candidates):
             The local context as it is, where nothing fits.
         """
         prompt_ids, tokenizer, best = asked.prompt_ids, asked.tokenizer, list(asked.local_ids)
-        longest = len(best) + self._limit(decoder.num_chunks, asked)
+        longest = len(best) + self.quoted_most(decoder.num_chunks, len(best), asked.settings.max_new_tokens)
         if asked.quoted is None or longest <= len(best):
             return best
-        mass = decoder.candidate_mass.cpu()
-        chunks: list[int] = mass.argsort(descending=True)[:NUM_CHUNKS].tolist()
-        looked = decoder.look_inside(chunks, prompt_ids[-1:], mass[None], prompt_len=len(prompt_ids))
         text = Texts(asked.memories, tokenizer)
-        places = [text.place(chunk, centre) for chunk, centre in points(chunks, looked)]
+        places = [text.place(chunk, centre) for chunk, centre in self.points(decoder, prompt_ids)]
         question = tokenizer.decode(prompt_ids, skip_special_tokens=True)
         marked: list[set[int]] = [set() for _ in asked.memories]
         for owner, token in without_other_lines(places, text, question):
@@ -70,11 +67,20 @@ class Quoted(Candidates):
             marked, best = more, ids
         return best
 
-    def _limit(self, num_chunks: int, asked: Asked) -> int:
+    def points(self, decoder: DecoderT, prompt_ids: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Chunk and token of what was looked at, the most first."""
+        mass = decoder.candidate_mass.cpu()
+        chunks: list[int] = mass.argsort(descending=True)[:NUM_CHUNKS].tolist()
+        return points(chunks, decoder.look_inside(chunks, prompt_ids[-1:], mass[None], prompt_len=len(prompt_ids)))
+
+    def quoted_most(self, num_chunks: int, local_len: int, max_new_tokens: int) -> int:
         """Tokens that passages may take, at most."""
-        config, local_len = self.config, len(asked.local_ids)
-        positions = self.positions_left(num_chunks, local_len, asked.settings.max_new_tokens)
-        return min(config.quote_tokens or 0, config.local_window - local_len, positions)
+        positions = self.positions_left(num_chunks, local_len, max_new_tokens)
+        return min(self.config.quote_tokens or 0, self.config.local_window - local_len, positions)
+
+
+class Quoted(Quoting[ParallelDecoder], Candidates):
+    """Answers from passages that the candidates looked at, and from the candidates."""
 
 
 def points(chunks: Sequence[int], looked: Sequence[Tensor]) -> Iterator[tuple[int, int]]:

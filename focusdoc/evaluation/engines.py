@@ -39,18 +39,25 @@ class ModeSettings:
     window: int = WINDOW
 
 
-def focus_engine(engine: FocusEngine, settings: ModeSettings, *, reader: Reader | None = None) -> FocusEngine:
-    """`engine` with the chunk size and local window of `settings`, and this reader."""
+def focus_engine(engine: FocusEngine, settings: ModeSettings) -> FocusEngine:
+    """`engine` with the chunk size and local window of `settings`; it must have candidates."""
     engine.require_adapter()
+    return asking_engine(engine, settings)
+
+
+def asking_engine(engine: FocusEngine, settings: ModeSettings, *, reader: Reader | None = None) -> FocusEngine:
+    """`engine` with the chunk size and local window of `settings`, and this reader; it finds as it would."""
     size = settings.chunk_size or engine.chunk_size
     config = replace(engine.config, chunk_size=size, local_window=settings.local_window)
     return FocusEngine(engine.base, engine.adapter, config, store=engine.store, reader=reader)
 
 
-def direct_engine(engine: FocusEngine, settings: ModeSettings) -> FocusEngine:
-    """An engine without candidates over the same base model; its chunks are the adapter's, if there is one."""
-    size = settings.chunk_size or (engine.chunk_size if engine.adapter is not None else None)
-    config = FocusConfig(condensing="none", local_window=settings.local_window, chunk_size=size)
+def look_engine(engine: FocusEngine, settings: ModeSettings) -> FocusEngine:
+    """An engine without candidates over the same base model, whose own heads look."""
+    size = settings.chunk_size or engine.chunk_size
+    config = FocusConfig(
+        condensing="look", heads=engine.config.heads, local_window=settings.local_window, chunk_size=size
+    )
     return FocusEngine(engine.base, None, config, store=engine.store)
 
 

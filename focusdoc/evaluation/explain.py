@@ -17,7 +17,7 @@ from focusdoc.documents.chunking import Chunk
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import EvaluationError
 from focusdoc.evaluation.engines import tokenizer_of
-from focusdoc.evaluation.recorders import CandidateRecorder, DirectRecorder
+from focusdoc.evaluation.recorders import CandidateRecorder
 from focusdoc.memory.chunk_memory import DocumentMemory
 
 
@@ -30,14 +30,12 @@ class Explanation:
         local_tokens: the local context as texts of single tokens, then the answer's but the last.
         answer_tokens: the answer's tokens as texts; one row of each matrix for each.
         candidates: float32 [answer tokens, chunks], attention from the newest local token to each chunk's
-            candidate, in direct mode to the chunk itself, in the chosen layer and head, or the mean over those that
-            were not chosen.
+            candidate, in the chosen layer and head, or the mean over those that were not chosen.
         local: float32 [answer tokens, local tokens], the same to the local tokens; 0 where a token came later.
         masses: float32 [answer tokens, chunks], the same over all layers and heads.
         chunks: the document's chunks.
         sources: the passages that the answer came from.
         layer, head: what was chosen, None for the mean over all.
-        direct: there are no candidates (direct mode).
     """
 
     document: Document
@@ -52,7 +50,6 @@ class Explanation:
     sources: Sequence[Source]
     layer: int | None
     head: int | None
-    direct: bool = False
 
     @property
     def chunk_shares(self) -> list[float]:
@@ -73,8 +70,13 @@ class Explanation:
 
 
 def check_layer_and_head(engine: FocusEngine, layer: int | None, head: int | None) -> None:
-    """Raise EvaluationError unless the model has such a layer and head; no document need be read to find out."""
+    """Raise EvaluationError unless there are candidates and such a layer and head; no document need be read for it."""
     base = engine.base
+    if engine.config.looks:
+        raise EvaluationError(
+            f"{base.name} has no adapter, and what is explained is the attention to candidates; pass an adapter. The "
+            "sources of an answer tell what its own heads looked at."
+        )
     for name, value, count in (("layer", layer, base.num_layers), ("head", head, base.num_heads)):
         if value is not None and not 0 <= value < count:
             raise EvaluationError(f"The {name} is {value}; {base.name} has {count}, from 0 to {count - 1}.")
@@ -96,7 +98,7 @@ def explain(
         layer, head: which attention to show, 0 for the first; None for the mean over all.
 
     Raises:
-        EvaluationError: there is no such layer or head, or the answer is empty.
+        EvaluationError: there are no candidates, there is no such layer or head, or the answer is empty.
         PromptTooLongError, AdapterError: as `FocusEngine.ask`.
     """
     base = engine.base
@@ -107,8 +109,7 @@ def explain(
     tokenizer = tokenizer_of(engine)
     with base.tokenizer_lock:
         local_ids, _ = local_and_prompt(base, engine.config, question_prompt(tokenizer, question))
-    kind = DirectRecorder if engine.config.direct else CandidateRecorder
-    recorder = kind(engine.kernel, base.num_layers, memory.num_chunks, layer, head)
+    recorder = CandidateRecorder(engine.kernel, base.num_layers, memory.num_chunks, layer, head)
     watched = copy(engine)
     watched.config = replace(engine.config, quote_tokens=0)  # what the answer owes to the candidates alone
     watched.kernel = recorder
@@ -133,5 +134,4 @@ def explain(
         sources=answer.sources,
         layer=layer,
         head=head,
-        direct=engine.config.direct,
     )

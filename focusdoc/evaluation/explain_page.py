@@ -22,13 +22,13 @@ _STYLE = (
 
 
 def explanation_png(explanation: Explanation) -> bytes:
-    """The three heat maps below one another: candidates or chunks, local tokens, and chunk mass."""
+    """The three heat maps below one another: candidates, local tokens, and chunk mass."""
     return plots.heat_maps(_panels(explanation))
 
 
 def explanation_page(explanation: Explanation) -> str:
     """The page: question and answer, the heat maps, and the document coloured by chunk mass; all text is escaped."""
-    found, whom = explanation, _whom(explanation)
+    found = explanation
     body = [
         f"<h1>{_text(found.document.name)}</h1>",
         f"<p><b>{_text(found.question)}</b></p><p class='answer'>{_text(found.answer.strip())}</p>",
@@ -36,8 +36,8 @@ def explanation_page(explanation: Explanation) -> str:
         "<h2>Sources</h2><ol class='sources'>",
         *(f"<li>page {one.page}, {one.score:.0%}: {_text(one.text)}</li>" for one in found.sources),
         "</ol><h2>The document by chunk mass</h2>",
-        f"<p class='note'>The stronger the colour, the more of the attention that the answer paid to all {whom} "
-        f"went to {'' if found.direct else 'the candidate of '}that chunk.</p>",
+        "<p class='note'>The stronger the colour, the more of the attention that the answer paid to all candidates "
+        "went to the candidate of that chunk.</p>",
         *_pages(found),
     ]
     return document(f"{found.document.name}: {found.question}", "\n".join(body), _STYLE)
@@ -75,9 +75,7 @@ def _panels(found: Explanation) -> list[plots.Panel]:
     first = len(found.local_tokens) - last
     where = _where(found)
     return [
-        plots.Panel(
-            f"Attention to the {_whom(found)}, {where}", found.candidates[:, best].tolist(), rows, chunks, "chunk"
-        ),
+        plots.Panel(f"Attention to the candidates, {where}", found.candidates[:, best].tolist(), rows, chunks, "chunk"),
         plots.Panel(
             f"Attention to the last {last} local tokens, {where}",
             found.local[:, first:].tolist(),
@@ -93,10 +91,6 @@ def _panels(found: Explanation) -> list[plots.Panel]:
             "chunk",
         ),
     ]
-
-
-def _whom(found: Explanation) -> str:
-    return "chunks" if found.direct else "candidates"
 
 
 def _where(found: Explanation) -> str:

@@ -11,7 +11,7 @@ MODES: Mapping[str, str] = {
     "focus": "ours: the context is a memory, the question the local context",
     "split": "ours, split as in the paper: the prompt's last tokens are the local context, the rest a memory",
     "quoted": "ours, split likewise, with passages of the memory in front of the last tokens",
-    "direct": "ours without an adapter: the question attends to the chunks themselves",
+    "look": "ours without training: the model's own heads find passages, which it reads",
     "full": "the base model's full attention, cut in the middle to its own context",
     "truncated": "the base model, cut in the middle to the local window",
     "tail": "the base model with the last tokens of the local window alone",

@@ -17,9 +17,10 @@ from focusdoc.decoding.prompt import quoted_before
 from focusdoc.engine import FocusEngine
 from focusdoc.evaluation.engines import (
     ModeSettings,
-    direct_engine,
+    asking_engine,
     engine_facts,
     focus_engine,
+    look_engine,
     model_facts,
     paper_engine,
     prompt_ids,
@@ -136,7 +137,7 @@ class PlainMode:
     def __init__(self, engine: FocusEngine, settings: ModeSettings, *, limit: int | None, tail: bool = False) -> None:
         base = engine.base
         self.engine = FocusEngine(
-            base, None, FocusConfig(condensing="none", local_window=base.context_length, chunk_size=1)
+            base, None, FocusConfig(condensing="look", local_window=base.context_length, chunk_size=1)
         )
         self._settings, self._limit, self._tail = settings, limit, tail
 
@@ -198,15 +199,15 @@ def make_mode(name: str, engine: FocusEngine, settings: ModeSettings) -> Mode:
     makers: dict[str, Callable[[], Mode]] = {
         "focus": lambda: MemoryMode(focus_engine(engine, settings), settings),
         "quoted": lambda: MemoryMode(focus_engine(engine, settings), settings, wide=True),
-        "direct": lambda: MemoryMode(direct_engine(engine, settings), settings),
+        "look": lambda: MemoryMode(look_engine(engine, settings), settings),
         "full": lambda: PlainMode(engine, settings, limit=None),
         "truncated": lambda: PlainMode(engine, settings, limit=settings.local_window),
         "tail": lambda: PlainMode(engine, settings, limit=settings.local_window, tail=True),
         "streaming": lambda: StreamingMode(engine, settings),
         "split": lambda: SplitMode(focus_engine(engine, settings), settings, bare=False),
         "paper": lambda: SplitMode(paper_engine(engine, settings), settings, bare=True),
-        "ask": lambda: AskMode(focus_engine(engine, settings)),
-        "read": lambda: AskMode(focus_engine(engine, settings, reader=needed_reader(engine, name))),
+        "ask": lambda: AskMode(asking_engine(engine, settings)),
+        "read": lambda: AskMode(asking_engine(engine, settings, reader=needed_reader(engine, name))),
         "place": lambda: PlaceMode(needed_reader(engine, name)),
         **dict.fromkeys(FINDERS, lambda: RetrievalMode(FINDERS[name](), needed_reader(engine, name), settings)),
     }

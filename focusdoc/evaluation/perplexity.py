@@ -20,7 +20,6 @@ from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError, EvaluationError
 from focusdoc.evaluation.engines import (
     ModeSettings,
-    direct_engine,
     engine_facts,
     focus_engine,
     model_facts,
@@ -101,7 +100,7 @@ def make_jobs(
 
 
 #: The engines of the modes that have chunks.
-_CHUNKED = {"focus": focus_engine, "direct": direct_engine, "paper": paper_engine}
+_CHUNKED = {"focus": focus_engine, "paper": paper_engine}
 
 
 class PerplexityMode:
@@ -116,7 +115,6 @@ class PerplexityMode:
         self._engine_of = _CHUNKED.get(name)
         makers: dict[str, Callable[[int | None], Predict]] = {
             "focus": lambda size: condensed_predictor(focus_engine(engine, replace(settings, chunk_size=size))),
-            "direct": lambda size: _stepped(direct_engine(engine, replace(settings, chunk_size=size))),
             "paper": lambda size: _stepped(paper_engine(engine, replace(settings, chunk_size=size))),
             "full": lambda _: _plain(engine, lambda ids: ids),
             "truncated": lambda _: _plain(engine, lambda ids: _middle(ids, settings.local_window)),
@@ -186,7 +184,7 @@ def condensed_predictor(engine: FocusEngine) -> Predict:
 
 
 def _stepped(engine: FocusEngine) -> Predict:
-    """The paper's decoding, or direct mode: one gold token after another."""
+    """The paper's decoding: one gold token after another."""
     base = engine.base
 
     def predict(ids: list[int], targets: int) -> Tensor:

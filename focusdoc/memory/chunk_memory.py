@@ -209,10 +209,10 @@ class DocumentMemory:
         return sum(block.num_bytes for block in self.blocks)
 
 
-def check_maker(memories: Sequence[DocumentMemory], maker: str) -> None:
-    """Raise MemoryMismatchError unless every memory was made by `maker`."""
+def check_maker(memories: Sequence[DocumentMemory], maker: str, *others: str) -> None:
+    """Raise MemoryMismatchError unless every memory was made by `maker`, or by one of `others`."""
     for memory in memories:
-        if memory.maker != maker:
+        if memory.maker not in (maker, *others):
             raise MemoryMismatchError(
                 f"This memory was made by {memory.maker}, the engine is {maker}; read the document again with it."
             )

@@ -1,4 +1,4 @@
-"""Reading with a store: what is known is opened, the rest is read, and all of it is stored."""
+"""A reader of documents: what the store knows is opened, the rest goes through the model, and all of it is stored."""
 
 from __future__ import annotations
 
@@ -17,15 +17,19 @@ from focusdoc.memory.entries import size_limit, store_folder
 from focusdoc.memory.host import HostBlock, ring_of
 from focusdoc.memory.plan import MemoryPlan, plan_memory
 from focusdoc.memory.reading import READING_VERSION, Progress, distinct_tokens, read_chunks
+from focusdoc.memory.ring import Ring
 from focusdoc.memory.room import free_beside, free_bytes
-from focusdoc.memory.speed import ReadingSpeed
 from focusdoc.memory.spool import read_into_file
 from focusdoc.memory.store import DocumentStore, KnownChunks
 from focusdoc.modeling.base import BaseModel
+from focusdoc.modeling.dimensions import ModelSize
+from focusdoc.modeling.size import CHUNK_TOKENS, estimate_seconds_per_token
 from focusdoc.storage import expanded
 
 #: Environment variable that turns the store off.
 STORE_VARIABLE = "FOCUSDOC_STORE"
+#: A reading of fewer tokens tells little about how fast the next one will be.
+_TELLING = 1024
 
 _log = logging.getLogger(__name__)
 
@@ -57,172 +61,215 @@ def open_store(store: DocumentStore | str | Path | None = "auto") -> DocumentSto
         return None
 
 
-def maker_key(base: BaseModel, anchor: int = 0, memory_dtype: MemoryDtype = "model") -> str:
+def maker_key(base: BaseModel, memory_dtype: MemoryDtype = "model") -> str:
     """Names everything besides the chunk size that shapes a chunk's KV, `READING_VERSION` for the code among it.
 
     The fingerprint covers weights and configuration (RoPE among it). The context length is not in it, since most
     models do not compute with it; some kinds of RoPE do.
     """
     dtype = str(base.dtype).removeprefix("torch.")
-    # An anchor is the document's own beginning, which the hashes of its tokens cover.
-    anchored = f" anchor {anchor}" if anchor else ""
+    layers = f" first {base.num_layers} layers" if base.is_part else ""
     kept = "" if memory_dtype == "model" else f" kept as {memory_dtype}"
-    return f"reading {READING_VERSION} {base.fingerprint} {dtype} context {base.context_length}{anchored}{kept}"
+    return f"reading {READING_VERSION} {base.fingerprint} {dtype} context {base.context_length}{layers}{kept}"
 
 
-def plan_reading(
-    store: DocumentStore | None,
-    base: BaseModel,
-    token_ids: Sequence[int],
-    chunk_size: int,
-    *,
-    anchor: int = 0,
-    memory_dtype: MemoryDtype = "auto",
-    tail_tokens: int = 0,
-    speed: ReadingSpeed | None = None,
-) -> tuple[MemoryPlan, KnownChunks]:
-    """The plan of a reading, and what the store knows of it.
+class DocumentReader:
+    """Turns the tokens of documents into keys and values, once.
 
     Args:
-        store: None plans a reading of everything, and never one to the disk.
-        anchor: see `read_through`.
+        base: reads them; all of its layers are kept.
+        store: None reads everything, stores nothing, and never plans a reading to the disk.
+        batch: chunks in one pass.
         memory_dtype, tail_tokens: see `plan_memory`.
-        speed: tells the seconds; without it they are 0.
     """
-    found: dict[BlockDtype, KnownChunks] = {}
 
-    def known(kind: BlockDtype) -> int:
-        if store is not None:
-            found[kind] = store.find(token_ids, chunk_size, maker_key(base, anchor, kind))
-        return found[kind].num_tokens if kind in found else 0
+    def __init__(
+        self,
+        base: BaseModel,
+        chunk_size: int,
+        kernel: AttentionKernel,
+        *,
+        store: DocumentStore | None = None,
+        batch: int = 2,
+        memory_dtype: MemoryDtype = "auto",
+        tail_tokens: int = 0,
+    ) -> None:
+        self.base = base
+        self.chunk_size = chunk_size
+        self._kernel = kernel
+        self._store = store
+        self._batch = batch
+        self._memory_dtype = memory_dtype
+        self._tail_tokens = tail_tokens
+        #: Of the last reading that told; see `seconds_per_token`.
+        self._seconds: float | None = None
 
-    on_cpu = base.device.type == "cpu"
-    plan = plan_memory(
-        base,
-        base.dtype,
-        len(token_ids),
-        chunk_size,
-        free=free_bytes(base.device),
-        memory_dtype=memory_dtype,
-        tail_tokens=tail_tokens,
-        beside=lambda: free_beside(base.device),
-        disk=store.room if store is not None and on_cpu else None,
-        known=known,
-        maps=on_cpu,
-        seconds_per_token=speed.seconds_per_token if speed is not None else None,
-    )
-    return plan, found.get(plan.memory_dtype, KnownChunks())
+    @property
+    def maker(self) -> str:
+        """Names everything that shapes a memory, for people: weights, dtype, layers, chunk size."""
+        dtype = str(self.base.dtype).removeprefix("torch.")
+        layers = f", first {self.base.num_layers} layers" if self.base.is_part else ""
+        return f"{self.base.name} {self.base.fingerprint[:12]} {dtype}{layers}, chunks of {self.chunk_size}"
 
+    def seconds_per_token(self) -> float:
+        """What a token takes: as in the last reading, or before it an estimate from one layer."""
+        if self._seconds is None:
+            base = self.base
+            size = ModelSize.of(base.config.to_dict(), base.name, str(base.dtype).removeprefix("torch."))
+            chunk_size = min(self.chunk_size, CHUNK_TOKENS)
+            # As short as can be: the reading that waits for it may be short too.
+            whole = estimate_seconds_per_token(size, str(base.device), chunk_size=chunk_size, budget=0)
+            self._seconds = whole * base.num_layers / size.num_layers
+        return self._seconds
 
-def read_through(
-    store: DocumentStore | None,
-    base: BaseModel,
-    token_ids: Sequence[int],
-    chunk_size: int,
-    kernel: AttentionKernel,
-    *,
-    batch: int = 2,
-    progress: Progress | None = None,
-    document: str = "",
-    anchor: int = 0,
-    memory_dtype: MemoryDtype = "auto",
-    tail_tokens: int = 0,
-    speed: ReadingSpeed | None = None,
-    on_plan: Callable[[MemoryPlan], None] | None = None,
-) -> tuple[tuple[MemoryBlock, ...], int]:
-    """The memory of a document, from the store as far as it is known there, and then stored.
+    def knows(self, token_ids: Sequence[int]) -> bool:
+        """Whether the store has all of a document, as it would be kept where memory is not short."""
+        kind: BlockDtype = "model" if self._memory_dtype == "auto" else self._memory_dtype
+        return self._known(token_ids, kind).num_tokens == len(token_ids)
 
-    Args:
-        store: None reads everything and stores nothing.
-        batch, progress: see `read_chunks`; known tokens count as read at once, and while another thread or process
-            reads the same document nothing is.
-        document: its name, for ``focusdoc store list``.
-        anchor: this many first tokens stand in front of every chunk while it is read.
-        memory_dtype, tail_tokens: see `plan_memory`.
-        speed: tells how long it will take, and learns how long it took.
-        on_plan: is given the plan before anything is read; None for the log.
+    def plan(self, token_ids: Sequence[int]) -> MemoryPlan:
+        """What reading a document will take; nothing is read."""
+        return self._plan(token_ids)[0]
 
-    Returns:
-        The blocks, their chunks in order (several of full chunks where a document grew), and how many tokens went
-        through the model.
+    def read(
+        self,
+        token_ids: Sequence[int],
+        *,
+        progress: Progress | None = None,
+        document: str = "",
+        on_plan: Callable[[MemoryPlan], None] | None = None,
+    ) -> tuple[tuple[MemoryBlock, ...], int]:
+        """The memory of a document, from the store as far as it is known there, and then stored.
 
-    Raises:
-        MemoryShortageError: it fits neither into memory nor on the disk; nothing was read.
-    """
-    total = len(token_ids)
+        Args:
+            progress: see `read_chunks`; known tokens count as read at once, and while another thread or process reads
+                the same document nothing is.
+            document: its name, for ``focusdoc store list``.
+            on_plan: is given the plan before anything is read; None for the log.
 
-    def tell(done: int, _: int = 0) -> None:
-        if progress is not None:
-            progress(done, total)
+        Returns:
+            The blocks, their chunks in order (several of full chunks where a document grew), and how many tokens went
+            through the model.
 
-    maker = maker_key(base, anchor, memory_dtype)
-    with store.only_reader(token_ids, chunk_size, maker, lambda: tell(0)) if store is not None else nullcontext():
-        plan, known = plan_reading(
-            store,
-            base,
-            token_ids,
-            chunk_size,
-            anchor=anchor,
-            memory_dtype=memory_dtype,
-            tail_tokens=tail_tokens,
-            speed=speed,
+        Raises:
+            MemoryShortageError: it fits neither into memory nor on the disk; nothing was read.
+        """
+        store, total = self._store, len(token_ids)
+
+        def tell(done: int, _: int = 0) -> None:
+            if progress is not None:
+                progress(done, total)
+
+        maker = maker_key(self.base, self._memory_dtype)
+        alone = (
+            store.only_reader(token_ids, self.chunk_size, maker, lambda: tell(0))
+            if store is not None
+            else nullcontext()
         )
-        plan.check(document)
-        level = logging.WARNING if plan.is_forced and on_plan is None else logging.INFO
-        _log.log(level, "Reading %s: %s.", document or "tokens", plan)
-        if on_plan is not None:
-            on_plan(plan)
-
-        begun = time.perf_counter()
-        ring = ring_of(base.device) if plan.rung == "host" else None
-
-        def read(start: int) -> tuple[MemoryBlock, ...]:
-            return read_chunks(
-                base,
-                token_ids[start:],
-                chunk_size,
-                kernel,
-                batch=batch,
-                progress=lambda done, _: tell(start + done),
-                anchor_ids=token_ids[:anchor],
-                memory_dtype=plan.memory_dtype,
-                ring=ring,
+        with alone:
+            plan, known = self._plan(token_ids)
+            plan.check(document)
+            level = logging.WARNING if plan.is_forced and on_plan is None else logging.INFO
+            _log.log(level, "Reading %s: %s.", document or "tokens", plan)
+            if on_plan is not None:
+                on_plan(plan)
+            if plan.rung == "disk" and store is not None:
+                return self._read_to_disk(store, token_ids, plan, document, tell), total
+            if known.num_tokens:
+                tell(known.num_tokens)
+            ring = ring_of(self.base.device) if plan.rung == "host" else None
+            blocks = tuple(
+                block.to(self.base.device) if ring is None else HostBlock.around(block.clone(), ring)
+                for block in known.blocks
             )
+            if known.num_tokens < total:
+                begun = time.perf_counter()
+                blocks += self._encode(token_ids, known.num_tokens, plan, tell, ring)
+                self._save(token_ids, blocks, plan, known, document, begun)
+            return blocks, total - known.num_tokens
 
-        def save(blocks: Sequence[MemoryBlock], known: KnownChunks) -> None:
-            if speed is not None:
-                speed.measured(distinct_tokens(token_ids[plan.num_known :], chunk_size), time.perf_counter() - begun)
-            if store is not None:
-                maker = maker_key(base, anchor, plan.memory_dtype)
-                store.save(token_ids, blocks, chunk_size, maker, known=known, document=document, model=base.name)
+    def _read_to_disk(
+        self, store: DocumentStore, token_ids: Sequence[int], plan: MemoryPlan, document: str, tell: Progress
+    ) -> tuple[MemoryBlock, ...]:
+        """Full chunks are written while they are read, and mapped."""
+        begun = time.perf_counter()
+        try:
+            with read_into_file(
+                store,
+                self.base,
+                token_ids,
+                self.chunk_size,
+                self._kernel,
+                batch=self._batch,
+                progress=tell,
+                memory_dtype=plan.memory_dtype,
+            ) as mapped:
+                blocks = (*mapped.blocks, *self._encode(token_ids, mapped.num_tokens, plan, tell))
+                self._save(token_ids, blocks, plan, mapped, document, begun)
+        except OSError as error:
+            raise MemoryShortageError(
+                f"{document!r} does not fit into memory, and it cannot be written to {store.folder} "
+                f"({error.strerror or error}); make room there, or set FOCUSDOC_CACHE to another folder."
+            ) from error
+        return blocks
 
-        if plan.rung == "disk" and store is not None:
-            try:
-                with read_into_file(
-                    store,
-                    base,
-                    token_ids,
-                    chunk_size,
-                    kernel,
-                    batch=batch,
-                    progress=tell,
-                    anchor_ids=token_ids[:anchor],
-                    memory_dtype=plan.memory_dtype,
-                ) as mapped:
-                    blocks = (*mapped.blocks, *read(mapped.num_tokens))
-                    save(blocks, mapped)
-            except OSError as error:
-                raise MemoryShortageError(
-                    f"{document!r} does not fit into memory, and it cannot be written to {store.folder} "
-                    f"({error.strerror or error}); make room there, or set FOCUSDOC_CACHE to another folder."
-                ) from error
-            return blocks, total
-        if known.num_tokens:
-            tell(known.num_tokens)
-        blocks = tuple(
-            block.to(base.device) if ring is None else HostBlock.around(block.clone(), ring) for block in known.blocks
+    def _encode(
+        self, token_ids: Sequence[int], start: int, plan: MemoryPlan, tell: Progress, ring: Ring | None = None
+    ) -> tuple[MemoryBlock, ...]:
+        """What the model makes of the tokens from `start` on."""
+        return read_chunks(
+            self.base,
+            token_ids[start:],
+            self.chunk_size,
+            self._kernel,
+            batch=self._batch,
+            progress=lambda done, total: tell(start + done, total),
+            memory_dtype=plan.memory_dtype,
+            ring=ring,
         )
-        if known.num_tokens < total:
-            blocks += read(known.num_tokens)
-            save(blocks, known)
-        return blocks, total - known.num_tokens
+
+    def _save(
+        self,
+        token_ids: Sequence[int],
+        blocks: Sequence[MemoryBlock],
+        plan: MemoryPlan,
+        known: KnownChunks,
+        document: str,
+        begun: float,
+    ) -> None:
+        num_read = distinct_tokens(token_ids[plan.num_known :], self.chunk_size)
+        if num_read >= _TELLING:
+            self._seconds = (time.perf_counter() - begun) / num_read
+        if self._store is not None:
+            maker, name = maker_key(self.base, plan.memory_dtype), self.base.name
+            self._store.save(token_ids, blocks, self.chunk_size, maker, known=known, document=document, model=name)
+
+    def _known(self, token_ids: Sequence[int], kind: BlockDtype) -> KnownChunks:
+        if self._store is None:
+            return KnownChunks()
+        return self._store.find(token_ids, self.chunk_size, maker_key(self.base, kind))
+
+    def _plan(self, token_ids: Sequence[int]) -> tuple[MemoryPlan, KnownChunks]:
+        """The plan of a reading, and what the store knows of it."""
+        base, found = self.base, dict[BlockDtype, KnownChunks]()
+
+        def known(kind: BlockDtype) -> int:
+            found[kind] = self._known(token_ids, kind)
+            return found[kind].num_tokens
+
+        on_cpu = base.device.type == "cpu"
+        plan = plan_memory(
+            base,
+            base.dtype,
+            len(token_ids),
+            self.chunk_size,
+            free=free_bytes(base.device),
+            memory_dtype=self._memory_dtype,
+            tail_tokens=self._tail_tokens,
+            beside=lambda: free_beside(base.device),
+            disk=self._store.room if self._store is not None and on_cpu else None,
+            known=known,
+            maps=on_cpu,
+            seconds_per_token=self.seconds_per_token,
+        )
+        return plan, found.get(plan.memory_dtype, KnownChunks())

@@ -30,21 +30,19 @@ _CPU = torch.device("cpu")
 class ReadingLayout:
     """Chunks of one length as a batch, each causal on its own; keys and values go into the block layer by layer.
 
-    The first `anchor` rows of each are an anchor, whose keys and values are not kept. Of the last layer nothing else is
-    wanted, so it attends to nothing.
+    Of the last layer nothing else is wanted, so it attends to nothing.
     """
 
-    def __init__(self, block: MemoryBlock, first: int, kernel: AttentionKernel, anchor: int = 0) -> None:
+    def __init__(self, block: MemoryBlock, first: int, kernel: AttentionKernel) -> None:
         self._block = block
         self._first = first
         self._kernel = kernel
-        self._anchor = anchor
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
     ) -> Tensor:
         """Causal attention inside each chunk; see `AttentionLayout`."""
-        self._block.put(layer, self._first, key[:, :, self._anchor :], value[:, :, self._anchor :])
+        self._block.put(layer, self._first, key, value)
         if layer + 1 == self._block.keys.shape[0]:
             return torch.zeros_like(query).transpose(1, 2)
         output = attend_causal(self._kernel, query, key, value, scaling=scaling, window=window)
@@ -60,7 +58,6 @@ def read_chunks(
     *,
     batch: int = 2,
     progress: Progress | None = None,
-    anchor_ids: Sequence[int] = (),
     memory_dtype: BlockDtype = "model",
     ring: Ring | None = None,
 ) -> tuple[MemoryBlock, ...]:
@@ -70,7 +67,6 @@ def read_chunks(
 
     Args:
         batch: chunks in one pass.
-        anchor_ids: tokens in front of every chunk, which then stands at the positions behind them (direct mode).
         memory_dtype: the kind of the blocks.
         ring: takes them in, to stay in RAM beside the model's device; None for that device itself.
 
@@ -91,14 +87,11 @@ def read_chunks(
         block: MemoryBlock = BLOCKS[memory_dtype].empty(shape, base.dtype, _CPU if ring is not None else base.device)
         if ring is not None:
             block = HostBlock.around(block, ring)
-        anchor = torch.tensor(anchor_ids, dtype=torch.long).expand(batch, -1)
-        positions = torch.arange(len(anchor_ids) + chunk_len, device=base.device)
+        positions = torch.arange(chunk_len, device=base.device)
         originals = _first_occurrences(part)
         for first, stop in _passes(originals, batch):
-            chunks = part[first:stop]
-            rows = torch.cat((anchor[: len(chunks)], chunks), dim=1).to(base.device)
-            layout = ReadingLayout(block, first, kernel, len(anchor_ids))
-            base.run_for_keys(rows, positions.expand(len(rows), -1), layout)
+            chunks = part[first:stop].to(base.device)
+            base.run_for_keys(chunks, positions.expand(len(chunks), -1), ReadingLayout(block, first, kernel))
             done += chunks.numel()
             if progress is not None:
                 progress(done, len(tokens))

@@ -27,7 +27,6 @@ def read_into_file(
     *,
     batch: int,
     progress: Progress,
-    anchor_ids: Sequence[int],
     memory_dtype: BlockDtype,
 ) -> Iterator[KnownChunks]:
     """Encode the full chunks of `token_ids`, `batch` at a time, into one file; yields them memory-mapped.
@@ -35,7 +34,7 @@ def read_into_file(
     The file is gone when the block ends, unless the block saves the chunks; what is mapped stays usable.
 
     Args:
-        batch, progress, anchor_ids, memory_dtype: see `read_chunks`.
+        batch, progress, memory_dtype: see `read_chunks`.
 
     Raises:
         OSError: it cannot be written.
@@ -48,9 +47,7 @@ def read_into_file(
         with SegmentWriter(path, like, count) as writer:
             for start in range(0, count * chunk_size, batch * chunk_size):
                 part = token_ids[start : min(start + batch * chunk_size, count * chunk_size)]
-                (block,) = read_chunks(
-                    base, part, chunk_size, kernel, batch=batch, anchor_ids=anchor_ids, memory_dtype=memory_dtype
-                )
+                (block,) = read_chunks(base, part, chunk_size, kernel, batch=batch, memory_dtype=memory_dtype)
                 writer.write(block)
                 progress(start + len(part), len(token_ids))
             segment = writer.segment()

@@ -27,7 +27,7 @@ from focusdoc.modeling.process import prepare_process
 from focusdoc.modeling.quiet import no_progress_bars
 from focusdoc.modeling.rotary import Rotary
 from focusdoc.modeling.stand_in import Place, standing_in
-from focusdoc.modeling.twin import twin, use_attention
+from focusdoc.modeling.twin import twin, use_attention, with_first_layers
 from focusdoc.storage import expanded
 
 #: Candidate weights of every layer, as they are or packed.
@@ -101,6 +101,30 @@ class BaseModel:
         #: Held while the tokenizer encodes.
         self.tokenizer_lock = threading.RLock()
         self._process = os.getpid()
+
+    def upto(self, num_layers: int) -> BaseModel:
+        """The first layers of this model, for keys and values alone: what comes out of them is no model's.
+
+        It shares the weights, the modules and the lock.
+
+        Args:
+            num_layers: 1 or more; all of them give the model itself.
+        """
+        if num_layers >= self.num_layers:
+            return self
+        lower = copy.copy(self)
+        with self.lock:
+            lower.decoder = with_first_layers(self.decoder, num_layers)
+            lower.__dict__["_fused_mlps"] = self._fused_mlps  # packed once; those of higher layers do nothing here
+        lower.__dict__.pop("_no_last_mlp", None)
+        lower.attention_layers = self.attention_layers[:num_layers]
+        lower.num_layers = num_layers
+        return lower
+
+    @property
+    def is_part(self) -> bool:
+        """Whether these are only the first layers of the model; see `upto`."""
+        return self.num_layers < int(self.config.num_hidden_layers)
 
     @property
     def device(self) -> torch.device:

@@ -144,6 +144,19 @@ CATALOGUE = (
         ),
         few_row_bytes=476_167_296,
         chunk_size=1024,
+        # By `focusdoc calibrate`, 2026-11-29.
+        retrieval_heads=(
+            (3, 0),
+            (7, 8),
+            (9, 8),
+            (9, 10),
+            (9, 13),
+            (11, 9),
+            (11, 12),
+            (13, 0),
+            (13, 2),
+            (13, 13),
+        ),
     ),
     CatalogueModel(
         name="Qwen2.5-Coder-1.5B-Instruct",
@@ -173,6 +186,23 @@ CATALOGUE = (
         ),
         few_row_bytes=1_127_317_248,
         chunk_size=1024,
+        # By `focusdoc calibrate`, 2026-11-29.
+        retrieval_heads=(
+            (2, 3),
+            (8, 3),
+            (14, 0),
+            (14, 3),
+            (14, 4),
+            (14, 6),
+            (16, 0),
+            (16, 1),
+            (16, 2),
+            (16, 3),
+            (16, 4),
+            (16, 5),
+            (16, 7),
+            (16, 11),
+        ),
     ),
 )
 

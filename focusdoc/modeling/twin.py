@@ -45,6 +45,16 @@ def twin(model: Module) -> Module:
     return of(model)  # type: ignore[return-value]  # a module's twin is of its type
 
 
+def with_first_layers(decoder: nn.Module, num_layers: int) -> nn.Module:
+    """`decoder` (of a twin), with a list of its own of the first of its layers; all modules are shared."""
+    made = decoder.__new__(type(decoder))
+    made.__dict__ = decoder.__dict__.copy()
+    layers = nn.ModuleList(list(decoder.get_submodule("layers").children())[:num_layers])
+    made.__dict__["_modules"] = {**decoder._modules, "layers": layers}
+    _own_forward(decoder, made)
+    return made
+
+
 def _own_forward(module: nn.Module, made: nn.Module) -> None:
     """What an instance has in place of its class's forward would run the modules of the model, not of its twin."""
     made.__dict__.pop("_compiled_call_impl", None)

@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from focusdoc.decoding.answering import Asked
 from focusdoc.decoding.generation import AnswerDecoder
-from focusdoc.decoding.looking import NEAR, QuestionRows
+from focusdoc.decoding.looking import NEAR, question_rows
 from focusdoc.decoding.prompt import encode_text
 from focusdoc.errors import ConfigError
 from focusdoc.memory.chunk_memory import DocumentMemory
@@ -112,7 +112,7 @@ class Finder:
         places = places_of(memories, windows)
         with decoder.base.tokenizer_lock:
             question_ids = encode_text(asked.tokenizer, question)
-        decoder.start(asked.local_ids, prompt_ids, _rows(prompt_ids, question_ids, self._heads))
+        decoder.look(asked.local_ids, prompt_ids, question_rows(prompt_ids, question_ids, self._heads))
         mass = decoder.candidate_mass.cpu()
         words = torch.cat([torch.from_numpy(each.matches(question)) for each in windows])
         signals = torch.zeros(len(words), len(SIGNALS))
@@ -184,11 +184,3 @@ def _in_windows(spread: Tensor, places: Places) -> Tensor:
     """The logarithm of the largest value in every window, against the largest of all."""
     largest = torch.stack([spread[first:last].max() for first, last in places.tokens.tolist()])
     return torch.log(largest / largest.max().clamp_min(1e-30) + FLOOR)
-
-
-def _rows(prompt_ids: Sequence[int], question_ids: Sequence[int], heads: tuple[tuple[int, int], ...]) -> QuestionRows:
-    length, asked = len(question_ids), list(question_ids)
-    for first in range(len(prompt_ids) - length, -1, -1):
-        if length and list(prompt_ids[first : first + length]) == asked:
-            return QuestionRows(first, first + length, heads)
-    return QuestionRows(0, len(prompt_ids), heads)

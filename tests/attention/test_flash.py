@@ -15,7 +15,7 @@ import flash_stand_in
 from attention_shapes import SHAPES, TOLERANCE, inputs, settings_of
 from focusdoc import FocusConfig, FocusEngine
 from focusdoc.attention import attention_kernel, flash, merge, naive, sdpa
-from focusdoc.attention.flash import FlashAttention, flash_mask, flat_rows, parted
+from focusdoc.attention.flash import FlashAttention, flash_mask
 from focusdoc.errors import ConfigError
 from focusdoc.modeling.base import BaseModel
 from tiny_models import tiny_model
@@ -26,7 +26,6 @@ SPARED = {
     "chunk wholly out of the window",
     "chunk out of the window for the last query",
 }
-LENGTHS = (33, 7, 1, 20)
 
 
 @pytest.fixture
@@ -39,15 +38,6 @@ def calls() -> list[tuple[str, dict[str, Any]]]:
 def stand_in(dtype: torch.dtype = torch.float32) -> FlashAttention:
     """The kernel on the stand-in, which takes float32 too, so that agreement can be close."""
     return FlashAttention(flash_stand_in, (dtype,))
-
-
-def chunks(device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[list[torch.Tensor], ...]:
-    """Queries of 6 heads, keys and values of 2, for chunks of `LENGTHS`."""
-    generator = torch.Generator().manual_seed(1)
-    return tuple(
-        [torch.randn(heads, length, 16, generator=generator).to(device, dtype) for length in LENGTHS]
-        for heads in (6, 2, 2)
-    )
 
 
 class TestPreparedCalls:
@@ -142,14 +132,16 @@ class TestPreparedCalls:
 
 class TestEngine:
     @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
-    @pytest.mark.parametrize("condensing", ["candidates", "none"])
+    @pytest.mark.parametrize("condensing", ["candidates", "look"])
     def test_decodes_to_the_same_logits(self, family: str, condensing: Any, calls: list[Any]) -> None:
         """Reading, prompt and steps of a whole engine, over chunks of which the last is ragged."""
         model = tiny_model(family, **({"sliding_window": 24} if family == "gemma3_text" else {}))
         ids = torch.randint(3, 96, (150,), generator=torch.Generator().manual_seed(0))
 
         def logits(kernel: Any) -> torch.Tensor:
-            config = FocusConfig(chunk_size=40, local_window=16, condensing=condensing, allow_untrained=True)
+            config = FocusConfig(
+                chunk_size=40, local_window=16, condensing=condensing, heads=((1, 2),), allow_untrained=True
+            )
             engine = FocusEngine(BaseModel(model), None, config)
             engine.kernel = kernel
             found = engine.generate(ids, max_new_tokens=4, return_logits=True, ignore_eos=True).logits
@@ -158,52 +150,6 @@ class TestEngine:
 
         torch.testing.assert_close(logits(stand_in()), logits(naive.attend), atol=2e-4, rtol=1e-4)
         assert {name for name, _ in calls} == {"flash_attn_func", "flash_attn_with_kvcache"}
-
-
-class TestRaggedChunks:
-    @pytest.mark.parametrize("window", [None, 8])
-    def test_agree_with_naive_one_by_one(self, window: int | None, calls: list[Any]) -> None:
-        queries, keys, values = chunks()
-        found = stand_in().ragged(queries, keys, values, scaling=0.25, window=window)
-        assert [name for name, _ in calls] == ["flash_attn_varlen_func"]
-        assert_ragged(found, (queries, keys, values), window, torch.float32)
-
-    def test_go_to_sdpa_where_the_kernel_does_not_take_them(self, calls: list[Any]) -> None:
-        states = chunks()
-        found = FlashAttention(flash_stand_in).ragged(*states, scaling=0.25, window=8)
-        assert calls == []
-        assert_ragged(found, states, 8, torch.float32)
-
-    def test_lie_end_to_end_between_their_bounds(self) -> None:
-        queries, _, _ = chunks()
-        rows, bounds, longest = flat_rows(queries)
-        assert rows.shape == (61, 6, 16)
-        assert (bounds.dtype, bounds.tolist(), longest) == (torch.int32, [0, 33, 40, 41, 61], 33)
-        assert torch.equal(rows[33:40], queries[1].transpose(0, 1))
-
-    def test_are_parted_with_contiguous_sums(self) -> None:
-        output, lse = torch.randn(61, 6, 16), torch.randn(61, 6).T  # [num_heads, total], not contiguous
-        parts = parted(output, lse, LENGTHS)
-        assert [(tuple(rows.shape), tuple(sums.shape)) for rows, sums in parts] == [
-            ((6, length, 16), (6, length)) for length in LENGTHS
-        ]
-        assert all(sums.is_contiguous() for _, sums in parts)
-        assert torch.equal(torch.cat([sums for _, sums in parts], dim=1), lse)
-
-
-def assert_ragged(
-    found: list[tuple[torch.Tensor, torch.Tensor]],
-    states: tuple[list[torch.Tensor], ...],
-    window: int | None,
-    dtype: torch.dtype,
-) -> None:
-    """Every chunk as the naive form has it alone."""
-    assert len(found) == len(LENGTHS)
-    for (output, lse), query, key, value in zip(found, *states, strict=True):
-        alone = (each[None].float() for each in (query, key, value))
-        wanted, wanted_lse = naive.attend(*alone, scaling=0.25, query_start=0, window=window)
-        torch.testing.assert_close(output.float(), wanted[0], **TOLERANCE[dtype])
-        torch.testing.assert_close(lse, wanted_lse[0], **TOLERANCE[dtype])
 
 
 class TestChoice:
@@ -272,10 +218,3 @@ class TestOnAGpu:
         found, found_lse = kernel(*(each.cuda() for each in states), **settings)
         torch.testing.assert_close(found.cpu().float(), wanted, **TOLERANCE[dtype])
         torch.testing.assert_close(found_lse.cpu(), wanted_lse, **TOLERANCE[dtype])
-
-    @pytest.mark.parametrize("window", [None, 8])
-    def test_ragged_chunks_agree_with_naive(self, kernel: FlashAttention, window: int | None) -> None:
-        states = chunks("cuda", torch.bfloat16)
-        found = kernel.ragged(*states, scaling=0.25, window=window)
-        on_cpu = [(output.cpu(), lse.cpu()) for output, lse in found]
-        assert_ragged(on_cpu, tuple([each.cpu() for each in one] for one in states), window, torch.bfloat16)

@@ -53,9 +53,9 @@ def test_below_its_threshold_the_paper_cuts_no_chunks_and_is_left_out() -> None:
 
 
 def test_without_an_adapter_only_what_needs_none_is_measured() -> None:
-    options = Options(lengths=[4096], contenders=["focus", "direct", "full", "paper"], chunk_sizes=[512])
+    options = Options(lengths=[4096], contenders=["focus", "look", "full", "paper"], chunk_sizes=[512])
     cases, omitted = plan(options, {**FACTS, "adapter": None}, {})
-    assert names(cases) == [("direct", 4096, 512), ("full", 4096, 0)]
+    assert names(cases) == [("look", 4096, 512), ("full", 4096, 0)]
     assert omitted == ["focus: the model has no adapter", "paper: the model has no adapter"]
 
 

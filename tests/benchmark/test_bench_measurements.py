@@ -32,15 +32,17 @@ def measured(settings: Settings, contender: str, length: int, chunk_size: int = 
     return do(Request(**{"work": contender, "settings": settings, "case": case, **request}))
 
 
-@pytest.mark.parametrize("contender", ["focus", "int8", "direct"])
+@pytest.mark.parametrize("contender", ["focus", "int8", "look"])
 def test_a_memory_mode_is_read_asked_twice_stored_and_reopened(contender: str, settings: Settings, store: str) -> None:
     row = measured(settings, contender, 300, 64, store=store)
     assert (row["tokens"], row["chunks"]) == (300, 5)
     assert row["kv_bytes_as_computed"] == 300 * 2 * 2 * 2 * 8 * 4  # keys and values, layers, KV heads, size, float32
     if contender == "int8":
         assert row["kv_bytes"] < row["kv_bytes_as_computed"] / 2
-    else:
+    elif contender == "focus":
         assert row["kv_bytes"] == row["kv_bytes_as_computed"]
+    else:  # of the layers up to the highest head
+        assert row["kv_bytes"] in (row["kv_bytes_as_computed"], row["kv_bytes_as_computed"] // 2)
     assert row["first_seconds"] > row["read_seconds"] > 0
     assert min(row["second_seconds"], row["token_seconds"], row["store_seconds"]) > 0
     assert row["peak_bytes"] >= 0

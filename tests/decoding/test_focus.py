@@ -106,7 +106,7 @@ def test_wrong_numbers(active: Any) -> None:
         FocusConfig(active_chunks=active)
 
 
-@pytest.mark.parametrize("settings", [{"condensing": "none"}, {"local_attention": "refresh"}])
+@pytest.mark.parametrize("settings", [{"condensing": "look"}, {"local_attention": "refresh"}])
 def test_modes_that_cannot(settings: Any) -> None:
     with pytest.raises(ConfigError, match="sit out"):
         FocusConfig(active_chunks=3, **settings)

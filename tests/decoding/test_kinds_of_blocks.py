@@ -10,7 +10,8 @@ from torch import Tensor
 
 from focusdoc import FocusConfig, FocusEngine
 from focusdoc.attention import attention_kernel
-from focusdoc.decoding.direct import DirectDecoder
+from focusdoc.decoding.look import LookDecoder
+from focusdoc.decoding.looking import QuestionRows
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.decoding.refreshed import RefreshedDecoder
 from focusdoc.decoding.together import start_together, step_together
@@ -58,7 +59,7 @@ def decoder(
     )
 
 
-def logits_of(one: ParallelDecoder | DirectDecoder) -> Tensor:
+def logits_of(one: ParallelDecoder) -> Tensor:
     return torch.stack([one.start(LOCAL, LOCAL[-6:]), *(one.step(token) for token in ANSWER)])
 
 
@@ -101,22 +102,20 @@ def test_several_questions_together(base: BaseModel, both: tuple[Blocks, Blocks]
     torch.testing.assert_close(*found, **TOLERANCE)
 
 
-def test_direct_mode(base: BaseModel, both: tuple[Blocks, Blocks]) -> None:
-    decoders = [
-        DirectDecoder(base, blocks, kernel=attention_kernel("auto"), start=16, max_new_tokens=6) for blocks in both
-    ]
-    special, plain = map(logits_of, decoders)
-    torch.testing.assert_close(special, plain, **TOLERANCE)
-    looked = [one.look_inside([0, 3], ANSWER, torch.zeros(4, 4), prompt_len=1) for one in decoders]
-    for one_chunk, other in zip(*looked, strict=True):
-        torch.testing.assert_close(one_chunk, other, **TOLERANCE)
+def test_a_look(base: BaseModel, both: tuple[Blocks, Blocks]) -> None:
+    looked = []
+    for blocks in both:
+        decoder = LookDecoder(base, blocks, kernel=attention_kernel("auto"), heads=((0, 1), (1, 2)))
+        decoder.look(LOCAL, LOCAL, QuestionRows(0, len(LOCAL)))
+        looked.append(torch.cat(decoder.look_for_question(range(decoder.num_chunks)), dim=1))
+    torch.testing.assert_close(*looked, **TOLERANCE)
 
 
 def test_the_engine_reads_what_its_setting_says(base: BaseModel) -> None:
     ids = torch.randint(3, 96, (67,), generator=torch.Generator().manual_seed(3)).tolist()
     logits = {}
     for kind in ("model", "int8"):
-        settings = FocusConfig(chunk_size=16, local_window=9, condensing="none", memory_dtype=kind)  # type: ignore[arg-type]
+        settings = FocusConfig(chunk_size=16, local_window=9, allow_untrained=True, memory_dtype=kind)  # type: ignore[arg-type]
         found = FocusEngine(base, None, settings).generate(ids, max_new_tokens=1, return_logits=True)
         logits[kind] = found.logits
     assert not torch.equal(logits["model"], logits["int8"])

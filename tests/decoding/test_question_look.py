@@ -27,7 +27,10 @@ def started(base: BaseModel, rows: QuestionRows | None = ROWS, **config: Any) ->
     blocks = read_chunks(base, IDS, 16, kernel, memory_dtype=config.get("memory_dtype", "model"))
     settings = FocusConfig(chunk_size=16, **config)
     one = ParallelDecoder(base, random_weights(base.model), blocks, kernel=kernel, config=settings, max_new_tokens=4)
-    one.start(PROMPT, PROMPT, rows)
+    if rows is None:
+        one.start(PROMPT, PROMPT)
+    else:
+        one.look(PROMPT, PROMPT, rows)
     return one
 
 

@@ -155,12 +155,11 @@ class TestAnswers:
 def test_only_trained_candidates_quote_by_themselves(engine: FocusEngine) -> None:
     assert engine.config.quote_tokens == QUOTE_TOKENS
     untrained = FocusEngine(engine.base, None, FocusConfig(chunk_size=64, allow_untrained=True))
-    direct = FocusEngine(engine.base, None, FocusConfig(chunk_size=64, condensing="none"))
     paper = FocusEngine(engine.base, engine.adapter, FocusConfig.paper(chunk_size=64))
-    assert [each.config.quote_tokens for each in (untrained, direct, paper)] == [0, 0, 0]
+    assert [each.config.quote_tokens for each in (untrained, paper)] == [0, 0]
 
 
-@pytest.mark.parametrize("settings", [{"condensing": "none"}, {"local_attention": "refresh"}, {}])
+@pytest.mark.parametrize("settings", [{"local_attention": "refresh"}, {}])
 def test_wrong_settings_are_refused(settings: Any) -> None:
     with pytest.raises(ConfigError, match="quote_tokens is"):
         FocusConfig(quote_tokens=100 if settings else -1, **settings)

@@ -104,13 +104,9 @@ def test_each_answer_ends_at_its_own_stop(engine: FocusEngine, memory: DocumentM
     ]
 
 
-def test_several_memories_and_direct_mode(engine: FocusEngine, memory: DocumentMemory) -> None:
+def test_several_memories(engine: FocusEngine, memory: DocumentMemory) -> None:
     both = engine.ask_many([memory, memory], QUESTIONS[:2], max_new_tokens=2)
     assert [answer.usage.num_chunks for answer in both] == [2 * memory.num_chunks] * 2
-    direct = FocusEngine(engine.base, None, FocusConfig(chunk_size=64, condensing="none"))
-    read = direct.read(Document.from_text(TEXT))
-    answers = direct.ask_many(read, QUESTIONS, max_new_tokens=3)
-    assert [answer.text for answer in answers] == [direct.ask(read, each, max_new_tokens=3).text for each in QUESTIONS]
 
 
 def test_can_be_cancelled(engine: FocusEngine, memory: DocumentMemory) -> None:

@@ -8,9 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from focusdoc import Document, FocusEngine
+from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation.engines import ModeSettings, direct_engine
 from focusdoc.evaluation.explain import Explanation, explain
 from focusdoc.evaluation.explain_page import explanation_page, explanation_png
 from focusdoc.memory.chunk_memory import DocumentMemory
@@ -19,10 +18,8 @@ TEXT = "\f".join(f"Page {n}. <script>alert({n})</script> The house {n} is blue &
 QUESTION = "What is <b>blue</b>?"
 
 
-@pytest.fixture(scope="module", params=["candidates", "direct"])
-def asked(engine: FocusEngine, request: pytest.FixtureRequest) -> FocusEngine:
-    if request.param == "direct":
-        return direct_engine(engine, ModeSettings())
+@pytest.fixture(scope="module")
+def asked(engine: FocusEngine) -> FocusEngine:
     return FocusEngine(engine.base, engine.adapter, replace(engine.config, quote_tokens=0))
 
 
@@ -52,11 +49,16 @@ def test_all_layers_and_heads_together_are_the_decoders_chunk_mass(
 
 def test_no_passage_is_quoted(engine: FocusEngine, asked: FocusEngine, explained: Explanation) -> None:
     """What is explained is what the answer owes to the candidates, whether or not `ask` would quote."""
-    if not asked.config.direct:
-        assert engine.config.quote_tokens
-        quoting = explain(engine, engine.read(explained.document), QUESTION, max_new_tokens=5)
-        assert quoting.local_tokens == explained.local_tokens
-        assert quoting.answer == explained.answer
+    assert engine.config.quote_tokens
+    quoting = explain(engine, engine.read(explained.document), QUESTION, max_new_tokens=5)
+    assert quoting.local_tokens == explained.local_tokens
+    assert quoting.answer == explained.answer
+
+
+def test_a_look_has_no_candidates_to_explain(engine: FocusEngine) -> None:
+    looking = FocusEngine(engine.base, None, FocusConfig(chunk_size=64, heads=((0, 1),)))
+    with pytest.raises(EvaluationError, match="no adapter"):
+        explain(looking, looking.read(Document.from_text(TEXT)), QUESTION)
 
 
 def test_attention_adds_up_to_one(explained: Explanation) -> None:
@@ -100,7 +102,7 @@ def test_the_page_is_self_contained_and_escapes_everything(explained: Explanatio
     assert "&lt;script&gt;" in page
     assert "&lt;i&gt;book&lt;/i&gt;" in page
     assert "default-src 'none'" in page
-    assert ("the candidate of that chunk" in page) != explained.direct
+    assert "the candidate of that chunk" in page
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page)
     assert page.count("<h3>Page ") == 5
     # All of the document's text is there, once.

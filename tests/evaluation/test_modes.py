@@ -62,24 +62,25 @@ class TestEveryMode:
         assert (one == two) == (name == "full")  # full attention takes the model's own context whatever is asked
 
     def test_an_unknown_one_lists_the_known(self, engine: FocusEngine) -> None:
-        with pytest.raises(ConfigError, match="'best' is unknown; choose from focus, split, quoted, direct, full"):
+        with pytest.raises(ConfigError, match="'best' is unknown; choose from focus, split, quoted, look, full"):
             make_mode("best", engine, ModeSettings())
 
-    @pytest.mark.parametrize("name", ["focus", "split", "quoted", "paper", "ask"])
+    @pytest.mark.parametrize("name", ["focus", "split", "quoted", "paper"])
     def test_ours_needs_an_adapter(self, engine: FocusEngine, name: str) -> None:
         with pytest.raises(AdapterError, match="no adapter"):
-            make_mode(name, FocusEngine(engine.base, None, FocusConfig(condensing="none")), ModeSettings())
+            make_mode(name, FocusEngine(engine.base, None), ModeSettings())
 
-    def test_direct_answers_without_an_adapter(self, engine: FocusEngine) -> None:
-        bare = FocusEngine(engine.base, None, FocusConfig(condensing="none"))
+    def test_look_answers_without_an_adapter(self, engine: FocusEngine) -> None:
+        bare = FocusEngine(engine.base, None)
         settings = ModeSettings(local_window=256, chunk_size=64)
-        mode = make_mode("direct", bare, settings)
-        assert mode.describe()["condensing"] == "none"
+        mode = make_mode("look", bare, settings)
+        assert mode.describe()["condensing"] == "look"
         assert mode.describe()["adapter"] is None
         found = mode.answer(ITEM)
         assert found.num_chunks > 1
+        assert make_mode("ask", bare, settings).answer(ITEM).num_chunks == found.num_chunks
         # With an adapter at hand it is left aside.
-        assert make_mode("direct", engine, settings).answer(ITEM).prediction == found.prediction
+        assert make_mode("look", engine, settings).answer(ITEM).prediction == found.prediction
 
 
 class TestSplit:

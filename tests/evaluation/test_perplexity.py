@@ -79,16 +79,6 @@ def test_the_papers_first_target_is_what_generate_gives(engine: FocusEngine) -> 
     assert math.isfinite(mode.work(job(512, ids))["nll"])
 
 
-@torch.no_grad()
-def test_direct_needs_no_adapter_and_one_chunk_of_it_is_full_attention(engine: FocusEngine) -> None:
-    bare = FocusEngine(engine.base, None, FocusConfig(condensing="none"))
-    whole = PerplexityMode("direct", bare, SETTINGS).work(job(len(IDS) - TARGETS - 80))
-    full = PerplexityMode("full", bare, SETTINGS).work(job())
-    assert whole["nll"] == pytest.approx(full["nll"], abs=1e-4)
-    parted = PerplexityMode("direct", bare, SETTINGS).work(job(50))
-    assert abs(parted["nll"] - full["nll"]) > 1e-3
-
-
 def test_texts_within_the_window_are_the_base_models(engine: FocusEngine) -> None:
     mode = PerplexityMode("focus", engine, ModeSettings(local_window=500))
     full = PerplexityMode("full", engine, SETTINGS)
@@ -112,10 +102,10 @@ def test_jobs(engine: FocusEngine) -> None:
 
 
 def test_modes_that_there_are_none_of(engine: FocusEngine) -> None:
-    with pytest.raises(ConfigError, match="'best' is unknown; choose from focus, split, quoted, direct"):
+    with pytest.raises(ConfigError, match="'best' is unknown; choose from focus, split, quoted, look"):
         PerplexityMode("best", engine, SETTINGS)
     for name in ("split", "quoted"):  # cut as "focus" is here
-        with pytest.raises(ConfigError, match=f"no mode '{name}'; choose from focus, direct"):
+        with pytest.raises(ConfigError, match=f"no mode '{name}'; choose from focus, paper"):
             PerplexityMode(name, engine, SETTINGS)
 
 

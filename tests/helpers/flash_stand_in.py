@@ -1,6 +1,6 @@
-"""flash-attn's three functions in plain torch, from the meaning that its documentation gives them.
+"""flash-attn's two functions in plain torch, from the meaning that its documentation gives them.
 
-Strict where the real ones are (layouts, int32 bounds, last dimensions contiguous), and as untidy: the log-sum-exp does
+Strict where the real ones are (layouts, last dimensions contiguous), and as untidy: the log-sum-exp does
 not come contiguous, and a query that sees nothing has one of plus infinity. `calls` lists what was called.
 """
 
@@ -51,40 +51,6 @@ def flash_attn_with_kvcache(
     calls.append(("flash_attn_with_kvcache", {"causal": causal, "window_size": window_size}))
     output, lse = _attend(q, k_cache, v_cache, softmax_scale, causal, window_size)
     return (output, lse) if return_softmax_lse else output
-
-
-def flash_attn_varlen_func(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    dropout_p: float = 0.0,
-    softmax_scale: float | None = None,
-    causal: bool = False,
-    window_size: tuple[int, int] = (-1, -1),
-    softcap: float = 0.0,
-    alibi_slopes: Tensor | None = None,
-    deterministic: bool = False,
-    return_attn_probs: bool = False,
-    block_table: Tensor | None = None,
-) -> Any:
-    calls.append(("flash_attn_varlen_func", {"causal": causal, "window_size": window_size}))
-    for bounds, rows, longest in ((cu_seqlens_q, q, max_seqlen_q), (cu_seqlens_k, k, max_seqlen_k)):
-        assert bounds.dtype == torch.int32
-        assert bounds[0] == 0
-        assert bounds[-1] == rows.shape[0]
-        assert int(bounds.diff().max()) <= longest
-    found = [
-        _attend(q[None, a:b], k[None, c:d], v[None, c:d], softmax_scale, causal, window_size)
-        for a, b, c, d in zip(cu_seqlens_q, cu_seqlens_q[1:], cu_seqlens_k, cu_seqlens_k[1:], strict=False)
-    ]
-    output = torch.cat([rows[0] for rows, _ in found])
-    # [num_heads, total], as of flash-attn 2.7
-    lse = torch.cat([sums[0] for _, sums in found], dim=1)
-    return (output, lse, None) if return_attn_probs else output
 
 
 def _attend(

@@ -12,7 +12,7 @@ import torch
 from focusdoc.attention import attention_kernel
 from focusdoc.memory import entries, manifest
 from focusdoc.memory.chunk_memory import MemoryBlock
-from focusdoc.memory.library import read_through
+from focusdoc.memory.library import DocumentReader
 from focusdoc.memory.reading import read_chunks
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.base import BaseModel
@@ -25,9 +25,17 @@ NEW = [5, 6, 7]
 Blocks = tuple[MemoryBlock, ...]
 
 
+def read_through(
+    store: DocumentStore | None, base: BaseModel, ids: Sequence[int], size: int = SIZE, **given: Any
+) -> tuple[Blocks, int]:
+    """Read a document with this store; the blocks and how many tokens were encoded."""
+    settings = {name: given.pop(name) for name in ("memory_dtype", "batch", "tail_tokens") if name in given}
+    return DocumentReader(base, size, KERNEL, store=store, **settings).read(ids, **given)
+
+
 def read(folder: Path, base: BaseModel, ids: Sequence[int], size: int = SIZE, **limit: int) -> tuple[Blocks, int]:
     """Read with a store as a new process would see it; the blocks and how many tokens were encoded."""
-    return read_through(DocumentStore(folder, **limit), base, list(ids), size, KERNEL, document="a book")
+    return read_through(DocumentStore(folder, **limit), base, list(ids), size, document="a book")
 
 
 def chunks(blocks: Blocks) -> list[tuple[torch.Tensor, torch.Tensor]]:

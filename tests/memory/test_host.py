@@ -15,13 +15,12 @@ from focusdoc.memory import host, library, room
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.host import HostBlock, ring_of
 from focusdoc.memory.int8 import BLOCKS
-from focusdoc.memory.library import read_through
 from focusdoc.memory.lines import CudaLines
 from focusdoc.memory.plan import MemoryPlan, plan_memory
 from focusdoc.memory.reading import read_chunks
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.base import BaseModel
-from store_samples import IDS, KERNEL, NEW, SIZE, assert_exact
+from store_samples import IDS, KERNEL, NEW, SIZE, assert_exact, read_through
 from tiny_models import tiny_model
 
 CPU = torch.device("cpu")
@@ -97,9 +96,7 @@ class TestReading:
         plans: list[MemoryPlan] = []
         wanted = read_chunks(base, IDS + NEW * 20, SIZE, KERNEL, memory_dtype=kind)
         for ids, expected in ((IDS, 90), (IDS + NEW * 20, 70), (IDS + NEW * 20, 0)):
-            blocks, encoded = read_through(
-                DocumentStore(folder), base, ids, SIZE, KERNEL, memory_dtype=kind, on_plan=plans.append
-            )
+            blocks, encoded = read_through(DocumentStore(folder), base, ids, memory_dtype=kind, on_plan=plans.append)
             assert encoded == expected
             assert all(isinstance(block, HostBlock) for block in blocks)
             assert len({id(block.ring) for block in blocks if isinstance(block, HostBlock)}) == 1
@@ -125,7 +122,7 @@ class TestReading:
         assert answers[0].chunk_shares == pytest.approx(answers[1].chunk_shares, abs=1e-5)
 
     def test_reading_keeps_what_plain_reading_keeps(self, base: BaseModel) -> None:
-        blocks, _ = read_through(None, base, IDS, SIZE, KERNEL, memory_dtype="model")
+        blocks, _ = read_through(None, base, IDS, memory_dtype="model")
         assert_exact(blocks, read_chunks(base, IDS, SIZE, KERNEL))
 
 

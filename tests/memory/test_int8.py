@@ -15,12 +15,11 @@ from focusdoc.attention import attention_kernel, naive
 from focusdoc.memory import entries, int8
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.int8 import BLOCKS, Int8Block
-from focusdoc.memory.library import read_through
 from focusdoc.memory.reading import read_chunks
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.base import BaseModel
 from int8_samples import dequantized
-from store_samples import IDS, KERNEL, NEW, SIZE, assert_fresh, flip, only_entry
+from store_samples import IDS, KERNEL, NEW, SIZE, assert_fresh, flip, only_entry, read_through
 from tiny_models import tiny_model
 
 CPU = torch.device("cpu")
@@ -151,7 +150,7 @@ class TestPieces:
 
 class TestStored:
     def read(self, folder: Path, base: BaseModel, ids: Sequence[int] = IDS) -> tuple[tuple[MemoryBlock, ...], int]:
-        return read_through(DocumentStore(folder), base, list(ids), SIZE, KERNEL, memory_dtype="int8")
+        return read_through(DocumentStore(folder), base, list(ids), memory_dtype="int8")
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
     def test_come_back_bit_for_bit(self, folder: Path, dtype: torch.dtype) -> None:
@@ -165,7 +164,7 @@ class TestStored:
 
     def test_are_other_entries_than_those_of_the_models_dtype(self, folder: Path, base: BaseModel) -> None:
         self.read(folder, base)
-        plain, encoded = read_through(DocumentStore(folder), base, IDS, SIZE, KERNEL)
+        plain, encoded = read_through(DocumentStore(folder), base, IDS)
         assert encoded == 90
         assert_fresh(plain, base, IDS)
         assert len(entries.entry_folders(folder)) == 2

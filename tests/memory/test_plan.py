@@ -18,13 +18,12 @@ from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.errors import MemoryShortageError
 from focusdoc.memory import entries, library, room, segments
 from focusdoc.memory.int8 import BLOCKS
-from focusdoc.memory.library import read_through
+from focusdoc.memory.library import DocumentReader
 from focusdoc.memory.plan import MemoryPlan, memory_bytes, plan_memory
 from focusdoc.memory.reading import read_chunks
-from focusdoc.memory.speed import ReadingSpeed
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.base import BaseModel
-from store_samples import IDS, KERNEL, SIZE, assert_exact
+from store_samples import IDS, KERNEL, SIZE, assert_exact, read_through
 from tiny_models import tiny_model
 
 SMOL = SimpleNamespace(num_layers=30, num_kv_heads=3, head_dim=64)
@@ -159,7 +158,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 class TestReading:
     def read(self, folder: Path | None, base: BaseModel, **given: Any) -> Any:
         store = None if folder is None else DocumentStore(folder)
-        return read_through(store, base, IDS, SIZE, KERNEL, document="a book", **given)
+        return read_through(store, base, IDS, document="a book", **given)
 
     def test_what_does_not_fit_as_computed_is_kept_in_int8(
         self, folder: Path, base: BaseModel, free: Any, caplog: pytest.LogCaptureFixture
@@ -195,14 +194,14 @@ class TestReading:
         progress: list[tuple[int, int]] = []
         store = DocumentStore(folder)
         blocks, encoded = read_through(
-            store, base, IDS[:tokens], SIZE, KERNEL, memory_dtype=kind, progress=lambda *call: progress.append(call)
+            store, base, IDS[:tokens], memory_dtype=kind, progress=lambda *call: progress.append(call)
         )
         assert encoded == tokens
         assert max(rooms) == 2, "only a batch of chunks is ever held"
         assert progress[-1] == (tokens, tokens)
         assert [done for done, _ in progress] == sorted({done for done, _ in progress})
         assert_exact(blocks, read_chunks(base, IDS[:tokens], SIZE, KERNEL, memory_dtype=kept))
-        again, encoded = read_through(DocumentStore(folder), base, IDS[:tokens], SIZE, KERNEL, memory_dtype=kind)
+        again, encoded = read_through(DocumentStore(folder), base, IDS[:tokens], memory_dtype=kind)
         assert encoded == 0
         assert_exact(again, blocks)
         assert {path.name for path in folder.iterdir() if path.name.startswith(".")} == {".lock", ".readers"}
@@ -292,14 +291,22 @@ class TestEngine:
             asked.read(Document.from_text("word " * 100))
 
 
-def test_the_speed_is_estimated_and_then_measured(base: BaseModel) -> None:
-    speed = ReadingSpeed(base, SIZE)
-    estimated = speed.seconds_per_token()
+def test_the_speed_is_estimated_and_then_measured(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = DocumentReader(base, SIZE, KERNEL)
+    estimated = reader.seconds_per_token()
     assert 0 < estimated < 1
-    speed.measured(10, 50.0)  # too few to tell
-    assert speed.seconds_per_token() == estimated
-    speed.measured(2000, 50.0)
-    assert speed.seconds_per_token() == 0.025
+    reader.read(IDS)  # too few to tell
+    assert reader.seconds_per_token() == estimated
+    monkeypatch.setattr(library, "_TELLING", len(IDS))
+    monkeypatch.setattr(library.time, "perf_counter", iter([100.0, 109.0]).__next__)
+    reader.read(IDS)
+    assert reader.seconds_per_token() == 9 / len(IDS)
+
+
+def test_of_the_lower_layers_alone_a_token_takes_its_share(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "estimate_seconds_per_token", lambda *_, **__: 0.5)
+    whole, part = (DocumentReader(one, SIZE, KERNEL) for one in (base, base.upto(1)))
+    assert part.seconds_per_token() == whole.seconds_per_token() / 2
 
 
 def test_the_free_bytes_of_this_machine_are_known() -> None:

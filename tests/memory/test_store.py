@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 from focusdoc.errors import ConfigError
 from focusdoc.memory import entries, library
 from focusdoc.memory.chunk_memory import MemoryBlock
-from focusdoc.memory.library import open_store, read_through
+from focusdoc.memory.library import open_store
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.base import BaseModel
 from store_samples import (
     IDS,
-    KERNEL,
     NEW,
     SIZE,
     assert_exact,
     assert_fresh,
     only_entry,
     read,
+    read_through,
 )
 from tiny_models import tiny_model
 
@@ -71,7 +71,7 @@ class TestKnownDocuments:
         told: list[tuple[int, int]] = []
         for ids in (IDS, IDS, IDS + NEW * 10):
             told.clear()
-            read_through(DocumentStore(folder), base, ids, SIZE, KERNEL, progress=lambda *call: told.append(call))
+            read_through(DocumentStore(folder), base, ids, progress=lambda *call: told.append(call))
             assert told[-1] == (len(ids), len(ids))
             assert [done for done, _ in told] == sorted({done for done, _ in told})
             assert {total for _, total in told} == {len(ids)}

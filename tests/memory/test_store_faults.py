@@ -16,17 +16,15 @@ import pytest
 
 from focusdoc.memory import entries, manifest, segments, store
 from focusdoc.memory.chunk_memory import MemoryBlock
-from focusdoc.memory.library import read_through
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.base import BaseModel
 from store_samples import (
     IDS,
-    KERNEL,
-    SIZE,
     assert_fresh,
     flip,
     only_entry,
     read,
+    read_through,
     sign,
 )
 
@@ -52,9 +50,9 @@ class TestFaults:
     def test_a_byte_flipped_while_the_process_runs(self, folder: Path, base: BaseModel) -> None:
         kept = DocumentStore(folder)
         for encoded in (90, 0):
-            assert read_through(kept, base, IDS, SIZE, KERNEL)[1] == encoded
+            assert read_through(kept, base, IDS)[1] == encoded
         flip(only_entry(folder) / "chunks-0.safetensors", 900)
-        assert read_through(kept, base, IDS, SIZE, KERNEL)[1] == 90
+        assert read_through(kept, base, IDS)[1] == 90
 
     def test_a_flip_in_any_slice_of_a_long_file(
         self, folder: Path, base: BaseModel, monkeypatch: pytest.MonkeyPatch
@@ -204,11 +202,11 @@ class TestFaults:
         folder.mkdir(parents=True)
         kept = DocumentStore(folder)
         with entries.store_lock(folder):
-            blocks, encoded = read_through(kept, base, IDS, SIZE, KERNEL)
+            blocks, encoded = read_through(kept, base, IDS)
         assert encoded == 90
         assert_fresh(blocks, base, IDS)
         assert "is not stored: Another process has held" in caplog.text
-        assert [read_through(kept, base, IDS, SIZE, KERNEL)[1] for _ in range(2)] == [90, 0]  # it is not off for life
+        assert [read_through(kept, base, IDS)[1] for _ in range(2)] == [90, 0]  # it is not off for life
 
     @pytest.mark.parametrize(
         "number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO], ids=lambda number: errno.errorcode[number]
@@ -232,7 +230,7 @@ class TestFaults:
         with monkeypatch.context() as patch:
             patch.setattr(store, "write_segment", fails)
             for _ in range(3):
-                blocks, encoded = read_through(kept, base, IDS, SIZE, KERNEL)
+                blocks, encoded = read_through(kept, base, IDS)
                 assert encoded == 90
                 assert_fresh(blocks, base, IDS)
         (record,) = caplog.records  # said once
@@ -266,7 +264,7 @@ class TestFaults:
         monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and access(path, mode))
         kept = DocumentStore(folder)
         assert kept.room() is None
-        blocks, encoded = read_through(kept, base, IDS, SIZE, KERNEL)
+        blocks, encoded = read_through(kept, base, IDS)
         assert encoded == 0
         assert_fresh(blocks, base, IDS)
         assert sorted(folder.rglob("*")) == before

@@ -17,11 +17,10 @@ import pytest
 
 from focusdoc.memory import entries, segments, store
 from focusdoc.memory.chunk_memory import MemoryBlock
-from focusdoc.memory.library import read_through
 from focusdoc.memory.manifest import Segment
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.base import BaseModel
-from store_samples import IDS, KERNEL, SIZE, assert_fresh, read
+from store_samples import IDS, assert_fresh, read, read_through
 from tiny_models import tiny_model
 
 #: A process of eight threads over five documents, each thread beginning at another one.
@@ -38,7 +37,7 @@ sys.stdin.readline()
 
 def work(first):
     for number in range(first, first + 5):
-        told.append((number % 5, read_through(kept, base, documents[number % 5], SIZE, KERNEL)[1]))
+        told.append((number % 5, read_through(kept, base, documents[number % 5])[1]))
 
 threads = [threading.Thread(target=work, args=(first,)) for first in range(8)]
 for thread in threads: thread.start()
@@ -115,7 +114,7 @@ def test_whoever_waits_for_a_reading_can_leave(folder: Path, base: BaseModel) ->
         raise LeftError
 
     def read_with(progress: Any) -> tuple[tuple[MemoryBlock, ...], int]:
-        return read_through(DocumentStore(folder), base, IDS, SIZE, KERNEL, progress=progress)
+        return read_through(DocumentStore(folder), base, IDS, progress=progress)
 
     reader = threading.Thread(target=read_with, args=(hold,))
     reader.start()
@@ -136,5 +135,5 @@ def test_a_reading_that_fails_lets_the_next_one_read(folder: Path, base: BaseMod
         raise RuntimeError("on purpose")
 
     with pytest.raises(RuntimeError, match="on purpose"):
-        read_through(DocumentStore(folder), base, IDS, SIZE, KERNEL, progress=fail)
+        read_through(DocumentStore(folder), base, IDS, progress=fail)
     assert [read(folder, base, IDS)[1] for _ in range(2)] == [90, 0]

@@ -77,10 +77,9 @@ class TestSignals:
         found = with_finder(engine, Finder()).find(memories, "Which house?")
         assert not found.signals[:, SIGNALS.index("heads")].any()
 
-    def test_an_engine_without_an_adapter_finds_by_the_rest(self, engine: FocusEngine) -> None:
-        direct = FocusEngine(engine.base, None, FocusConfig(chunk_size=64, local_window=256, condensing="none"))
-        memory = direct.read(Document.from_text(TEXT))
-        found = direct.find(memory, "What of house 17?")
+    def test_an_engine_without_an_adapter_finds_by_its_heads_and_words(self, engine: FocusEngine) -> None:
+        look = FocusEngine(engine.base, None, FocusConfig(chunk_size=64, local_window=256, heads=((0, 1), (1, 0))))
+        found = look.find(look.read(Document.from_text(TEXT)), "What of house 17?")
         assert found.scores.isfinite().all()
         assert found.signals[:, SIGNALS.index("words")].max() == 1
 

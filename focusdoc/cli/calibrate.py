@@ -1,0 +1,51 @@
+"""``focusdoc calibrate``: which heads of a model look where the answer stands."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from focusdoc.cli import options
+from focusdoc.cli.display import errors, output
+
+
+def calibrate(
+    model: options.Model = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Plant the facts in this text; without it, in a text of facts alone."),
+    ] = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    json_output: options.Json = False,
+) -> None:
+    """Find a model's retrieval heads, by which it finds passages without an adapter, and tell how well they find.
+
+    An engine without an adapter does it by itself when a document is first read. What is found is kept in the cache,
+    under the model's fingerprint.
+    """
+    from focusdoc.modeling.quiet import quiet_libraries
+
+    with errors.status("Starting") as status, quiet_libraries():
+        from focusdoc.attention import attention_kernel
+        from focusdoc.calibration import calibrate, keep
+        from focusdoc.documents import load
+        from focusdoc.modeling.base import load_base
+
+        soil = None if text is None else load(text).text
+        base = load_base(model, device=device, dtype=dtype)
+
+        def tell(done: int, steps: int) -> None:
+            if errors.is_terminal:
+                status.update(f"Looking for heads: {done / steps:.0%}")
+
+        found = calibrate(base, attention_kernel("auto", base.device), text=soil, progress=tell)
+    keep(base, found)
+    if json_output:
+        print(json.dumps({"model": base.name, "layers": base.num_layers, **asdict(found)}, indent=2))
+    else:
+        output.print(f"{base.name}: {found}.", markup=False, soft_wrap=True)
