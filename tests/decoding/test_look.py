@@ -62,6 +62,14 @@ class TestDecoder:
             torch.testing.assert_close(found, own, **TOLERANCE)
         torch.testing.assert_close(one.candidate_mass, torch.stack([own.max() for own in summed]), **TOLERANCE)
 
+    def test_what_a_pass_bears_changes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        base = BaseModel(tiny_model())
+        whole = torch.cat(looked(base).look_for_question(range(5)), dim=1)
+        for limit in ("MAX_WEIGHTS", "MAX_ROWS"):
+            with monkeypatch.context() as patch:
+                patch.setattr(f"focusdoc.decoding.look.{limit}", 1)
+                torch.testing.assert_close(torch.cat(looked(base).look_for_question(range(5)), dim=1), whole)
+
     @pytest.mark.parametrize("family", ["mistral", "gemma3_text"])
     def test_heads_in_windowed_layers_see_what_they_see(self, family: str) -> None:
         base = BaseModel(tiny_model(family, sliding_window=8))
