@@ -24,6 +24,8 @@ output = Console(highlight=False)
 #: Progress, notes and errors.
 errors = Console(stderr=True, highlight=False)
 
+#: A passage that is less probable than this to hold the answer is noise to a reader of the terminal.
+_LEAST = 0.1
 #: A quoted passage is cut after this many lines.
 _PASSAGE_LINES = 3
 _INDENT = "   "
@@ -59,8 +61,11 @@ def show_sources(
     Args:
         documents: those that were asked, to tell which of them a passage is from and how far into it.
         whole: print passages in full, and not their first lines.
-        by_reader: their scores are probabilities, as they are where a reader writes.
+        by_reader: their scores are probabilities, as they are where a reader writes; but for the first, the improbable
+            are left out unless `whole`.
     """
+    if by_reader and not whole:
+        sources = [source for rank, source in enumerate(sources) if rank == 0 or source.score >= _LEAST]
     if not sources:
         return
     unit = "probable" if by_reader else "of the attention"
