@@ -28,7 +28,7 @@ from focusdoc.decoding.answering import Asked
 from focusdoc.evaluation.natural import Choice, load_items
 from focusdoc.evaluation.natural_scores import PATTERN_TASK, f1, interval, right
 from focusdoc.memory.chunk_memory import DocumentMemory
-from focusdoc.readers.confidence import FOUND, SIGNALS, confidence_of, promise_of
+from focusdoc.readers.confidence import FOUND, SIGNALS, confidence_of, for_choice, promise_of
 from focusdoc.readers.drafts import drafts
 from focusdoc.readers.passages import choose_passages
 from focusdoc.readers.reading import BUDGET
@@ -190,7 +190,7 @@ def chosen(row: dict[str, Any], weights: Tensor) -> dict[str, Any]:
 
 
 def signals_of(row: dict[str, Any]) -> Tensor:
-    return torch.tensor([draft["signals"] for draft in row["drafts"]])
+    return torch.tensor([for_choice(draft["signals"]) for draft in row["drafts"]])
 
 
 def chosen_by(rows: Sequence[dict[str, Any]], decay: float = 0.01) -> Tensor:

@@ -57,11 +57,15 @@ def signals(
     ]
 
 
+def for_choice(signals: Sequence[float]) -> list[float]:
+    """The signals as `PROMISE` weighs them, with the agreement up to the most that tells."""
+    *others, agreement, news = signals
+    return [*others, min(agreement, _SUREST), news]
+
+
 def promise_of(signals: Sequence[float]) -> float:
     """How much speaks for a reply against others."""
-    *others, agreement, news = signals
-    kept = (*others, min(agreement, _SUREST), news)
-    return sum(weight * value for weight, value in zip(PROMISE, kept, strict=True))
+    return sum(weight * value for weight, value in zip(PROMISE, for_choice(signals), strict=True))
 
 
 def confidence_of(signals: Sequence[float]) -> float:
