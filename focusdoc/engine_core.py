@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -38,8 +37,6 @@ from focusdoc.readers.reading import Read
 
 #: Room kept behind a chunk for the answer, in tokens, where the chunk size follows from the model's context.
 ANSWER_ROOM = 512
-
-_log = logging.getLogger(__name__)
 
 
 class EngineCore:
