@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from focusdoc.documents import Document, tokenize
-from focusdoc.evaluation.texts import long_texts
+from focusdoc.evaluation.files import long_texts
 
 
 def source_text(path: str | None) -> str:

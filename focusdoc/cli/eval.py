@@ -192,7 +192,7 @@ def needle(
     """Find a made-up fact at every depth of a real book."""
     run = RunOptions.of(locals())
     from focusdoc.evaluation import needle as benchmark
-    from focusdoc.evaluation.texts import long_texts
+    from focusdoc.evaluation.files import long_texts
 
     book = next(long_texts(data))
     sizes = lengths_in(lengths) if lengths else list(benchmark.LENGTHS)
@@ -243,7 +243,7 @@ def perplexity(
     """Perplexity of the last tokens of long texts, by length (Table 1) and by chunk size (Figure 5)."""
     chunk_size = None
     run = RunOptions.of(locals())
-    from focusdoc.evaluation.texts import long_texts
+    from focusdoc.evaluation.files import long_texts
 
     given.check_lengths(targets, "targets")
     run_perplexity(

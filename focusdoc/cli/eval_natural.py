@@ -11,7 +11,7 @@ from focusdoc.cli import eval_options as given
 from focusdoc.cli import options
 from focusdoc.cli.eval_options import RunOptions, share_in
 from focusdoc.cli.eval_run import run_items
-from focusdoc.evaluation.mode_names import PASSAGES, WINDOW
+from focusdoc.evaluation.settings import PASSAGES, WINDOW
 
 _WHAT = "What is asked"
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation.mode_names import PASSAGES, WINDOW
+from focusdoc.evaluation.settings import PASSAGES, WINDOW
 
 _WHAT, _HOW, _RUN, _MODEL = "What is asked", "How it is answered", "The run", "The model"
 

@@ -14,7 +14,7 @@ from focusdoc.cli.display import errors, output
 from focusdoc.cli.eval_options import RunOptions, names_in
 from focusdoc.cli.loading import EngineOptions
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation.mode_names import NO_READER, check_modes
+from focusdoc.evaluation.settings import NO_READER, check_modes
 from focusdoc.terminal import plain
 
 if TYPE_CHECKING:

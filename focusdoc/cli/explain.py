@@ -52,9 +52,8 @@ def explain(
     documents = open_documents([file], password)
     engine = engine_options.load()
     engine.check_question(question, max_new_tokens=max_new_tokens)
-    from focusdoc.evaluation.explain import check_layer_and_head
+    from focusdoc.evaluation.explain import check_layer_and_head, explanation_page, explanation_png
     from focusdoc.evaluation.explain import explain as explained
-    from focusdoc.evaluation.explain_page import explanation_page, explanation_png
 
     check_layer_and_head(engine, layer, head)
     (memory,), _ = read(engine, documents)

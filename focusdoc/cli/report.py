@@ -23,8 +23,7 @@ def report(
 ) -> None:
     """Write a report: the paper's tables and figures, with ours and the baselines side by side."""
     with errors.status("Scoring and drawing"):
-        from focusdoc.evaluation.reference import load_reference
-        from focusdoc.evaluation.report import write_report
+        from focusdoc.evaluation.report import load_reference, write_report
 
         written = write_report(results, output_folder, load_reference(reference))
     for path in written:

@@ -3,6 +3,6 @@
 `score` is the one stable entry for all benchmarks. The command line is ``focusdoc eval`` and ``focusdoc report``.
 """
 
-from focusdoc.evaluation.scoring import score
+from focusdoc.evaluation.scores import score
 
 __all__ = ["score"]

@@ -12,7 +12,7 @@ from focusdoc.config import FocusConfig
 from focusdoc.decoding.prompt import begin_of_text, encode_text, question_prompt
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError
-from focusdoc.evaluation.mode_names import PASSAGES, WINDOW
+from focusdoc.evaluation.settings import PASSAGES, WINDOW
 from focusdoc.modeling.adapter import Adapter
 from focusdoc.readers import Reader
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from focusdoc.attention import AttentionKernel, attention_weights
 from focusdoc.decoding.answer import Source
 from focusdoc.decoding.local_context import local_and_prompt
 from focusdoc.decoding.prompt import question_prompt
@@ -16,9 +19,78 @@ from focusdoc.documents import Document
 from focusdoc.documents.chunking import Chunk
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import EvaluationError
+from focusdoc.evaluation import plots
 from focusdoc.evaluation.engines import tokenizer_of
-from focusdoc.evaluation.recorders import CandidateRecorder
+from focusdoc.evaluation.needed import needed
+from focusdoc.evaluation.page import document, picture
 from focusdoc.memory.chunk_memory import DocumentMemory
+from focusdoc.terminal import plain
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Columns of a heat map; the local context shows its last ones, the chunks those with the most attention.
+MAX_COLUMNS = 48
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222;"
+    "background:#fff}img{max-width:100%;height:auto}figure{margin:1rem 0}figcaption,.note{color:#666;font-size:.85rem}"
+    ".answer{font-size:1.1rem;border-left:4px solid #c33;padding-left:.8rem}"
+    ".page{white-space:pre-wrap;overflow-wrap:anywhere;border:1px solid #ddd;margin:.6rem 0;padding:.6rem;"
+    "font-size:.85rem;max-height:22rem;overflow-y:auto}h3{margin:1.2rem 0 0;font-size:1rem}"
+    "ol.sources li{margin:.4rem 0}"
+)
+
+
+class _Recorder:
+    """A kernel that keeps what the newest local token attends to, put together from one layer after another to steps.
+
+    Args:
+        num_chunks: of the memory that is asked.
+        layer, head: what `steps` shows; None for the mean over all.
+    """
+
+    def __init__(
+        self, kernel: AttentionKernel, num_layers: int, num_chunks: int, layer: int | None, head: int | None
+    ) -> None:
+        self._kernel = kernel
+        self._num_layers, self._num_chunks = num_layers, num_chunks
+        self._layer, self._head = layer, head
+        self._told: list[Tensor] = []
+        #: Of every step, float32 [chunks + local tokens], in the chosen layer and head.
+        self.steps: list[Tensor] = []
+        #: Of every step, float32 [chunks], the mean over all layers and heads.
+        self.masses: list[Tensor] = []
+
+    def __call__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        scaling: float,
+        query_start: int,
+        window: int | None = None,
+        prefix: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """See `focusdoc.attention.naive.attend`."""
+        if prefix:  # the one call in each layer that is over candidates and local tokens
+            place = query_start + query.shape[2] - 1
+            weights, _ = attention_weights(
+                query[:, :, -1:], key, scaling=scaling, query_start=place, window=window, prefix=prefix
+            )
+            self._tell(weights[0, :, 0])
+        return self._kernel(query, key, value, scaling=scaling, query_start=query_start, window=window, prefix=prefix)
+
+    def _tell(self, of_heads: Tensor) -> None:
+        """Take in what the next layer's heads attended to, float32 [heads, chunks + local tokens]."""
+        self._told.append(of_heads.cpu())
+        if len(self._told) == self._num_layers:
+            every = torch.stack(self._told)
+            layers = every if self._layer is None else every[self._layer, None]
+            heads = layers if self._head is None else layers[:, self._head, None]
+            self.steps.append(heads.mean(dim=(0, 1)))
+            self.masses.append(every[..., : self._num_chunks].mean(dim=(0, 1)))
+            self._told.clear()
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +181,7 @@ def explain(
     tokenizer = tokenizer_of(engine)
     with base.tokenizer_lock:
         local_ids, _ = local_and_prompt(base, engine.config, question_prompt(tokenizer, question))
-    recorder = CandidateRecorder(engine.kernel, base.num_layers, memory.num_chunks, layer, head)
+    recorder = _Recorder(engine.kernel, base.num_layers, memory.num_chunks, layer, head)
     watched = copy(engine)
     watched.config = replace(engine.config, quote_tokens=0)  # what the answer owes to the candidates alone
     watched.kernel = recorder
@@ -135,3 +207,83 @@ def explain(
         layer=layer,
         head=head,
     )
+
+
+def explanation_png(explanation: Explanation) -> bytes:
+    """The three heat maps below one another: candidates, local tokens, and chunk mass."""
+    return plots.heat_maps(_panels(explanation))
+
+
+def explanation_page(explanation: Explanation) -> str:
+    """The page: question and answer, the heat maps, and the document coloured by chunk mass; all text is escaped."""
+    found = explanation
+    body = [
+        f"<h1>{_text(found.document.name)}</h1>",
+        f"<p><b>{_text(found.question)}</b></p><p class='answer'>{_text(found.answer.strip())}</p>",
+        picture(explanation_png(found), f"Attention behind the answer, {_where(found)}"),
+        "<h2>Sources</h2><ol class='sources'>",
+        *(f"<li>page {one.page}, {one.score:.0%}: {_text(one.text)}</li>" for one in found.sources),
+        "</ol><h2>The document by chunk mass</h2>",
+        "<p class='note'>The stronger the colour, the more of the attention that the answer paid to all candidates "
+        "went to the candidate of that chunk.</p>",
+        *_pages(found),
+    ]
+    return document(f"{found.document.name}: {found.question}", "\n".join(body), _STYLE)
+
+
+def _pages(found: Explanation) -> list[str]:
+    shares, strongest = found.chunk_shares, max(found.chunk_shares)
+    of_page = found.page_shares()
+    parts: list[str] = []
+    for page in found.document.pages:
+        if page.end == page.start:
+            continue
+        named = f"Page {page.number}" + (
+            f" ({_text(page.label)})" if page.label not in (None, str(page.number)) else ""
+        )
+        parts.append(f"<h3>{named}: {of_page[page.number]:.1%}</h3><div class='page'>")
+        for chunk, share in zip(found.chunks, shares, strict=True):
+            start, end = max(page.start, chunk.char_start), min(page.end, chunk.char_end)
+            if start < end:
+                alpha = share / strongest if strongest else 0.0
+                title = f"chunk {chunk.index}: {share:.1%}"
+                text = _text(found.document.text[start:end])
+                parts.append(
+                    f'<span title="{title}" style="background:rgba(220,60,40,{0.6 * alpha:.3f})">{text}</span>'
+                )
+        parts.append("</div>")
+    return parts
+
+
+def _panels(found: Explanation) -> dict[str, pd.DataFrame]:
+    rows = [_label(token) for token in found.answer_tokens]
+    best = sorted(found.masses.sum(dim=0).topk(min(MAX_COLUMNS, len(found.chunks))).indices.tolist())
+    chunks = [found.chunks[index].index for index in best]
+    local = [_label(token) for token in found.local_tokens[-MAX_COLUMNS:]]
+
+    def panel(cells: Tensor, columns: Sequence[object], name: str) -> pd.DataFrame:
+        grid = needed("pandas", "plot").DataFrame(cells.tolist(), index=rows, columns=columns)
+        return grid.rename_axis(columns=name)
+
+    return {
+        f"Attention to the candidates, {_where(found)}": panel(found.candidates[:, best], chunks, "chunk"),
+        f"Attention to the last {len(local)} local tokens, {_where(found)}": panel(
+            found.local[:, -len(local) :], local, "local token"
+        ),
+        "Chunk mass of every token of the answer, all layers and heads": panel(found.masses[:, best], chunks, "chunk"),
+    }
+
+
+def _where(found: Explanation) -> str:
+    layer = "all layers" if found.layer is None else f"layer {found.layer}"
+    head = "all heads" if found.head is None else f"head {found.head}"
+    return f"{layer}, {head}"
+
+
+def _label(token: str) -> str:
+    """A token as a label: what cannot be seen is shown as a mark, and nothing is taken for a formula."""
+    return plain(token).replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·").replace("$", r"\$") or "∅"
+
+
+def _text(text: str) -> str:
+    return html.escape(plain(text), quote=True)

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from focusdoc.errors import EvaluationError
+from focusdoc.evaluation.files import context_first, fill, read_json, read_rows, task_file
 from focusdoc.evaluation.generated import MAKERS, Counter, make_rows
-from focusdoc.evaluation.infinitebench_scores import INFINITEBENCH_SCORES
 from focusdoc.evaluation.item import Item
-from focusdoc.evaluation.rows import read_json, read_rows, task_file
-from focusdoc.evaluation.templates import context_first, fill
+from focusdoc.evaluation.scores import INFINITEBENCH_SCORES
 
 #: The paper's seven tasks.
 TASKS = (

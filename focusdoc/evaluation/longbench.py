@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from focusdoc.errors import EvaluationError
+from focusdoc.evaluation.files import context_first, fill, read_json, read_rows, task_file
 from focusdoc.evaluation.item import Item
-from focusdoc.evaluation.longbench_scores import LONGBENCH_SCORES
-from focusdoc.evaluation.rows import read_json, read_rows, task_file
-from focusdoc.evaluation.templates import context_first, fill
+from focusdoc.evaluation.scores import LONGBENCH_SCORES
 
 #: The tasks of the paper's Table 6 by the kinds it groups them into.
 KINDS: dict[str, tuple[str, ...]] = {

@@ -26,11 +26,10 @@ from focusdoc.evaluation.engines import (
     prompt_ids,
     tokenizer_of,
 )
-from focusdoc.evaluation.finders import FINDERS
-from focusdoc.evaluation.item import Item
-from focusdoc.evaluation.mode_names import check_modes
-from focusdoc.evaluation.outcome import Mode, Outcome
+from focusdoc.evaluation.item import Item, Mode, Outcome
 from focusdoc.evaluation.reading_modes import AskMode, LastMemory, PlaceMode, RetrievalMode, kv_bytes, needed_reader
+from focusdoc.evaluation.retrieval import FINDERS
+from focusdoc.evaluation.settings import check_modes
 from focusdoc.evaluation.streaming import StreamingDecoder
 from focusdoc.evaluation.truncation import cut_middle, cut_tail, keep_local, split_prompt
 

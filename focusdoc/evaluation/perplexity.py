@@ -26,7 +26,7 @@ from focusdoc.evaluation.engines import (
     paper_engine,
     prompt_ids,
 )
-from focusdoc.evaluation.mode_names import check_modes
+from focusdoc.evaluation.settings import check_modes
 from focusdoc.evaluation.streaming import StreamingDecoder
 from focusdoc.memory.reading import read_chunks
 from focusdoc.training.dense import TrainingPrompt, dense_logits

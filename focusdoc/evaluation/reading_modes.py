@@ -17,10 +17,9 @@ from focusdoc.documents.estimate import estimate_tokens
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError, EvaluationError
 from focusdoc.evaluation.engines import ModeSettings, engine_facts
-from focusdoc.evaluation.item import Item, Span
-from focusdoc.evaluation.mode_names import NO_READER
-from focusdoc.evaluation.outcome import Outcome
+from focusdoc.evaluation.item import Item, Outcome, Span
 from focusdoc.evaluation.retrieval import Finder, Rank, passages
+from focusdoc.evaluation.settings import NO_READER
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.readers import Reader
 from focusdoc.readers.reader import Messages, Written, reading_prompt, whole

@@ -1,30 +1,76 @@
-"""A report over result folders, as Markdown with its figures beside it and as one self-contained HTML page."""
+"""What a report says: a section for each benchmark, in the paper's layout, from the rows of its modes."""
 
 from __future__ import annotations
 
-import base64
-import html
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from focusdoc.evaluation.reference import Reference
-from focusdoc.evaluation.results import find_folders
-from focusdoc.evaluation.section import Section
-from focusdoc.evaluation.sections import sections
-from focusdoc.evaluation.summary import Results
-from focusdoc.storage import atomic_write
+from focusdoc.errors import EvaluationError
+from focusdoc.evaluation import plots
+from focusdoc.evaluation.longbench import KINDS
+from focusdoc.evaluation.natural_scores import COLUMNS, interval, of_answer, of_finding
+from focusdoc.evaluation.needed import needed
+from focusdoc.evaluation.page import EMPTY, Plot, Section, write_sections
+from focusdoc.evaluation.plots import short
+from focusdoc.evaluation.settings import NO_READER
+from focusdoc.evaluation.summary import Results, named_results, open_all
 
-TITLE = "focusdoc evaluation"
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;"
-    "background:#fff}table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}"
-    "th,td{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}"
-    "th:first-child,td:first-child{text-align:left}th{border-bottom:2px solid #888}"
-    "img{max-width:100%;height:auto}figure{margin:1rem 0}figcaption,.note{color:#666;font-size:.85rem}"
-    ".note{overflow-wrap:anywhere;margin:.3rem 0}"
-)
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|])")
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: The column of the figures that are not ours.
+PAPER = "paper's own"
+_MIB = 2**20
+TITLES = {
+    "longbench": "LongBench (paper: Table 6)",
+    "infinitebench": "InfiniteBench",
+    "passkey": "Passkey retrieval (paper: Figure 1)",
+    "needle": "Needle in a book",
+    "perplexity": "Perplexity (paper: Table 1, Figure 5)",
+    "natural": "Natural questions",
+}
+_HIDDEN = frozenset({"benchmark", "mode", "allow_untrained"})
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The paper's own figures by benchmark and by task or length; one that is not at hand is left empty, never guessed.
+
+    Attributes:
+        source: where they are from.
+        figures: ``{"infinitebench": {"kv_retrieval": 12.4}, "passkey": {"4096": 100.0}, ...}``.
+    """
+
+    source: str
+    figures: Mapping[str, Mapping[str, float]]
+
+    def of(self, benchmark: str, name: object) -> float | None:
+        """The figure for a task or a length, or None."""
+        key = f"{name:.0f}" if isinstance(name, float) else str(name)
+        return self.figures.get(benchmark, {}).get(key)
+
+
+def load_reference(path: Path | None = None) -> Reference:
+    """The figures of the paper, or those of a JSON file of the same form.
+
+    Raises:
+        EvaluationError: the file cannot be read, or is of another form.
+    """
+    try:
+        text = (path or files("focusdoc.evaluation").joinpath("paper.json")).read_text(encoding="utf-8")
+        values: dict[str, Any] = json.loads(text)
+        source = str(values.pop("source"))
+        return Reference(source, {name: {k: float(v) for k, v in table.items()} for name, table in values.items()})
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise EvaluationError(
+            f'The reference {path} is no JSON of the form {{"source": ..., "longbench": {{"qasper": 1.0}}}} ({error}).'
+        ) from error
 
 
 def write_report(paths: Sequence[Path], output: Path, reference: Reference) -> list[Path]:
@@ -36,64 +82,207 @@ def write_report(paths: Sequence[Path], output: Path, reference: Reference) -> l
     Raises:
         EvaluationError: a path has no results, they are damaged, or a package of an extra is missing.
     """
-    found = [Results.open(folder) for folder in find_folders(paths)]
-    parts = list(sections(found, reference))
-    pictures = {plot.name: plot.draw() for part in parts for plot in part.plots}
-    files = {f"{name}.png": data for name, data in pictures.items()}
-    files["report.md"] = markdown(parts).encode()
-    files["report.html"] = page(parts, pictures).encode()
-    for name, data in files.items():
-        atomic_write(output / name, data)
-    return [output / name for name in files]
+    return write_sections(list(sections(open_all(paths), reference)), output, "report", "focusdoc evaluation")
 
 
-def markdown(parts: Sequence[Section]) -> str:
-    """The report as Markdown; the figures are files beside it."""
-    lines = [f"# {TITLE}", ""]
-    for part in parts:
-        lines += [f"## {_escaped(part.title)}", ""]
-        lines.append("| " + " | ".join(map(_escaped, part.header)) + " |")
-        lines.append("|---|" + "---:|" * (len(part.header) - 1))
-        lines += ["| " + " | ".join(map(_escaped, row)) + " |" for row in part.rows]
-        lines += ["", *(f"- {_escaped(note)}" for note in part.notes), ""]
-        for plot in part.plots:
-            lines += [f"![{_escaped(plot.caption)}]({plot.name}.png)", ""]
-    return "\n".join(lines)
+def sections(results: Sequence[Results], reference: Reference) -> Iterator[Section]:
+    """The sections of a report, benchmark by benchmark."""
+    for benchmark, title in TITLES.items():
+        found = [one for one in results if one.benchmark == benchmark]
+        named = named_results(found)
+        if found and benchmark == "natural":
+            yield from _natural(found)
+        elif found and benchmark == "perplexity":
+            yield _perplexity(title, named, reference)
+        elif found:
+            lengths = {length for one in found for length in one.table["length"].dropna()}
+            if benchmark in ("longbench", "infinitebench"):
+                yield _by_task(title, benchmark, named, reference)
+            if benchmark == "infinitebench" and len(lengths) > 1:
+                yield _by_task_and_length("InfiniteBench, generated, by length", named)
+            elif benchmark == "passkey":
+                yield _passkey(title, named, reference)
+            elif benchmark == "needle":
+                yield from (_needle(title, name, one) for name, one in named.items())
+            if lengths:
+                yield _cost(title, benchmark, named)
 
 
-def page(parts: Sequence[Section], pictures: dict[str, bytes]) -> str:
-    """The report as one HTML page that loads nothing; whatever comes from results is escaped."""
-    body = [f"<h1>{TITLE}</h1>"]
-    for part in parts:
-        body.append(f"<h2>{html.escape(part.title)}</h2><table><thead><tr>")
-        body += [f"<th>{html.escape(cell)}</th>" for cell in part.header]
-        body.append("</tr></thead><tbody>")
-        for row in part.rows:
-            body.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>")
-        body.append("</tbody></table>")
-        body += [f'<p class="note">{html.escape(note)}</p>' for note in part.notes]
-        for plot in part.plots:
-            body.append(picture(pictures[plot.name], plot.caption))
-    return document(TITLE, "\n".join(body), _STYLE)
+def overview(results: Sequence[Results]) -> list[Section]:
+    """The figures of one benchmark, mode beside mode, as a run ends with them."""
+    if results[0].benchmark == "natural":
+        return list(_natural(results))
+    names = ["length", "chunk_size"] if results[0].benchmark == "perplexity" else ["task", "length"]
+    figures = [one.figures(*names).reset_index().assign(place=place) for place, one in enumerate(results)]
+    rows = []
+    for key, found in _pandas().concat(figures).sort_values(names).groupby(names, dropna=False, sort=False):
+        label = " ".join(part if isinstance(part, str) else f"{part:,.0f}" for part in key if part == part)
+        values = found.set_index("place")["value"].reindex(range(len(results)))
+        counts = [
+            f"{items:,}" + (f" ({failed:,} failed)" if failed else "")
+            for items, failed in zip(found["items"], found["failed"], strict=True)
+        ]
+        rows.append([label, *values.map(_written("{:.2f}", "")), ", ".join(dict.fromkeys(counts))])
+    return [Section("", [" ".join(names).replace("_", " "), *(one.mode for one in results), "items"], rows)]
 
 
-def picture(data: bytes, caption: str) -> str:
-    """A PNG as an HTML figure that holds it."""
-    encoded = base64.b64encode(data).decode()
-    shown = html.escape(caption, quote=True)
-    return f'<figure><img alt="{shown}" src="data:image/png;base64,{encoded}"><figcaption>{shown}</figcaption></figure>'
+def _pandas() -> Any:
+    return needed("pandas", "plot")
 
 
-def document(title: str, body: str, style: str) -> str:
-    """A whole HTML page; its policy lets it load and run nothing."""
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'\">"
-        f"<title>{html.escape(title)}</title><style>{style}</style></head>\n<body>\n{body}\n</body></html>\n"
+def _written(form: str, empty: str = EMPTY) -> Callable[[float], str]:
+    """Writes a number; a cell without one is not a number, which is not equal to itself."""
+    return lambda value: form.format(value) if value == value else empty
+
+
+def _values(named: Mapping[str, Results], *names: str) -> pd.DataFrame:
+    """The figures of every mode, a column each, by the facts called `names`."""
+    return _pandas().DataFrame({name: one.figures(*names)["value"] for name, one in named.items()}).sort_index()
+
+
+def _rows(table: pd.DataFrame, label: Callable[[Any], str] = str) -> list[list[str]]:
+    return [[label(key), *cells] for key, *cells in table.map(_written("{:.2f}")).itertuples()]
+
+
+def _with_paper(table: pd.DataFrame, benchmark: str, reference: Reference) -> pd.DataFrame:
+    return table.assign(**{PAPER: [reference.of(benchmark, key) for key in table.index]}).astype(float)
+
+
+def _by_task(title: str, benchmark: str, named: Mapping[str, Results], reference: Reference) -> Section:
+    order = [task for tasks in KINDS.values() for task in tasks]
+    table = _values(named, "task")
+    table = table.loc[sorted(table.index, key=lambda task: (order.index(task) if task in order else len(order), task))]
+    table = _with_paper(table, benchmark, reference)
+    shared = table.dropna(subset=list(named))
+    if len(shared) > 1:
+        table.loc[f"mean of {len(shared)} tasks"] = shared.mean(skipna=False)
+    notes = [*_notes(named, "task"), _source(reference)]
+    return Section(title, ["task", *table.columns], _rows(table), notes)
+
+
+def _by_task_and_length(title: str, named: Mapping[str, Results]) -> Section:
+    table = _values(named, "task", "length")
+    table = table[table.index.get_level_values("length").notna()]
+    rows = _rows(table, lambda key: f"{key[0]} at {short(key[1])}")
+    return Section(title, ["task", *named], rows, _notes(named, "task", "length"))
+
+
+def _passkey(title: str, named: Mapping[str, Results], reference: Reference) -> Section:
+    found = _values(named, "length")
+    table = _with_paper(found, "passkey", reference)
+    draw = partial(plots.lines, found, title="Passkey retrieval", x="tokens", y="found, %", top=100)
+    notes = [*_notes(named, "length"), _source(reference)]
+    drawn = [Plot("Pass keys found, by length", "passkey", draw)]
+    return Section(title, ["tokens", *table.columns], _rows(table, short), notes, drawn)
+
+
+def _needle(title: str, name: str, one: Results) -> Section:
+    grid = one.figures("depth", "length")["value"].unstack().sort_index().sort_index(axis=1)
+    grid = grid.rename(index="{:.0%}".format, columns=short).rename_axis(columns="tokens")
+    draw = partial(plots.heat_maps, {f"Needles found, % ({name})": grid}, percent=True)
+    slug = re.sub(r"[\W_]", "-", name).strip("-")
+    plot = Plot(f"Needles found by depth and length, {name}", f"needle-{slug}", draw)
+    notes = _notes({name: one}, "depth", "length")
+    return Section(f"{title}, {name}", ["depth", *grid.columns], _rows(grid), notes, [plot])
+
+
+def _perplexity(title: str, named: Mapping[str, Results], reference: Reference) -> Section:
+    figures = [one.figures("length", "chunk_size").reset_index().assign(mode=name) for name, one in named.items()]
+    table = _pandas().concat(figures)
+    many = table["chunk_size"].nunique() > 1
+    sizes = table["chunk_size"].map(_written(", chunks of {:,.0f}", "")) if many else ""
+    by_length = _columns(table, table["mode"] + sizes, "length")
+    draw = partial(plots.lines, by_length, title="Perplexity by length", x="tokens", y="perplexity", log_y=True)
+    drawn = [Plot("Perplexity of the last tokens, by length", "perplexity-length", draw)]
+    if many:
+        sized = table.dropna(subset="chunk_size")
+        by_size = _columns(sized, sized["mode"] + ", " + sized["length"].map(short), "chunk_size")
+        draw = partial(plots.lines, by_size, title="Perplexity by chunk size", x="tokens of a chunk", y="perplexity")
+        drawn.append(Plot("Perplexity by chunk size", "perplexity-chunk-size", draw))
+    shown = _with_paper(by_length, "perplexity", reference)
+    notes = [*_notes(named, "length", "chunk_size"), _source(reference)]
+    return Section(title, ["tokens", *shown.columns], _rows(shown, short), notes, drawn)
+
+
+def _columns(table: pd.DataFrame, names: pd.Series, index: str) -> pd.DataFrame:
+    """The values of a table by `index`, a column for each of `names` in their order."""
+    return table.assign(column=names).pivot(index=index, columns="column", values="value")[names.unique()]
+
+
+def _cost(title: str, benchmark: str, named: Mapping[str, Results]) -> Section:
+    """Memory and time by length, as they were measured beside the answers."""
+    means = {name: one.table.groupby("length").mean(numeric_only=True) for name, one in named.items()}
+    held = _pandas().DataFrame({name: mean["kv_bytes"] / _MIB for name, mean in means.items()})
+    spent = _pandas().DataFrame(
+        {name: mean["read"] + mean["first_token"] + mean["decode"] for name, mean in means.items()}
     )
+    cells = _pandas().concat([held.map(_written("{:,.0f}")), spent.map(_written("{:,.1f}"))], axis=1)
+    rows = [[short(length), *values] for length, *values in cells.itertuples()]
+    header = ["tokens", *(f"MiB, {name}" for name in named), *(f"seconds, {name}" for name in named)]
+    memory = partial(plots.lines, held, title="Memory", x="tokens", y="MiB of keys and values", log_y=True)
+    time = partial(plots.lines, spent, title="Time", x="tokens", y="seconds", log_y=True)
+    drawn = [
+        Plot("Keys and values held, by length", f"{benchmark}-memory", memory),
+        Plot("Time of an answer, reading included, by length", f"{benchmark}-time", time),
+    ]
+    notes = ["Means over the items that did not fail; seconds from the prompt to the whole answer, reading included."]
+    return Section(f"Memory and time: {title}", header, rows, notes, drawn)
 
 
-def _escaped(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+def _natural(results: Sequence[Results]) -> Iterator[Section]:
+    """One table for each file of natural questions, with a line for each mode."""
+    for file in dict.fromkeys(str(one.config["file"]) for one in results):
+        named = named_results([one for one in results if one.config["file"] == file])
+        told = {name: _pandas().DataFrame(_measures(one), columns=COLUMNS) for name, one in named.items()}
+        columns = [column for column in COLUMNS if any(scores[column].notna().any() for scores in told.values())]
+        header = ["mode", "questions", *columns, "characters of the first", "tokens of all", "first token, s", "all, s"]
+        lines = [
+            [name, f"{len(one.rows):,}", *(_interval(told[name][column]) for column in columns), *_costs(one)]
+            for name, one in named.items()
+        ]
+        intervals = "In brackets: 95% of the means of questions drawn from these with replacement (bootstrap)."
+        yield Section(f"{TITLES['natural']}: {file}", header, lines, [intervals, *_notes(named, "task")])
+
+
+def _measures(one: Results) -> list[dict[str, float]]:
+    """The scores of every row, none of one that failed."""
+    written = one.config.get("reader") != NO_READER
+    return [{} if "error" in row else {**(of_answer(row) if written else {}), **of_finding(row)} for row in one.rows]
+
+
+def _interval(values: pd.Series) -> str:
+    """The mean times 100 with its interval; a row that failed counts 0."""
+    if values.isna().all():
+        return EMPTY
+    known = values.fillna(0.0)
+    low, high = interval(known)
+    return f"{100 * known.mean():.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _costs(one: Results) -> list[str]:
+    """Means over the rows that did not fail: sizes of passages, seconds to the first token, and in all."""
+    first = _pandas().Series([row["passages"][0] for row in one.rows if row.get("passages")], dtype=object)
+    means = one.table[["passage_tokens", "first_token", "decode"]].mean()
+    characters, seconds = first.map(lambda span: span[1] - span[0]).mean(), means["first_token"] + means["decode"]
+    sizes = map(_written("{:,.0f}"), (characters, means["passage_tokens"]))
+    return [*sizes, *map(_written("{:.2f}"), (means["first_token"], seconds))]
+
+
+def _notes(named: Mapping[str, Results], *names: str) -> list[str]:
+    """A sentence for each: on how many items its figures by `names` stand, and under which configuration."""
+    notes = []
+    for name, one in named.items():
+        counts = one.figures(*names)["items"]
+        fewest, most = counts.min(), counts.max()
+        each = f"{most}" if fewest == most else f"{fewest} to {most}"
+        failed = one.table["failed"].sum()
+        failures = f", {failed} of them failed" if failed else ""
+        spread = f" for each of {len(counts)} rows, {len(one.rows)} in all" if len(counts) > 1 else ""
+        shown = {key: value for key, value in sorted(one.config.items()) if value is not None and key not in _HIDDEN}
+        settings = ", ".join(f"{key} {value}" for key, value in shown.items())
+        notes.append(f"{name}: {each} items{spread}{failures}. {settings}.")
+    return notes
+
+
+def _source(reference: Reference) -> str:
+    return f"{PAPER}: {reference.source}; a figure that is not at hand is left out."

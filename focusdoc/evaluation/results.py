@@ -6,18 +6,20 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from focusdoc.errors import EvaluationError
+from focusdoc.evaluation.files import read_rows
 from focusdoc.storage import atomic_write, file_lock
 
 CONFIG = "config.json"
 LOCK = ".lock"
 _ROWS = re.compile(r"rows(-\d+-of-\d+)?\.jsonl")
+_FIELDS = ("task", "id", "place")
 
 Row = dict[str, Any]
 #: What names an item within a folder: its task and id.
@@ -55,11 +57,6 @@ class Shard:
         return "rows.jsonl" if self.count == 1 else f"rows-{self.index}-of-{self.count}.jsonl"
 
 
-def config_key(config: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that name a configuration."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
-
-
 class ResultFolder:
     """The results of one benchmark in one mode, under one configuration.
 
@@ -75,11 +72,11 @@ class ResultFolder:
         self.path = path
         # What JSON makes of it is what later runs compare with.
         self.config: dict[str, Any] = json.loads(json.dumps(dict(config)))
-        self.key = config_key(self.config)
+        self.key = _config_key(self.config)
         if path.exists() and not path.is_dir():
             raise EvaluationError(f"The output {path} is a file; name a folder.")
         if (path / CONFIG).exists():
-            check_same(path, read_config(path), self.config)
+            _check_same(path, read_config(path), self.config)
         elif path.exists() and any(not found.name.startswith(".") for found in path.iterdir()):
             raise EvaluationError(f"The output folder {path} holds other files; name a folder of its own.")
         else:
@@ -110,12 +107,9 @@ class RowFile:
 
     def __init__(self, path: Path, key: str) -> None:
         self._path, self._key = path, key
-        _cut_torn_line(path)
-        self.rows: dict[Key, Row] = {}
-        if path.exists():
-            for row in read_row_file(path):
-                if row.get("config") == key:
-                    self.rows[row["task"], row["id"]] = row
+        if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
+            os.truncate(path, data.rfind(b"\n") + 1)
+        self.rows = _latest([path] if path.exists() else [], key)
 
     def add(self, row: Row) -> None:
         """Write a row, whole and at once."""
@@ -135,53 +129,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         EvaluationError: there is none, or it is damaged.
     """
+    path = folder / CONFIG
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise EvaluationError(f"{folder} holds no results of focusdoc eval ({CONFIG} is missing).") from error
-    except ValueError as error:
-        raise EvaluationError(f"{folder / CONFIG} is damaged ({error}); remove the folder and run again.") from error
-    if not isinstance(config, dict):
-        raise EvaluationError(f"{folder / CONFIG} is damaged; remove the folder and run again.")
-    return config
+    except (ValueError, TypeError) as error:
+        raise EvaluationError(f"{path} is damaged ({error}); remove the folder and run again.") from error
 
 
 def read_rows_of(folder: Path) -> list[Row]:
     """The rows of a result folder, all shards together, in the order of the items; of one item the latest row."""
-    key = config_key(read_config(folder))
-    rows: dict[Key, Row] = {}
-    for path in sorted(folder.iterdir()):
-        if _ROWS.fullmatch(path.name):
-            for row in read_row_file(path, torn=True):
-                if row.get("config") == key:
-                    rows[row["task"], row["id"]] = row
-    return sorted(rows.values(), key=lambda row: (row["place"], row["task"], row["id"]))
-
-
-def read_row_file(path: Path, *, torn: bool = False) -> Iterator[Row]:
-    """The rows of a file.
-
-    Args:
-        torn: leave out a last line that has no end, as a run that goes on may have it.
-
-    Raises:
-        EvaluationError: a line is no row.
-    """
-    data = path.read_bytes()
-    lines = data.split(b"\n")
-    last = lines.pop()
-    if last and not torn:
-        lines.append(last)
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict) or not {"task", "id", "place"} <= row.keys():
-                raise ValueError("it is no row")
-        except ValueError as error:
-            raise EvaluationError(
-                f"{path}, line {number}, is damaged ({error}); remove that line and resume."
-            ) from error
-        yield row
+    paths = sorted(path for path in folder.iterdir() if _ROWS.fullmatch(path.name))
+    return _in_order(_latest(paths, _config_key(read_config(folder)), torn=True).values())
 
 
 def find_folders(paths: Sequence[Path]) -> list[Path]:
@@ -195,8 +155,8 @@ def find_folders(paths: Sequence[Path]) -> list[Path]:
         below = sorted(config.parent for config in path.rglob(CONFIG)) if path.is_dir() else []
         if not below:
             raise EvaluationError(f"{path} holds no results of focusdoc eval; name the --output of a run.")
-        found += [folder for folder in below if folder not in found]
-    return found
+        found += below
+    return list(dict.fromkeys(found))
 
 
 def merge(folders: Sequence[Path], output: Path) -> int:
@@ -206,21 +166,34 @@ def merge(folders: Sequence[Path], output: Path) -> int:
         EvaluationError: the folders differ in their configuration, or `output` holds rows.
     """
     first = read_config(folders[0])
-    for folder in folders[1:]:
-        check_same(folder, read_config(folder), first)
     rows: dict[Key, Row] = {}
     for folder in folders:
+        _check_same(folder, read_config(folder), first)
         for row in read_rows_of(folder):
-            known = rows.get((row["task"], row["id"]))
-            if known is None or "error" in known:
+            if "error" in rows.get((row["task"], row["id"]), {"error": ""}):
                 rows[row["task"], row["id"]] = row
     with ResultFolder(output, first).appending(Shard(), resume=False) as file:
-        for row in sorted(rows.values(), key=lambda row: (row["place"], row["task"], row["id"])):
+        for row in _in_order(rows.values()):
             file.add(row)
     return len(rows)
 
 
-def check_same(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def _config_key(config: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that name a configuration."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _latest(paths: Iterable[Path], key: str, *, torn: bool = False) -> dict[Key, Row]:
+    """The latest row of every item in these files, of the configuration called `key`."""
+    rows = (row for path in paths for row in read_rows(path, _FIELDS, torn=torn))
+    return {(row["task"], row["id"]): row for row in rows if row.get("config") == key}
+
+
+def _in_order(rows: Iterable[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: (row["place"], row["task"], row["id"]))
+
+
+def _check_same(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise EvaluationError, naming a setting that differs, unless `folder` was made under `wanted`."""
     different = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
     if different:
@@ -229,12 +202,3 @@ def check_same(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]
             f"{folder} holds results of another configuration: {name} is {found.get(name)!r} there and "
             f"{wanted.get(name)!r} here; name another folder."
         )
-
-
-def _cut_torn_line(path: Path) -> None:
-    if not path.exists():
-        return
-    data = path.read_bytes()
-    if data and not data.endswith(b"\n"):
-        with path.open("rb+") as file:
-            file.truncate(data.rfind(b"\n") + 1)

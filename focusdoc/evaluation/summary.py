@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from focusdoc.evaluation.results import Row, read_config, read_rows_of
-from focusdoc.evaluation.scoring import score
+from focusdoc.evaluation.needed import needed
+from focusdoc.evaluation.results import Row, find_folders, read_config, read_rows_of
+from focusdoc.evaluation.scores import score
+from focusdoc.evaluation.settings import MODES
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-@dataclass(frozen=True)
-class Figure:
-    """A mean over rows.
-
-    Attributes:
-        value: 0 to 100 for scores, 1 and more for perplexities; None where there is nothing to average.
-        items: rows it stands on.
-        failed: of these, how many ended in an error. They count 0 in a score, and are left out of a perplexity.
-    """
-
-    value: float | None
-    items: int
-    failed: int
+#: What a table has at least.
+_COLUMNS = (
+    *("task", "length", "depth", "chunk_size", "error", "nll", "targets", "kv_bytes", "read", "first_token", "decode"),
+    "passage_tokens",
+)
 
 
 @dataclass(frozen=True)
@@ -47,64 +43,61 @@ class Results:
 
     @property
     def benchmark(self) -> str:
-        """Which benchmark: "longbench", "infinitebench", "passkey", "needle" or "perplexity"."""
-        return str(self.config["benchmark"])
+        """Which benchmark: "longbench", "infinitebench", "passkey", "needle", "natural" or "perplexity"."""
+        return str(self.config.get("benchmark"))
 
     @property
     def mode(self) -> str:
         """The mode that made them."""
-        return str(self.config["mode"])
-
-    def by(self, *names: str) -> dict[Any, Figure]:
-        """A figure for every value of ``task`` or of a fact; of several names, for every tuple of values."""
-
-        def key(row: Row) -> Any:
-            values = tuple(row["task"] if name == "task" else row["facts"].get(name) for name in names)
-            return values[0] if len(values) == 1 else values
-
-        return self._grouped(key)
-
-    def overall(self) -> Figure:
-        """One figure over all rows."""
-        return self._grouped(lambda row: None).get(None, Figure(None, 0, 0))
-
-    def means(self, name: str, value: Callable[[Row], float]) -> dict[Any, float]:
-        """The mean of `value` over the rows that did not fail, for every value of the fact `name`."""
-        groups: dict[Any, list[float]] = {}
-        for row in self.rows:
-            if "error" not in row and row["facts"].get(name) is not None:
-                groups.setdefault(row["facts"][name], []).append(value(row))
-        return {key: sum(values) / len(values) for key, values in sorted(groups.items())}
+        return str(self.config.get("mode"))
 
     @cached_property
-    def scores(self) -> list[float]:
-        """The score of every row, 0 for a failed one."""
-        return [row_score(row) for row in self.rows]
+    def table(self) -> pd.DataFrame:
+        """A line for every row: its fields and facts, what it took, whether it failed, and its score (0 if so)."""
+        table = needed("pandas", "plot").json_normalize(list(self.rows))
+        table = table.rename(columns=lambda name: name.rpartition(".")[2])
+        table = table.reindex(columns=table.columns.union(_COLUMNS, sort=False))
+        scores = [_score(row) for row in self.rows]
+        return table.assign(failed=table["error"].notna(), score=scores, nats=table["nll"] * table["targets"])
 
-    def _grouped(self, key: Callable[[Row], Any]) -> dict[Any, Figure]:
-        groups: dict[Any, list[int]] = {}
-        for place, row in enumerate(self.rows):
-            groups.setdefault(key(row), []).append(place)
+    def figures(self, *names: str) -> pd.DataFrame:
+        """A mean for every value of ``task`` or of a fact, or of several of them, in the order of the rows.
+
+        Returns:
+            The columns "value" (of scores 0 to 100 to 2 digits, as the benchmarks give them; of perplexities the
+            exponential of the mean cross entropy over all target tokens), "items" and "failed": rows that it stands
+            on, and how many of these ended in an error. They count 0 in a score, and are left out of a perplexity.
+        """
+        groups = self.table.groupby(list(names), dropna=False, sort=False)
         if self.benchmark == "perplexity":
-            return {name: perplexity([self.rows[place] for place in places]) for name, places in groups.items()}
-        return {name: self._mean(places) for name, places in groups.items()}
-
-    def _mean(self, places: Sequence[int]) -> Figure:
-        """The mean score times 100, to 2 digits, as the benchmarks give it."""
-        failed = sum("error" in self.rows[place] for place in places)
-        return Figure(round(100 * sum(self.scores[place] for place in places) / len(places), 2), len(places), failed)
+            value = (groups["nats"].sum() / groups["targets"].sum()).map(math.exp)
+        else:
+            value = (100 * groups["score"].mean()).round(2)
+        return value.to_frame("value").assign(items=groups.size(), failed=groups["failed"].sum())
 
 
-def row_score(row: Row) -> float:
-    """The score of a row by its task's official formula; 0 for a failed one."""
-    if "error" in row:
-        return 0.0
-    return score(row["task"], row["prediction"], row["answers"], row.get("all_classes"))
+def _score(row: Row) -> float:
+    """The score of a row by its task's official formula; 0 of one without a prediction."""
+    known = "prediction" in row
+    return score(row["task"], row["prediction"], row["answers"], row.get("all_classes")) if known else 0.0
 
 
-def perplexity(rows: Sequence[Row]) -> Figure:
-    """The exponential of the mean cross entropy over all target tokens."""
-    counted = [row for row in rows if "error" not in row]
-    targets = sum(row["targets"] for row in counted)
-    value = math.exp(sum(row["nll"] * row["targets"] for row in counted) / targets) if targets else None
-    return Figure(value, len(rows), len(rows) - len(counted))
+def named_results(results: Sequence[Results]) -> dict[str, Results]:
+    """The results of one benchmark by what tells them apart: the mode, and the folder where that is not enough."""
+    order = list(MODES)
+    results = sorted(results, key=lambda one: order.index(one.mode) if one.mode in order else len(order))
+    modes = [one.mode for one in results]
+    named: dict[str, Results] = {}
+    for one in results:
+        name = one.mode if modes.count(one.mode) == 1 else f"{one.mode} ({one.folder.parent.name})"
+        named[name if name not in named else f"{one.mode} ({one.folder})"] = one
+    return named
+
+
+def open_all(paths: Sequence[Path]) -> list[Results]:
+    """The results in these folders and below them.
+
+    Raises:
+        EvaluationError: a path has none, or they are damaged.
+    """
+    return [Results.open(folder) for folder in find_folders(paths)]

@@ -10,8 +10,7 @@ import torch
 
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation.explain import Explanation, explain
-from focusdoc.evaluation.explain_page import explanation_page, explanation_png
+from focusdoc.evaluation.explain import Explanation, explain, explanation_page, explanation_png
 from focusdoc.memory.chunk_memory import DocumentMemory
 
 TEXT = "\f".join(f"Page {n}. <script>alert({n})</script> The house {n} is blue & {{{n}}}. " * 2 for n in range(1, 6))

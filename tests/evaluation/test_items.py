@@ -14,10 +14,9 @@ from evaluation_samples import longbench_row, write_json, write_lines
 from focusdoc import Document
 from focusdoc.errors import EvaluationError
 from focusdoc.evaluation import infinitebench, longbench, needle, passkey
+from focusdoc.evaluation.files import context_first, fill, long_texts
 from focusdoc.evaluation.generated import DEPTHS, MAKERS, MATH_TARGETS, make_rows
 from focusdoc.evaluation.item import Item
-from focusdoc.evaluation.templates import context_first, fill
-from focusdoc.evaluation.texts import long_texts
 
 
 class TestTemplates:
@@ -82,10 +81,10 @@ class TestLongBench:
         row = longbench_row("qasper", 1)
         del row["answers"]
         write_lines(longbench_folder / "qasper.jsonl", [longbench_row("qasper", 0), row])
-        with pytest.raises(EvaluationError, match=r"qasper.jsonl, line 2, lacks the field 'answers'"):
+        with pytest.raises(EvaluationError, match=r"qasper.jsonl, line 2, .* lacks the field 'answers'"):
             list(longbench.load_items(longbench_folder, ["qasper"]))
 
-    @pytest.mark.parametrize(("line", "words"), [("{", "no valid JSON"), ("[1]", "must be a JSON object")])
+    @pytest.mark.parametrize(("line", "words"), [("{", "is damaged"), ("[1]", "it is no JSON object")])
     def test_a_damaged_line_is_named(self, longbench_folder: Path, line: str, words: str) -> None:
         (longbench_folder / "qasper.jsonl").write_text(f"\n{line}\n", encoding="utf-8")
         with pytest.raises(EvaluationError, match=f"line 2, .*{words}"):
@@ -179,7 +178,7 @@ class TestInfiniteBenchFiles:
         with pytest.raises(EvaluationError, match="1 options, and four are needed"):
             self.items(folder, "code_debug")
         write_lines(folder / "code_debug.jsonl", [{"context": "x", "input": "y", "answer": ["z"]}])
-        with pytest.raises(EvaluationError, match="line 1, lacks the field 'options'"):
+        with pytest.raises(EvaluationError, match=r"line 1, .* lacks the field 'options'"):
             self.items(folder, "code_debug")
 
     def test_official_rows(self, shared_data: Path) -> None:

@@ -16,7 +16,7 @@ from focusdoc.evaluation.engines import ModeSettings, focus_engine
 from focusdoc.evaluation.perplexity import Job, PerplexityMode, make_jobs
 from focusdoc.evaluation.results import ResultFolder
 from focusdoc.evaluation.runner import run
-from focusdoc.evaluation.summary import Results, perplexity
+from focusdoc.evaluation.summary import Results
 from focusdoc.memory.reading import read_chunks
 
 IDS = tuple(torch.randint(5, 250, (300,), generator=torch.Generator().manual_seed(2)).tolist())
@@ -121,11 +121,13 @@ def test_chunk_sizes_matter_to_ours_alone(engine: FocusEngine) -> None:
 
 
 def test_figures_weigh_tokens_and_leave_failures_out(engine: FocusEngine, tmp_path: Any) -> None:
-    rows = [{"nll": 1.0, "targets": 1}, {"nll": 2.0, "targets": 3}, {"error": "x"}]
-    figure = perplexity(rows)
-    assert figure.value == pytest.approx(math.exp(7 / 4))
-    assert (figure.items, figure.failed) == (3, 1)
+    told = ({"nll": 1.0, "targets": 1}, {"nll": 2.0, "targets": 3}, {"error": "x"})
+    rows = [{"task": "perplexity", "id": str(place), "facts": {}, **row} for place, row in enumerate(told)]
+    figures = Results(tmp_path, {"benchmark": "perplexity"}, rows).figures("task")
+    assert list(figures.loc["perplexity"]) == [pytest.approx(math.exp(7 / 4)), 3, 1]
     mode = PerplexityMode("tail", engine, SETTINGS)
     folder = ResultFolder(tmp_path / "tail", {"benchmark": "perplexity", "mode": "tail", **mode.describe()})
     run([job(), job(None, IDS[:200])], mode.work, folder)
-    assert set(Results.open(folder.path).by("length", "chunk_size")) == {(300, None), (200, None)}
+    lines = Results.open(folder.path).figures("length", "chunk_size").reset_index()
+    assert set(lines["length"]) == {300, 200}
+    assert lines["chunk_size"].isna().all()

@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation.reference import load_reference
-from focusdoc.evaluation.report import write_report
+from focusdoc.evaluation.report import load_reference, sections, write_report
 from focusdoc.evaluation.results import ResultFolder, Shard
-from focusdoc.evaluation.sections import sections
 from focusdoc.evaluation.summary import Results
 
 EVIL = "<script>alert(1)</script>|`x`"
@@ -121,10 +119,10 @@ def test_the_same_mode_twice_is_told_apart_by_folder(tmp_path: Path) -> None:
 
 def test_scoring_is_repeated_from_predictions(tmp_path: Path) -> None:
     found = result(tmp_path / "focus", "longbench", "focus", [answered("qasper", "blue", "red")])
-    assert found.overall().value == 0
+    assert found.figures("task").loc["qasper", "value"] == 0
     rows = tmp_path / "focus" / "rows.jsonl"
     rows.write_text(rows.read_text().replace('"red"', '"blue"'))
-    assert Results.open(tmp_path / "focus").overall().value == 100
+    assert Results.open(tmp_path / "focus").figures("task").loc["qasper", "value"] == 100
 
 
 def test_another_reference(tmp_path: Path) -> None:

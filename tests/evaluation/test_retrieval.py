@@ -9,9 +9,8 @@ import random
 import pytest
 
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation import finders
-from focusdoc.evaluation.finders import EMBEDDING_PACKAGE, FINDERS
-from focusdoc.evaluation.retrieval import first_with, passages
+from focusdoc.evaluation import retrieval
+from focusdoc.evaluation.retrieval import EMBEDDING_PACKAGE, FINDERS, first_with, passages
 from focusdoc.readers.windows import cut
 
 _WORDS = ["river", "stone", "market", "lantern", "captain", "winter", "bread", "garden", "letter", "harbour"]
@@ -97,7 +96,7 @@ class TestFinders:
 
     @needs_embedding
     def test_embeddings_are_those_of_the_published_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(finders, "EMBEDDING_SHA256", "0" * 64)
+        monkeypatch.setattr(retrieval, "EMBEDDING_SHA256", "0" * 64)
         with pytest.raises(EvaluationError, match="is not the model expected"):
             FINDERS["embedding"]()
 
@@ -106,7 +105,7 @@ class TestFinders:
         self, monkeypatch: pytest.MonkeyPatch, name: str, package: str
     ) -> None:
         monkeypatch.setitem(__import__("sys").modules, "bm25s", None)
-        monkeypatch.setattr(finders.InstalledPackage, "find", lambda self, file: None)
+        monkeypatch.setattr(retrieval.InstalledPackage, "find", lambda self, file: None)
         with pytest.raises(EvaluationError, match=rf"{package} is not installed.*pip install 'focusdoc\[eval\]'"):
             FINDERS[name]()
 

@@ -9,9 +9,8 @@ import pytest
 
 from focusdoc.errors import EvaluationError
 from focusdoc.evaluation import score
-from focusdoc.evaluation.infinitebench_scores import INFINITEBENCH_SCORES
 from focusdoc.evaluation.longbench import TASKS
-from focusdoc.evaluation.scoring import known_tasks
+from focusdoc.evaluation.scores import INFINITEBENCH_SCORES, known_tasks
 
 F1_TASKS = ("narrativeqa", "qasper", "multifieldqa_en", "hotpotqa", "2wikimqa", "musique", "triviaqa")
 ROUGE_TASKS = ("gov_report", "qmsum", "multi_news", "samsum")

@@ -1,4 +1,4 @@
-"""InfiniteBench's official scores of one prediction, quirks included; a row's gold is the list in its file."""
+"""The official score of one prediction, quirks included: LongBench's, InfiniteBench's and our own tasks'."""
 
 from __future__ import annotations
 
@@ -6,7 +6,76 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from focusdoc.evaluation.text_scores import chinese_f1, rouge_l_sum, word_f1
+from focusdoc.errors import EvaluationError
+from focusdoc.evaluation.natural_scores import NATURAL_SCORES
+from focusdoc.evaluation.needed import needed
+from focusdoc.evaluation.text_scores import chinese_f1, rouge_l, rouge_l_sum, word_f1
+
+#: Of a prediction, its gold answer and the row's classes.
+LongBenchScore = Callable[[str, str, Sequence[str]], float]
+
+#: Tasks whose predictions are cut to their first line; no other task is post-processed.
+FIRST_LINE = frozenset({"trec", "triviaqa", "samsum"})
+
+
+def first_line(prediction: str) -> str:
+    """What stands before the first line break, leading line breaks aside."""
+    return prediction.lstrip("\n").split("\n")[0]
+
+
+def classification(prediction: str, gold: str, all_classes: Sequence[str]) -> float:
+    """One over the number of classes named, if the gold class is among them.
+
+    Of the classes named, those that are a proper part of the gold class are taken out. The official code takes them
+    out of the list that it walks over, which skips the one after each; scores depend on it, so this does the same.
+    """
+    if not all_classes:
+        raise EvaluationError("trec is scored by the row's all_classes; pass the list of class names.")
+    named = [name for name in all_classes if name in prediction]
+    for name in named:
+        if name in gold and name != gold:
+            named.remove(name)
+    return 1.0 / len(named) if gold in named else 0.0
+
+
+def number_share(prediction: str, gold: str) -> float:
+    """The share of the numbers in the prediction that are the gold number."""
+    numbers = re.findall(r"\d+", prediction)
+    return sum(number == gold for number in numbers) / len(numbers) if numbers else 0.0
+
+
+def paragraph_share(prediction: str, gold: str) -> float:
+    """The share of the numbers in the prediction that are the number in the gold "Paragraph N"."""
+    wanted = re.search(r"Paragraph (\d+)", gold)
+    if wanted is None:
+        raise EvaluationError(
+            f"The answer {gold!r} of passage_retrieval_en names no paragraph; it must be 'Paragraph N'."
+        )
+    return number_share(prediction, wanted[1])
+
+
+def code_similarity(prediction: str, gold: str) -> float:
+    """Edit similarity of the gold line and the first line that is neither comment nor Markdown."""
+    lines = prediction.lstrip("\n").split("\n")
+    code = next((line for line in lines if not any(mark in line for mark in ("`", "#", "//"))), "")
+    return float(needed("fuzzywuzzy.fuzz", "eval").ratio(code, gold)) / 100
+
+
+def _without_classes(score: Callable[[str, str], float], *tasks: str) -> dict[str, LongBenchScore]:
+    return dict.fromkeys(tasks, lambda prediction, gold, _: score(prediction, gold))
+
+
+#: The 15 tasks of the paper's Table 6, and one more, by what scores them.
+LONGBENCH_SCORES: Mapping[str, LongBenchScore] = {
+    **_without_classes(word_f1, "narrativeqa", "qasper", "multifieldqa_en", "hotpotqa", "2wikimqa", "musique"),
+    **_without_classes(rouge_l, "gov_report", "qmsum", "multi_news"),
+    "trec": classification,
+    **_without_classes(word_f1, "triviaqa"),
+    **_without_classes(rouge_l, "samsum"),
+    **_without_classes(paragraph_share, "passage_retrieval_en"),
+    **_without_classes(code_similarity, "lcc", "repobench-p"),
+    **_without_classes(number_share, "passage_count"),
+}
 
 #: Of a prediction and the list of gold answers.
 InfiniteBenchScore = Callable[[str, Sequence[Any]], float]
@@ -141,3 +210,43 @@ INFINITEBENCH_SCORES: Mapping[str, InfiniteBenchScore] = {
     "longbook_qa_chn": _best(chinese_f1),
     "longdialogue_qa_eng": name_found,
 }
+
+
+#: Our own needle test is scored as InfiniteBench scores a pass key.
+NEEDLE = "needle"
+
+
+def known_tasks() -> list[str]:
+    """Every task that `score` knows, by the benchmarks' own names."""
+    return [*LONGBENCH_SCORES, *INFINITEBENCH_SCORES, *NATURAL_SCORES, NEEDLE]
+
+
+def score(task: str, prediction: str, answers: Any, all_classes: Sequence[str] | None = None) -> float:
+    """Score one prediction by the official formula of its task.
+
+    Args:
+        task: the benchmark's own name of the task, such as ``"qasper"`` or ``"kv_retrieval"``.
+        prediction: what the model wrote, as it is.
+        answers: the row's gold answers. For LongBench any of them may match, and the best counts. For InfiniteBench
+            the list of the row's ``answer``; a single value stands for a list of one.
+        all_classes: the class names of the row; trec needs them.
+
+    Returns:
+        0 to 1. A benchmark's figure for a task is the mean over its rows, times 100.
+
+    Raises:
+        EvaluationError: the task is unknown, there is no answer, or a package of the extra ``eval`` is missing.
+    """
+    golds = list(answers) if isinstance(answers, list | tuple) else [answers]
+    if not golds:
+        raise EvaluationError(f"A row of {task} has no answer to be scored against; give it at least one.")
+    if task in LONGBENCH_SCORES:
+        text = first_line(prediction) if task in FIRST_LINE else prediction
+        return max(LONGBENCH_SCORES[task](text, str(gold), all_classes or ()) for gold in golds)
+    if task in NATURAL_SCORES:
+        return NATURAL_SCORES[task](prediction, golds)
+    if task == NEEDLE:
+        task = "passkey"
+    if task not in INFINITEBENCH_SCORES:
+        raise EvaluationError(f"The task {task!r} is unknown; choose one of {', '.join(known_tasks())}.")
+    return INFINITEBENCH_SCORES[task](prediction, golds)

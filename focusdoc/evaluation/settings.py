@@ -1,4 +1,4 @@
-"""The names of the modes and the defaults of retrieval, known without loading what runs them."""
+"""The names of the modes and what shapes them, known without loading what runs them."""
 
 from __future__ import annotations
 

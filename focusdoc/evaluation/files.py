@@ -1,0 +1,157 @@
+"""What benchmarks read: official files of JSON and JSONL, the templates of their prompts, and long texts."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from focusdoc.documents import Document, load
+from focusdoc.errors import EvaluationError
+
+#: Of a template.
+CONTEXT = "context"
+_FIELD = re.compile(r"\{(\w+)\}")
+_TEXTS = frozenset({".txt", ".md", ".pdf"})
+
+
+def read_rows(
+    path: Path, fields: Sequence[str], *, limit: int | None = None, torn: bool = False
+) -> Iterator[dict[str, Any]]:
+    """The rows of a JSONL file, each with at least `fields`.
+
+    Args:
+        limit: at most this many rows.
+        torn: leave out a last line that has no end, as a run that goes on may have it.
+
+    Raises:
+        EvaluationError: the file cannot be read, or a line is no JSON object with these fields.
+    """
+    count = 0
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if count == limit or (torn and not line.endswith(b"\n")):
+                    return
+                if line.strip():
+                    count += 1
+                    yield _row(path, number, line, fields)
+    except OSError as error:
+        raise EvaluationError(f"{path} cannot be read ({error}); give the folder with the official files.") from error
+
+
+def _row(path: Path, number: int, line: bytes, fields: Sequence[str]) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+        if not isinstance(row, dict):
+            raise ValueError("it is no JSON object")
+        if missing := next((name for name in fields if name not in row), None):
+            raise ValueError(f"it lacks the field {missing!r} and has {', '.join(sorted(row))}")
+    except ValueError as error:
+        raise EvaluationError(f"{path}, line {number}, is damaged ({error}); remove that line.") from error
+    return row
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds one object.
+
+    Raises:
+        EvaluationError: it does not exist, or holds something else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EvaluationError(f"{path} is missing; it belongs to the benchmark's official files.") from error
+    except ValueError as error:
+        raise EvaluationError(f"{path} is no valid JSON ({error}).") from error
+    if not isinstance(values, dict):
+        raise EvaluationError(f"{path} must hold one JSON object.")
+    return values
+
+
+def task_file(data: Path | None, task: str) -> Path:
+    """The official file of a task in the folder `data`.
+
+    Raises:
+        EvaluationError: there is no such folder or file; the message lists the tasks that are there.
+    """
+    if data is None:
+        raise EvaluationError(f"{task} needs the benchmark's official files; give their folder with --data.")
+    if not data.is_dir():
+        raise EvaluationError(f"The data folder {data} does not exist; give the one with the official files.")
+    path = data / f"{task}.jsonl"
+    if not path.is_file():
+        there = ", ".join(sorted(found.stem for found in data.glob("*.jsonl"))) or "none"
+        raise EvaluationError(f"{data} has no {path.name}; the tasks in it: {there}.")
+    return path
+
+
+def fill(template: str, fields: Mapping[str, str], *, task: str) -> tuple[str, str, str]:
+    """A template with its fields filled in, as the text (before, context, after).
+
+    Only the template is searched for fields. What is filled in is data: braces in it stay as they are.
+
+    Args:
+        fields: the value of every field that may occur, ``context`` among them.
+
+    Raises:
+        EvaluationError: the template has a field that is not known, or not exactly one context.
+    """
+    names = _FIELD.findall(template)
+    unknown = next((name for name in names if name not in fields), None)
+    if unknown is not None:
+        raise EvaluationError(
+            f"The template of {task} has the unknown field {{{unknown}}}; known are {', '.join(sorted(fields))}."
+        )
+    if names.count(CONTEXT) != 1:
+        raise EvaluationError(f"The template of {task} must have the field {{context}} exactly once.")
+    before, after = template.split("{context}")
+    return _substitute(before, fields), fields[CONTEXT], _substitute(after, fields)
+
+
+def context_first(template: str) -> str:
+    """The template with its instruction moved behind the context, nothing reworded.
+
+    The paper's authors do so for some tasks, since the question has to stand in the local context. A label that
+    stands right before the context ("Report:") stays there.
+    """
+    before, context, after = template.partition("{context}")
+    if not context:
+        return template
+    instruction, _, label = before.rpartition("\n\n")
+    if not instruction.strip():
+        return template
+    return f"{label}{{context}}\n\n{instruction.strip()}\n\n{after.lstrip()}"
+
+
+def _substitute(part: str, fields: Mapping[str, str]) -> str:
+    return _FIELD.sub(lambda found: fields[found[1]], part)
+
+
+def long_texts(data: Path | None) -> Iterator[Document]:
+    """The text at `data`, or those in the folder, by name; without it, the one that every CPython carries.
+
+    Raises:
+        EvaluationError: there is nothing of the kind at `data`. DocumentError: a text cannot be loaded.
+    """
+    if data is None:
+        yield python_reference()
+        return
+    if data.is_file():
+        yield load(data)
+        return
+    files = sorted(path for path in data.glob("*") if path.suffix.lower() in _TEXTS) if data.is_dir() else []
+    if not files:
+        raise EvaluationError(f"{data} holds no text (.txt, .md or .pdf); give a text, or a folder of them.")
+    for path in files:
+        yield load(path)
+
+
+def python_reference() -> Document:
+    """The Python language reference as CPython carries it for ``help()``: about 465 KB of text."""
+    from pydoc_data.topics import topics
+
+    text = "".join(f"{words.strip()}\n\n" for words in topics.values())
+    return Document.from_text(text, {"name": "python-reference"})
