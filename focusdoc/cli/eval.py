@@ -10,11 +10,12 @@ import typer
 
 from focusdoc.cli import eval_options as given
 from focusdoc.cli import options
+from focusdoc.cli.dataclass_options import dataclass_options
 from focusdoc.cli.display import output
-from focusdoc.cli.eval_natural import natural
-from focusdoc.cli.eval_options import RunOptions, depths_in, lengths_in, names_in
+from focusdoc.cli.eval_options import RunOptions, depths_in, lengths_in, names_in, share_in
 from focusdoc.cli.eval_run import run_items, run_perplexity, show_figures
 from focusdoc.errors import EvaluationError
+from focusdoc.evaluation.settings import ModeSettings
 
 evaluate = typer.Typer(no_args_is_help=True, help="Run the paper's benchmarks, ours and the baselines alike.")
 
@@ -22,44 +23,30 @@ _WHAT = "What is asked"
 
 
 @evaluate.command(epilog="For example: focusdoc eval longbench --data LongBench --tasks qasper --output runs/longbench")
+@dataclass_options(local_window=3500, max_tokens=15_500)  # the paper's
 def longbench(
-    output_folder: Annotated[Path, given.OUTPUT],
     data: given.Data = None,
     tasks: given.Tasks = None,
     limit: given.Limit = None,
     order: given.Order = "paper",
-    mode: given.Modes = "focus",
-    chunk_size: given.ChunkSize = None,
-    local_window: given.LocalWindow = 3500,
-    max_tokens: given.MaxTokens = 15_500,
-    prompt: given.Prompt = None,
-    quote_tokens: given.QuoteTokens = None,
-    reader: given.Reader = None,
-    reader_model: given.ReaderModel = None,
-    model: options.Model = None,
-    adapter: options.Adapter = "auto",
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    store: given.StoreAt = None,
-    shard: given.ShardOf = "1/1",
-    resume: given.Resume = False,
-    retry: given.Retry = False,
+    *,
+    run: RunOptions,
+    settings: ModeSettings,
 ) -> None:
     """LongBench: the 15 tasks of the paper's Table 6 from the official files."""
-    run = RunOptions.of(locals())
     given.check_order(order)
     from focusdoc.evaluation import longbench as benchmark
 
     # Read before the model is loaded, so that a mistake in the data is told at once.
     items = list(benchmark.load_items(data, names_in(tasks) or benchmark.TASKS, limit=limit, order=order))
-    run_items("longbench", run, lambda engine: items, {"order": order})
+    run_items("longbench", run, settings, lambda engine: items, {"order": order})
 
 
 @evaluate.command(
     epilog="For example: focusdoc eval infinitebench --tasks kv_retrieval --lengths 128K --output runs/kv"
 )
+@dataclass_options()
 def infinitebench(
-    output_folder: Annotated[Path, given.OUTPUT],
     data: given.Data = None,
     tasks: given.Tasks = None,
     limit: given.Limit = None,
@@ -69,24 +56,11 @@ def infinitebench(
     templates: Annotated[
         str, typer.Option(metavar="NAME", help="Which templates of prompts.json to use.", rich_help_panel=_WHAT)
     ] = "yarn_mistral_templates",
-    mode: given.Modes = "focus",
-    chunk_size: given.ChunkSize = None,
-    local_window: given.LocalWindow = 2048,
-    prompt: given.Prompt = None,
-    quote_tokens: given.QuoteTokens = None,
-    reader: given.Reader = None,
-    reader_model: given.ReaderModel = None,
-    model: options.Model = None,
-    adapter: options.Adapter = "auto",
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    store: given.StoreAt = None,
-    shard: given.ShardOf = "1/1",
-    resume: given.Resume = False,
-    retry: given.Retry = False,
+    *,
+    run: RunOptions,
+    settings: ModeSettings,
 ) -> None:
     """InfiniteBench from the official files (--data), or its synthetic tasks generated at any length (--lengths)."""
-    run = RunOptions.of(locals())
     given.check_order(order)
     from focusdoc.evaluation import infinitebench as benchmark
     from focusdoc.evaluation.generated import MAKERS
@@ -98,7 +72,7 @@ def infinitebench(
             )
         names = names_in(tasks) or benchmark.TASKS
         items = list(benchmark.load_items(data, names, limit=limit, order=order, templates=templates))
-        run_items("infinitebench", run, lambda engine: items, {"order": order, "templates": templates})
+        run_items("infinitebench", run, settings, lambda engine: items, {"order": order, "templates": templates})
         return
     from focusdoc.evaluation.engines import count_tokens
 
@@ -109,6 +83,7 @@ def infinitebench(
     run_items(
         "infinitebench",
         run,
+        settings,
         lambda engine: list(
             benchmark.generated_items(
                 lambda text: count_tokens(engine, text), made, sizes, repeats=repeats, seed=seed, order=order
@@ -119,29 +94,16 @@ def infinitebench(
 
 
 @evaluate.command(epilog="For example: focusdoc eval passkey --lengths 4K,16K --mode focus,full --output runs/passkey")
+@dataclass_options()
 def passkey(
-    output_folder: Annotated[Path, given.OUTPUT],
     lengths: given.Lengths = None,
     limit: given.Limit = None,
     seed: given.Seed = 0,
-    mode: given.Modes = "focus",
-    chunk_size: given.ChunkSize = None,
-    local_window: given.LocalWindow = 2048,
-    prompt: given.Prompt = None,
-    quote_tokens: given.QuoteTokens = None,
-    reader: given.Reader = None,
-    reader_model: given.ReaderModel = None,
-    model: options.Model = None,
-    adapter: options.Adapter = "auto",
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    store: given.StoreAt = None,
-    shard: given.ShardOf = "1/1",
-    resume: given.Resume = False,
-    retry: given.Retry = False,
+    *,
+    run: RunOptions,
+    settings: ModeSettings,
 ) -> None:
     """Find a pass key among sentences of noise, at any length (Figure 1)."""
-    run = RunOptions.of(locals())
     from focusdoc.evaluation import passkey as benchmark
     from focusdoc.evaluation.engines import count_tokens
 
@@ -150,6 +112,7 @@ def passkey(
     run_items(
         "passkey",
         run,
+        settings,
         lambda engine: list(
             benchmark.load_items(lambda text: count_tokens(engine, text), sizes, repeats=repeats, seed=seed)
         ),
@@ -158,8 +121,8 @@ def passkey(
 
 
 @evaluate.command(epilog="For example: focusdoc eval needle --data moby_dick.txt --lengths 4K,32K --output runs/needle")
+@dataclass_options()
 def needle(
-    output_folder: Annotated[Path, given.OUTPUT],
     data: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The book; without it, the Python reference.", rich_help_panel=_WHAT),
@@ -173,24 +136,11 @@ def needle(
         int, typer.Option(metavar="N", help="Needles of each depth and length.", rich_help_panel=_WHAT)
     ] = 1,
     seed: given.Seed = 0,
-    mode: given.Modes = "focus",
-    chunk_size: given.ChunkSize = None,
-    local_window: given.LocalWindow = 2048,
-    prompt: given.Prompt = None,
-    quote_tokens: given.QuoteTokens = None,
-    reader: given.Reader = None,
-    reader_model: given.ReaderModel = None,
-    model: options.Model = None,
-    adapter: options.Adapter = "auto",
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    store: given.StoreAt = None,
-    shard: given.ShardOf = "1/1",
-    resume: given.Resume = False,
-    retry: given.Retry = False,
+    *,
+    run: RunOptions,
+    settings: ModeSettings,
 ) -> None:
     """Find a made-up fact at every depth of a real book."""
-    run = RunOptions.of(locals())
     from focusdoc.evaluation import needle as benchmark
     from focusdoc.evaluation.files import long_texts
 
@@ -200,6 +150,7 @@ def needle(
     run_items(
         "needle",
         run,
+        settings,
         lambda engine: list(
             benchmark.load_items(engine.base.tokenizer, book, sizes, places, repeats=repeats, seed=seed)
         ),
@@ -207,14 +158,79 @@ def needle(
     )
 
 
-evaluate.command(epilog="For example: focusdoc eval natural --data xquad.en.json --reader none --output runs/xquad")(
-    natural
-)
+@evaluate.command(epilog="For example: focusdoc eval natural --data xquad.en.json --reader none --output runs/xquad")
+@dataclass_options(mode="read,bm25,embedding")
+def natural(
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="Questions in the form of SQuAD, whose paragraphs become one document; or JSON lines with question, "
+            "answers and ctxs, whose passages are joined to one; or "
+            '{"document": [{"question": ..., "answer": a regular expression}]}. Gzipped or not.',
+            rich_help_panel=_WHAT,
+        ),
+    ],
+    documents: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The folder with the documents that FILE names, as NAME.txt.",
+            rich_help_panel=_WHAT,
+            show_default=False,
+        ),
+    ] = None,
+    questions: Annotated[
+        str,
+        typer.Option(
+            metavar="FROM:TO",
+            help="The share of the questions, in the file's order; where it has several documents, of those. Tune on "
+            "the beginning and report the end.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = "0:1",
+    limit: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Draw this many of these questions.", rich_help_panel=_WHAT, show_default=False),
+    ] = None,
+    pool: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Of JSON lines: how many of these questions' passages, drawn, make up the document.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = 500,
+    seed: given.Seed = 0,
+    max_new_tokens: options.MaxNewTokens = 48,
+    *,
+    run: RunOptions,
+    settings: ModeSettings,
+) -> None:
+    """Natural questions of long documents: how often the place is found and the answer right, beside retrieval.
+
+    In the mode read a reader writes the answer from the passages that ours finds; ask is ours without a reader.
+
+    In bm25 and embedding the same reader gets as many tokens of passages that retrieval finds.
+
+    With --reader none nothing is written, and only the finding is measured, which is quick.
+    """
+    from focusdoc.evaluation import natural as benchmark
+
+    choice = benchmark.Choice(share=share_in(questions), limit=limit, pool=pool, seed=seed)
+    items = benchmark.load_items(data, choice, documents=documents, max_new_tokens=max_new_tokens)
+    asked = {"questions": questions, "limit": limit, "pool": pool, "seed": seed, "max_new_tokens": max_new_tokens}
+    run_items("natural", run, settings, lambda engine: items, {"file": data.name, **asked})
 
 
 @evaluate.command(epilog="For example: focusdoc eval perplexity --data books --chunk-sizes 512,2048 --output runs/ppl")
+@dataclass_options(
+    without=(
+        *("prompt", "quote_tokens", "reader", "reader_model", "store"),
+        *("chunk_size", "max_tokens", "passages", "window"),
+    )
+)
 def perplexity(
-    output_folder: Annotated[Path, given.OUTPUT],
     data: Annotated[
         Path | None,
         typer.Option(
@@ -226,28 +242,22 @@ def perplexity(
     targets: Annotated[
         int, typer.Option(metavar="N", help="How many of the last tokens are predicted.", rich_help_panel=_WHAT)
     ] = 256,
-    mode: given.Modes = "focus",
     chunk_sizes: Annotated[
         str | None,
         typer.Option(metavar="N,...", help="Sizes to compare (Figure 5); without it, the adapter's own."),
     ] = None,
-    local_window: given.LocalWindow = 2048,
-    model: options.Model = None,
-    adapter: options.Adapter = "auto",
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    shard: given.ShardOf = "1/1",
-    resume: given.Resume = False,
-    retry: given.Retry = False,
+    *,
+    run: RunOptions,
+    settings: ModeSettings,
 ) -> None:
     """Perplexity of the last tokens of long texts, by length (Table 1) and by chunk size (Figure 5)."""
-    chunk_size = None
-    run = RunOptions.of(locals())
     from focusdoc.evaluation.files import long_texts
 
-    given.check_lengths(targets, "targets")
+    if targets < 1:
+        raise EvaluationError(f"--targets is {targets}; it must be at least 1.")
     run_perplexity(
         run,
+        settings,
         long_texts(data),
         lengths_in(lengths) if lengths else None,
         chunk_sizes=lengths_in(chunk_sizes) if chunk_sizes else [],
@@ -262,20 +272,16 @@ def score(
     json_output: options.Json = False,
 ) -> None:
     """Score results again from the predictions that were kept."""
-    from focusdoc.evaluation.results import find_folders
-    from focusdoc.evaluation.summary import Results
+    from focusdoc.evaluation.summary import open_all
 
-    opened = [Results.open(folder) for folder in find_folders(results)]
+    opened = open_all(results)
     if json_output:
         values = [
             {
                 "folder": str(one.folder),
                 "benchmark": one.benchmark,
                 "mode": one.mode,
-                "scores": {
-                    str(task): {"value": figure.value, "items": figure.items, "failed": figure.failed}
-                    for task, figure in one.by("task").items()
-                },
+                "scores": json.loads(one.figures("task").to_json(orient="index", double_precision=15)),
             }
             for one in opened
         ]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -14,15 +16,15 @@ from focusdoc.cli.display import errors, output
 from focusdoc.cli.eval_options import RunOptions, names_in
 from focusdoc.cli.loading import EngineOptions
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation.settings import NO_READER, check_modes
+from focusdoc.evaluation.settings import NO_READER, ModeSettings, check_modes
 from focusdoc.terminal import plain
 
 if TYPE_CHECKING:
     from focusdoc.documents import Document
     from focusdoc.engine import FocusEngine
-    from focusdoc.evaluation.item import Item
+    from focusdoc.evaluation.item import Item, Mode
     from focusdoc.evaluation.runner import Progress as RunProgress
-    from focusdoc.evaluation.summary import Figure, Results
+    from focusdoc.evaluation.summary import Results
 
 #: Without a terminal, a line says how far a run is, at most this often.
 _SECONDS_BETWEEN_LINES = 60.0
@@ -31,6 +33,7 @@ _SECONDS_BETWEEN_LINES = 60.0
 def run_items(
     benchmark: str,
     options: RunOptions,
+    settings: ModeSettings,
     items_of: Callable[[FocusEngine], Sequence[Item]],
     facts: Mapping[str, Any],
 ) -> None:
@@ -40,48 +43,28 @@ def run_items(
         items_of: the items, for a model whose tokenizer may measure them.
         facts: what shapes the items, for the configuration of the results.
     """
-    from focusdoc.evaluation.engines import ModeSettings
-    from focusdoc.evaluation.modes import make_mode
-    from focusdoc.evaluation.results import ResultFolder, Shard
-    from focusdoc.evaluation.retrieval import first_with
-    from focusdoc.evaluation.runner import run
-    from focusdoc.evaluation.summary import Results
-
-    names = check_modes(names_in(options.mode))
-    shard = Shard.parse(options.shard)
-    settings = ModeSettings(
-        chunk_size=options.chunk_size,
-        local_window=options.local_window,
-        max_tokens=options.max_tokens or None,
-        chat=options.chat,
-        passages=options.passages,
-        window=options.window,
-    )
-    engine = load_engine(options)
+    names = _modes(options)
+    settings = replace(settings, max_tokens=settings.max_tokens or None, chat=options.chat)
+    engine = load_engine(options, settings)
     items = items_of(engine)
-    # Whatever is wrong with a mode or its folder is found out before the first item.
+    from focusdoc.evaluation.modes import make_mode
+    from focusdoc.evaluation.retrieval import first_with
+
+    def ask(mode: Mode, item: Item) -> Mapping[str, Any]:
+        outcome = mode.answer(item)
+        found = {} if outcome.passages is None else {"found": first_with(item.places, outcome.passages)}
+        return {"answers": item.answers, "all_classes": item.all_classes, **found, **outcome.to_dict()}
+
+    # Whatever is wrong with a mode is found out before the first item.
     modes = {name: make_mode(name, engine, settings) for name in names}
-    folders = {
-        name: ResultFolder(
-            options.output_folder / name, {"benchmark": benchmark, "mode": name, **facts, **mode.describe()}
-        )
-        for name, mode in modes.items()
-    }
-    for name in names:
-        mode = modes.pop(name)  # let go when its turn is over: it may hold the memory of a long document
-
-        def work(item: Item, mode: Any = mode) -> Mapping[str, Any]:
-            outcome = mode.answer(item)
-            found = {} if outcome.passages is None else {"found": first_with(item.places, outcome.passages)}
-            return {"answers": item.answers, "all_classes": item.all_classes, **found, **outcome.to_dict()}
-
-        with run_progress(f"{benchmark}, {name}") as show:
-            run(items, work, folders[name], shard=shard, resume=options.resume, retry=options.retry, progress=show)
-    show_figures([Results.open(folder.path) for folder in folders.values()])
+    parts = [_Part(name, items, partial(ask, mode), {**facts, **mode.describe()}) for name, mode in modes.items()]
+    modes.clear()  # each is let go when its turn is over: it may hold the memory of a long document
+    _run(benchmark, options, parts)
 
 
 def run_perplexity(
     options: RunOptions,
+    settings: ModeSettings,
     texts: Iterable[Document],
     lengths: Sequence[int] | None,
     *,
@@ -95,19 +78,13 @@ def run_perplexity(
         lengths: tokens; None for those of the paper.
         chunk_sizes: to compare; none for the adapter's own.
     """
-    from focusdoc.evaluation.engines import ModeSettings
+    names = _modes(options)
+    engine = load_engine(options, settings)
     from focusdoc.evaluation.perplexity import LENGTHS, PerplexityMode, make_jobs
-    from focusdoc.evaluation.results import ResultFolder, Shard
-    from focusdoc.evaluation.runner import run
-    from focusdoc.evaluation.summary import Results
 
-    names = check_modes(names_in(options.mode))
-    shard = Shard.parse(options.shard)
-    settings = ModeSettings(local_window=options.local_window)
-    engine = load_engine(options)
     modes = {name: PerplexityMode(name, engine, settings) for name in names}
     documents = list(texts) if len(names) > 1 else texts
-    work = []
+    parts = []
     for name, mode in modes.items():
         possible = mode.lengths(lengths or LENGTHS)
         if not possible:
@@ -116,20 +93,53 @@ def run_perplexity(
         jobs = make_jobs(
             engine, documents, possible, chunk_sizes=mode.chunk_sizes(chunk_sizes), targets=targets, limit=limit
         )
-        config = {"benchmark": "perplexity", "mode": name, "targets": targets, **mode.describe()}
-        work.append((name, mode, jobs, ResultFolder(options.output_folder / name, config)))
-    for name, mode, jobs, folder in work:
-        with run_progress(f"perplexity, {name}") as show:
-            run(jobs, mode.work, folder, shard=shard, resume=options.resume, retry=options.retry, progress=show)
-    show_figures([Results.open(folder.path) for *_, folder in work])
+        parts.append(_Part(name, jobs, mode.work, {"targets": targets, **mode.describe()}))
+    _run("perplexity", options, parts)
 
 
-def load_engine(options: RunOptions) -> FocusEngine:
+class _Part(NamedTuple):
+    """What is done in one mode: each of the jobs, what makes a row of one, and what shapes the rows."""
+
+    mode: str
+    jobs: Sequence[Any]
+    work: Callable[[Any], Mapping[str, Any]]
+    facts: Mapping[str, Any]
+
+
+def _modes(options: RunOptions) -> list[str]:
+    """The modes asked for; whatever else can be wrong without a model is refused here, too."""
+    from focusdoc.evaluation.needed import needed
+    from focusdoc.evaluation.results import Shard
+
+    needed("pandas", "eval")  # missed now, not after hours
+    Shard.parse(options.shard)
+    return check_modes(names_in(options.mode))
+
+
+def _run(benchmark: str, options: RunOptions, parts: list[_Part]) -> None:
+    from focusdoc.evaluation.results import ResultFolder, Shard
+    from focusdoc.evaluation.runner import run
+    from focusdoc.evaluation.summary import Results
+
+    folders = [
+        ResultFolder(options.output_folder / part.mode, {"benchmark": benchmark, "mode": part.mode, **part.facts})
+        for part in parts
+    ]
+    parts.reverse()
+    for folder in folders:
+        part = parts.pop()
+        with run_progress(f"{benchmark}, {part.mode}") as show:
+            shard = Shard.parse(options.shard)
+            run(part.jobs, part.work, folder, shard=shard, resume=options.resume, retry=options.retry, progress=show)
+    show_figures([Results.open(folder.path) for folder in folders])
+
+
+def load_engine(options: RunOptions, settings: ModeSettings) -> FocusEngine:
     """The engine that the modes are made from; without a store, unless a folder for one was named."""
     engine = EngineOptions(
         model=options.model,
         adapter=options.adapter,
-        chunk_size=options.chunk_size,
+        chunk_size=settings.chunk_size,
         paper=False,
         device=options.device,
         dtype=options.dtype,
@@ -176,43 +186,17 @@ def run_progress(name: str) -> Iterator[Callable[[RunProgress], None]]:
 
 
 def show_figures(results: Sequence[Results]) -> None:
-    """Print a table: tasks (and lengths, where there are any) against modes, or those of the report."""
-    if results[0].benchmark == "natural":
-        from focusdoc.evaluation.natural_section import natural_sections
+    """Print the figures of one benchmark, mode beside mode."""
+    from focusdoc.evaluation.report import overview
 
-        for section in natural_sections(results):
+    for section in overview(results):
+        if section.title:
             output.print(section.title, style="bold", markup=False)
-            _show_table(section.header, section.rows)
-        return
-    perplexities = results[0].benchmark == "perplexity"
-    names = ("length", "chunk_size") if perplexities else ("task", "length")
-    figures = [one.by(*names) for one in results]
-    rows = sorted({key for of_mode in figures for key in of_mode}, key=lambda key: tuple(map(_sortable, key)))
-    lines = []
-    for key in rows:
-        cells = [of_mode.get(key) for of_mode in figures]
-        values = ["" if cell is None or cell.value is None else f"{cell.value:.2f}" for cell in cells]
-        counts = ", ".join(dict.fromkeys(map(_count, filter(None, cells))))
-        label = " ".join(f"{part:,}" if isinstance(part, int) else str(part) for part in key if part is not None)
-        lines.append([label, *values, counts])
-    first = " ".join(name.replace("_", " ") for name in names)
-    _show_table([first, *(one.mode for one in results), "items"], lines)
-
-
-def _show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for place, cells in enumerate(zip(header, *rows, strict=True)):
-        # Without a terminal, no cell is broken into lines.
-        least = None if output.is_terminal else max(map(len, cells))
-        table.add_column(plain(cells[0]), justify="right" if place else "left", min_width=least)
-    for row in rows:
-        table.add_row(*map(plain, row))
-    output.print(table, soft_wrap=not output.is_terminal)
-
-
-def _count(figure: Figure) -> str:
-    return f"{figure.items:,}" + (f" ({figure.failed:,} failed)" if figure.failed else "")
-
-
-def _sortable(part: Any) -> tuple[bool, float, str]:
-    return part is None, part if isinstance(part, int | float) else 0.0, str(part)
+        table = Table(box=None, pad_edge=False)
+        for place, cells in enumerate(zip(section.header, *section.rows, strict=True)):
+            # Without a terminal, no cell is broken into lines.
+            least = None if output.is_terminal else max(map(len, cells))
+            table.add_column(plain(cells[0]), justify="right" if place else "left", min_width=least)
+        for row in section.rows:
+            table.add_row(*map(plain, row))
+        output.print(table, soft_wrap=not output.is_terminal)

@@ -19,7 +19,6 @@ from typer.core import TyperGroup
 from focusdoc import __version__
 from focusdoc.cli.adapter import adapter
 from focusdoc.cli.ask import ask
-from focusdoc.cli.bench import bench
 from focusdoc.cli.calibrate import calibrate
 from focusdoc.cli.chat import chat
 from focusdoc.cli.display import errors
@@ -119,7 +118,6 @@ app.command(epilog="For example: focusdoc info letters.pdf, or for programs: foc
 app.command(epilog="For example: focusdoc train --data books/ --data questions.jsonl --output runs/mine")(train)
 app.command(epilog="For example: focusdoc explain letters.pdf 'Who wrote the first letter?' --html first.html")(explain)
 app.command(epilog="For example: focusdoc report runs/ --output docs/report")(report)
-app.command(epilog="For example: focusdoc bench --lengths 8K,32K --output runs/bench, or at first: --quick")(bench)
 app.command(epilog="For example: focusdoc calibrate --model ./my-model")(calibrate)
 app.add_typer(evaluate, name="eval")
 app.add_typer(adapter, name="adapter")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -12,31 +12,9 @@ from focusdoc.config import FocusConfig
 from focusdoc.decoding.prompt import begin_of_text, encode_text, question_prompt
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError
-from focusdoc.evaluation.settings import PASSAGES, WINDOW
+from focusdoc.evaluation.settings import ModeSettings
 from focusdoc.modeling.adapter import Adapter
 from focusdoc.readers import Reader
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModeSettings:
-    """What shapes a mode besides the model.
-
-    Attributes:
-        chunk_size: tokens of a chunk, None for the adapter's (ours) or 2,048 (paper).
-        local_window: tokens that are seen in full, of ours, of the paper's and of truncation.
-        max_tokens: prompts of ours longer than this are cut in the middle; None for no limit.
-        sinks: tokens that StreamingLLM never drops; its window is ``local_window - sinks``.
-        chat: overrides whether prompts are messages of a chat; None leaves it to the benchmark.
-        passages, window: of retrieval, passages that the reader gets at most, and characters of those to choose from.
-    """
-
-    chunk_size: int | None = None
-    local_window: int = 2048
-    max_tokens: int | None = None
-    sinks: int = 4
-    chat: bool | None = None
-    passages: int = PASSAGES
-    window: int = WINDOW
 
 
 def focus_engine(engine: FocusEngine, settings: ModeSettings) -> FocusEngine:

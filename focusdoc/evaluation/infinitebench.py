@@ -39,8 +39,6 @@ MAX_NEW_TOKENS = {
     "code_run": 5,
     "code_debug": 5,
 }
-#: The paper's settings.
-LOCAL_WINDOW, CHUNK_SIZE = 2048, 2048
 #: Rows of a generated task and length, where no limit is given.
 REPEATS = 10
 #: The set of templates that the paper's authors took.

@@ -16,7 +16,6 @@ from focusdoc.decoding.local_context import bos_token
 from focusdoc.decoding.prompt import quoted_before
 from focusdoc.engine import FocusEngine
 from focusdoc.evaluation.engines import (
-    ModeSettings,
     asking_engine,
     engine_facts,
     focus_engine,
@@ -29,7 +28,7 @@ from focusdoc.evaluation.engines import (
 from focusdoc.evaluation.item import Item, Mode, Outcome
 from focusdoc.evaluation.reading_modes import AskMode, LastMemory, PlaceMode, RetrievalMode, kv_bytes, needed_reader
 from focusdoc.evaluation.retrieval import FINDERS
-from focusdoc.evaluation.settings import check_modes
+from focusdoc.evaluation.settings import ModeSettings, check_modes
 from focusdoc.evaluation.streaming import StreamingDecoder
 from focusdoc.evaluation.truncation import cut_middle, cut_tail, keep_local, split_prompt
 

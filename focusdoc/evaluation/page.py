@@ -44,15 +44,20 @@ class Section:
     plots: Sequence[Plot] = ()
 
 
+def written(form: str, empty: str = EMPTY) -> Callable[[float], str]:
+    """What writes a number; a cell without one is not a number, which is not equal to itself."""
+    return lambda value: form.format(value) if value == value else empty
+
+
 def write_sections(parts: Sequence[Section], output: Path, name: str, title: str) -> list[Path]:
     """Write sections as ``NAME.md`` and ``NAME.html``, and their figures; returns what was written."""
     pictures = {plot.name: plot.draw() for part in parts for plot in part.plots}
-    written = {f"{picture}.png": data for picture, data in pictures.items()}
-    written[f"{name}.md"] = _markdown(parts, title).encode()
-    written[f"{name}.html"] = _page(parts, pictures, title).encode()
-    for file, data in written.items():
+    contents = {f"{picture}.png": data for picture, data in pictures.items()}
+    contents[f"{name}.md"] = _markdown(parts, title).encode()
+    contents[f"{name}.html"] = _page(parts, pictures, title).encode()
+    for file, data in contents.items():
         atomic_write(output / file, data)
-    return [output / file for file in written]
+    return [output / file for file in contents]
 
 
 def _markdown(parts: Sequence[Section], title: str) -> str:

@@ -19,14 +19,13 @@ from focusdoc.documents import Document
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError, EvaluationError
 from focusdoc.evaluation.engines import (
-    ModeSettings,
     engine_facts,
     focus_engine,
     model_facts,
     paper_engine,
     prompt_ids,
 )
-from focusdoc.evaluation.settings import check_modes
+from focusdoc.evaluation.settings import ModeSettings, check_modes
 from focusdoc.evaluation.streaming import StreamingDecoder
 from focusdoc.memory.reading import read_chunks
 from focusdoc.training.dense import TrainingPrompt, dense_logits

@@ -16,10 +16,10 @@ from focusdoc.documents import Document
 from focusdoc.documents.estimate import estimate_tokens
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError, EvaluationError
-from focusdoc.evaluation.engines import ModeSettings, engine_facts
+from focusdoc.evaluation.engines import engine_facts
 from focusdoc.evaluation.item import Item, Outcome, Span
 from focusdoc.evaluation.retrieval import Finder, Rank, passages
-from focusdoc.evaluation.settings import NO_READER
+from focusdoc.evaluation.settings import NO_READER, ModeSettings
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.readers import Reader
 from focusdoc.readers.reader import Messages, Written, reading_prompt, whole

@@ -16,7 +16,7 @@ from focusdoc.evaluation import plots
 from focusdoc.evaluation.longbench import KINDS
 from focusdoc.evaluation.natural_scores import COLUMNS, interval, of_answer, of_finding
 from focusdoc.evaluation.needed import needed
-from focusdoc.evaluation.page import EMPTY, Plot, Section, write_sections
+from focusdoc.evaluation.page import EMPTY, Plot, Section, write_sections, written
 from focusdoc.evaluation.plots import short
 from focusdoc.evaluation.settings import NO_READER
 from focusdoc.evaluation.summary import Results, named_results, open_all
@@ -122,17 +122,12 @@ def overview(results: Sequence[Results]) -> list[Section]:
             f"{items:,}" + (f" ({failed:,} failed)" if failed else "")
             for items, failed in zip(found["items"], found["failed"], strict=True)
         ]
-        rows.append([label, *values.map(_written("{:.2f}", "")), ", ".join(dict.fromkeys(counts))])
+        rows.append([label, *values.map(written("{:.2f}", "")), ", ".join(dict.fromkeys(counts))])
     return [Section("", [" ".join(names).replace("_", " "), *(one.mode for one in results), "items"], rows)]
 
 
 def _pandas() -> Any:
     return needed("pandas", "plot")
-
-
-def _written(form: str, empty: str = EMPTY) -> Callable[[float], str]:
-    """Writes a number; a cell without one is not a number, which is not equal to itself."""
-    return lambda value: form.format(value) if value == value else empty
 
 
 def _values(named: Mapping[str, Results], *names: str) -> pd.DataFrame:
@@ -141,7 +136,7 @@ def _values(named: Mapping[str, Results], *names: str) -> pd.DataFrame:
 
 
 def _rows(table: pd.DataFrame, label: Callable[[Any], str] = str) -> list[list[str]]:
-    return [[label(key), *cells] for key, *cells in table.map(_written("{:.2f}")).itertuples()]
+    return [[label(key), *cells] for key, *cells in table.map(written("{:.2f}")).itertuples()]
 
 
 def _with_paper(table: pd.DataFrame, benchmark: str, reference: Reference) -> pd.DataFrame:
@@ -190,7 +185,7 @@ def _perplexity(title: str, named: Mapping[str, Results], reference: Reference) 
     figures = [one.figures("length", "chunk_size").reset_index().assign(mode=name) for name, one in named.items()]
     table = _pandas().concat(figures)
     many = table["chunk_size"].nunique() > 1
-    sizes = table["chunk_size"].map(_written(", chunks of {:,.0f}", "")) if many else ""
+    sizes = table["chunk_size"].map(written(", chunks of {:,.0f}", "")) if many else ""
     by_length = _columns(table, table["mode"] + sizes, "length")
     draw = partial(plots.lines, by_length, title="Perplexity by length", x="tokens", y="perplexity", log_y=True)
     drawn = [Plot("Perplexity of the last tokens, by length", "perplexity-length", draw)]
@@ -216,7 +211,7 @@ def _cost(title: str, benchmark: str, named: Mapping[str, Results]) -> Section:
     spent = _pandas().DataFrame(
         {name: mean["read"] + mean["first_token"] + mean["decode"] for name, mean in means.items()}
     )
-    cells = _pandas().concat([held.map(_written("{:,.0f}")), spent.map(_written("{:,.1f}"))], axis=1)
+    cells = _pandas().concat([held.map(written("{:,.0f}")), spent.map(written("{:,.1f}"))], axis=1)
     rows = [[short(length), *values] for length, *values in cells.itertuples()]
     header = ["tokens", *(f"MiB, {name}" for name in named), *(f"seconds, {name}" for name in named)]
     memory = partial(plots.lines, held, title="Memory", x="tokens", y="MiB of keys and values", log_y=True)
@@ -246,8 +241,8 @@ def _natural(results: Sequence[Results]) -> Iterator[Section]:
 
 def _measures(one: Results) -> list[dict[str, float]]:
     """The scores of every row, none of one that failed."""
-    written = one.config.get("reader") != NO_READER
-    return [{} if "error" in row else {**(of_answer(row) if written else {}), **of_finding(row)} for row in one.rows]
+    read = one.config.get("reader") != NO_READER
+    return [{} if "error" in row else {**(of_answer(row) if read else {}), **of_finding(row)} for row in one.rows]
 
 
 def _interval(values: pd.Series) -> str:
@@ -264,8 +259,8 @@ def _costs(one: Results) -> list[str]:
     first = _pandas().Series([row["passages"][0] for row in one.rows if row.get("passages")], dtype=object)
     means = one.table[["passage_tokens", "first_token", "decode"]].mean()
     characters, seconds = first.map(lambda span: span[1] - span[0]).mean(), means["first_token"] + means["decode"]
-    sizes = map(_written("{:,.0f}"), (characters, means["passage_tokens"]))
-    return [*sizes, *map(_written("{:.2f}"), (means["first_token"], seconds))]
+    sizes = map(written("{:,.0f}"), (characters, means["passage_tokens"]))
+    return [*sizes, *map(written("{:.2f}"), (means["first_token"], seconds))]
 
 
 def _notes(named: Mapping[str, Results], *names: str) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from focusdoc.errors import ConfigError
 
@@ -28,6 +30,35 @@ NO_READER = "none"
 #: Of retrieval: passages for a reader at most, and characters of a window before it is widened to whole sentences; as
 #: many and as wide as the passages of the candidates.
 PASSAGES, WINDOW = 8, 400
+
+
+def _told(default: Any, metavar: str, help: str) -> Any:
+    return field(default=default, metadata={"help": help, "panel": "How it is answered", "metavar": metavar})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModeSettings:
+    """What shapes a mode besides the model.
+
+    Attributes:
+        chunk_size: None for the adapter's (ours) or 2,048 (paper).
+        local_window: also the paper's.
+        max_tokens: of ours; None or 0 for no limit.
+        sinks: tokens that StreamingLLM never drops; its window is ``local_window - sinks``.
+        chat: overrides whether prompts are messages of a chat; None leaves it to the benchmark.
+    """
+
+    chunk_size: int | None = _told(None, "TOKENS", "Tokens of one chunk; without it, the adapter's own.")
+    local_window: int = _told(2048, "TOKENS", "Tokens that are seen in full; also what truncation keeps.")
+    max_tokens: int | None = _told(None, "TOKENS", "Cut longer prompts in the middle; 0 for never.")
+    sinks: int = 4
+    chat: bool | None = None
+    passages: int = _told(PASSAGES, "N", "Of bm25 and embedding: passages for the reader at most.")
+    window: int = _told(
+        WINDOW,
+        "CHARACTERS",
+        "Of bm25 and embedding: the width of passages, before they are widened to whole sentences.",
+    )
 
 
 def check_modes(names: Sequence[str]) -> list[str]:

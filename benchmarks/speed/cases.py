@@ -53,7 +53,6 @@ class Options:
         lengths: of the document, in tokens.
         contenders: names of `CONTENDERS`.
         chunk_sizes: tokens of a chunk; none for the adapter's own size and those of `beside_own`.
-        beside_own: see `chunk_sizes`.
         limits: the longest document, in tokens, of contenders that do not go all the way.
         far_length: the only length of "far", in tokens; it is measured in the first of the chunk sizes.
     """
@@ -71,29 +70,34 @@ class Options:
             raise ConfigError(f"The contender {unknown or ''!r} is unknown; choose from {', '.join(CONTENDERS)}.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Case:
-    """One measurement: a contender at a length, in chunks of a size where it has any (else 0)."""
+    """One measurement, a job of `focusdoc.evaluation.runner`: a contender at a length, in chunks if it has any."""
 
-    contender: str
-    length: int
+    task: str
+    length: int = 0
     chunk_size: int = 0
 
     @property
-    def key(self) -> str:
-        """Names it among the results."""
-        return f"{self.contender}/{self.length}/{self.chunk_size}"
+    def id(self) -> str:
+        """Names it among those of its contender."""
+        return f"{self.length}/{self.chunk_size}"
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the report groups by."""
+        return {"length": self.length, "chunk_size": self.chunk_size}
 
     def __str__(self) -> str:
         cut = f" in chunks of {self.chunk_size:,}" if self.chunk_size else ""
-        return f"{self.contender} at {self.length:,} tokens{cut}"
+        return f"{self.task} at {self.length:,} tokens{cut}"
 
 
 def plan(options: Options, facts: Mapping[str, Any], missing: Mapping[str, str]) -> tuple[list[Case], list[str]]:
     """The cases to measure, the shortest first, and a sentence for everything that is left out.
 
     Args:
-        facts: of the model; `focusdoc.benchmark.machine.model_facts`.
+        facts: of the model; `benchmarks.speed.machine.facts`.
         missing: why a contender cannot run here at all.
     """
     missing = dict(missing)
@@ -104,14 +108,13 @@ def plan(options: Options, facts: Mapping[str, Any], missing: Mapping[str, str])
     cases, omitted = [], [f"{name}: {missing[name]}" for name in options.contenders if name in missing]
     for length in sorted(set(options.lengths)):
         for name in (name for name in names if name != "far"):
+            limit = options.limits.get(name, length)
             if name == "paper" and length < PAPER_DIRECT_THRESHOLD:
                 omitted.append(f"paper at {length:,} tokens: below {PAPER_DIRECT_THRESHOLD:,} it cuts no chunks")
-            elif length > options.limits.get(name, length):
-                limit = options.limits[name]
+            elif length > limit:
                 omitted.append(f"{name} at {length:,} tokens: its limit was set to {limit:,}")
             else:
-                cut = sizes if name in CHUNKED else (0,)
-                cases += [Case(contender=name, length=length, chunk_size=size) for size in cut]
+                cases += [Case(name, length, size) for size in (sizes if name in CHUNKED else (0,))]
     if "far" in names:
-        cases.append(Case(contender="far", length=options.far_length, chunk_size=next(iter(sizes))))
+        cases.append(Case("far", options.far_length, next(iter(sizes))))
     return cases, omitted

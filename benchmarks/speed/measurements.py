@@ -1,0 +1,302 @@
+"""What each contender takes: reading, first tokens, steps, memory, reopening."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.speed import machine
+from benchmarks.speed.cases import Case, Settings
+from benchmarks.speed.machine import PeakMemory, settle
+from benchmarks.speed.run import MACHINE, RECALL, REOPEN
+from focusdoc.documents import Document, tokenize
+from focusdoc.engine import FocusEngine
+from focusdoc.evaluation.engines import focus_engine, look_engine, paper_engine, tokenizer_of
+from focusdoc.evaluation.files import long_texts
+from focusdoc.evaluation.needed import needed
+from focusdoc.evaluation.passkey import MAX_NEW_TOKENS, statement
+from focusdoc.evaluation.settings import ModeSettings
+from focusdoc.memory.chunk_memory import DocumentMemory
+from focusdoc.modeling.base import load_base
+from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
+from focusdoc.modeling.installed import find_gguf
+
+#: Both take as many tokens, about; the answers do not matter.
+QUESTIONS = ("What does a name that is bound in a block refer to?", "When is the finally clause of a try executed?")
+#: Read and asked first, so that what is made once (packed weights, threads) is there when the clock runs.
+_WARM_UP, _WARM_UP_TOKENS = "The keeper of the lighthouse counts the ships that pass. " * 4, 64
+#: Steps of the paper's decoding that are timed at most: each takes seconds.
+_PAPER_STEPS = 2
+#: Positions that llama.cpp wants free behind prompt and answer.
+_ROOM = 8
+#: Five digits.
+_KEYS = range(10_000, 100_000)
+
+
+def do(work: str, case: Case, settings: Settings, store: str | None) -> dict[str, Any]:
+    """Do a piece of work (see `benchmarks.speed.run`) in this process."""
+    if work == MACHINE:
+        engine = load_engine(settings)
+        return {"facts": machine.facts(engine, source_text(settings.text)), "rates": machine.rates(engine)}
+    if work == "full":
+        return _full_attention(case, settings)
+    if work == "llama.cpp":
+        return _llama_cpp(case, settings)
+    begun = time.perf_counter()
+    engine = _sized(load_engine(settings, store), case)
+    loaded = time.perf_counter() - begun
+    if work == "paper":
+        return _paper_mode(engine, case, settings)
+    if work in ("far", RECALL):
+        document, key = planted(engine, settings, case.length)
+        return _far(engine, document) if work == "far" else _recall(engine, document, key)
+    document, _ = passage(tokenizer_of(engine), source_text(settings.text), case.length)
+    return _reopening(engine, document, loaded) if work == REOPEN else _memory_mode(engine, document, settings)
+
+
+def load_engine(settings: Settings, store: str | None = None) -> FocusEngine:
+    """The engine that `settings` names."""
+    return FocusEngine.from_pretrained(
+        settings.model, adapter=settings.adapter, device=settings.device, dtype=settings.dtype, store=store
+    )
+
+
+def source_text(path: str | None) -> str:
+    """The text at `path` (the first one of a folder), or the Python reference."""
+    return next(iter(long_texts(Path(path) if path is not None else None))).text
+
+
+def passage(tokenizer: Any, text: str, length: int) -> tuple[Document, list[int]]:
+    """The first `length` tokens of `text`, as a document and as token ids.
+
+    A shorter text is repeated. Its length is hardly ever a multiple of the chunk size, so a repeated sentence stands
+    at another place of another chunk, and no two chunks are alike.
+    """
+    tokenized = tokenize(tokenizer, text)
+    if len(tokenized) < length:
+        text = "\n\n".join([text] * (length // len(tokenized) + 2))
+        tokenized = tokenize(tokenizer, text)
+    end = int(tokenized.starts[length]) if length < len(tokenized) else len(text)
+    return Document.from_text(text[:end], {"name": f"{length:,} tokens"}), tokenized.token_ids[:length]
+
+
+def planted(engine: FocusEngine, settings: Settings, length: int) -> tuple[Document, int]:
+    """About `length` tokens of a real text with a pass key between two of its words, and the key; always the same."""
+    document, _ = passage(tokenizer_of(engine), source_text(settings.text), length)
+    rng = random.Random(f"far {length}")
+    key, text = rng.choice(_KEYS), document.text
+    place = text.find(" ", int(rng.uniform(0.1, 0.9) * len(text)))
+    text = f"{text[:place]} {statement(key)} {text[place:]}"
+    return Document.from_text(text, {"name": f"{length:,} tokens with a pass key"}), key
+
+
+def _sized(engine: FocusEngine, case: Case) -> FocusEngine:
+    """`engine` with the settings of `case`."""
+    if case.task == "paper":
+        return paper_engine(engine, ModeSettings())
+    if case.task == "look":
+        return look_engine(engine, ModeSettings(chunk_size=case.chunk_size))
+    settings = ModeSettings(chunk_size=case.chunk_size, local_window=engine.config.local_window)
+    engine = focus_engine(engine, settings)
+    if case.task != "int8":
+        return engine
+    config = replace(engine.config, memory_dtype="int8")
+    return FocusEngine(engine.base, engine.adapter, config, store=engine.store)
+
+
+def _memory_mode(engine: FocusEngine, document: Document, settings: Settings) -> dict[str, Any]:
+    """Reading into a memory, which is then stored, and two questions to it."""
+    _ask(engine, engine.read(Document.from_text(_WARM_UP), progress=_silent), "Who counts?", steps=1)
+    peak = PeakMemory(engine.base.device)
+    memory, read, stored = _read(engine, document)
+    (first, steps), (second, more) = (_ask(engine, memory, question, settings.steps) for question in QUESTIONS)
+    return {
+        **_sizes(memory),
+        "read_seconds": read,
+        "store_seconds": stored,
+        "first_seconds": read + first,
+        "second_seconds": second,
+        "token_seconds": _median(steps + more),
+        "kv_bytes_as_computed": memory.num_tokens * engine.base.kv_bytes_per_token,
+        "peak_bytes": peak.growth(),
+    }
+
+
+def _reopening(engine: FocusEngine, document: Document, loaded: float) -> dict[str, Any]:
+    """A new process opens the memory that another one stored, and asks once."""
+    begun = time.perf_counter()
+    memory = engine.read(document, progress=_silent)
+    opened = time.perf_counter() - begun
+    if memory.tokens_encoded:
+        return {"reopen_note": "the store did not keep the document"}
+    first, _ = _ask(engine, memory, QUESTIONS[0], steps=0)
+    return {"load_seconds": loaded, "reopen_seconds": opened, "reopened_first_seconds": first}
+
+
+def _far(engine: FocusEngine, document: Document) -> dict[str, Any]:
+    """Read the document with a pass key and store its memory."""
+    peak = PeakMemory(engine.base.device)
+    memory, read, stored = _read(engine, document)
+    held = {"peak_bytes": peak.growth(), "process_bytes": peak.before + peak.growth()}
+    return {**_sizes(memory), "read_seconds": read, "store_seconds": stored, **held}
+
+
+def _recall(engine: FocusEngine, document: Document, key: int) -> dict[str, Any]:
+    """Open the memory that another process stored, and ask for the pass key.
+
+    This process has none of what the first one held, so the keys and values it answers from are those on the disk.
+    """
+    peak, begun = PeakMemory(engine.base.device), time.perf_counter()
+    memory = engine.read(document, progress=_silent)
+    opened = time.perf_counter() - begun
+    if memory.tokens_encoded:
+        return {"reopen_note": "the store did not keep the document"}
+    answer = engine.ask(memory, "What is the pass key?", max_new_tokens=MAX_NEW_TOKENS, max_sources=0)
+    return {
+        "reopen_seconds": opened,
+        "reopened_first_seconds": answer.timings.first_token,
+        "answer_seconds": time.perf_counter() - begun - opened,
+        "reopened_process_bytes": peak.before + peak.growth(),
+        "pass_key": key,
+        "answer": answer.text,
+        "right": str(key) in answer.text,
+    }
+
+
+def _paper_mode(engine: FocusEngine, case: Case, settings: Settings) -> dict[str, Any]:
+    """One sequence, split and decoded as the paper's code does; reading is part of its first token."""
+    _, ids = passage(tokenizer_of(engine), source_text(settings.text), case.length)
+    clock, steps = _StepClock(), min(settings.steps, _PAPER_STEPS)
+    output = engine.generate(ids, max_new_tokens=steps + 1, ignore_eos=True, grammar=clock)
+    return {
+        "tokens": len(ids),
+        "chunks": output.usage.num_chunks,
+        "first_seconds": output.timings.first_token,
+        "token_seconds": _median(clock.steps),
+    }
+
+
+@torch.no_grad()
+def _full_attention(case: Case, settings: Settings) -> dict[str, Any]:
+    """Transformers' own prefill of the whole text and greedy steps behind it, with its own cache and sdpa."""
+    base = load_base(settings.model, device=settings.device, dtype=settings.dtype)
+    model = base.model
+    model.set_attn_implementation("sdpa")
+    _, ids = passage(base.tokenizer, source_text(settings.text), case.length)
+    fed, cache, seconds = torch.tensor([ids], device=base.device), None, []
+    model(input_ids=fed[:, :_WARM_UP_TOKENS], use_cache=True, logits_to_keep=1)
+    peak = PeakMemory(base.device)
+    for _ in range(settings.steps + 1):
+        begun = time.perf_counter()
+        output = model(input_ids=fed, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        fed, cache = torch.tensor([[int(output.logits[0, -1].argmax())]], device=base.device), output.past_key_values
+        seconds.append(time.perf_counter() - begun)
+    return {
+        "tokens": len(ids),
+        "read_seconds": seconds[0],
+        "first_seconds": seconds[0],
+        "token_seconds": _median(seconds[1:]),
+        "kv_bytes": len(ids) * base.kv_bytes_per_token,
+        "peak_bytes": peak.growth(),
+    }
+
+
+def _llama_cpp(case: Case, settings: Settings) -> dict[str, Any]:
+    """The server that llama.cpp is, in this process, with as many threads as torch takes.
+
+    It goes no further than the model's own context, so the prompt is cut to leave room for the answer.
+    """
+    base = load_base(settings.model, device="cpu")
+    _, ids = passage(base.tokenizer, source_text(settings.text), case.length)
+    ids = ids[: base.context_length - settings.steps - _ROOM]
+    llama = needed("xllamacpp", "bench")
+    known = known_model(settings.model or DEFAULT_MODEL)
+    path = settings.gguf or (str(find_gguf(known)) if known is not None else "")  # the run asks for one of the two
+    params = llama.CommonParams()
+    params.model.path = path
+    params.n_ctx = len(ids) + settings.steps + _ROOM
+    params.n_parallel = 1
+    params.n_gpu_layers = 0
+    params.verbosity = -1
+    for threads in (params.cpuparams, params.cpuparams_batch):
+        threads.n_threads = torch.get_num_threads()
+    peak = PeakMemory(torch.device("cpu"))
+    asked = {"prompt": ids, "n_predict": settings.steps + 1, "cache_prompt": False, "ignore_eos": True}
+    timings = llama.Server(params).handle_completions({**asked, "temperature": 0.0})["timings"]
+    return {
+        "tokens": timings["prompt_n"],
+        "read_seconds": timings["prompt_ms"] / 1000,
+        "first_seconds": timings["prompt_ms"] / 1000,
+        "token_seconds": timings["predicted_per_token_ms"] / 1000,
+        "peak_bytes": max(0, peak.growth() - os.path.getsize(path)),
+        "version": getattr(llama, "__version__", ""),
+    }
+
+
+def _read(engine: FocusEngine, document: Document) -> tuple[DocumentMemory, float, float]:
+    """The memory of a document, and the seconds until its last token was read and from there until it was stored."""
+    begun = last = time.perf_counter()
+
+    def note(done: int, total: int) -> None:
+        nonlocal last
+        last = time.perf_counter()
+
+    memory = engine.read(document, progress=note)
+    settle(engine.base.device)
+    return memory, last - begun, time.perf_counter() - last
+
+
+def _ask(engine: FocusEngine, memory: DocumentMemory, question: str, steps: int) -> tuple[float, list[float]]:
+    """Seconds to the first token of an answer, and of each step behind it. Sources take passes of their own."""
+    clock = _StepClock()
+    *_, last = engine.stream(memory, question, max_sources=0, max_new_tokens=steps + 1, ignore_eos=True, grammar=clock)
+    if last.answer is None:  # pragma: no cover - the last piece always carries the answer
+        raise RuntimeError("the stream ended without an answer")
+    return last.answer.timings.first_token, clock.steps
+
+
+class _StepClock:
+    """A grammar that allows everything, is never complete, and notes when each token is chosen."""
+
+    complete = False
+
+    def __init__(self) -> None:
+        self._times: list[float] = []
+
+    def start(self) -> _StepClock:
+        """See `focusdoc.config.Grammar`."""
+        return self
+
+    def mask(self, scores: Tensor) -> Tensor:
+        """See `focusdoc.config.GrammarState`; the logits are there when it is called."""
+        self._times.append(time.perf_counter())
+        return scores
+
+    def accept(self, token: int) -> None:
+        """See `focusdoc.config.GrammarState`."""
+
+    @property
+    def steps(self) -> list[float]:
+        """Seconds from each token to the next."""
+        return [later - earlier for earlier, later in itertools.pairwise(self._times)]
+
+
+def _sizes(memory: DocumentMemory) -> dict[str, int]:
+    return {"tokens": memory.num_tokens, "chunks": memory.num_chunks, "kv_bytes": memory.num_bytes}
+
+
+def _median(seconds: list[float]) -> float | None:
+    return statistics.median(seconds) if seconds else None
+
+
+def _silent(done: int, total: int) -> None:
+    """No bar for reading."""

@@ -1,0 +1,224 @@
+"""What was measured as a table, beside the figures this project sets itself, and as the paper's Figures 3 and 4."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.speed.cases import CONTENDERS
+from benchmarks.speed.run import MACHINE
+from focusdoc.evaluation import plots
+from focusdoc.evaluation.page import EMPTY, Plot, Section, write_sections, written
+from focusdoc.evaluation.plots import short
+from focusdoc.evaluation.summary import Results
+
+#: Contenders that run the model's own weights in their own dtype, whose bytes and operations are known.
+_OWN_WEIGHTS = ("focus", "int8", "look", "full")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure to reach: a ratio within one run on one machine, `above` of the other contender over `below` of ours.
+
+    Attributes:
+        name: what is compared, with ``{}`` for the length that it was measured at.
+        length: the length that the target is for.
+        reach: the figure itself, and whether it is the least (else the most).
+        above, below: columns of `measured`; `below` is the same one unless it is named.
+        ours, other: contenders.
+        unit: written behind a figure.
+    """
+
+    name: str
+    length: int
+    reach: float
+    above: str
+    below: str = ""
+    ours: str = "focus"
+    other: str = "focus"
+    at_least: bool = True
+    unit: str = "x"
+
+    def met(self, figure: float) -> bool:
+        """Whether `figure` reaches it."""
+        return figure >= self.reach if self.at_least else figure <= self.reach
+
+    def __str__(self) -> str:
+        return f"at {'least' if self.at_least else 'most'} {self.written(self.reach)} at {short(self.length)}"
+
+    def written(self, figure: float) -> str:
+        """A figure with its unit."""
+        return f"{figure:.0%}" if self.unit == "%" else f"{figure:.3g}{self.unit}"
+
+
+TARGETS = (
+    Target("reading {} against transformers' full attention", 32_768, 8, "read_seconds", other="full"),
+    Target("a token at {} against transformers' full attention", 32_768, 5, "token_seconds", other="full"),
+    Target("a token at {} against llama.cpp (4-bit weights)", 8192, 1, "token_seconds", other="llama.cpp"),
+    Target("a token at {} against the paper's decoding", 16_384, 50, "token_seconds", other="paper"),
+    Target("second question at {} against the first, reading included", 32_768, 20, "first_seconds", "second_seconds"),
+    Target("seconds to reopen {} in a new process", 131_072, 3, "reopen_seconds", "one", at_least=False, unit=" s"),
+    Target(
+        "peak memory at {} against the keys and values' own bytes", 131_072, 1.15, "peak_bytes", "kv_bytes",
+        at_least=False,
+    ),
+    Target(
+        "peak memory at {} in 8 bits against the keys and values as computed", 131_072, 0.65, "peak_bytes",
+        "kv_bytes_as_computed", "int8", "int8", at_least=False,
+    ),
+    Target("a token at {} in 8 bits against as computed", 131_072, 1, "token_seconds", ours="int8"),
+    Target("pass keys told out of {}, reopened", 409_600, 1, "right", "one", "far", "far", unit="%"),
+    Target(
+        "memory of each process that reads, stores, reopens and asks {}", 409_600, 20, "process_gb", "one", "far",
+        "far", at_least=False, unit=" GB",
+    ),
+    Target("share of the machine's matrix products while reading {}", 32_768, 0.75, "products", "one", unit="%"),
+    Target(
+        "reading {} against reading a quarter of it", 131_072, 4.3, "read_seconds", "quarter_seconds", at_least=False
+    ),
+)  # fmt: skip
+#: The columns of the table of measurements: heading, column of `measured`, and how it is written.
+_COLUMNS = (
+    ("tokens", "tokens", "{:,.0f}"),
+    ("read, s", "read_seconds", "{:.3g}"),
+    ("tokens/s", "speed", "{:,.0f}"),
+    ("first token, s", "first_seconds", "{:.3g}"),
+    ("second question, s", "second_seconds", "{:.3g}"),
+    ("a token, s", "token_seconds", "{:.3g}"),
+    ("stored, s", "store_seconds", "{:.3g}"),
+    ("reopened, s", "reopen_seconds", "{:.3g}"),
+    ("peak, MiB", "peak_mib", "{:,.0f}"),
+    ("peak / KV", "peak_per_kv", "{:.2f}"),
+    ("pass keys told", "right", "{:.0%}"),
+    ("matrix products", "products", "{:.0%}"),
+    ("bandwidth", "of_bandwidth", "{:.0%}"),
+)
+#: File name, caption and unit of each figure, and what it shows. Memory is the paper's Figure 3, times its Figure 4.
+_FIGURES = (
+    ("memory", "Peak memory beyond the weights", "MiB", "peak_mib"),
+    ("first_token", "To the first token, reading included", "seconds", "first_seconds"),
+    ("second_question", "A second question, to its first token", "seconds", "second_seconds"),
+    ("token", "Each further token", "seconds", "token_seconds"),
+)
+#: What rows have, each not all of it.
+_MEASURED = (
+    *("tokens", "read_seconds", "store_seconds", "first_seconds", "second_seconds", "token_seconds", "reopen_seconds"),
+    *("kv_bytes", "kv_bytes_as_computed", "peak_bytes", "process_bytes", "reopened_process_bytes", "right"),
+    *("operations", "bandwidth", "error", "reopen_note"),
+)
+
+
+def write_report(output: Path, omitted: Sequence[str]) -> list[Path]:
+    """Write ``bench.md``, the same as a page, and the figures beside the rows; returns what was written.
+
+    Raises:
+        EvaluationError: there are no results.
+    """
+    return write_sections(sections(Results.open(output), omitted), output, "bench", "Speed and memory by length")
+
+
+def sections(results: Results, omitted: Sequence[str]) -> list[Section]:
+    """Targets and measurements, with what they were measured on and what was left out under them."""
+    rows, machine = results.table.reindex(columns=results.table.columns.union(_MEASURED)), results.config
+    table, (rates, *_) = measured(results), rows[rows["task"] == MACHINE].to_dict("records")
+    told = [list(_told(target, *found)) for target in TARGETS for found in figures(table, target)]
+    shown = [column for column in _COLUMNS if table[column[1]].notna().any()]
+    cells = zip(table["label"], *(table[name].map(written(form)) for _, name, form in shown), strict=True)
+    notes = [
+        f"{machine['model']} ({machine['dtype']}, adapter {machine['adapter'] or 'none'}) on {machine['device']}, "
+        f"{machine['processor']}, {machine['threads']} threads of {machine['cores']} cores, torch {machine['torch']}, "
+        f"focusdoc {machine['focusdoc']}. Of this machine: {rates['operations'] / 1e9:.0f} GFLOP/s in matrix products, "
+        f"{rates['bandwidth'] / 1e9:.1f} GB/s from memory.",
+        *(f"Not measured: {sentence}" for sentence in omitted),
+        *(
+            f"Not measured: {_label(task, size)} at {short(length)}{what}: {note}"
+            for column, what in (("error", " failed"), ("reopen_note", ""))
+            for task, length, size, note in rows.dropna(subset=column)[["task", "length", "chunk_size", column]].values
+        ),
+    ]
+    drawn = [
+        Plot(caption, name, partial(plots.lines, found, title=caption, x="tokens of the document", y=unit, log_y=True))
+        for name, caption, unit, column in _FIGURES
+        if not (found := series(table, column)).empty
+    ]
+    return [
+        Section("Targets", ["figure", "chunks of", "measured", "to reach", ""], told),
+        Section(
+            "Measurements", ["contender", *(heading for heading, _, _ in shown)], list(map(list, cells)), notes, drawn
+        ),
+    ]
+
+
+def measured(results: Results) -> pd.DataFrame:
+    """What did not fail, the shortest first, with what follows from it.
+
+    Shares are of what the machine can do: operations of the linear layers alone while reading, so attention, norms and
+    copies are what is missing to 1; and the bytes that a step must read, all weights once, the candidates' too, and all
+    keys and values. Nothing is claimed of others' weights.
+    """
+    rows, config = results.table.reindex(columns=results.table.columns.union(_MEASURED)), results.config
+    rates = rows[rows["task"] == MACHINE].iloc[-1]
+    table = rows[(rows["task"] != MACHINE) & ~rows["failed"]].astype({"right": float})
+    order = list(CONTENDERS)
+    table = table.sort_values(
+        ["length", "task", "chunk_size"], key=lambda one: one.map(order.index) if one.name == "task" else one
+    )
+    seconds = table.set_index(["task", "chunk_size", "length"])["read_seconds"].to_dict()
+    keys = zip(table["task"], table["chunk_size"], table["length"] // 4, strict=True)
+    own = table["task"].isin(_OWN_WEIGHTS)
+    candidates = config["candidate_bytes"] * table["task"].isin(("focus", "int8"))
+    step_bytes = config["weight_bytes"] + candidates + table["kv_bytes"]
+    operations = config["linear_operations_per_token"] * table["tokens"]
+    return table.assign(
+        label=[_label(*one) for one in table[["task", "chunk_size"]].values],
+        one=1.0,
+        speed=table["tokens"] / table["read_seconds"],
+        peak_mib=table["peak_bytes"] / 2**20,
+        peak_per_kv=table["peak_bytes"] / table["kv_bytes"],
+        process_gb=table[["process_bytes", "reopened_process_bytes"]].max(axis=1, skipna=False) / 1e9,
+        quarter_seconds=[seconds.get(key) for key in keys],
+        products=(operations / table["read_seconds"] / rates["operations"]).where(own),
+        of_bandwidth=(step_bytes / table["token_seconds"] / rates["bandwidth"]).where(own),
+    )
+
+
+def figures(table: pd.DataFrame, target: Target) -> Iterator[tuple[int, int | None, float | None]]:
+    """For every chunk size of ours: that size, and the length and figure that were measured for a target.
+
+    Where its own length was not measured it is the longest one that was; None where there is none.
+    """
+    for size, ours in table[table["task"] == target.ours].groupby("chunk_size"):
+        other = table[(table["task"] == target.other) & table["chunk_size"].isin((size, 0))]
+        above, below = (rows.set_index("length") for rows in (other, ours))
+        found = (above[target.above] / below[target.below or target.above]).dropna()
+        length = target.length if target.length in found else found.index.max() if len(found) else None
+        yield int(size), length, None if length is None else float(found[length])
+
+
+def series(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A column of `measured` by length, for each contender and chunk size that has it."""
+    grid = table.pivot(index="length", columns="label", values=column)[list(dict.fromkeys(table["label"]))]
+    return grid.dropna(axis="columns", how="all")
+
+
+def _told(target: Target, size: int, length: int | None, figure: float | None) -> Iterator[str]:
+    yield target.name.format(short(target.length if length is None else length))
+    yield f"{size:,}"
+    yield EMPTY if figure is None else target.written(figure)
+    yield str(target)
+    # A figure at another length than the target's shows where things stand, and meets or misses nothing.
+    if figure is None:
+        yield "not measured"
+    elif length != target.length:
+        yield "other length"
+    else:
+        yield "met" if target.met(figure) else "missed"
+
+
+def _label(task: Any, chunk_size: float) -> str:
+    return f"{task}, chunks of {chunk_size:,.0f}" if chunk_size else str(task)
