@@ -13,12 +13,11 @@ from focusdoc.errors import ConfigError, FocusdocError
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    about = (
-        "Measure reading, first tokens, further tokens and memory by length, each in a process of its own. What the "
-    )
-    about += "output folder holds already is not measured again. Nothing else should run meanwhile."
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=about)
+    """Measure reading, first tokens, further tokens and memory by length, each in a process of its own.
+
+    What the output folder holds already is not measured again. Nothing else should run meanwhile.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=main.__doc__)
     told = "; ".join(f"{name}: {what}" for name, what in CONTENDERS.items())
     parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="where rows, report and figures go")
     parser.add_argument("--lengths", help="of the document in tokens, such as 8K,16K; K is 1,024")

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -124,9 +123,7 @@ def write_report(output: Path, omitted: Sequence[str]) -> list[Path]:
 
 def sections(results: Results, omitted: Sequence[str]) -> list[Section]:
     """Targets and measurements, with what they were measured on and what was left out under them."""
-    rows, machine = results.table.reindex(columns=results.table.columns.union(_MEASURED)), results.config
-    table, (rates, *_) = measured(results), rows[rows["task"] == MACHINE].to_dict("records")
-    told = [list(_told(target, *found)) for target in TARGETS for found in figures(table, target)]
+    rows, rates, machine, table = *_rows(results), results.config, measured(results)
     shown = [column for column in _COLUMNS if table[column[1]].notna().any()]
     cells = zip(table["label"], *(table[name].map(written(form)) for _, name, form in shown), strict=True)
     notes = [
@@ -135,22 +132,21 @@ def sections(results: Results, omitted: Sequence[str]) -> list[Section]:
         f"focusdoc {machine['focusdoc']}. Of this machine: {rates['operations'] / 1e9:.0f} GFLOP/s in matrix products, "
         f"{rates['bandwidth'] / 1e9:.1f} GB/s from memory.",
         *(f"Not measured: {sentence}" for sentence in omitted),
-        *(
-            f"Not measured: {_label(task, size)} at {short(length)}{what}: {note}"
-            for column, what in (("error", " failed"), ("reopen_note", ""))
-            for task, length, size, note in rows.dropna(subset=column)[["task", "length", "chunk_size", column]].values
-        ),
     ]
+    for column, what in (("error", " failed"), ("reopen_note", "")):
+        lacking = rows.dropna(subset=column)
+        for label, length, why in zip(lacking["label"], lacking["length"], lacking[column], strict=True):
+            notes.append(f"Not measured: {label} at {short(length)}{what}: {why}")
     drawn = [
         Plot(caption, name, partial(plots.lines, found, title=caption, x="tokens of the document", y=unit, log_y=True))
         for name, caption, unit, column in _FIGURES
         if not (found := series(table, column)).empty
     ]
+    told = [_told(target, *found) for target in TARGETS for found in figures(table, target)]
+    header = ["contender", *(heading for heading, _, _ in shown)]
     return [
         Section("Targets", ["figure", "chunks of", "measured", "to reach", ""], told),
-        Section(
-            "Measurements", ["contender", *(heading for heading, _, _ in shown)], list(map(list, cells)), notes, drawn
-        ),
+        Section("Measurements", header, list(map(list, cells)), notes, drawn),
     ]
 
 
@@ -161,13 +157,8 @@ def measured(results: Results) -> pd.DataFrame:
     copies are what is missing to 1; and the bytes that a step must read, all weights once, the candidates' too, and all
     keys and values. Nothing is claimed of others' weights.
     """
-    rows, config = results.table.reindex(columns=results.table.columns.union(_MEASURED)), results.config
-    rates = rows[rows["task"] == MACHINE].iloc[-1]
-    table = rows[(rows["task"] != MACHINE) & ~rows["failed"]].astype({"right": float})
-    order = list(CONTENDERS)
-    table = table.sort_values(
-        ["length", "task", "chunk_size"], key=lambda one: one.map(order.index) if one.name == "task" else one
-    )
+    (rows, rates), config = _rows(results), results.config
+    table = rows[~rows["failed"]].astype({"right": float})
     seconds = table.set_index(["task", "chunk_size", "length"])["read_seconds"].to_dict()
     keys = zip(table["task"], table["chunk_size"], table["length"] // 4, strict=True)
     own = table["task"].isin(_OWN_WEIGHTS)
@@ -175,7 +166,6 @@ def measured(results: Results) -> pd.DataFrame:
     step_bytes = config["weight_bytes"] + candidates + table["kv_bytes"]
     operations = config["linear_operations_per_token"] * table["tokens"]
     return table.assign(
-        label=[_label(*one) for one in table[["task", "chunk_size"]].values],
         one=1.0,
         speed=table["tokens"] / table["read_seconds"],
         peak_mib=table["peak_bytes"] / 2**20,
@@ -185,6 +175,15 @@ def measured(results: Results) -> pd.DataFrame:
         products=(operations / table["read_seconds"] / rates["operations"]).where(own),
         of_bandwidth=(step_bytes / table["token_seconds"] / rates["bandwidth"]).where(own),
     )
+
+
+def _rows(results: Results) -> tuple[pd.DataFrame, pd.Series]:
+    """The rows of all contenders, the shortest first, each with its label; and the rates of the machine."""
+    rows = results.table.reindex(columns=results.table.columns.union(_MEASURED, sort=False))
+    place = rows["task"].map({name: place for place, name in enumerate(CONTENDERS)})
+    cut = rows["chunk_size"].map(lambda size: f", chunks of {size:,}" if size else "")
+    rows = rows.assign(label=rows["task"] + cut, place=place).sort_values(["length", "place", "chunk_size"])
+    return rows[rows["task"] != MACHINE], rows[rows["task"] == MACHINE].iloc[0]
 
 
 def figures(table: pd.DataFrame, target: Target) -> Iterator[tuple[int, int | None, float | None]]:
@@ -206,19 +205,11 @@ def series(table: pd.DataFrame, column: str) -> pd.DataFrame:
     return grid.dropna(axis="columns", how="all")
 
 
-def _told(target: Target, size: int, length: int | None, figure: float | None) -> Iterator[str]:
-    yield target.name.format(short(target.length if length is None else length))
-    yield f"{size:,}"
-    yield EMPTY if figure is None else target.written(figure)
-    yield str(target)
+def _told(target: Target, size: int, length: int | None, figure: float | None) -> list[str]:
     # A figure at another length than the target's shows where things stand, and meets or misses nothing.
-    if figure is None:
-        yield "not measured"
-    elif length != target.length:
-        yield "other length"
+    if length is None or figure is None:
+        length, text, verdict = target.length, EMPTY, "not measured"
     else:
-        yield "met" if target.met(figure) else "missed"
-
-
-def _label(task: Any, chunk_size: float) -> str:
-    return f"{task}, chunks of {chunk_size:,.0f}" if chunk_size else str(task)
+        verdict = "other length" if length != target.length else "met" if target.met(figure) else "missed"
+        text = target.written(figure)
+    return [target.name.format(short(length)), f"{size:,}", text, str(target), verdict]

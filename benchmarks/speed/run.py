@@ -67,34 +67,45 @@ def run(options: Options, settings: Settings, output: Path, *, start: Start, tel
 
 def in_child(work: str, case: Case, settings: Settings, store: str | None) -> dict[str, Any]:
     """Do a piece of work in a new process; the result, or ``{"error": "..."}`` if it came to nothing."""
+    return isolated(_do, work, case, settings, store)
+
+
+def isolated(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """What `function` gives in a new process; ``{"error": "..."}`` where it raises, or the process ends."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(sender, work, case, settings, store))
+    child = context.Process(target=_send, args=(sender, function, *arguments))
     child.start()
     sender.close()
     try:
         result: dict[str, Any] = receiver.recv()
+        return result
     except EOFError:
         child.join()
-        ended = f"was ended by signal {-code}; out of memory, perhaps" if (code := child.exitcode or 0) < 0 else "ended"
-        return {"error": f"the process {ended}"}
-    child.join()
-    return result
+        if (code := child.exitcode or 0) < 0:
+            return {"error": f"the process was ended by signal {-code}; out of memory, perhaps"}
+        return {"error": f"the process ended with {code}"}
+    finally:
+        child.join()
 
 
-def _child(sender: Connection, work: str, case: Case, settings: Settings, store: str | None) -> None:
+def _send(sender: Connection, function: Callable[..., dict[str, Any]], *arguments: Any) -> None:
+    try:
+        sender.send(function(*arguments))
+    except FocusdocError as error:
+        sender.send({"error": str(error)})
+    except Exception as error:  # whatever one measurement does must not end the run; its row says what it was
+        sender.send({"error": f"{type(error).__name__}: {error}"})
+
+
+def _do(work: str, case: Case, settings: Settings, store: str | None) -> dict[str, Any]:
     # The store of this measurement is on, whatever the user's setting for the one of their own.
     os.environ["FOCUSDOC_STORE"] = "on"
     from benchmarks.speed.measurements import do
     from focusdoc.modeling.quiet import quiet_libraries
 
-    try:
-        with quiet_libraries():
-            sender.send(do(work, case, settings, store))
-    except FocusdocError as error:
-        sender.send({"error": str(error)})
-    except Exception as error:  # whatever one measurement does must not end the run; its row says what it was
-        sender.send({"error": f"{type(error).__name__}: {error}"})
+    with quiet_libraries():
+        return do(work, case, settings, store)
 
 
 def missing_contenders(settings: Settings) -> dict[str, str]:

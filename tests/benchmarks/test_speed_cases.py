@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from focusdoc.benchmark.cases import Case, Options, plan
+from benchmarks.speed.cases import Case, Options, plan
 from focusdoc.errors import ConfigError
 
 FACTS: dict[str, Any] = {"adapter": "abc", "chunk_size": 1024}
 
 
 def names(cases: list[Case]) -> list[tuple[str, int, int]]:
-    return [(case.contender, case.length, case.chunk_size) for case in cases]
+    return [(case.task, case.length, case.chunk_size) for case in cases]
 
 
 def test_shorter_documents_come_first_and_ours_in_every_chunk_size() -> None:
@@ -62,7 +62,7 @@ def test_without_an_adapter_only_what_needs_none_is_measured() -> None:
 def test_what_is_not_installed_is_left_out_once_and_not_by_length() -> None:
     options = Options(lengths=[4096, 8192], contenders=["full", "llama.cpp"])
     cases, omitted = plan(options, FACTS, {"llama.cpp": "not installed"})
-    assert {case.contender for case in cases} == {"full"}
+    assert {case.task for case in cases} == {"full"}
     assert omitted == ["llama.cpp: not installed"]
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,13 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from focusdoc.benchmark import machine
-from focusdoc.benchmark.cases import Case, Settings
-from focusdoc.benchmark.child import MACHINE, RECALL, REOPEN, Request, do, in_child, main
-from focusdoc.benchmark.far import planted
-from focusdoc.benchmark.memory_use import PeakMemory
-from focusdoc.benchmark.ours import load_engine
-from focusdoc.benchmark.passage import passage, source_text
+from benchmarks.speed import machine
+from benchmarks.speed.cases import Case, Settings
+from benchmarks.speed.machine import PeakMemory
+from benchmarks.speed.measurements import do, load_engine, passage, planted, source_text
+from benchmarks.speed.run import MACHINE, RECALL, REOPEN, in_child, isolated
 from focusdoc.engine import FocusEngine
 from focusdoc.evaluation.passkey import statement
 
@@ -27,9 +28,16 @@ def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     return str(tmp_path / "store")
 
 
-def measured(settings: Settings, contender: str, length: int, chunk_size: int = 0, **request: Any) -> dict[str, Any]:
-    case = Case(contender=contender, length=length, chunk_size=chunk_size)
-    return do(Request(**{"work": contender, "settings": settings, "case": case, **request}))
+def measured(
+    settings: Settings,
+    task: str,
+    length: int,
+    chunk_size: int = 0,
+    *,
+    store: str | None = None,
+    work: str | None = None,
+) -> dict[str, Any]:
+    return do(work or task, Case(task, length, chunk_size), settings, store)
 
 
 @pytest.mark.parametrize("contender", ["focus", "int8", "look"])
@@ -130,7 +138,7 @@ def test_llama_cpp_gets_the_same_tokens_as_far_as_it_goes(
 def test_the_machine_and_the_model_are_described(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_ROWS", 64)
     monkeypatch.setattr(machine, "_STREAMED_BYTES", 1 << 16)
-    found = do(Request(work=MACHINE, settings=settings))
+    found = do(MACHINE, Case(MACHINE), settings, None)
     facts = found["facts"]
     # q, o: 32 x 32, k, v: 32 x 16, three of 32 x 64, in two layers; a multiplication and an addition each
     assert facts["linear_operations_per_token"] == 2 * 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
@@ -164,26 +172,28 @@ def test_peak_memory_counts_what_was_let_go_again() -> None:
     assert 60 << 20 < peak.growth() < 160 << 20
 
 
+def killed() -> dict[str, Any]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def raised() -> dict[str, Any]:
+    raise ValueError("unforeseen")
+
+
+def left() -> dict[str, Any]:
+    raise SystemExit(3)
+
+
 class TestChild:
-    def test_writes_an_error_of_ours_as_a_sentence(self, tmp_path: Path) -> None:
-        asked, answered = tmp_path / "request.json", tmp_path / "result.json"
-        asked.write_text('{"work": "machine", "settings": {"model": "/no/such/model"}, "case": null, "store": null}')
-        main(str(asked), str(answered))
-        assert "/no/such/model" in answered.read_text()
+    def test_gives_an_error_of_ours_as_a_sentence(self) -> None:
+        error = in_child(MACHINE, Case(MACHINE), Settings(model="/no/such/model"), None)["error"]
+        assert "/no/such/model" in error
+        assert "Error:" not in error
 
     @pytest.mark.parametrize(
-        ("program", "error"),
-        [
-            ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "ended by signal 9"),
-            ("raise ValueError('unforeseen')", "ValueError: unforeseen"),
-            ("raise SystemExit(3)", "the process ended with 3"),
-        ],
+        ("work", "error"),
+        [(killed, "ended by signal 9"), (raised, "ValueError: unforeseen"), (left, "the process ended with 3")],
     )
-    def test_that_dies_is_an_error_of_its_case(
-        self, program: str, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        stand_in = tmp_path / "python"
-        stand_in.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{program}"\n')
-        stand_in.chmod(0o755)
-        monkeypatch.setattr(sys, "executable", str(stand_in))
-        assert error in in_child(Request(work=MACHINE, settings=Settings()))["error"]
+    def test_that_dies_is_an_error_of_its_case(self, work: Callable[[], dict[str, Any]], error: str) -> None:
+        assert error in isolated(work)["error"]
