@@ -33,7 +33,6 @@ FLOORS = [
     {"chat"},
     {"focusdoc"},  # the facade, __init__.py
     {"evaluation"},
-    {"benchmark"},
     {"cli"},
     {"__main__"},
 ]

@@ -7,6 +7,7 @@ import os
 import random
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,10 @@ def do(work: str, case: Case, settings: Settings, store: str | None) -> dict[str
     loaded = time.perf_counter() - begun
     if work == "paper":
         return _paper_mode(engine, case, settings)
-    if work in ("far", RECALL):
-        document, key = planted(engine, settings, case.length)
-        return _far(engine, document) if work == "far" else _recall(engine, document, key)
-    document, _ = passage(tokenizer_of(engine), source_text(settings.text), case.length)
-    return _reopening(engine, document, loaded) if work == REOPEN else _memory_mode(engine, document, settings)
+    document, key = planted(engine, settings, case)
+    if work in (REOPEN, RECALL):
+        return {"load_seconds": loaded, **_opening(engine, document, key)}
+    return _reading(engine, document, QUESTIONS if key is None else (), settings.steps)
 
 
 def load_engine(settings: Settings, store: str | None = None) -> FocusEngine:
@@ -89,14 +89,16 @@ def passage(tokenizer: Any, text: str, length: int) -> tuple[Document, list[int]
     return Document.from_text(text[:end], {"name": f"{length:,} tokens"}), tokenized.token_ids[:length]
 
 
-def planted(engine: FocusEngine, settings: Settings, length: int) -> tuple[Document, int]:
-    """About `length` tokens of a real text with a pass key between two of its words, and the key; always the same."""
-    document, _ = passage(tokenizer_of(engine), source_text(settings.text), length)
-    rng = random.Random(f"far {length}")
+def planted(engine: FocusEngine, settings: Settings, case: Case) -> tuple[Document, int | None]:
+    """The document of a case; that of "far" with a pass key between two of its words, always the same one."""
+    document, _ = passage(tokenizer_of(engine), source_text(settings.text), case.length)
+    if case.task != "far":
+        return document, None
+    rng = random.Random(f"far {case.length}")
     key, text = rng.choice(_KEYS), document.text
     place = text.find(" ", int(rng.uniform(0.1, 0.9) * len(text)))
     text = f"{text[:place]} {statement(key)} {text[place:]}"
-    return Document.from_text(text, {"name": f"{length:,} tokens with a pass key"}), key
+    return Document.from_text(text, {"name": f"{case.length:,} tokens with a pass key"}), key
 
 
 def _sized(engine: FocusEngine, case: Case) -> FocusEngine:
@@ -113,63 +115,54 @@ def _sized(engine: FocusEngine, case: Case) -> FocusEngine:
     return FocusEngine(engine.base, engine.adapter, config, store=engine.store)
 
 
-def _memory_mode(engine: FocusEngine, document: Document, settings: Settings) -> dict[str, Any]:
-    """Reading into a memory, which is then stored, and two questions to it."""
-    _ask(engine, engine.read(Document.from_text(_WARM_UP), progress=_silent), "Who counts?", steps=1)
-    peak = PeakMemory(engine.base.device)
-    memory, read, stored = _read(engine, document)
-    (first, steps), (second, more) = (_ask(engine, memory, question, settings.steps) for question in QUESTIONS)
-    return {
-        **_sizes(memory),
-        "read_seconds": read,
-        "store_seconds": stored,
-        "first_seconds": read + first,
-        "second_seconds": second,
-        "token_seconds": _median(steps + more),
+def _reading(engine: FocusEngine, document: Document, questions: Sequence[str], steps: int) -> dict[str, Any]:
+    """Reading into a memory, which is then stored, and two questions to it, or none."""
+    if questions:
+        _ask(engine, engine.read(Document.from_text(_WARM_UP), progress=_silent), "Who counts?", steps=1)
+    peak, begun = PeakMemory(engine.base.device), time.perf_counter()
+    last = begun
+
+    def note(done: int, total: int) -> None:
+        nonlocal last
+        last = time.perf_counter()
+
+    memory = engine.read(document, progress=note)
+    settle(engine.base.device)
+    row: dict[str, Any] = {
+        "tokens": memory.num_tokens,
+        "chunks": memory.num_chunks,
+        "read_seconds": last - begun,
+        "store_seconds": time.perf_counter() - last,
+        "kv_bytes": memory.num_bytes,
         "kv_bytes_as_computed": memory.num_tokens * engine.base.kv_bytes_per_token,
-        "peak_bytes": peak.growth(),
     }
+    if questions:
+        (first, more), (second, further) = (_ask(engine, memory, question, steps) for question in questions)
+        row["first_seconds"], row["second_seconds"] = row["read_seconds"] + first, second
+        row["token_seconds"] = _median(more + further)
+    return {**row, "peak_bytes": peak.growth(), "process_bytes": peak.before + peak.growth()}
 
 
-def _reopening(engine: FocusEngine, document: Document, loaded: float) -> dict[str, Any]:
-    """A new process opens the memory that another one stored, and asks once."""
-    begun = time.perf_counter()
-    memory = engine.read(document, progress=_silent)
-    opened = time.perf_counter() - begun
-    if memory.tokens_encoded:
-        return {"reopen_note": "the store did not keep the document"}
-    first, _ = _ask(engine, memory, QUESTIONS[0], steps=0)
-    return {"load_seconds": loaded, "reopen_seconds": opened, "reopened_first_seconds": first}
+def _opening(engine: FocusEngine, document: Document, key: int | None) -> dict[str, Any]:
+    """A new process opens the memory that another one stored, and asks once, for the pass key if there is one.
 
-
-def _far(engine: FocusEngine, document: Document) -> dict[str, Any]:
-    """Read the document with a pass key and store its memory."""
-    peak = PeakMemory(engine.base.device)
-    memory, read, stored = _read(engine, document)
-    held = {"peak_bytes": peak.growth(), "process_bytes": peak.before + peak.growth()}
-    return {**_sizes(memory), "read_seconds": read, "store_seconds": stored, **held}
-
-
-def _recall(engine: FocusEngine, document: Document, key: int) -> dict[str, Any]:
-    """Open the memory that another process stored, and ask for the pass key.
-
-    This process has none of what the first one held, so the keys and values it answers from are those on the disk.
+    It has none of what the first one held, so the keys and values that it answers from are those on the disk.
     """
     peak, begun = PeakMemory(engine.base.device), time.perf_counter()
     memory = engine.read(document, progress=_silent)
-    opened = time.perf_counter() - begun
+    opened = time.perf_counter()
     if memory.tokens_encoded:
         return {"reopen_note": "the store did not keep the document"}
-    answer = engine.ask(memory, "What is the pass key?", max_new_tokens=MAX_NEW_TOKENS, max_sources=0)
-    return {
-        "reopen_seconds": opened,
+    question, limit = (QUESTIONS[0], 1) if key is None else ("What is the pass key?", MAX_NEW_TOKENS)
+    answer = engine.ask(memory, question, max_new_tokens=limit, max_sources=0)
+    row = {
+        "reopen_seconds": opened - begun,
         "reopened_first_seconds": answer.timings.first_token,
-        "answer_seconds": time.perf_counter() - begun - opened,
+        "answer_seconds": time.perf_counter() - opened,
         "reopened_process_bytes": peak.before + peak.growth(),
-        "pass_key": key,
-        "answer": answer.text,
-        "right": str(key) in answer.text,
     }
+    told = {} if key is None else {"pass_key": key, "answer": answer.text, "right": str(key) in answer.text}
+    return {**row, **told}
 
 
 def _paper_mode(engine: FocusEngine, case: Case, settings: Settings) -> dict[str, Any]:
@@ -242,19 +235,6 @@ def _llama_cpp(case: Case, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _read(engine: FocusEngine, document: Document) -> tuple[DocumentMemory, float, float]:
-    """The memory of a document, and the seconds until its last token was read and from there until it was stored."""
-    begun = last = time.perf_counter()
-
-    def note(done: int, total: int) -> None:
-        nonlocal last
-        last = time.perf_counter()
-
-    memory = engine.read(document, progress=note)
-    settle(engine.base.device)
-    return memory, last - begun, time.perf_counter() - last
-
-
 def _ask(engine: FocusEngine, memory: DocumentMemory, question: str, steps: int) -> tuple[float, list[float]]:
     """Seconds to the first token of an answer, and of each step behind it. Sources take passes of their own."""
     clock = _StepClock()
@@ -288,10 +268,6 @@ class _StepClock:
     def steps(self) -> list[float]:
         """Seconds from each token to the next."""
         return [later - earlier for earlier, later in itertools.pairwise(self._times)]
-
-
-def _sizes(memory: DocumentMemory) -> dict[str, int]:
-    return {"tokens": memory.num_tokens, "chunks": memory.num_chunks, "kv_bytes": memory.num_bytes}
 
 
 def _median(seconds: list[float]) -> float | None:

@@ -92,10 +92,9 @@ def isolated(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[s
 def _send(sender: Connection, function: Callable[..., dict[str, Any]], *arguments: Any) -> None:
     try:
         sender.send(function(*arguments))
-    except FocusdocError as error:
-        sender.send({"error": str(error)})
     except Exception as error:  # whatever one measurement does must not end the run; its row says what it was
-        sender.send({"error": f"{type(error).__name__}: {error}"})
+        kind = "" if isinstance(error, FocusdocError) else f"{type(error).__name__}: "
+        sender.send({"error": f"{kind}{error}"})
 
 
 def _do(work: str, case: Case, settings: Settings, store: str | None) -> dict[str, Any]:

@@ -53,15 +53,13 @@ def test_a_memory_mode_is_read_asked_twice_stored_and_reopened(contender: str, s
         assert row["kv_bytes"] in (row["kv_bytes_as_computed"], row["kv_bytes_as_computed"] // 2)
     assert row["first_seconds"] > row["read_seconds"] > 0
     assert min(row["second_seconds"], row["token_seconds"], row["store_seconds"]) > 0
-    assert row["peak_bytes"] >= 0
+    assert row["process_bytes"] > row["peak_bytes"] >= 0
     reopened = measured(settings, contender, 300, 64, store=store, work=REOPEN)
     assert min(reopened["reopen_seconds"], reopened["reopened_first_seconds"], reopened["load_seconds"]) > 0
 
 
 def test_what_the_store_did_not_keep_is_not_called_reopened(settings: Settings, store: str) -> None:
-    assert measured(settings, "focus", 300, 64, store=store, work=REOPEN) == {
-        "reopen_note": "the store did not keep the document"
-    }
+    assert measured(settings, "focus", 300, 64, store=store, work=REOPEN).keys() == {"load_seconds", "reopen_note"}
 
 
 class TestFar:
@@ -84,8 +82,10 @@ class TestFar:
 
     def test_the_key_stands_between_words_and_is_always_the_same(self, settings: Settings) -> None:
         engine = load_engine(settings)
-        document, key = planted(engine, settings, 2000)
-        assert (document.text, key) == (planted(engine, settings, 2000)[0].text, planted(engine, settings, 2000)[1])
+        case = Case("far", 2000)
+        (document, key), (again, same) = (planted(engine, settings, case) for _ in range(2))
+        assert (document.text, key) == (again.text, same)
+        assert key is not None
         before, _, after = document.text.partition(f" {statement(key)} ")
         assert len(before) > 100
         assert before + after == passage(engine.base.tokenizer, source_text(None), 2000)[0].text
