@@ -23,7 +23,7 @@ _WHAT = "What is asked"
 
 
 @evaluate.command(epilog="For example: focusdoc eval longbench --data LongBench --tasks qasper --output runs/longbench")
-@dataclass_options(local_window=3500, max_tokens=15_500)  # the paper's
+@dataclass_options(local_window=3500, max_tokens=15_500)  # the paper's: longer prompts are cut in the middle
 def longbench(
     data: given.Data = None,
     tasks: given.Tasks = None,

@@ -24,8 +24,6 @@ TASKS = tuple(task for tasks in KINDS.values() for task in tasks)
 CONTEXT_FIRST = frozenset({"gov_report", "qmsum", "multi_news"})
 #: Tasks whose prompts are continued as bare text, with no chat template.
 COMPLETIONS = frozenset({"trec", "triviaqa", "samsum", "lcc", "repobench-p"})
-#: The paper's settings: tokens that are seen in full, and of the longest prompt; longer ones are cut in the middle.
-LOCAL_WINDOW, MAX_TOKENS = 3500, 15_500
 _FIELDS = ("input", "context", "answers", "all_classes", "_id")
 
 

@@ -13,7 +13,7 @@ from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.decoding.answer import Generation, Usage
 from focusdoc.decoding.generation import TokenLoop, complete
 from focusdoc.decoding.local_context import bos_token
-from focusdoc.decoding.prompt import quoted_before
+from focusdoc.decoding.prompt import encode_text, quoted_before
 from focusdoc.engine import FocusEngine
 from focusdoc.evaluation.engines import (
     asking_engine,
@@ -30,7 +30,6 @@ from focusdoc.evaluation.reading_modes import AskMode, LastMemory, PlaceMode, Re
 from focusdoc.evaluation.retrieval import FINDERS
 from focusdoc.evaluation.settings import ModeSettings, check_modes
 from focusdoc.evaluation.streaming import StreamingDecoder
-from focusdoc.evaluation.truncation import cut_middle, cut_tail, keep_local, split_prompt
 
 #: Positions left free for a chat template around a question.
 TEMPLATE_ROOM = 64
@@ -232,3 +231,57 @@ def _outcome(engine: FocusEngine, item: Item, output: Generation, dropped: int, 
         first_token_seconds=output.timings.first_token,
         decode_seconds=output.timings.decode,
     )
+
+
+def cut_middle(tokenizer: Any, text: str, limit: int) -> tuple[str, str, int]:
+    """The two ends of a text that together take `limit` tokens, half each, and how many tokens were dropped.
+
+    A text that is short enough comes back whole, as the first end.
+    """
+    ids = encode_text(tokenizer, text)
+    if len(ids) <= limit:
+        return text, "", 0
+    half = limit // 2
+    first, last = ids[:half], ids[len(ids) - half :]
+    return _decoded(tokenizer, first), _decoded(tokenizer, last), len(ids) - 2 * half
+
+
+def cut_tail(tokenizer: Any, text: str, limit: int) -> tuple[str, int]:
+    """The last `limit` tokens of a text, and how many tokens were dropped in front of them."""
+    ids = encode_text(tokenizer, text)
+    if len(ids) <= limit:
+        return text, 0
+    return _decoded(tokenizer, ids[-limit:]), len(ids) - limit
+
+
+def split_prompt(tokenizer: Any, document: str, question: str, limit: int | None) -> tuple[str, str, int]:
+    """Document and question, cut in the middle so that together they take at most `limit` tokens.
+
+    Returns:
+        Document, question, and how many tokens were dropped. The cut goes through the document unless the question
+        takes more than half of the tokens.
+    """
+    if limit is None:
+        return document, question, 0
+    first, last, dropped = cut_middle(tokenizer, document + question, limit)
+    if dropped == 0:
+        return document, question, 0
+    if last.endswith(question):
+        return first + last.removesuffix(question), question, dropped
+    return first, last, dropped
+
+
+def keep_local(tokenizer: Any, document: str, question: str, limit: int) -> tuple[str, str]:
+    """Document and question, with the beginning of a question of more than `limit` tokens moved to the document.
+
+    So the last `limit` tokens of a prompt are its local context, as in the paper (section 3.1).
+    """
+    local, dropped = cut_tail(tokenizer, question, limit)
+    if dropped == 0 or not question.endswith(local):
+        return document, question
+    return document + question.removesuffix(local), local
+
+
+def _decoded(tokenizer: Any, ids: list[int]) -> str:
+    text: str = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text

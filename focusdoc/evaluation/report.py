@@ -135,8 +135,12 @@ def _values(named: Mapping[str, Results], *names: str) -> pd.DataFrame:
     return _pandas().DataFrame({name: one.figures(*names)["value"] for name, one in named.items()}).sort_index()
 
 
-def _rows(table: pd.DataFrame, label: Callable[[Any], str] = str) -> list[list[str]]:
-    return [[label(key), *cells] for key, *cells in table.map(written("{:.2f}")).itertuples()]
+def _section(
+    title: str, first: str, table: pd.DataFrame, notes: Sequence[str], label: Callable[[Any], str] = str, *drawn: Plot
+) -> Section:
+    """A section of figures, whose first column is the index of `table`."""
+    rows = [[label(key), *cells] for key, *cells in table.map(written("{:.2f}")).itertuples()]
+    return Section(title, [first, *table.columns], rows, notes, drawn)
 
 
 def _with_paper(table: pd.DataFrame, benchmark: str, reference: Reference) -> pd.DataFrame:
@@ -151,15 +155,14 @@ def _by_task(title: str, benchmark: str, named: Mapping[str, Results], reference
     shared = table.dropna(subset=list(named))
     if len(shared) > 1:
         table.loc[f"mean of {len(shared)} tasks"] = shared.mean(skipna=False)
-    notes = [*_notes(named, "task"), _source(reference)]
-    return Section(title, ["task", *table.columns], _rows(table), notes)
+    return _section(title, "task", table, [*_notes(named, "task"), _source(reference)])
 
 
 def _by_task_and_length(title: str, named: Mapping[str, Results]) -> Section:
     table = _values(named, "task", "length")
     table = table[table.index.get_level_values("length").notna()]
-    rows = _rows(table, lambda key: f"{key[0]} at {short(key[1])}")
-    return Section(title, ["task", *named], rows, _notes(named, "task", "length"))
+    table.index = [f"{task} at {short(length)}" for task, length in table.index]
+    return _section(title, "task", table, _notes(named, "task", "length"))
 
 
 def _passkey(title: str, named: Mapping[str, Results], reference: Reference) -> Section:
@@ -168,7 +171,7 @@ def _passkey(title: str, named: Mapping[str, Results], reference: Reference) -> 
     draw = partial(plots.lines, found, title="Passkey retrieval", x="tokens", y="found, %", top=100)
     notes = [*_notes(named, "length"), _source(reference)]
     drawn = [Plot("Pass keys found, by length", "passkey", draw)]
-    return Section(title, ["tokens", *table.columns], _rows(table, short), notes, drawn)
+    return _section(title, "tokens", table, notes, short, *drawn)
 
 
 def _needle(title: str, name: str, one: Results) -> Section:
@@ -177,8 +180,7 @@ def _needle(title: str, name: str, one: Results) -> Section:
     draw = partial(plots.heat_maps, {f"Needles found, % ({name})": grid}, percent=True)
     slug = re.sub(r"[\W_]", "-", name).strip("-")
     plot = Plot(f"Needles found by depth and length, {name}", f"needle-{slug}", draw)
-    notes = _notes({name: one}, "depth", "length")
-    return Section(f"{title}, {name}", ["depth", *grid.columns], _rows(grid), notes, [plot])
+    return _section(f"{title}, {name}", "depth", grid, _notes({name: one}, "depth", "length"), str, plot)
 
 
 def _perplexity(title: str, named: Mapping[str, Results], reference: Reference) -> Section:
@@ -196,7 +198,7 @@ def _perplexity(title: str, named: Mapping[str, Results], reference: Reference) 
         drawn.append(Plot("Perplexity by chunk size", "perplexity-chunk-size", draw))
     shown = _with_paper(by_length, "perplexity", reference)
     notes = [*_notes(named, "length", "chunk_size"), _source(reference)]
-    return Section(title, ["tokens", *shown.columns], _rows(shown, short), notes, drawn)
+    return _section(title, "tokens", shown, notes, short, *drawn)
 
 
 def _columns(table: pd.DataFrame, names: pd.Series, index: str) -> pd.DataFrame:
@@ -257,10 +259,11 @@ def _interval(values: pd.Series) -> str:
 def _costs(one: Results) -> list[str]:
     """Means over the rows that did not fail: sizes of passages, seconds to the first token, and in all."""
     first = _pandas().Series([row["passages"][0] for row in one.rows if row.get("passages")], dtype=object)
+    width = first.map(lambda span: span[1] - span[0]).mean()
     means = one.table[["passage_tokens", "first_token", "decode"]].mean()
-    characters, seconds = first.map(lambda span: span[1] - span[0]).mean(), means["first_token"] + means["decode"]
-    sizes = map(written("{:,.0f}"), (characters, means["passage_tokens"]))
-    return [*sizes, *map(written("{:.2f}"), (means["first_token"], seconds))]
+    seconds = means["first_token"], means["first_token"] + means["decode"]
+    sizes = width, means["passage_tokens"]
+    return [*map(written("{:,.0f}"), sizes), *map(written("{:.2f}"), seconds)]
 
 
 def _notes(named: Mapping[str, Results], *names: str) -> list[str]:
@@ -268,7 +271,7 @@ def _notes(named: Mapping[str, Results], *names: str) -> list[str]:
     notes = []
     for name, one in named.items():
         counts = one.figures(*names)["items"]
-        fewest, most = counts.min(), counts.max()
+        fewest, most = min(counts, default=0), max(counts, default=0)
         each = f"{most}" if fewest == most else f"{fewest} to {most}"
         failed = one.table["failed"].sum()
         failures = f", {failed} of them failed" if failed else ""
