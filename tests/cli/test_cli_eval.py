@@ -263,6 +263,14 @@ def test_no_adapter_is_found_out_before_the_first_item(run: Run, tiny_folder: Pa
     assert_one_sentence(run("eval", "longbench", *options), "has no adapter")
 
 
+def test_a_package_that_the_figures_take_is_missed_before_anything_is_loaded(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    options = ["--lengths", "1K", "--model", tmp_path / "none", "--output", tmp_path / "out"]
+    assert_one_sentence(run("eval", "passkey", *options), "pandas is not installed", "focusdoc[eval]")
+
+
 def test_report_of_nothing(run: Run, tmp_path: Path) -> None:
     assert_one_sentence(run("report", tmp_path, "--output", tmp_path / "report"), "holds no results")
 
