@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.speed import machine
 from benchmarks.speed.cases import Case, Settings
 from benchmarks.speed.machine import PeakMemory, settle
-from benchmarks.speed.run import MACHINE, RECALL, REOPEN
+from benchmarks.speed.run import MACHINE, REOPEN
 from focusdoc.documents import Document, tokenize
 from focusdoc.engine import FocusEngine
 from focusdoc.evaluation.engines import focus_engine, look_engine, paper_engine, tokenizer_of
@@ -57,8 +57,8 @@ def do(work: str, case: Case, settings: Settings, store: str | None) -> dict[str
     loaded = time.perf_counter() - begun
     if work == "paper":
         return _paper_mode(engine, case, settings)
-    document, key = planted(engine, settings, case)
-    if work in (REOPEN, RECALL):
+    document, key = document_of(engine, settings, case)
+    if work == REOPEN:
         return {"load_seconds": loaded, **_opening(engine, document, key)}
     return _reading(engine, document, QUESTIONS if key is None else (), settings.steps)
 
@@ -89,7 +89,7 @@ def passage(tokenizer: Any, text: str, length: int) -> tuple[Document, list[int]
     return Document.from_text(text[:end], {"name": f"{length:,} tokens"}), tokenized.token_ids[:length]
 
 
-def planted(engine: FocusEngine, settings: Settings, case: Case) -> tuple[Document, int | None]:
+def document_of(engine: FocusEngine, settings: Settings, case: Case) -> tuple[Document, int | None]:
     """The document of a case; that of "far" with a pass key between two of its words, always the same one."""
     document, _ = passage(tokenizer_of(engine), source_text(settings.text), case.length)
     if case.task != "far":

@@ -20,9 +20,9 @@ from focusdoc.evaluation import runner
 from focusdoc.evaluation.results import ResultFolder
 from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
 
-#: What a process can be asked besides the contenders: about the machine and the model, and, where another one stored a
-#: memory, to reopen it, or to find the pass key in it.
-MACHINE, REOPEN, RECALL = "machine", "reopen", "recall"
+#: What a process can be asked besides the contenders: about the machine and the model, and to open the memory that
+#: another one stored.
+MACHINE, REOPEN = "machine", "reopen"
 #: A machine that is busier than this, per core, is not measured but disturbed.
 _BUSY = 0.25
 
@@ -135,5 +135,5 @@ def _measured(case: Case, settings: Settings, output: Path, start: Start) -> dic
         row = start(case.task, case, settings, store)
         if "error" in row:
             return row
-        reopened = start(RECALL if case.task == "far" else REOPEN, case, settings, store)
+        reopened = start(REOPEN, case, settings, store)
     return {**row, **({"reopen_note": reopened["error"]} if "error" in reopened else reopened)}

@@ -16,8 +16,8 @@ import torch
 from benchmarks.speed import machine
 from benchmarks.speed.cases import Case, Settings
 from benchmarks.speed.machine import PeakMemory
-from benchmarks.speed.measurements import do, load_engine, passage, planted, source_text
-from benchmarks.speed.run import MACHINE, RECALL, REOPEN, in_child, isolated
+from benchmarks.speed.measurements import do, document_of, load_engine, passage, source_text
+from benchmarks.speed.run import MACHINE, REOPEN, in_child, isolated
 from focusdoc.engine import FocusEngine
 from focusdoc.evaluation.passkey import statement
 
@@ -69,21 +69,21 @@ class TestFar:
         row = measured(settings, "far", 900, 64, store=store)
         assert 900 < row["tokens"] < 1000
         assert row["process_bytes"] > row["peak_bytes"]
-        found = measured(settings, "far", 900, 64, store=store, work=RECALL)
+        found = measured(settings, "far", 900, 64, store=store, work=REOPEN)
         assert found["right"] == (str(found["pass_key"]) in found["answer"])
         assert min(found["reopen_seconds"], found["answer_seconds"], found["reopened_process_bytes"]) > 0
         monkeypatch.setattr(FocusEngine, "ask", lambda *_, **__: SimpleNamespace(
             text=f"It is {found['pass_key']}.", timings=SimpleNamespace(first_token=0.1)
         ))  # fmt: skip
-        assert measured(settings, "far", 900, 64, store=store, work=RECALL)["right"] is True
+        assert measured(settings, "far", 900, 64, store=store, work=REOPEN)["right"] is True
 
     def test_what_the_store_did_not_keep_is_not_asked(self, settings: Settings, store: str) -> None:
-        assert "right" not in measured(settings, "far", 900, 64, store=store, work=RECALL)
+        assert "right" not in measured(settings, "far", 900, 64, store=store, work=REOPEN)
 
     def test_the_key_stands_between_words_and_is_always_the_same(self, settings: Settings) -> None:
         engine = load_engine(settings)
         case = Case("far", 2000)
-        (document, key), (again, same) = (planted(engine, settings, case) for _ in range(2))
+        (document, key), (again, same) = (document_of(engine, settings, case) for _ in range(2))
         assert (document.text, key) == (again.text, same)
         assert key is not None
         before, _, after = document.text.partition(f" {statement(key)} ")

@@ -66,10 +66,10 @@ def test_every_measurement_is_a_row_and_what_was_stored_is_reopened_and_removed(
 
 
 def test_what_far_stored_is_recalled_by_another_child(tmp_path: Path) -> None:
-    children = Children(recall=lambda _: {"right": True})
+    children = Children(reopen=lambda _: {"right": True})
     options = Options(lengths=[4096], contenders=["far"], far_length=9000)
     run(options, SETTINGS, tmp_path, start=children, tell=silent)
-    assert children.asked == ["machine", "far", "recall"]
+    assert children.asked == ["machine", "far", "reopen"]
     assert rows_in(tmp_path)["far/9000/1024"]["right"] is True
 
 
