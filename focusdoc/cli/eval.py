@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -84,10 +85,8 @@ def infinitebench(
         "infinitebench",
         run,
         settings,
-        lambda engine: list(
-            benchmark.generated_items(
-                lambda text: count_tokens(engine, text), made, sizes, repeats=repeats, seed=seed, order=order
-            )
+        lambda engine: benchmark.generated_items(
+            partial(count_tokens, engine), made, sizes, repeats=repeats, seed=seed, order=order
         ),
         {"order": order, "templates": "generated", "seed": seed, "rows": repeats},
     )
@@ -113,9 +112,7 @@ def passkey(
         "passkey",
         run,
         settings,
-        lambda engine: list(
-            benchmark.load_items(lambda text: count_tokens(engine, text), sizes, repeats=repeats, seed=seed)
-        ),
+        lambda engine: benchmark.load_items(partial(count_tokens, engine), sizes, repeats=repeats, seed=seed),
         {"seed": seed},
     )
 
@@ -145,15 +142,13 @@ def needle(
     from focusdoc.evaluation.files import long_texts
 
     book = next(long_texts(data))
-    sizes = lengths_in(lengths) if lengths else list(benchmark.LENGTHS)
+    sizes = lengths_in(lengths) if lengths else benchmark.LENGTHS
     places = depths_in(depths)[:limit]
     run_items(
         "needle",
         run,
         settings,
-        lambda engine: list(
-            benchmark.load_items(engine.base.tokenizer, book, sizes, places, repeats=repeats, seed=seed)
-        ),
+        lambda engine: benchmark.load_items(engine.base.tokenizer, book, sizes, places, repeats=repeats, seed=seed),
         {"seed": seed, "book": book.name},
     )
 

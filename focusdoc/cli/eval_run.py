@@ -34,7 +34,7 @@ def run_items(
     benchmark: str,
     options: RunOptions,
     settings: ModeSettings,
-    items_of: Callable[[FocusEngine], Sequence[Item]],
+    items_of: Callable[[FocusEngine], Iterable[Item]],
     facts: Mapping[str, Any],
 ) -> None:
     """Ask the items of a benchmark in every mode of `options`, and print the scores.
@@ -46,7 +46,7 @@ def run_items(
     names = _modes(options)
     settings = replace(settings, max_tokens=settings.max_tokens or None, chat=options.chat)
     engine = load_engine(options, settings)
-    items = items_of(engine)
+    items = list(items_of(engine))
     from focusdoc.evaluation.modes import make_mode
     from focusdoc.evaluation.retrieval import first_with
 
