@@ -23,9 +23,10 @@ from torch.nn import functional
 from focusdoc.attention import AttentionKernel
 from focusdoc.decoding.attribution import SENTENCE_END
 from focusdoc.decoding.look import LookDecoder, layers_of
-from focusdoc.decoding.looking import NEAR, question_rows
+from focusdoc.decoding.looking import NEAR
 from focusdoc.decoding.prompt import encode_text, question_prompt
 from focusdoc.decoding.quoting import points
+from focusdoc.decoding.state import question_rows
 from focusdoc.errors import CalibrationError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.reading import read_chunks

@@ -218,7 +218,7 @@ class GenerationConfig:
         stop: texts that end the answer; the answer does not contain them. Needs a tokenizer.
         seed: makes sampling repeatable; ``None`` draws from the global generator.
         ignore_eos: go on past the model's end-of-text token (for benchmarks).
-        grammar: keeps the answer inside a grammar, such as `focusdoc.decoding.json_grammar.JsonGrammar`, made for the
+        grammar: keeps the answer inside a grammar, such as `focusdoc.chat.json_grammar.JsonGrammar`, made for the
             tokens of `FocusEngine.writer`.
     """
 

@@ -15,8 +15,7 @@ import torch
 from focusdoc.config import FocusConfig, GenerationConfig, at_least
 from focusdoc.decoding.answer import Answer, TextPiece
 from focusdoc.decoding.answering import Asked, RenderQuoted, Way
-from focusdoc.decoding.local_context import bos_token, flat_ids
-from focusdoc.decoding.prompt import PromptStyle
+from focusdoc.decoding.prompt import PromptStyle, bos_token, flat_ids
 from focusdoc.documents import Document, cut_chunks, load, tokenize
 from focusdoc.documents.chunking import TokenizedText
 from focusdoc.engine_tokens import TokenEngine

@@ -12,13 +12,11 @@ from focusdoc.attention import attention_kernel
 from focusdoc.calibration import CHUNK_SIZE, Heads, heads_of
 from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.decoding.answering import Asked, OwnWay, Way
-from focusdoc.decoding.candidates import Candidates, Projections
-from focusdoc.decoding.local_context import local_and_prompt
+from focusdoc.decoding.candidates import Candidates, Projections, Refreshed
 from focusdoc.decoding.look import Look, layers_of
-from focusdoc.decoding.plain_answer import Plain
-from focusdoc.decoding.prompt import PromptStyle, question_prompt
+from focusdoc.decoding.plain import Plain
+from focusdoc.decoding.prompt import PromptStyle, local_and_prompt, question_prompt
 from focusdoc.decoding.quoting import Quoted
-from focusdoc.decoding.refreshed import Refreshed
 from focusdoc.errors import ConfigError, PromptTooLongError
 from focusdoc.memory.chunk_memory import DocumentMemory, check_maker
 from focusdoc.memory.library import DocumentReader, open_store

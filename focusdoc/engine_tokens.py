@@ -13,8 +13,8 @@ from torch import Tensor
 from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import Generation, Usage
 from focusdoc.decoding.generation import StepDecoder, TokenLoop, complete
-from focusdoc.decoding.local_context import flat_ids, local_and_prompt
 from focusdoc.decoding.plain import PlainDecoder
+from focusdoc.decoding.prompt import flat_ids, local_and_prompt
 from focusdoc.engine_core import EngineCore
 from focusdoc.errors import ConfigError
 

@@ -15,8 +15,8 @@ from focusdoc import Document, FocusConfig, FocusEngine, calibration
 from focusdoc.attention import attention_kernel
 from focusdoc.calibration import CASES, Calibration, calibrate, heads_of, keep, kept, planted
 from focusdoc.decoding.look import LookDecoder
-from focusdoc.decoding.looking import QuestionRows
 from focusdoc.decoding.prompt import question_prompt
+from focusdoc.decoding.state import QuestionRows
 from focusdoc.errors import CalibrationError
 from focusdoc.modeling.base import BaseModel
 from tiny_models import tiny_model

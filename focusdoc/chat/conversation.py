@@ -11,11 +11,11 @@ from functools import cached_property
 from typing import Any
 
 from focusdoc.chat.cancelling import ReadingCancelledError, Turns, stopped_by
+from focusdoc.chat.json_grammar import JsonGrammar, grammar_tokenizer
 from focusdoc.chat.messages import Message, as_turns, check_messages, encode_conversation, with_quotes
 from focusdoc.chat.splitting import split_prompt
 from focusdoc.chat.streams import last_answer
 from focusdoc.decoding.answer import Answer, TextPiece
-from focusdoc.decoding.json_grammar import JsonGrammar, grammar_tokenizer
 from focusdoc.decoding.prompt import SYSTEM_PROMPT, begin_of_text, encode_text, question_prompt, quoted_before
 from focusdoc.documents import Document, cut_chunks, tokenize
 from focusdoc.engine import FocusEngine

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from focusdoc import Document, FocusConfig, FocusEngine
-from focusdoc.decoding import answering, limits, parallel
+from focusdoc.decoding import answering, parallel, state
 from focusdoc.decoding.candidates import Candidates
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.errors import MemoryShortageError
@@ -31,7 +31,7 @@ def memory(engine: FocusEngine) -> Any:
 
 
 def leave_free(monkeypatch: pytest.MonkeyPatch, num_bytes: int) -> None:
-    monkeypatch.setattr(limits, "free_bytes", lambda device: num_bytes)
+    monkeypatch.setattr(state, "free_bytes", lambda device: num_bytes)
 
 
 class TestTails:
