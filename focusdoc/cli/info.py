@@ -87,8 +87,7 @@ def _plan(size: ModelSize, device: str, num_tokens: int, settings: FocusConfig) 
     import torch
 
     from focusdoc.memory.library import open_store
-    from focusdoc.memory.plan import QUESTION_TOKENS, plan_memory
-    from focusdoc.memory.room import free_beside, free_bytes
+    from focusdoc.memory.plan import QUESTION_TOKENS, free_beside, free_bytes, plan_memory
     from focusdoc.modeling.adapter_files import shipped_chunk_size
 
     chunk_size = settings.chunk_size or shipped_chunk_size(size.name) or CHUNK_TOKENS

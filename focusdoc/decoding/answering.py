@@ -3,64 +3,25 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Generator, Sequence
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from focusdoc.attention import AttentionKernel
-from focusdoc.config import FocusConfig, GenerationConfig, at_least
+from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.decoding.answer import Answer, Source, TextPiece, Timings, Usage
 from focusdoc.decoding.attribution import chunk_shares, find_sources
 from focusdoc.decoding.generation import AnswerDecoder, Step, StepDecoder, TextStream, TokenLoop
+from focusdoc.decoding.prompt import Asked
 from focusdoc.decoding.state import TAIL_STEP, check_bytes
 from focusdoc.errors import PromptTooLongError
 from focusdoc.memory.chunk_memory import DocumentMemory, MemoryBlock
 from focusdoc.modeling.base import BaseModel
 
-#: Token ids of a local context with a text of passages in it.
-RenderQuoted = Callable[[str], Sequence[int]]
 DecoderT = TypeVar("DecoderT", bound=AnswerDecoder)
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What an answer is asked for, and how.
-
-    Attributes:
-        memories: of the documents; none where there are no documents, or they are not read yet.
-        local_ids, prompt_ids: see `AnswerDecoder.start`.
-        tokenizer: of the base model.
-        said: the conversation that the prompt renders, as (role, content), which ends with the question; empty where
-            the prompt is no conversation.
-        quoted: renders the prompt again with a text of passages in it, and ends as that does; None to quote none.
-        overview: whether it asks about the whole of the documents; None to tell it by its words.
-        max_sources: at most this many sources, 0 or more.
-        cancel: set it to end the answer after the current token.
-    """
-
-    memories: Sequence[DocumentMemory]
-    local_ids: Sequence[int]
-    prompt_ids: Sequence[int]
-    settings: GenerationConfig
-    tokenizer: Any
-    said: Sequence[tuple[str, str]] = ()
-    quoted: RenderQuoted | None = None
-    overview: bool | None = None
-    max_sources: int = 3
-    cancel: threading.Event | None = None
-
-    def __post_init__(self) -> None:
-        at_least("max_sources", self.max_sources, 0)
-
-    @property
-    def blocks(self) -> list[MemoryBlock]:
-        """The chunks of all memories, in their order."""
-        return [block for memory in self.memories for block in memory.blocks]
 
 
 class Way(Protocol):

@@ -16,8 +16,9 @@ from torch import Tensor
 from focusdoc.attention import AttentionKernel
 from focusdoc.config import FocusConfig
 from focusdoc.decoding.answer import Answer
-from focusdoc.decoding.answering import Asked, OwnWay
+from focusdoc.decoding.answering import OwnWay
 from focusdoc.decoding.parallel import MAX_ROWS, ParallelDecoder, RefreshedDecoder
+from focusdoc.decoding.prompt import Asked
 from focusdoc.decoding.state import questions_at_once
 from focusdoc.decoding.sweep import PassRows, SideBySide
 from focusdoc.errors import AdapterError

@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from focusdoc.decoding.answer import TextPiece
-from focusdoc.decoding.answering import Asked, Way, Writer
+from focusdoc.decoding.answering import Way, Writer
+from focusdoc.decoding.prompt import Asked
 from focusdoc.errors import PromptTooLongError
 from focusdoc.modeling.base import BaseModel
 

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from focusdoc.decoding.answering import AnswerWriter, Asked, DecoderT, OwnWay
+from focusdoc.decoding.answering import AnswerWriter, DecoderT, OwnWay
 from focusdoc.decoding.attribution import LINE_END, SENTENCE_END, whole_sentences
 from focusdoc.decoding.candidates import Candidates
 from focusdoc.decoding.parallel import ParallelDecoder
-from focusdoc.decoding.prompt import GAP, local_and_prompt
+from focusdoc.decoding.prompt import GAP, Asked, local_and_prompt
 from focusdoc.memory.chunk_memory import DocumentMemory
 
 #: Tokens around a point looked at, before they are widened to whole sentences.

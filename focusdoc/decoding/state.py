@@ -16,7 +16,7 @@ from torch import Tensor
 from focusdoc.config import ActiveChunks
 from focusdoc.errors import MemoryShortageError
 from focusdoc.memory.chunk_memory import MemoryBlock
-from focusdoc.memory.room import free_bytes
+from focusdoc.memory.plan import free_bytes
 from focusdoc.modeling.base import BaseModel
 
 #: Tails get room for so many new tokens at a time, as the answer goes on.

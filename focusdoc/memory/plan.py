@@ -15,18 +15,37 @@ from typing import Literal, Protocol
 import torch
 
 from focusdoc.config import BlockDtype, MemoryDtype
+from focusdoc.container import memory_left
 from focusdoc.errors import MemoryShortageError
-from focusdoc.memory import room
 from focusdoc.memory.host import ring_bytes
 from focusdoc.memory.int8 import BLOCKS
 from focusdoc.terminal import in_bytes, in_time
 
+#: Left free beside the memory, for the activations of reading and for whatever else runs.
+SPARE_BYTES = 512 << 20
 #: Where a memory will be: "store" for one that is on the disk already and only mapped, "memory" for RAM (or the GPU's
 #: memory) as the model computes it, "int8" for the same in 8 bits, "host" for RAM beside the GPU that computes with it,
 #: "disk" for one that is written to the disk while it is read, "none" for one that fits nowhere.
 Rung = Literal["store", "memory", "int8", "host", "disk", "none"]
 #: Tokens of a question with its template that room is kept for behind every chunk.
 QUESTION_TOKENS = 128
+
+
+def free_beside(device: torch.device) -> int | None:
+    """Bytes of RAM that can be used beside a GPU's own memory; None where there is no GPU."""
+    return free_bytes(torch.device("cpu")) if device.type == "cuda" else None
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can still be used on `device`: the RAM that this process may have, or the GPU's memory."""
+    if device.type == "cuda":
+        # What torch holds of the GPU without using it counts as free.
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + held
+    import psutil
+
+    free, left = int(psutil.virtual_memory().available), memory_left()
+    return free if left is None else min(free, left)
 
 
 class KvSize(Protocol):
@@ -51,7 +70,7 @@ class MemoryPlan:
         rung: where they will be.
         bytes_needed: what must fit into free memory: keys and values, unless they are mapped from the disk or kept in
             RAM beside the GPU, and the tails of prompt and answer behind all chunks.
-        bytes_free: of memory now; `room.SPARE_BYTES` of it are left free.
+        bytes_free: of memory now; `SPARE_BYTES` of it are left free.
         bytes_as_computed: what would be needed if keys and values were kept as the model computes them.
         bytes_beside: keys and values that will be kept in RAM beside the GPU; else 0.
         bytes_free_beside: RAM that can be used beside the GPU; None without a GPU, or where it was not asked.
@@ -88,7 +107,7 @@ class MemoryPlan:
             parts.append(f"{in_bytes(self.bytes_needed)} on it")
         else:
             parts.append(f"{in_bytes(self.bytes_needed)} of memory{kind}")
-        usable = in_bytes(max(0, self.bytes_free - room.SPARE_BYTES))
+        usable = in_bytes(max(0, self.bytes_free - SPARE_BYTES))
         if self.rung == "none":
             return f"{', '.join(parts)}: more than the {usable} that can be used"
         parts.append("nothing to read" if self.num_known == self.num_tokens else f"about {in_time(self.seconds)}")
@@ -100,7 +119,7 @@ class MemoryPlan:
         if self.rung != "none":
             return
         what = f"{document!r}" if document else "The document"
-        most = max(0, self.bytes_free - room.SPARE_BYTES) * self.num_tokens // self.bytes_needed
+        most = max(0, self.bytes_free - SPARE_BYTES) * self.num_tokens // self.bytes_needed
         elsewhere = "there is no document store to map it from"
         if self.bytes_free_beside is not None:
             elsewhere = f"so are {self.bytes_free_beside:,} of RAM beside the GPU"
@@ -189,16 +208,16 @@ def plan_memory(
         num_known = known(kind) if known is not None else 0
         held = num_tokens - num_known if maps else num_tokens
         needed = memory_bytes(kv, dtype, kind, held, chunk_size) + tails
-        if needed + room.SPARE_BYTES <= free:
+        if needed + SPARE_BYTES <= free:
             in_ram: Rung = "memory" if kind == "model" else "int8"
             return plan("store" if num_known == num_tokens else in_ram, kind, num_known, needed)
     total = memory_bytes(kv, dtype, kind, num_tokens, chunk_size)
     free_beside = beside() if beside is not None else None
     passing = ring_bytes(memory_bytes(kv, dtype, kind, chunk_size, chunk_size) // kv.num_layers) + tails
-    if free_beside is not None and total + room.SPARE_BYTES <= free_beside and passing + room.SPARE_BYTES <= free:
+    if free_beside is not None and total + SPARE_BYTES <= free_beside and passing + SPARE_BYTES <= free:
         return plan("host", kind, num_known, passing, held_beside=total, free_beside=free_beside)
     free_on_disk = disk() if disk is not None else None
     whole_chunks = num_tokens >= chunk_size  # only those are written while reading
-    if whole_chunks and free_on_disk is not None and total <= free_on_disk and tails + room.SPARE_BYTES <= free:
+    if whole_chunks and free_on_disk is not None and total <= free_on_disk and tails + SPARE_BYTES <= free:
         return plan("disk", kind, 0, tails, on_disk=total, free_on_disk=free_on_disk)
     return plan("none", kind, num_known, needed, free_beside=free_beside, free_on_disk=free_on_disk)

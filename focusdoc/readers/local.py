@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Generator, Sequence
 
 from focusdoc.config import GenerationConfig
-from focusdoc.decoding.answering import Asked, Writer
+from focusdoc.decoding.answering import Writer
 from focusdoc.decoding.plain import PlainDecoder, PrefixCache
-from focusdoc.decoding.prompt import encode_messages, encode_text
+from focusdoc.decoding.prompt import Asked, encode_messages, encode_text
 from focusdoc.errors import PromptTooLongError
 from focusdoc.modeling.base import BaseModel
 from focusdoc.readers.reader import Messages, Written

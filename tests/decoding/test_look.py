@@ -11,8 +11,8 @@ import torch
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.attention import attention_kernel
 from focusdoc.decoding.look import LookDecoder, layers_of
-from focusdoc.decoding.prompt import question_prompt
-from focusdoc.decoding.quoting import GAP, NUM_CHUNKS, Texts, points, without_other_lines
+from focusdoc.decoding.prompt import GAP, question_prompt
+from focusdoc.decoding.quoting import NUM_CHUNKS, Texts, points, without_other_lines
 from focusdoc.decoding.state import QuestionRows
 from focusdoc.errors import ConfigError, MemoryMismatchError, PromptTooLongError
 from focusdoc.memory.reading import read_chunks

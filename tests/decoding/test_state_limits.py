@@ -105,7 +105,7 @@ class TestShortage:
         self, engine: FocusEngine, memory: Any, room_for: float, groups: list[int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         wanted = [engine.ask(memory, question, **DRAWN).token_ids for question in QUESTIONS]
-        prompts = [len(engine._question((), question, "auto", {}).prompt_ids) for question in QUESTIONS]
+        prompts = [len(engine._question(None, question, {}).prompt_ids) for question in QUESTIONS]
         of_one = memory.num_chunks * (max(prompts) + 30) * engine.base.kv_bytes_per_token
         together: list[int] = []
         answer_together = Candidates.answer_together

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from focusdoc import FocusEngine
-from focusdoc.decoding.prompt import question_prompt
-from focusdoc.decoding.quoting import GAP, NUM_CHUNKS, Texts, points, without_other_lines
+from focusdoc.decoding.prompt import GAP, question_prompt
+from focusdoc.decoding.quoting import NUM_CHUNKS, Texts, points, without_other_lines
 from focusdoc.memory.chunk_memory import DocumentMemory
 from incremental_reference import IncrementalReference
 
