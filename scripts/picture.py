@@ -1,7 +1,7 @@
 """A picture of an answer beside the page that it is from: docs/answer.png.
 
-    pip install pypdfium2
-    python scripts/picture.py FILE.pdf "QUESTION" --output docs/answer.png [--reader NAME]
+pip install pypdfium2
+python scripts/picture.py FILE.pdf "QUESTION" --output docs/answer.png [--reader NAME]
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.entries import size_limit, spool_folder, store_folder
 from focusdoc.memory.host import HostBlock, ring_of
 from focusdoc.memory.int8 import BLOCKS
-from focusdoc.memory.plan import MemoryPlan, free_beside, free_bytes, plan_memory
+from focusdoc.memory.plan import MemoryPlan, Room, Wanted, plan_memory
 from focusdoc.memory.reading import READING_VERSION, Progress, distinct_tokens, read_chunks
 from focusdoc.memory.ring import Ring
 from focusdoc.memory.segments import SegmentWriter, open_segment
@@ -119,7 +119,7 @@ class DocumentReader:
         base: reads them; all of its layers are kept.
         store: None reads everything, stores nothing, and never plans a reading to the disk.
         batch: chunks in one pass.
-        memory_dtype, tail_tokens: see `plan_memory`.
+        memory_dtype, tail_tokens: see `Wanted`.
     """
 
     def __init__(
@@ -296,19 +296,14 @@ class DocumentReader:
             found[kind] = self._known(token_ids, kind)
             return found[kind].num_tokens
 
-        on_cpu = base.device.type == "cpu"
-        plan = plan_memory(
-            base,
-            base.dtype,
-            len(token_ids),
-            self.chunk_size,
-            free=free_bytes(base.device),
+        wanted = Wanted(
+            kv=base,
+            dtype=base.dtype,
+            num_tokens=len(token_ids),
+            chunk_size=self.chunk_size,
             memory_dtype=self._memory_dtype,
             tail_tokens=self._tail_tokens,
-            beside=lambda: free_beside(base.device),
-            disk=self._store.room if self._store is not None and on_cpu else None,
-            known=known,
-            maps=on_cpu,
-            seconds_per_token=self.seconds_per_token,
         )
+        room = Room.of(base.device, self._store.room if self._store is not None else None)
+        plan = plan_memory(wanted, room, known=known, seconds_per_token=self.seconds_per_token)
         return plan, found.get(plan.memory_dtype, KnownChunks())
