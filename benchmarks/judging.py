@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from focusdoc import Document, FocusEngine, GenerationConfig
-from focusdoc.decoding.answering import Asked
+from focusdoc.decoding.prompt import Asked
 from focusdoc.evaluation.natural import Choice, load_items
 from focusdoc.evaluation.natural_scores import PATTERN_TASK, f1, interval, right
 from focusdoc.memory.chunk_memory import DocumentMemory

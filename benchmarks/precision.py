@@ -29,7 +29,7 @@ from torch import Tensor
 from focusdoc import load
 from focusdoc.attention import AttentionKernel, attention_kernel, scores, sdpa
 from focusdoc.config import BlockDtype
-from focusdoc.decoding.sweep import ChunkGroup
+from focusdoc.decoding.state import ChunkGroup
 from focusdoc.documents import tokenize
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel, load_base

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from focusdoc import Document, FocusEngine, GenerationConfig
-from focusdoc.decoding.answering import Asked
+from focusdoc.decoding.prompt import Asked
 from focusdoc.evaluation.natural_scores import interval
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.readers.drafts import best_of, drafts

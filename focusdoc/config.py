@@ -25,6 +25,8 @@ MemoryDtype = Literal["auto"] | BlockDtype
 PAPER_DIRECT_THRESHOLD = 4096
 #: Logits divided by less than this may overflow float32.
 _COLDEST = 1e-4
+#: Tokens of a chunk, where neither an adapter nor the model's context asks for others; heads are calibrated in such.
+CHUNK_SIZE = 1024
 #: Tokens of passages in the local context, where quoting is on and nothing else is said.
 QUOTE_TOKENS = 384
 #: The authors' cap on the length of the dynamic prompt, in tokens.
@@ -218,7 +220,7 @@ class GenerationConfig:
         stop: texts that end the answer; the answer does not contain them. Needs a tokenizer.
         seed: makes sampling repeatable; ``None`` draws from the global generator.
         ignore_eos: go on past the model's end-of-text token (for benchmarks).
-        grammar: keeps the answer inside a grammar, such as `focusdoc.decoding.json_grammar.JsonGrammar`, made for the
+        grammar: keeps the answer inside a grammar, such as `focusdoc.chat.json_grammar.JsonGrammar`, made for the
             tokens of `FocusEngine.writer`.
     """
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from focusdoc.container import memory_left, num_cpus
-from focusdoc.memory import room
+from focusdoc.memory import plan
 
 GB = 1 << 30
 
@@ -105,10 +105,10 @@ class TestMemory:
         assert memory_left(machine.process / "none") is None
 
     def test_free_is_what_the_container_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        whole = room.free_bytes(torch.device("cpu"))
-        monkeypatch.setattr(room, "memory_left", lambda: 12345)
+        whole = plan.free_bytes(torch.device("cpu"))
+        monkeypatch.setattr(plan, "memory_left", lambda: 12345)
         assert whole > 12345
-        assert room.free_bytes(torch.device("cpu")) == 12345
+        assert plan.free_bytes(torch.device("cpu")) == 12345
 
 
 class TestProcessors:

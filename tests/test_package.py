@@ -18,21 +18,15 @@ ROOT = Path(focusdoc.__file__).parent
 
 #: The floors, lowest first. A module may import from its own part and from parts on lower floors.
 FLOORS = [
-    {"errors"},
-    {"config", "container", "storage", "terminal", "texts"},
-    {"attention", "documents"},
-    {"modeling"},
+    {"errors", "container", "terminal"},
+    {"config", "storage", "texts", "attention"},
+    {"modeling", "documents"},
     {"memory"},
     {"decoding"},
-    {"readers"},
-    {"training"},
-    {"calibration"},
-    {"engine_core"},
-    {"engine_tokens"},
+    {"training", "readers"},
     {"engine"},
-    {"chat"},
+    {"chat", "evaluation"},
     {"focusdoc"},  # the facade, __init__.py
-    {"evaluation"},
     {"cli"},
     {"__main__"},
 ]

@@ -8,15 +8,23 @@ import threading
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Unpack
 
 from focusdoc.chat.cancelling import ReadingCancelledError, Turns, stopped_by
+from focusdoc.chat.json_grammar import JsonGrammar, grammar_tokenizer
 from focusdoc.chat.messages import Message, as_turns, check_messages, encode_conversation, with_quotes
 from focusdoc.chat.splitting import split_prompt
 from focusdoc.chat.streams import last_answer
 from focusdoc.decoding.answer import Answer, TextPiece
-from focusdoc.decoding.json_grammar import JsonGrammar, grammar_tokenizer
-from focusdoc.decoding.prompt import SYSTEM_PROMPT, begin_of_text, encode_text, question_prompt, quoted_before
+from focusdoc.decoding.prompt import (
+    SYSTEM_PROMPT,
+    Options,
+    RenderQuoted,
+    begin_of_text,
+    encode_text,
+    question_prompt,
+    quoted_before,
+)
 from focusdoc.documents import Document, cut_chunks, tokenize
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError, PromptTooLongError
@@ -134,18 +142,11 @@ class Chat:
             self.pool.keep(document.text, memory)
             return memory, memory.tokens_encoded
 
-    def stream(
-        self,
-        messages: Sequence[Message],
-        *,
-        max_sources: int = 3,
-        cancel: threading.Event | None = None,
-        **generation: Any,
-    ) -> Generator[TextPiece, None, None]:
+    def stream(self, messages: Sequence[Message], **options: Unpack[Options]) -> Generator[TextPiece, None, None]:
         """Answer a conversation; yields text as it comes, and the whole `Answer` with the last piece.
 
         Args:
-            max_sources, cancel, generation: see `FocusEngine.stream`. Cancelling stops reading as well.
+            options: see `FocusEngine.stream`. Cancelling stops reading as well.
 
         Raises:
             ConfigError, PromptTooLongError, AdapterError: before the first piece.
@@ -161,7 +162,7 @@ class Chat:
         )
         said = as_turns(split.local)
         if not split.documents:
-            return engine.stream_alone(self._render(split.local), said=said, cancel=cancel, **generation)
+            return engine.stream_alone(self._render(split.local), said=said, **options)
         if all(message.role != "system" for message in split.local):
             split = replace(split, local=(Message("system", SYSTEM_PROMPT), *split.local))  # as in training
         documents = [
@@ -171,16 +172,12 @@ class Chat:
         return self._answer(
             documents,
             self._render(split.local),
-            generation,
+            options,
             quoted=lambda text: self._render(with_quotes(split.local, text)),
             said=said,
-            max_sources=max_sources,
-            cancel=cancel,
         )
 
-    def continue_text(
-        self, text: str, *, max_sources: int = 3, cancel: threading.Event | None = None, **generation: Any
-    ) -> Generator[TextPiece, None, None]:
+    def continue_text(self, text: str, **options: Unpack[Options]) -> Generator[TextPiece, None, None]:
         """Continue `text` as it stands, without a template; special tokens in it are plain text.
 
         The base model continues it, even where there is a reader: a reader takes part in a conversation.
@@ -198,39 +195,16 @@ class Chat:
         local = "".join(part for message in split.local for part in message.parts)
         ids = begin + self.encode(local)
         if not split.documents:
-            return engine.stream_alone(ids, cancel=cancel, **generation)
+            return engine.stream_alone(ids, **options)
         documents = [Document.from_text(part, {"name": "prompt"}) for part in split.documents]
-        return self._answer(
-            documents,
-            ids,
-            generation,
-            quoted=lambda text: begin + self.encode(quoted_before(local, text)),
-            max_sources=max_sources,
-            cancel=cancel,
-        )
+        return self._answer(documents, ids, options, lambda text: begin + self.encode(quoted_before(local, text)))
 
-    def ask(
-        self,
-        documents: Sequence[Document],
-        question: str,
-        *,
-        max_sources: int = 3,
-        cancel: threading.Event | None = None,
-        **generation: Any,
-    ) -> Answer:
+    def ask(self, documents: Sequence[Document], question: str, **options: Unpack[Options]) -> Answer:
         """Answer a question over documents, each of which is read once."""
-        return last_answer(
-            self.stream_question(documents, question, max_sources=max_sources, cancel=cancel, **generation)
-        )
+        return last_answer(self.stream_question(documents, question, **options))
 
     def stream_question(
-        self,
-        documents: Sequence[Document],
-        question: str,
-        *,
-        max_sources: int = 3,
-        cancel: threading.Event | None = None,
-        **generation: Any,
+        self, documents: Sequence[Document], question: str, **options: Unpack[Options]
     ) -> Generator[TextPiece, None, None]:
         """Like `ask`, but yields text as it comes, and the whole `Answer` with the last piece.
 
@@ -244,42 +218,34 @@ class Chat:
             with self.engine.base.tokenizer_lock:
                 return question_prompt(self.engine.base.tokenizer, question, quoted=text)
 
-        call: dict[str, Any] = {"quoted": render, "said": [("user", question)], "max_sources": max_sources}
-        return self._answer(documents, render(""), generation, cancel=cancel, **call)
+        return self._answer(documents, render(""), options, render, [("user", question)])
 
     def _answer(
         self,
         documents: Sequence[Document],
         prompt_ids: Sequence[int],
-        generation: Mapping[str, Any],
-        *,
+        options: Options,
+        quoted: RenderQuoted,
         said: Messages | None = None,
-        cancel: threading.Event | None,
-        **call: Any,
     ) -> Generator[TextPiece, None, None]:
-        """The answer, once the documents are read; `call` goes to `FocusEngine.stream_prompt`."""
-        self.engine.check_prompt(prompt_ids, said, **generation)
+        """The answer, once the documents are read; see `FocusEngine.stream_prompt`."""
+        self.engine.check_prompt(prompt_ids, said, **options)
         self._check_size(documents)
-        return self._read_and_answer(documents, prompt_ids, cancel, said=said, **call, **generation)
 
-    def _read_and_answer(
-        self,
-        documents: Sequence[Document],
-        prompt_ids: Sequence[int],
-        cancel: threading.Event | None,
-        **call: Any,
-    ) -> Generator[TextPiece, None, None]:
-        try:
-            found = [self._read(document, cancel) for document in documents]
-        except ReadingCancelledError:
-            return
-        encoded = sum(tokens for _, tokens in found)
-        memories = [memory for memory, _ in found]
-        for piece in self.engine.stream_prompt(memories, prompt_ids, cancel=cancel, **call):
-            answer = piece.answer
-            if answer is not None:
-                answer = replace(answer, usage=replace(answer.usage, encoded_tokens=encoded))
-            yield TextPiece(piece, answer)
+        def answer() -> Generator[TextPiece, None, None]:
+            try:
+                found = [self._read(document, options.get("cancel")) for document in documents]
+            except ReadingCancelledError:
+                return
+            encoded = sum(tokens for _, tokens in found)
+            memories = [memory for memory, _ in found]
+            for piece in self.engine.stream_prompt(memories, prompt_ids, quoted=quoted, said=said, **options):
+                answer = piece.answer
+                if answer is not None:
+                    answer = replace(answer, usage=replace(answer.usage, encoded_tokens=encoded))
+                yield TextPiece(piece, answer)
+
+        return answer()
 
     def _render(self, messages: Sequence[Message]) -> list[int]:
         with self.engine.base.tokenizer_lock:

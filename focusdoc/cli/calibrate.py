@@ -32,9 +32,9 @@ def calibrate(
 
     with errors.status("Starting") as status, quiet_libraries():
         from focusdoc.attention import attention_kernel
-        from focusdoc.calibration import calibrate, keep
         from focusdoc.documents import load
         from focusdoc.modeling.base import load_base
+        from focusdoc.training.calibration import calibrate, keep
 
         soil = None if text is None else load(text).text
         base = load_base(model, device=device, dtype=dtype)

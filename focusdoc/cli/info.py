@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,24 +88,22 @@ def _plan(size: ModelSize, device: str, num_tokens: int, settings: FocusConfig) 
     import torch
 
     from focusdoc.memory.library import open_store
-    from focusdoc.memory.plan import QUESTION_TOKENS, plan_memory
-    from focusdoc.memory.room import free_beside, free_bytes
+    from focusdoc.memory.plan import QUESTION_TOKENS, Room, Wanted, plan_memory
     from focusdoc.modeling.adapter_files import shipped_chunk_size
 
     chunk_size = settings.chunk_size or shipped_chunk_size(size.name) or CHUNK_TOKENS
     store = open_store()
-    return plan_memory(
-        size,
-        getattr(torch, size.dtype, torch.float32),
-        num_tokens,
-        chunk_size,
-        free=free_bytes(torch.device(device)),
+    wanted = Wanted(
+        kv=size,
+        dtype=getattr(torch, size.dtype, torch.float32),
+        num_tokens=num_tokens,
+        chunk_size=chunk_size,
         memory_dtype=settings.memory_dtype,
         tail_tokens=QUESTION_TOKENS + GenerationConfig.max_new_tokens,
-        beside=lambda: free_beside(torch.device(device)),
-        disk=store.room if store is not None and device == "cpu" else None,
-        seconds_per_token=lambda: estimate_seconds_per_token(size, device, chunk_size=chunk_size),
     )
+    room = Room.of(torch.device(device), store.room if store is not None else None)
+    seconds = partial(estimate_seconds_per_token, size, device, chunk_size=chunk_size)
+    return plan_memory(wanted, room, seconds_per_token=seconds)
 
 
 def _show(facts: dict[str, Any], size: ModelSize, plan: MemoryPlan) -> None:

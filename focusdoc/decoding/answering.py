@@ -3,65 +3,25 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Generator, Sequence
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from focusdoc.attention import AttentionKernel
-from focusdoc.config import FocusConfig, GenerationConfig, at_least
+from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.decoding.answer import Answer, Source, TextPiece, Timings, Usage
 from focusdoc.decoding.attribution import chunk_shares, find_sources
-from focusdoc.decoding.generation import AnswerDecoder, Step, TokenLoop
-from focusdoc.decoding.limits import TAIL_STEP, check_bytes
-from focusdoc.decoding.text import TextStream
+from focusdoc.decoding.generation import AnswerDecoder, Step, StepDecoder, TextStream, TokenLoop
+from focusdoc.decoding.prompt import Asked
+from focusdoc.decoding.state import TAIL_STEP, check_bytes
 from focusdoc.errors import PromptTooLongError
 from focusdoc.memory.chunk_memory import DocumentMemory, MemoryBlock
 from focusdoc.modeling.base import BaseModel
 
-#: Token ids of a local context with a text of passages in it.
-RenderQuoted = Callable[[str], Sequence[int]]
 DecoderT = TypeVar("DecoderT", bound=AnswerDecoder)
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What an answer is asked for, and how.
-
-    Attributes:
-        memories: of the documents; none where there are no documents, or they are not read yet.
-        local_ids, prompt_ids: see `AnswerDecoder.start`.
-        tokenizer: of the base model.
-        said: the conversation that the prompt renders, as (role, content), which ends with the question; empty where
-            the prompt is no conversation.
-        quoted: renders the prompt again with a text of passages in it, and ends as that does; None to quote none.
-        overview: whether it asks about the whole of the documents; None to tell it by its words.
-        max_sources: at most this many sources, 0 or more.
-        cancel: set it to end the answer after the current token.
-    """
-
-    memories: Sequence[DocumentMemory]
-    local_ids: Sequence[int]
-    prompt_ids: Sequence[int]
-    settings: GenerationConfig
-    tokenizer: Any
-    said: Sequence[tuple[str, str]] = ()
-    quoted: RenderQuoted | None = None
-    overview: bool | None = None
-    max_sources: int = 3
-    cancel: threading.Event | None = None
-
-    def __post_init__(self) -> None:
-        at_least("max_sources", self.max_sources, 0)
-
-    @property
-    def blocks(self) -> list[MemoryBlock]:
-        """The chunks of all memories, in their order."""
-        return [block for memory in self.memories for block in memory.blocks]
 
 
 class Way(Protocol):
@@ -92,17 +52,98 @@ def left_out_of(memories: Sequence[DocumentMemory]) -> tuple[str, ...]:
     return tuple(f"{document.name}: {what}." for document in documents for what in document.left_out)
 
 
-class AnswerWriter:
-    """One answer while it is written: its tokens, its text, and the attention that they paid to the chunks.
+class Writer:
+    """One answer while it is written: its tokens and its text. The one loop of all answers in words goes through it.
 
     Args:
-        decoder: as it stands after `start`, whose `logits` these are.
+        decoder: as it stands after its start, whose `logits` these are.
         begun: when the call began, by ``time.perf_counter``.
         quoted_tokens: what passages take in the local context.
-        looks: so many first tokens' attention tells where the answer comes from; None for all.
 
     Attributes:
         loop: chooses the tokens.
+    """
+
+    def __init__(
+        self, decoder: StepDecoder, logits: Tensor, asked: Asked, *, begun: float, quoted_tokens: int = 0
+    ) -> None:
+        self.asked = asked
+        self._begun = begun
+        self._quoted_tokens = quoted_tokens
+        self.loop = TokenLoop(
+            decoder,
+            logits,
+            asked.settings,
+            history=asked.local_ids,
+            eos_token_ids=decoder.base.eos_token_ids,
+            cancel=asked.cancel,
+        )
+        self._first = time.perf_counter()
+        self._text = TextStream(asked.tokenizer, asked.settings.stop)
+        self._likelihood = 0.0
+        self.token_ids: list[int] = []
+
+    def add(self, step: Step) -> str | None:
+        """Take a step in, before its token is fed; return the text that is now certain, None where the answer ends."""
+        self._likelihood += float(step.logits.log_softmax(dim=-1)[step.token])
+        if step.is_end:
+            return None
+        self.token_ids.append(step.token)
+        return self._text.add(step.token)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has come."""
+        if self._text.stopped:
+            self.loop.finish_reason = "stop"
+        return self._text.stopped
+
+    def pieces(self) -> Generator[TextPiece, None, None]:
+        """Write to the end; the last piece carries the whole `Answer`."""
+        for step in self.loop:
+            piece = self.add(step)
+            if piece:
+                yield TextPiece(piece)
+            if piece is None or self.stopped:
+                break
+        yield self.finish()
+
+    def finish(self) -> TextPiece:
+        """The last piece, which carries the whole `Answer`."""
+        rest = self._text.finish()
+        timings = Timings(self._first - self._begun, time.perf_counter() - self._first)
+        sources, shares = self.origin()
+        memories = self.asked.memories
+        usage = Usage(
+            sum(memory.num_tokens for memory in memories),
+            sum(block.num_chunks for block in self.asked.blocks),
+            len(self.asked.local_ids),
+            len(self.token_ids),
+            quoted_tokens=self._quoted_tokens,
+        )
+        answer = Answer(
+            self._text.text,
+            sources,
+            usage,
+            timings,
+            tuple(self.token_ids),
+            self.loop.finish_reason,
+            shares,
+            left_out_of(memories),
+            log_likelihood=self._likelihood,
+        )
+        return TextPiece(rest, answer)
+
+    def origin(self) -> tuple[tuple[Source, ...], tuple[float, ...]]:
+        """Where the answer comes from: its sources, and each chunk's share of the attention."""
+        return (), ()
+
+
+class AnswerWriter(Writer):
+    """A `Writer` over the chunks of memories: it keeps the attention that tokens paid to them.
+
+    Args:
+        looks: so many first tokens' attention tells where the answer comes from; None for all.
     """
 
     def __init__(
@@ -115,59 +156,27 @@ class AnswerWriter:
         quoted_tokens: int = 0,
         looks: int | None = None,
     ) -> None:
+        super().__init__(decoder, logits, asked, begun=begun, quoted_tokens=quoted_tokens)
         self._decoder = decoder
-        self._asked = asked
-        self._begun = begun
-        self._quoted_tokens = quoted_tokens
         self._looks = looks
-        self.loop = TokenLoop(
-            decoder,
-            logits,
-            asked.settings,
-            history=asked.local_ids,
-            eos_token_ids=decoder.base.eos_token_ids,
-            cancel=asked.cancel,
-        )
-        self._first = time.perf_counter()
-        self._text = TextStream(asked.tokenizer, asked.settings.stop)
-        self._token_ids: list[int] = []
         self._masses: list[Tensor] = []
 
     def add(self, step: Step) -> str | None:
-        """Take a step in, before its token is fed; return the text that is now certain, None where the answer ends."""
-        if step.is_end:
-            return None
-        self._token_ids.append(step.token)
-        self._masses.append(self._decoder.candidate_mass)
-        return self._text.add(step.token)
+        """See `Writer.add`."""
+        if not step.is_end:
+            self._masses.append(self._decoder.candidate_mass)
+        return super().add(step)
 
-    @property
-    def stopped(self) -> bool:
-        """Whether a stop string has come."""
-        if self._text.stopped:
-            self.loop.finish_reason = "stop"
-        return self._text.stopped
-
-    def finish(self) -> TextPiece:
-        """The last piece, which carries the whole `Answer`."""
-        rest = self._text.finish()
-        timings = Timings(self._first - self._begun, time.perf_counter() - self._first)
-        sources: tuple[Source, ...] = ()
-        shares: tuple[float, ...] = ()
-        ids, decoder, asked = self._token_ids, self._decoder, self._asked
-        if ids:
-            fed = [asked.prompt_ids[-1], *ids[:-1]][: self._looks]
-            paid = torch.stack(self._masses[: self._looks]).cpu()
-            shares = tuple(chunk_shares(paid).tolist())
-            prompt_len = len(asked.prompt_ids)
-            sources = find_sources(decoder, asked.memories, fed, paid, prompt_len=prompt_len, limit=asked.max_sources)
-        document_tokens = sum(memory.num_tokens for memory in asked.memories)
-        usage = Usage(
-            document_tokens, decoder.num_chunks, len(asked.local_ids), len(ids), quoted_tokens=self._quoted_tokens
-        )
-        reason = self.loop.finish_reason
-        warnings = left_out_of(asked.memories)
-        return TextPiece(rest, Answer(self._text.text, sources, usage, timings, tuple(ids), reason, shares, warnings))
+    def origin(self) -> tuple[tuple[Source, ...], tuple[float, ...]]:
+        """See `Writer.origin`."""
+        if not self.token_ids:
+            return (), ()
+        asked = self.asked
+        fed = [asked.prompt_ids[-1], *self.token_ids[:-1]][: self._looks]
+        paid = torch.stack(self._masses[: self._looks]).cpu()
+        prompt_len = len(asked.prompt_ids)
+        sources = find_sources(self._decoder, asked.memories, fed, paid, prompt_len=prompt_len, limit=asked.max_sources)
+        return sources, tuple(chunk_shares(paid).tolist())
 
 
 class OwnWay(Way, Generic[DecoderT]):
@@ -260,11 +269,4 @@ class OwnWay(Way, Generic[DecoderT]):
         """See `Way.stream`."""
         decoder = self.decoder(asked.blocks, asked.settings.max_new_tokens)
         begun = time.perf_counter()
-        writer = self.writer(decoder, self.start(decoder, asked), asked, begun=begun)
-        for step in writer.loop:
-            piece = writer.add(step)
-            if piece:
-                yield TextPiece(piece)
-            if piece is None or writer.stopped:
-                break
-        yield writer.finish()
+        yield from self.writer(decoder, self.start(decoder, asked), asked, begun=begun).pieces()

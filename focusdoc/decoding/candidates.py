@@ -1,4 +1,8 @@
-"""Candidates alone: they carry what the chunks say to the local context, and the base model writes from them."""
+"""Answering by candidates: they carry what the chunks say to the local context, and the base model writes from them.
+
+The rows of several questions share every linear layer, and the stored keys of a chunk are read once for all of them,
+which is what a step over a long memory costs.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+from torch import Tensor
+
 from focusdoc.attention import AttentionKernel
 from focusdoc.config import FocusConfig
 from focusdoc.decoding.answer import Answer
-from focusdoc.decoding.answering import Asked, OwnWay
-from focusdoc.decoding.limits import questions_at_once
-from focusdoc.decoding.parallel import ParallelDecoder
-from focusdoc.decoding.together import chunks_at_once, start_together, step_together
+from focusdoc.decoding.answering import OwnWay
+from focusdoc.decoding.parallel import MAX_ROWS, ParallelDecoder, RefreshedDecoder
+from focusdoc.decoding.prompt import Asked
+from focusdoc.decoding.state import questions_at_once
+from focusdoc.decoding.sweep import PassRows, SideBySide
 from focusdoc.errors import AdapterError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.modeling.adapter import Adapter
@@ -125,3 +133,66 @@ class Candidates(OwnWay[ParallelDecoder]):
             for index, next_logits in zip(running, found, strict=True):
                 logits[index] = next_logits
         return [answer for answer in answers if answer is not None]
+
+
+class Refreshed(Candidates):
+    """Answers in paper mode."""
+
+    kind = RefreshedDecoder
+
+
+def chunks_at_once(config: FocusConfig, prompt_lens: Sequence[int]) -> int:
+    """The `chunk_batch` under which questions with prompts of these lengths cut the chunks into the same groups."""
+    return config.chunk_batch or max(1, MAX_ROWS // sum(prompt_lens))
+
+
+@torch.no_grad()
+def start_together(
+    decoders: Sequence[ParallelDecoder], questions: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> list[Tensor]:
+    """`ParallelDecoder.start` of all `decoders`, fresh and over the same blocks; their float32 logits [vocab].
+
+    Args:
+        questions: the local context and the dynamic prompt of each.
+    """
+    return _advance(decoders, [decoder.open(*given) for decoder, given in zip(decoders, questions, strict=True)])
+
+
+@torch.no_grad()
+def step_together(decoders: Sequence[ParallelDecoder], tokens: Sequence[int]) -> list[Tensor]:
+    """`ParallelDecoder.step` of all `decoders`, each with its token; their float32 logits [vocab]."""
+    return _advance(decoders, [decoder.next(token) for decoder, token in zip(decoders, tokens, strict=True)])
+
+
+def _advance(decoders: Sequence[ParallelDecoder], fed: Sequence[tuple[list[int], list[int]]]) -> list[Tensor]:
+    passes = [decoder.passes(*tokens) for decoder, tokens in zip(decoders, fed, strict=True)]
+    rounds = max(map(len, passes))
+    hidden: dict[int, Tensor] = {}
+    for number in range(rounds):
+        # Aligned at the end: the last pass of each holds its local rows, which see what the others made.
+        active = [index for index, own in enumerate(passes) if len(own) >= rounds - number]
+        rows = [passes[index][number - rounds] for index in active]
+        hidden |= zip(active, _run(decoders[0], rows), strict=True)
+    return [
+        decoder.settle(own[-1], hidden[index], len(ordinary), len(local_ids))
+        for index, (decoder, own, (ordinary, local_ids)) in enumerate(zip(decoders, passes, fed, strict=True))
+    ]
+
+
+def _run(decoder: ParallelDecoder, passes: Sequence[PassRows]) -> list[Tensor]:
+    """One pass for all; returns the final hidden states of each one's leading rows, [num_leading, hidden_size]."""
+
+    def arrange(rows: Sequence[Tensor]) -> Tensor:
+        leading = [row[: each.num_leading] for row, each in zip(rows, passes, strict=True)]
+        candidates = [row[each.num_leading :] for row, each in zip(rows, passes, strict=True)]
+        return torch.cat(leading + candidates)[None].to(decoder.base.device)
+
+    layout = SideBySide(passes)
+    hidden = decoder.base.run(
+        arrange([each.token_ids for each in passes]),
+        arrange([each.positions for each in passes]),
+        layout,
+        weights=decoder.weights,
+        num_candidates=sum(each.num_candidates for each in passes),
+    )
+    return [hidden[0, leading] for leading, _ in layout.spans]

@@ -1,4 +1,4 @@
-"""The decoding loop: choose, feed, repeat, until something ends it."""
+"""The decoding loop: choose a token, feed it, repeat, until something ends it; and its text as it comes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,122 @@ from torch import Tensor
 
 from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import FinishReason, Generation, Timings, Usage
-from focusdoc.decoding.looking import QuestionRows
-from focusdoc.decoding.sampling import TokenChooser
-from focusdoc.decoding.text import TextStream
+from focusdoc.decoding.state import QuestionRows
 from focusdoc.modeling.base import BaseModel
+
+#: How a tokenizer shows bytes that are not yet a whole character.
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+
+
+class TokenChooser:
+    """Chooses tokens by a `GenerationConfig`; remembers what was said, for the repetition penalty.
+
+    Args:
+        history: token ids of the local context, which the repetition penalty counts beside the answer's.
+    """
+
+    def __init__(self, config: GenerationConfig, history: Sequence[int]) -> None:
+        from transformers.generation import logits_process as processors
+
+        self._history = list(history)
+        self._sampled = config.temperature > 0
+        steps = processors.LogitsProcessorList()
+        if config.repetition_penalty != 1.0:
+            steps.append(processors.RepetitionPenaltyLogitsProcessor(config.repetition_penalty))
+        if self._sampled:
+            # The order of transformers' generate.
+            if config.temperature != 1.0:
+                steps.append(processors.TemperatureLogitsWarper(float(config.temperature)))
+            if config.top_k:
+                steps.append(processors.TopKLogitsWarper(config.top_k))
+            if config.top_p < 1.0:
+                steps.append(processors.TopPLogitsWarper(config.top_p))
+        self._steps = steps
+        self._grammar = config.grammar.start() if config.grammar is not None else None
+        self._generator: torch.Generator | None = None
+        if config.seed is not None:
+            # On the CPU whatever the model's device, so that one seed draws the same tokens everywhere.
+            self._generator = torch.Generator().manual_seed(config.seed)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the grammar, if there is one, lets nothing more come."""
+        return self._grammar is not None and self._grammar.complete
+
+    def choose(self, logits: Tensor) -> int:
+        """The next token id from float32 logits [vocab]."""
+        scores = logits[None].cpu()
+        if self._grammar is not None:  # first, so that top_k and top_p count allowed tokens alone
+            scores = self._grammar.mask(scores)
+        if self._steps:
+            scores = self._steps(torch.tensor([self._history]), scores)
+        if self._sampled:
+            token = int(torch.multinomial(scores.softmax(dim=-1), 1, generator=self._generator))
+        else:
+            token = int(scores.argmax(dim=-1))
+        self._history.append(token)
+        if self._grammar is not None:
+            self._grammar.accept(token)
+        return token
+
+
+class TextStream:
+    """Turns tokens into text pieces; the pieces joined are exactly the final text.
+
+    A piece is held back while it could still change: an unfinished character, or the beginning of a stop string.
+
+    Args:
+        tokenizer: any transformers tokenizer.
+        stop: texts that end the answer and are not part of it.
+    """
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._stop = tuple(stop)
+        self._token_ids: list[int] = []
+        self._sent = 0
+        #: The text so far, stop strings cut off.
+        self.text = ""
+        #: Whether a stop string has come.
+        self.stopped = False
+
+    def add(self, token: int) -> str:
+        """Take one more token; return the text that is now certain (often empty)."""
+        self._token_ids.append(token)
+        decoded = self._tokenizer.decode(self._token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        # Some tokenizers show a whole run of bytes as broken when its last one is; what was sent stays as it was.
+        self.text = self.text[: self._sent] + decoded[self._sent :]
+        found = [place for place in (self.text.find(stop) for stop in self._stop) if place >= 0]
+        if found:
+            self.text = self.text[: min(found)]
+            self.stopped = True
+            return self._up_to(len(self.text))
+        certain = len(self.text)
+        while certain > self._sent and self.text[certain - 1] == _INCOMPLETE:
+            certain -= 1
+        return self._up_to(min([certain] + [self._clear_of(stop, certain) for stop in self._stop]))
+
+    def finish(self) -> str:
+        """The rest of the text, when no more tokens come."""
+        return self._up_to(len(self.text))
+
+    def _up_to(self, end: int) -> str:
+        piece = self.text[self._sent : end]
+        self._sent = max(self._sent, end)
+        return piece
+
+    def _clear_of(self, stop: str, end: int) -> int:
+        """Length of the text up to `end` before its longest ending that may be the beginning of `stop`."""
+        for length in range(min(len(stop) - 1, end), 0, -1):
+            if self.text.startswith(stop[:length], end - length):
+                return end - length
+        return end
 
 
 class StepDecoder(Protocol):
     """Anything that turns a fed token into the next token's logits."""
+
+    base: BaseModel
 
     def step(self, token: int) -> Tensor:
         """Feed `token`; return float32 logits [vocab]."""
@@ -35,7 +143,6 @@ class AnswerDecoder(StepDecoder, Protocol):
             are candidates), float32 [num_chunks], mean over layers and heads.
     """
 
-    base: BaseModel
     num_chunks: int
     candidate_mass: Tensor
 

@@ -16,13 +16,12 @@ from torch import Tensor
 
 from focusdoc.attention import AttentionKernel
 from focusdoc.config import FocusConfig, GenerationConfig
-from focusdoc.decoding.answering import Asked
-from focusdoc.decoding.looking import QuestionRows, question_rows, taken_for_question
+from focusdoc.decoding.looking import taken_for_question
 from focusdoc.decoding.parallel import MAX_ROWS
-from focusdoc.decoding.passages import WIDTH
 from focusdoc.decoding.plain import PlainDecoder
-from focusdoc.decoding.prompt import encode_text
-from focusdoc.decoding.quoting import Quoting
+from focusdoc.decoding.prompt import Asked, encode_text
+from focusdoc.decoding.quoting import WIDTH, Quoting
+from focusdoc.decoding.state import QuestionRows, question_rows
 from focusdoc.errors import PromptTooLongError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.modeling.base import BaseModel

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,37 +10,23 @@ from torch import Tensor
 from focusdoc.attention import AttentionKernel
 from focusdoc.config import FocusConfig
 from focusdoc.decoding.condense import DenseSweep
-from focusdoc.decoding.first_look import Looker, first_look, question_look
-from focusdoc.decoding.focus import choose_active, narrowed_groups, narrowed_local
-from focusdoc.decoding.limits import TAIL_STEP, check_bytes
-from focusdoc.decoding.looking import QuestionRows
-from focusdoc.decoding.sweep import CandidateQueries, ChunkGroup, LocalContext, Sweep
+from focusdoc.decoding.looking import Looker, first_look, question_look
+from focusdoc.decoding.state import (
+    TAIL_STEP,
+    ChunkGroup,
+    LocalContext,
+    QuestionRows,
+    check_bytes,
+    choose_active,
+    narrowed_groups,
+    narrowed_local,
+)
+from focusdoc.decoding.sweep import CandidateQueries, PassRows, Sweep
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.modeling.base import BaseModel, CandidateWeights
 
 #: Rows of one sweep where `FocusConfig.chunk_batch` does not say: bounds the activations of the prompt phase.
 MAX_ROWS = 8192
-
-
-@dataclass(frozen=True, slots=True)
-class PassRows:
-    """The rows of one pass.
-
-    Attributes:
-        token_ids, positions: int64 [rows].
-        layout: who sees whom among them.
-        num_candidates: this many last rows are candidates.
-    """
-
-    token_ids: Tensor
-    positions: Tensor
-    layout: Sweep
-    num_candidates: int
-
-    @property
-    def num_leading(self) -> int:
-        """Rows in front of the candidates; the last of them is the newest local row, if there are local rows."""
-        return len(self.token_ids) - self.num_candidates
 
 
 class ParallelDecoder:
@@ -336,3 +321,17 @@ class ParallelDecoder:
         """Positions of the group's candidates in front of the local context, int64 [num_chunks]."""
         places = torch.tensor(self.active[group.span])
         return torch.zeros_like(places) if self._shared else places
+
+
+class RefreshedDecoder(ParallelDecoder):
+    """`ParallelDecoder` as the paper's code has it."""
+
+    def next(self, token: int) -> tuple[list[int], list[int]]:
+        """See `ParallelDecoder.next`: the whole local context is fed again."""
+        ordinary, newest = super().next(token)
+        self._local_ids += newest
+        self.local.length = 0
+        return ordinary, self._local_ids
+
+    def _sees_from(self, num_local: int) -> int:
+        return 0

@@ -6,20 +6,159 @@ document wrote is encoded as plain text: a chat template's special tokens come f
 
 from __future__ import annotations
 
+import operator
 import re
 import secrets
+import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
 
-from focusdoc.errors import ConfigError
+from torch import Tensor
+
+from focusdoc.config import FocusConfig, GenerationConfig, Grammar, at_least
+from focusdoc.errors import ConfigError, PromptTooLongError
+from focusdoc.memory.chunk_memory import DocumentMemory, MemoryBlock
+from focusdoc.modeling.base import BaseModel
 from focusdoc.texts import check_text
 
 PromptStyle = Literal["auto", "chat", "plain"]
+#: Token ids of a local context with a text of passages in it.
+RenderQuoted = Callable[[str], Sequence[int]]
+
 
 #: Said to chat models; short, because every chunk reads it again with every question.
 SYSTEM_PROMPT = "Answer from the document."
+
+
 #: Between the parts of one message, and between merged messages.
 GAP = "\n\n"
+
+
+class Options(TypedDict, total=False):
+    """What may be said with every question; those without a line here are `focusdoc.config.GenerationConfig`'s.
+
+    Attributes:
+        style: the prompt format, see `question_prompt`.
+        overview: whether the question asks about the whole document, so that a reader gets passages of all chunks;
+            None to tell it by English words, such as "summarize".
+        max_sources: at most this many sources, 0 or more (3); each takes a pass over one chunk.
+        cancel: set it from another thread to end the answer after the current token.
+    """
+
+    style: PromptStyle
+    overview: bool | None
+    max_sources: int
+    cancel: threading.Event | None
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    repetition_penalty: float
+    stop: str | Sequence[str]
+    seed: int | None
+    ignore_eos: bool
+    grammar: Grammar | None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What an answer is asked for, and how.
+
+    Attributes:
+        memories: of the documents; none where there are no documents, or they are not read yet.
+        has_documents: whether there are documents, read or not.
+        local_ids, prompt_ids: see `focusdoc.decoding.generation.AnswerDecoder.start`.
+        tokenizer: of the base model.
+        said: the conversation that the prompt renders, as (role, content), which ends with the question; empty where
+            the prompt is no conversation.
+        quoted: renders the prompt again with a text of passages in it, and ends as that does; None to quote none.
+        overview: whether it asks about the whole of the documents; None to tell it by its words.
+        max_sources: at most this many sources, 0 or more.
+        cancel: set it to end the answer after the current token.
+    """
+
+    memories: Sequence[DocumentMemory]
+    local_ids: Sequence[int]
+    prompt_ids: Sequence[int]
+    settings: GenerationConfig
+    tokenizer: Any
+    said: Sequence[tuple[str, str]] = ()
+    quoted: RenderQuoted | None = None
+    overview: bool | None = None
+    max_sources: int = 3
+    cancel: threading.Event | None = None
+    has_documents: bool = True
+
+    def __post_init__(self) -> None:
+        at_least("max_sources", self.max_sources, 0)
+
+    @property
+    def blocks(self) -> list[MemoryBlock]:
+        """The chunks of all memories, in their order."""
+        return [block for memory in self.memories for block in memory.blocks]
+
+    @classmethod
+    def words(
+        cls, base: BaseModel, config: FocusConfig, memories: Sequence[DocumentMemory], question: str, options: Options
+    ) -> Asked:
+        """A question in words.
+
+        Args:
+            config: with its open settings filled in.
+
+        Raises:
+            ConfigError, PromptTooLongError: as `rendered`.
+        """
+        style = options.get("style", "auto")
+
+        def render(quoted: str = "") -> list[int]:
+            with base.tokenizer_lock:
+                return question_prompt(tokenizer_of(base), question, style, quoted)
+
+        return cls.rendered(base, config, memories, render(), options, said=[("user", question)], quoted=render)
+
+    @classmethod
+    def rendered(
+        cls,
+        base: BaseModel,
+        config: FocusConfig,
+        memories: Sequence[DocumentMemory],
+        ids: list[int],
+        options: Options,
+        **more: Any,
+    ) -> Asked:
+        """A local context that the caller rendered, with `more` of the attributes.
+
+        Raises:
+            ConfigError: there is no tokenizer, or an option is out of range. PromptTooLongError: it does not fit into
+                the local window.
+        """
+        if len(ids) > config.local_window and more.get("has_documents", True):
+            raise PromptTooLongError(
+                f"The question takes {len(ids)} tokens with its template, more than the local window of "
+                f"{config.local_window}; shorten it, or raise local_window."
+            )
+        generation: dict[str, Any] = dict(options)
+        generation.pop("style", None)
+        more |= {name: generation.pop(name) for name in ("overview", "max_sources", "cancel") if name in generation}
+        settings = GenerationConfig(**generation)
+        local_ids, prompt_ids = local_and_prompt(base, config, ids) if more.get("has_documents", True) else (ids, ids)
+        return cls(memories, local_ids, prompt_ids, settings, tokenizer_of(base), **more)
+
+
+def tokenizer_of(base: BaseModel) -> Any:
+    """The tokenizer of a model.
+
+    Raises:
+        ConfigError: it came without one.
+    """
+    if base.tokenizer is None:
+        raise ConfigError(
+            f"{base.name} came without a tokenizer, so it can neither read text nor be asked in words; "
+            "pass tokenizer=, put tokenizer.json beside the weights, or use generate(input_ids)."
+        )
+    return base.tokenizer
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
@@ -142,3 +281,64 @@ def begin_of_text(tokenizer: Any) -> list[int]:
     """The BOS token, if this tokenizer puts one in front of a text by itself."""
     ids = tokenizer("a")["input_ids"]
     return [ids[0]] if len(ids) > 1 and ids[0] == tokenizer.bos_token_id else []
+
+
+def local_and_prompt(base: BaseModel, config: FocusConfig, ids: list[int]) -> tuple[list[int], list[int]]:
+    """The local context and the dynamic prompt cut from its tail.
+
+    In refresh mode the prompt is at most a chunk long (paper_mode section 1.3: p = min(512, S, local size)). Where
+    the BOS rule holds, each has the BOS token in front unless it begins with it.
+
+    Args:
+        config: with ``chunk_size`` filled in.
+        ids: the local context, at least one token.
+    """
+    window = config.prompt_window
+    if config.local_attention == "refresh":
+        window = min(window, config.chunk_size or window)
+    prompt_ids = ids[-window:]
+    if not config.uses_bos:
+        return ids, prompt_ids
+    bos = bos_token(base, config)
+    return (
+        ids if ids[0] == bos else [bos, *ids],
+        prompt_ids if prompt_ids[0] == bos else [bos, *prompt_ids],
+    )
+
+
+def bos_token(base: BaseModel, config: FocusConfig) -> int:
+    """The BOS token of the configuration, else the model's.
+
+    Raises:
+        ConfigError: neither names one.
+    """
+    bos = config.bos_token_id
+    if bos is None:
+        bos = getattr(base.config, "bos_token_id", None)
+    if not isinstance(bos, int):
+        raise ConfigError(f"{base.name} names no BOS token; set FocusConfig.bos_token_id, or prompt_bos=False.")
+    return bos
+
+
+def flat_ids(input_ids: Sequence[int] | Tensor, vocab_size: int) -> list[int]:
+    """Token ids as a list; a tensor may be [n] or [1, n].
+
+    Raises:
+        ConfigError: they are not one sequence of at least one token of the vocabulary.
+    """
+    if isinstance(input_ids, Tensor):
+        if input_ids.dim() == 2 and input_ids.shape[0] == 1:
+            input_ids = input_ids[0]
+        if input_ids.dim() != 1:
+            raise ConfigError(f"input_ids has the shape {tuple(input_ids.shape)}; pass one sequence, [n] or [1, n].")
+        input_ids = input_ids.tolist()
+    try:
+        ids = [operator.index(token) for token in input_ids]
+    except TypeError as error:
+        raise ConfigError(f"input_ids must be one sequence of whole numbers ({error}).") from error
+    if not ids:
+        raise ConfigError("input_ids is empty; pass at least one token.")
+    wrong = next((token for token in ids if not 0 <= token < vocab_size), None)
+    if wrong is not None:
+        raise ConfigError(f"input_ids holds {wrong}; the model's tokens are 0 to {vocab_size - 1}.")
+    return ids

@@ -18,94 +18,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from focusdoc.attention import AttentionKernel
-from focusdoc.decoding.looking import QuestionRows
-from focusdoc.memory.chunk_memory import MemoryBlock
+from focusdoc.attention import AttentionKernel, blend
+from focusdoc.decoding.state import ChunkGroup, LocalContext, QuestionRows
 from focusdoc.modeling.rotary import Rotary, rotate
-
-
-@dataclass(slots=True)
-class ChunkGroup:
-    """Consecutive chunks of one length with their tails.
-
-    Attributes:
-        block: the chunks' stored KV, only read.
-        tail_keys, tail_values: room for what runs behind them, [num_layers, num_chunks, num_kv_heads, room, head_dim];
-            it grows with the answer.
-        first: index of the group's first chunk among all chunks.
-    """
-
-    block: MemoryBlock
-    tail_keys: Tensor
-    tail_values: Tensor
-    first: int
-
-    @classmethod
-    def of(cls, block: MemoryBlock, start: int, stop: int, first: int, room: int, dtype: torch.dtype) -> ChunkGroup:
-        """Chunks `start` to `stop` of `block`, with room for a tail of `room` tokens in `dtype`."""
-        block = block.chunks(start, stop)
-        shape = (*block.keys.shape[:3], room, block.keys.shape[4])
-        keys, values = (torch.empty(shape, dtype=dtype, device=block.device) for _ in range(2))
-        return cls(block, keys, values, first)
-
-    @property
-    def room(self) -> int:
-        """Tokens that a tail can hold."""
-        return self.tail_keys.shape[3]
-
-    def widen(self, tokens: int) -> None:
-        """Make room for `tokens` more in every tail; what they hold stays."""
-        more = self.tail_keys.new_empty((*self.tail_keys.shape[:3], tokens, self.tail_keys.shape[4]))
-        self.tail_keys = torch.cat((self.tail_keys, more), dim=3)
-        self.tail_values = torch.cat((self.tail_values, more), dim=3)
-
-    @property
-    def num_chunks(self) -> int:
-        """Chunks in the group."""
-        return self.block.num_chunks
-
-    @property
-    def chunk_len(self) -> int:
-        """Tokens of each chunk."""
-        return self.block.chunk_len
-
-    @property
-    def span(self) -> slice:
-        """The group's chunks among all chunks."""
-        return slice(self.first, self.first + self.num_chunks)
-
-
-@dataclass(slots=True)
-class LocalContext:
-    """KV that the local rows attend to: k slots for the candidates of the step, then the local tokens.
-
-    Attributes:
-        keys, values: [num_layers, num_kv_heads, num_candidates + room, head_dim].
-        num_candidates: k, the number of chunks.
-        length: local tokens held so far.
-    """
-
-    keys: Tensor
-    values: Tensor
-    num_candidates: int
-    length: int = 0
-
-    @classmethod
-    def empty(cls, group: ChunkGroup, num_candidates: int, room: int) -> LocalContext:
-        """Room for `room` local tokens, in the dtype and on the device of `group`."""
-        like = group.tail_keys
-        num_layers, _, num_kv_heads, _, head_dim = like.shape
-        shape = (num_layers, num_kv_heads, num_candidates + room, head_dim)
-        return cls(like.new_empty(shape), like.new_empty(shape), num_candidates)
-
-    def emptied(self, room: int) -> LocalContext:
-        """The same candidates in front of room for `room` local tokens, of which there are none yet."""
-        num_layers, num_kv_heads, _, head_dim = self.keys.shape
-        shape = (num_layers, num_kv_heads, self.num_candidates + room, head_dim)
-        other = LocalContext(self.keys.new_empty(shape), self.values.new_empty(shape), self.num_candidates)
-        other.keys[:, :, : self.num_candidates] = self.keys[:, :, : self.num_candidates]
-        other.values[:, :, : self.num_candidates] = self.values[:, :, : self.num_candidates]
-        return other
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,3 +242,89 @@ class Sweep:
         output[:, rows][:, self.sees_from :] = seeing.transpose(1, 2)
         self._last_queries.append(asked[0, :, -1].float() * scaling)
         self._last_lses.append(lse[0, :, -1])
+
+
+@dataclass(frozen=True, slots=True)
+class PassRows:
+    """The rows of one pass.
+
+    Attributes:
+        token_ids, positions: int64 [rows].
+        layout: who sees whom among them.
+        num_candidates: this many last rows are candidates.
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    layout: Sweep
+    num_candidates: int
+
+    @property
+    def num_leading(self) -> int:
+        """Rows in front of the candidates; the last of them is the newest local row, if there are local rows."""
+        return len(self.token_ids) - self.num_candidates
+
+
+class SideBySide:
+    """The layout of several sweeps in one; rows ``[leading rows, sweep by sweep | candidates, sweep by sweep]``."""
+
+    def __init__(self, passes: Sequence[PassRows]) -> None:
+        self._passes = passes
+        self.spans: list[tuple[slice, slice]] = []
+        lead, behind = 0, sum(each.num_leading for each in passes)
+        for each in passes:
+            leading, candidates = slice(lead, lead + each.num_leading), slice(behind, behind + each.num_candidates)
+            self.spans.append((leading, candidates))
+            lead, behind = leading.stop, candidates.stop
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
+    ) -> Tensor:
+        """Attention of every sweep in one layer; see `AttentionLayout`."""
+        queries, keys, values = (
+            # [1, heads, rows of all sweeps, head_dim] -> for each sweep [1, heads, its rows, head_dim]
+            [torch.cat([states[:, :, span] for span in spans], dim=2) for spans in self.spans]
+            for states in (query, key, value)
+        )
+        given = list(zip((each.layout for each in self._passes), queries, keys, values, strict=True))
+        asked = [sweep.take_in(layer, *own) for sweep, *own in given]
+        over = self._over_chunks(layer, asked, scaling, window)
+        leading: list[Tensor] = []
+        candidates: list[Tensor] = []
+        for each, (sweep, q, k, v), rows, found in zip(self._passes, given, asked, over, strict=True):
+            merged = [
+                blend(*over_chunk, *sweep.over_tail(layer, group, queries, scaling, window))
+                for group, queries, over_chunk in zip(sweep.groups, rows, found, strict=True)
+            ]
+            output = sweep.finish(layer, q, k, v, merged, scaling, window)
+            leading.append(output[:, : each.num_leading])
+            candidates.append(output[:, each.num_leading :])
+        return torch.cat(leading + candidates, dim=1)
+
+    def _over_chunks(
+        self, layer: int, asked: Sequence[Sequence[Tensor]], scaling: float, window: int | None
+    ) -> list[list[tuple[Tensor, Tensor]]]:
+        """For each sweep and group, output and log-sum-exp over the chunks; one reading of a chunk serves all."""
+        sweeps = [each.layout for each in self._passes]
+        over: list[list[tuple[Tensor, Tensor]]] = [[] for _ in sweeps]
+        alike = len({tuple(group.block.keys.data_ptr() for group in sweep.groups) for sweep in sweeps}) == 1
+        if not alike or window is not None:  # a window counts from each question's own place
+            for sweep, own, found in zip(sweeps, asked, over, strict=True):
+                for group, rows in zip(sweep.groups, own, strict=True):
+                    start = group.chunk_len + sweep.tail_start
+                    found.append(
+                        group.block.attend(
+                            layer, rows, kernel=sweep.kernel, scaling=scaling, query_start=start, window=window
+                        )
+                    )
+            return over
+        for number, group in enumerate(sweeps[0].groups):
+            together = torch.cat([own[number] for own in asked], dim=2)
+            output, lse = group.block.attend(
+                layer, together, kernel=sweeps[0].kernel, scaling=scaling, query_start=group.chunk_len
+            )
+            row = 0
+            for own, found in zip(asked, over, strict=True):
+                rows_of_one = slice(row, row := row + own[number].shape[2])
+                found.append((output[:, :, rows_of_one], lse[:, :, rows_of_one]))
+        return over

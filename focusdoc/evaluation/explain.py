@@ -13,8 +13,7 @@ from torch import Tensor
 
 from focusdoc.attention import AttentionKernel, attention_weights
 from focusdoc.decoding.answer import Source
-from focusdoc.decoding.local_context import local_and_prompt
-from focusdoc.decoding.prompt import question_prompt
+from focusdoc.decoding.prompt import local_and_prompt, question_prompt
 from focusdoc.documents import Document
 from focusdoc.documents.chunking import Chunk
 from focusdoc.engine import FocusEngine

@@ -12,8 +12,7 @@ from typing import Any
 from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.decoding.answer import Generation, Usage
 from focusdoc.decoding.generation import TokenLoop, complete
-from focusdoc.decoding.local_context import bos_token
-from focusdoc.decoding.prompt import encode_text, quoted_before
+from focusdoc.decoding.prompt import bos_token, encode_text, quoted_before
 from focusdoc.engine import FocusEngine
 from focusdoc.evaluation.engines import (
     asking_engine,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from focusdoc.decoding.local_context import bos_token, local_and_prompt
+from focusdoc.decoding.prompt import bos_token, local_and_prompt
 from focusdoc.documents import Document
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError, EvaluationError

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from focusdoc.attention import AttentionKernel
 from focusdoc.memory.chunk_memory import MemoryBlock
-from focusdoc.memory.lines import lines_of
-from focusdoc.memory.ring import Part, Ring
+from focusdoc.memory.ring import Part, Ring, lines_of
 
 #: Bytes of one layer that are copied at once: enough to be quick on the bus, and little beside what a GPU has.
 PART_BYTES = 64 << 20

@@ -5,21 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+
+import torch
 
 from focusdoc.attention import AttentionKernel
 from focusdoc.config import BlockDtype, MemoryDtype
 from focusdoc.errors import ConfigError, MemoryShortageError
 from focusdoc.memory.chunk_memory import MemoryBlock
-from focusdoc.memory.entries import size_limit, store_folder
+from focusdoc.memory.entries import size_limit, spool_folder, store_folder
 from focusdoc.memory.host import HostBlock, ring_of
-from focusdoc.memory.plan import MemoryPlan, plan_memory
+from focusdoc.memory.int8 import BLOCKS
+from focusdoc.memory.plan import MemoryPlan, Room, Wanted, plan_memory
 from focusdoc.memory.reading import READING_VERSION, Progress, distinct_tokens, read_chunks
 from focusdoc.memory.ring import Ring
-from focusdoc.memory.room import free_beside, free_bytes
-from focusdoc.memory.spool import read_into_file
+from focusdoc.memory.segments import SegmentWriter, open_segment
 from focusdoc.memory.store import DocumentStore, KnownChunks
 from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.dimensions import ModelSize
@@ -30,8 +32,45 @@ from focusdoc.storage import expanded
 STORE_VARIABLE = "FOCUSDOC_STORE"
 #: A reading of fewer tokens tells little about how fast the next one will be.
 _TELLING = 1024
-
 _log = logging.getLogger(__name__)
+
+
+@contextmanager
+def read_into_file(
+    store: DocumentStore,
+    base: BaseModel,
+    token_ids: Sequence[int],
+    chunk_size: int,
+    kernel: AttentionKernel,
+    *,
+    batch: int,
+    progress: Progress,
+    memory_dtype: BlockDtype,
+) -> Iterator[KnownChunks]:
+    """Encode the full chunks of `token_ids`, `batch` at a time, into one file; yields them memory-mapped.
+
+    The file is gone when the block ends, unless the block saves the chunks; what is mapped stays usable.
+
+    Args:
+        batch, progress, memory_dtype: see `read_chunks`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    count = len(token_ids) // chunk_size
+    shape = (base.num_layers, 0, base.num_kv_heads, chunk_size, base.head_dim)
+    like = BLOCKS[memory_dtype].empty(shape, base.dtype, torch.device("cpu"))
+    with spool_folder(store.folder) as folder:
+        path = folder / "chunks-0.safetensors"
+        with SegmentWriter(path, like, count) as writer:
+            for start in range(0, count * chunk_size, batch * chunk_size):
+                part = token_ids[start : min(start + batch * chunk_size, count * chunk_size)]
+                (block,) = read_chunks(base, part, chunk_size, kernel, batch=batch, memory_dtype=memory_dtype)
+                writer.write(block)
+                progress(start + len(part), len(token_ids))
+            segment = writer.segment()
+        mapped = open_segment(path, segment)
+        yield KnownChunks((mapped,), count * chunk_size, folder, (segment,), spooled=True)
 
 
 def open_store(store: DocumentStore | str | Path | None = "auto") -> DocumentStore | None:
@@ -80,7 +119,7 @@ class DocumentReader:
         base: reads them; all of its layers are kept.
         store: None reads everything, stores nothing, and never plans a reading to the disk.
         batch: chunks in one pass.
-        memory_dtype, tail_tokens: see `plan_memory`.
+        memory_dtype, tail_tokens: see `Wanted`.
     """
 
     def __init__(
@@ -257,19 +296,14 @@ class DocumentReader:
             found[kind] = self._known(token_ids, kind)
             return found[kind].num_tokens
 
-        on_cpu = base.device.type == "cpu"
-        plan = plan_memory(
-            base,
-            base.dtype,
-            len(token_ids),
-            self.chunk_size,
-            free=free_bytes(base.device),
+        wanted = Wanted(
+            kv=base,
+            dtype=base.dtype,
+            num_tokens=len(token_ids),
+            chunk_size=self.chunk_size,
             memory_dtype=self._memory_dtype,
             tail_tokens=self._tail_tokens,
-            beside=lambda: free_beside(base.device),
-            disk=self._store.room if self._store is not None and on_cpu else None,
-            known=known,
-            maps=on_cpu,
-            seconds_per_token=self.seconds_per_token,
         )
+        room = Room.of(base.device, self._store.room if self._store is not None else None)
+        plan = plan_memory(wanted, room, known=known, seconds_per_token=self.seconds_per_token)
         return plan, found.get(plan.memory_dtype, KnownChunks())

@@ -15,18 +15,37 @@ from typing import Literal, Protocol
 import torch
 
 from focusdoc.config import BlockDtype, MemoryDtype
+from focusdoc.container import memory_left
 from focusdoc.errors import MemoryShortageError
-from focusdoc.memory import room
 from focusdoc.memory.host import ring_bytes
 from focusdoc.memory.int8 import BLOCKS
 from focusdoc.terminal import in_bytes, in_time
 
+#: Left free beside the memory, for the activations of reading and for whatever else runs.
+SPARE_BYTES = 512 << 20
 #: Where a memory will be: "store" for one that is on the disk already and only mapped, "memory" for RAM (or the GPU's
 #: memory) as the model computes it, "int8" for the same in 8 bits, "host" for RAM beside the GPU that computes with it,
 #: "disk" for one that is written to the disk while it is read, "none" for one that fits nowhere.
 Rung = Literal["store", "memory", "int8", "host", "disk", "none"]
 #: Tokens of a question with its template that room is kept for behind every chunk.
 QUESTION_TOKENS = 128
+
+
+def free_beside(device: torch.device) -> int | None:
+    """Bytes of RAM that can be used beside a GPU's own memory; None where there is no GPU."""
+    return free_bytes(torch.device("cpu")) if device.type == "cuda" else None
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can still be used on `device`: the RAM that this process may have, or the GPU's memory."""
+    if device.type == "cuda":
+        # What torch holds of the GPU without using it counts as free.
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + held
+    import psutil
+
+    free, left = int(psutil.virtual_memory().available), memory_left()
+    return free if left is None else min(free, left)
 
 
 class KvSize(Protocol):
@@ -51,7 +70,7 @@ class MemoryPlan:
         rung: where they will be.
         bytes_needed: what must fit into free memory: keys and values, unless they are mapped from the disk or kept in
             RAM beside the GPU, and the tails of prompt and answer behind all chunks.
-        bytes_free: of memory now; `room.SPARE_BYTES` of it are left free.
+        bytes_free: of memory now; `SPARE_BYTES` of it are left free.
         bytes_as_computed: what would be needed if keys and values were kept as the model computes them.
         bytes_beside: keys and values that will be kept in RAM beside the GPU; else 0.
         bytes_free_beside: RAM that can be used beside the GPU; None without a GPU, or where it was not asked.
@@ -88,7 +107,7 @@ class MemoryPlan:
             parts.append(f"{in_bytes(self.bytes_needed)} on it")
         else:
             parts.append(f"{in_bytes(self.bytes_needed)} of memory{kind}")
-        usable = in_bytes(max(0, self.bytes_free - room.SPARE_BYTES))
+        usable = in_bytes(max(0, self.bytes_free - SPARE_BYTES))
         if self.rung == "none":
             return f"{', '.join(parts)}: more than the {usable} that can be used"
         parts.append("nothing to read" if self.num_known == self.num_tokens else f"about {in_time(self.seconds)}")
@@ -100,7 +119,7 @@ class MemoryPlan:
         if self.rung != "none":
             return
         what = f"{document!r}" if document else "The document"
-        most = max(0, self.bytes_free - room.SPARE_BYTES) * self.num_tokens // self.bytes_needed
+        most = max(0, self.bytes_free - SPARE_BYTES) * self.num_tokens // self.bytes_needed
         elsewhere = "there is no document store to map it from"
         if self.bytes_free_beside is not None:
             elsewhere = f"so are {self.bytes_free_beside:,} of RAM beside the GPU"
@@ -124,49 +143,67 @@ def memory_bytes(kv: KvSize, dtype: torch.dtype, kind: BlockDtype, num_tokens: i
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """Where the memory of a document can go.
+
+    Attributes:
+        free: bytes of memory that can be used.
+        beside: tells how many bytes of RAM are free beside a GPU; None where there is none.
+        disk: tells how many bytes may go to the disk; None where nothing may.
+        maps: what the store knows is mapped and takes no memory, as on a CPU; a GPU must hold it.
+    """
+
+    free: int
+    beside: Callable[[], int | None] = lambda: None
+    disk: Callable[[], int | None] = lambda: None
+    maps: bool = True
+
+    @classmethod
+    def of(cls, device: torch.device, disk: Callable[[], int | None] | None) -> Room:
+        """What a device has; what a GPU does not hold is never written to the disk."""
+        on_cpu = device.type == "cpu"
+        spool = disk if disk is not None and on_cpu else lambda: None
+        return cls(free=free_bytes(device), beside=lambda: free_beside(device), disk=spool, maps=on_cpu)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is to be kept.
+
+    Attributes:
+        kv, dtype: of the model that computes it.
+        memory_dtype: ``"auto"`` tries what the model computes, then int8; else only the one it names.
+        tail_tokens: of prompt and answer behind every chunk.
+    """
+
+    kv: KvSize
+    dtype: torch.dtype
+    num_tokens: int
+    chunk_size: int
+    memory_dtype: MemoryDtype = "auto"
+    tail_tokens: int = 0
+
+
 def plan_memory(
-    kv: KvSize,
-    dtype: torch.dtype,
-    num_tokens: int,
-    chunk_size: int,
+    wanted: Wanted,
+    room: Room,
     *,
-    free: int,
-    memory_dtype: MemoryDtype = "auto",
-    tail_tokens: int = 0,
-    beside: Callable[[], int | None] | None = None,
-    disk: Callable[[], int | None] | None = None,
-    known: Callable[[BlockDtype], int] | None = None,
-    maps: bool = True,
-    seconds_per_token: Callable[[], float] | None = None,
+    known: Callable[[BlockDtype], int] = lambda kind: 0,
+    seconds_per_token: Callable[[], float] = lambda: 0.0,
 ) -> MemoryPlan:
     """The first rung that holds a document.
 
     Args:
-        dtype: what the model computes in.
-        free: bytes of memory that can be used.
-        memory_dtype: ``"auto"`` tries what the model computes, then int8; else only the one it names.
-        tail_tokens: of prompt and answer behind every chunk.
-        beside: tells how many bytes of RAM are free beside a GPU; None where there is none.
-        disk: tells how many bytes may go to the disk; None where nothing may.
         known: tells how many leading tokens the store knows of the document, kept in a dtype.
-        maps: what the store knows is mapped and takes no memory, as on a CPU; a GPU must hold it.
         seconds_per_token: how fast is read; asked only if something is to be read.
     """
+    kv, dtype, num_tokens, chunk_size = wanted.kv, wanted.dtype, wanted.num_tokens, wanted.chunk_size
     num_chunks = math.ceil(num_tokens / chunk_size)
-    tails = memory_bytes(kv, dtype, "model", num_chunks * tail_tokens, chunk_size)
-    kinds: tuple[BlockDtype, ...] = ("model", "int8") if memory_dtype == "auto" else (memory_dtype,)
+    tails = memory_bytes(kv, dtype, "model", num_chunks * wanted.tail_tokens, chunk_size)
+    kinds: tuple[BlockDtype, ...] = ("model", "int8") if wanted.memory_dtype == "auto" else (wanted.memory_dtype,)
 
-    def plan(
-        rung: Rung,
-        kind: BlockDtype,
-        num_known: int,
-        needed: int,
-        *,
-        held_beside: int = 0,
-        free_beside: int | None = None,
-        on_disk: int = 0,
-        free_on_disk: int | None = None,
-    ) -> MemoryPlan:
+    def plan(rung: Rung, kind: BlockDtype, num_known: int, needed: int, **elsewhere: int | None) -> MemoryPlan:
         unread = num_tokens - num_known
         return MemoryPlan(
             num_tokens=num_tokens,
@@ -175,30 +212,27 @@ def plan_memory(
             memory_dtype=kind,
             rung=rung,
             bytes_needed=needed,
-            bytes_free=free,
+            bytes_free=room.free,
             bytes_as_computed=memory_bytes(kv, dtype, "model", num_tokens, chunk_size) + tails,
-            bytes_beside=held_beside,
-            bytes_free_beside=free_beside,
-            bytes_on_disk=on_disk,
-            bytes_free_on_disk=free_on_disk,
-            seconds=unread * seconds_per_token() if unread and seconds_per_token is not None else 0.0,
+            seconds=unread * seconds_per_token() if unread else 0.0,
             is_forced=rung in ("host", "disk", "none") or kind != kinds[0],
+            **elsewhere,  # type: ignore[arg-type]  # the bytes of other places
         )
 
     for kind in kinds:
-        num_known = known(kind) if known is not None else 0
-        held = num_tokens - num_known if maps else num_tokens
+        num_known = known(kind)
+        held = num_tokens - num_known if room.maps else num_tokens
         needed = memory_bytes(kv, dtype, kind, held, chunk_size) + tails
-        if needed + room.SPARE_BYTES <= free:
+        if needed + SPARE_BYTES <= room.free:
             in_ram: Rung = "memory" if kind == "model" else "int8"
             return plan("store" if num_known == num_tokens else in_ram, kind, num_known, needed)
     total = memory_bytes(kv, dtype, kind, num_tokens, chunk_size)
-    free_beside = beside() if beside is not None else None
+    left_beside = room.beside()
     passing = ring_bytes(memory_bytes(kv, dtype, kind, chunk_size, chunk_size) // kv.num_layers) + tails
-    if free_beside is not None and total + room.SPARE_BYTES <= free_beside and passing + room.SPARE_BYTES <= free:
-        return plan("host", kind, num_known, passing, held_beside=total, free_beside=free_beside)
-    free_on_disk = disk() if disk is not None else None
+    if left_beside is not None and total + SPARE_BYTES <= left_beside and passing + SPARE_BYTES <= room.free:
+        return plan("host", kind, num_known, passing, bytes_beside=total, bytes_free_beside=left_beside)
+    left_on_disk = room.disk()
     whole_chunks = num_tokens >= chunk_size  # only those are written while reading
-    if whole_chunks and free_on_disk is not None and total <= free_on_disk and tails + room.SPARE_BYTES <= free:
-        return plan("disk", kind, 0, tails, on_disk=total, free_on_disk=free_on_disk)
-    return plan("none", kind, num_known, needed, free_beside=free_beside, free_on_disk=free_on_disk)
+    if whole_chunks and left_on_disk is not None and total <= left_on_disk and tails + SPARE_BYTES <= room.free:
+        return plan("disk", kind, 0, tails, bytes_on_disk=total, bytes_free_on_disk=left_on_disk)
+    return plan("none", kind, num_known, needed, bytes_free_beside=left_beside, bytes_free_on_disk=left_on_disk)

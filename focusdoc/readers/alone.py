@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from focusdoc.decoding.answer import Answer, TextPiece, Timings, Usage
-from focusdoc.decoding.answering import Asked, Way
+from focusdoc.decoding.answering import Way
+from focusdoc.decoding.prompt import Asked
 from focusdoc.readers.fitting import fit_conversation
 from focusdoc.readers.reader import Reader, relay
 

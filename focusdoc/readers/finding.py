@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from focusdoc.decoding.answering import Asked
 from focusdoc.decoding.generation import AnswerDecoder
-from focusdoc.decoding.looking import NEAR, question_rows
-from focusdoc.decoding.prompt import encode_text
+from focusdoc.decoding.looking import NEAR
+from focusdoc.decoding.prompt import Asked, encode_text
+from focusdoc.decoding.state import question_rows
 from focusdoc.errors import ConfigError
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.readers.windows import Windows, words_of

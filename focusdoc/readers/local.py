@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable, Generator, Sequence
 
 from focusdoc.config import GenerationConfig
+from focusdoc.decoding.answering import Writer
 from focusdoc.decoding.plain import PlainDecoder, PrefixCache
-from focusdoc.decoding.plain_answer import stream_plain_answer
-from focusdoc.decoding.prompt import encode_messages, encode_text
+from focusdoc.decoding.prompt import Asked, encode_messages, encode_text
 from focusdoc.errors import PromptTooLongError
 from focusdoc.modeling.base import BaseModel
 from focusdoc.readers.reader import Messages, Written
@@ -67,20 +68,22 @@ class LocalReader:
         """
         ids = self._encode(messages)
 
-        def prompt(written: str) -> list[int] | None:
-            asked = again(written)
-            return None if asked is None else self._encode(asked)
+        def prompt(written: Sequence[int]) -> list[int] | None:
+            messages = again(self.base.tokenizer.decode(written))  # type: ignore[union-attr]
+            return None if messages is None else self._encode(messages)
 
         if len(ids) + settings.max_new_tokens > self.window:
             raise PromptTooLongError(
                 f"{len(ids)} tokens of passages and question and {settings.max_new_tokens} new ones exceed the "
                 f"{self.window} tokens of {self.name}; lower max_new_tokens or the reader's budget."
             )
-        for piece in stream_plain_answer(
-            self.base, ids, settings, cancel=cancel, prefixes=self._prefixes, again=prompt
-        ):
+        asked = Asked((), ids, ids, settings, self.base.tokenizer, cancel=cancel)
+        decoder = PlainDecoder(self.base, self._prefixes, prompt)
+        begun = time.perf_counter()
+        for piece in Writer(decoder, decoder.start(ids), asked, begun=begun).pieces():
             if piece:
                 yield str(piece)
+        decoder.close()
         answer = piece.answer
         assert answer is not None  # the last piece carries it
         usage, timings = answer.usage, answer.timings

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from focusdoc.errors import ConfigError
-from focusdoc.memory.room import free_bytes
+from focusdoc.memory.plan import free_bytes
 from focusdoc.modeling.base import BaseModel, load_base, resolve_device
 from focusdoc.modeling.catalogue import DEFAULT_READER, known_model
 from focusdoc.modeling.installed import is_installed

@@ -9,10 +9,9 @@ from functools import partial
 from typing import Any
 
 from focusdoc.decoding.answer import Answer, TextPiece, Timings, Usage
-from focusdoc.decoding.answering import Asked, OwnWay, Way, left_out_of
+from focusdoc.decoding.answering import OwnWay, Way, left_out_of
 from focusdoc.decoding.attribution import chunk_shares
-from focusdoc.decoding.local_context import local_and_prompt
-from focusdoc.decoding.prompt import question_prompt
+from focusdoc.decoding.prompt import Asked, local_and_prompt, question_prompt
 from focusdoc.errors import ReaderError
 from focusdoc.readers.confidence import FOUND
 from focusdoc.readers.drafts import SURE, best_of, drafts, is_cut

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import TextPiece
-from focusdoc.decoding.answering import Asked
+from focusdoc.decoding.prompt import Asked
 from focusdoc.readers.confidence import confidence_of, promise_of, signals
 from focusdoc.readers.finding import WORDS, Found
 from focusdoc.readers.onward import Onward

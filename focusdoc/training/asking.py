@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from focusdoc.config import QUOTE_TOKENS
 from focusdoc.decoding.attribution import whole_sentences
-from focusdoc.decoding.passages import GAP, REACH, WIDTH
-from focusdoc.decoding.prompt import encode_text, question_prompt, quoted_before
+from focusdoc.decoding.prompt import GAP, encode_text, question_prompt, quoted_before
+from focusdoc.decoding.quoting import REACH, WIDTH
 from focusdoc.training.dense import TrainingPrompt
 
 #: How often the answer is in none of the passages, so that the candidates alone must tell it.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from focusdoc.attention import AttentionKernel
 from focusdoc.config import FocusConfig
-from focusdoc.decoding.refreshed import RefreshedDecoder
+from focusdoc.decoding.parallel import RefreshedDecoder
 from focusdoc.errors import TrainingError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.reading import read_chunks

@@ -17,9 +17,8 @@ from torch.nn import functional
 
 from focusdoc.attention import AttentionKernel
 from focusdoc.config import PAPER_PROMPT_WINDOW, CandidatePositions, FocusConfig
-from focusdoc.decoding.condense import DenseSweep
-from focusdoc.decoding.local_rows import RefreshedLocal
-from focusdoc.decoding.refreshed import RefreshedDecoder
+from focusdoc.decoding.condense import DenseSweep, RefreshedLocal
+from focusdoc.decoding.parallel import RefreshedDecoder
 from focusdoc.errors import ConfigError, TrainingError
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel

@@ -9,8 +9,7 @@ import torch
 
 from focusdoc.attention import attention_kernel
 from focusdoc.config import FocusConfig
-from focusdoc.decoding.parallel import ParallelDecoder
-from focusdoc.decoding.refreshed import RefreshedDecoder
+from focusdoc.decoding.parallel import ParallelDecoder, RefreshedDecoder
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
 from incremental_reference import IncrementalReference

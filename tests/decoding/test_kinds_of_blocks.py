@@ -10,11 +10,10 @@ from torch import Tensor
 
 from focusdoc import FocusConfig, FocusEngine
 from focusdoc.attention import attention_kernel
+from focusdoc.decoding.candidates import start_together, step_together
 from focusdoc.decoding.look import LookDecoder
-from focusdoc.decoding.looking import QuestionRows
-from focusdoc.decoding.parallel import ParallelDecoder
-from focusdoc.decoding.refreshed import RefreshedDecoder
-from focusdoc.decoding.together import start_together, step_together
+from focusdoc.decoding.parallel import ParallelDecoder, RefreshedDecoder
+from focusdoc.decoding.state import QuestionRows
 from focusdoc.memory import host, int8
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.host import HostBlock, ring_of

@@ -11,10 +11,9 @@ import torch
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.attention import attention_kernel
 from focusdoc.decoding.look import LookDecoder, layers_of
-from focusdoc.decoding.looking import QuestionRows
-from focusdoc.decoding.passages import GAP, Texts, without_other_lines
-from focusdoc.decoding.prompt import question_prompt
-from focusdoc.decoding.quoting import NUM_CHUNKS, points
+from focusdoc.decoding.prompt import GAP, question_prompt
+from focusdoc.decoding.quoting import NUM_CHUNKS, Texts, points, without_other_lines
+from focusdoc.decoding.state import QuestionRows
 from focusdoc.errors import ConfigError, MemoryMismatchError, PromptTooLongError
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel

@@ -13,8 +13,7 @@ from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.attention import attention_kernel
 from focusdoc.config import QUOTE_TOKENS
 from focusdoc.decoding.parallel import ParallelDecoder
-from focusdoc.decoding.passages import WIDTH
-from focusdoc.decoding.quoting import points
+from focusdoc.decoding.quoting import WIDTH, points
 from focusdoc.errors import ConfigError
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel

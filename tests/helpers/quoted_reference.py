@@ -7,9 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from focusdoc import FocusEngine
-from focusdoc.decoding.passages import GAP, Texts, without_other_lines
-from focusdoc.decoding.prompt import question_prompt
-from focusdoc.decoding.quoting import NUM_CHUNKS, points
+from focusdoc.decoding.prompt import GAP, question_prompt
+from focusdoc.decoding.quoting import NUM_CHUNKS, Texts, points, without_other_lines
 from focusdoc.memory.chunk_memory import DocumentMemory
 from incremental_reference import IncrementalReference
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ import torch
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.attention import attention_kernel, naive
 from focusdoc.errors import MemoryShortageError
-from focusdoc.memory import host, library, room
+from focusdoc.memory import host, library, plan
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.host import HostBlock, ring_of
 from focusdoc.memory.int8 import BLOCKS
-from focusdoc.memory.lines import CudaLines
-from focusdoc.memory.plan import MemoryPlan, plan_memory
+from focusdoc.memory.plan import SPARE_BYTES, MemoryPlan, plan_memory
 from focusdoc.memory.reading import read_chunks
+from focusdoc.memory.ring import CudaLines
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.base import BaseModel
 from store_samples import IDS, KERNEL, NEW, SIZE, assert_exact, read_through
@@ -85,10 +86,12 @@ class TestReading:
     @pytest.fixture(autouse=True)
     def _a_gpu_that_is_full(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Only buffers fit on the device; its RAM has room for everything."""
-        monkeypatch.setattr(library, "free_bytes", lambda _: room.SPARE_BYTES + 2 * 2600)
-        monkeypatch.setattr(library, "free_beside", lambda _: 10**12)
+        monkeypatch.setattr(plan, "free_bytes", lambda _: SPARE_BYTES + 2 * 2600)
+        monkeypatch.setattr(plan, "free_beside", lambda _: 10**12)
         monkeypatch.setattr(
-            library, "plan_memory", lambda *args, **given: plan_memory(*args, **{**given, "maps": False})
+            library,
+            "plan_memory",
+            lambda wanted, room, **given: plan_memory(wanted, replace(room, maps=False, disk=lambda: None), **given),
         )
 
     @pytest.mark.parametrize("kind", ["model", "int8"])
@@ -113,7 +116,7 @@ class TestReading:
         document = Document.from_text("The house is blue. A word is a word! Is it? " * 9)
         answers = []
         for free in (10**9, 7 * 256 * engine.base.kv_bytes_per_token + 2 * 64 * engine.base.kv_bytes_per_token):
-            monkeypatch.setattr(library, "free_bytes", lambda _, free=free: room.SPARE_BYTES + free)
+            monkeypatch.setattr(plan, "free_bytes", lambda _, free=free: SPARE_BYTES + free)
             memory = engine.read(document)
             answers.append(engine.ask(memory, "Which?", max_new_tokens=4))
         assert isinstance(memory.blocks[0], HostBlock)

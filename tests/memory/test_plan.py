@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.errors import MemoryShortageError
-from focusdoc.memory import entries, library, room, segments
+from focusdoc.memory import entries, library, segments
+from focusdoc.memory import plan as plan_module
 from focusdoc.memory.int8 import BLOCKS
 from focusdoc.memory.library import DocumentReader
-from focusdoc.memory.plan import MemoryPlan, memory_bytes, plan_memory
+from focusdoc.memory.plan import SPARE_BYTES, MemoryPlan, Room, Wanted, free_bytes, memory_bytes, plan_memory
 from focusdoc.memory.reading import read_chunks
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.base import BaseModel
@@ -35,8 +36,14 @@ NEEDED = {"model": 102_400 * MODEL + TAILS, "int8": memory_bytes(SMOL, torch.bfl
 
 def planned(free: int, **given: Any) -> MemoryPlan:
     """The plan of 102,400 tokens of the default model with `free` bytes beside what is spared."""
-    free += room.SPARE_BYTES
-    return plan_memory(SMOL, torch.bfloat16, 102_400, 2048, free=free, **{"tail_tokens": 256, **given})
+    places = {name: given.pop(name) for name in ("beside", "disk", "maps") if name in given}
+    asked = {name: given.pop(name) for name in ("known", "seconds_per_token") if name in given}
+    wanted = Wanted(kv=SMOL, dtype=torch.bfloat16, num_tokens=102_400, chunk_size=2048, **{"tail_tokens": 256, **given})
+    return plan_memory(
+        wanted,
+        Room(free=free + SPARE_BYTES, **{name: place for name, place in places.items() if place is not None}),
+        **asked,
+    )
 
 
 class TestLadder:
@@ -78,7 +85,7 @@ class TestLadder:
         ],
     )
     def test_beside_a_gpu_ram_is_the_last_rung(self, free: int, beside: int, memory_dtype: Any, rung: str) -> None:
-        plan = planned(free, memory_dtype=memory_dtype, maps=False, beside=lambda: room.SPARE_BYTES + beside)
+        plan = planned(free, memory_dtype=memory_dtype, maps=False, beside=lambda: SPARE_BYTES + beside)
         assert plan.rung == rung
         if rung == "host":
             kept = "int8" if memory_dtype == "auto" else memory_dtype
@@ -111,15 +118,16 @@ class TestLadder:
         disk=st.none() | st.integers(0, 10**12),
     )
     def test_a_rung_never_needs_more_than_there_is(self, tokens: int, chunk: int, free: int, disk: int | None) -> None:
-        plan = plan_memory(SMOL, torch.bfloat16, tokens, chunk, free=free, disk=lambda: disk, tail_tokens=9)
+        wanted = Wanted(kv=SMOL, dtype=torch.bfloat16, num_tokens=tokens, chunk_size=chunk, tail_tokens=9)
+        plan = plan_memory(wanted, Room(free=free, disk=lambda: disk))
         if plan.rung != "none":
-            assert plan.bytes_needed + room.SPARE_BYTES <= free
+            assert plan.bytes_needed + SPARE_BYTES <= free
             assert plan.bytes_on_disk <= (disk or 0)
         elif tokens >= chunk:
             tails = memory_bytes(SMOL, torch.bfloat16, "model", plan.num_chunks * 9, chunk)
-            assert plan.bytes_needed + room.SPARE_BYTES > free
+            assert plan.bytes_needed + SPARE_BYTES > free
             total = memory_bytes(SMOL, torch.bfloat16, "int8", tokens, chunk)
-            assert disk is None or disk < total or tails + room.SPARE_BYTES > free
+            assert disk is None or disk < total or tails + SPARE_BYTES > free
 
     @pytest.mark.parametrize("kind", ["model", "int8"])
     @pytest.mark.parametrize("tokens", [90, 80, 5])
@@ -152,7 +160,7 @@ class TestLine:
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Let so many bytes of memory be free, beside what is spared."""
-    return lambda count: monkeypatch.setattr(library, "free_bytes", lambda _: room.SPARE_BYTES + count)
+    return lambda count: monkeypatch.setattr(plan_module, "free_bytes", lambda _: SPARE_BYTES + count)
 
 
 class TestReading:
@@ -310,4 +318,4 @@ def test_of_the_lower_layers_alone_a_token_takes_its_share(base: BaseModel, monk
 
 
 def test_the_free_bytes_of_this_machine_are_known() -> None:
-    assert room.free_bytes(torch.device("cpu")) > 1 << 20
+    assert free_bytes(torch.device("cpu")) > 1 << 20

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from focusdoc.config import QUOTE_TOKENS
-from focusdoc.decoding.passages import GAP
-from focusdoc.decoding.prompt import encode_text
+from focusdoc.decoding.prompt import GAP, encode_text
 from focusdoc.errors import ConfigError
 from focusdoc.training.asking import Passages, Question
 from focusdoc.training.dense import TrainingPrompt

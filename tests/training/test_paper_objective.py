@@ -15,8 +15,8 @@ from torch import Tensor
 
 from focusdoc.attention import attention_kernel
 from focusdoc.config import FocusConfig
-from focusdoc.decoding.local_rows import RefreshedLocal
-from focusdoc.decoding.refreshed import RefreshedDecoder
+from focusdoc.decoding.condense import RefreshedLocal
+from focusdoc.decoding.parallel import RefreshedDecoder
 from focusdoc.errors import ConfigError, TrainingError
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.adapter_files import load_adapter

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from langchain_core.language_models import LanguageModelInput
 
     from focusdoc.chat.conversation import Chat
-    from focusdoc.decoding.json_grammar import JsonGrammar
+    from focusdoc.chat.json_grammar import JsonGrammar
     from langchain_focusdoc.chat_models import ChatFocusLLM
 
 _METHODS = ("json_schema", "json_mode", "function_calling")
@@ -114,7 +114,7 @@ def grammar_of(chat: Chat, response_format: Any) -> JsonGrammar:
     Raises:
         FocusRequestError: it is neither.
     """
-    from focusdoc.decoding.json_grammar import ANY_OBJECT
+    from focusdoc.chat.json_grammar import ANY_OBJECT
 
     kind = response_format.get("type") if isinstance(response_format, dict) else None
     if kind == "json_object":

@@ -21,11 +21,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from focusdoc.attention import AttentionKernel
+from focusdoc.config import CHUNK_SIZE
 from focusdoc.decoding.attribution import SENTENCE_END
 from focusdoc.decoding.look import LookDecoder, layers_of
-from focusdoc.decoding.looking import NEAR, question_rows
+from focusdoc.decoding.looking import NEAR
 from focusdoc.decoding.prompt import encode_text, question_prompt
 from focusdoc.decoding.quoting import points
+from focusdoc.decoding.state import question_rows
 from focusdoc.errors import CalibrationError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.reading import read_chunks
@@ -36,8 +38,8 @@ from focusdoc.training.facts import number_fact, words_fact
 
 #: Counted up with every change of what is looked for, so that no kept result outlives it.
 VERSION = 1
-#: Tokens of the text, and of its chunks where the model bears them.
-TOKENS, CHUNK_SIZE = 6144, 1024
+#: Tokens of the text.
+TOKENS = 6144
 #: Facts that are asked about, at most; half of them numbers, half in words.
 CASES = 48
 #: Heads that are kept, at most.

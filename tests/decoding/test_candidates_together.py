@@ -10,9 +10,8 @@ import torch
 
 from focusdoc import Document, DocumentMemory, FocusConfig, FocusEngine
 from focusdoc.attention import attention_kernel
-from focusdoc.decoding.parallel import ParallelDecoder
-from focusdoc.decoding.refreshed import RefreshedDecoder
-from focusdoc.decoding.together import start_together, step_together
+from focusdoc.decoding.candidates import start_together, step_together
+from focusdoc.decoding.parallel import ParallelDecoder, RefreshedDecoder
 from focusdoc.errors import ConfigError, PromptTooLongError
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.adapter import Adapter, untrained_adapter

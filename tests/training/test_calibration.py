@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from focusdoc import Document, FocusConfig, FocusEngine, calibration
+from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.attention import attention_kernel
-from focusdoc.calibration import CASES, Calibration, calibrate, heads_of, keep, kept, planted
 from focusdoc.decoding.look import LookDecoder
-from focusdoc.decoding.looking import QuestionRows
 from focusdoc.decoding.prompt import question_prompt
+from focusdoc.decoding.state import QuestionRows
 from focusdoc.errors import CalibrationError
 from focusdoc.modeling.base import BaseModel
+from focusdoc.training import calibration
+from focusdoc.training.calibration import CASES, Calibration, calibrate, heads_of, keep, kept, planted
 from tiny_models import tiny_model
 
 STORY = "The river rose in the night and nobody slept. In the morning the miller went out to see what was left. " * 40

@@ -9,8 +9,8 @@ import torch
 
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.attention import attention_kernel
-from focusdoc.decoding.focus import AUTO_LEAST, choose_active
 from focusdoc.decoding.parallel import ParallelDecoder
+from focusdoc.decoding.state import AUTO_LEAST, choose_active
 from focusdoc.errors import ConfigError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.reading import read_chunks

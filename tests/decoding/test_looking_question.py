@@ -9,8 +9,9 @@ import torch
 
 from focusdoc import FocusConfig
 from focusdoc.attention import attention_kernel
-from focusdoc.decoding.looking import QuestionRows, gathered
+from focusdoc.decoding.looking import gathered
 from focusdoc.decoding.parallel import ParallelDecoder
+from focusdoc.decoding.state import QuestionRows
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
 from tiny_models import random_weights, tiny_model

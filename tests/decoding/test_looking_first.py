@@ -9,8 +9,8 @@ import torch
 
 from focusdoc import FocusConfig
 from focusdoc.attention import attention_kernel
+from focusdoc.decoding.candidates import start_together
 from focusdoc.decoding.parallel import ParallelDecoder
-from focusdoc.decoding.together import start_together
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
 from tiny_models import random_weights, tiny_model

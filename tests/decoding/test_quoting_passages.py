@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from focusdoc import Document, FocusConfig, FocusEngine
-from focusdoc.decoding.passages import WIDTH, Texts, runs, without_other_lines
+from focusdoc.decoding.quoting import WIDTH, Texts, runs, without_other_lines
 from tiny_models import tiny_engine
 
 TEXT = "\n".join(f"The colour of house {number} is number {number * 7}." for number in range(60))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from focusdoc.decoding.text import TextStream
+from focusdoc.decoding.generation import TextStream
 
 
 class ByteTokens:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from focusdoc.decoding import growing
-from focusdoc.decoding.growing import GrowingLayer, growing_cache
+from focusdoc.decoding import plain
+from focusdoc.decoding.plain import GrowingLayer, growing_cache
 from tiny_models import tiny_model
 
 
@@ -19,7 +19,7 @@ def states(tokens: int, seed: int) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(autouse=True)
 def _little_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(growing, "_ROOM", 3)
+    monkeypatch.setattr(plain, "_ROOM", 3)
 
 
 def test_it_holds_what_the_plain_one_holds() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from focusdoc import Document, FocusConfig, FocusEngine
-from focusdoc.decoding import answering, limits, parallel
+from focusdoc.decoding import answering, parallel, state
 from focusdoc.decoding.candidates import Candidates
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.errors import MemoryShortageError
@@ -31,7 +31,7 @@ def memory(engine: FocusEngine) -> Any:
 
 
 def leave_free(monkeypatch: pytest.MonkeyPatch, num_bytes: int) -> None:
-    monkeypatch.setattr(limits, "free_bytes", lambda device: num_bytes)
+    monkeypatch.setattr(state, "free_bytes", lambda device: num_bytes)
 
 
 class TestTails:
@@ -105,7 +105,7 @@ class TestShortage:
         self, engine: FocusEngine, memory: Any, room_for: float, groups: list[int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         wanted = [engine.ask(memory, question, **DRAWN).token_ids for question in QUESTIONS]
-        prompts = [len(engine._question((), question, "auto", {}).prompt_ids) for question in QUESTIONS]
+        prompts = [len(engine._question(None, question, {}).prompt_ids) for question in QUESTIONS]
         of_one = memory.num_chunks * (max(prompts) + 30) * engine.base.kv_bytes_per_token
         together: list[int] = []
         answer_together = Candidates.answer_together

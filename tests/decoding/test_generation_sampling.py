@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from focusdoc.config import GenerationConfig
-from focusdoc.decoding.sampling import TokenChooser
+from focusdoc.decoding.generation import TokenChooser
 
 SAMPLED = {"temperature": 1.0}
 

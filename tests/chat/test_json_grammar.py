@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from focusdoc import FocusConfig, FocusEngine
-from focusdoc.decoding.json_grammar import ANY_OBJECT, JsonGrammar, grammar_tokenizer
+from focusdoc.chat.json_grammar import ANY_OBJECT, JsonGrammar, grammar_tokenizer
 from focusdoc.errors import ConfigError
 from focusdoc.modeling.base import BaseModel
 from tiny_models import tiny_model
