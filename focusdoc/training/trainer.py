@@ -29,8 +29,6 @@ from focusdoc.training.processes import Processes
 from focusdoc.training.settings import TrainingConfig
 from focusdoc.training.weights import CandidateWeights, FullWeights, LowRankWeights
 
-__all__ = ["StepReport", "Trainer", "TrainingConfig"]
-
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
@@ -92,7 +90,7 @@ class Trainer:
         self.record = record or {}
         self.held_out = held_out
         self.step = 0
-        self._processes = processes or Processes()
+        self.processes = processes or Processes()
         self._kernel = attention_kernel(attention)
         self._objective: Any = make_objective(base, config, self._kernel)  # its kind of sample is its own affair
         base.model.requires_grad_(False)
@@ -113,7 +111,7 @@ class Trainer:
         # The paper's samples are cut from a text, which takes no time.
         drawn = config.objective == "dense"
         self._workers = (usual_workers(base.device) if workers is None else workers) if drawn else 0
-        self._metrics = Metrics(output, tensorboard=tensorboard and self._processes.is_main)
+        self._metrics = Metrics(output, tensorboard=tensorboard and self.processes.is_main)
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> Iterator[StepReport]:
         """Train from where the run stands to its last step; yields a report per step.
@@ -126,28 +124,28 @@ class Trainer:
         """
         if self.step == 0 and has_checkpoint(self._checkpoint):
             raise TrainingError(f"{self.output} holds a run already; resume it, or choose another output folder.")
-        if self._processes.is_main:
+        if self.processes.is_main:
             self._metrics.cut(self.step)  # what a killed run told after its last checkpoint comes again
         numbers = [number for step in range(self.step, self.config.steps) for number in self._numbers(step)]
         made = making_ahead(self.samples, numbers, self._workers)
         while self.step < self.config.steps:
             report = self._advance(made)
-            ending = self._processes.any(stop()) or self.step == self.config.steps
-            if self._processes.is_main:
+            ending = self.processes.any(stop()) or self.step == self.config.steps
+            if self.processes.is_main:
                 row = asdict(report)
                 if not report.held_out:
                     del row["held_out"]
                 self._metrics.add(row)
                 if ending or self.step % self.config.save_every == 0:
                     self.save()
-            self._processes.wait()
+            self.processes.wait()
             yield report
             if ending:
                 return
 
     def _numbers(self, step: int) -> list[int]:
         """The samples behind a step, those that this process takes."""
-        first, processes = step * self.config.accumulate, self._processes
+        first, processes = step * self.config.accumulate, self.processes
         return [(first + part) * processes.count + processes.index for part in range(self.config.accumulate)]
 
     def _advance(self, made: Iterator[None]) -> StepReport:
@@ -161,8 +159,8 @@ class Trainer:
             sample = self._objective.draw(self.samples, number)
             tokens += self._objective.num_tokens(sample)
             told += self._backward(sample)
-        self._processes.average_gradients(self.weights.parameters())
-        told, tokens = self._processes.gather(told), sum(self._processes.gather([tokens]))
+        self.processes.average_gradients(self.weights.parameters())
+        told, tokens = self.processes.gather(told), sum(self.processes.gather([tokens]))
         norm = float(nn.utils.clip_grad_norm_(self.weights.parameters(), self.config.clip))
         if not math.isfinite(norm) or not all(math.isfinite(loss) for _, loss in told):
             raise TrainingError(
@@ -208,7 +206,7 @@ class Trainer:
         """The held-out results where an evaluation is due, else nothing."""
         every = self.config.eval_every
         due = self.step == self.config.steps or (every and self.step % every == 0)
-        if self.held_out is None or not due or not self._processes.is_main:
+        if self.held_out is None or not due or not self.processes.is_main:
             return {}
         positions = self.config.candidate_positions
         config = FocusConfig(candidate_positions=positions)
@@ -285,7 +283,7 @@ class Trainer:
             "shape": asdict(self.samples.shape),
             **self.weights.identity,
         }
-        return identity if self._processes.count == 1 else {**identity, "processes": self._processes.count}
+        return identity if self.processes.count == 1 else {**identity, "processes": self.processes.count}
 
 
 def _means(told: list[tuple[str, float]]) -> dict[str, float]:

@@ -21,12 +21,13 @@ from focusdoc.errors import ConfigError, TrainingError
 from focusdoc.modeling.adapter_files import load_adapter
 from focusdoc.modeling.base import BaseModel
 from focusdoc.training.ahead import usual_workers
-from focusdoc.training.data import SampleMaker, SampleShape
-from focusdoc.training.distill import divergence, teacher_logits
+from focusdoc.training.data import SampleMaker
 from focusdoc.training.heldout import HeldOut
 from focusdoc.training.metrics import loss_curves
+from focusdoc.training.objectives import divergence, teacher_logits
 from focusdoc.training.processes import Processes
-from focusdoc.training.trainer import Trainer, TrainingConfig
+from focusdoc.training.settings import SampleShape, TrainingConfig
+from focusdoc.training.trainer import Trainer
 from tiny_models import tiny_model
 
 TrainerMaker = Callable[..., Trainer]
@@ -444,10 +445,12 @@ _TWO = """
 import pathlib, sys, torch
 from tiny_models import tiny_model
 from focusdoc.modeling.base import BaseModel
-from focusdoc.training.data import SampleShape, TrainingSample
+from focusdoc.training.data import TrainingSample
+from focusdoc.training.settings import SampleShape
 from focusdoc.training.dense import TrainingPrompt
 from focusdoc.training.processes import Processes
-from focusdoc.training.trainer import Trainer, TrainingConfig
+from focusdoc.training.trainer import Trainer
+from focusdoc.training.settings import TrainingConfig
 
 class Samples:
     seed, mix, shape = 0, {}, SampleShape()
