@@ -15,7 +15,7 @@ from focusdoc.cli import options
 from focusdoc.cli.display import errors, output
 from focusdoc.cli.loading import open_documents
 from focusdoc.config import FocusConfig, GenerationConfig
-from focusdoc.documents.ranges import page_ranges
+from focusdoc.documents.document import page_ranges
 from focusdoc.modeling.dimensions import ModelSize
 from focusdoc.modeling.estimate import estimate_tokens
 from focusdoc.modeling.size import CHUNK_TOKENS, estimate_seconds_per_token, model_size, where_it_runs

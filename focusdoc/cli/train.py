@@ -18,7 +18,7 @@ from focusdoc.cli.display import errors, output
 from focusdoc.cli.generated import options_of_dataclasses
 from focusdoc.cli.training_progress import TrainingProgress, stop_on_interrupt
 from focusdoc.errors import ConfigError, TrainingError
-from focusdoc.training.processes import Processes, launch, under_launcher
+from focusdoc.training.processes import Processes, Workplace, launch, under_launcher
 from focusdoc.training.settings import SampleShape, Setting, TrainingConfig, parse_mix
 from focusdoc.training.sources import gather_sources
 
@@ -129,6 +129,8 @@ def _trainer(data: _Data, run: _Run, base: _Base, shape: SampleShape, config: Tr
             test.check()
         processes = Processes.launched(loaded.device)
         samples.stride = processes.count
+        # Set by `accelerate launch` from its configuration file.
+        offload = run.offload or os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE") == "cpu"
         trainer = Trainer(
             loaded,
             samples,
@@ -142,11 +144,7 @@ def _trainer(data: _Data, run: _Run, base: _Base, shape: SampleShape, config: Tr
                 "held_out": [path.name for path in held_out],
             },
             held_out=test,
-            processes=processes,
-            tensorboard=True,
-            # Set by `accelerate launch` from its configuration file.
-            offload=run.offload or os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE") == "cpu",
-            workers=run.workers,
+            workplace=Workplace(processes=processes, workers=run.workers, offload=offload, tensorboard=True),
         )
         if run.resume and not trainer.resume() and processes.is_main:
             errors.print("There is no checkpoint yet; the run begins.", style="yellow")

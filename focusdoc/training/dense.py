@@ -163,14 +163,9 @@ def means_and_firsts(losses: Tensor, prompts: Sequence[TrainingPrompt]) -> tuple
     return sums / counts.to(losses.device), losses[(counts.cumsum(0) - counts).to(losses.device)]
 
 
-def target_losses(logits: Sequence[Tensor], prompts: Sequence[TrainingPrompt]) -> Tensor:
-    """Mean cross entropy of the targets of each prompt, in nats [num_prompts], from its logits [num_targets, vocab]."""
-    return means_and_firsts(token_losses(logits, prompts), prompts)[0]
-
-
 def target_loss(logits: Tensor, prompt: TrainingPrompt) -> Tensor:
-    """`target_losses` of one prompt, a scalar."""
-    return target_losses([logits], [prompt])[0]
+    """Mean cross entropy of the targets of one prompt, in nats, a scalar."""
+    return token_losses([logits], [prompt]).mean()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import IO, TYPE_CHECKING, TypeVar
 
@@ -193,3 +194,24 @@ class Processes:
             from accelerate import PartialState
 
             PartialState().wait_for_everyone()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workplace:
+    """Where a run works, and what it shows while it does; what it learns does not depend on it.
+
+    Attributes:
+        processes: those of the run.
+        workers: processes that make samples ahead; None for some beside a GPU, and none beside a CPU.
+        offload: keep the trained weights and the optimizer on the CPU, whatever device the base model is on.
+        tensorboard: write ``tensorboard/`` in the run's folder too.
+    """
+
+    processes: Processes = field(default_factory=Processes)
+    workers: int | None = None
+    offload: bool = False
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(f"workers is {self.workers}; it must be 0 or above.")

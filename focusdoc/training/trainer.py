@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from focusdoc.attention import attention_kernel
 from focusdoc.config import FocusConfig
-from focusdoc.errors import ConfigError, TrainingError
+from focusdoc.errors import TrainingError
 from focusdoc.modeling.adapter import Adapter, AdapterConfig, untrained_adapter
 from focusdoc.modeling.adapter_files import load_adapter, save_adapter
 from focusdoc.modeling.base import BaseModel
@@ -25,7 +25,7 @@ from focusdoc.training.data import SampleMaker
 from focusdoc.training.heldout import HeldOut
 from focusdoc.training.metrics import Metrics
 from focusdoc.training.objectives import TargetLoss, make_objective
-from focusdoc.training.processes import Processes
+from focusdoc.training.processes import Workplace
 from focusdoc.training.settings import TrainingConfig
 from focusdoc.training.weights import CandidateWeights, FullWeights, LowRankWeights
 
@@ -59,10 +59,7 @@ class Trainer:
         start_from: an adapter to begin with, instead of copies of the base projections.
         record: what the adapter shall tell about its training (data, command).
         held_out: evaluated every `eval_every` steps and at the end.
-        processes: those of the run; this one alone if not given.
-        tensorboard: write ``tensorboard/`` in `output` too.
-        offload: keep the trained weights and the optimizer on the CPU, whatever device the base model is on.
-        workers: processes that make samples ahead; None for some beside a GPU, and none beside a CPU.
+        workplace: this process alone if not given.
     """
 
     def __init__(
@@ -75,14 +72,8 @@ class Trainer:
         start_from: Path | None = None,
         record: dict[str, Any] | None = None,
         held_out: HeldOut | None = None,
-        processes: Processes | None = None,
-        tensorboard: bool = False,
-        offload: bool = False,
-        attention: str = "auto",
-        workers: int | None = None,
+        workplace: Workplace | None = None,
     ) -> None:
-        if workers is not None and workers < 0:
-            raise ConfigError(f"workers is {workers}; it must be 0 or above.")
         self.base = base
         self.samples = samples
         self.config = config
@@ -90,15 +81,16 @@ class Trainer:
         self.record = record or {}
         self.held_out = held_out
         self.step = 0
-        self.processes = processes or Processes()
-        self._kernel = attention_kernel(attention)
+        workplace = workplace or Workplace()
+        self.processes = workplace.processes
+        self._kernel = attention_kernel("auto")
         self._objective: Any = make_objective(base, config, self._kernel)  # its kind of sample is its own affair
         base.model.requires_grad_(False)
         if start_from is not None:
             first = load_adapter(start_from, base.model)
         else:
             first = untrained_adapter(base.model, config.projections)
-        device = torch.device("cpu") if offload else base.device
+        device = torch.device("cpu") if workplace.offload else base.device
         self.weights: CandidateWeights = (
             FullWeights(first, device)
             if config.rank is None
@@ -110,8 +102,8 @@ class Trainer:
         output.mkdir(parents=True, exist_ok=True)
         # The paper's samples are cut from a text, which takes no time.
         drawn = config.objective == "dense"
-        self._workers = (usual_workers(base.device) if workers is None else workers) if drawn else 0
-        self._metrics = Metrics(output, tensorboard=tensorboard and self.processes.is_main)
+        self._workers = (usual_workers(base.device) if workplace.workers is None else workplace.workers) if drawn else 0
+        self._metrics = Metrics(output, tensorboard=workplace.tensorboard and self.processes.is_main)
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> Iterator[StepReport]:
         """Train from where the run stands to its last step; yields a report per step.
