@@ -25,7 +25,7 @@ _SAMPLES, _OPTIMIZER, _METHOD, _RUN = "Samples", "Optimizer", "Method", "Run"
 
 
 class Setting(NamedTuple):
-    """What the command line says of a field, and where; see `focusdoc.cli.generated`.
+    """What the command line says of a field, and where; see `focusdoc.cli.dataclass_options`.
 
     Attributes:
         panel: the part of the help that it stands in.
