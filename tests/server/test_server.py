@@ -185,6 +185,63 @@ class TestChatCompletions:
         first.close()
 
 
+class TestResponses:
+    def ask(self, api: openai.OpenAI, file: str, question: str = QUESTION, **more: Any) -> Any:
+        content: Any = [{"type": "input_file", "file_id": file}, {"type": "input_text", "text": question}]
+        message: Any = {"role": "user", "content": content}
+        return api.responses.create(model="tiny", input=[message], **{"max_output_tokens": 8, **more})
+
+    def test_answer_with_citations(self, serve: Serve) -> None:
+        api = client(serve())
+        file = uploaded(api)
+        response = self.ask(api, file)
+        same = asked(api, file).choices[0].message
+        assert response.output_text == same.content
+        assert (response.status, response.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+        citation = response.output[0].content[0].annotations[0]
+        assert (citation.type, citation.file_id, citation.filename) == ("file_citation", file, "story.txt")
+        assert (citation.page, citation.quote) == (1, same.annotations[0].url_citation.quote)
+        assert response.usage.input_tokens_details.cached_tokens == len(STORY)
+
+    def test_stream_the_events_of_the_client(self, serve: Serve) -> None:
+        api = client(serve())
+        file = uploaded(api)
+        events = list(self.ask(api, file, stream=True))
+        assert [event.sequence_number for event in events] == list(range(len(events)))
+        kinds = list(dict.fromkeys(event.type.removeprefix("response.") for event in events))
+        assert kinds == [
+            "created",
+            "in_progress",
+            "output_item.added",
+            "content_part.added",
+            "output_text.delta",
+            "output_text.annotation.added",
+            "output_text.done",
+            "content_part.done",
+            "output_item.done",
+            "incomplete",
+        ]
+        text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+        assert text == events[-1].response.output_text == self.ask(api, file).output_text
+
+    def test_go_on_from_a_stored_one(self, serve: Serve) -> None:
+        url = serve(keys=("one-key-of-sixteen", "other-key-sixteen"))
+        api = client(url, "one-key-of-sixteen")
+        first = self.ask(api, uploaded(api), instructions="Be short.")
+        assert api.responses.retrieve(first.id).output_text == first.output_text
+        then = api.responses.create(
+            model="tiny", input="And what else?", previous_response_id=first.id, max_output_tokens=4
+        )
+        assert then.output[0].content[0].annotations  # type: ignore[union-attr]  # still about the file
+        with pytest.raises(openai.NotFoundError, match="no response"):
+            client(url, "other-key-sixteen").responses.retrieve(first.id)
+        api.responses.delete(first.id)
+        unstored = api.responses.create(model="tiny", input="Hello", store=False, max_output_tokens=4)
+        for gone in (first.id, unstored.id):
+            with pytest.raises(openai.NotFoundError, match="no response"):
+                api.responses.create(model="tiny", input="More?", previous_response_id=gone)
+
+
 class TestMistakes:
     @pytest.mark.parametrize(
         ("body", "what"),
