@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Form, Request, UploadFile
+from fastapi import Depends, FastAPI, Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
@@ -23,10 +23,19 @@ from focusdoc.server.answers import Question, ServerSettings, Turns, answer
 from focusdoc.server.files import StoredFile
 from focusdoc.server.library import Library
 from focusdoc.server.metrics import Metrics
-from focusdoc.server.refusals import LimitedBody, add_errors
+from focusdoc.server.refusals import LimitedBody, OwnOrigin, add_errors
+from focusdoc.server.render import picture
 from focusdoc.server.responses import ResponseRequest, StoredResponses, WrittenResponse
 from focusdoc.server.streams import last_answer, sse, unless_gone
 
+_PAGE = Path(__file__).with_name("page.html")
+#: The page loads nothing from elsewhere, and nobody frames it.
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src 'self' blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
 #: OpenAI's bounds of a file's life, in seconds.
 _SHORTEST, _LONGEST = 3600, 2_592_000
 
@@ -69,8 +78,13 @@ def create_app(library: Library, settings: ServerSettings, model: str) -> FastAP
 
     app = FastAPI(title="focusdoc", lifespan=lifespan, redoc_url=None)
     app.add_middleware(LimitedBody, max_upload=library.files.max_bytes, max_json=settings.max_json_bytes)
+    app.add_middleware(OwnOrigin, any_name=bool(settings.keys))
     add_errors(app)
     app.state.keys = [key.encode() for key in settings.keys]
+
+    @app.get("/", include_in_schema=False)
+    def start_page() -> Response:
+        return Response(_PAGE.read_bytes(), media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
 
     @app.get("/health")
     def health() -> Response:
@@ -120,6 +134,19 @@ def create_app(library: Library, settings: ServerSettings, model: str) -> FastAP
         # Never shown by a browser as a page of this server.
         headers = {"Content-Security-Policy": "sandbox", "X-Content-Type-Options": "nosniff"}
         return FileResponse(library.files.content(file), media_type=_media_type(file), headers=headers)
+
+    @app.get("/v1/files/{file_id}/pages/{number}")
+    def page(owner: Owner, file_id: str, number: int, quote: Annotated[str, Query(max_length=4000)] = "") -> Response:
+        """A page as a picture with the quote marked, of a PDF; of other files, its text."""
+        file = library.files.get(file_id, owner)
+        document = library.reading(file).document
+        if document is None or not 1 <= number <= len(document.pages):
+            raise HTTPException(404, f"The file {file_id} has no page {number}, or is not read yet.")
+        data = library.files.content(file).read_bytes()
+        if document.metadata.get("format") == "pdf":
+            return Response(picture(data, number, quote), media_type="image/png")
+        found = document.pages[number - 1]
+        return JSONResponse({"number": number, "label": found.label, "text": document.text[found.start : found.end]})
 
     @app.get("/v1/files/{file_id}/events")
     async def events(owner: Owner, request: Request, file_id: str) -> Response:

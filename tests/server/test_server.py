@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,18 @@ from focusdoc import Chat, FocusEngine
 
 STORY = "The keeper of the lighthouse counts ships. " * 30
 QUESTION = "What does the keeper count?"
+
+
+def text_pdf(texts: list[str]) -> bytes:
+    """A PDF with a line of text on every page."""
+    path = Path(__file__).parents[1] / "documents" / "document_samples.py"
+    spec = importlib.util.spec_from_file_location("document_samples", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    data: bytes = module.text_pdf(texts)
+    return data
 
 
 def client(url: str, key: str = "none") -> openai.OpenAI:
@@ -240,6 +254,37 @@ class TestResponses:
         for gone in (first.id, unstored.id):
             with pytest.raises(openai.NotFoundError, match="no response"):
                 api.responses.create(model="tiny", input="More?", previous_response_id=gone)
+
+
+class TestPage:
+    def test_loads_nothing_from_elsewhere(self, serve: Serve) -> None:
+        page = httpx.get(serve()[:-3])
+        assert page.headers["Content-Type"].startswith("text/html")
+        assert "default-src 'self'" in page.headers["Content-Security-Policy"]
+        assert "innerHTML" not in page.text
+        assert not re.search(r"""(?:src|href)=["']?https?:""", page.text)
+
+    def test_pages_of_texts_are_text_and_those_of_pdfs_pictures(self, serve: Serve) -> None:
+        url = serve()
+        api = client(url)
+        text = uploaded(api, "one\ftwo and more")
+        assert httpx.get(f"{url}/files/{text}/pages/2").json() == {"number": 2, "label": None, "text": "two and more"}
+        assert httpx.get(f"{url}/files/{text}/pages/3").status_code == 404
+        pdf = api.files.create(file=("a.pdf", text_pdf(["Some words stand here."])), purpose="user_data").id
+        assert api.files.wait_for_processing(pdf, poll_interval=0.05).status == "processed"
+        plain, marked = (
+            httpx.get(f"{url}/files/{pdf}/pages/1", params={"quote": quote}).content for quote in ("", "words stand")
+        )
+        assert plain.startswith(b"\x89PNG")
+        assert plain != marked
+
+    def test_other_websites_cannot_use_it(self, serve: Serve) -> None:
+        url = serve()
+        assert httpx.get(f"{url}/files", headers={"Origin": "https://evil.example"}).status_code == 403
+        assert httpx.get(f"{url}/files", headers={"Host": "evil.example"}).status_code == 403
+        keyed = serve(keys=("one-key-of-sixteen",))
+        headers = {"Host": "books.example", "Authorization": "Bearer one-key-of-sixteen"}
+        assert httpx.get(f"{keyed}/files", headers=headers).status_code == 200
 
 
 class TestMistakes:
