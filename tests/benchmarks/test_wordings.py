@@ -32,8 +32,8 @@ from focusdoc.readers.finding import Found, Places
 from focusdoc.readers.windows import cut
 from focusdoc.training import vocabulary
 from focusdoc.training.word_facts import KINDS
+from scripted_reader import Told
 from tiny_models import tiny_engine
-from told_reader import Told
 
 WORDINGS = benchmark.load_wordings()
 GROUND = [f"Paragraph {number} of a long walk over the moor." for number in range(40)]

@@ -16,9 +16,9 @@ from focusdoc.modeling.base import BaseModel
 from focusdoc.readers import endpoint
 from focusdoc.readers.endpoint import EndpointReader
 from focusdoc.readers.local import LocalReader
-from focusdoc.readers.reader import INSTRUCTION, WISH
+from focusdoc.readers.reader import ANSWER_INSTRUCTION, SYSTEM_INSTRUCTION
+from scripted_reader import Told
 from tiny_models import tiny_model
-from told_reader import Told
 
 BOOK = "\n\n".join(f"Paragraph {number} tells of house {number}, which is blue." for number in range(60))
 SHORT = [("system", "Be brief."), ("user", "Hello"), ("assistant", "Good day."), ("user", "Who are you?")]
@@ -105,11 +105,11 @@ class TestLongConversations:
         reader = Told("Toutes.")
         found = last_answer(reading(chat, reader).stream(messages(*self.TURNS), max_sources=9))
         (system, first, second, last) = reader.asked[0]
-        assert system == ("system", f"{INSTRUCTION}\n\nAnswer in French.")
+        assert system == ("system", f"{SYSTEM_INSTRUCTION}\n\nAnswer in French.")
         assert first == ("user", "Read this.\n-----\n\n-----\nHave you read it all?")
         assert second == ("assistant", "Yes.")
         assert last[0] == "user"
-        assert last[1].endswith(f"\n-----\n\n{WISH}\nQuestion: Which houses are blue?")
+        assert last[1].endswith(f"\n-----\n\n{ANSWER_INSTRUCTION}\nQuestion: Which houses are blue?")
         assert found.sources
         assert all(source.text in BOOK and source.text in last[1] for source in found.sources)
         assert found.text == "Toutes."
@@ -155,7 +155,7 @@ class TestLongConversations:
         reader = LocalReader(BaseModel(model, strict, "strict"))
         found = last_answer(reading(chat, reader).stream(messages(*self.TURNS), max_new_tokens=3, ignore_eos=True))
         assert found.usage.completion_tokens == 3
-        assert found.usage.reader_tokens > len(INSTRUCTION)
+        assert found.usage.reader_tokens > len(SYSTEM_INSTRUCTION)
 
 
 class TestEndpoints:
@@ -258,7 +258,7 @@ class TestStructuredAnswers:
         assert found.finish_reason == "stop"
 
     def test_others_refuse_it_and_name_the_remedy(self, chat: Chat) -> None:
-        wanted = "reader told cannot be kept to a grammar.*take a model in this process as the reader"
+        wanted = "reader told does not support grammars.*use a model in this process as the reader"
         grammar = chat.grammar(self.SCHEMA)
         asking = reading(chat, Told("x"))
         with pytest.raises(ConfigError, match=wanted):

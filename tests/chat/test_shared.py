@@ -12,7 +12,7 @@ import pytest
 from focusdoc import FocusConfig, FocusEngine
 from focusdoc.chat.shared import LazyChat, clear_shared_chats, shared_chat
 from focusdoc.errors import ConfigError, ModelNotFoundError
-from told_reader import Told
+from scripted_reader import Told
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,10 @@ import pytest
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.readers import drafts, windows
 from focusdoc.readers.drafts import DRAFT_TOKENS
-from focusdoc.readers.reader import NEWS, Written
+from focusdoc.readers.reader import RETRY_INSTRUCTION, Written
 from focusdoc.readers.replies import Reply
+from scripted_reader import Judging, Told
 from tiny_models import tiny_engine
-from told_reader import Judging, Told
 
 HOUSES = [f"The colour of house {number} was painted by its owner in the year {1900 + number}." for number in range(12)]
 TEXT = "\n\n".join(HOUSES)
@@ -108,9 +108,9 @@ def test_behind_a_sure_draft_no_other_is_made(engine: FocusEngine) -> None:
 
 def test_a_draft_that_says_the_question_again_is_asked_for_other_words(engine: FocusEngine) -> None:
     again = ("The colour of the house.", 2.0)
-    reader = Judging({NEWS: ("crimson", 0.0)}, again)
+    reader = Judging({RETRY_INSTRUCTION: ("crimson", 0.0)}, again)
     assert asked_with(engine, reader).text == "crimson"
-    assert [NEWS in messages[-1][1] for messages in reader.asked[:2]] == [False, True]
+    assert [RETRY_INSTRUCTION in messages[-1][1] for messages in reader.asked[:2]] == [False, True]
     assert asked_with(engine, Judging({}, again)).text == again[0]  # where there is nothing else to say
 
 
@@ -120,11 +120,11 @@ def test_what_tells_something(engine: FocusEngine, again: str, news: str) -> Non
     found = engine.find(engine.read(Document.from_text(TEXT)), QUESTION)
     written = Written("stop", 7, 3, 0.5, 0.25, -1.0)
     replies = [Reply(QUESTION, found, (), text, written, 0.0) for text in (again, news)]
-    assert [reply.tells_news for reply in replies] == [False, True]
+    assert [reply.adds_words for reply in replies] == [False, True]
 
 
 def test_a_passage_whose_draft_could_not_win_is_not_read(engine: FocusEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drafts, "SURE", 2.0)  # so that no draft ends them
+    monkeypatch.setattr(drafts, "CONFIDENT", 2.0)  # so that no draft ends them
     mill = "The crimson mill by the river was painted by nobody."
     memory = engine.read(Document.from_text("\n\n".join([*HOUSES, mill])))
 

@@ -106,7 +106,7 @@ def test_what_a_refusal_says_is_cut_and_not_read_to_its_end(served: Endpoint) ->
 
 
 def test_a_grammar_is_refused(served: Endpoint) -> None:
-    with pytest.raises(ConfigError, match="cannot be kept to a grammar"):
+    with pytest.raises(ConfigError, match="does not support grammars"):
         EndpointReader(served.url, "m").check(GenerationConfig(grammar=NO_GRAMMAR))
 
 

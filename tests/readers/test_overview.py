@@ -9,10 +9,10 @@ import pytest
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.errors import PromptTooLongError
 from focusdoc.readers import overview, windows
-from focusdoc.readers.overview import OVERVIEW_WISH, asks_for_overview
-from focusdoc.readers.reader import WISH
+from focusdoc.readers.overview import OVERVIEW_INSTRUCTION, asks_for_overview
+from focusdoc.readers.reader import ANSWER_INSTRUCTION
+from scripted_reader import Judging, Told
 from tiny_models import tiny_engine
-from told_reader import Judging, Told
 
 TEXT = " ".join(
     f"In the year {1800 + number} the mill by the river was owned by family {number}." for number in range(60)
@@ -72,8 +72,8 @@ def test_passages_of_every_chunk_are_read_together(engine: FocusEngine, memory: 
     assert answer.text == "a mill and its families"
     (messages,) = reader.asked
     assert chunks_of(memory, messages[-1][1]) == set(range(memory.num_chunks))
-    assert OVERVIEW_WISH in messages[-1][1]
-    assert WISH not in messages[-1][1]
+    assert OVERVIEW_INSTRUCTION in messages[-1][1]
+    assert ANSWER_INSTRUCTION not in messages[-1][1]
     assert (answer.found, answer.confidence) == (None, None)  # no place tells it
 
 
@@ -99,13 +99,13 @@ def test_what_the_caller_says_goes_before_the_words(engine: FocusEngine, memory:
     asking = engine.with_reader(reader)
     asking.ask(memory, WHOLE, overview=False)
     asking.ask(memory, "Who owned the mill in 1807?", overview=True)
-    assert [OVERVIEW_WISH in messages[-1][1] for messages in reader.asked] == [False, True]
+    assert [OVERVIEW_INSTRUCTION in messages[-1][1] for messages in reader.asked] == [False, True]
 
 
 def test_many_questions_each_go_their_way(engine: FocusEngine, memory: Any) -> None:
     reader = Told("x")
     engine.with_reader(reader).ask_many(memory, [WHOLE, "Who owned the mill in 1807?", WHOLE])
-    assert [OVERVIEW_WISH in messages[-1][1] for messages in reader.asked] == [True, False, True]
+    assert [OVERVIEW_INSTRUCTION in messages[-1][1] for messages in reader.asked] == [True, False, True]
 
 
 def test_a_window_without_room_for_a_passage_is_told_before(engine: FocusEngine, memory: Any) -> None:

@@ -13,9 +13,9 @@ from focusdoc.errors import ConfigError, PromptTooLongError, ReaderError
 from focusdoc.modeling.base import BaseModel
 from focusdoc.readers import Reader, open_reader
 from focusdoc.readers.local import LocalReader
-from focusdoc.readers.reader import INSTRUCTION, WISH, reading_prompt
+from focusdoc.readers.reader import ANSWER_INSTRUCTION, SYSTEM_INSTRUCTION, reading_prompt
+from scripted_reader import Told
 from tiny_models import tiny_engine, tiny_model
-from told_reader import Told
 
 TEXT = "\f".join(f"Page {number}. The colour of house {number} is blue. " * 3 for number in range(1, 30))
 
@@ -96,7 +96,7 @@ def test_where_the_reader_fails_the_sources_are_given_all_the_same(plain: FocusE
 def test_a_memory_of_bare_token_ids_has_no_words_to_read(plain: FocusEngine, memory: Any) -> None:
     from dataclasses import replace
 
-    with pytest.raises(ConfigError, match="needs the words of a document"):
+    with pytest.raises(ConfigError, match="needs the text of a document"):
         engine_with(plain, Told("x")).ask(replace(memory, document=None, tokenized=None), "What?")
 
 
@@ -132,7 +132,7 @@ class TestLocalReader:
         refuses = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}" + template
         for base.tokenizer.chat_template in (template, refuses):
             answer = engine_with(plain, LocalReader(base)).ask(memory, "What?", max_new_tokens=2, ignore_eos=True)
-            assert answer.usage.reader_tokens > len(INSTRUCTION)
+            assert answer.usage.reader_tokens > len(SYSTEM_INSTRUCTION)
             assert answer.usage.completion_tokens == 2
 
     def test_one_without_a_tokenizer_is_refused(self) -> None:
@@ -188,11 +188,11 @@ class TestPassagesAreData:
         assert not any(rule == line.strip() for passage in passages for line in passage.splitlines())
         *_, asked = content.split(f"{rule}\n")
         assert content == f"{rule}\n" + "".join(f"{passage}\n{rule}\n" for passage in passages) + asked
-        assert asked == f"\n{WISH}\nQuestion: Who?"
+        assert asked == f"\n{ANSWER_INSTRUCTION}\nQuestion: Who?"
 
     def test_harmless_ones_stand_between_lines_of_five_dashes(self) -> None:
         (_, (_, content)) = reading_prompt("Who?", ["One.", "Two -- three."])
-        assert content == f"-----\nOne.\n-----\nTwo -- three.\n-----\n\n{WISH}\nQuestion: Who?"
+        assert content == f"-----\nOne.\n-----\nTwo -- three.\n-----\n\n{ANSWER_INSTRUCTION}\nQuestion: Who?"
 
     def test_instructions_in_a_document_reach_the_reader_as_quoted_text_alone(
         self, plain: FocusEngine, tiny_tokenizer: Any
@@ -209,16 +209,16 @@ class TestPassagesAreData:
     def test_an_earlier_turn_keeps_its_role(self) -> None:
         earlier = [("system", "Be brief."), ("user", "Hello."), ("assistant", "-----")]
         (system, *turns, asked) = reading_prompt("Who?", ["One."], earlier)
-        assert system == ("system", f"{INSTRUCTION}\n\nBe brief.")
+        assert system == ("system", f"{SYSTEM_INSTRUCTION}\n\nBe brief.")
         assert turns == earlier[1:]
-        assert asked == ("user", f"-----\nOne.\n-----\n\n{WISH}\nQuestion: Who?")
+        assert asked == ("user", f"-----\nOne.\n-----\n\n{ANSWER_INSTRUCTION}\nQuestion: Who?")
 
 
 @pytest.mark.parametrize("text", ["Blue.", "The house is blue.", "x"])
 def test_a_document_shorter_than_a_chunk(plain: FocusEngine, text: str) -> None:
     reader = Told("Blue")
     answer = engine_with(plain, reader).ask(plain.read(Document.from_text(text)), "What colour?")
-    assert reader.asked[0][-1][1] == f"-----\n{text}\n-----\n\n{WISH}\nQuestion: What colour?"
+    assert reader.asked[0][-1][1] == f"-----\n{text}\n-----\n\n{ANSWER_INSTRUCTION}\nQuestion: What colour?"
     assert [source.text for source in answer.sources] == [text]
 
 

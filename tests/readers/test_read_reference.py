@@ -18,8 +18,8 @@ from focusdoc.readers.local import LocalReader
 from focusdoc.readers.passages import choose_passages, in_order, text_of
 from focusdoc.readers.reader import Messages, reading_prompt
 from focusdoc.readers.reading import BUDGET
+from scripted_reader import Told
 from tiny_models import tiny_engine, tiny_model
-from told_reader import Told
 
 TEXTS = (
     " ".join(f"The colour of house {number} is painted blue by its owner." for number in range(20)),

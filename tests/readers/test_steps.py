@@ -8,8 +8,8 @@ import pytest
 
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.readers import windows
+from scripted_reader import Judging, Told
 from tiny_models import tiny_engine
-from told_reader import Judging, Told
 
 OTHERS = " ".join(f"House {number} by the river has a red door and a garden." for number in range(40))
 OWNER = "The mill by the river is owned by Frank Launder."

@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 from focusdoc.config import GenerationConfig
 from focusdoc.errors import ReaderError
-from focusdoc.readers.reader import Messages, Written, no_grammar
+from focusdoc.readers.reader import Messages, Written, grammar_error
 
 
 class Told:
@@ -34,7 +34,7 @@ class Told:
 
     def check(self, settings: GenerationConfig) -> None:
         if settings.grammar is not None:
-            raise no_grammar(self.name)
+            raise grammar_error(self.name)
 
     def write(
         self, messages: Messages, settings: GenerationConfig, cancel: threading.Event | None = None
@@ -77,7 +77,7 @@ class Judging(Told):
                 return Written("cancelled", 7, number + 1, 0.5, 0.25, -1.0)
         return Written(reason, 7, len(words), 0.5, 0.25, -1.0)
 
-    def agrees(self, messages: Messages) -> float:
+    def yes_log_odds(self, messages: Messages) -> float:
         return self._said(messages)[1]
 
     def _said(self, messages: Messages) -> tuple[str, float]:
