@@ -126,5 +126,5 @@ class TestShortage:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
         base = BaseModel(tiny_model())
-        with pytest.raises(MemoryShortageError, match=r"no memory left for a pass over 4 tokens.*chunk_batch"):
+        with pytest.raises(MemoryShortageError, match=r"ran out of memory in a pass over 4 tokens.*chunk_batch"):
             base.run(torch.tensor([[3, 4, 5, 6]]), torch.arange(4)[None], Hungry())

@@ -45,7 +45,7 @@ def test_a_fused_mlp_maps_as_the_plain_one(family: str, dtype: torch.dtype, tole
     with torch.no_grad():
         for place in replacements:
             plain = place.parent.get_submodule(place.name)
-            torch.testing.assert_close(place.stand_in(hidden), plain(hidden), atol=tolerance, rtol=tolerance)
+            torch.testing.assert_close(place.module(hidden), plain(hidden), atol=tolerance, rtol=tolerance)
 
 
 def test_an_mlp_of_unknown_parts_is_left_alone() -> None:
