@@ -28,10 +28,11 @@ from focusdoc.attention import attention_kernel
 from focusdoc.config import FocusConfig
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel, load_base
-from focusdoc.training.data import SampleMaker, SampleShape
+from focusdoc.training.data import SampleMaker
 from focusdoc.training.dense import TrainingPrompt
 from focusdoc.training.heldout import HeldOut, target_logits
-from focusdoc.training.trainer import Trainer, TrainingConfig
+from focusdoc.training.settings import SampleShape, TrainingConfig
+from focusdoc.training.trainer import Trainer
 
 SHAPE = SampleShape(
     min_chunk_size=96, max_chunk_size=512, max_chunks=24, max_tokens=1024, prompts=10, max_reused=4, max_rows=1200

@@ -33,7 +33,7 @@ from focusdoc.documents import tokenize
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.training.dense import TrainingPrompt, dense_logits
 from focusdoc.training.facts import FACT_MAKERS, Fact
-from focusdoc.training.questions import load_questions
+from focusdoc.training.sources import load_questions
 
 PASSKEY_NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
 

@@ -21,8 +21,9 @@ from train_books import trained_books
 
 from focusdoc import FocusEngine
 from focusdoc.modeling.base import load_base
-from focusdoc.training.data import SampleMaker, SampleShape
-from focusdoc.training.trainer import Trainer, TrainingConfig
+from focusdoc.training.data import SampleMaker
+from focusdoc.training.settings import SampleShape, TrainingConfig
+from focusdoc.training.trainer import Trainer
 
 SHAPE = SampleShape(
     min_chunk_size=96,

@@ -169,6 +169,11 @@ class FocusEngine:
             blocks, encoded = reader.read(tokenized.token_ids, progress=show, document=document.name, on_plan=on_plan)
         return DocumentMemory(tuple(tokenized.token_ids), chunks, blocks, reader.maker, document, tokenized, encoded)
 
+    def forget(self, memory: DocumentMemory) -> None:
+        """Remove what the store keeps of a document; the memory itself goes on serving."""
+        for reader in {self.documents, self._full_documents}:
+            reader.forget(memory.token_ids)
+
     def plan(self, document: Document | str | os.PathLike[str] | bytes) -> MemoryPlan:
         """The bytes and seconds that reading a document would take, and where its memory would be; reads nothing.
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from focusdoc.cli import options
+from focusdoc.cli.dataclass_options import dataclass_options
 from focusdoc.cli.display import errors, show_doubt, show_sources, show_steps, show_totals, write
-from focusdoc.cli.loading import EngineOptions, check_question, open_documents, read
-from focusdoc.config import GenerationConfig
+from focusdoc.cli.loading import AnswerOptions, EngineOptions, check_question, open_documents, read
 from focusdoc.documents import Document
 from focusdoc.errors import ReaderError
 
@@ -25,69 +24,25 @@ if TYPE_CHECKING:
 Show = Literal["stream", "whole", "none"]
 
 
+@dataclass_options()
 def ask(
     files: options.Files,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes.", show_default=False)],
-    max_new_tokens: options.MaxNewTokens = GenerationConfig.max_new_tokens,
-    stop: options.Stop = None,
-    quote_tokens: options.QuoteTokens = None,
-    overview: options.Overview = None,
-    temperature: options.Temperature = GenerationConfig.temperature,
-    top_p: options.TopP = GenerationConfig.top_p,
-    top_k: options.TopK = GenerationConfig.top_k,
-    repetition_penalty: options.RepetitionPenalty = GenerationConfig.repetition_penalty,
-    seed: options.Seed = None,
-    model: options.Model = None,
-    adapter: options.Adapter = "auto",
-    reader: options.Reader = "auto",
-    reader_model: options.ReaderModel = None,
-    chunk_size: options.ChunkSize = None,
-    paper: options.Paper = False,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    memory_dtype: options.MemoryDtype = "auto",
+    *,
+    answering: AnswerOptions,
+    loading: EngineOptions,
     json_output: options.Json = False,
     no_stream: options.NoStream = False,
     password: options.Password = None,
-    no_store: options.NoStore = False,
 ) -> None:
     """Ask one question of a document, or of several: the answer, then the passages it was taken from."""
-    settings = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        repetition_penalty=repetition_penalty,
-        stop=tuple(stop or ()),
-        seed=seed,
-    )
-    engine_options = EngineOptions(
-        model=model,
-        adapter=adapter,
-        chunk_size=chunk_size,
-        paper=paper,
-        device=device,
-        dtype=dtype,
-        memory_dtype=memory_dtype,
-        quote_tokens=quote_tokens,
-        store=not no_store,
-        reader=reader,
-        reader_model=reader_model,
-    )
     question = check_question(question)
     documents = open_documents(files, password)
-    engine = engine_options.load()
-    # Else it would be found out only after the reading.
-    engine.check_question(question, max_new_tokens=settings.max_new_tokens)
+    engine = loading.load()
+    engine.check_question(question, **answering.given)  # else it would be found out only after the reading
     memories, seconds = read(engine, documents)
-    answer = answer_question(
-        engine,
-        memories,
-        question,
-        settings,
-        overview=overview,
-        show="none" if json_output else "whole" if no_stream else "stream",
-    )
+    show: Show = "none" if json_output else "whole" if no_stream else "stream"
+    answer = answer_question(engine, memories, question, answering, show=show)
     if json_output:
         print(json.dumps(as_json(engine, documents, memories, question, answer, seconds), indent=2))
         return
@@ -99,19 +54,17 @@ def answer_question(
     engine: FocusEngine,
     memories: Sequence[DocumentMemory],
     question: str,
-    settings: GenerationConfig,
+    answering: AnswerOptions,
     *,
-    overview: bool | None = None,
     show: Show = "stream",
     cancel: threading.Event | None = None,
 ) -> Answer:
     """The answer to a question, shown on standard output as it comes, when it is whole, or not at all.
 
     Args:
-        overview: see `FocusEngine.ask`.
         cancel: ends the answer after the current token when it is set.
     """
-    pieces = engine.stream(memories, question, overview=overview, cancel=cancel, **asdict(settings))
+    pieces = engine.stream(memories, question, cancel=cancel, **answering.given)
     begun = False
     # The first piece is the slow one: the question goes through every chunk before it.
     try:

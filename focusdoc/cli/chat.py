@@ -16,9 +16,9 @@ import typer
 
 from focusdoc.cli import options
 from focusdoc.cli.ask import answer_question
+from focusdoc.cli.dataclass_options import dataclass_options
 from focusdoc.cli.display import KNOWN, errors, output, show_sources, show_totals
-from focusdoc.cli.loading import EngineOptions, check_question, open_documents, read
-from focusdoc.config import GenerationConfig
+from focusdoc.cli.loading import AnswerOptions, EngineOptions, check_question, open_documents, read
 from focusdoc.errors import ConfigError, FocusdocError
 from focusdoc.terminal import plain
 
@@ -32,55 +32,15 @@ _HELP = """A line is a question about what was read; every question stands for i
 /quit     leave (as does Ctrl-D); Ctrl-C stops an answer"""
 
 
+@dataclass_options(without=("overview",))
 def chat(
-    files: options.Files,
-    max_new_tokens: options.MaxNewTokens = GenerationConfig.max_new_tokens,
-    stop: options.Stop = None,
-    quote_tokens: options.QuoteTokens = None,
-    temperature: options.Temperature = GenerationConfig.temperature,
-    top_p: options.TopP = GenerationConfig.top_p,
-    top_k: options.TopK = GenerationConfig.top_k,
-    repetition_penalty: options.RepetitionPenalty = GenerationConfig.repetition_penalty,
-    seed: options.Seed = None,
-    model: options.Model = None,
-    adapter: options.Adapter = "auto",
-    reader: options.Reader = "auto",
-    reader_model: options.ReaderModel = None,
-    chunk_size: options.ChunkSize = None,
-    paper: options.Paper = False,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    memory_dtype: options.MemoryDtype = "auto",
-    password: options.Password = None,
-    no_store: options.NoStore = False,
+    files: options.Files, *, answering: AnswerOptions, loading: EngineOptions, password: options.Password = None
 ) -> None:
     """Read a document once, or several, then answer question after question, from the terminal or from a pipe."""
-    settings = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        repetition_penalty=repetition_penalty,
-        stop=tuple(stop or ()),
-        seed=seed,
-    )
-    engine_options = EngineOptions(
-        model=model,
-        adapter=adapter,
-        chunk_size=chunk_size,
-        paper=paper,
-        device=device,
-        dtype=dtype,
-        memory_dtype=memory_dtype,
-        quote_tokens=quote_tokens,
-        store=not no_store,
-        reader=reader,
-        reader_model=reader_model,
-    )
     if Path("-") in files:
         raise ConfigError("chat reads its questions from standard input; give the document as a file.")
     documents = open_documents(files, password)
-    engine = engine_options.load()
+    engine = loading.load()
     engine.check_ready()
     memories, seconds = read(engine, documents)
     names = plain(", ".join(document.name for document in documents))
@@ -105,7 +65,7 @@ def chat(
             else:
                 question = check_question(line)
                 with _cancelled_by_ctrl_c() as cancel:
-                    answer = answer_question(engine, memories, question, settings, cancel=cancel)
+                    answer = answer_question(engine, memories, question, answering, cancel=cancel)
                 show_sources(answer.sources, documents, by_reader=engine.reader is not None)
                 show_totals(answer, None)
         except FocusdocError as error:  # this question's; the next one may do better

@@ -140,12 +140,11 @@ def load_engine(options: RunOptions, settings: ModeSettings) -> FocusEngine:
         model=options.model,
         adapter=options.adapter,
         chunk_size=settings.chunk_size,
-        paper=False,
         device=options.device,
         dtype=options.dtype,
         quote_tokens=options.quote_tokens,
-        store=False,
-        reader=None if options.reader == NO_READER else options.reader,
+        no_store=True,
+        reader="none" if options.reader in (NO_READER, None) else options.reader,
         reader_model=options.reader_model,
     ).load()
     if options.reader == NO_READER:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from focusdoc.cli import options
+from focusdoc.cli.dataclass_options import dataclass_options
 from focusdoc.cli.display import errors, output, write
 from focusdoc.cli.loading import EngineOptions, check_question, open_documents, read
 from focusdoc.storage import atomic_write
@@ -15,6 +17,7 @@ from focusdoc.storage import atomic_write
 _OUTPUT = "Output"
 
 
+@dataclass_options(without=("reader", "reader_model", "memory_dtype", "quote_tokens"))
 def explain(
     file: options.File,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes.", show_default=False)],
@@ -29,28 +32,14 @@ def explain(
         typer.Option(metavar="FILE", help="The page; a PNG of its figures goes beside it.", rich_help_panel=_OUTPUT),
     ] = Path("explanation.html"),
     max_new_tokens: options.MaxNewTokens = 32,
-    model: options.Model = None,
-    adapter: options.Adapter = "auto",
-    chunk_size: options.ChunkSize = None,
-    paper: options.Paper = False,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
     password: options.Password = None,
-    no_store: options.NoStore = False,
+    *,
+    loading: EngineOptions,
 ) -> None:
     """Ask one question and show what each token of the answer attended to (the paper's Figures 7 and 8)."""
-    engine_options = EngineOptions(
-        model=model,
-        adapter=adapter,
-        chunk_size=chunk_size,
-        paper=paper,
-        device=device,
-        dtype=dtype,
-        store=not no_store,
-    )
     question = check_question(question)
     documents = open_documents([file], password)
-    engine = engine_options.load()
+    engine = replace(loading, reader="none").load()
     engine.check_question(question, max_new_tokens=max_new_tokens)
     from focusdoc.evaluation.explain import check_layer_and_head, explanation_page, explanation_png
     from focusdoc.evaluation.explain import explain as explained

@@ -15,11 +15,9 @@ from focusdoc.cli import options
 from focusdoc.cli.display import errors, output
 from focusdoc.cli.loading import open_documents
 from focusdoc.config import FocusConfig, GenerationConfig
-from focusdoc.documents import estimate_tokens
-from focusdoc.documents.ranges import page_ranges
-from focusdoc.modeling.catalogue import known_model
+from focusdoc.documents.document import page_ranges
 from focusdoc.modeling.dimensions import ModelSize
-from focusdoc.modeling.installed import converted_folder
+from focusdoc.modeling.estimate import estimate_tokens
 from focusdoc.modeling.size import CHUNK_TOKENS, default_placement, estimate_seconds_per_token, model_size
 from focusdoc.terminal import in_bytes, in_time, plain
 
@@ -46,9 +44,7 @@ def info(
     size = model_size(model)
     documents = open_documents(files, password)
     with errors.status("Counting tokens and measuring this machine"):
-        known = known_model(model)
-        folder = converted_folder(known) if known is not None else None
-        estimates = [estimate_tokens(document.text, str(folder) if folder else model) for document in documents]
+        estimates = [estimate_tokens(document.text, model) for document in documents]
         num_tokens = sum(tokens.num_tokens for tokens in estimates)
         device, size = default_placement(size)
         plan = _plan(size, device, num_tokens, settings)

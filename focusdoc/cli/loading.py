@@ -7,13 +7,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from focusdoc.cli import options
 from focusdoc.cli.display import errors
-from focusdoc.config import FocusConfig
+from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.documents import Document, LoadLimits, load
 from focusdoc.errors import ConfigError
 from focusdoc.terminal import plain
@@ -33,22 +34,22 @@ class EngineOptions:
             word "none".
         memory_dtype, quote_tokens: see `FocusConfig`.
         paper: decode as the paper's code does, whatever the adapter was trained for.
-        store: keep the memories of documents, so that none is read twice.
+        no_store: keep nothing of a document, so that it is read anew each time.
         reader, reader_model: see `FocusEngine.from_pretrained`; besides, the reader may be "none", or "auto" for the
             catalogue's, where no model is named and it is installed and fits.
     """
 
-    model: str | None
-    adapter: str
-    chunk_size: int | None
-    paper: bool
-    device: str
-    dtype: str
-    memory_dtype: str = "auto"
-    quote_tokens: int | None = None
-    store: bool = True
-    reader: str | None = None
-    reader_model: str | None = None
+    model: options.Model = None
+    adapter: options.Adapter = "auto"
+    reader: options.Reader = "auto"
+    reader_model: options.ReaderModel = None
+    chunk_size: options.ChunkSize = None
+    paper: options.Paper = False
+    device: options.Device = "auto"
+    dtype: options.Dtype = "auto"
+    memory_dtype: options.MemoryDtype = "auto"
+    quote_tokens: options.QuoteTokens = None
+    no_store: options.NoStore = False
 
     def __post_init__(self) -> None:
         FocusConfig(**self._settings())
@@ -71,7 +72,7 @@ class EngineOptions:
                 config=FocusConfig.paper(**self._settings()) if self.paper else None,
                 device=self.device,
                 dtype=self.dtype,
-                store="auto" if self.store else None,
+                store=None if self.no_store else "auto",
                 reader=self._reader(),
                 reader_model=self.reader_model,
             )
@@ -100,6 +101,30 @@ class EngineOptions:
         """The fields of `FocusConfig` that were given."""
         given: dict[str, Any] = {"chunk_size": self.chunk_size, "quote_tokens": self.quote_tokens}
         return {"memory_dtype": self.memory_dtype} | {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerOptions:
+    """The options of an answer; wrong ones are refused before anything is loaded. See `GenerationConfig`."""
+
+    max_new_tokens: options.MaxNewTokens = GenerationConfig.max_new_tokens
+    stop: options.Stop = None
+    overview: options.Overview = None
+    temperature: options.Temperature = GenerationConfig.temperature
+    top_p: options.TopP = GenerationConfig.top_p
+    top_k: options.TopK = GenerationConfig.top_k
+    repetition_penalty: options.RepetitionPenalty = GenerationConfig.repetition_penalty
+    seed: options.Seed = None
+
+    def __post_init__(self) -> None:
+        generation = dict(self.given)
+        generation.pop("overview")
+        GenerationConfig(**generation)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """As the engine takes them."""
+        return {**asdict(self), "stop": tuple(self.stop or ())}
 
 
 def _teller(update: Callable[[str], None]) -> Callable[[str, int, int], None]:

@@ -1,8 +1,7 @@
-"""Documents: loading files into pages, cutting them into chunks by a model's tokens, estimating their size."""
+"""Documents: loading files into pages, cutting them into chunks by a model's tokens."""
 
 from focusdoc.documents.chunking import Chunk, TokenizedText, char_span, cut_chunks, tokenize
 from focusdoc.documents.document import Document, Page
-from focusdoc.documents.estimate import TokenEstimate, estimate_tokens
 from focusdoc.documents.limits import LoadLimits
 from focusdoc.documents.loaders import load, load_text
 
@@ -11,11 +10,9 @@ __all__ = [
     "Document",
     "LoadLimits",
     "Page",
-    "TokenEstimate",
     "TokenizedText",
     "char_span",
     "cut_chunks",
-    "estimate_tokens",
     "load",
     "load_text",
     "tokenize",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -148,3 +148,15 @@ class Document:
         if start == end:
             return (self.page_at(start),)
         return self.pages[bisect_right(self._ends, start) : bisect_left(self._starts, end)]
+
+
+def page_ranges(pages: Sequence[int], unit: str = "page") -> str:
+    """Sorted numbers of pages or other units in words: "page 3", "pages 3, 7-9"."""
+    ranges: list[list[int]] = []
+    for page in pages:
+        if ranges and page == ranges[-1][1] + 1:
+            ranges[-1][1] = page
+        else:
+            ranges.append([page, page])
+    listed = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+    return f"{unit} {listed}" if len(pages) == 1 else f"{unit}s {listed}"

@@ -11,9 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from focusdoc.documents.document import Document, Page
+from focusdoc.documents.document import Document, Page, page_ranges
 from focusdoc.documents.limits import LoadLimits
-from focusdoc.documents.ranges import page_ranges
 from focusdoc.errors import DocumentError, DocumentLimitError, EmptyDocumentError, EncryptedDocumentError
 
 _WORKER = "focusdoc.documents.worker"

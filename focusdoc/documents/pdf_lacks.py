@@ -9,8 +9,8 @@ from typing import Any
 
 from pypdf import PdfReader
 
+from focusdoc.documents.document import page_ranges
 from focusdoc.documents.pdf_marks import entry, objects
-from focusdoc.documents.ranges import page_ranges
 
 #: What stands for characters that have no Unicode: U+FFFD, private use, control characters, a glyph's number.
 _UNMAPPED = re.compile(r"[\ufffd\ue000-\uf8ff\U000f0000-\U0010ffff\x00-\x08\x0e-\x1f]|\(cid:\d+\)")

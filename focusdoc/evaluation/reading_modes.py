@@ -13,7 +13,6 @@ from typing import Any
 from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import Usage
 from focusdoc.documents import Document
-from focusdoc.documents.estimate import estimate_tokens
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError, EvaluationError
 from focusdoc.evaluation.engines import engine_facts
@@ -21,6 +20,7 @@ from focusdoc.evaluation.item import Item, Outcome, Span
 from focusdoc.evaluation.retrieval import Finder, Rank, passages
 from focusdoc.evaluation.settings import NO_READER, ModeSettings
 from focusdoc.memory.chunk_memory import DocumentMemory
+from focusdoc.modeling.estimate import estimate_tokens
 from focusdoc.readers import Reader
 from focusdoc.readers.reader import Messages, Written, collect, reading_prompt
 from focusdoc.readers.reading import BUDGET

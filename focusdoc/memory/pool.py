@@ -56,6 +56,11 @@ class MemoryPool:
                 _, evicted = self._memories.popitem(last=False)
                 total -= evicted.num_bytes
 
+    def forget(self, text: str) -> DocumentMemory | None:
+        """Let go of the memory of `text`, and return it."""
+        with self._lock:
+            return self._memories.pop(text, None)
+
     def clear(self) -> None:
         """Drop all memories."""
         with self._lock:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import FinishReason
 from focusdoc.errors import ConfigError, ReaderError
-from focusdoc.readers.reader import WINDOW, Messages, Written, estimate_tokens, grammar_error
+from focusdoc.readers.reader import WINDOW, Messages, Written, approximate_tokens, grammar_error
 
 #: Environment variable with the endpoint's API key.
 KEY_VARIABLE = "FOCUSDOC_READER_KEY"
@@ -54,7 +54,7 @@ class EndpointReader:
 
     def count(self, text: str) -> int:
         """See `Reader.count`; an upper estimate."""
-        return estimate_tokens(text)
+        return approximate_tokens(text)
 
     def check(self, settings: GenerationConfig) -> None:
         """See `Reader.check`; grammars are not supported."""

@@ -14,7 +14,7 @@ from typing import Any, Self
 from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import FinishReason
 from focusdoc.errors import ConfigError, FocusdocError, ReaderError
-from focusdoc.readers.reader import WINDOW, Messages, Written, estimate_tokens, grammar_error
+from focusdoc.readers.reader import WINDOW, Messages, Written, approximate_tokens, grammar_error
 from focusdoc.readers.stops import Stops
 
 #: Sampling settings, which the wrapped object keeps itself.
@@ -71,7 +71,7 @@ class ObjectReader(ABC):
 
     def count(self, text: str) -> int:
         """See `Reader.count`; an upper estimate."""
-        return estimate_tokens(text)
+        return approximate_tokens(text)
 
     def check(self, settings: GenerationConfig) -> None:
         """See `Reader.check`; sampling settings and grammars are not supported."""

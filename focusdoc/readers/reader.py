@@ -158,7 +158,7 @@ def drain(writing: Generator[Any, None, Result]) -> Result:
             return result
 
 
-def estimate_tokens(text: str) -> int:
+def approximate_tokens(text: str) -> int:
     """An upper estimate of the tokens in a text, without a tokenizer."""
     return len(text) // _CHARS_PER_TOKEN + 1
 

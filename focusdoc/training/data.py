@@ -21,9 +21,8 @@ from focusdoc.errors import ConfigError, TrainingError
 from focusdoc.training.asking import Passages, Question
 from focusdoc.training.dense import TrainingPrompt
 from focusdoc.training.facts import FACT_MAKERS
-from focusdoc.training.planting import PassageQuestions, Planting, by_passage
-from focusdoc.training.shape import SampleShape
-from focusdoc.training.soil import Soil
+from focusdoc.training.planting import PassageQuestions, Planting, Soil, by_passage
+from focusdoc.training.settings import SampleShape
 
 #: Shares of the objectives in the prompts of a run.
 DEFAULT_MIX: Mapping[str, float] = {

@@ -1,83 +1,97 @@
-"""The makers of planted facts: numbers, pass keys, pairs of key and value, and facts in words.
+"""Facts to plant: numbers, pass keys, pairs of key and value, and facts in words, each with the questions it answers.
 
-Each draws one `Fact` from a random generator, in one of several wordings, so that an adapter learns to look for what is
-asked instead of for one phrase.
+Each is drawn from a random generator and told in one of the wordings of ``facts.toml``, so that an adapter learns to
+look for what is asked instead of for one phrase.
 """
 
 from __future__ import annotations
 
 import random
+import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from focusdoc.training.fact import Fact
-from focusdoc.training.vocabulary import ITEMS, NUMBERED, PLACES, digits, namesake, person
-from focusdoc.training.word_facts import words_fact
-
-__all__ = ["FACT_MAKERS", "Fact", "distractor", "number_fact", "pair_fact", "passkey_fact", "words_fact"]
+from focusdoc.training.vocabulary import NAMES, SLOTS, digits, namesake, person, read_table
 
 #: Share of the distractors that are easily taken for the fact itself.
 LOOKALIKES = 0.3
 
+Maker = Callable[[random.Random], "Fact"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A statement and the questions it answers.
+
+    Attributes:
+        kind: the maker's name, the objective its loss is reported under.
+        statement: the text to plant.
+        questions: wordings of the question; any may be asked.
+        answer: as the statement puts it, to the letter.
+        completions: openings of a sentence that the answer continues, for prompts without a chat template.
+        lookalike: draws another fact that is easily taken for this one, such as one about a namesake.
+    """
+
+    kind: str
+    statement: str
+    questions: tuple[str, ...]
+    answer: str
+    completions: tuple[str, ...] = ()
+    lookalike: Maker | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How a kind of fact is told and asked, with slots in braces.
+
+    Attributes:
+        told, asked, openings: statements, questions, and openings of a sentence that the answer continues.
+        answer: the slot that the questions ask for.
+    """
+
+    told: Sequence[str]
+    asked: Sequence[str]
+    openings: Sequence[str] = ()
+    answer: str = "value"
+
+    def fact(self, rng: random.Random, kind: str, slots: Mapping[str, str], lookalike: Maker | None = None) -> Fact:
+        """A fact in one of the wordings, its slots filled."""
+        told = rng.choice(self.told).format(**slots)
+        asked, openings = (tuple(each.format(**slots) for each in texts) for texts in (self.asked, self.openings))
+        return Fact(kind, told, asked, slots[self.answer], openings, lookalike)
+
+
+_TABLES = read_table("facts.toml")
+_NUMBER, _PASSKEY, _PAIR = (Kind(**_TABLES[name]) for name in ("number", "passkey", "pair"))
+#: The kinds of facts in words.
+KINDS = tuple(Kind(**table) for table in _TABLES["words"])
+#: What frameworks and benchmarks put around a question once the document before it has become memory.
+FORMS: Sequence[str] = _TABLES["framed"]
+
 
 def number_fact(rng: random.Random) -> Fact:
     """A number that belongs to a place or a person."""
-    return _number(rng, rng.choice(NUMBERED), rng.choice([rng.choice(PLACES), person(rng)]))
+    return _number(rng, rng.choice(NAMES["numbered"]), rng.choice([rng.choice(NAMES["places"]), person(rng)]))
 
 
 def _number(rng: random.Random, thing: str, owner: str) -> Fact:
     """A number called `thing` that belongs to `owner`."""
     value = digits(rng, rng.choice([3, 4, 5, 6, 6, 6, 7, 8]))
-    statement = rng.choice(
-        [
-            f"The {thing} of {owner} is {value}.",
-            f"The {thing} for {owner} is {value}.",
-            f"Remember that the {thing} of {owner} is {value}.",
-            f"One of the special {thing}s: for {owner} it is {value}.",
-            f"{owner} has the {thing} {value}.",
-            f"For {owner}, the {thing} is: {value}.",
-            f"{value} is the {thing} of {owner}.",
-        ]
-    )
-    questions = (
-        f"What is the {thing} of {owner}?",
-        f"What is the {thing} for {owner}?",
-        f"Which {thing} does {owner} have?",
-        f"Tell me the {thing} of {owner}.",
-        f"What is the {thing} of {owner}? Answer with the number only.",
-        f"What is the special {thing} for {owner} mentioned in the document?",
-    )
-    openings = (f"The {thing} of {owner} is", f"The {thing} for {owner} is")
 
     def lookalike(rng: random.Random) -> Fact:
         if rng.random() < 0.5:
-            return _number(rng, rng.choice(NUMBERED), owner)
-        return _number(rng, thing, rng.choice(PLACES) if owner in PLACES else namesake(rng, owner))
+            return _number(rng, rng.choice(NAMES["numbered"]), owner)
+        places = NAMES["places"]
+        return _number(rng, thing, rng.choice(places) if owner in places else namesake(rng, owner))
 
-    return Fact("number", statement, questions, value, openings, lookalike)
+    return _NUMBER.fact(rng, "number", {"thing": thing, "owner": owner, "value": value}, lookalike)
 
 
 def passkey_fact(rng: random.Random) -> Fact:
     """The pass key of the well-known test, and its relatives."""
     value = digits(rng, rng.choice([5, 5, 5, 4, 6, 10]))
-    thing = rng.choice(
-        ["pass key", "pass key", "pass key", "passkey", "secret number", "sequence of digits", "password"]
-    )
-    statement = rng.choice(
-        [
-            f"The {thing} is {value}. Remember it. {value} is the {thing}.",
-            f"The {thing} is {value}. Remember it. {value} is the {thing}.",
-            f"The {thing} is {value}.",
-            f"Keep in mind that the {thing} is {value}.",
-        ]
-    )
-    questions = (
-        f"What is the {thing}?",
-        f"What is the {thing} hidden in the text?",
-        f"There is an important {thing} in the document. What is it?",
-        f"Find the {thing} and repeat it.",
-    )
-    return Fact("passkey", statement, questions, value, (f"The {thing} is", f"What is the {thing}? The {thing} is"))
+    return _PASSKEY.fact(rng, "passkey", {"value": value, "thing": rng.choice(NAMES["passkeys"])})
 
 
 def pair_fact(rng: random.Random) -> Fact:
@@ -87,19 +101,13 @@ def pair_fact(rng: random.Random) -> Fact:
 
 def _pair(rng: random.Random, key: str, value: str) -> Fact:
     """`value` under `key`."""
-    statement = rng.choice([f'"{key}": "{value}",', f'"{key}": "{value}",', f"{key}: {value}", f"{key} = {value}"])
-    questions = (
-        f'What is the value of the key "{key}"?',
-        f"Which value belongs to {key}?",
-        f'Key: "{key}"\nThe value associated with the specified key is?',
-    )
 
     def lookalike(rng: random.Random) -> Fact:
         if rng.random() < 0.5:
             return _pair(rng, _begun_alike(rng, key), _identifier(rng))
         return _pair(rng, _identifier(rng), _begun_alike(rng, value))
 
-    return Fact("pair", statement, questions, value, (f'"{key}": "', f'Key: "{key}"\nThe value is'), lookalike)
+    return _PAIR.fact(rng, "pair", {"key": key, "value": value}, lookalike)
 
 
 def _identifier(rng: random.Random) -> str:
@@ -109,7 +117,7 @@ def _identifier(rng: random.Random) -> str:
         return str(uuid.UUID(int=rng.getrandbits(128), version=4))
     if form < 0.8:
         return "".join(rng.choice("abcdefghjkmnpqrstuvwxyz0123456789") for _ in range(rng.randint(6, 12)))
-    return f"{rng.choice(ITEMS)}-{digits(rng, 4)}"
+    return f"{SLOTS['item'](rng)}-{digits(rng, 4)}"
 
 
 def _begun_alike(rng: random.Random, text: str) -> str:
@@ -119,8 +127,30 @@ def _begun_alike(rng: random.Random, text: str) -> str:
     return text[:kept] + "".join(letter if letter == "-" else rng.choice(letters) for letter in text[kept:])
 
 
+def words_fact(rng: random.Random) -> Fact:
+    """A fact in words: names, places, colours, dates, reasons, each asked in other words than it is told in."""
+    return _words(rng, rng.choice(KINDS), SLOTS)
+
+
+def _words(rng: random.Random, kind: Kind, slots: Mapping[str, Callable[[random.Random], str]]) -> Fact:
+    """A fact of one kind, its slots filled by `slots`."""
+
+    def lookalike(rng: random.Random) -> Fact:
+        return _words(rng, kind, {**slots, "who": lambda rng: namesake(rng, filled["who"])})
+
+    while True:
+        filled = {slot: draw(rng) for slot, draw in slots.items()}
+        fact = kind.fact(rng, "words", filled, lookalike)
+        if fact.answer in fact.statement and not any(_holds(question, fact.answer) for question in fact.questions):
+            return fact
+
+
+def _holds(text: str, phrase: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE) is not None
+
+
 #: The makers of planted facts by the name their losses are reported under.
-FACT_MAKERS: dict[str, Callable[[random.Random], Fact]] = {
+FACT_MAKERS: dict[str, Maker] = {
     "number": number_fact,
     "passkey": passkey_fact,
     "pair": pair_fact,

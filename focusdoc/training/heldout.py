@@ -26,7 +26,7 @@ from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.candidate import LayerWeights
 from focusdoc.training.data import SampleMaker
 from focusdoc.training.dense import TrainingPrompt, dense_logits, target_loss
-from focusdoc.training.shape import SampleShape
+from focusdoc.training.settings import SampleShape
 
 
 class _FixedShape(SampleShape):

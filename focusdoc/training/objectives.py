@@ -1,4 +1,4 @@
-"""The two objectives behind one face: which samples they draw, and the losses of a sample."""
+"""The two objectives behind one face: which samples they draw, the losses of a sample, and the teacher."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from focusdoc.attention import AttentionKernel
 from focusdoc.config import FocusConfig
@@ -15,10 +17,8 @@ from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.candidate import LayerWeights
-from focusdoc.training.batches import PassLimits, batches
 from focusdoc.training.data import REACH, UNPLANTED, SampleMaker, TrainingSample
-from focusdoc.training.dense import TrainingPrompt, dense_logits, means_and_firsts, token_losses
-from focusdoc.training.distill import divergence, teacher_logits
+from focusdoc.training.dense import PassLimits, TrainingPrompt, batches, dense_logits, means_and_firsts, token_losses
 from focusdoc.training.paper import PaperSample, draw_paper_sample, paper_logits, paper_loss
 from focusdoc.training.settings import TrainingConfig
 
@@ -61,6 +61,30 @@ class Objective(Protocol[SampleT]):
     def losses(self, sample: SampleT, weights: MakeWeights) -> Iterator[list[TargetLoss]]:
         """The losses of a sample in batches, each with a graph of its own that may be freed before the next is made."""
         ...
+
+
+@torch.no_grad()
+def teacher_logits(base: BaseModel, token_ids: Sequence[int], num_targets: int) -> Tensor | None:
+    """What the frozen base model itself says at the last `num_targets` tokens, with all of `token_ids` in its context.
+
+    Args:
+        token_ids: the text and the local context, without the last target.
+
+    Returns:
+        Float32 logits [num_targets, vocab], without a gradient; None where the tokens do not fit into its context.
+    """
+    if len(token_ids) > base.context_length:
+        return None
+    ids = torch.tensor([list(token_ids)], device=base.device)
+    logits: Tensor = base.model(input_ids=ids, use_cache=False, logits_to_keep=num_targets).logits
+    return logits[0].float()
+
+
+def divergence(logits: Tensor, teacher: Tensor) -> Tensor:
+    """Mean Kullback-Leibler divergence in nats of `logits` from `teacher`, both [num_targets, vocab]."""
+    return functional.kl_div(
+        logits.log_softmax(dim=-1), teacher.log_softmax(dim=-1), reduction="batchmean", log_target=True
+    )
 
 
 class DenseObjective:

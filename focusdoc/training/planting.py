@@ -1,4 +1,4 @@
-"""What is planted in the chunks of one sample, and the questions asked of it.
+"""What is planted in the chunks of one sample, where, and the questions asked of it.
 
 Planting takes room, and room is what a sample has least of. So a question is often about what stands there already: a
 distractor of an earlier fact, another line of a list, another question of the same passage.
@@ -8,23 +8,17 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 from focusdoc.decoding.prompt import encode_text
 from focusdoc.training.asking import Question
-from focusdoc.training.facts import FACT_MAKERS, Fact, distractor
-from focusdoc.training.soil import Soil
+from focusdoc.training.facts import FACT_MAKERS, FORMS, Fact, distractor
 
-#: What frameworks and benchmarks put around a question once the document before it has become memory.
-FORMS = (
-    "Given the context information and not prior knowledge, answer the query.\nQuery: {}\nAnswer: ",
-    "Use the document above to answer the question.\n\nQuestion: {}",
-    "Answer the question based on the given passages. Only give me the answer.\n\nQuestion: {}\nAnswer:",
-    "Question: {}\nHelpful Answer:",
-    "{} Answer with a few words.",
-)
+#: Share of what is planted that breaks into a sentence. Notes and tables in a text do, and where a candidate has only
+#: ever read facts behind a full stop, it takes a number that stands elsewhere for part of the sentence around it.
+_ANYWHERE = 0.5
 #: How many distractors stand beside a fact.
 DISTRACTORS = (0, 0, 1, 2, 4, 8)
 #: Share of the facts that are drawn until the answer stands in front of what it belongs to. That is harder to read:
@@ -37,6 +31,63 @@ LISTED = 0.7
 
 #: Passages from files, and what may be asked of each: question and answer.
 PassageQuestions = Mapping[str, Sequence[tuple[str, str]]]
+
+
+class Soil:
+    """The chunks of a sample while facts are planted in them; nothing planted is ever cut or overwritten.
+
+    Args:
+        chunks: token ids of the text, chunk by chunk, all of one length.
+    """
+
+    def __init__(self, chunks: list[list[int]], rng: random.Random) -> None:
+        self._chunks = chunks
+        self._rng = rng
+        self._planted: list[list[list[int]]] = [[] for _ in chunks]
+        self._room = [len(chunk) for chunk in chunks]
+
+    def plant(self, statement: list[int]) -> bool:
+        """Give `statement` a place in a random chunk; False if no chunk tried has room."""
+        for _ in range(8):
+            index = self._rng.randrange(len(self._chunks))
+            if len(statement) <= self._room[index]:
+                self._planted[index].append(statement)
+                self._room[index] -= len(statement)
+                return True
+        return False
+
+    def fill(self, make: Callable[[int], list[int]]) -> bool:
+        """Replace the text of a random untouched chunk by ``make(its length)``; False if none tried is untouched."""
+        for _ in range(8):
+            index = self._rng.randrange(len(self._chunks))
+            if self._room[index] == len(self._chunks[index]):
+                self._chunks[index] = make(len(self._chunks[index]))
+                self._room[index] = 0
+                return True
+        return False
+
+    def chunks(self, sentence_ends: frozenset[int]) -> list[list[int]]:
+        """The chunks with everything planted, mostly at sentence ends where there is one near."""
+        grown = []
+        for text, planted in zip(self._chunks, self._planted, strict=True):
+            length = len(text)
+            kept = text[: length - sum(map(len, planted))]
+            places = sorted(self._place(kept, sentence_ends) for _ in planted)
+            chunk: list[int] = []
+            for begin, end, statement in zip([0, *places], places, planted, strict=False):
+                chunk += kept[begin:end] + statement
+            grown.append(chunk + kept[places[-1] if places else 0 :])
+        return grown
+
+    def _place(self, kept: list[int], sentence_ends: frozenset[int]) -> int:
+        """Where in `kept` something is planted: in front of this token."""
+        place = self._rng.randint(0, len(kept))
+        return place if self._rng.random() < _ANYWHERE else _near_end(kept, place, sentence_ends)
+
+
+def _near_end(tokens: list[int], place: int, sentence_ends: frozenset[int]) -> int:
+    """`place`, moved back to the end of a sentence if one ends within 40 tokens."""
+    return next((at for at in range(place, max(0, place - 40), -1) if tokens[at - 1] in sentence_ends), place)
 
 
 def by_passage(questions: Sequence[tuple[str, str, str]]) -> PassageQuestions:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from focusdoc.attention import attention_kernel
 from focusdoc.config import FocusConfig
-from focusdoc.errors import ConfigError, TrainingError
+from focusdoc.errors import TrainingError
 from focusdoc.modeling.adapter import Adapter, AdapterConfig, untrained_adapter
 from focusdoc.modeling.adapter_files import load_adapter, save_adapter
 from focusdoc.modeling.base import BaseModel
@@ -25,11 +25,9 @@ from focusdoc.training.data import SampleMaker
 from focusdoc.training.heldout import HeldOut
 from focusdoc.training.metrics import Metrics
 from focusdoc.training.objectives import TargetLoss, make_objective
-from focusdoc.training.processes import Processes
+from focusdoc.training.processes import Workplace
 from focusdoc.training.settings import TrainingConfig
 from focusdoc.training.weights import CandidateWeights, FullWeights, LowRankWeights
-
-__all__ = ["StepReport", "Trainer", "TrainingConfig"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +59,7 @@ class Trainer:
         start_from: an adapter to begin with, instead of copies of the base projections.
         record: what the adapter shall tell about its training (data, command).
         held_out: evaluated every `eval_every` steps and at the end.
-        processes: those of the run; this one alone if not given.
-        tensorboard: write ``tensorboard/`` in `output` too.
-        offload: keep the trained weights and the optimizer on the CPU, whatever device the base model is on.
-        workers: processes that make samples ahead; None for some beside a GPU, and none beside a CPU.
+        workplace: this process alone if not given.
     """
 
     def __init__(
@@ -77,14 +72,8 @@ class Trainer:
         start_from: Path | None = None,
         record: dict[str, Any] | None = None,
         held_out: HeldOut | None = None,
-        processes: Processes | None = None,
-        tensorboard: bool = False,
-        offload: bool = False,
-        attention: str = "auto",
-        workers: int | None = None,
+        workplace: Workplace | None = None,
     ) -> None:
-        if workers is not None and workers < 0:
-            raise ConfigError(f"workers is {workers}; it must be 0 or above.")
         self.base = base
         self.samples = samples
         self.config = config
@@ -92,15 +81,16 @@ class Trainer:
         self.record = record or {}
         self.held_out = held_out
         self.step = 0
-        self._processes = processes or Processes()
-        self._kernel = attention_kernel(attention)
+        workplace = workplace or Workplace()
+        self.processes = workplace.processes
+        self._kernel = attention_kernel("auto")
         self._objective: Any = make_objective(base, config, self._kernel)  # its kind of sample is its own affair
         base.model.requires_grad_(False)
         if start_from is not None:
             first = load_adapter(start_from, base.model)
         else:
             first = untrained_adapter(base.model, config.projections)
-        device = torch.device("cpu") if offload else base.device
+        device = torch.device("cpu") if workplace.offload else base.device
         self.weights: CandidateWeights = (
             FullWeights(first, device)
             if config.rank is None
@@ -112,8 +102,8 @@ class Trainer:
         output.mkdir(parents=True, exist_ok=True)
         # The paper's samples are cut from a text, which takes no time.
         drawn = config.objective == "dense"
-        self._workers = (usual_workers(base.device) if workers is None else workers) if drawn else 0
-        self._metrics = Metrics(output, tensorboard=tensorboard and self._processes.is_main)
+        self._workers = (usual_workers(base.device) if workplace.workers is None else workplace.workers) if drawn else 0
+        self._metrics = Metrics(output, tensorboard=workplace.tensorboard and self.processes.is_main)
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> Iterator[StepReport]:
         """Train from where the run stands to its last step; yields a report per step.
@@ -126,28 +116,28 @@ class Trainer:
         """
         if self.step == 0 and has_checkpoint(self._checkpoint):
             raise TrainingError(f"{self.output} holds a run already; resume it, or choose another output folder.")
-        if self._processes.is_main:
+        if self.processes.is_main:
             self._metrics.cut(self.step)  # what a killed run told after its last checkpoint comes again
         numbers = [number for step in range(self.step, self.config.steps) for number in self._numbers(step)]
         made = making_ahead(self.samples, numbers, self._workers)
         while self.step < self.config.steps:
             report = self._advance(made)
-            ending = self._processes.any(stop()) or self.step == self.config.steps
-            if self._processes.is_main:
+            ending = self.processes.any(stop()) or self.step == self.config.steps
+            if self.processes.is_main:
                 row = asdict(report)
                 if not report.held_out:
                     del row["held_out"]
                 self._metrics.add(row)
                 if ending or self.step % self.config.save_every == 0:
                     self.save()
-            self._processes.wait()
+            self.processes.wait()
             yield report
             if ending:
                 return
 
     def _numbers(self, step: int) -> list[int]:
         """The samples behind a step, those that this process takes."""
-        first, processes = step * self.config.accumulate, self._processes
+        first, processes = step * self.config.accumulate, self.processes
         return [(first + part) * processes.count + processes.index for part in range(self.config.accumulate)]
 
     def _advance(self, made: Iterator[None]) -> StepReport:
@@ -161,8 +151,8 @@ class Trainer:
             sample = self._objective.draw(self.samples, number)
             tokens += self._objective.num_tokens(sample)
             told += self._backward(sample)
-        self._processes.average_gradients(self.weights.parameters())
-        told, tokens = self._processes.gather(told), sum(self._processes.gather([tokens]))
+        self.processes.average_gradients(self.weights.parameters())
+        told, tokens = self.processes.gather(told), sum(self.processes.gather([tokens]))
         norm = float(nn.utils.clip_grad_norm_(self.weights.parameters(), self.config.clip))
         if not math.isfinite(norm) or not all(math.isfinite(loss) for _, loss in told):
             raise TrainingError(
@@ -208,7 +198,7 @@ class Trainer:
         """The held-out results where an evaluation is due, else nothing."""
         every = self.config.eval_every
         due = self.step == self.config.steps or (every and self.step % every == 0)
-        if self.held_out is None or not due or not self._processes.is_main:
+        if self.held_out is None or not due or not self.processes.is_main:
             return {}
         positions = self.config.candidate_positions
         config = FocusConfig(candidate_positions=positions)
@@ -285,7 +275,7 @@ class Trainer:
             "shape": asdict(self.samples.shape),
             **self.weights.identity,
         }
-        return identity if self._processes.count == 1 else {**identity, "processes": self._processes.count}
+        return identity if self.processes.count == 1 else {**identity, "processes": self.processes.count}
 
 
 def _means(told: list[tuple[str, float]]) -> dict[str, float]:

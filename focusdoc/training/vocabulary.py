@@ -1,77 +1,21 @@
-"""What generated facts are about: names, places, things and numbers, drawn from a random generator."""
+"""What generated facts are about, from a random generator: the words of ``words.toml``, and what is made of them."""
 
 from __future__ import annotations
 
 import random
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 
-def _words(text: str, between: str | None = None) -> tuple[str, ...]:
-    return tuple(text.split(between))
+def read_table(name: str) -> Any:
+    """What a TOML file of this folder holds."""
+    return tomllib.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
 
 
-FIRST_NAMES = _words(
-    "Alice Bruno Carla Dmitri Elena Farid Grace Hiro Ingrid Jonas Keiko Liam Maya Nadia Oscar Priya Quentin Rosa "
-    "Stefan Tamar Umar Vera Walter Xenia Yusuf Zoe Agnes Boris Chiara David Edith Felix Greta Hassan Irene Jacob "
-    "Katrin Leon Miriam Noah Olga Pablo Ruth Simon Thea Viktor Wanda Amir Bella Conrad Dora Emil Flora Gustav Helen"
-)
-LAST_NAMES = _words(
-    "Abbott Bergmann Castillo Dawson Eriksen Fischer Galloway Haddad Ivanov Jensen Kowalski Laurent Moretti Nakamura "
-    "Okafor Petrov Quinn Rossi Santos Tanaka Ulrich Vance Whitfield Yamada Zimmer Ashby Blackwood Carver Dunmore "
-    "Ellery Fenwick Granger Holloway Ingram Kessler Lindqvist Marlowe Norwood Osgood Pemberton Radcliffe Sterling "
-    "Thorne"
-)
-PLACES = _words(
-    "Oslo Lisbon Cairo Kyoto Lima Prague Tunis Vienna Dublin Havana Geneva Lagos Madrid Nairobi Odessa Perth Quito "
-    "Riga Seville Tallinn Utrecht Venice Warsaw Zagreb Antwerp Bergen Cardiff Dresden Exeter Florence Ghent Hobart "
-    "Izmir Jaipur Kazan Leipzig Malaga Naples Oxford Porto Rouen Salem Trieste Uppsala Verona Windsor York Zurich "
-    "Bristol"
-)
-COLOURS = _words(
-    "red blue green yellow purple orange white black grey brown pink silver golden crimson turquoise violet scarlet "
-    "ivory"
-)
-MONTHS = _words("January February March April May June July August September October November December")
-ITEMS = _words(
-    "lantern violin compass telescope notebook umbrella typewriter camera clock carpet vase painting bicycle piano "
-    "necklace diary sword mirror globe trunk chair kettle boat kite harp bell drum saddle quilt statue"
-)
-ANIMALS = _words("cat dog parrot horse goat rabbit owl pony tortoise falcon donkey goose hamster raven ferret")
-TRADES = _words(
-    "baker tailor surgeon blacksmith lawyer gardener carpenter painter librarian miller jeweller fisherman teacher "
-    "printer shepherd watchmaker chemist architect sailor weaver"
-)
-FOODS = _words(
-    "plum cake|lentil soup|roast duck|apple pie|pea soup|lemon tart|fried trout|onion bread|rice pudding|goat cheese|"
-    "cherry jam|mushroom stew|honey biscuits|baked potatoes|ginger tea",
-    between="|",
-)
-HIDING = _words(
-    "under the stairs|in the wine cellar|behind the church organ|in the hollow oak|inside the clock tower|"
-    "beneath the third floorboard|in the attic|in the boathouse|behind the fireplace|at the bottom of the well|"
-    "in the greenhouse|inside the old piano|in the stable loft|under the stone bridge|in the library",
-    between="|",
-)
-NUMBERED = _words(
-    "magic number|access code|secret code|locker number|invoice number|registration number|safe combination|"
-    "account number|ticket number|serial number|telephone extension|case number|membership number|badge number|"
-    "lottery number|catalogue number|pass code|room code|order number|reference number",
-    between="|",
-)
-SHIPS = _words("Swallow Endeavour Albatross Minerva Tempest Juno Pelican Amazon Valiant Corsair Nautilus Merlin")
-MATERIALS = _words("oak brass marble ivory copper walnut silver leather glass bronze pine slate clay iron wax velvet")
-CAUSES = _words(
-    "a fever|the flood|an unpaid debt|a broken axle|a forged letter|the heavy snow|a quarrel over a will|bad harvests|"
-    "a lost wager|his brother's lies|a leaking roof|the price of coal|an old promise|a false alarm|the bitter cold",
-    between="|",
-)
-GOODS = _words(
-    "tea|wool|salt|coffee|timber|horses|spices|clocks|books|lace|copper|olive oil|furs|gunpowder", between="|"
-)
-ROLES = _words("mayor captain organist headmaster bishop treasurer gardener president conductor editor governor judge")
-SYLLABLES = _words(
-    "bar den mor ral win tho kel dra ves lin gar hol mak sed fen cor wick ster ham bury ford ley vik son ard ell ost "
-    "und ira ton quil zan pel rod mer tav"
-)
+_TABLES: Mapping[str, Mapping[str, list[str]]] = read_table("words.toml")
+NAMES, THINGS = _TABLES["names"], _TABLES["things"]
 
 
 def digits(rng: random.Random, length: int) -> str:
@@ -81,7 +25,8 @@ def digits(rng: random.Random, length: int) -> str:
 
 def person(rng: random.Random) -> str:
     """A first and a last name, the last one coined half of the time."""
-    return f"{rng.choice(FIRST_NAMES)} {coined(rng) if rng.random() < 0.5 else rng.choice(LAST_NAMES)}"
+    first = rng.choice(NAMES["first_names"])
+    return f"{first} {coined(rng) if rng.random() < 0.5 else rng.choice(NAMES['last_names'])}"
 
 
 def namesake(rng: random.Random, name: str) -> str:
@@ -89,42 +34,74 @@ def namesake(rng: random.Random, name: str) -> str:
     first, last = name.split(" ", 1)
     if rng.random() < 0.5:
         return f"{first} {person(rng).split(' ', 1)[1]}"
-    return f"{rng.choice(FIRST_NAMES)} {last}"
+    return f"{rng.choice(NAMES['first_names'])} {last}"
 
 
 def coined(rng: random.Random) -> str:
     """A name that nobody bears: it can be copied, but not guessed."""
-    return "".join(rng.choices(SYLLABLES, k=rng.choice([2, 2, 3]))).capitalize()
+    return "".join(rng.choices(NAMES["syllables"], k=rng.choice([2, 2, 3]))).capitalize()
 
 
-def place(rng: random.Random) -> str:
-    """A town, coined one time in three."""
-    return coined(rng) if rng.random() < 0.33 else rng.choice(PLACES)
+def _called(rng: random.Random) -> str:
+    return coined(rng) if rng.random() < 0.3 else rng.choice(NAMES["first_names"])
 
 
-def date(rng: random.Random) -> str:
+def _house(rng: random.Random) -> str:
+    return f"{coined(rng)} {rng.choice(NAMES['estates'])}"
+
+
+def _place(rng: random.Random) -> str:
+    return coined(rng) if rng.random() < 0.33 else rng.choice(NAMES["places"])
+
+
+def _date(rng: random.Random) -> str:
     """A day of a year, in one of the usual forms."""
-    month, day, year = rng.choice(MONTHS), rng.randint(1, 28), rng.randint(1750, 2020)
+    month, day, year = rng.choice(NAMES["months"]), rng.randint(1, 28), rng.randint(1750, 2020)
     ordinal = f"{day}{'th' if 4 <= day <= 20 else {1: 'st', 2: 'nd', 3: 'rd'}.get(day % 10, 'th')}"
-    return rng.choice(
-        [
-            f"{day} {month} {year}",
-            f"{month} {day}, {year}",
-            f"{ordinal} {month} {year}",
-            f"the {ordinal} of {month} {year}",
-            f"{day} {month}",
-        ]
-    )
+    return rng.choice(NAMES["dates"]).format(day=day, month=month, year=year, ordinal=ordinal)
 
 
-def title(rng: random.Random) -> str:
+def _title(rng: random.Random) -> str:
     """The title of a book."""
-    thing, other = rng.sample(ITEMS, 2)
-    return rng.choice(
-        [
-            f"The {rng.choice(COLOURS).capitalize()} {thing.capitalize()}",
-            f"The {thing.capitalize()} and the {other.capitalize()}",
-            f"The {thing.capitalize()} of {rng.choice(PLACES)}",
-            f"Letters from {coined(rng)}",
-        ]
-    )
+    thing, other = (item.capitalize() for item in rng.sample(THINGS["item"], 2))
+    colour = rng.choice(THINGS["colour"]).capitalize()
+    place, name = rng.choice(NAMES["places"]), coined(rng)
+    return rng.choice(NAMES["titles"]).format(thing=thing, other=other, colour=colour, place=place, coined=name)
+
+
+def _age(rng: random.Random) -> str:
+    return rng.choice([str(rng.randint(17, 94)), f"{rng.randint(17, 94)} years"])
+
+
+def _price(rng: random.Random) -> str:
+    return f"{rng.randint(2, 900)} {rng.choice(NAMES['currencies'])}"
+
+
+def _hour(rng: random.Random) -> str:
+    hour, half = rng.randint(1, 11), rng.choice(NAMES["halves"])
+    return rng.choice(NAMES["hours"]).format(hour=hour, half=half)
+
+
+def _secret(rng: random.Random) -> str:
+    return f"{SLOTS['colour'](rng)} {SLOTS['animal'](rng)}"
+
+
+def _any_of(words: list[str]) -> Callable[[random.Random], str]:
+    return lambda rng: rng.choice(words)
+
+
+#: What fills each slot of a fact in words, in the order in which they are drawn.
+SLOTS: Mapping[str, Callable[[random.Random], str]] = {
+    "who": person,
+    "other": person,
+    "name": _called,
+    "house": _house,
+    "place": _place,
+    "date": _date,
+    "title": _title,
+    **{slot: _any_of(words) for slot, words in THINGS.items()},
+    "age": _age,
+    "price": _price,
+    "hour": _hour,
+    "secret": _secret,
+}

@@ -30,8 +30,8 @@ from focusdoc.evaluation.natural_scores import matches
 from focusdoc.evaluation.results import ResultFolder, Row, Shard
 from focusdoc.readers.finding import Found, Places
 from focusdoc.readers.windows import cut
-from focusdoc.training import vocabulary
-from focusdoc.training.word_facts import KINDS
+from focusdoc.training.facts import KINDS
+from focusdoc.training.vocabulary import NAMES, THINGS
 from scripted_reader import Told
 from tiny_models import tiny_engine
 
@@ -43,7 +43,7 @@ COMMON = {
     *("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday", "Sundays", "February"),
     *("Michaelmas", "Christmas", "Easter"),
 }
-#: How training tells and asks for numbers and pairs (training/facts.py), whose wordings are not a table.
+#: How training tells and asks for numbers, pass keys and pairs (training/facts.toml), and what is close to it.
 NUMBER_FRAMES = (
     r"\bthe [\w ]+ (of|for) [\w ]+ is:? \d",
     r"\d+ is the \w+",
@@ -102,17 +102,17 @@ class TestFacts:
 
     def test_the_training_vocabulary_names_nobody_here(self) -> None:
         drawn = {
-            *vocabulary.FIRST_NAMES,
-            *vocabulary.LAST_NAMES,
-            *vocabulary.PLACES,
-            *vocabulary.SHIPS,
+            *NAMES["first_names"],
+            *NAMES["last_names"],
+            *NAMES["places"],
+            *THINGS["ship"],
         }
-        coined = re.compile(f"({'|'.join(vocabulary.SYLLABLES)}){{2,3}}", re.IGNORECASE)
+        coined = re.compile(f"({'|'.join(NAMES['syllables'])}){{2,3}}", re.IGNORECASE)
         for wording in WORDINGS:
             for name in re.findall(r"\b[A-Z][a-z]+\b", f"{wording.text} {wording.question}"):
                 assert name not in drawn
                 assert not coined.fullmatch(name)
-            assert not any(key in wording.text.lower() for key in vocabulary.NUMBERED)
+            assert not any(key in wording.text.lower() for key in NAMES["numbered"])
 
 
 class TestAmongNovels:

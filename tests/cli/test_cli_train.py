@@ -8,18 +8,22 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
 from cli_samples import Run
 from safetensors.torch import load_file
+from typer.main import get_command
 
+from focusdoc.cli.main import app
 from focusdoc.cli.train import _own_device, _shape, _strides
 from focusdoc.cli.training_progress import TrainingProgress
 from focusdoc.errors import ConfigError
 from focusdoc.modeling.adapter_files import load_adapter
+from focusdoc.training.settings import SampleShape, Setting, TrainingConfig
 from focusdoc.training.trainer import Trainer
 
 SMALL = ["--max-tokens", "96", "--min-chunk-size", "16", "--max-chunk-size", "48", "--prompts", "2", "--targets", "6"]
@@ -250,6 +254,20 @@ class TestMistakes:
         assert _strides(64, 2048) == (64, 128, 256, 512, 1024, 2048)
         assert _strides(100, 300) == (128, 256)
         assert _strides(40, 50) == (40,)
+
+
+class TestSettings:
+    @pytest.mark.parametrize("settings", [TrainingConfig, SampleShape])
+    def test_are_options_with_their_defaults_and_words(self, settings: Any) -> None:
+        options = {option.name: option for option in get_command(app).commands["train"].params}  # type: ignore[attr-defined]
+        hints = get_type_hints(settings, include_extras=True)
+        said = {name: part for name, hint in hints.items() for part in get_args(hint) if isinstance(part, Setting)}
+        assert len(said) >= 10
+        assert said.keys() == options.keys() & {field.name for field in fields(settings)}
+        for name, setting in said.items():
+            option = options[name]
+            told = (option.default, option.help, option.rich_help_panel)
+            assert told == (getattr(settings, name), setting.help, setting.panel)
 
 
 class TestAdapter:

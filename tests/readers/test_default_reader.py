@@ -49,10 +49,8 @@ def test_a_machine_without_room_answers_by_the_small_model_and_warns(
 
 
 class TestCommandLine:
-    def reader(self, given: str | None = "auto", model: str | None = None, paper: bool = False) -> str | None:
-        return EngineOptions(
-            model=model, adapter="auto", chunk_size=None, paper=paper, device="auto", dtype="auto", reader=given
-        )._reader()
+    def reader(self, given: str = "auto", model: str | None = None, paper: bool = False) -> str | None:
+        return EngineOptions(model=model, paper=paper, reader=given)._reader()
 
     @pytest.fixture(autouse=True)
     def _installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +68,7 @@ class TestCommandLine:
         said = " ".join(capsys.readouterr().err.split())
         assert f"poorly: focusdoc models install {NAME.lower()} brings {NAME}" in said
 
-    @pytest.mark.parametrize("other", [{"given": "none"}, {"model": "folder"}, {"paper": True}, {"given": None}])
+    @pytest.mark.parametrize("other", [{"given": "none"}, {"model": "folder"}, {"paper": True}])
     def test_none_a_model_of_ones_own_and_paper_mode_write_by_themselves(
         self, other: dict[str, str], capsys: pytest.CaptureFixture[str]
     ) -> None:

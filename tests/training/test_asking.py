@@ -14,7 +14,7 @@ from focusdoc.decoding.prompt import GAP, encode_text
 from focusdoc.errors import ConfigError
 from focusdoc.training.asking import Passages, Question
 from focusdoc.training.dense import TrainingPrompt
-from focusdoc.training.shape import SampleShape
+from focusdoc.training.settings import SampleShape
 
 FACT = "The door code of Oslo is 771204."
 OTHERS = ["The door code of Riga is 640275.", "The door code of Lima is 105938."]

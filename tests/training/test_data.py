@@ -17,11 +17,12 @@ from transformers import PreTrainedTokenizerFast
 
 from focusdoc.decoding.prompt import encode_text, question_prompt
 from focusdoc.errors import ConfigError, DocumentError, TrainingError
-from focusdoc.training.data import DEFAULT_MIX, REACH, SampleMaker, SampleShape, Soil, TrainingSample
+from focusdoc.training.data import DEFAULT_MIX, REACH, SampleMaker, TrainingSample
 from focusdoc.training.dense import TrainingPrompt
-from focusdoc.training.facts import FACT_MAKERS
-from focusdoc.training.planting import FORMS
-from focusdoc.training.questions import load_questions
+from focusdoc.training.facts import FACT_MAKERS, FORMS
+from focusdoc.training.planting import Soil
+from focusdoc.training.settings import SampleShape
+from focusdoc.training.sources import load_questions
 
 SHAPE = SampleShape(
     min_chunk_size=96,
@@ -117,7 +118,7 @@ class TestSoil:
         assert soil.chunks(frozenset()) == [[8, 8, 8]]
 
     def test_plants_behind_the_end_of_a_sentence_where_one_is_near(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("focusdoc.training.soil._ANYWHERE", 0)
+        monkeypatch.setattr("focusdoc.training.planting._ANYWHERE", 0)
         end = 99
         text = [0, 1, 2, end] * 30
         for seed in range(20):

@@ -16,7 +16,7 @@ from focusdoc.errors import ConfigError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
-from focusdoc.training.dense import TrainingPrompt, dense_logits, means_and_firsts, target_loss, target_losses
+from focusdoc.training.dense import TrainingPrompt, dense_logits, means_and_firsts, target_loss, token_losses
 from incremental_reference import IncrementalReference
 from tiny_models import random_weights, tiny_model
 
@@ -307,7 +307,8 @@ def test_on_a_gpu_losses_and_gradients_are_those_on_the_cpu(gpu: torch.device, f
         ]
         kernel = attention_kernel("auto", device)
         blocks = [*blocks_of(base, 40), *blocks_of(base, 32)]
-        losses = target_losses(dense_logits(base, weights, blocks, prompts, settings_of(), kernel), prompts)
+        logits = dense_logits(base, weights, blocks, prompts, settings_of(), kernel)
+        losses, _ = means_and_firsts(token_losses(logits, prompts), prompts)
         losses.sum().backward()
         found.append((losses.detach().cpu(), {name: each.cpu() for name, each in gradients(weights).items()}))
     (losses, wanted), (there, grads) = found

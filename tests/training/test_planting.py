@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from focusdoc.training.asking import Question
 from focusdoc.training.facts import FACT_MAKERS
-from focusdoc.training.planting import Planting, by_passage
-from focusdoc.training.soil import Soil
+from focusdoc.training.planting import Planting, Soil, by_passage
 
 PASSAGE = "The keeper of the light is called Anna Brandt, and she is forty."
 QUESTIONS = [

@@ -19,8 +19,9 @@ from focusdoc.errors import AdapterError, ConfigError, TrainingError
 from focusdoc.modeling.adapter import check_adapter
 from focusdoc.modeling.adapter_files import load_adapter
 from focusdoc.modeling.base import BaseModel
-from focusdoc.training.data import SampleMaker, SampleShape
-from focusdoc.training.trainer import StepReport, Trainer, TrainingConfig
+from focusdoc.training.data import SampleMaker
+from focusdoc.training.settings import SampleShape, TrainingConfig
+from focusdoc.training.trainer import StepReport, Trainer
 from tiny_models import tiny_model
 
 TrainerMaker = Callable[..., Trainer]

@@ -21,12 +21,13 @@ from focusdoc.errors import ConfigError, TrainingError
 from focusdoc.modeling.adapter_files import load_adapter
 from focusdoc.modeling.base import BaseModel
 from focusdoc.training.ahead import usual_workers
-from focusdoc.training.data import SampleMaker, SampleShape
-from focusdoc.training.distill import divergence, teacher_logits
+from focusdoc.training.data import SampleMaker
 from focusdoc.training.heldout import HeldOut
 from focusdoc.training.metrics import loss_curves
-from focusdoc.training.processes import Processes
-from focusdoc.training.trainer import Trainer, TrainingConfig
+from focusdoc.training.objectives import divergence, teacher_logits
+from focusdoc.training.processes import Processes, Workplace
+from focusdoc.training.settings import SampleShape, TrainingConfig
+from focusdoc.training.trainer import Trainer
 from tiny_models import tiny_model
 
 TrainerMaker = Callable[..., Trainer]
@@ -48,13 +49,14 @@ def make_trainer(tmp_path: Path, tiny_tokenizer: Any, rhyme: Path) -> TrainerMak
     """`make_trainer(output, trainer's own arguments..., **config)`: a run of a tiny model over the rhyme."""
 
     def make(output: str = "run", *, mix: Any = None, shape: Any = None, context: int = 512, **given: Any) -> Trainer:
-        own = ("start_from", "held_out", "processes", "tensorboard", "record", "offload", "workers")
+        place, own = ("processes", "tensorboard", "offload", "workers"), ("start_from", "held_out", "record")
+        workplace = Workplace(**{name: given.pop(name) for name in place if name in given})
         arguments = {name: given.pop(name) for name in own if name in given}
         mix = mix or {"continuation": 1, "reconstruction": 1}
         samples = SampleMaker(tiny_tokenizer, [rhyme], mix=mix, shape=replace(SHAPE, **(shape or {})))
         config = TrainingConfig(**{"steps": 6, "learning_rate": 3e-3, "warmup": 2, "save_every": 2, **given})
         base = BaseModel(tiny_model(vocab_size=260, max_position_embeddings=context))
-        return Trainer(base, samples, config, tmp_path / output, **arguments)
+        return Trainer(base, samples, config, tmp_path / output, workplace=workplace, **arguments)
 
     return make
 
@@ -444,10 +446,12 @@ _TWO = """
 import pathlib, sys, torch
 from tiny_models import tiny_model
 from focusdoc.modeling.base import BaseModel
-from focusdoc.training.data import SampleShape, TrainingSample
+from focusdoc.training.data import TrainingSample
+from focusdoc.training.settings import SampleShape
 from focusdoc.training.dense import TrainingPrompt
-from focusdoc.training.processes import Processes
-from focusdoc.training.trainer import Trainer, TrainingConfig
+from focusdoc.training.processes import Processes, Workplace
+from focusdoc.training.trainer import Trainer
+from focusdoc.training.settings import TrainingConfig
 
 class Samples:
     seed, mix, shape = 0, {}, SampleShape()
@@ -457,7 +461,8 @@ class Samples:
 
 processes = Processes.launched(torch.device("cpu"))
 config = TrainingConfig(steps=2, accumulate=2 // processes.count, clip=100.0)
-trainer = Trainer(BaseModel(tiny_model()), Samples(), config, pathlib.Path(sys.argv[1]), processes=processes)
+place = Workplace(processes=processes)
+trainer = Trainer(BaseModel(tiny_model()), Samples(), config, pathlib.Path(sys.argv[1]), workplace=place)
 list(trainer.run())
 """
 

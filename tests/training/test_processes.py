@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from focusdoc.errors import ConfigError, TrainingError
-from focusdoc.training import launching
-from focusdoc.training.launching import launch, under_launcher
+from focusdoc.training import processes
+from focusdoc.training.processes import launch, under_launcher
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launching, "_GRACE", 1.0)
+    monkeypatch.setattr(processes, "_GRACE", 1.0)
 
 
 def program(tmp_path: Path, body: str) -> list[str]:
@@ -42,7 +42,7 @@ def alive(process_id: int) -> bool:
 
 def test_each_process_knows_its_place_and_where_they_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(launching, "num_cpus", lambda: 7)
+    monkeypatch.setattr(processes, "num_cpus", lambda: 7)
     command = program(tmp_path, "(folder / f'{index}.json').write_text(json.dumps(dict(os.environ)))")
     assert launch(3, command) == 0
     told = [json.loads((tmp_path / f"{index}.json").read_text()) for index in range(3)]

@@ -1,0 +1,85 @@
+"""A million tokens on one machine: ten novels in a row are read, stored, opened again by a new process, and asked.
+
+    python benchmarks/million.py --data ../shared/data --store runs/million --output million.json
+
+Reports seconds and bytes of reading, opening and asking: a pass key planted at 37% of the text, and the first question
+of each of the last three novels of qa/novels.json. Nothing else should run meanwhile. The store takes 12 GB for the
+default model, in int8 where memory is short; remove it afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import re
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+from focusdoc import Document, FocusEngine
+
+KEY, DEPTH = "48213", 0.37
+PASS_KEY = f"\n\nThe pass key is {KEY}. Remember it. {KEY} is the pass key.\n\n"
+BOOKS = 10
+
+
+def library(data: Path) -> tuple[Document, list[tuple[str, str]]]:
+    """The novels in a row, and the questions with their answers: the novels with questions come first."""
+    asked: dict[str, Any] = json.loads((data / "qa" / "novels.json").read_text(encoding="utf-8"))
+    others = sorted(path.stem for path in (data / "books").glob("*.txt") if path.stem not in asked)
+    names = [*asked, *others][:BOOKS]
+    text = "\n\n".join((data / "books" / f"{name}.txt").read_text(encoding="utf-8") for name in names)
+    at = text.index("\n\n", int(DEPTH * len(text)))
+    questions = [(asked[name][0]["question"], asked[name][0]["answer"]) for name in list(asked)[-3:]]
+    return Document.from_text(text[:at] + PASS_KEY + text[at:], {"name": "ten novels"}), [
+        ("What is the pass key?", KEY),
+        *questions,
+    ]
+
+
+def read(data: Path, store: Path, reader: str, pipe: Any) -> None:
+    """One process: read or open the novels, then ask."""
+    document, questions = library(data)
+    engine = FocusEngine.from_pretrained(store=store, reader=None if reader == "none" else reader)
+    begun = time.perf_counter()
+    memory = engine.read(document)
+    found: dict[str, Any] = {
+        "tokens": memory.num_tokens,
+        "tokens_read": memory.tokens_encoded,
+        "seconds": time.perf_counter() - begun,
+        "memory_bytes": memory.num_bytes,
+    }
+    if not memory.tokens_encoded:
+        found["answers"] = []
+        for question, pattern in questions:
+            answer = engine.ask(memory, question, max_new_tokens=48)
+            told = {"question": question, "answer": answer.text, "seconds": answer.timings.total}
+            found["answers"].append(told | {"right": bool(re.search(pattern, answer.text, re.IGNORECASE))})
+    found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    pipe.send(found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--reader", default="auto")
+    given = parser.parse_args()
+    results = {}
+    for name in ("read", "opened"):
+        ours, theirs = multiprocessing.get_context("spawn").Pipe()
+        arguments = (given.data, given.store, given.reader, theirs)
+        process = multiprocessing.get_context("spawn").Process(target=read, args=arguments)
+        process.start()
+        results[name] = ours.recv()
+        process.join()
+        print(name, json.dumps(results[name], indent=1), flush=True)
+    results["stored_bytes"] = sum(path.stat().st_size for path in given.store.rglob("*") if path.is_file())
+    given.output.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

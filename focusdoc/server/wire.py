@@ -1,0 +1,258 @@
+"""What goes over the wire: requests as clients of OpenAI's API write them, and answers as they read them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from focusdoc.chat.messages import Message
+from focusdoc.decoding.answer import Answer, Source, TextPiece
+from focusdoc.decoding.prompt import Options
+from focusdoc.errors import ConfigError
+from focusdoc.server.answers import Inline
+from focusdoc.server.files import StoredFile
+from focusdoc.server.library import Reading
+
+#: Characters of all texts of a request, at most.
+MAX_CHARACTERS = 20_000_000
+
+
+class Request(BaseModel):
+    """Fields that we do not know are ignored, as clients send many."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class FileRef(Request):
+    """A file of a message: an uploaded one, or its bytes as a data URL."""
+
+    file_id: str | None = None
+    file_data: str | None = None
+    filename: str | None = None
+
+
+class Part(FileRef):
+    """A part of a message's content; a file stands in `file` in chat completions, in the part itself in responses."""
+
+    type: str
+    text: str | None = None
+    file: FileRef | None = None
+
+
+class ChatMessage(Request):
+    """A message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part] | None = None
+
+
+class StreamOptions(Request):
+    """How a stream ends."""
+
+    include_usage: bool = False
+
+
+class JsonSchema(Request):
+    """A schema that the answer has to fit."""
+
+    # `schema` would hide a method of pydantic's.
+    schema_: dict[str, Any] = Field(alias="schema", default_factory=lambda: {"type": "object"})
+
+
+class ResponseFormat(Request):
+    """What the answer has to be."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchema | None = None
+
+
+class ChatRequest(Request):
+    """``POST /v1/chat/completions``."""
+
+    model: str = ""
+    messages: list[ChatMessage] = Field(min_length=1, max_length=2000)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1, le=100_000)
+    max_completion_tokens: int | None = Field(None, ge=1, le=100_000)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    n: Literal[1] | None = None
+    response_format: ResponseFormat | None = None
+
+    def options(self) -> Options:
+        """As the engine takes them."""
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        options: Options = {"max_new_tokens": self.max_completion_tokens or self.max_tokens or 256, "stop": tuple(stop)}
+        if self.temperature is not None:
+            options["temperature"] = self.temperature
+        if self.top_p is not None:
+            options["top_p"] = self.top_p
+        if self.seed is not None:
+            options["seed"] = self.seed
+        return options
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The messages of a request, and the files that they name, by id or inline, in order."""
+
+    messages: tuple[Message, ...]
+    file_ids: tuple[str, ...] = ()
+    inline: tuple[Inline, ...] = ()
+
+    def with_answer(self, text: str) -> Conversation:
+        """The conversation with an answer at its end."""
+        return replace(self, messages=(*self.messages, Message("assistant", text)))
+
+
+def conversation(messages: Sequence[ChatMessage], before: Conversation | None = None) -> Conversation:
+    """What messages say, behind an earlier conversation.
+
+    Raises:
+        ConfigError: a part is of another kind, or the texts are too long.
+    """
+    found = list(before.messages) if before else []
+    file_ids, inline = (list(before.file_ids), list(before.inline)) if before else ([], [])
+    for message in messages:
+        texts: list[str] = []
+        content = message.content or []
+        for part in [Part(type="text", text=content)] if isinstance(content, str) else content:
+            if part.type in ("text", "input_text", "output_text"):
+                texts.append(part.text or "")
+                continue
+            file = part.file if part.type == "file" else part if part.type == "input_file" else None
+            if file is None:
+                raise ConfigError(f"A message holds a part of type {part.type!r}; send text and file parts.")
+            if file.file_id:
+                file_ids.append(file.file_id)
+            else:
+                inline.append(_inline(file))
+        if texts:
+            found.append(Message("system" if message.role == "developer" else message.role, texts))
+    if sum(len(part) for message in found for part in message.parts) > MAX_CHARACTERS:
+        raise ConfigError(f"The messages have more than {MAX_CHARACTERS:,} characters; upload long texts as files.")
+    return Conversation(tuple(found), tuple(file_ids), tuple(inline))
+
+
+def _inline(ref: FileRef) -> Inline:
+    if not ref.file_data:
+        raise ConfigError("A file part has neither file_id nor file_data; give one of them.")
+    encoded = ref.file_data.partition("base64,")[2] if ref.file_data.startswith("data:") else ref.file_data
+    try:
+        return Inline(base64.b64decode(encoded, validate=True), ref.filename or "file")
+    except (binascii.Error, ValueError) as error:
+        raise ConfigError("file_data is no base64; send a data URL such as data:application/pdf;base64,...") from error
+
+
+def file_object(file: StoredFile, reading: Reading) -> dict[str, Any]:
+    """OpenAI's file object, and beside its fields how many tokens are read of all."""
+    return {
+        "id": file.id,
+        "object": "file",
+        "bytes": file.num_bytes,
+        "created_at": file.created_at,
+        "expires_at": file.expires_at,
+        "filename": file.filename,
+        "purpose": file.purpose,
+        "status": reading.status,
+        "status_details": reading.details,
+        "tokens_read": reading.done,
+        "tokens": reading.total,
+    }
+
+
+def cited(answer: Answer, files: Sequence[StoredFile]) -> Iterator[tuple[Source, StoredFile]]:
+    """The sources of an answer that stand in uploaded files."""
+    by_name = {file.document_name: file for file in files}
+    yield from ((source, by_name[source.document]) for source in answer.sources if source.document in by_name)
+
+
+def found(answer: Answer) -> dict[str, Any]:
+    """What OpenAI's answers have no field for: whether the documents say so."""
+    return {"found": answer.found, "confidence": answer.confidence}
+
+
+def usage(answer: Answer) -> dict[str, Any]:
+    """Tokens as OpenAI counts them: those of documents are prompt tokens, and cached where they were known."""
+    used = answer.usage
+    prompt = used.document_tokens + (used.reader_tokens or used.prompt_tokens + used.quoted_tokens)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": used.completion_tokens,
+        "total_tokens": prompt + used.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": max(0, used.document_tokens - used.encoded_tokens)},
+    }
+
+
+class Completion:
+    """A chat completion, whole or in chunks.
+
+    Args:
+        files: that its sources may stand in.
+        base_url: of the server, as the client sees it.
+    """
+
+    def __init__(self, model: str, files: Sequence[StoredFile], base_url: str) -> None:
+        self._files, self._base_url = files, base_url
+        self._head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
+
+    def whole(self, answer: Answer) -> dict[str, Any]:
+        """All of it."""
+        message = {"role": "assistant", "content": answer.text, "refusal": None, "annotations": self._cited(answer)}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason(answer)}
+        head = {**self._head, "object": "chat.completion"}
+        return {**head, "choices": [choice], "usage": usage(answer), "focusdoc": found(answer)}
+
+    async def chunks(
+        self, pieces: AsyncGenerator[TextPiece, None], *, with_usage: bool
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Its chunks: the last one has the citations, and tokens come behind it where they are wanted."""
+        head = {**self._head, "object": "chat.completion.chunk"}
+        delta: dict[str, Any] = {"role": "assistant"}
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if piece:
+                    yield {**head, "choices": [_choice({**delta, "content": str(piece)}, None)]}
+                    delta = {}
+                if (answer := piece.answer) is not None:
+                    last = _choice({**delta, "annotations": self._cited(answer)}, _finish_reason(answer))
+                    yield {**head, "choices": [last], "focusdoc": found(answer)}
+                    if with_usage:
+                        yield {**head, "choices": [], "usage": usage(answer)}
+
+    def _cited(self, answer: Answer) -> list[dict[str, Any]]:
+        return [
+            {
+                "type": "url_citation",
+                "url_citation": {
+                    "url": f"{self._base_url}v1/files/{file.id}/content#page={source.page}",
+                    "title": f"{file.filename}, page {source.page_label or source.page}",
+                    "start_index": 0,
+                    "end_index": len(answer.text),
+                    "file_id": file.id,
+                    "page": source.page,
+                    "quote": source.text,
+                    "score": round(source.score, 4),
+                },
+            }
+            for source, file in cited(answer, self._files)
+        ]
+
+
+def _choice(delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+
+
+def _finish_reason(answer: Answer) -> str:
+    return "length" if answer.finish_reason == "length" else "stop"
