@@ -170,7 +170,7 @@ class FocusEngine:
         return DocumentMemory(tuple(tokenized.token_ids), chunks, blocks, reader.maker, document, tokenized, encoded)
 
     def forget(self, memory: DocumentMemory) -> None:
-        """Remove what the store keeps of a document; the memory itself goes on serving."""
+        """Remove a document from the store; its memory stays usable."""
         for reader in {self.documents, self._full_documents}:
             reader.forget(memory.token_ids)
 
@@ -326,10 +326,12 @@ class FocusEngine:
         if settings.stop and self.base.tokenizer is None:
             raise ConfigError("Stop strings need a tokenizer, and this model has none; use max_new_tokens instead.")
         ids = flat_ids(input_ids, self.base.config.vocab_size)
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         decoder, logits, usage = start_generation(self.own_way, ids, settings, self._read_ids)
         loop = TokenLoop(decoder, logits, settings, history=ids, eos_token_ids=self.base.eos_token_ids, cancel=cancel)
-        return complete(loop, settings, self.base.tokenizer, begun=begun, usage=usage, keep_logits=return_logits)
+        return complete(
+            loop, settings, self.base.tokenizer, started_at=started_at, usage=usage, keep_logits=return_logits
+        )
 
     def with_reader(self, reader: Reader | None) -> Self:
         """This engine, sharing its weights, with another reader (None for the base model)."""

@@ -57,7 +57,7 @@ class Writer:
 
     Args:
         decoder: a started decoder, which returned `logits`.
-        begun: start time of the call, by ``time.perf_counter``.
+        started_at: start time of the call, by ``time.perf_counter``.
         quoted_tokens: length of the quoted passages in the local context.
 
     Attributes:
@@ -65,10 +65,10 @@ class Writer:
     """
 
     def __init__(
-        self, decoder: StepDecoder, logits: Tensor, request: Request, *, begun: float, quoted_tokens: int = 0
+        self, decoder: StepDecoder, logits: Tensor, request: Request, *, started_at: float, quoted_tokens: int = 0
     ) -> None:
         self.request = request
-        self._begun = begun
+        self._begun = started_at
         self._quoted_tokens = quoted_tokens
         self.loop = TokenLoop(
             decoder,
@@ -152,11 +152,11 @@ class AnswerWriter(Writer):
         logits: Tensor,
         request: Request,
         *,
-        begun: float,
+        started_at: float,
         quoted_tokens: int = 0,
         attribution_steps: int | None = None,
     ) -> None:
-        super().__init__(decoder, logits, request, begun=begun, quoted_tokens=quoted_tokens)
+        super().__init__(decoder, logits, request, started_at=started_at, quoted_tokens=quoted_tokens)
         self._decoder = decoder
         self._attribution_steps = attribution_steps
         self._masses: list[Tensor] = []
@@ -216,9 +216,9 @@ class OwnWay(Way, Generic[DecoderT]):
         """
         return decoder.start(local_ids, prompt_ids)
 
-    def writer(self, decoder: DecoderT, logits: Tensor, request: Request, *, begun: float) -> AnswerWriter:
+    def writer(self, decoder: DecoderT, logits: Tensor, request: Request, *, started_at: float) -> AnswerWriter:
         """The writer of the answer."""
-        return AnswerWriter(decoder, logits, request, begun=begun)
+        return AnswerWriter(decoder, logits, request, started_at=started_at)
 
     def num_candidate_positions(self, num_chunks: int) -> int:
         """Positions before the local context."""
@@ -252,10 +252,10 @@ class OwnWay(Way, Generic[DecoderT]):
         base, size, new = self.base, self.config.chunk_size or 0, settings.max_new_tokens
         num_chunks = sum(math.ceil(length / size) for length in document_lengths)
         longest_chunk = min(size, max(document_lengths, default=0))
-        behind = longest_chunk + self.num_tail_tokens(local_len, new) if num_chunks else 0
-        if behind > base.context_length:
+        chunk_and_tail = longest_chunk + self.num_tail_tokens(local_len, new) if num_chunks else 0
+        if chunk_and_tail > base.context_length:
             raise PromptTooLongError(
-                f"A chunk with the question and {new} new tokens behind it takes {behind} positions, but "
+                f"A chunk with the question and {new} new tokens behind it takes {chunk_and_tail} positions, but "
                 f"{base.name} has {base.context_length}; lower chunk_size, prompt_window or max_new_tokens."
             )
         if self.positions_left(num_chunks, local_len, new) < 0:
@@ -270,5 +270,5 @@ class OwnWay(Way, Generic[DecoderT]):
     def stream(self, request: Request) -> Generator[TextPiece, None, None]:
         """See `Way.stream`."""
         decoder = self.decoder(request.blocks, request.settings.max_new_tokens)
-        begun = time.perf_counter()
-        yield from self.writer(decoder, self.start(decoder, request), request, begun=begun).pieces()
+        started_at = time.perf_counter()
+        yield from self.writer(decoder, self.start(decoder, request), request, started_at=started_at).pieces()

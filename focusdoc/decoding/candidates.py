@@ -112,10 +112,10 @@ class Candidates(OwnWay[ParallelDecoder]):
             shared_chunk_batch(self.config, [len(request.prompt_ids) for request in questions]),
         )
         decoders = [self.decoder(blocks, request.settings.max_new_tokens, size) for request in questions]
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         started = start_batch(decoders, [(request.local_ids, request.prompt_ids) for request in questions])
         writers = [
-            self.writer(decoder, logits, request, begun=begun)
+            self.writer(decoder, logits, request, started_at=started_at)
             for decoder, logits, request in zip(decoders, started, questions, strict=True)
         ]
         logits = [writer.loop.first_logits for writer in writers]

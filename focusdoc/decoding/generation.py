@@ -254,13 +254,13 @@ class TokenLoop:
 
 
 def complete(
-    loop: TokenLoop, settings: GenerationConfig, tokenizer: Any, *, begun: float, usage: Usage, keep_logits: bool
+    loop: TokenLoop, settings: GenerationConfig, tokenizer: Any, *, started_at: float, usage: Usage, keep_logits: bool
 ) -> Generation:
     """Run `loop` to its end and collect the result.
 
     Args:
         tokenizer: needed for stop strings only.
-        begun: start time of the call, by ``time.perf_counter``.
+        started_at: start time of the call, by ``time.perf_counter``.
         usage: of the input; the new tokens are added here.
     """
     first = time.perf_counter()
@@ -277,7 +277,7 @@ def complete(
                 loop.finish_reason = "stop"
                 break
     used = replace(usage, completion_tokens=len(token_ids))
-    timings = Timings(first - begun, time.perf_counter() - first)
+    timings = Timings(first - started_at, time.perf_counter() - first)
     stacked: Tensor | None = None
     if keep_logits:
         stacked = torch.stack(logits) if logits else loop.first_logits.new_empty(0, *loop.first_logits.shape).cpu()

@@ -57,9 +57,9 @@ class LookLayout:
             kv_heads = [head // (query.shape[1] // key.shape[1]) for head in heads]
             stored, values = (states[:, kv_heads] for states in self.block.layer(layer, key.dtype))
             keys = torch.cat((stored, key[:, kv_heads, : self.rows.last]), dim=2).float()
-            asked = query[:, heads, self.rows.first : self.rows.last].float() * scaling
+            queries = query[:, heads, self.rows.first : self.rows.last].float() * scaling
             start = self.block.chunk_len + self.rows.first
-            self.scores.append(question_retrieval_scores(asked, keys, values, query_start=start, window=window))
+            self.scores.append(question_retrieval_scores(queries, keys, values, query_start=start, window=window))
         if layer + 1 == num_layers_for(self.rows.heads):
             return torch.zeros_like(query).transpose(1, 2)  # the last layer's output is not used
         output = self.block.attend_with(

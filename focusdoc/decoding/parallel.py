@@ -144,13 +144,13 @@ class ParallelDecoder:
         first step were recorded; those of later steps are recomputed in one dense pass over these chunks.
         """
         # An inactive chunk has no tail after the prompt, and no candidate after the first.
-        awake = [index for index in chunks if index in self.active] if len(token_ids) > 1 else []
-        entries = [ChunkEntry(index, self.single(index)) for index in chunks if index not in awake]
+        active = [index for index in chunks if index in self.active] if len(token_ids) > 1 else []
+        entries = [ChunkEntry(index, self.single(index)) for index in chunks if index not in active]
         weights = masses[0].tolist()
         scores = candidate_scores(entries, self._candidate_queries, prompt_len - 1) if entries else []
         found = {entry.chunk: own * weights[entry.chunk] for entry, own in zip(entries, scores, strict=True)}
-        if awake:
-            found |= zip(awake, self._dense_token_scores(awake, token_ids, masses, prompt_len), strict=True)
+        if active:
+            found |= zip(active, self._dense_token_scores(active, token_ids, masses, prompt_len), strict=True)
         return [found[index] for index in chunks]
 
     @torch.no_grad()

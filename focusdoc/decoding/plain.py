@@ -169,5 +169,5 @@ class Plain(Way):
     def stream(self, request: Request) -> Generator[TextPiece, None, None]:
         """See `Way.stream`."""
         decoder = PlainDecoder(self.base)
-        begun = time.perf_counter()
-        yield from Writer(decoder, decoder.start(request.local_ids), request, begun=begun).pieces()
+        started_at = time.perf_counter()
+        yield from Writer(decoder, decoder.start(request.local_ids), request, started_at=started_at).pieces()

@@ -86,9 +86,9 @@ class Texts:
         near = range(max(0, token - _MAX_REACH), min(len(ids), token + _MAX_REACH))
         breaks = [at + 1 for at in near if LINE_END.search(self._decode(ids[at : at + 1]))]
         before = [near.start, *(at for at in breaks if at <= token - POINT // 2)]
-        behind = [*(at for at in breaks if at >= token + POINT // 2), near.stop]
-        inside = [at for at in before if at >= around.start], [at for at in behind if at <= around.stop]
-        return range(min(inside[0], default=before[-1]), max(inside[1], default=behind[0]))
+        last = [*(at for at in breaks if at >= token + POINT // 2), near.stop]
+        inside = [at for at in before if at >= around.start], [at for at in last if at <= around.stop]
+        return range(min(inside[0], default=before[-1]), max(inside[1], default=last[0]))
 
     def passages(self, owner: int, tokens: set[int]) -> list[str]:
         """The runs of `tokens` as texts, in order, widened without overlapping.
@@ -100,19 +100,19 @@ class Texts:
         edges = [0, *between, self._memories[owner].num_tokens]
         return [self.passage(owner, *run, *edge) for run, edge in zip(found, pairwise(edges), strict=False)]
 
-    def passage(self, owner: int, first: int, behind: int, earliest: int, latest: int) -> str:
-        """Tokens ``first:behind`` as text, widened to whole sentences if these end nearby.
+    def passage(self, owner: int, first: int, last: int, earliest: int, latest: int) -> str:
+        """Tokens ``first:last`` as text, widened to whole sentences if these end nearby.
 
         Args:
             earliest, latest: limits of the widening, in tokens.
         """
         ids = self._memories[owner].token_ids
-        start, stop = max(earliest, first - REACH), min(latest, behind + REACH)
-        before, here, after = (
-            self._decode(ids[start:stop]) for start, stop in ((start, first), (first, behind), (behind, stop))
+        start, stop = max(earliest, first - REACH), min(latest, last + REACH)
+        before, inside, after = (
+            self._decode(ids[start:stop]) for start, stop in ((start, first), (first, last), (last, stop))
         )
-        text = before + here + after
-        start, end = whole_sentences(text, len(before), len(before) + len(here))
+        text = before + inside + after
+        start, end = whole_sentences(text, len(before), len(before) + len(inside))
         return text[start:end]
 
     def _decode(self, ids: Sequence[int]) -> str:
@@ -148,16 +148,18 @@ def _words(text: str) -> set[str]:
 class Quoting(OwnWay[DecoderT]):
     """Answers from passages that are quoted into the local context."""
 
-    def writer(self, decoder: DecoderT, logits: Tensor, request: Request, *, begun: float) -> AnswerWriter:
+    def writer(self, decoder: DecoderT, logits: Tensor, request: Request, *, started_at: float) -> AnswerWriter:
         """See `OwnWay.writer`; quotes the passages, so the first logits are those after them."""
         local_ids = self.local_ids(decoder, request)
         quoted_tokens = len(local_ids) - len(request.local_ids)
         if not quoted_tokens:
-            return super().writer(decoder, logits, request, begun=begun)
+            return super().writer(decoder, logits, request, started_at=started_at)
         logits = decoder.restart(local_ids)
         # After quoting, the answer attends mostly to the passages, so its attention to candidates no longer shows
         # where it comes from. The attention that chose the passages does; it counts as the first token's.
-        return AnswerWriter(decoder, logits, request, begun=begun, quoted_tokens=quoted_tokens, attribution_steps=1)
+        return AnswerWriter(
+            decoder, logits, request, started_at=started_at, quoted_tokens=quoted_tokens, attribution_steps=1
+        )
 
     def local_ids(self, decoder: DecoderT, request: Request) -> list[int]:
         """The local context with the best-scoring passages in it.

@@ -24,7 +24,7 @@ TAIL_STEP = 64
 #: ``"auto"`` keeps the chunks with this share of the first token's attention mass,
 AUTO_SHARE = 0.95
 #: and at least this many.
-AUTO_LEAST = 8
+AUTO_MIN_CHUNKS = 8
 
 
 @dataclass(slots=True)
@@ -153,9 +153,9 @@ def question_rows(
     prompt_ids: Sequence[int], question_ids: Sequence[int], heads: tuple[tuple[int, int], ...]
 ) -> QuestionRows:
     """The last rows of a prompt that match the question's tokens; all rows if there is no match."""
-    length, asked = len(question_ids), list(question_ids)
+    length, question = len(question_ids), list(question_ids)
     for first in range(len(prompt_ids) - length, -1, -1):
-        if length and list(prompt_ids[first : first + length]) == asked:
+        if length and list(prompt_ids[first : first + length]) == question:
             return QuestionRows(first, first + length, heads)
     return QuestionRows(0, len(prompt_ids), heads)
 
@@ -172,7 +172,7 @@ def choose_active(mass: Tensor, active: ActiveChunks) -> list[int]:
     ranked = mass.argsort(descending=True)
     if active == "auto":
         held = mass[ranked].cumsum(0) / mass.sum().clamp_min(torch.finfo(torch.float32).tiny)
-        active = max(AUTO_LEAST, int((held < AUTO_SHARE).sum()) + 1)
+        active = max(AUTO_MIN_CHUNKS, int((held < AUTO_SHARE).sum()) + 1)
     chosen: list[int] = ranked[:active].sort().values.tolist()
     return chosen
 

@@ -180,7 +180,7 @@ class StreamingMode:
         begun = time.perf_counter()
         loop = TokenLoop(decoder, decoder.start(ids), settings, history=ids, eos_token_ids=engine.base.eos_token_ids)
         usage = Usage(0, 0, len(ids), 0)
-        output = complete(loop, settings, tokenizer_of(engine), begun=begun, usage=usage, keep_logits=False)
+        output = complete(loop, settings, tokenizer_of(engine), started_at=begun, usage=usage, keep_logits=False)
         return _outcome(engine, item, output, 0, decoder.num_cached)
 
 

@@ -228,16 +228,16 @@ class DocumentReader:
                 for block in known.blocks
             )
             if known.num_tokens < total:
-                begun = time.perf_counter()
+                started_at = time.perf_counter()
                 blocks += self._encode(token_ids, known.num_tokens, plan, report, ring)
-                self._save(token_ids, blocks, plan, known, document, begun)
+                self._save(token_ids, blocks, plan, known, document, started_at)
             return blocks, total - known.num_tokens
 
     def _read_to_disk(
         self, store: DocumentStore, token_ids: Sequence[int], plan: MemoryPlan, document: str, report: Progress
     ) -> tuple[MemoryBlock, ...]:
         """Read the full chunks straight into a file and map it."""
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         try:
             with read_into_file(
                 store,
@@ -250,7 +250,7 @@ class DocumentReader:
                 memory_dtype=plan.memory_dtype,
             ) as mapped:
                 blocks = (*mapped.blocks, *self._encode(token_ids, mapped.num_tokens, plan, report))
-                self._save(token_ids, blocks, plan, mapped, document, begun)
+                self._save(token_ids, blocks, plan, mapped, document, started_at)
         except OSError as error:
             raise MemoryShortageError(
                 f"{document!r} does not fit into memory, and it cannot be written to {store.folder} "
@@ -280,11 +280,11 @@ class DocumentReader:
         plan: MemoryPlan,
         known: KnownChunks,
         document: str,
-        begun: float,
+        started_at: float,
     ) -> None:
         num_read = distinct_tokens(token_ids[plan.num_known :], self.chunk_size)
         if num_read >= _MIN_TIMED_TOKENS:
-            self._seconds = (time.perf_counter() - begun) / num_read
+            self._seconds = (time.perf_counter() - started_at) / num_read
         if self._store is not None:
             maker, name = maker_key(self.base, plan.memory_dtype), self.base.name
             self._store.save(token_ids, blocks, self.chunk_size, maker, known=known, document=document, model=name)

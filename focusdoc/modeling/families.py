@@ -167,9 +167,9 @@ def projection_weight(module: nn.Module, in_features: int, dtype: torch.dtype) -
     if type(module) is nn.Linear and not module.weight.is_meta:
         return module.weight.detach().clone()
     # Quantized or adapted: recover the effective weight by feeding unit vectors.
-    on = weight.device if isinstance(weight, Tensor) and not weight.is_meta else torch.device("cpu")
-    computes_in = weight.dtype if isinstance(weight, Tensor) and weight.dtype in _PLAIN_DTYPES else torch.float32
-    units_and_zero = torch.eye(in_features + 1, in_features, dtype=computes_in, device=on)
+    device = weight.device if isinstance(weight, Tensor) and not weight.is_meta else torch.device("cpu")
+    compute_dtype = weight.dtype if isinstance(weight, Tensor) and weight.dtype in _PLAIN_DTYPES else torch.float32
+    units_and_zero = torch.eye(in_features + 1, in_features, dtype=compute_dtype, device=device)
     computed: Tensor = module(units_and_zero)
     columns = computed[:-1] - computed[-1]  # the zero row gives the bias
     return columns.T.to(dtype).contiguous()

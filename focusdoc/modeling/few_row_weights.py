@@ -30,7 +30,7 @@ def parts_of(name: str, tensor: Any) -> dict[str, Part]:
         name: of the linear layer. tensor: of the GGUF file.
     """
     columns, rows = (int(size) for size in tensor.shape)
-    if _stays(tensor):
+    if _keeps_4_bits(tensor):
         return {
             f"{name}.int4": ("U8", [rows, columns // 2]),
             f"{name}.scales_and_zeros": ("BF16", [columns // GROUP, rows, 2]),
@@ -47,10 +47,10 @@ def contents_of(tensor: Any, order: Array, step: int) -> Iterator[Array]:
     """
     data = tensor.data if np.array_equal(order, np.arange(len(order))) else tensor.data[order]
     height = max(1, step // int(tensor.shape[0]))
-    if _stays(tensor):
+    if _keeps_4_bits(tensor):
         height = max(1, height // TILE) * TILE
     pieces = (data[begin : begin + height] for begin in range(0, len(data), height))
-    if _stays(tensor):
+    if _keeps_4_bits(tensor):
         affine = []
         for piece in pieces:
             levels, scales, offsets = _AFFINE[tensor.tensor_type](piece)
@@ -68,7 +68,7 @@ def contents_of(tensor: Any, order: Array, step: int) -> Iterator[Array]:
     yield np.concatenate(steps)[:, 0].astype(np.float32)
 
 
-def _stays(tensor: Any) -> bool:
+def _keeps_4_bits(tensor: Any) -> bool:
     """Whether the blocks have 4 bits and fit the kernel's tiles."""
     columns, rows = tensor.shape
     return tensor.tensor_type in _AFFINE and rows % TILE == 0 and columns % GROUP == 0

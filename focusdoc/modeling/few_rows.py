@@ -107,14 +107,14 @@ def few_row_twin(model: nn.Module, file: Path) -> nn.Module:
     weight = next(model.parameters())
     if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not _has_kernels():
         return model
-    made = twin(model)
+    result = twin(model)
     weights = load_file(file)
-    for name, module in list(made.named_modules()):
+    for name, module in list(result.named_modules()):
         if (few := _product(weights, name)) is not None:
             parent, _, child = name.rpartition(".")
-            made.get_submodule(parent)._modules[child] = FewRowLinear(module, few)
-    use_attention(made, _attend, "focusdoc_few_rows", "sdpa")
-    return made
+            result.get_submodule(parent)._modules[child] = FewRowLinear(module, few)
+    use_attention(result, _attend, "focusdoc_few_rows", "sdpa")
+    return result
 
 
 def _product(weights: Mapping[str, Tensor], name: str) -> nn.Module | None:

@@ -66,13 +66,13 @@ def estimate_seconds_per_token(
 
     dtype = getattr(torch, size.dtype, torch.float32)
 
-    def some(*shape: int) -> torch.Tensor:
+    def filled(*shape: int) -> torch.Tensor:
         return torch.full(shape, 0.01, device=device, dtype=dtype)
 
-    heads = some(1, size.num_heads, chunk_size, size.head_dim)
-    rows = some(chunk_size, size.hidden_size)
-    attention = some((2 * size.num_heads + 2 * size.num_kv_heads) * size.head_dim, size.hidden_size)
-    gate, up = (some(size.intermediate_size, size.hidden_size) for _ in range(2))
+    heads = filled(1, size.num_heads, chunk_size, size.head_dim)
+    rows = filled(chunk_size, size.hidden_size)
+    attention = filled((2 * size.num_heads + 2 * size.num_kv_heads) * size.head_dim, size.hidden_size)
+    gate, up = (filled(size.intermediate_size, size.hidden_size) for _ in range(2))
 
     def layer() -> None:
         linear(rows, attention)
@@ -82,8 +82,8 @@ def estimate_seconds_per_token(
             torch.cuda.synchronize()
 
     layer()  # warm-up
-    count, begun = 0, time.perf_counter()
-    while (seconds := time.perf_counter() - begun) < budget or not count:
+    count, started_at = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - started_at) < budget or not count:
         layer()
         count += 1
     return seconds / (count * chunk_size) * size.num_layers / _READING_EFFICIENCY

@@ -30,43 +30,43 @@ def twin(model: Module) -> Module:
     """
     twins: dict[nn.Module, nn.Module] = {}
 
-    def of(module: nn.Module) -> nn.Module:
+    def copy_tree(module: nn.Module) -> nn.Module:
         if module not in twins:
-            made = twins[module] = module.__new__(type(module))
+            copied = twins[module] = module.__new__(type(module))
             # A shallow copy: the dicts of parameters and buffers stay shared, so moving one moves both.
-            made.__dict__ = module.__dict__.copy()
-            made.__dict__["_modules"] = {
-                name: None if child is None else of(child) for name, child in module._modules.items()
+            copied.__dict__ = module.__dict__.copy()
+            copied.__dict__["_modules"] = {
+                name: None if child is None else copy_tree(child) for name, child in module._modules.items()
             }
-            _rebind_forward(module, made)
+            _rebind_forward(module, copied)
         return twins[module]
 
-    return of(model)  # type: ignore[return-value]  # a module's twin is of its type
+    return copy_tree(model)  # type: ignore[return-value]  # a module's twin is of its type
 
 
 def with_first_layers(decoder: nn.Module, num_layers: int) -> nn.Module:
     """`decoder` (of a twin) with only its first layers, in a list of its own; all modules are shared."""
-    made = decoder.__new__(type(decoder))
-    made.__dict__ = decoder.__dict__.copy()
+    copied = decoder.__new__(type(decoder))
+    copied.__dict__ = decoder.__dict__.copy()
     layers = nn.ModuleList(list(decoder.get_submodule("layers").children())[:num_layers])
-    made.__dict__["_modules"] = {**decoder._modules, "layers": layers}
-    _rebind_forward(decoder, made)
-    return made
+    copied.__dict__["_modules"] = {**decoder._modules, "layers": layers}
+    _rebind_forward(decoder, copied)
+    return copied
 
 
-def _rebind_forward(module: nn.Module, made: nn.Module) -> None:
+def _rebind_forward(module: nn.Module, copied: nn.Module) -> None:
     """Bind an instance's own forward to the copy; otherwise it would run the original's modules."""
-    made.__dict__.pop("_compiled_call_impl", None)
-    forward = made.__dict__.pop("forward", None)
-    if made.__dict__.pop("_hf_hook", None) is not None:  # accelerate's hook, which moves inputs between devices
-        forward = made.__dict__.pop("_old_forward", None)
+    copied.__dict__.pop("_compiled_call_impl", None)
+    forward = copied.__dict__.pop("forward", None)
+    if copied.__dict__.pop("_hf_hook", None) is not None:  # accelerate's hook, which moves inputs between devices
+        forward = copied.__dict__.pop("_old_forward", None)
     if forward is None:
         return
     if not isinstance(forward, MethodType) or forward.__self__ is not module:
         raise UnsupportedModelError(
             f"The forward of a {type(module).__name__} was replaced by {forward!r}; load the model without it."
         )
-    made.__dict__["forward"] = MethodType(forward.__func__, made)
+    copied.__dict__["forward"] = MethodType(forward.__func__, copied)
 
 
 def use_attention(

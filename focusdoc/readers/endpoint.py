@@ -18,7 +18,7 @@ from focusdoc.readers.reader import WINDOW, Messages, Written, approximate_token
 #: Environment variable with the endpoint's API key.
 KEY_VARIABLE = "FOCUSDOC_READER_KEY"
 #: Timeouts in seconds for connecting and for each piece of an answer; prefill on a CPU can take minutes.
-_CONNECT, _PIECE = 10.0, 600.0
+_CONNECT_TIMEOUT, _PIECE_TIMEOUT = 10.0, 600.0
 #: Bytes of an error response to read and show.
 _MAX_REFUSAL_BYTES = 300
 
@@ -119,7 +119,7 @@ class EndpointReader:
 
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         try:
-            timeout = httpx.Timeout(_PIECE, connect=_CONNECT)
+            timeout = httpx.Timeout(_PIECE_TIMEOUT, connect=_CONNECT_TIMEOUT)
             with (
                 httpx.Client(timeout=timeout, headers=headers, trust_env=self._url.startswith("https:")) as client,
                 client.stream("POST", f"{self._url}/chat/completions", json=payload) as response,

@@ -8,7 +8,7 @@ from focusdoc.readers.passages import NUM_WINDOWS
 from focusdoc.readers.reader import Messages, Reader, reading_prompt
 
 #: Upper bound of the tokens that a chat template adds per message.
-_AROUND = 32
+_TEMPLATE_TOKENS = 32
 
 
 def fit_reading(
@@ -40,8 +40,8 @@ def fit_conversation(reader: Reader, conversation: Messages, settings: Generatio
 def _fit(
     reader: Reader, prompt: Messages, earlier: Messages, settings: GenerationConfig, budget: int
 ) -> tuple[Messages, int]:
-    sizes = [reader.count(content) + _AROUND for _, content in earlier]
-    needed = sum(reader.count(content) + _AROUND for _, content in prompt)
+    sizes = [reader.count(content) + _TEMPLATE_TOKENS for _, content in earlier]
+    needed = sum(reader.count(content) + _TEMPLATE_TOKENS for _, content in prompt)
     needed += sum(size for size, (role, _) in zip(sizes, earlier, strict=True) if role == "system")
     left = reader.window - needed - settings.max_new_tokens
     if left < min(budget, 1):

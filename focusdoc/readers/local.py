@@ -79,8 +79,8 @@ class LocalReader:
             )
         request = Request((), ids, ids, settings, self.base.tokenizer, cancel=cancel)
         decoder = PlainDecoder(self.base, self._prefixes, prompt)
-        begun = time.perf_counter()
-        for piece in Writer(decoder, decoder.start(ids), request, begun=begun).pieces():
+        started_at = time.perf_counter()
+        for piece in Writer(decoder, decoder.start(ids), request, started_at=started_at).pieces():
             if piece:
                 yield str(piece)
         decoder.close()

@@ -89,7 +89,7 @@ class ObjectReader(ABC):
         self, messages: Messages, settings: GenerationConfig, cancel: threading.Event | None = None
     ) -> Generator[str, None, Written]:
         """See `Reader.write`."""
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         first: float | None = None
         text = Stops(settings.stop)
         ended: Ended | None = None
@@ -120,7 +120,7 @@ class ObjectReader(ABC):
             ended.finish_reason,
             prompt if ended.prompt_tokens is None else ended.prompt_tokens,
             count if ended.completion_tokens is None else ended.completion_tokens,
-            first - begun,
+            first - started_at,
             ended_at - first,
         )
 

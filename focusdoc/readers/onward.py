@@ -16,9 +16,9 @@ from focusdoc.readers.passages import Passage, choose_passages, overlaps
 from focusdoc.readers.reader import Messages
 
 #: Minimum length of the answer, in characters, between two retrievals.
-EVERY = 120
+MIN_CHARACTERS = 120
 #: Maximum number of retrievals per answer; each takes as long as the first.
-LOOKS = 3
+MAX_RETRIEVALS = 3
 
 
 @dataclass(slots=True)
@@ -27,26 +27,26 @@ class ActiveRetrieval:
 
     Args:
         passages: the reader's initial passages.
-        look: finds windows for a text as the dynamic prompt.
+        retrieve: finds windows for a text as the dynamic prompt.
         prompt: renders the reader's prompt with passages.
         fits: whether passages fit the reader's budget.
     """
 
     question: str
     passages: list[Passage]
-    look: Callable[[str], Found]
+    retrieve: Callable[[str], Found]
     prompt: Callable[[Sequence[Passage]], Messages]
     fits: Callable[[Sequence[Passage]], bool]
-    looks: int = 0
+    num_retrievals: int = 0
     _scanned: int = field(default=0, init=False)
 
     def prompt_for(self, written: str) -> Messages | None:
-        """The reader's new prompt; None if nothing new was found, or it is too early to look again."""
+        """The reader's new prompt; None if nothing new was found, or it is too early."""
         new_text = written[self._scanned :]
-        if self.looks == LOOKS or len(new_text) < EVERY or not SENTENCE_END.search(new_text):
+        if self.num_retrievals == MAX_RETRIEVALS or len(new_text) < MIN_CHARACTERS or not SENTENCE_END.search(new_text):
             return None
-        self._scanned, self.looks = len(written), self.looks + 1
-        found = self.look(f"{self.question} {written}")
+        self._scanned, self.num_retrievals = len(written), self.num_retrievals + 1
+        found = self.retrieve(f"{self.question} {written}")
         new = [each for each in choose_passages(found, self.fits) if not overlaps(each, self.passages)]
         while new and not self.fits([*self.passages, *new]):
             new.pop()

@@ -19,21 +19,21 @@ from focusdoc.readers.replies import ReadingSession, Reply
 OVERVIEW_BUDGET = 6000
 #: Replaces `focusdoc.readers.reader.ANSWER_INSTRUCTION`.
 OVERVIEW_INSTRUCTION = "The passages above are from all parts of the document, in its order. Answer from all of them."
-_TEXT = r"(?:book|novel|story|document|text|article|report|paper|news|manual|thesis|contract|whole thing)"
-_ALL = re.compile(
+_DOCUMENT = r"(?:book|novel|story|document|text|article|report|paper|news|manual|thesis|contract|whole thing)"
+_OVERVIEW_WORDS = re.compile(
     rf"\b(?:summar\w+|synops[ei]s|overviews?|outlines?|outlining|gist|tl;?dr|takeaways?|in a nutshell"
     rf"|main (?:themes?|topics?|ideas|points?|arguments?|characters|findings?|conclusions?|messages?)"
     rf"|key (?:themes?|topics?|ideas?|points?|arguments?|findings?|insights?)"
-    rf"|(?:this|the) {_TEXT}s? (?:is )?(?:about|as a whole|deals? with)|(?:whole|entire) {_TEXT}"
-    rf"|(?:throughout|in the course of|over the course of) (?:this|the) {_TEXT}"
-    rf"|(?:topics|themes|subjects) (?:are|does|do|is)|tone of (?:this|the) {_TEXT})(?!\w)",
+    rf"|(?:this|the) {_DOCUMENT}s? (?:is )?(?:about|as a whole|deals? with)|(?:whole|entire) {_DOCUMENT}"
+    rf"|(?:throughout|in the course of|over the course of) (?:this|the) {_DOCUMENT}"
+    rf"|(?:topics|themes|subjects) (?:are|does|do|is)|tone of (?:this|the) {_DOCUMENT})(?!\w)",
     re.IGNORECASE,
 )
 
 
 def asks_for_overview(question: str) -> bool:
     """Whether a question asks about the whole document, by English keywords."""
-    return _ALL.search(question) is not None
+    return _OVERVIEW_WORDS.search(question) is not None
 
 
 class Overview(Read):

@@ -62,7 +62,7 @@ class Read(Way):
         Raises:
             ReaderError: the reader fails; the error carries the sources found.
         """
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         session, question = self._session(request), request.messages[-1][1]
         decoder = self.own.decoder(request.blocks, request.settings.max_new_tokens)
         found = self.finder.find(decoder, request, question)
@@ -88,7 +88,7 @@ class Read(Way):
                     request.memories, session.read, reply.question, reply.text, request.max_sources, reply.sources
                 ),
                 usage,
-                Timings(session.first - begun, session.decode),
+                Timings(session.first - started_at, session.decode),
                 (),
                 reply.written.finish_reason,
                 tuple(chunk_shares(decoder.candidate_mass[None].cpu()).tolist()),
@@ -119,8 +119,8 @@ class Read(Way):
                     yield TextPiece(best.text)
                     return best
                 question, found, passages, steps = best.question, best.found, list(best.passages), best.steps
-        look = partial(self._find_again, session.request)
-        reply = yield from session.reply(question, found, passages, session.request.settings, look=look)
+        retrieve = partial(self._find_again, session.request)
+        reply = yield from session.reply(question, found, passages, session.request.settings, retrieve=retrieve)
         return replace(reply, steps=steps)
 
     def try_two_steps(self, session: ReadingSession, reply: Reply) -> Reply:

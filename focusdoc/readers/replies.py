@@ -129,14 +129,14 @@ class ReadingSession:
         passages: Sequence[Passage],
         settings: GenerationConfig,
         instruction: str = ANSWER_INSTRUCTION,
-        look: Callable[[str], Found] | None = None,
+        retrieve: Callable[[str], Found] | None = None,
     ) -> Generator[TextPiece, None, Reply]:
         """Yield a reply as the reader writes it, from `passages` in document order; return it.
 
         Args:
             instruction: how to answer.
-            look: finds windows for a text as the dynamic prompt, to add passages while the reply is written; None, or
-                a reader that is not `Reprompting`, keeps the passages.
+            retrieve: finds windows for a text as the dynamic prompt, to add passages while the reply is written. With
+                None, or a reader that is not `Reprompting`, the passages stay the same.
 
         Raises:
             ReaderError: the reader cannot be reached, or fails.
@@ -146,15 +146,15 @@ class ReadingSession:
             return reading_prompt(question, self.texts(in_order(passages)), self.earlier, instruction)
 
         pieces: list[str] = []
-        shown, cancel, begun = list(passages), self.request.cancel, time.perf_counter()
-        if look is not None and isinstance(self.reader, Reprompting):
-            retrieval = ActiveRetrieval(question, shown, look, prompt, self.fits)
+        shown, cancel, started_at = list(passages), self.request.cancel, time.perf_counter()
+        if retrieve is not None and isinstance(self.reader, Reprompting):
+            retrieval = ActiveRetrieval(question, shown, retrieve, prompt, self.fits)
             writing = self.reader.write_reprompted(prompt(shown), settings, cancel, retrieval.prompt_for)
         else:
             writing = self.reader.write(prompt(shown), settings, cancel)
         written = yield from relay(writing, pieces)
         self.reader_tokens += written.prompt_tokens
-        self.first, self.decode = begun + written.first_token, written.decode
+        self.first, self.decode = started_at + written.first_token, written.decode
         self.read += [each for each in shown if each not in self.read]
         text = "".join(pieces)
         agreement = None

@@ -39,10 +39,10 @@ def sources_of(
             (_overlap(text[start:end], literal, answer_words, question_words), start, end)
             for start, end in _sentences(text)
         )
-        narrow = (passage.start + start, passage.start + end) if share[0] >= MIN_SHARE else (passage.start, passage.end)
-        ranked.append((passage in read, passage.score + share[0], passage, narrow))
+        span = (passage.start + start, passage.start + end) if share[0] >= MIN_SHARE else (passage.start, passage.end)
+        ranked.append((passage in read, passage.score + share[0], passage, span))
     ranked.sort(key=lambda each: each[:2], reverse=True)
-    return tuple(_source(memories, passage, *narrow) for _, _, passage, narrow in ranked[:limit])
+    return tuple(_source(memories, passage, *span) for _, _, passage, span in ranked[:limit])
 
 
 def _overlap(sentence: str, answer: str, answer_words: set[str], question_words: set[str]) -> tuple[float, int]:

@@ -21,7 +21,7 @@ from focusdoc.readers.windows import words_of
 #: Passages to resolve a description from.
 NUM_PASSAGES = 3
 #: Maximum length of a name in characters.
-_NAME = 80
+_MAX_NAME = 80
 _SETTINGS = GenerationConfig(max_new_tokens=24)
 _TASK = (
     "Find the description in a question: the words by which it speaks of a person, a place or a thing "
@@ -36,7 +36,7 @@ _EXAMPLES = (
 #: A description contains a relation.
 _RELATION = re.compile(r"\b(?:of|that|which|who|whom|whose|by|where)\b|['\u2019]s\b", re.IGNORECASE)
 #: If only such words remain, the question itself asks for the name, and there is no second step.
-_ASKING = {"who", "whom", "whose", "what", "which", "was", "were", "is", "are", "did", "does", "do", "name", "called"}
+_QUESTION_WORDS = frozenset("who whom whose what which was were is are did does do name called".split())
 
 
 def find_description(session: ReadingSession, question: str) -> str | None:
@@ -47,7 +47,7 @@ def find_description(session: ReadingSession, question: str) -> str | None:
     """
     if not _RELATION.search(question.partition(" ")[2]):  # skip the question word
         return None
-    examples = [turn for asked, answer in _EXAMPLES for turn in (("user", asked), ("assistant", answer))]
+    examples = [turn for example, answer in _EXAMPLES for turn in (("user", example), ("assistant", answer))]
     messages: Messages = [("system", _TASK), *examples, ("user", question)]
     text, written = collect(session.reader.write(messages, _SETTINGS, session.request.cancel))
     session.reader_tokens += written.prompt_tokens
@@ -56,7 +56,7 @@ def find_description(session: ReadingSession, question: str) -> str | None:
     if not description or at < 0 or not _RELATION.search(description):
         return None
     rest = question[:at] + question[at + len(description) :]
-    if all(word in _ASKING for word in words_of([rest.casefold()])[0]):
+    if all(word in _QUESTION_WORDS for word in words_of([rest.casefold()])[0]):
         return None
     return question[at : at + len(description)]
 
@@ -67,8 +67,12 @@ def resolve_description(
     """The reply that names what is described, from the best of `passages`; None if it is no new name."""
     question = f"Who or what is {description}?"
     reply = best_draft(draft_replies(session, question, found, passages[:NUM_PASSAGES]))
-    name, (told, known) = name_of(reply), words_of([reply.text, question])
-    if reply.written.finish_reason != "stop" or not 0 < len(name) <= _NAME or set(told) <= set(known):
+    name, (reply_words, question_words) = name_of(reply), words_of([reply.text, question])
+    if (
+        reply.written.finish_reason != "stop"
+        or not 0 < len(name) <= _MAX_NAME
+        or set(reply_words) <= set(question_words)
+    ):
         return None
     return reply
 

@@ -172,7 +172,7 @@ class TestEndpoints:
     def test_what_goes_wrong_there_leaves_the_sources(
         self, chat: Chat, monkeypatch: pytest.MonkeyPatch, failure: str, said: str
     ) -> None:
-        monkeypatch.setattr(endpoint, "_PIECE", 0.3)
+        monkeypatch.setattr(endpoint, "_PIECE_TIMEOUT", 0.3)
         with Endpoint.running() as served:
             served.status = {"key": 401, "model": 404}.get(failure, 200)
             if failure == "slow":

@@ -172,7 +172,7 @@ def test_one_that_is_down_is_an_error(served: Endpoint) -> None:
 
 
 def test_one_that_is_silent_is_an_error(served: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "_PIECE", 0.2)
+    monkeypatch.setattr(endpoint, "_PIECE_TIMEOUT", 0.2)
     served.silent.clear()
     with pytest.raises(ReaderError, match="silent for too long"):
         written(EndpointReader(served.url, "m"))

@@ -13,13 +13,13 @@ from focusdoc.modeling.base import BaseModel
 from focusdoc.readers import onward
 from focusdoc.readers.finding import Found, Places
 from focusdoc.readers.local import LocalReader
-from focusdoc.readers.onward import EVERY, LOOKS, ActiveRetrieval
+from focusdoc.readers.onward import MAX_RETRIEVALS, MIN_CHARACTERS, ActiveRetrieval
 from focusdoc.readers.passages import Passage
 from focusdoc.readers.reader import Messages, drain
 from tiny_models import tiny_engine, tiny_model
 
 SPANS = [(0, 0, 100), (0, 200, 300), (0, 400, 500)]
-SENTENCE = "x" * EVERY + ". And"
+SENTENCE = "x" * MIN_CHARACTERS + ". And"
 
 
 def found_at(window: int) -> Found:
@@ -53,7 +53,7 @@ def test_nothing_changes_where_nothing_new_is_found() -> None:
     assert len(writing.passages) == 1
 
 
-@pytest.mark.parametrize("written", ["", "Short. And", "x" * 3 * EVERY])
+@pytest.mark.parametrize("written", ["", "Short. And", "x" * 3 * MIN_CHARACTERS])
 def test_it_looks_at_ends_of_sentences_that_are_far_enough_apart(written: str) -> None:
     writing, looked = onward_with([])
     assert writing.prompt_for(written) is None
@@ -64,7 +64,7 @@ def test_looks_are_counted() -> None:
     writing, looked = onward_with([0] * 99)
     for number in range(20):
         writing.prompt_for(SENTENCE * number)
-    assert len(looked) == LOOKS
+    assert len(looked) == MAX_RETRIEVALS
 
 
 def test_what_does_not_fit_stays_out() -> None:
