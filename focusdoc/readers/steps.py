@@ -36,7 +36,7 @@ _EXAMPLES = (
 #: A description contains a relation.
 _RELATION = re.compile(r"\b(?:of|that|which|who|whom|whose|by|where)\b|['\u2019]s\b", re.IGNORECASE)
 #: If only such words remain, the question itself asks for the name, and there is no second step.
-_QUESTION_WORDS = frozenset("who whom whose what which was were is are did does do name called".split())
+_ASKING = {"who", "whom", "whose", "what", "which", "was", "were", "is", "are", "did", "does", "do", "name", "called"}
 
 
 def find_description(session: ReadingSession, question: str) -> str | None:
@@ -56,7 +56,7 @@ def find_description(session: ReadingSession, question: str) -> str | None:
     if not description or at < 0 or not _RELATION.search(description):
         return None
     rest = question[:at] + question[at + len(description) :]
-    if all(word in _QUESTION_WORDS for word in words_of([rest.casefold()])[0]):
+    if all(word in _ASKING for word in words_of([rest.casefold()])[0]):
         return None
     return question[at : at + len(description)]
 
