@@ -32,7 +32,7 @@ from focusdoc.readers.confidence import MIN_CONFIDENCE, SIGNALS, confidence_of, 
 from focusdoc.readers.drafts import draft_replies
 from focusdoc.readers.passages import choose_passages
 from focusdoc.readers.reading import BUDGET
-from focusdoc.readers.replies import ReadingSession
+from focusdoc.readers.replies import Session
 
 #: Shares of XQuAD's questions: the adapter was trained on the first 80%.
 SHARES = {"tuning": (0.0, 0.8), "held out": (0.82, 1.0)}
@@ -118,9 +118,9 @@ def drafted(engine: FocusEngine, memory: DocumentMemory, row: dict[str, Any]) ->
     """The drafts of a question, the signals of each, and how right it is, 0 to 1."""
     assert engine.reader is not None, "name a reader"
     settings = GenerationConfig(max_new_tokens=48)
-    desk = ReadingSession(engine.reader, Request([memory], [], [], settings, engine.base.tokenizer), (), BUDGET)
+    session = Session(engine.reader, Request([memory], [], [], settings, engine.base.tokenizer), (), BUDGET)
     found = engine.find(memory, row["question"])
-    made = draft_replies(desk, row["question"], found, choose_passages(found, desk.fits))
+    made = draft_replies(session, row["question"], found, choose_passages(found, session.fits))
     return [{"text": each.text, "right": score(each.text, row), "signals": each.signals} for each in made]
 
 

@@ -32,7 +32,7 @@ from focusdoc.readers.drafts import best_draft, draft_replies
 from focusdoc.readers.finding import Found
 from focusdoc.readers.passages import choose_passages
 from focusdoc.readers.reading import Read
-from focusdoc.readers.replies import ReadingSession, Reply
+from focusdoc.readers.replies import Reply, Session
 
 _DIRECTOR = re.compile(r"(?:directed by|film by) ([A-Z][\w.\-]+(?: [A-Z][\w.\-]+){1,3})")
 _BORN = re.compile(r"\([^()]*?(\d{1,2} [A-Z][a-z]+ \d{4}|[A-Z][a-z]+ \d{1,2}, \d{4})")
@@ -49,13 +49,13 @@ def main() -> None:
     parser.add_argument("--store", default="auto")
     parser.add_argument("--output", type=Path, required=True, help="rows; those that are there are not asked again")
     given = parser.parse_args()
-    text, asked = questions(given.data / "qa" / "2wikimultihopqa_corpus.json", given.part)
-    asked = asked[: given.cases]
+    text, request = questions(given.data / "qa" / "2wikimultihopqa_corpus.json", given.part)
+    request = request[: given.cases]
     rows = json.loads(given.output.read_text()) if given.output.exists() else []
-    if len(rows) < len(asked):
+    if len(rows) < len(request):
         engine = FocusEngine.from_pretrained(reader=given.reader, store=given.store)
         memory = engine.read(Document.from_text(text, {"name": "films and directors"}))
-        for row in asked[len(rows) :]:
+        for row in request[len(rows) :]:
             rows.append(row | {"ways": in_all_ways(engine, memory, row)})
             given.output.write_text(json.dumps(rows, indent=1) + "\n")
             print(f"{len(rows)} of {len(asked)}", end="\r", flush=True)
@@ -76,8 +76,8 @@ def questions(file: Path, part: str) -> tuple[str, list[dict[str, str]]]:
     rows = known[:half] if part == "tuning" else known[half:]
     titles = sorted({title for row in rows for title in (row["film"], row["director"])})
     draw.shuffle(titles)
-    asked = [row | {"question": f"When was the director of the film {row['film']} born?"} for row in rows]
-    return "\n\n".join(texts[title] for title in titles), asked
+    request = [row | {"question": f"When was the director of the film {row['film']} born?"} for row in rows]
+    return "\n\n".join(texts[title] for title in titles), request
 
 
 def in_all_ways(engine: FocusEngine, memory: DocumentMemory, row: dict[str, str]) -> dict[str, dict[str, Any]]:
@@ -89,31 +89,31 @@ def in_all_ways(engine: FocusEngine, memory: DocumentMemory, row: dict[str, str]
     begun = clock()
     found = engine.find(memory, question)
     looked = clock() - begun
-    asked = Request([memory], [], [], settings, engine.base.tokenizer, [("user", question)])
+    request = Request([memory], [], [], settings, engine.base.tokenizer, [("user", question)])
 
-    def timed(what: Callable[[ReadingSession], Reply], seconds: float) -> tuple[Reply, dict[str, Any]]:
-        desk, begun = ReadingSession(reader, asked, (), way.budget), clock()
-        reply = what(desk)
+    def timed(what: Callable[[Session], Reply], seconds: float) -> tuple[Reply, dict[str, Any]]:
+        session, begun = Session(reader, request, (), way.budget), clock()
+        reply = what(session)
         return reply, {
             "text": reply.text,
             "right": float(is_date(reply.text, row["born"])),
-            "tokens": sum(map(reader.count, desk.texts(desk.read))),
+            "tokens": sum(map(reader.count, session.texts(session.read))),
             "seconds": round(seconds + clock() - begun, 2),
             "confidence": reply.confidence,
             "steps": [[step.question, step.text] for step in reply.steps],
         }
 
-    def from_look(desk: ReadingSession, found: Found, **choice: Any) -> Reply:
-        return best_draft(draft_replies(desk, question, found, choose_passages(found, desk.fits, **choice)))
+    def from_look(session: Session, found: Found, **choice: Any) -> Reply:
+        return best_draft(draft_replies(session, question, found, choose_passages(found, session.fits, **choice)))
 
-    def again(desk: ReadingSession) -> Reply:
-        second = from_look(desk, engine.find(memory, f"{question} {first.text}"))
+    def again(session: Session) -> Reply:
+        second = from_look(session, engine.find(memory, f"{question} {first.text}"))
         return max(first, second, key=lambda reply: reply.confidence)
 
-    first, one = timed(lambda desk: from_look(desk, found), looked)
-    _, wide = timed(lambda desk: from_look(desk, found, enough=1.1), looked)
+    first, one = timed(lambda session: from_look(session, found), looked)
+    _, wide = timed(lambda session: from_look(session, found, enough=1.1), looked)
     _, written = timed(again, one["seconds"])
-    _, steps = timed(lambda desk: way.try_two_steps(desk, first), one["seconds"])
+    _, steps = timed(lambda session: way.try_two_steps(session, first), one["seconds"])
     written["tokens"] += one["tokens"]
     steps["tokens"] += one["tokens"]
     return {"one": one, "wide": wide, "written": written, "steps": steps}

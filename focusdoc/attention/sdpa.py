@@ -70,7 +70,7 @@ def _prefers_matmul(query: Tensor) -> bool:
     return query.device.type == "cpu" and query.dtype == torch.bfloat16
 
 
-def _prefers_matmul_for_many_rows(query: Tensor) -> bool:
+def _prefers_matmul_always(query: Tensor) -> bool:
     """Whether matmuls are faster for many rows too: on CPUs without AMX."""
     return _prefers_matmul(query) and not _has_matrix_unit()
 
@@ -103,7 +103,7 @@ def prefers_joint_softmax(query: Tensor, first_keys: Tensor) -> bool:
     """Whether `attend_both` is faster than a fused kernel call per set of keys."""
     rows = query.shape[1] // first_keys.shape[1] * query.shape[2]
     return first_keys.shape[2] >= FEW_KEYS and (
-        _prefers_matmul(query) if rows <= FEW_ROWS else _prefers_matmul_for_many_rows(query)
+        _prefers_matmul(query) if rows <= FEW_ROWS else _prefers_matmul_always(query)
     )
 
 
@@ -142,7 +142,7 @@ def attend_both(
 
 def prefers_blocks(query: Tensor) -> bool:
     """Whether this `attend_causal` is faster than the fused kernel."""
-    return _prefers_matmul_for_many_rows(query) and query.shape[2] >= 2 * BLOCK_ROWS
+    return _prefers_matmul_always(query) and query.shape[2] >= 2 * BLOCK_ROWS
 
 
 def attend_causal(query: Tensor, key: Tensor, value: Tensor, *, scaling: float) -> Tensor:

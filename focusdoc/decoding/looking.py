@@ -21,7 +21,7 @@ from focusdoc.decoding.sweep import CandidateQueries
 #: The first tokens of a text are attention sinks; their scores are set to 0.
 SINK_TOKENS = 4
 #: Window in tokens over which a head's attention is pooled around each token.
-NEIGHBOURHOOD = 16
+POOL_WIDTH = 16
 
 
 def retrieval_scores(weights: Tensor, values: Tensor) -> Tensor:
@@ -39,10 +39,8 @@ def retrieval_scores(weights: Tensor, values: Tensor) -> Tensor:
     lengths[..., :SINK_TOKENS] = 0
     taken = weights * lengths.repeat_interleave(weights.shape[1] // values.shape[1], dim=1).unsqueeze(2)
     # [chunks, num_heads, rows, chunk_len] -> [all rows, 1, chunk_len]
-    padded = (
-        functional.pad(taken, (NEIGHBOURHOOD // 2, NEIGHBOURHOOD - NEIGHBOURHOOD // 2 - 1)).flatten(0, 2).unsqueeze(1)
-    )
-    around = functional.avg_pool1d(padded, NEIGHBOURHOOD, stride=1) * NEIGHBOURHOOD
+    padded = functional.pad(taken, (POOL_WIDTH // 2, POOL_WIDTH - POOL_WIDTH // 2 - 1)).flatten(0, 2).unsqueeze(1)
+    around = functional.avg_pool1d(padded, POOL_WIDTH, stride=1) * POOL_WIDTH
     product: Tensor = taken * around.view_as(taken)
     return product
 
@@ -82,12 +80,12 @@ class ChunkEntry:
 
 
 def candidate_scores(
-    entries: Sequence[ChunkEntry], queries_by_sweep: Sequence[Sequence[CandidateQueries]], tail_len: int
+    entries: Sequence[ChunkEntry], recorded: Sequence[Sequence[CandidateQueries]], tail_len: int
 ) -> list[Tensor]:
     """Scores of each token of a chunk by the candidates of the first sweeps: float32 [chunk_len] each.
 
     Args:
-        queries_by_sweep: for each sweep, in chunk order, its candidates' queries in every layer.
+        recorded: for each sweep, in chunk order, its candidates' queries in every layer.
         tail_len: tokens of the dynamic prompt before the candidate.
 
     Returns:
@@ -98,19 +96,19 @@ def candidate_scores(
         same_length = [entry for entry in entries if entry.group.chunk_len == length]
         scores = sum(
             _candidate_layer_scores(same_length, layer, rows, tail_len)
-            for layer, rows in enumerate(zip(*queries_by_sweep, strict=True))
+            for layer, rows in enumerate(zip(*recorded, strict=True))
         )
         found |= zip((entry.chunk for entry in same_length), scores, strict=True)  # type: ignore[arg-type]
     return [found[entry.chunk].cpu() for entry in entries]
 
 
 def question_scores(
-    entries: Sequence[ChunkEntry], queries_by_sweep: Sequence[Sequence[CandidateQueries]], rows: QuestionRows
+    entries: Sequence[ChunkEntry], recorded: Sequence[Sequence[CandidateQueries]], rows: QuestionRows
 ) -> list[Tensor]:
     """Scores of each token of a chunk by the retrieval heads, for the question: float32 [heads, chunk_len] each.
 
     Args:
-        queries_by_sweep: as for `candidate_scores`, of sweeps that recorded `rows`.
+        recorded: as for `candidate_scores`, of sweeps that recorded `rows`.
 
     Returns:
         `retrieval_scores` summed over the question's rows, in the order of `entries`; heads as in ``rows.heads``.
@@ -120,8 +118,7 @@ def question_scores(
     for length in {entry.group.chunk_len for entry in entries}:
         same_length = [entry for entry in entries if entry.group.chunk_len == length]
         scores = [
-            _question_layer_scores(same_length, layer, [sweep[layer] for sweep in queries_by_sweep], rows)
-            for layer in layers
+            _question_layer_scores(same_length, layer, [sweep[layer] for sweep in recorded], rows) for layer in layers
         ]
         found |= zip((entry.chunk for entry in same_length), torch.cat(scores, dim=1), strict=True)
     return [found[entry.chunk].cpu() for entry in entries]

@@ -15,7 +15,7 @@ from focusdoc.readers.confidence import rank_score_of
 from focusdoc.readers.finding import Found
 from focusdoc.readers.passages import Passage
 from focusdoc.readers.reader import ANSWER_INSTRUCTION, RETRY_INSTRUCTION, drain
-from focusdoc.readers.replies import ReadingSession, Reply, signals_for
+from focusdoc.readers.replies import Reply, Session, signals_for
 
 #: Maximum length of a draft; longer answers are written from all passages together.
 DRAFT_TOKENS = 32
@@ -23,7 +23,7 @@ DRAFT_TOKENS = 32
 CONFIDENT = 0.9
 
 
-def draft_replies(session: ReadingSession, question: str, found: Found, passages: Sequence[Passage]) -> list[Reply]:
+def draft_replies(session: Session, question: str, found: Found, passages: Sequence[Passage]) -> list[Reply]:
     """A draft from each passage that could rank first, retried where it only repeats the question.
 
     Stops after a draft that is confident, truncated or cancelled.
@@ -47,7 +47,7 @@ def draft_replies(session: ReadingSession, question: str, found: Found, passages
     return replies
 
 
-def is_truncated(session: ReadingSession, reply: Reply) -> bool:
+def is_truncated(session: Session, reply: Reply) -> bool:
     """Whether the draft hit the draft limit before the answer was complete."""
     return reply.written.finish_reason == "length" and session.request.settings.max_new_tokens > DRAFT_TOKENS
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from focusdoc.decoding.generation import AnswerDecoder
-from focusdoc.decoding.looking import NEIGHBOURHOOD
+from focusdoc.decoding.looking import POOL_WIDTH
 from focusdoc.decoding.prompt import Request, encode_text
 from focusdoc.decoding.state import question_rows
 from focusdoc.errors import ConfigError
@@ -174,8 +174,8 @@ def _spread(chunks: Sequence[int], looks: Sequence[Tensor], starts: Sequence[int
     spread = torch.zeros(starts[-1])
     for chunk, look in zip(chunks, looks, strict=True):
         spread[starts[chunk] : starts[chunk] + look.shape[1]] = (look / largest[:, None]).sum(dim=0)
-    padded = functional.pad(spread, (NEIGHBOURHOOD // 2, NEIGHBOURHOOD - NEIGHBOURHOOD // 2 - 1))
-    return functional.avg_pool1d(padded[None, None], NEIGHBOURHOOD, stride=1)[0, 0]
+    padded = functional.pad(spread, (POOL_WIDTH // 2, POOL_WIDTH - POOL_WIDTH // 2 - 1))
+    return functional.avg_pool1d(padded[None, None], POOL_WIDTH, stride=1)[0, 0]
 
 
 def _in_windows(spread: Tensor, places: Places) -> Tensor:

@@ -13,7 +13,7 @@ from focusdoc.decoding.answer import TextPiece
 from focusdoc.readers.finding import Found
 from focusdoc.readers.passages import Passage, merge_passage
 from focusdoc.readers.reading import Read
-from focusdoc.readers.replies import ReadingSession, Reply
+from focusdoc.readers.replies import Reply, Session
 
 #: Budget in the reader's tokens: what the catalogue's reader reads in half a minute on two cores.
 OVERVIEW_BUDGET = 6000
@@ -42,12 +42,12 @@ class Overview(Read):
     budget = OVERVIEW_BUDGET
     reports_confidence = False
 
-    def passages(self, session: ReadingSession, found: Found) -> list[Passage]:
+    def passages(self, session: Session, found: Found) -> list[Passage]:
         """See `Read.passages`."""
         return passages_of_all_chunks(session, found)
 
     def reply(
-        self, session: ReadingSession, question: str, found: Found, passages: list[Passage]
+        self, session: Session, question: str, found: Found, passages: list[Passage]
     ) -> Generator[TextPiece, None, Reply]:
         """See `Read.reply`."""
         return (
@@ -57,7 +57,7 @@ class Overview(Read):
         )
 
 
-def passages_of_all_chunks(session: ReadingSession, found: Found) -> list[Passage]:
+def passages_of_all_chunks(session: Session, found: Found) -> list[Passage]:
     """The best window of every chunk, then the second best of each, and so on, up to the budget.
 
     Adjacent windows are merged; the best passage comes first.

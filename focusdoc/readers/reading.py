@@ -19,7 +19,7 @@ from focusdoc.readers.finding import Finder, Found
 from focusdoc.readers.fitting import fit_reading
 from focusdoc.readers.passages import Passage, choose_passages
 from focusdoc.readers.reader import Judge, Reader
-from focusdoc.readers.replies import ReadingSession, Reply
+from focusdoc.readers.replies import Reply, Session
 from focusdoc.readers.sources import sources_of
 from focusdoc.readers.steps import find_description, name_of, resolve_description
 
@@ -100,12 +100,12 @@ class Read(Way):
             ),
         )
 
-    def passages(self, session: ReadingSession, found: Found) -> list[Passage]:
+    def passages(self, session: Session, found: Found) -> list[Passage]:
         """The passages for the reader, best first."""
         return choose_passages(found, session.fits)
 
     def reply(
-        self, session: ReadingSession, question: str, found: Found, passages: list[Passage]
+        self, session: Session, question: str, found: Found, passages: list[Passage]
     ) -> Generator[TextPiece, None, Reply]:
         """Yield the answer's text; return the reply."""
         steps: tuple[Reply, ...] = ()
@@ -123,7 +123,7 @@ class Read(Way):
         reply = yield from session.reply(question, found, passages, session.request.settings, retrieve=retrieve)
         return replace(reply, steps=steps)
 
-    def try_two_steps(self, session: ReadingSession, reply: Reply) -> Reply:
+    def try_two_steps(self, session: Session, reply: Reply) -> Reply:
         """`reply`, or the reply to a question with its description replaced by a name, if that is more confident."""
         if reply.confidence >= CONFIDENT or reply.written.finish_reason == "cancelled":
             return reply
@@ -146,8 +146,8 @@ class Read(Way):
         again = replace(request, local_ids=local_ids, prompt_ids=prompt_ids)
         return self.finder.find(self.own.decoder(request.blocks, 1), again, question)
 
-    def _session(self, request: Request) -> ReadingSession:
+    def _session(self, request: Request) -> Session:
         *earlier, (_, question) = request.messages
-        return ReadingSession(
+        return Session(
             self.reader, request, *fit_reading(self.reader, question, earlier, request.settings, self.budget)
         )

@@ -93,7 +93,7 @@ def signals_for(
 
 
 @dataclass(slots=True)
-class ReadingSession:
+class Session:
     """A reader's work on one request; its replies share memories, settings and conversation.
 
     Attributes:

@@ -15,7 +15,7 @@ from focusdoc.readers.drafts import best_draft, draft_replies
 from focusdoc.readers.finding import Found
 from focusdoc.readers.passages import Passage
 from focusdoc.readers.reader import Messages, collect
-from focusdoc.readers.replies import ReadingSession, Reply
+from focusdoc.readers.replies import Reply, Session
 from focusdoc.readers.windows import words_of
 
 #: Passages to resolve a description from.
@@ -39,7 +39,7 @@ _RELATION = re.compile(r"\b(?:of|that|which|who|whom|whose|by|where)\b|['\u2019]
 _ASKING = {"who", "whom", "whose", "what", "which", "was", "were", "is", "are", "did", "does", "do", "name", "called"}
 
 
-def find_description(session: ReadingSession, question: str) -> str | None:
+def find_description(session: Session, question: str) -> str | None:
     """The part of `question` that describes somebody or something without a name; None if there is none.
 
     Raises:
@@ -61,9 +61,7 @@ def find_description(session: ReadingSession, question: str) -> str | None:
     return question[at : at + len(description)]
 
 
-def resolve_description(
-    session: ReadingSession, description: str, found: Found, passages: Sequence[Passage]
-) -> Reply | None:
+def resolve_description(session: Session, description: str, found: Found, passages: Sequence[Passage]) -> Reply | None:
     """The reply that names what is described, from the best of `passages`; None if it is no new name."""
     question = f"Who or what is {description}?"
     reply = best_draft(draft_replies(session, question, found, passages[:NUM_PASSAGES]))

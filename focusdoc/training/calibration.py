@@ -24,7 +24,7 @@ from focusdoc.attention import AttentionKernel
 from focusdoc.config import CHUNK_SIZE
 from focusdoc.decoding.attribution import SENTENCE_END
 from focusdoc.decoding.look import LookDecoder, num_layers_for
-from focusdoc.decoding.looking import NEIGHBOURHOOD
+from focusdoc.decoding.looking import POOL_WIDTH
 from focusdoc.decoding.prompt import encode_text, question_prompt
 from focusdoc.decoding.quoting import points
 from focusdoc.decoding.state import question_rows
@@ -235,7 +235,7 @@ def _looks(
 
 
 def _smooth(taken: Tensor) -> Tensor:
-    return functional.avg_pool1d(taken[None], NEIGHBOURHOOD, stride=1, padding=NEIGHBOURHOOD // 2)[0]
+    return functional.avg_pool1d(taken[None], POOL_WIDTH, stride=1, padding=POOL_WIDTH // 2)[0]
 
 
 def _near(tokens: Tensor, case: Case) -> Tensor:

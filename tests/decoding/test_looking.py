@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from focusdoc.decoding.looking import NEIGHBOURHOOD, SINK_TOKENS, retrieval_scores
+from focusdoc.decoding.looking import POOL_WIDTH, SINK_TOKENS, retrieval_scores
 from focusdoc.decoding.quoting import points
 
 LENGTH, HEADS = 200, 9
@@ -26,14 +26,14 @@ def place(looked: Tensor) -> int:
 
 def test_one_head_that_is_sure_outweighs_all_that_rest_on_a_word() -> None:
     weights, values = rows(all=(50, 0.2), first=(120, 0.8)), torch.ones(1, 3, LENGTH, 8)
-    assert abs(place(weights) - 50) < NEIGHBOURHOOD
-    assert abs(place(retrieval_scores(weights, values)) - 120) < NEIGHBOURHOOD
+    assert abs(place(weights) - 50) < POOL_WIDTH
+    assert abs(place(retrieval_scores(weights, values)) - 120) < POOL_WIDTH
 
 
 def test_attention_on_a_word_of_small_value_is_rest() -> None:
     weights, values = rows(all=(50, 0.7), first=(120, 0.6)), torch.ones(1, 3, LENGTH, 8)
     values[:, :, 50] *= 0.05
-    assert abs(place(retrieval_scores(weights, values)) - 120) < NEIGHBOURHOOD
+    assert abs(place(retrieval_scores(weights, values)) - 120) < POOL_WIDTH
 
 
 def test_the_first_tokens_count_as_nothing() -> None:
@@ -43,8 +43,8 @@ def test_the_first_tokens_count_as_nothing() -> None:
 
 def test_a_place_is_told_that_attention_is_spread_over() -> None:
     weights, values = rows(all=(50, 0.2)), torch.ones(1, 3, LENGTH, 8)
-    weights[0, 0, 0, 120 : 120 + NEIGHBOURHOOD // 2] = 0.9 / (NEIGHBOURHOOD // 2)
-    assert abs(place(retrieval_scores(weights, values)) - 124) < NEIGHBOURHOOD
+    weights[0, 0, 0, 120 : 120 + POOL_WIDTH // 2] = 0.9 / (POOL_WIDTH // 2)
+    assert abs(place(retrieval_scores(weights, values)) - 124) < POOL_WIDTH
 
 
 def test_chunks_shorter_than_a_place_keep_their_length() -> None:

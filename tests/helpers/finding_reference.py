@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from focusdoc import FocusEngine
-from focusdoc.decoding.looking import NEIGHBOURHOOD, retrieval_scores
+from focusdoc.decoding.looking import POOL_WIDTH, retrieval_scores
 from focusdoc.decoding.prompt import question_prompt
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.readers.finding import FLOOR, WEIGHTS
@@ -46,7 +46,7 @@ def scores(
         spans = cut(text)
         for signal, spread in zip(found, (looked / looked.max(), torch.stack(taken).sum(dim=0)), strict=False):
             near = [
-                float(spread[max(0, at - NEIGHBOURHOOD // 2) : at + NEIGHBOURHOOD // 2].sum()) / NEIGHBOURHOOD
+                float(spread[max(0, at - POOL_WIDTH // 2) : at + POOL_WIDTH // 2].sum()) / POOL_WIDTH
                 for at in range(len(spread))
             ]
             signal += [max(near[begin + start : begin + end]) for start, end in spans]

@@ -14,11 +14,11 @@ from focusdoc.modeling.base import BaseModel
 from focusdoc.readers.confidence import confidence_of, rank_score_of, signals
 from focusdoc.readers.local import LocalReader
 from focusdoc.readers.reader import Messages, Written, judging_prompt, reading_prompt
-from scripted_reader import Told
+from scripted_reader import ScriptedReader
 from tiny_models import tiny_engine, tiny_model
 
 
-class Judging(Told):
+class JudgingReader(ScriptedReader):
     """Says what it is told to say, how likely, and whether it agrees with it."""
 
     def __init__(self, likelihood: float, agreement: float) -> None:
@@ -80,7 +80,7 @@ def memory(engine: FocusEngine) -> Any:
 
 class TestAnswers:
     def test_say_that_the_document_does_not_tell(self, engine: FocusEngine, memory: Any) -> None:
-        sure, unsure = Judging(0.0, 12.0), Judging(-15.0, -12.0)
+        sure, unsure = JudgingReader(0.0, 12.0), JudgingReader(-15.0, -12.0)
         answers = [engine.with_reader(one).ask(memory, "What colour is it?") for one in (sure, unsure)]
         assert [answer.found for answer in answers] == [True, False]
         assert answers[0].confidence > 0.5 > answers[1].confidence  # type: ignore[operator]
@@ -89,7 +89,7 @@ class TestAnswers:
         assert "Proposed answer: blue\n" in messages[-1][1]
 
     def test_nobody_judges_a_cancelled_answer(self, engine: FocusEngine, memory: Any) -> None:
-        class Stopped(Judging):
+        class Stopped(JudgingReader):
             def write(self, *given: Any) -> Generator[str, None, Written]:
                 yield "bl"
                 return Written("cancelled", 77, 1, 0.5, 0.25)

@@ -11,7 +11,7 @@ from focusdoc.errors import PromptTooLongError
 from focusdoc.readers import overview, windows
 from focusdoc.readers.overview import OVERVIEW_INSTRUCTION, asks_for_overview
 from focusdoc.readers.reader import ANSWER_INSTRUCTION
-from scripted_reader import Judging, Told
+from scripted_reader import JudgingReader, ScriptedReader
 from tiny_models import tiny_engine
 
 TEXT = " ".join(
@@ -67,7 +67,7 @@ def test_other_questions_have_a_place(question: str) -> None:
 
 
 def test_passages_of_every_chunk_are_read_together(engine: FocusEngine, memory: Any) -> None:
-    reader = Judging({}, ("a mill and its families", 1.0))
+    reader = JudgingReader({}, ("a mill and its families", 1.0))
     answer = engine.with_reader(reader).ask(memory, WHOLE)
     assert answer.text == "a mill and its families"
     (messages,) = reader.asked
@@ -78,7 +78,7 @@ def test_passages_of_every_chunk_are_read_together(engine: FocusEngine, memory: 
 
 
 def test_a_short_document_is_read_as_a_whole(engine: FocusEngine, memory: Any) -> None:
-    reader = Told("x")
+    reader = ScriptedReader("x")
     engine.with_reader(reader).ask(memory, WHOLE)
     assert TEXT in reader.asked[0][-1][1]
 
@@ -88,14 +88,14 @@ def test_every_chunk_has_its_share_of_a_small_budget(
 ) -> None:
     budget = 45 * memory.num_chunks
     monkeypatch.setattr(overview.Overview, "budget", budget)
-    reader = Told("x")
+    reader = ScriptedReader("x")
     answer = engine.with_reader(reader).ask(memory, WHOLE)
     assert answer.usage.quoted_tokens <= budget
     assert chunks_of(memory, reader.asked[0][-1][1]) == set(range(memory.num_chunks))
 
 
 def test_what_the_caller_says_goes_before_the_words(engine: FocusEngine, memory: Any) -> None:
-    reader = Told("x")
+    reader = ScriptedReader("x")
     asking = engine.with_reader(reader)
     asking.ask(memory, WHOLE, overview=False)
     asking.ask(memory, "Who owned the mill in 1807?", overview=True)
@@ -103,11 +103,11 @@ def test_what_the_caller_says_goes_before_the_words(engine: FocusEngine, memory:
 
 
 def test_many_questions_each_go_their_way(engine: FocusEngine, memory: Any) -> None:
-    reader = Told("x")
+    reader = ScriptedReader("x")
     engine.with_reader(reader).ask_many(memory, [WHOLE, "Who owned the mill in 1807?", WHOLE])
     assert [OVERVIEW_INSTRUCTION in messages[-1][1] for messages in reader.asked] == [True, False, True]
 
 
 def test_a_window_without_room_for_a_passage_is_told_before(engine: FocusEngine, memory: Any) -> None:
     with pytest.raises(PromptTooLongError):
-        engine.with_reader(Told("x", window=30)).stream(memory, WHOLE)
+        engine.with_reader(ScriptedReader("x", window=30)).stream(memory, WHOLE)
