@@ -144,9 +144,9 @@ def compare(
         question = rng.choice(facts[0].questions)
         base: tuple[Run, str] | None = None
         for way, tally in tallies.items():
-            request, memory = changed(way, engine, planted)
-            run = follow(request, memory, question, base[0].logits.argmax(-1).tolist() if base else None)
-            said = request.ask(memory, question, max_new_tokens=48, max_sources=0).text.strip()
+            asked, memory = changed(way, engine, planted)
+            run = follow(asked, memory, question, base[0].logits.argmax(-1).tolist() if base else None)
+            said = asked.ask(memory, question, max_new_tokens=48, max_sources=0).text.strip()
             base = base or (run, said)
             tally.add(run, said, facts[0].answer, memory.num_bytes, *base)
         if base is not None:

@@ -49,13 +49,13 @@ def main() -> None:
     parser.add_argument("--store", default="auto")
     parser.add_argument("--output", type=Path, required=True, help="rows; those that are there are not asked again")
     given = parser.parse_args()
-    text, request = questions(given.data / "qa" / "2wikimultihopqa_corpus.json", given.part)
-    request = request[: given.cases]
+    text, asked = questions(given.data / "qa" / "2wikimultihopqa_corpus.json", given.part)
+    asked = request[: given.cases]
     rows = json.loads(given.output.read_text()) if given.output.exists() else []
-    if len(rows) < len(request):
+    if len(rows) < len(asked):
         engine = FocusEngine.from_pretrained(reader=given.reader, store=given.store)
         memory = engine.read(Document.from_text(text, {"name": "films and directors"}))
-        for row in request[len(rows) :]:
+        for row in asked[len(rows) :]:
             rows.append(row | {"ways": in_all_ways(engine, memory, row)})
             given.output.write_text(json.dumps(rows, indent=1) + "\n")
             print(f"{len(rows)} of {len(asked)}", end="\r", flush=True)
@@ -76,8 +76,8 @@ def questions(file: Path, part: str) -> tuple[str, list[dict[str, str]]]:
     rows = known[:half] if part == "tuning" else known[half:]
     titles = sorted({title for row in rows for title in (row["film"], row["director"])})
     draw.shuffle(titles)
-    request = [row | {"question": f"When was the director of the film {row['film']} born?"} for row in rows]
-    return "\n\n".join(texts[title] for title in titles), request
+    asked = [row | {"question": f"When was the director of the film {row['film']} born?"} for row in rows]
+    return "\n\n".join(texts[title] for title in titles), asked
 
 
 def in_all_ways(engine: FocusEngine, memory: DocumentMemory, row: dict[str, str]) -> dict[str, dict[str, Any]]:
