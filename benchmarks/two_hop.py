@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="rows; those that are there are not asked again")
     given = parser.parse_args()
     text, asked = questions(given.data / "qa" / "2wikimultihopqa_corpus.json", given.part)
-    asked = request[: given.cases]
+    asked = asked[: given.cases]
     rows = json.loads(given.output.read_text()) if given.output.exists() else []
     if len(rows) < len(asked):
         engine = FocusEngine.from_pretrained(reader=given.reader, store=given.store)

@@ -1,4 +1,4 @@
-"""Chunk memory in int8: keys quantized per channel with a zero point, values with a scale per token.
+"""Chunk memory in int8: keys quantized per channel around its midpoint, values with a scale per token.
 
 Some key channels are large for all tokens of a chunk, and in some models (Qwen2.5) they are always near a value set by
 a bias. So each channel of a chunk has its own midpoint and scale. Values have no such channels; with a scale per token,
