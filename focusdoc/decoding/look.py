@@ -95,7 +95,7 @@ class LookDecoder:
         #: Each head's scores in every chunk, float32 [heads, chunk_len] each.
         self._head_scores: list[Tensor] = []
         #: Each head's maximum over all chunks, float32 [heads].
-        self._head_maxima = torch.ones(len(self._heads))
+        self._head_max = torch.ones(len(self._heads))
         #: Each chunk's maximum of the combined scores, float32 [num_chunks].
         self.candidate_mass = torch.zeros(self.num_chunks)
 
@@ -110,9 +110,7 @@ class LookDecoder:
         lower = self.base.first_layers(num_layers_for(self._heads))
         batches = self._chunk_batches(len(prompt_ids), rows)
         self._head_scores = [scores for block in batches for scores in self._pass(lower, block, prompt_ids, rows)]
-        self._head_maxima = (
-            torch.stack([scores.amax(dim=1) for scores in self._head_scores]).amax(dim=0).clamp_min(1e-30)
-        )
+        self._head_max = torch.stack([scores.amax(dim=1) for scores in self._head_scores]).amax(dim=0).clamp_min(1e-30)
         self.candidate_mass = torch.stack([self._combined_scores(scores).max() for scores in self._head_scores])
 
     def _pass(
@@ -134,7 +132,7 @@ class LookDecoder:
                 yield block.chunks(start, start + size)
 
     def _combined_scores(self, scores: Tensor) -> Tensor:
-        return (scores / self._head_maxima[:, None]).sum(dim=0)
+        return (scores / self._head_max[:, None]).sum(dim=0)
 
     def question_token_scores(self, chunks: Sequence[int]) -> list[Tensor]:
         """See `AnswerDecoder.question_token_scores`."""

@@ -65,14 +65,9 @@ def resolve_description(session: Session, description: str, found: Found, passag
     """The reply that names what is described, from the best of `passages`; None if it is no new name."""
     question = f"Who or what is {description}?"
     reply = best_draft(draft_replies(session, question, found, passages[:NUM_PASSAGES]))
-    name, (reply_words, question_words) = name_of(reply), words_of([reply.text, question])
-    if (
-        reply.written.finish_reason != "stop"
-        or not 0 < len(name) <= _MAX_NAME
-        or set(reply_words) <= set(question_words)
-    ):
-        return None
-    return reply
+    is_name = reply.written.finish_reason == "stop" and 0 < len(name_of(reply)) <= _MAX_NAME
+    reply_words, question_words = words_of([reply.text, question])
+    return reply if is_name and not set(reply_words) <= set(question_words) else None
 
 
 def name_of(reply: Reply) -> str:

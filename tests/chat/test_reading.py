@@ -285,7 +285,7 @@ class TestContinuing:
         asking = reading(chat, local)
         grammar = asking.grammar(TestStructuredAnswers.SCHEMA)
         for text in ("One, two,", BOOK):
-            with pytest.raises(ConfigError, match="a grammar holds for the tokens of the reader tiny reader"):
+            with pytest.raises(ConfigError, match="the grammar is for the tokens of the reader tiny reader"):
                 asking.continue_text(text, grammar=grammar)
 
 

@@ -57,7 +57,7 @@ class TestPieces:
         assert part.keys.data_ptr() == block.keys[:, 2].data_ptr()
         assert part.tensors().keys() == block.tensors().keys()
         for layer in (0, 1):
-            keys, values = block.kept.layer(layer, torch.float32)
+            keys, values = block.host_block.layer(layer, torch.float32)
             assert torch.equal(part.layer(layer, torch.float32)[0], keys[2:4])
             assert torch.equal(some.layer(layer, torch.float32)[1], values[[3, 0]])
 
