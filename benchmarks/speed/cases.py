@@ -21,6 +21,9 @@ CONTENDERS: Mapping[str, str] = {
 }
 #: Those that cut the document into chunks of a size that can be chosen.
 CHUNKED = ("focus", "int8", "look", "far")
+#: What a process can be asked besides the contenders: about the machine and the model, and to open the memory that
+#: another one stored.
+MACHINE, REOPEN = "machine", "reopen"
 #: Those that need an adapter.
 ADAPTED = ("focus", "int8", "paper", "far")
 

@@ -14,19 +14,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.cases import CHUNKED, Case, Options, Settings, plan
+from benchmarks.speed.cases import CHUNKED, MACHINE, REOPEN, Case, Options, Settings, plan
 from focusdoc.errors import EvaluationError, FocusdocError
 from focusdoc.evaluation import runner
 from focusdoc.evaluation.results import ResultFolder
 from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
 
-#: What a process can be asked besides the contenders: about the machine and the model, and to open the memory that
-#: another one stored.
-MACHINE, REOPEN = "machine", "reopen"
 #: A machine that is busier than this, per core, is not measured but disturbed.
 _BUSY = 0.25
 
-#: Does a piece of work (a contender, or one of those above) for a case, with a folder to keep memories in.
+#: Does a piece of work (a contender, `MACHINE` or `REOPEN`) for a case, with a folder to keep memories in.
 Start = Callable[[str, Case, Settings, str | None], dict[str, Any]]
 Tell = Callable[[str], None]
 

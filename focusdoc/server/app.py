@@ -32,7 +32,7 @@ _PAGE = Path(__file__).with_name("page.html")
 #: The page loads nothing from elsewhere, and nobody frames it.
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src 'self' blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
@@ -144,7 +144,8 @@ def create_app(library: Library, settings: ServerSettings, model: str) -> FastAP
             raise HTTPException(404, f"The file {file_id} has no page {number}, or is not read yet.")
         data = library.files.content(file).read_bytes()
         if document.metadata.get("format") == "pdf":
-            return Response(picture(data, number, quote), media_type="image/png")
+            drawn, top = picture(data, number, quote)
+            return Response(drawn, media_type="image/png", headers={"X-Mark-Top": str(top)})
         found = document.pages[number - 1]
         return JSONResponse({"number": number, "label": found.label, "text": document.text[found.start : found.end]})
 

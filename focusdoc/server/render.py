@@ -1,6 +1,7 @@
 """Pages of PDFs as pictures with a quote marked; run in a child process with limits, since files are untrusted.
 
-``python -m focusdoc.server.render`` reads a line of JSON (page, quote) and the file's bytes, and writes a PNG.
+``python -m focusdoc.server.render`` reads a line of JSON (page, quote) and the file's bytes, and writes where the mark
+begins and a PNG.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ _MARK = (255, 214, 0, 90)
 Box = tuple[float, float, float, float]
 
 
-def picture(data: bytes, page: int, quote: str) -> bytes:
-    """A page of a PDF as PNG.
+def picture(data: bytes, page: int, quote: str) -> tuple[bytes, float]:
+    """A page of a PDF as PNG, and how far down the mark begins, as a share of its height.
 
     Args:
         page: 1 for the first.
@@ -48,9 +49,10 @@ def picture(data: bytes, page: int, quote: str) -> bytes:
         )
     except subprocess.TimeoutExpired:
         raise DocumentError(f"Page {page} takes longer than {_SECONDS} seconds to draw.") from None
-    if done.returncode or not done.stdout.startswith(b"\x89PNG"):
+    top, _, drawn = done.stdout.partition(b"\n")
+    if done.returncode or not drawn.startswith(b"\x89PNG"):
         raise DocumentError(f"Page {page} cannot be drawn.")
-    return done.stdout
+    return drawn, float(top)
 
 
 def boxes_of(page: Any, quote: str) -> list[Box]:
@@ -83,12 +85,14 @@ def _draw(data: bytes, number: int, quote: str) -> bytes:
     scale = _LONGEST / max(page.get_width(), page.get_height())
     drawn = page.render(scale=scale).to_pil().convert("RGBA")
     marks = Image.new("RGBA", drawn.size)
-    for left, low, right, high in boxes_of(page, quote):
-        top, bottom = (page.get_height() - side for side in (high, low))
+    boxes, height = boxes_of(page, quote), page.get_height()
+    for left, low, right, high in boxes:
+        top, bottom = height - high, height - low
         ImageDraw.Draw(marks).rectangle([scale * side for side in (left - 1, top - 1, right + 1, bottom + 1)], _MARK)
     file = io.BytesIO()
     Image.alpha_composite(drawn, marks).convert("RGB").save(file, "PNG")
-    return file.getvalue()
+    begins = max(0.0, 1 - boxes[0][3] / height) if boxes else 0.0
+    return f"{begins:.3f}\n".encode() + file.getvalue()
 
 
 def _limit() -> None:

@@ -64,6 +64,15 @@ class TestFiles:
         with pytest.raises(openai.NotFoundError, match="There is no file"):
             api.files.retrieve(file.id)
 
+    def test_of_one_content_are_read_once_and_forgotten_with_the_last(self, serve: Serve) -> None:
+        api = client(serve())
+        one, same = uploaded(api), uploaded(api, name="same.txt")
+        assert api.files.retrieve(same).tokens == len(STORY)  # type: ignore[attr-defined]
+        api.files.delete(one)
+        assert asked(api, same).usage.prompt_tokens_details.cached_tokens == len(STORY)
+        api.files.delete(same)
+        assert asked(api, uploaded(api)).choices[0].message.annotations[0].url_citation.title == "story.txt, page 1"
+
     def test_that_cannot_be_read_say_why(self, serve: Serve) -> None:
         api = client(serve())
         file = api.files.create(file=("empty.txt", b"   "), purpose="user_data")
