@@ -94,7 +94,7 @@ class TargetLayout:
     _seen: dict[int | None, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self._rotations = self.rotary.by(self.distances)
+        self._rotations = self.rotary.rotations(self.distances)
         self._starts = self.tail_starts.tolist()  # once: on a GPU it waits for all that was asked of it
 
     def attend(
