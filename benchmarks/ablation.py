@@ -109,7 +109,7 @@ def tested(trainer: Trainer, base: BaseModel, data: Path, chunks: int, chunk_siz
     right, alone = [], []
     for case in range(cases):
         rng = random.Random(case)
-        ids, following = maker.ground(rng, chunks * chunk_size)
+        ids, following = maker.draw_text(rng, chunks * chunk_size)
         start = rng.randrange(chunks) * chunk_size + rng.randint(0, chunk_size - 64)
         stretch = TrainingPrompt(tuple(ids[start : start + 64]), 32, "reconstruction")
         logits = target_logits(base, weights, read_chunks(base, ids, chunk_size, kernel), stretch, config, kernel)

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from focusdoc.modeling.base import load_base
 from focusdoc.training.data import SampleMaker
-from focusdoc.training.processes import Processes, Workplace, launch, under_launcher
+from focusdoc.training.processes import Processes, Runtime, launch, under_launcher
 from focusdoc.training.settings import SampleShape, TrainingConfig, parse_mix
 from focusdoc.training.sources import load_questions
 from focusdoc.training.trainer import Trainer
@@ -121,9 +121,9 @@ def main() -> None:
     record = {"data": data, "held_out": HELD_OUT_BOOKS}
     processes = Processes.launched(base.device)
     samples.stride = processes.count
-    place = Workplace(processes=processes)
+    place = Runtime(processes=processes)
     start = options.start_from
-    trainer = Trainer(base, samples, config, options.output, start_from=start, record=record, workplace=place)
+    trainer = Trainer(base, samples, config, options.output, start_from=start, record=record, runtime=place)
     stopped: list[int] = []
     signal.signal(signal.SIGINT, lambda *_: stopped.append(1))
     console = Console()

@@ -34,17 +34,17 @@ def calibrate(
         from focusdoc.attention import attention_kernel
         from focusdoc.documents import load
         from focusdoc.modeling.base import load_base
-        from focusdoc.training.calibration import calibrate, keep
+        from focusdoc.training.calibration import calibrate, save_calibration
 
-        soil = None if text is None else load(text).text
+        contents = None if text is None else load(text).text
         base = load_base(model, device=device, dtype=dtype)
 
-        def tell(done: int, steps: int) -> None:
+        def show_progress(done: int, steps: int) -> None:
             if errors.is_terminal:
                 status.update(f"Looking for heads: {done / steps:.0%}")
 
-        found = calibrate(base, attention_kernel("auto", base.device), text=soil, progress=tell)
-    keep(base, found)
+        found = calibrate(base, attention_kernel("auto", base.device), text=contents, progress=show_progress)
+    save_calibration(base, found)
     if json_output:
         print(json.dumps({"model": base.name, "layers": base.num_layers, **asdict(found)}, indent=2))
     else:

@@ -18,9 +18,9 @@ from focusdoc.cli.display import errors, output
 from focusdoc.cli.generated import options_of_dataclasses
 from focusdoc.cli.training_progress import TrainingProgress, stop_on_interrupt
 from focusdoc.errors import ConfigError, TrainingError
-from focusdoc.training.processes import Processes, Workplace, launch, under_launcher
+from focusdoc.training.processes import Processes, Runtime, launch, under_launcher
 from focusdoc.training.settings import SampleShape, Setting, TrainingConfig, parse_mix
-from focusdoc.training.sources import gather_sources
+from focusdoc.training.sources import load_sources
 
 if TYPE_CHECKING:
     from focusdoc.training.trainer import Trainer
@@ -60,9 +60,9 @@ class _Run:
         list[str] | None, Setting("Chunks x tokens of an evaluation, such as 16x256; repeatable.", _RUN, "CHUNKSxSIZE")
     ] = None
     offload: Annotated[bool, Setting("Keep weights and optimizer on the CPU, to spare a GPU.", _RUN)] = False
-    workers: Annotated[
-        int | None, Setting("Processes that make samples ahead; without it, some beside a GPU.", _RUN)
-    ] = None
+    workers: Annotated[int | None, Setting("Processes that prefetch samples; without it, some with a GPU.", _RUN)] = (
+        None
+    )
     processes: Annotated[
         int, Setting("Processes that share the run: one for a GPU, or for a core or two of a CPU.", _RUN)
     ] = 1
@@ -101,8 +101,8 @@ def _trainer(data: _Data, run: _Run, base: _Base, shape: SampleShape, config: Tr
     mix = None if data.mix is None else parse_mix(data.mix)
     shapes = [_shape(text) for text in run.eval_shape or ()]
     _check_output(run.output, run.resume)
-    held_out = gather_sources(data.held_out).texts if data.held_out else ()
-    sources = gather_sources(data.data, without=held_out)
+    held_out = load_sources(data.held_out).texts if data.held_out else ()
+    sources = load_sources(data.data, exclude=held_out)
     from focusdoc.modeling.quiet import quiet_libraries
 
     with errors.status("Starting"), quiet_libraries():
@@ -122,7 +122,7 @@ def _trainer(data: _Data, run: _Run, base: _Base, shape: SampleShape, config: Tr
             shape=shape,
             seed=run.seed,
         )
-        samples.ground(random.Random(run.seed), shape.max_tokens)  # finds data that are too short
+        samples.draw_text(random.Random(run.seed), shape.max_tokens)  # finds data that are too short
         test = None
         if held_out:
             test = HeldOut(tokenizer=loaded.tokenizer, texts=held_out, shapes=shapes or HeldOut.shapes)
@@ -144,7 +144,7 @@ def _trainer(data: _Data, run: _Run, base: _Base, shape: SampleShape, config: Tr
                 "held_out": [path.name for path in held_out],
             },
             held_out=test,
-            workplace=Workplace(processes=processes, workers=run.workers, offload=offload, tensorboard=True),
+            runtime=Runtime(processes=processes, workers=run.workers, offload=offload, tensorboard=True),
         )
         if run.resume and not trainer.resume() and processes.is_main:
             errors.print("There is no checkpoint yet; the run begins.", style="yellow")

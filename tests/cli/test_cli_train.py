@@ -85,14 +85,14 @@ class TestTrain:
     ) -> None:
         before = signal.getsignal(signal.SIGINT)
         with monkeypatch.context() as patch:
-            advance = Trainer._advance
+            advance = Trainer._train_step
 
             def interrupted(self: Trainer, made: Any) -> Any:
                 if self.step == 1:
                     os.kill(os.getpid(), signal.SIGINT)
                 return advance(self, made)
 
-            patch.setattr(Trainer, "_advance", interrupted)
+            patch.setattr(Trainer, "_train_step", interrupted)
             result = run(*command)
         assert result.exit_code == 130, result.stderr
         assert "Stopped and saved after step 2" in result.stderr
@@ -219,14 +219,14 @@ class TestMistakes:
         self, run: Run, command: list[object], output: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         show = TrainingProgress.show
-        advance = Trainer._advance
+        advance = Trainer._train_step
 
         def broken(self: Trainer, made: Any) -> Any:
             if self.step == 2:
                 next(iter(self.weights.parameters())).data.fill_(torch.nan)
             return advance(self, made)
 
-        monkeypatch.setattr(Trainer, "_advance", broken)
+        monkeypatch.setattr(Trainer, "_train_step", broken)
         monkeypatch.setattr(TrainingProgress, "show", show)
         assert_mistake(run(*command, "--save-every", "1"), "not finite at step 3", "kept")
         assert load_adapter(output / "adapter").config.training["steps"] == 2
