@@ -168,6 +168,11 @@ class FocusEngine:
             blocks, encoded = reader.read(tokenized.token_ids, progress=show, document=document.name, on_plan=on_plan)
         return DocumentMemory(tuple(tokenized.token_ids), chunks, blocks, reader.maker, document, tokenized, encoded)
 
+    def forget(self, memory: DocumentMemory) -> None:
+        """Remove what the store keeps of a document; the memory itself goes on serving."""
+        for reader in {self.documents, self._whole_documents}:
+            reader.forget(memory.token_ids)
+
     def plan(self, document: Document | str | os.PathLike[str] | bytes) -> MemoryPlan:
         """What reading a document will take in bytes and seconds, and where its memory will be; reads nothing.
 

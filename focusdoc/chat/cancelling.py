@@ -17,16 +17,20 @@ class ReadingCancelledError(FocusdocError):
     """Reading was cancelled; never leaves this package."""
 
 
-def stopped_by(cancel: threading.Event | None) -> Progress | None:
-    """A reading's progress callback that ends it once `cancel` is set; None for the usual progress bar."""
+def stopped_by(cancel: threading.Event | None, progress: Progress | None = None) -> Progress | None:
+    """A reading's progress callback that ends it once `cancel` is set, and calls `progress` until then; None for the
+    usual progress bar, where there are neither.
+    """
     if cancel is None:
-        return None
+        return progress
 
-    def progress(_: int, __: int) -> None:
+    def show(done: int, total: int) -> None:
         if cancel.is_set():
             raise ReadingCancelledError("cancelled")
+        if progress is not None:
+            progress(done, total)
 
-    return progress
+    return show
 
 
 class Turns:

@@ -30,6 +30,7 @@ from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError, PromptTooLongError
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.memory.pool import MemoryPool, half_of_memory
+from focusdoc.memory.reading import Progress
 from focusdoc.readers.reader import Messages, Reader
 
 #: Tokens left for what the template says besides its messages, such as a system prompt of its own.
@@ -124,28 +125,44 @@ class Chat:
         three = self._render([one, Message("assistant", "a"), one])
         return math.ceil((len(three) - len(self._render([one]))) / 2) - self.count("a")
 
-    def read(self, document: Document, *, cancel: threading.Event | None = None) -> tuple[DocumentMemory, int]:
+    def read(
+        self, document: Document, *, cancel: threading.Event | None = None, progress: Progress | None = None
+    ) -> tuple[DocumentMemory, int]:
         """The memory of a document, and how many tokens had to be read for it (0 for a known one).
+
+        Args:
+            progress: called with (tokens read, tokens in all).
 
         Raises:
             PromptTooLongError: it is longer than `max_tokens`. Else as `FocusEngine.read`.
         """
         self._check_size([document])
-        return self._read(document, cancel)
+        return self._read(document, cancel, progress)
 
-    def _read(self, document: Document, cancel: threading.Event | None) -> tuple[DocumentMemory, int]:
+    def forget(self, text: str) -> None:
+        """Let go of the memory of a text, in RAM and on the disk; answers that use it go on."""
+        memory = self.pool.forget(text)
+        if memory is not None:
+            self.engine.forget(memory)
+
+    def _read(
+        self, document: Document, cancel: threading.Event | None, progress: Progress | None = None
+    ) -> tuple[DocumentMemory, int]:
         with self._turns.of(document.text, cancel):
             known = self.pool.find(document.text)
             if known is not None:
                 return self._as_document(known, document), 0
-            memory = self.engine.read(document, progress=stopped_by(cancel))
+            memory = self.engine.read(document, progress=stopped_by(cancel, progress))
             self.pool.keep(document.text, memory)
             return memory, memory.tokens_encoded
 
-    def stream(self, messages: Sequence[Message], **options: Unpack[Options]) -> Generator[TextPiece, None, None]:
+    def stream(
+        self, messages: Sequence[Message], documents: Sequence[Document] = (), **options: Unpack[Options]
+    ) -> Generator[TextPiece, None, None]:
         """Answer a conversation; yields text as it comes, and the whole `Answer` with the last piece.
 
         Args:
+            documents: that it is about, in front of the long texts that the messages hold.
             options: see `FocusEngine.stream`. Cancelling stops reading as well.
 
         Raises:
@@ -161,16 +178,16 @@ class Chat:
             per_message=self._per_message,
         )
         said = as_turns(split.local)
-        if not split.documents:
+        if not split.documents and not documents:
             return engine.stream_alone(self._render(split.local), said=said, **options)
         if all(message.role != "system" for message in split.local):
             split = replace(split, local=(Message("system", SYSTEM_PROMPT), *split.local))  # as in training
-        documents = [
+        pasted = [
             Document.from_text(text, {"name": f"prompt, text {number}"})
             for number, text in enumerate(split.documents, start=1)
         ]
         return self._answer(
-            documents,
+            [*documents, *pasted],
             self._render(split.local),
             options,
             quoted=lambda text: self._render(with_quotes(split.local, text)),

@@ -6,9 +6,11 @@ import functools
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, Field, field, fields, is_dataclass
-from typing import Annotated, Any, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
+
+from focusdoc.training.settings import Setting
 
 
 def option(help: str, panel: str, metavar: str | None = None, *names: str, default: Any = MISSING) -> Any:
@@ -26,7 +28,8 @@ def dataclass_options(
     """Make a command of a function: a parameter that is a dataclass becomes the options of its fields.
 
     Options are the fields with ``help`` in their metadata, beside which ``panel``, ``metavar`` and ``names`` may stand,
-    and those of a type that is ``Annotated`` with an option. All others, and those left out, keep their defaults.
+    and those of a type that is ``Annotated`` with an option or a `Setting`. All others, and those left out, keep their
+    defaults; the dataclasses check values.
 
     Args:
         without: fields that this command leaves out.
@@ -66,6 +69,8 @@ def _parameters(kind: type, without: Collection[str], defaults: Mapping[str, Any
         hint, default = hints[each.name], defaults.get(each.name, each.default)
         if "help" in each.metadata:
             hint = Annotated[hint, _option(each, default)]
+        elif get_origin(hint) is Annotated and isinstance(get_args(hint)[1], Setting):
+            hint = _of_setting(each.name, *get_args(hint))
         if each.name not in without and get_origin(hint) is Annotated:
             default = inspect.Parameter.empty if default is MISSING else default
             yield inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
@@ -79,3 +84,12 @@ def _option(each: Field[Any], default: Any) -> Any:
     return typer.Option(
         *names, metavar=told.get("metavar"), help=told["help"], rich_help_panel=told.get("panel"), show_default=shown
     )
+
+
+def _of_setting(name: str, hint: Any, setting: Setting) -> Any:
+    """The annotation that typer reads, of a field that is annotated with a `Setting`."""
+    names = [f"--{name.replace('_', '-')}"] if hint is bool else []
+    metavar = setting.metavar or {int: "N", int | None: "N", float: "X"}.get(hint)
+    if get_origin(hint) is Literal:
+        hint, metavar = str, "|".join(get_args(hint))  # the dataclass says what is wrong with another word
+    return Annotated[hint, typer.Option(*names, metavar=metavar, help=setting.help, rich_help_panel=setting.panel)]

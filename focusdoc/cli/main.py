@@ -27,6 +27,7 @@ from focusdoc.cli.explain import explain
 from focusdoc.cli.info import info
 from focusdoc.cli.models import models
 from focusdoc.cli.report import report
+from focusdoc.cli.serve import serve
 from focusdoc.cli.store import store
 from focusdoc.cli.train import train
 from focusdoc.errors import FocusdocError
@@ -117,6 +118,9 @@ app.command(epilog="For example: focusdoc chat letters.pdf, or with questions fr
 app.command(epilog="For example: focusdoc info letters.pdf, or for programs: focusdoc info letters.pdf --json")(info)
 app.command(epilog="For example: focusdoc train --data books/ --data questions.jsonl --output runs/mine")(train)
 app.command(epilog="For example: focusdoc explain letters.pdf 'Who wrote the first letter?' --html first.html")(explain)
+app.command(
+    epilog="For example: focusdoc serve --port 8000, then the openai package with base_url=http://127.0.0.1:8000/v1"
+)(serve)
 app.command(epilog="For example: focusdoc report runs/ --output docs/report")(report)
 app.command(epilog="For example: focusdoc calibrate --model ./my-model")(calibrate)
 app.add_typer(evaluate, name="eval")

@@ -14,8 +14,8 @@ import typer
 
 from focusdoc import __version__
 from focusdoc.cli import options
+from focusdoc.cli.dataclass_options import dataclass_options
 from focusdoc.cli.display import errors, output
-from focusdoc.cli.generated import options_of_dataclasses
 from focusdoc.cli.training_progress import TrainingProgress, stop_on_interrupt
 from focusdoc.errors import ConfigError, TrainingError
 from focusdoc.training.processes import Processes, Runtime, launch, under_launcher
@@ -77,7 +77,7 @@ class _Base:
     dtype: options.Dtype = "auto"
 
 
-@options_of_dataclasses
+@dataclass_options()
 def train(data: _Data, run: _Run, base: _Base, shape: SampleShape, config: TrainingConfig) -> None:
     """Train an adapter for a base model; Ctrl-C saves, --resume goes on."""
     if run.processes != 1 and not under_launcher():

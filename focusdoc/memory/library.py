@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -165,6 +166,12 @@ class DocumentReader:
         """Whether the store has all of a document, as it would be kept where memory is not short."""
         kind: BlockDtype = "model" if self._memory_dtype == "auto" else self._memory_dtype
         return self._known(token_ids, kind).num_tokens == len(token_ids)
+
+    def forget(self, token_ids: Sequence[int]) -> None:
+        """Remove a document from the store."""
+        if self._store is not None:
+            for kind in get_args(BlockDtype):
+                self._store.forget(token_ids, self.chunk_size, maker_key(self.base, kind))
 
     def plan(self, token_ids: Sequence[int]) -> MemoryPlan:
         """What reading a document will take; nothing is read."""

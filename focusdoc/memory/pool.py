@@ -57,6 +57,11 @@ class MemoryPool:
                 _, gone = self._memories.popitem(last=False)
                 total -= gone.num_bytes
 
+    def forget(self, text: str) -> DocumentMemory | None:
+        """Let go of the memory of `text`, and return it."""
+        with self._lock:
+            return self._memories.pop(text, None)
+
     def clear(self) -> None:
         """Let go of all memories."""
         with self._lock:

@@ -108,6 +108,17 @@ class DocumentStore:
                 return found
         return KnownChunks()
 
+    def forget(self, token_ids: Sequence[int], chunk_size: int, maker: str) -> None:
+        """Remove the entry of exactly this document; processes that have mapped its files keep them."""
+        hashes = TokenHashes(token_ids, chunk_size)
+        group = self.folder / group_name(maker, chunk_size, hashes)
+        with entries.store_lock(self.folder):
+            for path in _entries_of(group):
+                with suppress(DamagedEntryError, OSError):
+                    manifest = read_manifest(path)
+                    if manifest.num_tokens == len(token_ids) == _known_tokens(manifest, hashes, len(token_ids)):
+                        entries.remove_entry(path)
+
     def room(self) -> int | None:
         """Bytes that a document may take which is written while it is read; None where nothing can be written."""
         return entries.allowed_bytes(self.folder, self.max_bytes) if self._is_writable() else None

@@ -1,27 +1,19 @@
-"""How many tokens a text will have, told before any model is loaded and without the network."""
+"""How many tokens a text will have, before any model is loaded and without the network."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
 from focusdoc.modeling.installed import converted_folder
 
-if TYPE_CHECKING:
-    import tiktoken
-
 #: Models of this name are relatives of the default one, and mostly have its vocabulary.
 _DEFAULT_FAMILY = "smollm2"
-_CL100K_URL = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"
-_CL100K_SHA256 = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
 #: The rule of thumb: English and code have about this many characters a token ...
 _ASCII_PER_TOKEN = 4.2
 #: ... and other scripts this many UTF-8 bytes (a Chinese character has three).
@@ -59,10 +51,6 @@ def estimate_tokens(text: str, model: str | None = None) -> TokenEstimate:
             tokenizer = _tokenizer(file, file.stat().st_mtime_ns)
             pieces = (tokenizer.encode_batch_fast([piece], add_special_tokens=False) for piece in _pieces(plain))
             return TokenEstimate(sum(len(encoded.ids) for (encoded,) in pieces), method)
-    encoding = _cached_cl100k()
-    if encoding is not None:
-        method = "estimated by tiktoken with another vocabulary (cl100k_base); expect 10-30% more or less"
-        return TokenEstimate(sum(len(encoding.encode_ordinary(piece)) for piece in _pieces(plain)), method)
     num_ascii = len(plain.encode("ascii", "ignore"))
     other_bytes = len(plain.encode("utf-8")) - num_ascii
     guess = round(num_ascii / _ASCII_PER_TOKEN + other_bytes / _BYTES_PER_TOKEN)
@@ -103,22 +91,3 @@ def _pieces(text: str) -> Iterator[str]:
             end = space if space > 0 else end
         yield text[start:end]
         start = end
-
-
-@cache
-def _cached_cl100k() -> tiktoken.Encoding | None:
-    """OpenAI's encoding if tiktoken has it on disk; asking tiktoken right away could wait for the network."""
-    folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
-    if folder is None:
-        folder = os.path.join(tempfile.gettempdir(), "data-gym-cache")
-    if not folder:
-        return None
-    try:
-        data = Path(folder, hashlib.sha1(_CL100K_URL.encode()).hexdigest()).read_bytes()
-    except OSError:
-        return None
-    if hashlib.sha256(data).hexdigest() != _CL100K_SHA256:
-        return None
-    import tiktoken
-
-    return tiktoken.get_encoding("cl100k_base")

@@ -25,7 +25,7 @@ _SAMPLES, _OPTIMIZER, _METHOD, _RUN = "Samples", "Optimizer", "Method", "Run"
 
 
 class Setting(NamedTuple):
-    """The command-line option of a field; see `focusdoc.cli.generated`.
+    """The command-line option of a field; see `focusdoc.cli.dataclass_options`.
 
     Attributes:
         panel: the panel of the help that lists it.

@@ -1,0 +1,93 @@
+"""``focusdoc serve``: an OpenAI-compatible server over documents that are read once."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from focusdoc.cli.dataclass_options import dataclass_options
+from focusdoc.cli.display import errors
+from focusdoc.cli.loading import EngineOptions
+from focusdoc.errors import ConfigError
+from focusdoc.storage import cache_dir
+
+_SERVER = "The server"
+#: Seconds that running answers get after SIGTERM.
+_GRACE = 30
+
+
+@dataclass_options(without=("paper", "no_store", "quote_tokens"))
+def serve(
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Any other than loopback needs a key.", rich_help_panel=_SERVER)
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65535, help="0 takes a free one.", rich_help_panel=_SERVER)
+    ] = 8000,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keys, one on each line; each sees its own files only. Without it none is asked for.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
+    max_file_bytes: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Of one upload, at most.", rich_help_panel=_SERVER)
+    ] = 200 << 20,
+    max_concurrent: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Answers that are written at once.", rich_help_panel=_SERVER)
+    ] = 4,
+    folder: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where uploads are kept; by default in the cache.", rich_help_panel=_SERVER),
+    ] = None,
+    *,
+    loading: EngineOptions,
+) -> None:
+    """Serve documents to clients of OpenAI's API: upload once, ask often, get answers with their pages."""
+    keys = _keys(api_key_file)
+    if not keys and not _is_loopback(host):
+        raise ConfigError(f"{host} can be reached from outside, and no key is asked for; give --api-key-file.")
+    try:
+        import uvicorn
+
+        from focusdoc.server.app import ServerSettings, create_app
+    except ImportError as error:
+        raise ConfigError(f"A server needs the package {error.name}; run: pip install 'focusdoc[server]'") from error
+    from focusdoc.chat.conversation import Chat
+    from focusdoc.server.files import FileStore
+    from focusdoc.server.library import Library
+
+    library = Library(FileStore(folder or cache_dir() / "server", max_file_bytes), lambda: Chat(loading.load()))
+    settings = ServerSettings(keys=keys, max_concurrent=max_concurrent)
+    app = create_app(library, settings, loading.model or "focusdoc")
+    errors.print(f"http://{host}:{port}/v1 is the base URL for clients; /docs lists what it can do.", markup=False)
+    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=_GRACE)
+
+
+def _keys(file: Path | None) -> tuple[str, ...]:
+    """The keys of a file.
+
+    Raises:
+        ConfigError: it cannot be read, holds none, or one that is easily guessed.
+    """
+    if file is None:
+        return ()
+    try:
+        keys = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The key file {file} cannot be read ({error}).") from error
+    if not keys or any(len(key) < 16 for key in keys):
+        raise ConfigError(f"{file} needs a key of at least 16 characters on each line.")
+    return keys
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server over documents that are read once."""

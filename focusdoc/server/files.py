@@ -1,0 +1,153 @@
+"""Uploaded files on disk: whole or not at all, each for its owner alone, and still there after a restart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from focusdoc.errors import ConfigError, FocusdocError
+from focusdoc.storage import atomic_folder, remove_leftovers
+
+_ID = re.compile(r"file-[0-9a-f]{24}")
+_PIECE = 1 << 20
+
+
+class UnknownFileError(FocusdocError):
+    """There is no such file, or it belongs to another key."""
+
+
+class FileTooLargeError(FocusdocError):
+    """An upload has more bytes than the server takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """An uploaded file.
+
+    Attributes:
+        id: such as ``file-0123...``.
+        filename: as the client named it; data, never a path.
+        num_bytes: its size.
+        created_at, expires_at: Unix times in seconds; `expires_at` is None for never.
+        purpose: as the client said.
+        owner: whose it is: a digest of the API key, or empty without keys.
+        sha256: of its content.
+    """
+
+    id: str
+    filename: str
+    num_bytes: int
+    created_at: int
+    purpose: str
+    owner: str
+    sha256: str
+    expires_at: int | None = None
+
+    @property
+    def document_name(self) -> str:
+        """What its document is called: two files of one name are two documents, and the suffix tells kinds of text."""
+        return f"{self.id} {self.filename}"
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether its time is over."""
+        return self.expires_at is not None and self.expires_at <= time.time()
+
+
+class FileStore:
+    """A folder with a folder for each file: its content, and what is known of it as JSON.
+
+    Args:
+        folder: made for its owner alone (mode 0700).
+        max_bytes: of one file.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self._folder = folder
+        self.max_bytes = max_bytes
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"The folder {folder} for uploads cannot be made ({error.strerror}).") from error
+        for path in folder.iterdir():  # what a killed process left half written
+            if path.name.startswith("."):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def add(
+        self, content: BinaryIO, *, filename: str, purpose: str, owner: str, expires_after: int | None = None
+    ) -> StoredFile:
+        """Keep a file.
+
+        Args:
+            expires_after: seconds until it is removed; None for never.
+
+        Raises:
+            FileTooLargeError: it has more than `max_bytes`; nothing of it stays.
+        """
+        name, now = f"file-{secrets.token_hex(12)}", int(time.time())
+        target = self._folder / name
+        with atomic_folder(target) as folder:
+            digest, size = hashlib.sha256(), 0
+            with (folder / "content").open("xb") as kept:
+                while piece := content.read(_PIECE):
+                    size += len(piece)
+                    if size > self.max_bytes:
+                        raise FileTooLargeError(f"The file has more than the {self.max_bytes:,} bytes that are taken.")
+                    digest.update(piece)
+                    kept.write(piece)
+            file = StoredFile(
+                id=name,
+                filename=filename,
+                num_bytes=size,
+                created_at=now,
+                purpose=purpose,
+                owner=owner,
+                sha256=digest.hexdigest(),
+                expires_at=None if expires_after is None else now + expires_after,
+            )
+            (folder / "file.json").write_text(json.dumps(asdict(file)), encoding="utf-8")
+        remove_leftovers(target)
+        return file
+
+    def get(self, file_id: str, owner: str) -> StoredFile:
+        """A file of this owner.
+
+        Raises:
+            UnknownFileError: there is none.
+        """
+        file = self._read(file_id) if _ID.fullmatch(file_id) else None
+        if file is None or file.owner != owner or file.is_expired:
+            raise UnknownFileError(f"There is no file {file_id!r}; upload it, or list what is there.")
+        return file
+
+    def all(self) -> Iterator[StoredFile]:
+        """The files of all owners, the oldest first; expired ones are left out."""
+        found = (self._read(path.name) for path in self._folder.iterdir() if _ID.fullmatch(path.name))
+        yield from sorted((file for file in found if file and not file.is_expired), key=lambda file: file.created_at)
+
+    def expired(self) -> list[StoredFile]:
+        """The files whose time is over."""
+        found = (self._read(path.name) for path in self._folder.iterdir() if _ID.fullmatch(path.name))
+        return [file for file in found if file and file.is_expired]
+
+    def content(self, file: StoredFile) -> Path:
+        """Where its bytes are."""
+        return self._folder / file.id / "content"
+
+    def delete(self, file: StoredFile) -> None:
+        """Remove a file."""
+        shutil.rmtree(self._folder / file.id, ignore_errors=True)
+
+    def _read(self, file_id: str) -> StoredFile | None:
+        try:
+            return StoredFile(**json.loads((self._folder / file_id / "file.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None

@@ -1,0 +1,196 @@
+"""The documents behind uploaded files: read one after another in a thread of their own, then asked by any number."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from focusdoc.chat.cancelling import ReadingCancelledError
+from focusdoc.documents import Document, LoadLimits, load
+from focusdoc.errors import FocusdocError
+from focusdoc.server.files import FileStore, StoredFile
+
+if TYPE_CHECKING:
+    from focusdoc.chat.conversation import Chat
+
+#: Seconds between two looks for files whose time is over.
+_SWEEP_SECONDS = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Reading:
+    """How far a file is.
+
+    Attributes:
+        status: "uploaded" until it has been read, then "processed", or "error".
+        details: what went wrong, or how far it is, in a sentence.
+        done, total: tokens read, and tokens in all; 0 until they are known.
+    """
+
+    status: Literal["uploaded", "processed", "error"] = "uploaded"
+    details: str | None = None
+    done: int = 0
+    total: int = 0
+    document: Document | None = None
+    cancel: threading.Event = field(default_factory=threading.Event)
+
+
+class FileNotReadyError(FocusdocError):
+    """A file cannot be asked: it could not be read, or was deleted meanwhile."""
+
+
+class NotLoadedError(FocusdocError):
+    """The model is not loaded yet, or could not be."""
+
+
+class Library:
+    """Reads uploaded files, and hands out their documents.
+
+    Args:
+        chat: makes the chat; called in the reading thread, since it loads the model.
+        limits: under which files are parsed.
+    """
+
+    def __init__(self, files: FileStore, chat: Callable[[], Chat], limits: LoadLimits | None = None) -> None:
+        self.files = files
+        self._make_chat = chat
+        self._limits = limits or LoadLimits()
+        self._chat: Chat | None = None
+        self.failure: str | None = None
+        self._readings: dict[str, Reading] = {}
+        self._changed = threading.Condition()
+        self._queue: queue.Queue[StoredFile | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._work, name="focusdoc-reading", daemon=True)
+
+    def start(self) -> None:
+        """Load the model and go on with the files that are there."""
+        for file in self.files.all():
+            self.add(file)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End reading after the current pass."""
+        for reading in self._readings.values():
+            reading.cancel.set()
+        self._queue.put(None)
+        if self._thread.is_alive():
+            self._thread.join(timeout=30)
+
+    @property
+    def chat(self) -> Chat:
+        """The chat.
+
+        Raises:
+            NotLoadedError: the model is not loaded yet, or could not be.
+        """
+        if self._chat is None:
+            raise NotLoadedError(self.failure or "The model is being loaded; try again in a few seconds.")
+        return self._chat
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether questions can be answered."""
+        return self._chat is not None
+
+    def add(self, file: StoredFile) -> None:
+        """Read a file as soon as those before it are read."""
+        self._readings[file.id] = Reading()
+        self._queue.put(file)
+
+    def reading(self, file: StoredFile) -> Reading:
+        """How far a file is."""
+        return self._readings.get(file.id) or Reading(status="error", details="It was deleted.")
+
+    def document(self, file: StoredFile, cancel: threading.Event) -> Document:
+        """The document of a file, once it has been read.
+
+        Raises:
+            FileNotReadyError: it could not be read, or was deleted. ReadingCancelledError: `cancel` was set before.
+        """
+        with self._changed:
+            while (reading := self.reading(file)).status == "uploaded":
+                if cancel.is_set():
+                    raise ReadingCancelledError("cancelled")
+                self._changed.wait(0.05)
+        if reading.status == "error" or reading.document is None:
+            raise FileNotReadyError(f"The file {file.id} cannot be asked: {reading.details}")
+        return reading.document
+
+    def progress(self, file: StoredFile) -> Iterator[Reading]:
+        """How far a file is, again and again, until it is read."""
+        while True:
+            reading = self.reading(file)
+            yield reading
+            if reading.status != "uploaded":
+                return
+            with self._changed:
+                self._changed.wait(0.5)
+
+    def delete(self, file: StoredFile) -> None:
+        """Remove a file; its memory too, once no other file has the same content."""
+        reading = self._readings.pop(file.id, None)
+        self.files.delete(file)
+        if reading is None:
+            return
+        reading.cancel.set()
+        with self._changed:
+            self._changed.notify_all()
+        if reading.document is not None and not any(other.sha256 == file.sha256 for other in self.files.all()):
+            self.chat.forget(reading.document.text)
+
+    def _work(self) -> None:
+        try:
+            self._chat = self._make_chat()
+        except FocusdocError as error:
+            self.failure = str(error)
+            _log.error("The model cannot be loaded: %s", error)
+            return
+        swept = time.monotonic()
+        while True:
+            try:
+                file = self._queue.get(timeout=_SWEEP_SECONDS)
+            except queue.Empty:
+                file = None
+            else:
+                if file is None:
+                    return
+                self._read(file)
+            if time.monotonic() - swept >= _SWEEP_SECONDS:
+                swept = time.monotonic()
+                self._delete_all(self.files.expired())
+
+    def _delete_all(self, files: Sequence[StoredFile]) -> None:
+        for file in files:
+            self.delete(file)
+
+    def _read(self, file: StoredFile) -> None:
+        reading = self._readings.get(file.id)
+        if reading is None or reading.cancel.is_set():
+            return
+
+        def progress(done: int, total: int) -> None:
+            reading.done, reading.total = done, total
+            with self._changed:
+                self._changed.notify_all()
+
+        try:
+            document = load(self.files.content(file).read_bytes(), name=file.document_name, limits=self._limits)
+            self.chat.read(document, cancel=reading.cancel, progress=progress)
+            reading.document, reading.status = document, "processed"
+            reading.details = "; ".join(document.left_out) or None
+        except ReadingCancelledError:
+            reading.status, reading.details = "error", "Reading was cancelled."
+        except (FocusdocError, OSError) as error:
+            reading.status, reading.details = "error", str(error)
+        except Exception:  # a fault of ours must not end the thread that all files wait for
+            _log.exception("Reading %s failed", file.id)
+            reading.status, reading.details = "error", "It could not be read; the server's log says why."
+        with self._changed:
+            self._changed.notify_all()

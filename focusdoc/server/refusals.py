@@ -1,0 +1,106 @@
+"""What a request is refused with: one sentence in the form of OpenAI's errors, with the status that clients expect."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from focusdoc.errors import FocusdocError, MemoryShortageError, ReaderError
+from focusdoc.server.files import FileTooLargeError, UnknownFileError
+from focusdoc.server.library import NotLoadedError
+
+#: Seconds after which a client that was refused may try again.
+RETRY_AFTER = 5
+
+_log = logging.getLogger(__name__)
+
+
+class BusyError(FocusdocError):
+    """Too many answers wait already."""
+
+
+#: The status of each kind of error; what is not here is the client's mistake.
+_STATUS: tuple[tuple[type[FocusdocError], int], ...] = (
+    (UnknownFileError, 404),
+    (FileTooLargeError, 413),
+    (BusyError, 429),
+    (MemoryShortageError, 503),
+    (NotLoadedError, 503),
+    (ReaderError, 502),
+)
+
+
+def status_of(error: FocusdocError) -> int:
+    """The HTTP status of an error."""
+    return next((status for kind, status in _STATUS if isinstance(error, kind)), 400)
+
+
+def error_body(status: int, message: str) -> dict[str, Any]:
+    """An error as OpenAI's clients read it."""
+    kinds = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+    kind = kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
+
+
+def _error(status: int, message: str) -> JSONResponse:
+    headers = {"Retry-After": str(RETRY_AFTER)} if status in (429, 503) else None
+    return JSONResponse(error_body(status, message), status, headers)
+
+
+def add_errors(app: FastAPI) -> None:
+    """Every error is one sentence in OpenAI's form; none names a path of the server."""
+
+    @app.exception_handler(FocusdocError)
+    def ours(request: Request, error: FocusdocError) -> Response:
+        return _error(status_of(error), str(error))
+
+    @app.exception_handler(HTTPException)
+    def http(request: Request, error: HTTPException) -> Response:
+        return _error(error.status_code, str(error.detail))
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "body")
+        return _error(400, f"The request is not valid: {where or 'its body'}: {first['msg']}.")
+
+    @app.exception_handler(Exception)
+    def fault(request: Request, error: Exception) -> Response:
+        _log.exception("A request failed")
+        return _error(500, "The server failed; its log says why.")
+
+
+class LimitedBody:
+    """Refuses bodies that are too long, whatever their headers say."""
+
+    def __init__(self, app: ASGIApp, max_upload: int, max_json: int) -> None:
+        self._app, self._max_upload, self._max_json = app, max_upload, max_json
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = self._max_upload + (1 << 20) if scope["path"] == "/v1/files" else self._max_json
+        headers = dict(scope["headers"])
+        told = headers.get(b"content-length", b"")
+        if told.isdigit() and int(told) > limit:
+            await _error(413, f"The request has more than the {limit:,} bytes that are taken.")(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > limit:
+                raise HTTPException(413, f"The request has more than the {limit:,} bytes that are taken.")
+            return message
+
+        await self._app(scope, counted, send)

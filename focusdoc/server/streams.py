@@ -1,0 +1,87 @@
+"""Answers while they are written: server-sent events, and clients that go away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing, suppress
+from typing import Any, TypeVar
+
+from fastapi import Request
+from fastapi.responses import Response, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from focusdoc.chat.cancelling import ReadingCancelledError
+from focusdoc.decoding.answer import Answer, TextPiece
+from focusdoc.errors import FocusdocError
+from focusdoc.server.refusals import error_body, status_of
+
+#: Seconds without a token after which a stream gets a comment, so that no proxy takes it for dead.
+KEEP_ALIVE = 10.0
+#: So often, in seconds, it is checked whether a client has gone.
+_LOOK = 0.25
+
+T = TypeVar("T")
+
+
+async def last_answer(pieces: AsyncGenerator[TextPiece, None]) -> Answer:
+    """The whole answer of a stream.
+
+    Raises:
+        ReadingCancelledError: it was cancelled before there was one.
+    """
+    found = None
+    async with aclosing(pieces):
+        async for piece in pieces:
+            found = piece.answer
+    if found is None:
+        raise ReadingCancelledError("The call was cancelled while its documents were read.")
+    return found
+
+
+async def unless_gone(work: Coroutine[Any, Any, T], request: Request) -> T:
+    """The result of `work`, which is cancelled when the client goes away."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait({task}, timeout=_LOOK))[0]:
+            if await request.is_disconnected():
+                raise HTTPException(499, "The client has gone.")
+        return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+
+
+async def sse(events: AsyncGenerator[dict[str, Any], None], request: Request, *, done: bool = False) -> Response:
+    """Server-sent events. What goes wrong soon is an HTTP error; later it is an event."""
+    step: asyncio.Future[dict[str, Any]] = asyncio.ensure_future(anext(events))
+    waited = 0.0
+    while not (await asyncio.wait({step}, timeout=_LOOK))[0] and waited < KEEP_ALIVE:
+        waited += _LOOK
+        if await request.is_disconnected():
+            step.cancel()
+            raise HTTPException(499, "The client has gone.")
+    if step.done() and not isinstance(step.exception(), StopAsyncIteration):
+        step.result()
+
+    async def lines(step: asyncio.Future[dict[str, Any]]) -> AsyncGenerator[str, None]:
+        try:
+            while True:
+                if not (await asyncio.wait({step}, timeout=KEEP_ALIVE))[0]:
+                    yield ": still at work\n\n"
+                    continue
+                yield f"data: {json.dumps(step.result(), ensure_ascii=False)}\n\n"
+                step = asyncio.ensure_future(anext(events))
+        except StopAsyncIteration:
+            if done:
+                yield "data: [DONE]\n\n"
+        except FocusdocError as error:
+            yield f"data: {json.dumps(error_body(status_of(error), str(error)))}\n\n"
+        finally:
+            step.cancel()
+            with suppress(RuntimeError):  # it still runs, and ends by itself
+                await events.aclose()
+
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return StreamingResponse(lines(step), media_type="text/event-stream", headers=headers)

@@ -1,0 +1,1 @@
+from server_conftest import serve, tiny_engine  # noqa: F401

@@ -1,0 +1,229 @@
+"""The server through the openai package: files, chat completions, streams, and what goes wrong."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from server_conftest import MAX_BYTES, Serve, until
+
+from focusdoc import Chat, FocusEngine
+
+STORY = "The keeper of the lighthouse counts ships. " * 30
+QUESTION = "What does the keeper count?"
+
+
+def client(url: str, key: str = "none") -> openai.OpenAI:
+    return openai.OpenAI(base_url=url, api_key=key, max_retries=0)
+
+
+def uploaded(api: openai.OpenAI, text: str = STORY, name: str = "story.txt") -> str:
+    """The id of a file that was read."""
+    file = api.files.create(file=(name, text.encode()), purpose="user_data")
+    assert api.files.wait_for_processing(file.id, poll_interval=0.05).status == "processed"
+    return file.id
+
+
+def asked(api: openai.OpenAI, *files: str, **more: Any) -> Any:
+    parts: list[Any] = [{"type": "file", "file": {"file_id": file}} for file in files]
+    message: Any = {"role": "user", "content": [*parts, {"type": "text", "text": QUESTION}]}
+    return api.chat.completions.create(model="tiny", messages=[message], max_tokens=8, **more)
+
+
+class TestFiles:
+    def test_are_uploaded_read_listed_fetched_and_deleted(self, serve: Serve) -> None:
+        api = client(serve())
+        file = api.files.create(file=("story.txt", STORY.encode()), purpose="user_data")
+        assert (file.filename, file.bytes, file.purpose) == ("story.txt", len(STORY), "user_data")
+        read = api.files.wait_for_processing(file.id, poll_interval=0.05)
+        assert read.status == "processed"
+        assert read.tokens == read.tokens_read == len(STORY)  # type: ignore[attr-defined]
+        assert [each.id for each in api.files.list()] == [file.id]
+        assert api.files.content(file.id).read() == STORY.encode()
+        assert api.files.delete(file.id).deleted
+        assert list(api.files.list()) == []
+        with pytest.raises(openai.NotFoundError, match="There is no file"):
+            api.files.retrieve(file.id)
+
+    def test_that_cannot_be_read_say_why(self, serve: Serve) -> None:
+        api = client(serve())
+        file = api.files.create(file=("empty.txt", b"   "), purpose="user_data")
+        read = api.files.wait_for_processing(file.id, poll_interval=0.05)
+        assert (read.status, "text" in (read.status_details or "")) == ("error", True)
+        with pytest.raises(openai.BadRequestError, match="cannot be asked"):
+            asked(api, file.id)
+
+    def test_are_still_there_after_a_restart(self, serve: Serve, tmp_path: Path) -> None:
+        file = uploaded(client(serve(folder=tmp_path / "kept")))
+        (tmp_path / "kept" / ".half-focusdoc-tmp-1").mkdir()  # what a killed process leaves
+        again = client(serve(folder=tmp_path / "kept"))
+        assert again.files.wait_for_processing(file, poll_interval=0.05).status == "processed"
+        assert [path.name for path in (tmp_path / "kept").iterdir()] == [file]
+
+    def test_that_are_too_large_leave_nothing(self, serve: Serve, tmp_path: Path) -> None:
+        api = client(serve(folder=tmp_path / "kept"))
+        with pytest.raises(openai.APIStatusError, match="more than the") as refused:
+            api.files.create(file=("big.txt", b"a" * (MAX_BYTES + 1)), purpose="user_data")
+        assert refused.value.status_code == 413
+        with pytest.raises(openai.APIStatusError, match="more than the"):
+            api.files.create(file=("big.txt", b"a" * (3 * MAX_BYTES)), purpose="user_data")
+        assert list((tmp_path / "kept").iterdir()) == []
+
+    def test_of_another_key_are_not_there(self, serve: Serve) -> None:
+        url = serve(keys=("one-key-of-sixteen", "other-key-sixteen"))
+        one, other = client(url, "one-key-of-sixteen"), client(url, "other-key-sixteen")
+        file = uploaded(one)
+        assert list(other.files.list()) == []
+        for call in (lambda: other.files.retrieve(file), lambda: other.files.delete(file), lambda: asked(other, file)):
+            with pytest.raises(openai.NotFoundError):
+                call()
+        for wrong in ("", "one-key-of-sixtee", "one-key-of-sixteen2"):
+            with pytest.raises(openai.AuthenticationError, match="API key"):
+                client(url, wrong or "x").models.list()
+
+    def test_tell_how_far_they_are_as_events(self, serve: Serve) -> None:
+        url = serve()
+        file = uploaded(client(url))
+        events = httpx.get(f"{url}/files/{file}/events").text
+        assert events.startswith("data: {")
+        assert '"status": "processed"' in events
+
+
+class TestChatCompletions:
+    def test_answer_like_the_engine_with_pages(self, serve: Serve, tiny_engine: FocusEngine) -> None:
+        from focusdoc import Document
+
+        api = client(serve())
+        file = uploaded(api)
+        completion = asked(api, file)
+        chat = Chat(tiny_engine, 10_000_000)
+        wanted = chat.ask([Document.from_text(STORY)], QUESTION, max_new_tokens=8)
+        choice = completion.choices[0]
+        assert choice.message.content == wanted.text
+        assert choice.finish_reason == "length"
+        citation = choice.message.annotations[0].url_citation
+        assert (citation.title, citation.page, citation.file_id) == ("story.txt, page 1", 1, file)
+        assert citation.quote == wanted.sources[0].text
+        assert httpx.get(citation.url).text == STORY
+        assert completion.usage.prompt_tokens_details.cached_tokens == len(STORY)
+
+    def test_stream_the_same(self, serve: Serve) -> None:
+        api = client(serve())
+        file = uploaded(api)
+        whole = asked(api, file)
+        *chunks, last, usage = asked(api, file, stream=True, stream_options={"include_usage": True})
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole.choices[0].message.content
+        assert last.choices[0].finish_reason == "length"
+        assert last.choices[0].delta.annotations[0]["url_citation"]["file_id"] == file
+        assert usage.usage.completion_tokens == whole.usage.completion_tokens
+
+    def test_take_files_inside_messages_and_pasted_texts(self, serve: Serve) -> None:
+        api = client(serve())
+        data = "data:text/plain;base64," + base64.b64encode(STORY.encode()).decode()
+        part: Any = {"type": "file", "file": {"file_data": data, "filename": "story.txt"}}
+        text: Any = {"type": "text", "text": QUESTION}
+        inline = api.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": [part, text]}], max_tokens=4
+        )
+        pasted = api.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": f"{STORY}\n\n{QUESTION}"}], max_tokens=4
+        )
+        assert inline.choices[0].message.content
+        assert pasted.usage is not None
+        assert pasted.usage.prompt_tokens > len(STORY) - 900
+
+    def test_each_of_many_is_of_its_own_document(self, serve: Serve) -> None:
+        api = client(serve(max_concurrent=3))
+        texts = [f"The keeper number {number} counts ships. " * 25 for number in range(3)]
+        files = [uploaded(api, text, f"{number}.txt") for number, text in enumerate(texts)]
+        alone = [asked(api, file).choices[0].message for file in files]
+        found: dict[int, Any] = {}
+
+        def ask(place: int) -> None:
+            found[place] = asked(api, files[place % 3]).choices[0].message
+
+        threads = [threading.Thread(target=ask, args=(place,)) for place in range(9)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert all(found[place] == alone[place % 3] for place in range(9))
+
+    def test_a_client_that_goes_away_ends_its_answer(self, serve: Serve, tiny_engine: FocusEngine) -> None:
+        url = serve(max_concurrent=1)
+        api = client(url)
+        file = uploaded(api)
+        stream = api.chat.completions.create(
+            model="tiny",
+            messages=[
+                {
+                    "role": "user",
+                    "content": [{"type": "file", "file": {"file_id": file}}, {"type": "text", "text": QUESTION}],
+                }
+            ],
+            max_tokens=2000,
+            stream=True,
+        )
+        next(iter(stream))
+        stream.close()
+        until(lambda: "focusdoc_waiting 0.0" in httpx.get(f"{url[:-3]}/metrics").text)
+        assert asked(api, file).choices  # the only slot is free again
+
+    def test_more_than_may_wait_are_refused(self, serve: Serve) -> None:
+        api = client(serve(max_concurrent=1, max_waiting=0))
+        file = uploaded(api)
+        first = asked(api, file, stream=True, extra_body={"max_completion_tokens": 1000})
+        next(iter(first))
+        with pytest.raises(openai.RateLimitError, match="try again") as refused:
+            asked(api, file)
+        assert refused.value.response.headers["Retry-After"] == "5"
+        first.close()
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("body", "what"),
+        [
+            (b"{", "not valid"),
+            (b'{"messages": []}', "messages"),
+            (b'{"messages": [{"role": "judge", "content": "a"}]}', "role"),
+            (b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "image_url"),
+            (b'{"messages": [{"role": "user", "content": [{"type": "file", "file": {}}]}]}', "file_id"),
+            (b'{"messages": [{"role": "user", "content": "a"}], "temperature": -1}', "temperature"),
+            (b'{"messages": [{"role": "user", "content": ""}]}', "empty"),
+            (b"[" * 100_000, "body"),
+        ],
+    )
+    def test_are_one_sentence_each(self, serve: Serve, body: bytes, what: str) -> None:
+        url = serve()
+        answer = httpx.post(f"{url}/chat/completions", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 400
+        assert what in answer.json()["error"]["message"]
+
+    def test_before_the_model_is_loaded_it_says_so(self, serve: Serve, tiny_engine: FocusEngine) -> None:
+        loaded = threading.Event()
+
+        def load() -> Chat:
+            loaded.wait()
+            return Chat(tiny_engine)
+
+        url = serve(chat=load, wait=False)
+        assert httpx.get(f"{url[:-3]}/health").status_code == 503
+        with pytest.raises(openai.InternalServerError, match="being loaded"):
+            client(url).chat.completions.create(model="tiny", messages=[{"role": "user", "content": "a"}])
+        loaded.set()
+        until(lambda: httpx.get(f"{url[:-3]}/health").status_code == 200)
+
+    def test_models_and_metrics(self, serve: Serve) -> None:
+        url = serve()
+        api = client(url)
+        assert [model.id for model in api.models.list()] == ["tiny"]
+        asked(api, uploaded(api))
+        metrics = httpx.get(f"{url[:-3]}/metrics").text
+        assert "focusdoc_answers_total 1.0" in metrics
+        assert f"focusdoc_document_tokens_reused_total {float(len(STORY))}" in metrics
