@@ -1,4 +1,4 @@
-"""``focusdoc calibrate``: which heads of a model look where the answer stands."""
+"""``focusdoc calibrate``: find the retrieval heads of a model."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def calibrate(
     model: options.Model = None,
     text: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Plant the facts in this text; without it, in a text of facts alone."),
+        typer.Option(metavar="FILE", help="Plant the facts in this text; by default in a text of other facts."),
     ] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     json_output: options.Json = False,
 ) -> None:
-    """Find a model's retrieval heads, by which it finds passages without an adapter, and tell how well they find.
+    """Find a model's retrieval heads, which find passages without an adapter, and show their hit rates.
 
-    An engine without an adapter does it by itself when a document is first read. What is found is kept in the cache,
-    under the model's fingerprint.
+    An engine without an adapter does this when it first reads a document. The result is cached under the model's
+    fingerprint.
     """
     from focusdoc.modeling.quiet import quiet_libraries
 

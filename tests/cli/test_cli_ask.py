@@ -21,7 +21,7 @@ def test_answer_sources_and_numbers(run: Run, book: Path, tiny: list[str]) -> No
     assert re.search(r"\d+% of the attention", rest)
     assert "1,204 document tokens in 5 chunks" in " ".join(rest.split())
     assert re.search(r"12 of the answer; read in [\d.]+ s; first token after [\d.]+ s; then [\d.,]+ tokens/s\.", rest)
-    assert "cut off at --max-new-tokens 12" in result.stderr
+    assert "truncated at --max-new-tokens 12" in result.stderr
 
 
 def test_the_plan_is_told_before_reading(run: Run, book: Path, tiny: list[str]) -> None:

@@ -191,7 +191,7 @@ class TestMistakes:
     def test_a_folder_without_data(self, run: Run, command: list[object], tmp_path: Path) -> None:
         (tmp_path / "nothing").mkdir()
         command[command.index("--data") + 1] = tmp_path / "nothing"
-        assert_mistake(run(*command), "holds no data")
+        assert_mistake(run(*command), "has no data")
 
     def test_held_out_texts_that_are_too_short(self, run: Run, command: list[object], tmp_path: Path) -> None:
         assert_mistake(run(*command, "--held-out", rhyme(tmp_path / "h.txt", 5)), "held-out", "4 chunks of 256")
@@ -204,7 +204,7 @@ class TestMistakes:
 
     def test_an_output_folder_of_another_run(self, run: Run, command: list[object], output: Path) -> None:
         assert run(*command).exit_code == 0
-        assert_mistake(run(*command), "holds a run already", "--resume")
+        assert_mistake(run(*command), "already has a run", "--resume")
         assert_mistake(run(*command, "--resume", "--learning-rate", "0.5"), "another run", "--learning-rate was")
 
     def test_an_output_folder_of_something_else(self, run: Run, command: list[object], output: Path) -> None:
