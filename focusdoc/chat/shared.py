@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from focusdoc.chat.settings import check_no_loading
 from focusdoc.errors import ConfigError
 
 if TYPE_CHECKING:

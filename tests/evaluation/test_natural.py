@@ -202,7 +202,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "no answers": ('[{"question": "x", "answers": [], "ctxs": [{"text": "y"}]}]', "has no question between 0 and 1"),
     "a question of another kind": (
         '[{"question": 5, "answers": ["y"], "ctxs": [{"text": "y"}]}]',
-        "question '0' or its answers are no texts",
+        "question '0' or its answers are not strings",
     ),
     "deep": ("[" * 200_000, "cannot be read as JSON"),
 }
