@@ -1,4 +1,4 @@
-"""A picture of an answer beside the page that it is from: docs/answer.png.
+"""Draws an answer next to the page of its source: docs/answer.png.
 
 pip install pypdfium2
 python scripts/picture.py FILE.pdf "QUESTION" --output docs/answer.png [--reader NAME]
@@ -16,12 +16,12 @@ import focusdoc
 
 #: Pixels for each point of the page.
 SCALE = 2.0
-#: Points of the page that are shown above and below the passage.
+#: Points of the page to show above and below the passage.
 AROUND = 110.0
 
 
 def boxes_of(page: Any, text: str) -> list[tuple[float, float, float, float]]:
-    """Where the lines of a text stand on a page: (left, bottom, right, top) of each, in points."""
+    """The boxes of a text's lines on a page: (left, bottom, right, top) in points."""
     words = page.get_textpage()
     shown = words.get_text_range()
     places = [index for index, letter in enumerate(shown) if letter.isalnum()]
@@ -29,7 +29,7 @@ def boxes_of(page: Any, text: str) -> list[tuple[float, float, float, float]]:
     found: list[tuple[float, float, float, float]] = []
     for line in text.splitlines():
         wanted = "".join(filter(str.isalnum, line))
-        # The words of columns come mixed, so each line is looked for by itself; it stands right below the one before.
+        # Text of columns is interleaved, so each line is searched separately, right below the previous one.
         for match in re.finditer(re.escape(wanted), letters) if wanted else ():
             each = [words.get_charbox(index) for index in places[match.start() : match.end()]]
             lefts, lows, rights, highs = zip(*each, strict=True)
@@ -59,12 +59,12 @@ def main() -> None:
     lines = boxes_of(page, source.text)
     top = min(page.get_height(), max((line[3] for line in lines), default=page.get_height()) + AROUND)
     bottom = max(0.0, min((line[1] for line in lines), default=0.0) - AROUND)
-    figure, (said, shown) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=(1, 1.5), layout="constrained")
-    told = [f"$ focusdoc ask {args.file.name} \\\n    {args.question!r}", answer.text.strip()]
-    told.append(f"page {source.page}, {source.score:.0%}: {source.text}")
-    text = "\n\n".join("\n".join(textwrap.wrap(part, 48) if "$" not in part else [part]) for part in told)
-    said.text(0, 1, text, family="monospace", size=9, va="top", transform=said.transAxes)
-    said.axis("off")
+    figure, (terminal, shown) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=(1, 1.5), layout="constrained")
+    parts = [f"$ focusdoc ask {args.file.name} \\\n    {args.question!r}", answer.text.strip()]
+    parts.append(f"page {source.page}, {source.score:.0%}: {source.text}")
+    text = "\n\n".join("\n".join(textwrap.wrap(part, 48) if "$" not in part else [part]) for part in parts)
+    terminal.text(0, 1, text, family="monospace", size=9, va="top", transform=terminal.transAxes)
+    terminal.axis("off")
     height = page.get_height()
     shown.imshow(page.render(scale=SCALE).to_pil())
     for left, low, right, high in lines:
