@@ -50,7 +50,7 @@ class RunOptions:
     output_folder: Path = option("The output folder, with a subfolder for each mode.", _RUN, "DIR", "--output")
     mode: str = option(
         "focus, split, quoted, ask, read, look (ours), full, truncated, tail, streaming, paper, bm25, embedding; "
-        "several run one after the other and are compared.",
+        "several are run and compared.",
         _HOW,
         "NAME,...",
         default="focus",

@@ -25,7 +25,7 @@ MODES: Mapping[str, str] = {
     "embedding": "retrieval by embeddings (all-MiniLM-L6-v2), with the same reader",
     "place": "oracle retrieval: the same reader with the paragraph that has the answer",
 }
-#: The reader's name that stands for no reader: only the retrieval is measured.
+#: The reader name for no reader: only retrieval is measured.
 NO_READER = "none"
 #: Of retrieval: most passages for a reader, and characters of a window before it is widened to whole sentences; the
 #: same as for our passages.

@@ -82,7 +82,7 @@ class TestTargets:
         )
         targets, measurements = sections(with_rows(results, far), OMITTED)
         assert [
-            "pass keys found out of 400K, reopened",
+            "pass keys found in 400K, reopened",
             "1,024",
             told,
             "at least 100% at 400K",

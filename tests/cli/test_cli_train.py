@@ -174,7 +174,7 @@ class TestMistakes:
             (None, "missing.txt", ["no data at", "missing.txt"]),
             ("", "empty.txt", ["empty.txt is empty"]),
             ("  \n", "blank.txt", ["blank.txt", "no text"]),
-            ("Too short.", "short.txt", ["No text found that is longer than", "--max-tokens"]),
+            ("Too short.", "short.txt", ["No text has more than", "--max-tokens"]),
             ("{}", "broken.json", ["broken.json", "neither SQuAD-like"]),
             ("x", "program.exe", ["program.exe", ".txt"]),
         ],
