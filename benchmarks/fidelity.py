@@ -104,10 +104,10 @@ def quantized(blocks: Sequence[MemoryBlock]) -> Iterator[MemoryBlock]:
 
 def follow(engine: FocusEngine, memory: DocumentMemory, question: str, answer: Sequence[int] | None) -> Run:
     """Decode greedily, or be fed `answer`; logits of every step and the seconds it took, the first step's in front."""
-    asked = engine._question(memory, question, {"max_new_tokens": ANSWER_TOKENS})
-    decoder = engine.own_way.decoder(asked.blocks, ANSWER_TOKENS)
+    request = engine._request(memory, question, {"max_new_tokens": ANSWER_TOKENS})
+    decoder = engine.own_way.decoder(request.blocks, ANSWER_TOKENS)
     started = time.perf_counter()
-    logits = [decoder.start(asked.local_ids, asked.prompt_ids)]
+    logits = [decoder.start(request.local_ids, request.prompt_ids)]
     seconds = [time.perf_counter() - started]
     while len(logits) < (ANSWER_TOKENS if answer is None else len(answer)):
         token = int(logits[-1].argmax()) if answer is None else answer[len(logits) - 1]

@@ -24,15 +24,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from focusdoc import Document, FocusEngine, GenerationConfig
-from focusdoc.decoding.prompt import Asked
+from focusdoc.decoding.prompt import Request
 from focusdoc.evaluation.natural import Choice, load_items
 from focusdoc.evaluation.natural_scores import PATTERN_TASK, f1, interval, right
 from focusdoc.memory.chunk_memory import DocumentMemory
-from focusdoc.readers.confidence import FOUND, SIGNALS, confidence_of, for_choice, promise_of
-from focusdoc.readers.drafts import drafts
+from focusdoc.readers.confidence import MIN_CONFIDENCE, SIGNALS, confidence_of, rank_score_of, rank_signals
+from focusdoc.readers.drafts import draft_replies
 from focusdoc.readers.passages import choose_passages
 from focusdoc.readers.reading import BUDGET
-from focusdoc.readers.replies import Desk
+from focusdoc.readers.replies import Session
 
 #: Shares of XQuAD's questions: the adapter was trained on the first 80%.
 SHARES = {"tuning": (0.0, 0.8), "held out": (0.82, 1.0)}
@@ -118,9 +118,9 @@ def drafted(engine: FocusEngine, memory: DocumentMemory, row: dict[str, Any]) ->
     """The drafts of a question with their signals and scores, 0 to 1."""
     assert engine.reader is not None, "name a reader"
     settings = GenerationConfig(max_new_tokens=48)
-    desk = Desk(engine.reader, Asked([memory], [], [], settings, engine.base.tokenizer), (), BUDGET)
+    session = Session(engine.reader, Request([memory], [], [], settings, engine.base.tokenizer), (), BUDGET)
     found = engine.find(memory, row["question"])
-    replies = drafts(desk, row["question"], found, choose_passages(found, desk.fits))
+    replies = draft_replies(session, row["question"], found, choose_passages(found, session.fits))
     return [{"text": each.text, "right": score(each.text, row), "signals": each.signals} for each in replies]
 
 
@@ -132,13 +132,13 @@ def score(text: str, row: dict[str, Any]) -> float:
 
 def best(row: dict[str, Any]) -> dict[str, Any]:
     """The draft that is selected."""
-    selected: dict[str, Any] = max(row["drafts"], key=lambda draft: promise_of(draft["signals"]))
+    selected: dict[str, Any] = max(row["drafts"], key=lambda draft: rank_score_of(draft["signals"]))
     return selected
 
 
 def report(rows: list[dict[str, Any]]) -> None:
     for name, kind in (("left out", False), ("in the document", True)):
-        rejected = [float(confidence_of(best(row)["signals"]) < FOUND) for row in rows if row["told"] is kind]
+        rejected = [float(confidence_of(best(row)["signals"]) < MIN_CONFIDENCE) for row in rows if row["told"] is kind]
         low, high = interval(rejected)
         share = sum(rejected) / len(rejected)
         print(f"{name}: judged unanswerable {share:.0%} ({low:.0%} to {high:.0%}) of {len(rejected)}")
@@ -193,7 +193,7 @@ def selected_draft(row: dict[str, Any], weights: Tensor) -> dict[str, Any]:
 
 
 def signals_of(row: dict[str, Any]) -> Tensor:
-    return torch.tensor([for_choice(draft["signals"]) for draft in row["drafts"]])
+    return torch.tensor([rank_signals(draft["signals"]) for draft in row["drafts"]])
 
 
 def fit_selection(rows: Sequence[dict[str, Any]], decay: float = 0.01) -> Tensor:

@@ -55,7 +55,7 @@ class Way:
             if self.matrix_unit is not None:
                 changes.enter_context(mock.patch.object(sdpa, "_has_matrix_unit", return_value=self.matrix_unit))
             if self.rounded:
-                changes.enter_context(mock.patch.object(scores, "PLAIN", math.inf))
+                changes.enter_context(mock.patch.object(scores, "MAX_PLAIN_SCORE", math.inf))
             yield attention_kernel(self.attention)
 
 

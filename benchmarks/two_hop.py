@@ -25,14 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from focusdoc import Document, FocusEngine, GenerationConfig
-from focusdoc.decoding.prompt import Asked
+from focusdoc.decoding.prompt import Request
 from focusdoc.evaluation.natural_scores import interval
 from focusdoc.memory.chunk_memory import DocumentMemory
-from focusdoc.readers.drafts import best_of, drafts
+from focusdoc.readers.drafts import best_draft, draft_replies
 from focusdoc.readers.finding import Found
 from focusdoc.readers.passages import choose_passages
 from focusdoc.readers.reading import Read
-from focusdoc.readers.replies import Desk, Reply
+from focusdoc.readers.replies import Reply, Session
 
 _DIRECTOR = re.compile(r"(?:directed by|film by) ([A-Z][\w.\-]+(?: [A-Z][\w.\-]+){1,3})")
 _BORN = re.compile(r"\([^()]*?(\d{1,2} [A-Z][a-z]+ \d{4}|[A-Z][a-z]+ \d{1,2}, \d{4})")
@@ -89,31 +89,31 @@ def in_all_ways(engine: FocusEngine, memory: DocumentMemory, row: dict[str, str]
     started = clock()
     found = engine.find(memory, question)
     looked = clock() - started
-    asked = Asked([memory], [], [], settings, engine.base.tokenizer, [("user", question)])
+    request = Request([memory], [], [], settings, engine.base.tokenizer, [("user", question)])
 
-    def timed(what: Callable[[Desk], Reply], seconds: float) -> tuple[Reply, dict[str, Any]]:
-        desk, started = Desk(reader, asked, (), way.budget), clock()
-        reply = what(desk)
+    def timed(what: Callable[[Session], Reply], seconds: float) -> tuple[Reply, dict[str, Any]]:
+        session, started = Session(reader, request, (), way.budget), clock()
+        reply = what(session)
         return reply, {
             "text": reply.text,
             "right": float(is_date(reply.text, row["born"])),
-            "tokens": sum(map(reader.count, desk.texts(desk.read))),
+            "tokens": sum(map(reader.count, session.texts(session.read))),
             "seconds": round(seconds + clock() - started, 2),
             "confidence": reply.confidence,
             "steps": [[step.question, step.text] for step in reply.steps],
         }
 
-    def from_look(desk: Desk, found: Found, **choice: Any) -> Reply:
-        return best_of(drafts(desk, question, found, choose_passages(found, desk.fits, **choice)))
+    def from_look(session: Session, found: Found, **choice: Any) -> Reply:
+        return best_draft(draft_replies(session, question, found, choose_passages(found, session.fits, **choice)))
 
-    def again(desk: Desk) -> Reply:
-        second = from_look(desk, engine.find(memory, f"{question} {first.text}"))
+    def again(session: Session) -> Reply:
+        second = from_look(session, engine.find(memory, f"{question} {first.text}"))
         return max(first, second, key=lambda reply: reply.confidence)
 
-    first, one = timed(lambda desk: from_look(desk, found), looked)
-    _, wide = timed(lambda desk: from_look(desk, found, enough=1.1), looked)
+    first, one = timed(lambda session: from_look(session, found), looked)
+    _, wide = timed(lambda session: from_look(session, found, enough=1.1), looked)
     _, written = timed(again, one["seconds"])
-    _, steps = timed(lambda desk: way.in_steps(desk, first), one["seconds"])
+    _, steps = timed(lambda session: way.try_two_steps(session, first), one["seconds"])
     written["tokens"] += one["tokens"]
     steps["tokens"] += one["tokens"]
     return {"one": one, "wide": wide, "written": written, "steps": steps}

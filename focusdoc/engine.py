@@ -21,8 +21,8 @@ from focusdoc.decoding.answer import Answer, Generation, TextPiece
 from focusdoc.decoding.answering import OwnWay, Way
 from focusdoc.decoding.candidates import Projections
 from focusdoc.decoding.generation import TokenLoop, complete
-from focusdoc.decoding.look import layers_of
-from focusdoc.decoding.prompt import Asked, Options, RenderQuoted, bos_token, flat_ids, tokenizer_of
+from focusdoc.decoding.look import num_layers_for
+from focusdoc.decoding.prompt import Options, RenderQuoted, Request, bos_token, flat_ids, tokenizer_of
 from focusdoc.documents import Document, cut_chunks, load, tokenize
 from focusdoc.documents.chunking import TokenizedText
 from focusdoc.errors import AdapterError, ConfigError
@@ -39,7 +39,7 @@ from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
 from focusdoc.readers import Reader, open_reader
 from focusdoc.readers.finding import Finder, Found
 from focusdoc.readers.reader import Messages
-from focusdoc.readers.ways import own_way, settled, start_on, way_of, writer_of
+from focusdoc.readers.ways import choose_way, own_way, resolve_config, start_generation, writer_of
 from focusdoc.storage import cache_path
 from focusdoc.terminal import progress_bar
 from focusdoc.training.calibration import Heads, retrieval_heads
@@ -50,15 +50,15 @@ Memories = DocumentMemory | Sequence[DocumentMemory]
 class FocusEngine:
     """Answers questions over documents of any length with a frozen model and its candidate projections.
 
-    Build it with `from_pretrained`. It holds no state between calls besides weights: memories are the caller's.
+    Build it with `from_pretrained`. It keeps no state between calls but the weights; memories belong to the caller.
 
     Attributes:
         base: the frozen model.
         adapter: its candidate projections, or None.
-        config: the settings in force.
-        kernel: the implementation of attention.
+        config: the settings in use.
+        kernel: the attention implementation.
         store: where memories are kept on disk, or None.
-        reader: writes the answers from passages that the base model finds; None for the base model itself.
+        reader: the model that writes answers from the passages that `base` finds; None if `base` writes them itself.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class FocusEngine:
         self.base = base
         self.reader = reader
         self.store = open_store(store)
-        self.config = settled(config, base, adapter)
+        self.config = resolve_config(config, base, adapter)
         untrained = adapter is None and self.config.allow_untrained
         self.adapter = untrained_adapter(base.model) if untrained else adapter
         self.kernel = attention_kernel(attention, base.device)
@@ -98,42 +98,43 @@ class FocusEngine:
     ) -> FocusEngine:
         """Load a model and its adapter.
 
-        A model object stays as it is: passes run through modules of our own over its weights. On a CPU, the process
-        keeps up to 256 MiB of memory that it frees (glibc), and torch no more threads than a container's quota allows;
-        the environment variable ``FOCUSDOC_PROCESS=keep`` leaves both as they are.
+        A model object is not modified: passes run through separate modules that share its weights. On CPU, the process
+        keeps up to 256 MiB of freed memory (glibc), and torch uses no more threads than the container's quota allows;
+        the environment variable ``FOCUSDOC_PROCESS=keep`` changes neither.
 
         Args:
-            model: a name of the catalogue (``focusdoc models list``), a folder, a hub name, a transformers model
-                object, or None for the embedded default. One that was loaded before a fork is refused in the child.
-            tokenizer: the model's tokenizer, where `model` is an object; None takes the one beside the weights.
-            adapter: a folder of ours, a safetensors file with the authors' ``beacon_*`` names, ``"auto"`` for the
-                one shipped for this base model, or None.
-            config: settings; None takes the mode the adapter was trained for.
+            model: a catalogue name (``focusdoc models list``), a folder, a hub name, a transformers model object, or
+                None for the embedded default. A model loaded before a fork is refused in the child process.
+            tokenizer: the tokenizer for a model object; None loads the one beside the weights.
+            adapter: an adapter folder, a safetensors file with the authors' ``beacon_*`` names, ``"auto"`` for the
+                adapter shipped for this model, or None.
+            config: settings; None for the mode the adapter was trained in.
             device, dtype: see `focusdoc.modeling.base.load_base`.
             attention: ``"auto"``, ``"sdpa"``, ``"flash"`` or ``"naive"``; see `focusdoc.attention.attention_kernel`.
-            store: where memories are kept, so that no document is read twice: ``"auto"`` for the user's cache, a
+            store: where memories are cached, so that no document is read twice: ``"auto"`` for the user's cache, a
                 folder, or None.
-            reader: a larger model that writes the answers from passages which this one finds: what `model` may be,
+            reader: a larger model that writes the answers from passages found by `model`: anything `model` may be,
                 the address of an OpenAI-compatible endpoint (``"http://localhost:11434/v1"``; its key in
-                ``FOCUSDOC_READER_KEY``), or a `Reader`; "auto" for the catalogue's, where it is installed and
-                fits (``FOCUSDOC_READER`` names another); None for this one.
-            reader_model: what an endpoint calls its model.
+                ``FOCUSDOC_READER_KEY``), or a `Reader`; "auto" for the catalogue's, if it is installed and fits
+                (``FOCUSDOC_READER`` overrides it); None if `model` writes the answers itself.
+            reader_model: the model name at the endpoint.
 
         Raises:
-            ModelNotFoundError, UnsupportedModelError, AdapterError, ConfigError: each names what is wrong.
+            ModelNotFoundError, UnsupportedModelError, AdapterError, ConfigError: the model, the adapter or a setting
+                cannot be used.
         """
         base = load_base(model, tokenizer=tokenizer, device=device, dtype=dtype)
         path = shipped_adapter_path(base.fingerprint) if adapter == "auto" else adapter
         known = known_model(DEFAULT_MODEL if model is None else model)
         if adapter == "auto" and path is None and known is not None and known.adapter is not None:
             raise AdapterError(
-                f"The model {known.name} in {cache_path()} is not the one that its adapter was trained for "
-                f"(fingerprint {base.fingerprint[:12]}); remove it, so that it is converted anew, and "
-                "take the versions of constraints.txt. adapter=None asks it without an adapter, by a look."
+                f"The model {known.name} in {cache_path()} is not the one its adapter was trained for "
+                f"(fingerprint {base.fingerprint[:12]}); remove it to convert it again, and install the versions of "
+                "constraints.txt. adapter=None uses the model without an adapter, by a look."
             )
         loaded = load_adapter(path) if path is not None else None
-        writes = open_reader(reader, reader_model=reader_model, device=device, dtype=dtype)
-        return cls(base, loaded, config, attention, store, writes)
+        opened = open_reader(reader, reader_model=reader_model, device=device, dtype=dtype)
+        return cls(base, loaded, config, attention, store, opened)
 
     def read(
         self,
@@ -142,24 +143,24 @@ class FocusEngine:
         progress: Progress | None = None,
         on_plan: Callable[[MemoryPlan], None] | None = None,
     ) -> DocumentMemory:
-        """Read a document into a memory that any number of questions can be asked of.
+        """Read a document into a memory that can be asked any number of questions.
 
-        What the store knows of it is opened and not read again; what is read is stored.
+        Chunks that are in the store are loaded from it; the others are read and stored.
 
         Args:
-            document: a `Document`, or anything `focusdoc.load` takes.
-            progress: called with (tokens read, tokens in all); None for a progress bar on standard error, if that
-                is a terminal.
-            on_plan: given what `plan` tells, before anything is read; None for the log, as a warning where memory is
-                too short for the model's own dtype.
+            document: a `Document`, or anything `focusdoc.load` accepts.
+            progress: called with (tokens read, total tokens); None for a progress bar, if standard error is a
+                terminal.
+            on_plan: called with the plan before anything is read; None logs it, as a warning if memory is too short
+                for the model's own dtype.
 
         Raises:
-            DocumentError: it cannot be loaded or holds no text. ConfigError: the model has no tokenizer.
-            MemoryShortageError: its memory fits neither into what is free nor on the disk.
+            DocumentError: the document cannot be loaded or has no text. ConfigError: the model has no tokenizer.
+            MemoryShortageError: the memory fits neither in free memory nor on disk.
         """
         if not isinstance(document, Document):
             document = load(document)
-        _ = self.documents  # a model that is new shows a bar of its own first
+        _ = self.documents  # finding a new model's retrieval heads shows its own progress bar, so do it first
         bar = progress_bar(f"Reading {document.name}", "tokens") if progress is None else nullcontext(progress)
         with bar as show:
             tokenized = self._tokenized(document)
@@ -169,70 +170,70 @@ class FocusEngine:
         return DocumentMemory(tuple(tokenized.token_ids), chunks, blocks, reader.maker, document, tokenized, encoded)
 
     def forget(self, memory: DocumentMemory) -> None:
-        """Remove what the store keeps of a document; the memory itself goes on serving."""
-        for reader in {self.documents, self._whole_documents}:
+        """Remove a document from the store; its memory stays usable."""
+        for reader in {self.documents, self._full_documents}:
             reader.forget(memory.token_ids)
 
     def plan(self, document: Document | str | os.PathLike[str] | bytes) -> MemoryPlan:
-        """What reading a document will take in bytes and seconds, and where its memory will be; reads nothing.
+        """The bytes and seconds that reading a document would take, and where its memory would be; reads nothing.
 
-        Its `rung` is "none" where `read` would raise MemoryShortageError.
+        The plan's `rung` is "none" where `read` would raise MemoryShortageError.
 
         Raises:
-            DocumentError: it cannot be loaded or holds no text. ConfigError: the model has no tokenizer.
+            DocumentError: the document cannot be loaded or has no text. ConfigError: the model has no tokenizer.
         """
         document = document if isinstance(document, Document) else load(document)
         ids = self._tokenized(document).token_ids
         return self._documents_for(ids).plan(ids)
 
     def ask(self, memory: Memories, question: str, **options: Unpack[Options]) -> Answer:
-        """Answer `question` from one memory or several.
+        """Answer `question` from one or more memories.
 
         Args:
             options: see `Options`, such as ``max_new_tokens=64`` or ``temperature=0.7``.
 
         Raises:
-            PromptTooLongError: the question does not fit into the local window. AdapterError: there is no adapter.
-            MemoryMismatchError: a memory is another engine's. ConfigError: a setting is out of range.
-            ReaderError: the reader cannot be reached or breaks off; its ``.sources`` has what was found.
-            MemoryShortageError: what runs behind every chunk does not fit into free memory; while the answer is written
-                as well, since it grows.
+            PromptTooLongError: the question does not fit in the local window. AdapterError: there is no adapter.
+            MemoryMismatchError: another engine made a memory. ConfigError: a setting is out of range.
+            ReaderError: the reader cannot be reached or fails; its ``.sources`` are the passages found.
+            MemoryShortageError: the KV behind the chunks does not fit in free memory; also while the answer is being
+                written, since that KV grows.
         """
-        asked = self._question(memory, question, options)
-        return self._way(asked).answer(asked)
+        request = self._request(memory, question, options)
+        return self._way(request).answer(request)
 
     def ask_many(
         self, memory: Memories, questions: Sequence[str], *, batch: int = 8, **options: Unpack[Options]
     ) -> list[Answer]:
-        """Answer several questions over one memory or several; each answer is the one `ask` would give.
+        """Answer several questions over one or more memories; each answer is the one `ask` would return.
 
-        Questions advance side by side, so that weights and chunks are read once for all of a batch at every step.
+        A batch of questions is decoded together, so that each step reads weights and chunks once for all of them.
 
         Args:
-            questions: one after another; their answers come in this order.
-            batch: questions that advance together, at least 1; each needs room for its own prompt and answer behind
-                every chunk, so fewer do where memory is short.
+            questions: the questions; answers are returned in this order.
+            batch: questions per batch, at least 1. Each needs KV for its prompt and answer behind every chunk, so
+                batches are smaller when memory is short.
             options: see `Options`.
 
         Raises:
-            ConfigError: `batch` is below 1, or no question is given. Else as `ask`, before anything is computed.
+            ConfigError: `batch` is below 1, or there is no question. Otherwise as `ask`, before any computation.
         """
         if isinstance(questions, str) or not questions:
             raise ConfigError(f"questions is {questions!r}; give a list with at least one question.")
         at_least("batch", batch, 1)
-        asked = [self._question(memory, each, options) for each in questions]
-        ways = [self._way(each) for each in asked]
+        request = [self._request(memory, each, options) for each in questions]
+        ways = [self._way(each) for each in request]
         if len({type(way) for way in ways}) > 1:
-            return [way.answer(each) for way, each in zip(ways, asked, strict=True)]
-        return ways[0].answer_many(asked, batch)
+            return [way.answer(each) for way, each in zip(ways, request, strict=True)]
+        return ways[0].answer_many(request, batch)
 
     def stream(self, memory: Memories, question: str, **options: Unpack[Options]) -> Generator[TextPiece, None, None]:
-        """Like `ask`, but yields the text as it comes; the last piece's ``.answer`` is the whole answer.
+        """Like `ask`, but yields the text as it is generated; the last piece's ``.answer`` is the complete answer.
 
-        Everything that can be wrong with the call is raised here, before the first piece is asked for.
+        Errors in the arguments are raised by this call, not by the first ``next``.
         """
-        asked = self._question(memory, question, options)
-        return self._way(asked).stream(asked)
+        request = self._request(memory, question, options)
+        return self._way(request).stream(request)
 
     def stream_prompt(
         self,
@@ -243,59 +244,59 @@ class FocusEngine:
         said: Messages | None = None,
         **options: Unpack[Options],
     ) -> Generator[TextPiece, None, None]:
-        """Like `stream`, for a local context that the caller rendered: token ids, up to where the answer begins.
+        """Like `stream`, for a local context rendered by the caller: token ids, up to where the answer begins.
 
         Args:
-            quoted: renders it again with a text of passages in it; None to quote none.
-            said: the conversation that they render, as (role, content), which ends with the question; a reader is
-                given it, since it cannot read another model's tokens. None has the base model write in any case.
+            quoted: renders the prompt again with passages in it; None to quote none.
+            said: the rendered conversation as (role, content) pairs, ending with the question. A reader uses it, since
+                it has another tokenizer. If None, the base model writes in any case.
 
         Raises:
-            PromptTooLongError: they do not fit into the local window. Else as `ask`, all before the first piece.
+            PromptTooLongError: the prompt does not fit in the local window. Otherwise as `ask`; all by this call.
         """
         ids = flat_ids(prompt_ids, self.base.config.vocab_size)
-        more = {"said": said or (), "quoted": quoted}
-        asked = Asked.rendered(self.base, self.config, self._own(memory), ids, options, **more)
-        return self._way(asked).stream(asked)
+        fields = {"messages": said or (), "quoted": quoted}
+        request = Request.from_ids(self.base, self.config, self._checked_memories(memory), ids, options, **fields)
+        return self._way(request).stream(request)
 
     def stream_alone(
         self, prompt_ids: Sequence[int], *, said: Messages | None = None, **options: Unpack[Options]
     ) -> Generator[TextPiece, None, None]:
-        """Like `stream_prompt` without documents: the model that writes answers from its own window.
+        """Like `stream_prompt` without documents: the model answers from its own context window.
 
         Raises:
-            ConfigError, PromptTooLongError: before the first piece: the settings are wrong, or the prompt does not fit.
+            ConfigError, PromptTooLongError: a setting is wrong, or the prompt does not fit; by this call.
         """
-        more = {"said": said or (), "has_documents": False}
-        asked = Asked.rendered(self.base, self.config, (), list(prompt_ids), options, **more)
-        return self._way(asked).stream(asked)
+        fields = {"messages": said or (), "has_documents": False}
+        request = Request.from_ids(self.base, self.config, (), list(prompt_ids), options, **fields)
+        return self._way(request).stream(request)
 
     def find(self, memory: Memories, question: str) -> Found:
-        """What a question makes of all windows of one memory's document or several's; nothing is written.
+        """Score all windows of the memories' documents for a question; writes no answer.
 
         Raises:
-            ConfigError: a memory was made from bare token ids. Else as `ask`.
+            ConfigError: a memory was made from bare token ids. Otherwise as `ask`.
         """
-        asked = self._question(memory, question, {"max_new_tokens": 1})
-        self.own_way.check(asked)
-        return self.finder.find(self.own_way.decoder(asked.blocks, 1), asked, question)
+        request = self._request(memory, question, {"max_new_tokens": 1})
+        self.own_way.check(request)
+        return self.finder.find(self.own_way.decoder(request.blocks, 1), request, question)
 
     def check_question(self, question: str, **options: Unpack[Options]) -> None:
-        """Raise what `ask` would raise for this question, so that no document need be read to find out.
+        """Raise what `ask` would raise for this question, without reading a document first.
 
         Raises:
             PromptTooLongError, AdapterError, ConfigError: as `ask`.
         """
-        self._way(self._question(None, question, options))
+        self._way(self._request(None, question, options))
 
     def check_prompt(self, prompt_ids: Sequence[int], said: Messages | None = None, **options: Unpack[Options]) -> None:
-        """Like `check_question`, for a local context that the caller rendered.
+        """Like `check_question`, for a local context rendered by the caller.
 
         Raises:
             PromptTooLongError, AdapterError, ConfigError: as `stream_prompt`.
         """
         ids = flat_ids(prompt_ids, self.base.config.vocab_size)
-        self._way(Asked.rendered(self.base, self.config, (), ids, options, said=said or ()))
+        self._way(Request.from_ids(self.base, self.config, (), ids, options, messages=said or ()))
 
     @torch.no_grad()
     def generate(
@@ -308,42 +309,44 @@ class FocusEngine:
     ) -> Generation:
         """Continue bare token ids of any length; no tokenizer is needed.
 
-        Split as in the paper (section 3.1): the last `local_window` tokens are the local context, what stands
-        before them is cut into chunks from the left. Inputs below the threshold take the plain path.
+        Split as in the paper (section 3.1): the last `local_window` tokens are the local context, the tokens before
+        them are cut into chunks from the left. Inputs below the threshold take the plain path.
 
         Args:
             input_ids: a list, or a tensor [n] or [1, n].
-            return_logits: keep the logits each token was chosen from.
+            return_logits: return the logits each token was chosen from.
             generation: fields of `GenerationConfig`, such as ``max_new_tokens=6``.
 
         Raises:
-            ConfigError: the ids are not whole numbers of the vocabulary, or a generation setting is out of range.
-            PromptTooLongError: input and new tokens take more positions than the model has.
-            AdapterError: the input is cut into chunks, and there is no adapter.
+            ConfigError: the ids are not in the vocabulary, or a generation setting is out of range.
+            PromptTooLongError: input and new tokens exceed the model's positions.
+            AdapterError: the input needs chunks, and there is no adapter.
         """
         settings = GenerationConfig(**generation)
         if settings.stop and self.base.tokenizer is None:
             raise ConfigError("Stop strings need a tokenizer, and this model has none; use max_new_tokens instead.")
         ids = flat_ids(input_ids, self.base.config.vocab_size)
-        begun = time.perf_counter()
-        decoder, logits, usage = start_on(self.own_way, ids, settings, self._read_ids)
+        started_at = time.perf_counter()
+        decoder, logits, usage = start_generation(self.own_way, ids, settings, self._read_ids)
         loop = TokenLoop(decoder, logits, settings, history=ids, eos_token_ids=self.base.eos_token_ids, cancel=cancel)
-        return complete(loop, settings, self.base.tokenizer, begun=begun, usage=usage, keep_logits=return_logits)
+        return complete(
+            loop, settings, self.base.tokenizer, started_at=started_at, usage=usage, keep_logits=return_logits
+        )
 
     def with_reader(self, reader: Reader | None) -> Self:
-        """The same engine, with the same weights, whose answers another reader writes (None for the base model)."""
+        """This engine, sharing its weights, with another reader (None for the base model)."""
         other = copy.copy(self)
         other.reader = reader
         return other
 
     @property
     def writer(self) -> BaseModel:
-        """The model whose tokens an answer is made of; see `focusdoc.readers.ways.writer_of`."""
+        """The model whose tokenizer the answer's tokens belong to; see `focusdoc.readers.ways.writer_of`."""
         return writer_of(self.base, self.reader)
 
     @property
     def own_way(self) -> OwnWay[Any]:
-        """How the base model answers by itself."""
+        """How the base model answers without a reader."""
         return own_way(self.base, self.config, self.kernel, self._projections, lambda: self.heads)
 
     @property
@@ -353,8 +356,9 @@ class FocusEngine:
 
     @cached_property
     def heads(self) -> Heads:
-        """The base model's retrieval heads, (layer, head) pairs; for a look they are found where they are not known,
-        else there are none then.
+        """The base model's retrieval heads as (layer, head) pairs.
+
+        If they are unknown, a look calibrates them; without a look there are none.
         """
         known = known_model(self.base.name)
         heads = self.config.heads or (known.retrieval_heads if known is not None else ())
@@ -367,20 +371,22 @@ class FocusEngine:
 
     @cached_property
     def documents(self) -> DocumentReader:
-        """Reads documents: with the base model, of which a look needs the layers up to its highest head."""
-        return self._reader_of(self.base.upto(layers_of(self.heads)) if self.config.looks else self.base, self.store)
+        """Reads documents with the base model; a look needs only the layers up to the highest retrieval head."""
+        return self._document_reader(
+            self.base.first_layers(num_layers_for(self.heads)) if self.config.looks else self.base, self.store
+        )
 
     @cached_property
-    def _whole_documents(self) -> DocumentReader:
+    def _full_documents(self) -> DocumentReader:
         """As `documents`, but with all layers of the base model."""
-        return self._reader_of(self.base, self.store) if self.documents.base.is_part else self.documents
+        return self._document_reader(self.base, self.store) if self.documents.base.is_partial else self.documents
 
     def _documents_for(self, ids: Sequence[int]) -> DocumentReader:
-        """What reads a document: where the store has all layers of it already, they serve a look too."""
-        whole = self._whole_documents
-        return whole if whole is not self.documents and whole.knows(ids) else self.documents
+        """The reader for a document; if the store has all layers of it, those are used for a look too."""
+        whole = self._full_documents
+        return whole if whole is not self.documents and whole.is_stored(ids) else self.documents
 
-    def _reader_of(self, base: BaseModel, store: DocumentStore | None) -> DocumentReader:
+    def _document_reader(self, base: BaseModel, store: DocumentStore | None) -> DocumentReader:
         return DocumentReader(
             base,
             self.chunk_size,
@@ -388,17 +394,17 @@ class FocusEngine:
             store=store,
             batch=self.config.read_batch,
             memory_dtype=self.config.memory_dtype,
-            # Of a usual question and answer.
-            tail_tokens=self.own_way.num_behind(QUESTION_TOKENS, GenerationConfig.max_new_tokens),
+            # The tail of a typical question and answer.
+            tail_tokens=self.own_way.num_tail_tokens(QUESTION_TOKENS, GenerationConfig.max_new_tokens),
         )
 
     def _read_ids(self, ids: Sequence[int]) -> tuple[MemoryBlock, ...]:
-        """The memory of bare token ids, which is not stored."""
-        return self._reader_of(self.documents.base, None).read(ids)[0]
+        """The memory of bare token ids; it is not stored."""
+        return self._document_reader(self.documents.base, None).read(ids)[0]
 
     @property
     def maker(self) -> str:
-        """Names everything that shapes a memory: the weights, their dtype, the layers kept, and the chunk size."""
+        """Identifies everything that determines a memory: weights, dtype, number of layers and chunk size."""
         return self.documents.maker
 
     def require_adapter(self) -> list[LayerWeights]:
@@ -406,38 +412,38 @@ class FocusEngine:
         return self._projections.required()
 
     def check_ready(self) -> None:
-        """Make sure that questions can be answered at all.
+        """Check that questions can be answered at all.
 
         Raises:
-            AdapterError: candidates are asked for, and there is no adapter. ConfigError: this is a fork of the process
+            AdapterError: candidates need an adapter, and there is none. ConfigError: this process is a fork of the one
                 that loaded the model.
         """
         self.own_way.check_ready()
 
-    def _way(self, asked: Asked) -> Way:
-        """The way that a call is answered, which finds nothing wrong with it."""
-        way = way_of(asked, self.own_way, self.reader, lambda: self.finder)
-        way.check(asked)
+    def _way(self, request: Request) -> Way:
+        """The way to answer a request, after checking the request with it."""
+        way = choose_way(request, self.own_way, self.reader, lambda: self.finder)
+        way.check(request)
         return way
 
-    def _question(self, memory: Memories | None, question: str, options: Options) -> Asked:
-        """What a question asks of memories; None for those of documents that are not read yet."""
-        memories = () if memory is None else self._own(memory)
-        return Asked.words(self.base, self.config, memories, question, options)
+    def _request(self, memory: Memories | None, question: str, options: Options) -> Request:
+        """The request for a question; `memory` is None for documents that are not read yet."""
+        memories = () if memory is None else self._checked_memories(memory)
+        return Request.from_question(self.base, self.config, memories, question, options)
 
-    def _own(self, memory: Memories) -> list[DocumentMemory]:
-        """One memory or several as a list of this engine's own."""
+    def _checked_memories(self, memory: Memories) -> list[DocumentMemory]:
+        """One or more memories as a list, checked to be made by this engine."""
         memories = list(memory) if isinstance(memory, Iterable) else [memory]
         if not memories or not all(isinstance(one, DocumentMemory) for one in memories):
-            raise ConfigError("There is no memory to ask; pass what engine.read gave, one memory or a list of them.")
-        # A memory of all layers serves a look, which needs the lower ones.
-        check_maker(memories, self.maker, self._whole_documents.maker)
+            raise ConfigError("There is no memory to ask; pass what engine.read returned, one memory or several.")
+        # A memory with all layers also serves a look, which needs the lower ones.
+        check_maker(memories, self.maker, self._full_documents.maker)
         return memories
 
     def _tokenized(self, document: Document) -> TokenizedText:
-        """The tokens that are read of a document."""
+        """The tokens of a document, with a BOS if the mode needs one."""
         with self.base.tokenizer_lock:
             tokenized = tokenize(tokenizer_of(self.base), document.text)
-        if self.config.uses_bos:  # the authors' tokenizer puts it in front of the text (paper_mode section 1.4)
+        if self.config.uses_bos:  # as the authors' tokenizer does (paper_mode section 1.4)
             tokenized = tokenized.with_bos(bos_token(self.base, self.config))
         return tokenized

@@ -7,37 +7,16 @@ python scripts/picture.py FILE.pdf "QUESTION" --output docs/answer.png [--reader
 from __future__ import annotations
 
 import argparse
-import re
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import focusdoc
+from focusdoc.server.render import boxes_of
 
 #: Pixels for each point of the page.
 SCALE = 2.0
 #: Points of the page to show above and below the passage.
 AROUND = 110.0
-
-
-def boxes_of(page: Any, text: str) -> list[tuple[float, float, float, float]]:
-    """The boxes of a text's lines on a page: (left, bottom, right, top) in points."""
-    words = page.get_textpage()
-    shown = words.get_text_range()
-    places = [index for index, letter in enumerate(shown) if letter.isalnum()]
-    letters = "".join(shown[index] for index in places)
-    found: list[tuple[float, float, float, float]] = []
-    for line in text.splitlines():
-        wanted = "".join(filter(str.isalnum, line))
-        # Text of columns is interleaved, so each line is searched separately, right below the previous one.
-        for match in re.finditer(re.escape(wanted), letters) if wanted else ():
-            each = [words.get_charbox(index) for index in places[match.start() : match.end()]]
-            lefts, lows, rights, highs = zip(*each, strict=True)
-            box = (min(lefts), min(lows), max(rights), max(highs))
-            if not found or 0 < found[-1][1] - box[1] < 20:
-                found.append(box)
-                break
-    return found
 
 
 def main() -> None:

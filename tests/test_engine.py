@@ -417,7 +417,7 @@ def test_a_default_model_that_its_adapter_was_not_trained_for_is_an_error(
     monkeypatch.setenv("FOCUSDOC_CACHE", str(tmp_path))
     monkeypatch.setattr("focusdoc.engine.load_base", lambda *_, **__: base)
     for name in (None, "SmolLM2-135M-Instruct", "smollm2-135m-instruct"):
-        with pytest.raises(AdapterError, match=rf"{tmp_path}.*not the one that its adapter was trained for.*remove it"):
+        with pytest.raises(AdapterError, match=rf"{tmp_path}.*not the one its adapter was trained for.*remove it"):
             FocusEngine.from_pretrained(name, store=None)
         assert FocusEngine.from_pretrained(name, adapter=None, store=None).adapter is None
     assert FocusEngine.from_pretrained(base.model, store=None).adapter is None

@@ -21,6 +21,8 @@ CONTENDERS: Mapping[str, str] = {
 }
 #: Contenders with a variable chunk size.
 CHUNKED = ("focus", "int8", "look", "far")
+#: Work of a process besides the contenders: properties of machine and model, and opening a stored memory.
+MACHINE, REOPEN = "machine", "reopen"
 #: Contenders that need an adapter.
 ADAPTED = ("focus", "int8", "paper", "far")
 

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.speed import machine
-from benchmarks.speed.cases import Case, Settings
+from benchmarks.speed.cases import MACHINE, REOPEN, Case, Settings
 from benchmarks.speed.machine import PeakMemory, settle
-from benchmarks.speed.run import MACHINE, REOPEN
 from focusdoc.documents import Document, tokenize
 from focusdoc.engine import FocusEngine
 from focusdoc.evaluation.engines import focus_engine, look_engine, paper_engine, tokenizer_of

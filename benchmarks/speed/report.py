@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.speed.cases import CONTENDERS
-from benchmarks.speed.run import MACHINE
+from benchmarks.speed.cases import CONTENDERS, MACHINE
 from focusdoc.evaluation import plots
 from focusdoc.evaluation.page import EMPTY, Plot, Section, write_sections, written
 from focusdoc.evaluation.plots import short

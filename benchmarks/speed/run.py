@@ -14,18 +14,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.cases import CHUNKED, Case, Options, Settings, plan
+from benchmarks.speed.cases import CHUNKED, MACHINE, REOPEN, Case, Options, Settings, plan
 from focusdoc.errors import EvaluationError, FocusdocError
 from focusdoc.evaluation import runner
 from focusdoc.evaluation.results import ResultFolder
 from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
 
-#: Work of a process besides the contenders: properties of machine and model, and opening a stored memory.
-MACHINE, REOPEN = "machine", "reopen"
 #: Load per core above which measurements are not reliable.
 _BUSY = 0.25
 
-#: Runs a piece of work (a contender, or one of those above) for a case, with a folder for the store.
+#: Runs a piece of work (a contender, `MACHINE` or `REOPEN`) for a case, with a folder for the store.
 Start = Callable[[str, Case, Settings, str | None], dict[str, Any]]
 Notify = Callable[[str], None]
 

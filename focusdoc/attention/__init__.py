@@ -1,4 +1,4 @@
-"""Attention over keys held anywhere, in parts that merge by log-sum-exp."""
+"""Attention over keys in separate places, computed in parts that are merged by log-sum-exp."""
 
 from focusdoc.attention.frozen import attend_frozen, masked_attention
 from focusdoc.attention.interface import AttentionKernel, AttentionName, attend_both, attend_causal, attention_kernel

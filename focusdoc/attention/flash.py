@@ -1,7 +1,7 @@
 """Attention through the package flash-attn (version 2, from 2.7 on), for CUDA.
 
-Its kernels know grouped heads, give the log-sum-exp, and align their masks at the bottom right: the last query stands
-at the last key. What they cannot express goes to `focusdoc.attention.sdpa`.
+Its kernels support grouped heads, return the log-sum-exp, and align masks at the bottom right: the last query is at the
+position of the last key. Anything they do not support falls back to `focusdoc.attention.sdpa`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from focusdoc.attention import sdpa
 from focusdoc.errors import ConfigError
 
 _PACKAGE = "flash_attn"
-#: Larger heads have no kernel.
+#: There are no kernels for larger heads.
 _MAX_HEAD_DIM = 256
-#: How flash-attn writes that a window has no end.
-_ENDLESS = -1
+#: flash-attn's value for a window without a limit.
+_UNBOUNDED = -1
 
 
 class FlashFunctions(Protocol):
-    """The functions of flash-attn that are called; the package itself, or a stand-in with their meaning."""
+    """The flash-attn functions used here: the package itself, or a stand-in with the same semantics."""
 
     @property
     def flash_attn_func(self) -> Any:
@@ -33,16 +33,16 @@ class FlashFunctions(Protocol):
 
     @property
     def flash_attn_with_kvcache(self) -> Any:
-        """The same for few queries over many keys, which it splits among the GPU's processors."""
+        """The same for few queries over many keys: the keys are split over the GPU's multiprocessors (split-KV)."""
 
 
 @dataclass(frozen=True, slots=True)
 class FlashMask:
-    """Who sees whom, in flash-attn's words.
+    """A mask in flash-attn's terms.
 
     Attributes:
-        num_keys: only so many first keys are handed over; no query sees those behind them.
-        causal, window_size: as flash-attn takes them; the window is (left, right), inclusive, from the query's own key.
+        num_keys: the number of leading keys to pass; no query sees the ones after them.
+        causal, window_size: flash-attn's arguments; the window is (left, right), inclusive, around the query's own key.
     """
 
     num_keys: int
@@ -53,17 +53,17 @@ class FlashMask:
 def flash_mask(
     num_queries: int, num_keys: int, *, query_start: int, window: int | None, prefix: int
 ) -> FlashMask | None:
-    """The mask of `focusdoc.attention.naive.visibility` for flash-attn.
+    """`focusdoc.attention.naive.visibility` as a flash-attn mask.
 
     Returns:
-        None where flash-attn has no words for it: a window that spares a prefix, or a query that sees nothing.
+        None if flash-attn cannot express it: a window with an exempt prefix, or a query that sees nothing.
     """
     num_keys = min(num_keys, query_start + num_queries)
-    # flash-attn takes the last query to stand at the last key; ours stand this far behind.
+    # flash-attn assumes that the last query is at the last key; ours is this far past it.
     ahead = query_start + num_queries - num_keys
     sees_all = num_keys - 1 <= query_start
-    right = _ENDLESS if sees_all else ahead
-    left = _ENDLESS
+    right = _UNBOUNDED if sees_all else ahead
+    left = _UNBOUNDED
     if window is not None and query_start + num_queries - 1 - prefix >= window:
         left = window - 1 - ahead
         if prefix or left < 0:
@@ -75,11 +75,11 @@ def flash_mask(
 
 @dataclass(frozen=True, slots=True)
 class FlashAttention:
-    """An `AttentionKernel` on flash-attn; its contract is that of `focusdoc.attention.naive.attend`.
+    """An `AttentionKernel` on flash-attn, with the contract of `focusdoc.attention.naive.attend`.
 
     Attributes:
         functions: flash-attn, or a stand-in.
-        dtypes: what the functions take; anything else goes to sdpa.
+        dtypes: the supported dtypes; others fall back to sdpa.
     """
 
     functions: FlashFunctions
@@ -99,36 +99,36 @@ class FlashAttention:
         """See `focusdoc.attention.naive.attend`."""
         num_queries = query.shape[2]
         mask = flash_mask(num_queries, key.shape[2], query_start=query_start, window=window, prefix=prefix)
-        if mask is None or not self._takes(query):
+        if mask is None or not self._supports(query):
             return sdpa.attend(
                 query, key, value, scaling=scaling, query_start=query_start, window=window, prefix=prefix
             )
-        # [batch, num_heads, length, head_dim] -> [batch, length, num_heads, head_dim], views without a copy
+        # [batch, num_heads, length, head_dim] -> [batch, length, num_heads, head_dim], as views
         rows, keys, values = (states.transpose(1, 2) for states in (query, key, value))
         keys, values = keys[:, : mask.num_keys], values[:, : mask.num_keys]
-        given: dict[str, Any] = {
+        options: dict[str, Any] = {
             "softmax_scale": scaling, "causal": mask.causal, "window_size": mask.window_size,
         }  # fmt: skip
         if num_queries == mask.num_keys:
-            output, lse, _ = self.functions.flash_attn_func(rows, keys, values, return_attn_probs=True, **given)
+            output, lse, _ = self.functions.flash_attn_func(rows, keys, values, return_attn_probs=True, **options)
         else:
-            output, lse = self.functions.flash_attn_with_kvcache(rows, keys, values, return_softmax_lse=True, **given)
+            output, lse = self.functions.flash_attn_with_kvcache(rows, keys, values, return_softmax_lse=True, **options)
         return output.transpose(1, 2), lse.float().contiguous()
 
-    def _takes(self, query: Tensor) -> bool:
-        # The kernel over a KV cache has no backward pass.
+    def _supports(self, query: Tensor) -> bool:
+        # flash_attn_with_kvcache has no backward pass.
         needs_gradient = torch.is_grad_enabled() and query.requires_grad
         return query.dtype in self.dtypes and query.shape[-1] <= _MAX_HEAD_DIM and not needs_gradient
 
 
 def flash_attention(device: torch.device | None = None) -> FlashAttention:
-    """The kernel on the installed flash-attn.
+    """The kernel of the installed flash-attn.
 
     Args:
-        device: where the model is; None for a CUDA GPU if there is one.
+        device: the model's device; None for a CUDA GPU if there is one.
 
     Raises:
-        ConfigError: the model is on no CUDA GPU, or flash-attn is not installed or cannot be loaded.
+        ConfigError: the model is not on a CUDA GPU, or flash-attn is not installed or cannot be loaded.
     """
     place = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if place.type != "cuda":
@@ -137,7 +137,7 @@ def flash_attention(device: torch.device | None = None) -> FlashAttention:
         )
     try:
         return FlashAttention(importlib.import_module(_PACKAGE))
-    except (ImportError, OSError) as error:  # not there, or built for another torch or CUDA
+    except (ImportError, OSError) as error:  # not installed, or built for another torch or CUDA
         raise ConfigError(
             f"attention is 'flash', but flash-attn cannot be loaded ({error}); install it with "
             "pip install 'focusdoc[flash]', or choose 'sdpa'."
@@ -145,5 +145,5 @@ def flash_attention(device: torch.device | None = None) -> FlashAttention:
 
 
 def is_installed() -> bool:
-    """Whether flash-attn is there; nothing is loaded."""
+    """Whether flash-attn is installed, without importing it."""
     return importlib.util.find_spec(_PACKAGE) is not None

@@ -1,8 +1,7 @@
-"""Attention with gradients, where the keys of the chunks are constants.
+"""Attention with gradients for the queries only; the chunks' keys and values are constants.
 
-In training the chunks' KV is frozen: only the queries of candidates carry a gradient into it. So the backward pass
-needs neither the gradients of keys and values nor the softmax weights of the forward pass, which the log-sum-exp
-gives back (the identity that flash attention's backward pass rests on).
+In training the chunks' KV is frozen, so the backward pass needs no gradients of keys and values. The softmax weights of
+the forward pass are recomputed from the log-sum-exp, as in flash attention's backward pass.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from focusdoc.attention.interface import AttentionKernel
 from focusdoc.attention.naive import visibility
-from focusdoc.attention.scores import product, shifted
+from focusdoc.attention.scores import scaled_product, shifted_scores
 
 
 class _FrozenAttention(torch.autograd.Function):
@@ -46,11 +45,11 @@ class _FrozenAttention(torch.autograd.Function):
             return states.reshape(batch, num_kv_heads, -1, *states.shape[3:])
 
         seen = visibility(num_queries, num_keys, query_start=ctx.query_start, window=ctx.window, device=query.device)
-        # In place from here on: the scores of every row with every key are what this pass reads and writes most.
+        # In place from here on: the [rows, keys] scores dominate this pass's memory traffic.
         anchor = rows(lse.masked_fill(lse.isneginf(), 0.0)).unsqueeze(-1)
-        less = anchor.to(key.dtype)
-        scores = product(rows(query).flatten(0, 1), key.flatten(0, 1), ctx.scaling, less.flatten(0, 1))
-        weights = scores.float().view(batch, num_kv_heads, -1, num_keys).add_(less - anchor).exp_()
+        offset = anchor.to(key.dtype)
+        scores = scaled_product(rows(query).flatten(0, 1), key.flatten(0, 1), ctx.scaling, offset.flatten(0, 1))
+        weights = scores.float().view(batch, num_kv_heads, -1, num_keys).add_(offset - anchor).exp_()
         if seen is not None:
             weights.mul_(seen.repeat(query.shape[1] // num_kv_heads, 1))
         # d score = weight * (d weight - sum(d output * output) + d lse)
@@ -71,7 +70,7 @@ def attend_frozen(
     query_start: int,
     window: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`kernel` with a gradient for `query` through both the output and the log-sum-exp; key and value are constants."""
+    """`kernel`, differentiable in `query` through both output and log-sum-exp; key and value are constants."""
     output, lse = _FrozenAttention.apply(query, key, value, kernel, scaling, query_start, window)  # type: ignore[no-untyped-call]
     return output, lse
 
@@ -79,7 +78,7 @@ def attend_frozen(
 def masked_attention(
     query: Tensor, key: Tensor, value: Tensor, seen: Tensor, *, scaling: float
 ) -> tuple[Tensor, Tensor]:
-    """Plain attention under any mask, with gradients for everything.
+    """Plain attention under an arbitrary mask, differentiable in all inputs.
 
     Args:
         query: [batch, num_heads, num_queries, head_dim].
@@ -99,7 +98,7 @@ def masked_attention(
         bias = bias.repeat(1, groups, 1).repeat_interleave(num_kv_heads, dim=0)
     # [batch, num_heads, num_queries, head_dim] -> [batch * num_kv_heads, groups * num_queries, head_dim]
     rows = query.reshape(batch * num_kv_heads, groups * num_queries, head_dim)
-    rounded, shift = shifted(rows, [key.flatten(0, 1)], scaling, bias)
+    rounded, shift = shifted_scores(rows, [key.flatten(0, 1)], scaling, bias)
     scores = rounded.float()
     lse = scores.logsumexp(dim=-1, keepdim=True)
     weights = torch.exp(scores - lse).to(value.dtype)

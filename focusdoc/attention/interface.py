@@ -1,4 +1,4 @@
-"""The one way attention is called in this library, and the choice of its implementation."""
+"""The attention interface of this library, and the choice of its implementation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AttentionName = Literal["auto", "flash", "naive", "sdpa"]
 
 
 class AttentionKernel(Protocol):
-    """Attention with its log-sum-exp; the contract is that of `focusdoc.attention.naive.attend`."""
+    """Attention with its log-sum-exp, with the contract of `focusdoc.attention.naive.attend`."""
 
     def __call__(
         self,
@@ -45,18 +45,18 @@ def attend_both(
     query_start: int,
     window: int | None = None,
 ) -> Tensor:
-    """Attention of `kernel` over two sets of keys, one behind the other.
+    """Attention over two sets of keys, `second` following `first`.
 
     Args:
         query: [batch, num_heads, num_queries, head_dim].
         first, second: keys and values [batch, num_kv_heads, num_keys, head_dim].
-        query_start: index, on the keys' axis of `second`, of the place of the first query.
+        query_start: position of the first query, as an index into the keys of `second`.
         scaling, window: see `focusdoc.attention.naive.attend`.
 
     Returns:
         Output [batch, num_heads, num_queries, head_dim].
     """
-    if kernel is sdpa.attend and window is None and sdpa.joins(query, first[0]):
+    if kernel is sdpa.attend and window is None and sdpa.prefers_joint_softmax(query, first[0]):
         return sdpa.attend_both(query, first, second, scaling=scaling, query_start=query_start)
     start = first[0].shape[2] + query_start
     over_first = kernel(query, *first, scaling=scaling, query_start=start, window=window)
@@ -67,7 +67,7 @@ def attend_both(
 def attend_causal(
     kernel: AttentionKernel, query: Tensor, key: Tensor, value: Tensor, *, scaling: float, window: int | None = None
 ) -> Tensor:
-    """Causal attention of `kernel` over a chunk inside itself; its log-sum-exp is not asked for.
+    """Causal self-attention within a chunk, without the log-sum-exp.
 
     Args:
         query: [batch, num_heads, length, head_dim].
@@ -78,21 +78,21 @@ def attend_causal(
         Output [batch, num_heads, length, head_dim].
     """
     sees_all = window is None or window >= query.shape[2]
-    if kernel is sdpa.attend and sees_all and sdpa.goes_by_blocks(query):
+    if kernel is sdpa.attend and sees_all and sdpa.prefers_blocks(query):
         return sdpa.attend_causal(query, key, value, scaling=scaling)
     return kernel(query, key, value, scaling=scaling, query_start=0, window=window)[0]
 
 
 def attention_kernel(name: str, device: torch.device | None = None) -> AttentionKernel:
-    """The implementation called `name`.
+    """The attention implementation called `name`.
 
     Args:
         name: ``"naive"`` (fp32, the specification), ``"sdpa"``, ``"flash"`` (flash-attn, on CUDA), or ``"auto"``: flash
             on a CUDA GPU where flash-attn can be loaded, else sdpa.
-        device: where the model is; None where it is not known.
+        device: the model's device; None if unknown.
 
     Raises:
-        ConfigError: for any other name, or flash-attn is asked for and cannot be used.
+        ConfigError: the name is unknown, or it is "flash" and flash-attn cannot be used.
     """
     if name == "auto":
         return _fastest(device)
@@ -106,16 +106,16 @@ def attention_kernel(name: str, device: torch.device | None = None) -> Attention
 
 def _sdpa(device: torch.device | None) -> AttentionKernel:
     if device is not None and not sdpa.has_kernel(device):
-        _tell_of_naive(device.type)
+        _warn_naive_fallback(device.type)
     return sdpa.attend
 
 
 @cache
-def _tell_of_naive(device: str) -> None:
-    """Once for each kind of device."""
+def _warn_naive_fallback(device: str) -> None:
+    """Warn once per device type."""
     _log.warning(
-        "torch %s has no fused attention kernel for %s that tells its log-sum-exp, so attention runs in plain float32: "
-        "the same answers, several times slower, and with memory for every pair of tokens in a chunk. Run on a CPU or "
+        "torch %s has no fused attention kernel for %s that returns its log-sum-exp, so attention falls back to plain "
+        "float32: the same answers, but several times slower, with memory quadratic in the chunk size. Run on a CPU or "
         "a CUDA GPU with torch 2.6 or newer, or choose a smaller chunk_size.",
         torch.__version__,
         device,
@@ -128,5 +128,5 @@ def _fastest(device: torch.device | None) -> AttentionKernel:
     try:
         return flash.flash_attention(device)
     except ConfigError as error:
-        _log.warning("Attention runs on sdpa: %s", error)
+        _log.warning("Attention falls back to sdpa: %s", error)
         return _sdpa(device)

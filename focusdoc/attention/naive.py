@@ -1,4 +1,4 @@
-"""The specification of attention: fp32, one plain softmax, nothing clever."""
+"""Reference attention: one plain softmax in fp32."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ def visibility(
     prefix: int = 0,
     device: torch.device | None = None,
 ) -> Tensor | None:
-    """Which keys each query may see, or None when every query sees every key.
+    """Which keys each query may see; None if every query sees every key.
 
-    Key j is visible to query i if it stands at or before it (``j <= query_start + i``) and, where the layer has
-    a sliding window, is less than `window` back or one of the first `prefix` keys (candidates are never out of
-    sight).
+    Key j is visible to query i if ``j <= query_start + i`` and, in a layer with a sliding window, it is less than
+    `window` positions back or among the first `prefix` keys (candidates stay visible outside the window).
 
     Args:
-        query_start: index, on the keys' axis, of the place of the first query.
+        query_start: position of the first query, as an index into the keys.
 
     Returns:
         Bool [num_queries, num_keys], or None.
@@ -49,12 +48,12 @@ def attend(
     window: int | None = None,
     prefix: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Softmax attention of `query` over `key`/`value`, with the log-sum-exp that lets parts be merged.
+    """Softmax attention of `query` over `key`/`value`, with the log-sum-exp needed to merge parts.
 
     Args:
         query: [batch, num_heads, num_queries, head_dim].
         key, value: [batch, num_kv_heads, num_keys, head_dim]; head h reads KV head h // (num_heads // num_kv_heads).
-        scaling: factor of the scores, usually 1/sqrt(head_dim).
+        scaling: factor applied to the scores, usually 1/sqrt(head_dim).
         query_start, window, prefix: see `visibility`.
 
     Returns:
@@ -70,7 +69,7 @@ def attend(
 def attention_weights(
     query: Tensor, key: Tensor, *, scaling: float, query_start: int, window: int | None = None, prefix: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """The softmax weights [batch, num_heads, num_queries, num_keys] and their log-sum-exp, both float32."""
+    """The softmax weights [batch, num_heads, num_queries, num_keys] and the log-sum-exp, both float32."""
     groups = query.shape[1] // key.shape[1]
     scores = query.float() @ key.float().repeat_interleave(groups, dim=1).transpose(-1, -2) * scaling
     seen = visibility(
@@ -85,9 +84,9 @@ def attention_weights(
 
 
 def merge(output_a: Tensor, lse_a: Tensor, output_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention over the union of two disjoint sets of keys, from the attention over each.
+    """Attention over the union of two disjoint sets of keys, from the attention over each set.
 
-    Associative and exact, so the keys of a chunk may be visited in parts, from anywhere.
+    Exact and associative, so the keys may be split in any way.
 
     Args:
         output_a, output_b: [..., head_dim].
@@ -105,7 +104,7 @@ def merge(output_a: Tensor, lse_a: Tensor, output_b: Tensor, lse_b: Tensor) -> t
 
 
 def blend(output_a: Tensor, lse_a: Tensor, output_b: Tensor, lse_b: Tensor) -> Tensor:
-    """The output of `merge` alone, in one pass over it, for rows that see a key of at least one set.
+    """The output of `merge` in one pass, for rows that see at least one key.
 
     Args:
         output_a, output_b: [..., head_dim]. lse_a, lse_b: float32 [...].

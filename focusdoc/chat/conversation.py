@@ -20,10 +20,10 @@ from focusdoc.decoding.prompt import (
     SYSTEM_PROMPT,
     Options,
     RenderQuoted,
-    begin_of_text,
+    bos_prefix,
     encode_text,
     question_prompt,
-    quoted_before,
+    with_passages,
 )
 from focusdoc.documents import Document, cut_chunks, tokenize
 from focusdoc.engine import FocusEngine
@@ -174,7 +174,7 @@ class Chat:
             messages,
             window=engine.config.local_window - _TEMPLATE_ROOM,
             count=self.count,
-            known=self.pool.beginning_of,
+            known=self.pool.longest_prefix,
             per_message=self._per_message,
         )
         said = as_turns(split.local)
@@ -206,15 +206,15 @@ class Chat:
             raise ConfigError("The prompt is empty; write at least one word.")
         engine = self.engine
         window = engine.config.local_window
-        split = split_prompt([Message("user", text)], window=window, count=self.count, known=self.pool.beginning_of)
+        split = split_prompt([Message("user", text)], window=window, count=self.count, known=self.pool.longest_prefix)
         with engine.base.tokenizer_lock:
-            bos = begin_of_text(engine.base.tokenizer)
+            bos = bos_prefix(engine.base.tokenizer)
         local = "".join(part for message in split.local for part in message.parts)
         ids = bos + self.encode(local)
         if not split.documents:
             return engine.stream_alone(ids, **options)
         documents = [Document.from_text(part, {"name": "prompt"}) for part in split.documents]
-        return self._answer(documents, ids, options, lambda text: bos + self.encode(quoted_before(local, text)))
+        return self._answer(documents, ids, options, lambda text: bos + self.encode(with_passages(local, text)))
 
     def ask(self, documents: Sequence[Document], question: str, **options: Unpack[Options]) -> Answer:
         """Answer a question about documents, each of which is read once."""

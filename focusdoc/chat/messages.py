@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from focusdoc.decoding.prompt import GAP, begin_of_text, encode_messages, encode_text, merged
+from focusdoc.decoding.prompt import GAP, bos_prefix, encode_messages, encode_text, merge_turns
 from focusdoc.errors import ConfigError
 from focusdoc.texts import check_text, unix_lines
 
@@ -66,10 +66,10 @@ def encode_conversation(tokenizer: Any, messages: Sequence[Message]) -> list[int
     turns = as_turns(messages)
     if not getattr(tokenizer, "chat_template", None):
         text = "\n".join(f"{_PLAIN[role]}{content}" for role, content in turns)
-        return begin_of_text(tokenizer) + encode_text(tokenizer, f"{text}\nAnswer:")
+        return bos_prefix(tokenizer) + encode_text(tokenizer, f"{text}\nAnswer:")
     return encode_messages(tokenizer, turns)
 
 
 def as_turns(messages: Iterable[Message]) -> list[tuple[str, str]]:
     """Messages as (role, content), with consecutive messages of one role merged."""
-    return merged((message.role, message.text) for message in messages)
+    return merge_turns((message.role, message.text) for message in messages)

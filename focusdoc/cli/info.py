@@ -18,7 +18,7 @@ from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.documents.document import page_ranges
 from focusdoc.modeling.dimensions import ModelSize
 from focusdoc.modeling.estimate import estimate_tokens
-from focusdoc.modeling.size import CHUNK_TOKENS, estimate_seconds_per_token, model_size, where_it_runs
+from focusdoc.modeling.size import CHUNK_TOKENS, default_placement, estimate_seconds_per_token, model_size
 from focusdoc.terminal import in_bytes, in_time, plain
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def info(
     with errors.status("Counting tokens and measuring this machine"):
         estimates = [estimate_tokens(document.text, model) for document in documents]
         num_tokens = sum(tokens.num_tokens for tokens in estimates)
-        device, size = where_it_runs(size)
+        device, size = default_placement(size)
         plan = _plan(size, device, num_tokens, settings)
     facts = {
         "documents": [
@@ -84,12 +84,12 @@ def _plan(size: ModelSize, device: str, num_tokens: int, settings: FocusConfig) 
     import torch
 
     from focusdoc.memory.library import open_store
-    from focusdoc.memory.plan import QUESTION_TOKENS, Room, Wanted, plan_memory
+    from focusdoc.memory.plan import QUESTION_TOKENS, FreeSpace, MemoryNeeds, plan_memory
     from focusdoc.modeling.adapter_files import shipped_chunk_size
 
     chunk_size = settings.chunk_size or shipped_chunk_size(size.name) or CHUNK_TOKENS
     store = open_store()
-    wanted = Wanted(
+    needs = MemoryNeeds(
         kv=size,
         dtype=getattr(torch, size.dtype, torch.float32),
         num_tokens=num_tokens,
@@ -97,9 +97,9 @@ def _plan(size: ModelSize, device: str, num_tokens: int, settings: FocusConfig) 
         memory_dtype=settings.memory_dtype,
         tail_tokens=QUESTION_TOKENS + GenerationConfig.max_new_tokens,
     )
-    room = Room.of(torch.device(device), store.room if store is not None else None)
+    space = FreeSpace.of(torch.device(device), store.free_space if store is not None else None)
     seconds = partial(estimate_seconds_per_token, size, device, chunk_size=chunk_size)
-    return plan_memory(wanted, room, seconds_per_token=seconds)
+    return plan_memory(needs, space, seconds_per_token=seconds)
 
 
 def _show(facts: dict[str, Any], size: ModelSize, plan: MemoryPlan) -> None:

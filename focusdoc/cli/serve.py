@@ -60,7 +60,8 @@ def serve(
     try:
         import uvicorn
 
-        from focusdoc.server.app import ServerSettings, create_app
+        from focusdoc.server.answers import ServerSettings
+        from focusdoc.server.app import create_app
     except ImportError as error:
         raise ConfigError(f"A server needs the package {error.name}; run: pip install 'focusdoc[server]'") from error
     from focusdoc.chat.conversation import Chat

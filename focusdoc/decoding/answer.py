@@ -1,4 +1,4 @@
-"""What comes back from the engine: generations, answers, and where they came from."""
+"""The engine's results: generations, answers and their sources."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A passage that the answer's candidates looked at.
+    """A passage that supports the answer.
 
     Attributes:
-        page: number of the page that was looked at, 1 for the first; the passage stands on it.
+        page: number of its page, starting at 1.
         start, end: its characters in ``Document.text``.
         text: the passage, ``document.text[start:end]``.
-        score: share of the attention paid to all candidates, in 0..1; with a reader, how probable the finder holds it
-            that the answer stands there.
+        score: its chunk's share of the attention paid to all candidates, in 0..1; with a reader, the probability that
+            the answer is in it.
         chunk: index of the chunk in its document.
         document: the document's name.
-        page_label: the page number as printed on the page, where the document says.
+        page_label: the printed page number, if the document has labels.
     """
 
     page: int
@@ -37,12 +37,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one answer: of the documents behind it, of the question's prompt, and of the answer.
+    """Token counts of one answer: documents, prompt and answer.
 
-    `encoded_tokens` of the document's tokens were read for this very answer; the memory of the others was there.
-    `quoted_tokens` are what passages of the document took in the local context, beside the prompt's own, or in the
-    reader's prompt. With a reader `reader_tokens` are what it was given, passages and question, and `completion_tokens`
-    what it wrote; all three in its own tokens.
+    `encoded_tokens` of the documents' tokens were read for this answer; the memory of the others existed already.
+    `quoted_tokens` counts passages quoted in the local context or in the reader's prompt. With a reader,
+    `reader_tokens` counts its prompts, `completion_tokens` what it wrote; all three in the reader's own tokens.
     """
 
     document_tokens: int
@@ -63,7 +62,7 @@ class Timings:
 
     @property
     def total(self) -> float:
-        """Seconds in all."""
+        """Total seconds."""
         return self.first_token + self.decode
 
 
@@ -73,15 +72,15 @@ class Answer:
 
     Attributes:
         text: the answer, without special tokens and stop strings.
-        sources: passages, the most looked at first.
+        sources: the supporting passages, best first.
         token_ids: the tokens of the answer.
         finish_reason: ``"stop"`` (end token or stop string), ``"length"`` or ``"cancelled"``.
-        warnings: what documents show their readers and their texts lack, each sentence behind a document's name.
-        confidence: how probable it is that the documents tell what was asked, 0 to 1; None where nobody knows.
-        found: False where they most likely do not; then `text` is the best guess. None where nobody knows.
-        log_likelihood: of the tokens, in nats; None where it is not known.
-        steps: (question, answer) of what had to be known first.
-        chunk_shares: share of the attention that each chunk's candidates got, all memories in order; they sum to 1.
+        warnings: what a document shows but its text lacks, one sentence each, starting with the document's name.
+        confidence: the probability, 0 to 1, that the documents contain the answer; None if unknown.
+        found: False if they probably do not, in which case `text` is a best guess; None if unknown.
+        log_likelihood: of the tokens, in nats; None if unknown.
+        steps: (question, answer) pairs that were resolved first.
+        chunk_shares: each chunk's share of the attention, over all memories in order; they sum to 1.
     """
 
     text: str
@@ -110,7 +109,7 @@ class Generation:
 
     Attributes:
         token_ids: the new tokens.
-        logits: float32 [num_new_tokens, vocab], the logits each token was chosen from, if they were asked for.
+        logits: float32 [num_new_tokens, vocab], the logits each token was chosen from; None unless requested.
     """
 
     token_ids: list[int]
@@ -121,12 +120,12 @@ class Generation:
 
 
 class TextPiece(str):
-    """A piece of a streamed answer; the last one carries the whole `Answer`, the others None."""
+    """A piece of a streamed answer; `answer` is set on the last piece only."""
 
     answer: Answer | None
 
     def __new__(cls, text: str, answer: Answer | None = None) -> TextPiece:
-        """Make a piece of `text`."""
+        """Create a piece of `text`."""
         piece = super().__new__(cls, text)
         piece.answer = answer
         return piece

@@ -1,4 +1,4 @@
-"""Where an answer came from: the chunks its tokens attended to, and the passage each candidate looked at."""
+"""Attribution: the chunks that an answer attended to, and the passage in each."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from focusdoc.decoding.generation import AnswerDecoder
 from focusdoc.documents.chunking import char_span
 from focusdoc.memory.chunk_memory import DocumentMemory
 
-#: Tokens of a passage around the point looked at most, before it is widened to whole sentences.
+#: Tokens of a passage around the highest score, before it is widened to whole sentences.
 PASSAGE_TOKENS = 48
-#: What ends a sentence, in every script that Unicode knows, with the quotation marks and brackets that close behind it,
-#: or a paragraph. Only the marks of ASCII need white space behind them (3.5, example.org). Thai and Lao have no mark,
-#: but a space between sentences and hardly anywhere else.
+#: A sentence end in any script of Unicode, including closing quotation marks and brackets, or a paragraph end. Only
+#: ASCII punctuation needs white space after it (3.5, example.org). Thai and Lao put a space between sentences instead,
+#: and hardly anywhere else.
 SENTENCE_END = regex.compile(
     r"\p{Sentence_Terminal}\p{Sentence_Break=Close}*\s"
     r"|(?![.!?])\p{Sentence_Terminal}[\p{Pe}\p{Pf}]*"
@@ -27,12 +27,12 @@ SENTENCE_END = regex.compile(
 )
 _AT_SENTENCE_END = regex.compile(r"\p{Sentence_Terminal}\p{Sentence_Break=Close}*\Z")
 LINE_END = regex.compile(r"\r\n|\r|\n")
-#: A passage is widened to sentence ends within this many characters.
+#: Passages are widened to sentence ends within this many characters.
 _SENTENCE_REACH = 160
 
 
 def chunk_shares(masses: Tensor) -> Tensor:
-    """Share of all attention mass that each chunk got over an answer's `masses` [steps, num_chunks]."""
+    """Each chunk's share of the attention mass; `masses` is [steps, num_chunks]."""
     per_chunk = masses.sum(dim=0)
     return per_chunk / per_chunk.sum().clamp_min(torch.finfo(torch.float32).tiny)
 
@@ -46,24 +46,24 @@ def find_sources(
     prompt_len: int,
     limit: int = 3,
 ) -> tuple[Source, ...]:
-    """The passages behind an answer, the chunk with the largest attention mass first.
+    """The passages that support an answer, ordered by their chunks' attention mass.
 
     Args:
-        decoder: as it stands after the answer.
-        memories: the documents whose chunks the decoder holds, in its order.
-        token_ids: the token fed at each step: the last prompt token, then the answer's tokens but the last.
+        decoder: in its state after the answer.
+        memories: the documents whose chunks the decoder has, in order.
+        token_ids: the token fed at each step: the last prompt token, then the answer's tokens except the last.
         masses: float32 [steps, num_chunks], `AnswerDecoder.candidate_mass` of each step.
         prompt_len: tokens of the dynamic prompt.
-        limit: at most this many sources.
+        limit: maximum number of sources.
     """
     if any(memory.document is None for memory in memories):
-        return ()  # made from bare token ids: there is no text to quote
+        return ()  # made from bare token ids, so there is no text to quote
     shares = chunk_shares(masses)
     ranked: list[int] = shares.argsort(descending=True)[:limit].tolist()
     owners = [(memory, chunk) for memory in memories for chunk in memory.chunks]
-    looked = decoder.look_inside(ranked, token_ids, masses, prompt_len=prompt_len)
+    scores = decoder.answer_token_scores(ranked, token_ids, masses, prompt_len=prompt_len)
     sources = []
-    for index, attention in zip(ranked, looked, strict=True):
+    for index, attention in zip(ranked, scores, strict=True):
         memory, chunk = owners[index]
         if memory.document is None or memory.tokenized is None:
             continue
@@ -72,7 +72,7 @@ def find_sources(
         page = memory.document.page_at(
             char_span(memory.tokenized, chunk.token_start + centre, chunk.token_start + last)[0]
         )
-        # What was looked at most stands on this page; the words around it are quoted as far as the page goes.
+        # The passage stays on the page of its highest-scoring token.
         start, end = whole_sentences(memory.document.text, max(begin, page.start), min(stop, page.end))
         start, end = max(start, page.start), min(end, page.end)
         sources.append(
@@ -91,7 +91,7 @@ def find_sources(
 
 
 def passage_tokens(attention: Tensor) -> tuple[int, int, int]:
-    """The tokens [first, last) around what was looked at most in `attention` [chunk_len], and the centre of that."""
+    """The tokens [first, last) around the highest scores in `attention` [chunk_len], and the centre of those."""
     length = len(attention)
     if length <= PASSAGE_TOKENS:
         return 0, length, int(attention.argmax())
@@ -103,21 +103,21 @@ def passage_tokens(attention: Tensor) -> tuple[int, int, int]:
 
 
 def whole_sentences(text: str, start: int, end: int) -> tuple[int, int]:
-    """Characters ``start:end`` widened to the nearest sentence or paragraph ends, white space stripped.
+    """Characters ``start:end`` widened to the nearest sentence or paragraph ends, without surrounding white space.
 
-    Where none is near, as in tables, lists and code, they are widened to whole lines, or at least to whole words.
+    If there are none nearby, as in tables, lists and code, widen to whole lines, or at least to whole words.
     """
     before = text[max(0, start - _SENTENCE_REACH) : start]
-    cut = _last(before, SENTENCE_END) or _last(before, LINE_END) or before.rfind(" ") + 1
+    cut = _end_of_last(before, SENTENCE_END) or _end_of_last(before, LINE_END) or before.rfind(" ") + 1
     if cut:
         start += cut - len(before)
     after = text[end : end + _SENTENCE_REACH]
-    if stop := _first(after, SENTENCE_END):
+    if stop := _end_of_first(after, SENTENCE_END):
         end += 0 if _AT_SENTENCE_END.search(text, max(0, end - 3), end) else stop
     elif end + len(after) == len(text) and _AT_SENTENCE_END.search(after):
-        end = len(text)  # nothing stands behind the last sentence, not even a space
+        end = len(text)  # the last sentence, with no white space after it
     elif not text[max(0, end - 1) : end].isspace():
-        end += _first(after, LINE_END) or after.find(" ") + 1
+        end += _end_of_first(after, LINE_END) or after.find(" ") + 1
     while start < end and text[start].isspace():
         start += 1
     while end > start and text[end - 1].isspace():
@@ -125,12 +125,12 @@ def whole_sentences(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def _first(text: str, mark: regex.Pattern[str]) -> int:
-    """Characters of `text` up to and with the first `mark`; 0 if there is none."""
+def _end_of_first(text: str, mark: regex.Pattern[str]) -> int:
+    """End of the first `mark` in `text`; 0 if there is none."""
     found = mark.search(text)
     return found.end() if found else 0
 
 
-def _last(text: str, mark: regex.Pattern[str]) -> int:
-    """Characters of `text` up to and with the last `mark`; 0 if there is none."""
+def _end_of_last(text: str, mark: regex.Pattern[str]) -> int:
+    """End of the last `mark` in `text`; 0 if there is none."""
     return max((found.end() for found in mark.finditer(text)), default=0)

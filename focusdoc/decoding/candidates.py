@@ -1,7 +1,7 @@
-"""Answering by candidates: they carry what the chunks say to the local context, and the base model writes from them.
+"""Answering with candidates, which carry each chunk's information into the local context.
 
-The rows of several questions share every linear layer, and the stored keys of a chunk are read once for all of them,
-which is what a step over a long memory costs.
+Several questions share every linear layer, and each chunk's stored keys are read once for all of them: memory traffic
+dominates a step over a long document.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from focusdoc.config import FocusConfig
 from focusdoc.decoding.answer import Answer
 from focusdoc.decoding.answering import OwnWay
 from focusdoc.decoding.parallel import MAX_ROWS, ParallelDecoder, RefreshedDecoder
-from focusdoc.decoding.prompt import Asked
-from focusdoc.decoding.state import questions_at_once
+from focusdoc.decoding.prompt import Request
+from focusdoc.decoding.state import max_question_batch
 from focusdoc.decoding.sweep import PassRows, SideBySide
 from focusdoc.errors import AdapterError
 from focusdoc.memory.chunk_memory import MemoryBlock
@@ -29,7 +29,7 @@ from focusdoc.modeling.candidate import LayerWeights
 
 
 class Projections:
-    """The candidate projections of an adapter on the device of its base model; packed where a decoder needs them."""
+    """An adapter's candidate projections on the base model's device, packed when a decoder first needs them."""
 
     def __init__(self, base: BaseModel, adapter: Adapter | None) -> None:
         self._base = base
@@ -45,7 +45,7 @@ class Projections:
         """The candidate weights of every layer, in the model's dtype.
 
         Raises:
-            AdapterError: there is no adapter, and untrained candidates were not asked for.
+            AdapterError: there is no adapter, and the config does not allow untrained candidates.
         """
         if self._layers is None:
             raise AdapterError(
@@ -55,21 +55,21 @@ class Projections:
         return self._layers
 
     def packed(self) -> CandidateWeights:
-        """`required` for many steps; see `BaseModel.packed`."""
-        with self._base.lock:  # once, whichever thread asks first
+        """`required`, packed for decoding steps; see `BaseModel.packed`."""
+        with self._base.lock:  # pack once, whichever thread comes first
             if self._packed is None:
                 self._packed = self._base.packed(self.required())
             return self._packed
 
 
 class Candidates(OwnWay[ParallelDecoder]):
-    """Answers from the candidates alone. Several questions go through the same sweeps.
+    """Answers from the candidates alone. A batch of questions shares its sweeps.
 
     Args:
-        projections: of the candidates.
+        projections: the candidate projections.
     """
 
-    in_front_of = "{} candidates", "raise chunk_size or lower max_new_tokens"
+    overflow_message = "{} candidates", "raise chunk_size or lower max_new_tokens"
     kind = ParallelDecoder
 
     def __init__(self, base: BaseModel, config: FocusConfig, kernel: AttentionKernel, projections: Projections) -> None:
@@ -79,17 +79,17 @@ class Candidates(OwnWay[ParallelDecoder]):
     def decoder(
         self, blocks: Sequence[MemoryBlock], max_new_tokens: int, chunk_batch: int | None = None
     ) -> ParallelDecoder:
-        """See `OwnWay.decoder`; `chunk_batch` takes the place of the setting."""
+        """See `OwnWay.decoder`; `chunk_batch` overrides the setting."""
         config = self.config if chunk_batch is None else replace(self.config, chunk_batch=chunk_batch)
         weights = self.projections.packed()
         return self.kind(self.base, weights, blocks, kernel=self.kernel, config=config, max_new_tokens=max_new_tokens)
 
-    def num_in_front(self, num_chunks: int) -> int:
-        """See `OwnWay.num_in_front`: a candidate for each chunk."""
+    def num_candidate_positions(self, num_chunks: int) -> int:
+        """See `OwnWay.num_candidate_positions`: one per chunk, or one for all."""
         return min(1, num_chunks) if self.config.candidate_positions == "shared" else num_chunks
 
-    def num_behind(self, prompt_tokens: int, new_tokens: int) -> int:
-        """See `OwnWay.num_behind`."""
+    def num_tail_tokens(self, prompt_tokens: int, new_tokens: int) -> int:
+        """See `OwnWay.num_tail_tokens`."""
         return min(prompt_tokens, self.config.prompt_window) + new_tokens
 
     def check_ready(self) -> None:
@@ -97,23 +97,26 @@ class Candidates(OwnWay[ParallelDecoder]):
         super().check_ready()
         self.projections.required()
 
-    def answer_many(self, questions: Sequence[Asked], batch: int) -> list[Answer]:
-        """See `Way.answer_many`; fewer go together where memory is short."""
-        longest = max(len(asked.prompt_ids) for asked in questions)
+    def answer_many(self, questions: Sequence[Request], batch: int) -> list[Answer]:
+        """See `Way.answer_many`; batches are smaller when memory is short."""
+        longest = max(len(request.prompt_ids) for request in questions)
         num_chunks = sum(block.num_chunks for block in questions[0].blocks)
-        batch = min(batch, questions_at_once(self.base, num_chunks, longest, questions[0].settings.max_new_tokens))
+        batch = min(batch, max_question_batch(self.base, num_chunks, longest, questions[0].settings.max_new_tokens))
         groups = [questions[start : start + batch] for start in range(0, len(questions), batch)]
-        return [answer for group in groups for answer in self.answer_together(group)]
+        return [answer for group in groups for answer in self.answer_batch(group)]
 
-    def answer_together(self, questions: Sequence[Asked]) -> list[Answer]:
-        """The answers to questions that all advance in the same sweeps."""
-        blocks, size = questions[0].blocks, chunks_at_once(self.config, [len(asked.prompt_ids) for asked in questions])
-        decoders = [self.decoder(blocks, asked.settings.max_new_tokens, size) for asked in questions]
-        begun = time.perf_counter()
-        started = start_together(decoders, [(asked.local_ids, asked.prompt_ids) for asked in questions])
+    def answer_batch(self, questions: Sequence[Request]) -> list[Answer]:
+        """Answer questions that are decoded together, in the same sweeps."""
+        blocks, size = (
+            questions[0].blocks,
+            shared_chunk_batch(self.config, [len(request.prompt_ids) for request in questions]),
+        )
+        decoders = [self.decoder(blocks, request.settings.max_new_tokens, size) for request in questions]
+        started_at = time.perf_counter()
+        started = start_batch(decoders, [(request.local_ids, request.prompt_ids) for request in questions])
         writers = [
-            self.writer(decoder, logits, asked, begun=begun)
-            for decoder, logits, asked in zip(decoders, started, questions, strict=True)
+            self.writer(decoder, logits, request, started_at=started_at)
+            for decoder, logits, request in zip(decoders, started, questions, strict=True)
         ]
         logits = [writer.loop.first_logits for writer in writers]
         answers: list[Answer | None] = [None] * len(decoders)
@@ -129,39 +132,41 @@ class Candidates(OwnWay[ParallelDecoder]):
                 else:
                     answers[index] = writer.finish().answer
             running = [index for index, _ in fed]
-            found = step_together([decoders[index] for index in running], [token for _, token in fed]) if fed else []
+            found = step_batch([decoders[index] for index in running], [token for _, token in fed]) if fed else []
             for index, next_logits in zip(running, found, strict=True):
                 logits[index] = next_logits
         return [answer for answer in answers if answer is not None]
 
 
 class Refreshed(Candidates):
-    """Answers in paper mode."""
+    """Answers in paper mode (`RefreshedDecoder`)."""
 
     kind = RefreshedDecoder
 
 
-def chunks_at_once(config: FocusConfig, prompt_lens: Sequence[int]) -> int:
-    """The `chunk_batch` under which questions with prompts of these lengths cut the chunks into the same groups."""
+def shared_chunk_batch(config: FocusConfig, prompt_lens: Sequence[int]) -> int:
+    """The `chunk_batch` with which questions of these prompt lengths split the chunks into the same groups."""
     return config.chunk_batch or max(1, MAX_ROWS // sum(prompt_lens))
 
 
 @torch.no_grad()
-def start_together(
+def start_batch(
     decoders: Sequence[ParallelDecoder], questions: Sequence[tuple[Sequence[int], Sequence[int]]]
 ) -> list[Tensor]:
-    """`ParallelDecoder.start` of all `decoders`, fresh and over the same blocks; their float32 logits [vocab].
+    """`ParallelDecoder.start` for several new decoders over the same blocks; their float32 logits [vocab].
 
     Args:
         questions: the local context and the dynamic prompt of each.
     """
-    return _advance(decoders, [decoder.open(*given) for decoder, given in zip(decoders, questions, strict=True)])
+    return _advance(
+        decoders, [decoder.prepare_start(*question) for decoder, question in zip(decoders, questions, strict=True)]
+    )
 
 
 @torch.no_grad()
-def step_together(decoders: Sequence[ParallelDecoder], tokens: Sequence[int]) -> list[Tensor]:
-    """`ParallelDecoder.step` of all `decoders`, each with its token; their float32 logits [vocab]."""
-    return _advance(decoders, [decoder.next(token) for decoder, token in zip(decoders, tokens, strict=True)])
+def step_batch(decoders: Sequence[ParallelDecoder], tokens: Sequence[int]) -> list[Tensor]:
+    """`ParallelDecoder.step` for several decoders, one token each; their float32 logits [vocab]."""
+    return _advance(decoders, [decoder.prepare_step(token) for decoder, token in zip(decoders, tokens, strict=True)])
 
 
 def _advance(decoders: Sequence[ParallelDecoder], fed: Sequence[tuple[list[int], list[int]]]) -> list[Tensor]:
@@ -169,18 +174,18 @@ def _advance(decoders: Sequence[ParallelDecoder], fed: Sequence[tuple[list[int],
     rounds = max(map(len, passes))
     hidden: dict[int, Tensor] = {}
     for number in range(rounds):
-        # Aligned at the end: the last pass of each holds its local rows, which see what the others made.
+        # Align the last passes: they have the local rows, which attend to the candidates of the passes before.
         active = [index for index, own in enumerate(passes) if len(own) >= rounds - number]
         rows = [passes[index][number - rounds] for index in active]
         hidden |= zip(active, _run(decoders[0], rows), strict=True)
     return [
-        decoder.settle(own[-1], hidden[index], len(ordinary), len(local_ids))
+        decoder.finish_passes(own[-1], hidden[index], len(ordinary), len(local_ids))
         for index, (decoder, own, (ordinary, local_ids)) in enumerate(zip(decoders, passes, fed, strict=True))
     ]
 
 
 def _run(decoder: ParallelDecoder, passes: Sequence[PassRows]) -> list[Tensor]:
-    """One pass for all; returns the final hidden states of each one's leading rows, [num_leading, hidden_size]."""
+    """One pass for all; returns the final hidden states of each decoder's leading rows, [num_leading, hidden_size]."""
 
     def arrange(rows: Sequence[Tensor]) -> Tensor:
         leading = [row[: each.num_leading] for row, each in zip(rows, passes, strict=True)]

@@ -1,10 +1,10 @@
 """Condensing many target tokens at once: the candidates of T consecutive tokens in one pass.
 
-In incremental mode token t's candidate in a chunk attends to the chunk, to the ordinary tail before t and to itself,
-never to another candidate. So the candidates of a whole stretch of tokens can be computed together, beside the local
-rows that each attend to the candidates of their own step. Training uses this with gradients (one pass trains T
-targets), attribution without local rows, to see where in the chunk the candidates looked. The paper's own objective
-has one target, and local rows that all attend to its candidates.
+In incremental mode, token t's candidate attends to its chunk, to the ordinary tail before t and to itself, but to no
+other candidate. So the candidates of many tokens can be computed together, beside the local rows, each of which attends
+to the candidates of its own step. Training does this with gradients (T targets per pass); attribution does it without
+local rows, to score the tokens of a chunk. The paper's own objective has one target, whose candidates all local rows
+attend to.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ import torch
 from torch import Tensor
 
 from focusdoc.attention import AttentionKernel, attend_frozen, masked_attention, merge, visibility
-from focusdoc.decoding.looking import gathered
+from focusdoc.decoding.looking import retrieval_scores
 from focusdoc.decoding.state import ChunkGroup
 from focusdoc.modeling.rotary import Rotary, rotate
 
 
 class LocalRows(Protocol):
-    """The local rows of a pass: how many, and what they attend to."""
+    """The local rows of a pass, and what they attend to."""
 
     @property
     def num_rows(self) -> int:
-        """Local rows, in front of the candidates."""
+        """Number of local rows; they precede the candidates."""
         ...
 
     @property
     def distances(self) -> Sequence[Tensor]:
-        """For each group, how far its candidates' keys move to their local positions, int64 [chunks, T]."""
+        """For each group, the rotation distance of its candidates' keys to their local positions, int64 [chunks, T]."""
         ...
 
     def attend(
@@ -48,7 +48,7 @@ class LocalRows(Protocol):
 
         Args:
             query: [num_heads, num_rows, head_dim].
-            candidates: keys and values [num_kv_heads, chunks, T, head_dim], keys at their local positions.
+            candidates: keys and values [num_kv_heads, chunks, T, head_dim], keys rotated to their local positions.
             fresh: the local rows' own keys and values [num_kv_heads, num_rows, head_dim].
 
         Returns:
@@ -59,11 +59,11 @@ class LocalRows(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RefreshedLocal:
-    """Refresh mode: every local row over [the candidates of the one target | local rows up to itself].
+    """Refresh mode: each local row attends to all candidates of the single target and to the local rows up to itself.
 
     Attributes:
-        num_rows: local rows, the whole local context.
-        distances: for each group, how far its candidates move to their local positions, int64 [chunks, 1].
+        num_rows: length of the local context.
+        distances: for each group, the rotation distance to the local positions, int64 [chunks, 1].
     """
 
     num_rows: int
@@ -79,13 +79,13 @@ class RefreshedLocal:
         window: int | None,
     ) -> Tensor:
         """See `LocalRows`."""
-        keys, values = (torch.cat((given[:, :, 0], own), dim=1) for given, own in zip(candidates, fresh, strict=True))
+        keys, values = (torch.cat((states[:, :, 0], own), dim=1) for states, own in zip(candidates, fresh, strict=True))
         num_candidates = candidates[0].shape[1]
         places = torch.arange(self.num_rows, device=query.device)
         seen = places[None, :] <= places[:, None]
         if window is not None:
             seen &= places[:, None] - places[None, :] < window
-        # Candidates are never out of sight, not even of a sliding window.
+        # Candidates stay visible outside a sliding window.
         seen = torch.cat((seen.new_ones(self.num_rows, num_candidates), seen), dim=1)
         output, _ = masked_attention(query[None], keys[None], values[None], seen, scaling=scaling)
         # [1, num_heads, num_rows, head_dim] -> [num_rows, num_heads, head_dim]
@@ -94,16 +94,17 @@ class RefreshedLocal:
 
 @dataclass(slots=True)
 class DenseSweep:
-    """The layout of one dense pass over rows ``[local rows, if any | T candidates of each chunk, chunk by chunk]``.
+    """The layout of a dense pass with rows ``[local rows, if any | T candidates of each chunk, chunk by chunk]``.
 
     Attributes:
         groups: the chunks; their tails hold the ordinary KV of every token before the last target.
         num_targets: T.
         tail_start: tail tokens before the first target; target t sees ``tail_start + t`` of them.
-        local: what the local rows attend to, or None for a pass of candidates alone.
-        token_weights: for each group, float32 [chunks, T]; when given, `looked_at` collects the attention that the
-            candidates, so weighted, paid inside their chunks.
-        looked_at: for each group, float32 [chunks, chunk_len], `gathered` by head, summed over heads and layers.
+        local: the local rows, or None for a pass of candidates only.
+        token_weights: for each group, float32 [chunks, T]: the weights of the candidates in `token_scores`, None if
+            those are not needed.
+        token_scores: for each group, float32 [chunks, chunk_len]: weighted `retrieval_scores`, summed over heads and
+            layers.
     """
 
     groups: Sequence[ChunkGroup]
@@ -113,24 +114,24 @@ class DenseSweep:
     kernel: AttentionKernel
     local: LocalRows | None = None
     token_weights: Sequence[Tensor] | None = None
-    looked_at: list[Tensor] = field(init=False)
+    token_scores: list[Tensor] = field(init=False)
     _rotations: list[object] = field(init=False)
 
     def __post_init__(self) -> None:
         device = self.groups[0].tail_keys.device
-        self.looked_at = [torch.zeros(group.num_chunks, group.chunk_len, device=device) for group in self.groups]
+        self.token_scores = [torch.zeros(group.num_chunks, group.chunk_len, device=device) for group in self.groups]
         distances = self.local.distances if self.local is not None else []
-        self._rotations = [self.rotary.by(distance.flatten()) for distance in distances]
+        self._rotations = [self.rotary.rotations(distance.flatten()) for distance in distances]
 
     @property
     def tail_len(self) -> int:
-        """Ordinary tail tokens that any candidate sees."""
+        """Tail tokens visible to the last target."""
         return self.tail_start + self.num_targets - 1
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
     ) -> Tensor:
-        """Attention of candidate and local rows in one layer; see `AttentionLayout`."""
+        """Attention of candidates and local rows in one layer; see `AttentionLayout`."""
         outputs: list[Tensor] = []
         candidate_keys: list[Tensor] = []
         candidate_values: list[Tensor] = []
@@ -191,14 +192,14 @@ class DenseSweep:
         if self.token_weights is not None:
             start = group.chunk_len + self.tail_start
             seen = visibility(self.num_targets, group.chunk_len, query_start=start, window=window, device=query.device)
-            self.looked_at[index] += _looked_at(
+            self.token_scores[index] += _token_scores(
                 stored_keys, stored_values, query, lse, scaling, seen, self.token_weights[index]
             )
         # [chunks, heads, T, head_dim] -> [chunks * T, heads, head_dim]
         return output.transpose(1, 2).flatten(0, 1)
 
     def _tail_mask(self, window: int | None) -> Tensor:
-        """Bool [T, tail_len + T]: target t sees the tail before it and, of the candidates, only its own."""
+        """Bool [T, tail_len + T]: target t sees the tail before it and its own candidate."""
         device = self.groups[0].tail_keys.device
         targets = torch.arange(self.num_targets, device=device)[:, None]
         places = torch.arange(self.tail_len, device=device)[None, :]
@@ -208,7 +209,7 @@ class DenseSweep:
         return torch.cat((tail, torch.eye(self.num_targets, dtype=torch.bool, device=device)), dim=1)
 
 
-def _looked_at(
+def _token_scores(
     keys: Tensor,
     values: Tensor,
     query: Tensor,
@@ -217,11 +218,11 @@ def _looked_at(
     seen: Tensor | None,
     token_weights: Tensor,
 ) -> Tensor:
-    """What candidates, query [chunks, heads, T, head_dim], looked at in one layer: float32 [chunks, chunk_len]."""
+    """Retrieval scores of one layer's candidates, query [chunks, heads, T, head_dim]: float32 [chunks, chunk_len]."""
     # [chunks, heads, T, head_dim] -> [chunks, num_kv_heads, heads per KV head * T, head_dim]
     rows = torch.unflatten(query, 1, (keys.shape[1], -1)).flatten(2, 3)
     scores = (rows.float() @ keys.float().mT).view(*query.shape[:3], -1)
     weights = torch.exp(scores * scaling - lse.unsqueeze(-1))
     if seen is not None:
         weights = weights * seen
-    return torch.einsum("nhts,nt->ns", gathered(weights, values), token_weights)
+    return torch.einsum("nhts,nt->ns", retrieval_scores(weights, values), token_weights)

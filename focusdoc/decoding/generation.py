@@ -1,4 +1,4 @@
-"""The decoding loop: choose a token, feed it, repeat, until something ends it; and its text as it comes."""
+"""The decoding loop (choose a token, feed it, repeat), and incremental detokenization."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from focusdoc.decoding.answer import FinishReason, Generation, Timings, Usage
 from focusdoc.decoding.state import QuestionRows
 from focusdoc.modeling.base import BaseModel
 
-#: How a tokenizer shows bytes that are not yet a whole character.
+#: How a tokenizer decodes bytes that are not a complete character yet.
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
 class TokenChooser:
-    """Chooses tokens by a `GenerationConfig`; remembers what was said, for the repetition penalty.
+    """Chooses tokens by a `GenerationConfig`, and keeps the history for the repetition penalty.
 
     Args:
-        history: token ids of the local context, which the repetition penalty counts beside the answer's.
+        history: token ids of the local context, which the repetition penalty counts too.
     """
 
     def __init__(self, config: GenerationConfig, history: Sequence[int]) -> None:
@@ -36,7 +36,7 @@ class TokenChooser:
         if config.repetition_penalty != 1.0:
             steps.append(processors.RepetitionPenaltyLogitsProcessor(config.repetition_penalty))
         if self._sampled:
-            # The order of transformers' generate.
+            # In the order of transformers' generate.
             if config.temperature != 1.0:
                 steps.append(processors.TemperatureLogitsWarper(float(config.temperature)))
             if config.top_k:
@@ -47,18 +47,18 @@ class TokenChooser:
         self._grammar = config.grammar.start() if config.grammar is not None else None
         self._generator: torch.Generator | None = None
         if config.seed is not None:
-            # On the CPU whatever the model's device, so that one seed draws the same tokens everywhere.
+            # On the CPU on any device, so that a seed draws the same tokens everywhere.
             self._generator = torch.Generator().manual_seed(config.seed)
 
     @property
     def complete(self) -> bool:
-        """Whether the grammar, if there is one, lets nothing more come."""
+        """Whether the grammar, if any, allows no further token."""
         return self._grammar is not None and self._grammar.complete
 
     def choose(self, logits: Tensor) -> int:
         """The next token id from float32 logits [vocab]."""
         scores = logits[None].cpu()
-        if self._grammar is not None:  # first, so that top_k and top_p count allowed tokens alone
+        if self._grammar is not None:  # first, so that top_k and top_p count allowed tokens only
             scores = self._grammar.mask(scores)
         if self._steps:
             scores = self._steps(torch.tensor([self._history]), scores)
@@ -73,13 +73,13 @@ class TokenChooser:
 
 
 class TextStream:
-    """Turns tokens into text pieces; the pieces joined are exactly the final text.
+    """Detokenizes incrementally; the joined pieces equal the final text.
 
-    A piece is held back while it could still change: an unfinished character, or the beginning of a stop string.
+    Text that could still change is held back: an incomplete character, or a prefix of a stop string.
 
     Args:
         tokenizer: any transformers tokenizer.
-        stop: texts that end the answer and are not part of it.
+        stop: stop strings; they are cut off.
     """
 
     def __init__(self, tokenizer: Any, stop: Sequence[str] = ()) -> None:
@@ -87,16 +87,16 @@ class TextStream:
         self._stop = tuple(stop)
         self._token_ids: list[int] = []
         self._sent = 0
-        #: The text so far, stop strings cut off.
+        #: The text so far, without stop strings.
         self.text = ""
-        #: Whether a stop string has come.
+        #: Whether a stop string was generated.
         self.stopped = False
 
     def add(self, token: int) -> str:
-        """Take one more token; return the text that is now certain (often empty)."""
+        """Append a token; return the text that is now final (often empty)."""
         self._token_ids.append(token)
         decoded = self._tokenizer.decode(self._token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        # Some tokenizers show a whole run of bytes as broken when its last one is; what was sent stays as it was.
+        # Some tokenizers decode a whole run of bytes as broken while its last one is incomplete; keep what was sent.
         self.text = self.text[: self._sent] + decoded[self._sent :]
         found = [place for place in (self.text.find(stop) for stop in self._stop) if place >= 0]
         if found:
@@ -106,10 +106,10 @@ class TextStream:
         certain = len(self.text)
         while certain > self._sent and self.text[certain - 1] == _INCOMPLETE:
             certain -= 1
-        return self._up_to(min([certain] + [self._clear_of(stop, certain) for stop in self._stop]))
+        return self._up_to(min([certain] + [self._safe_end(stop, certain) for stop in self._stop]))
 
     def finish(self) -> str:
-        """The rest of the text, when no more tokens come."""
+        """The rest of the text, after the last token."""
         return self._up_to(len(self.text))
 
     def _up_to(self, end: int) -> str:
@@ -117,8 +117,8 @@ class TextStream:
         self._sent = max(self._sent, end)
         return piece
 
-    def _clear_of(self, stop: str, end: int) -> int:
-        """Length of the text up to `end` before its longest ending that may be the beginning of `stop`."""
+    def _safe_end(self, stop: str, end: int) -> int:
+        """Length of ``text[:end]`` without its longest suffix that is a prefix of `stop`."""
         for length in range(min(len(stop) - 1, end), 0, -1):
             if self.text.startswith(stop[:length], end - length):
                 return end - length
@@ -126,7 +126,7 @@ class TextStream:
 
 
 class StepDecoder(Protocol):
-    """Anything that turns a fed token into the next token's logits."""
+    """A decoder that maps a fed token to the next token's logits."""
 
     base: BaseModel
 
@@ -136,47 +136,47 @@ class StepDecoder(Protocol):
 
 
 class AnswerDecoder(StepDecoder, Protocol):
-    """A decoder over the chunks of memories that can say where it looked.
+    """A decoder over the chunks of memories that can attribute its answer.
 
     Attributes:
-        candidate_mass: attention mass that the newest local token paid to each chunk (to its candidate, where there
-            are candidates), float32 [num_chunks], mean over layers and heads.
+        candidate_mass: attention mass that the newest local token paid to each chunk (to its candidate, if there are
+            candidates), float32 [num_chunks], mean over layers and heads.
     """
 
     num_chunks: int
     candidate_mass: Tensor
 
     def start(self, local_ids: Sequence[int], prompt_ids: Sequence[int]) -> Tensor:
-        """Take in the local context and the dynamic prompt; return float32 logits [vocab] of the first new token."""
+        """Prefill the local context and the dynamic prompt; return float32 logits [vocab] of the first new token."""
         ...
 
     def look(self, local_ids: Sequence[int], prompt_ids: Sequence[int], question: QuestionRows) -> None:
-        """Take them in for the sake of a look; no answer is to follow.
+        """Like `start`, but only to score the chunks; no answer follows.
 
         Args:
-            question: rows of the dynamic prompt to be followed, for `look_for_question`.
+            question: the rows of the dynamic prompt that `question_token_scores` scores for.
         """
         ...
 
     def restart(self, local_ids: Sequence[int]) -> Tensor:
-        """Put another local context, with passages in it, in the place of the first one, which ends with the same
-        token; return float32 logits [vocab] of the first new token.
+        """Replace the local context by one with passages, which ends with the same token; return float32 logits
+        [vocab] of the first new token.
         """
         ...
 
-    def look_for_question(self, chunks: Sequence[int]) -> list[Tensor]:
-        """What the base model's followed heads took from each token of `chunks`: float32 [heads, chunk_len] each;
-        none where no rows are followed.
+    def question_token_scores(self, chunks: Sequence[int]) -> list[Tensor]:
+        """Scores of each token of `chunks` by the retrieval heads, for the rows given to `look`: float32 [heads,
+        chunk_len] each; an empty list without retrieval heads.
         """
         ...
 
-    def look_inside(
+    def answer_token_scores(
         self, chunks: Sequence[int], token_ids: Sequence[int], masses: Tensor, *, prompt_len: int
     ) -> list[Tensor]:
-        """How much the answer looked at each token of `chunks`: one float32 [chunk_len] each.
+        """How much the answer attended to each token of `chunks`: float32 [chunk_len] each.
 
         Args:
-            token_ids: the token fed at each step: the last prompt token, then the answer's tokens but the last.
+            token_ids: the token fed at each step: the last prompt token, then the answer's tokens except the last.
             masses: `candidate_mass` of each step, float32 [steps, num_chunks].
             prompt_len: tokens of the dynamic prompt.
         """
@@ -185,7 +185,7 @@ class AnswerDecoder(StepDecoder, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One chosen token and the float32 logits [vocab] it was chosen from; `is_end` marks the end-of-text token."""
+    """A chosen token and the float32 logits [vocab] it was chosen from; `is_end` marks the end-of-text token."""
 
     token: int
     logits: Tensor
@@ -193,14 +193,14 @@ class Step:
 
 
 class TokenLoop:
-    """Iterates over the steps of one generation and knows why it ended.
+    """Iterates over the steps of one generation and records why it ended.
 
-    The decoder is fed only when the consumer asks for one more step, so leaving the loop early costs nothing. A
-    consumer that leaves it for a reason of its own (a stop string) sets `finish_reason`.
+    The decoder is fed only when the next step is requested, so leaving the loop early costs nothing. A consumer that
+    leaves it for its own reason (a stop string) sets `finish_reason`.
 
     Args:
         logits: of the first new token, float32 [vocab].
-        history: tokens that the repetition penalty counts beside the new ones.
+        history: earlier tokens for the repetition penalty.
         cancel: set it to end the loop after the current token.
     """
 
@@ -221,7 +221,7 @@ class TokenLoop:
         self._chooser = TokenChooser(generation, history)
         self._cancel = cancel
         self._taken = 0
-        #: Whether the step taken last is the last one.
+        #: Whether the last `take` ended the generation.
         self.over = False
         self.finish_reason: FinishReason = "length"
 
@@ -234,7 +234,7 @@ class TokenLoop:
             logits = self._decoder.step(step.token)
 
     def take(self, logits: Tensor) -> Step | None:
-        """Choose the next token from `logits`; None if the loop was cancelled."""
+        """Choose the next token from `logits`; None if cancelled."""
         if self._cancelled():
             return None
         token = self._chooser.choose(logits)
@@ -254,14 +254,14 @@ class TokenLoop:
 
 
 def complete(
-    loop: TokenLoop, settings: GenerationConfig, tokenizer: Any, *, begun: float, usage: Usage, keep_logits: bool
+    loop: TokenLoop, settings: GenerationConfig, tokenizer: Any, *, started_at: float, usage: Usage, keep_logits: bool
 ) -> Generation:
-    """Run `loop` to its end and collect what it gave.
+    """Run `loop` to its end and collect the result.
 
     Args:
         tokenizer: needed for stop strings only.
-        begun: when the call began, by ``time.perf_counter``.
-        usage: of the input; the new tokens are counted here.
+        started_at: start time of the call, by ``time.perf_counter``.
+        usage: of the input; the new tokens are added here.
     """
     first = time.perf_counter()
     text = TextStream(tokenizer, settings.stop) if settings.stop else None
@@ -277,7 +277,7 @@ def complete(
                 loop.finish_reason = "stop"
                 break
     used = replace(usage, completion_tokens=len(token_ids))
-    timings = Timings(first - begun, time.perf_counter() - first)
+    timings = Timings(first - started_at, time.perf_counter() - first)
     stacked: Tensor | None = None
     if keep_logits:
         stacked = torch.stack(logits) if logits else loop.first_logits.new_empty(0, *loop.first_logits.shape).cpu()

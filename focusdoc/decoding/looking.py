@@ -1,8 +1,8 @@
-"""What attention inside a chunk tells: the place that the retrieving heads look at, rather than where attention rests.
+"""Retrieval scores: which tokens of a chunk the retrieving heads attend to.
 
-Averaged over heads, attention is mostly rest: on the first tokens of a text (attention sinks), whose values are small,
-and a little of every head's on each frequent word. The few heads that retrieve put most of what they have on one place,
-and take large values from there.
+Attention averaged over heads is mostly noise: it rests on the first tokens of a text (attention sinks), whose values
+are small, and a little on every frequent word. The few retrieval heads put most of their attention on one place, and
+the values there are large.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from focusdoc.attention import visibility
 from focusdoc.decoding.state import ChunkGroup, QuestionRows
 from focusdoc.decoding.sweep import CandidateQueries
 
-#: The first tokens of a text draw attention whatever they say; what is paid to them counts as nothing.
+#: The first tokens of a text are attention sinks; their scores are set to 0.
 SINK_TOKENS = 4
-#: Tokens around one whose attention stands for the place it is in.
-NEAR = 16
+#: Window in tokens over which a head's attention is pooled around each token.
+POOL_WIDTH = 16
 
 
-def gathered(weights: Tensor, values: Tensor) -> Tensor:
-    """What single heads take from each token, times what the same head takes from the place around it.
+def retrieval_scores(weights: Tensor, values: Tensor) -> Tensor:
+    """Score of each token per head: the head's contribution from it, times its contribution from the tokens around it.
 
-    A head takes its attention times the length of the token's value, 1 for the mean of its chunk. One that takes 0.9
-    from a place tells 81 times as much as one that takes 0.1 there, not 9 times.
+    The contribution is the attention weight times the norm of the token's value, relative to the chunk's mean norm. The
+    product makes scores quadratic: a head with weight 0.9 on a place counts 81 times as much as one with 0.1, not 9.
 
     Args:
         weights: float32 [chunks, num_heads, rows, chunk_len].
@@ -39,134 +39,143 @@ def gathered(weights: Tensor, values: Tensor) -> Tensor:
     lengths[..., :SINK_TOKENS] = 0
     taken = weights * lengths.repeat_interleave(weights.shape[1] // values.shape[1], dim=1).unsqueeze(2)
     # [chunks, num_heads, rows, chunk_len] -> [all rows, 1, chunk_len]
-    padded = functional.pad(taken, (NEAR // 2, NEAR - NEAR // 2 - 1)).flatten(0, 2).unsqueeze(1)
-    around = functional.avg_pool1d(padded, NEAR, stride=1) * NEAR
+    padded = functional.pad(taken, (POOL_WIDTH // 2, POOL_WIDTH - POOL_WIDTH // 2 - 1)).flatten(0, 2).unsqueeze(1)
+    around = functional.avg_pool1d(padded, POOL_WIDTH, stride=1) * POOL_WIDTH
     product: Tensor = taken * around.view_as(taken)
     return product
 
 
-def taken_for_question(
+def question_retrieval_scores(
     queries: Tensor, keys: Tensor, values: Tensor, *, query_start: int, window: int | None
 ) -> Tensor:
-    """What heads take from each token of chunks for a question behind them: float32 [chunks, heads, chunk_len].
+    """Scores of each token for a question behind the chunks: float32 [chunks, heads, chunk_len].
 
-    `gathered`, summed over the question's rows.
+    These are `retrieval_scores` summed over the question's rows.
 
     Args:
-        queries: of the question's rows, scaled, float32 [chunks, heads, rows, head_dim].
-        keys: float32 of chunk and tail up to the last row, [chunks, heads, chunk_len + tail_len, head_dim].
+        queries: the question's rows, scaled, float32 [chunks, heads, rows, head_dim].
+        keys: chunk and tail up to the last row, float32 [chunks, heads, chunk_len + tail_len, head_dim].
         values: of the chunk, [chunks, heads, chunk_len, head_dim].
-        query_start: where the first row stands.
-        window: of the layer.
+        query_start: position of the first row.
+        window: the layer's sliding window, or None.
     """
     scores = queries @ keys.mT
     seen = visibility(queries.shape[2], keys.shape[2], query_start=query_start, window=window, device=keys.device)
     if seen is not None:
         scores = scores.masked_fill(~seen, -torch.inf)
-    return gathered(scores.softmax(dim=-1)[..., : values.shape[2]], values).sum(dim=2)
+    return retrieval_scores(scores.softmax(dim=-1)[..., : values.shape[2]], values).sum(dim=2)
 
 
 @dataclass(frozen=True, slots=True)
-class Looker:
-    """A chunk to look into.
+class ChunkEntry:
+    """A chunk to score.
 
     Attributes:
         chunk: its index among all chunks.
-        group: the chunk alone with its tail.
+        group: the chunk with its tail, alone.
     """
 
     chunk: int
     group: ChunkGroup
 
 
-def first_look(lookers: Sequence[Looker], asked: Sequence[Sequence[CandidateQueries]], tail_len: int) -> list[Tensor]:
-    """How much the candidates of the first sweeps looked at each token of their chunk: one float32 [chunk_len] each.
+def candidate_scores(
+    entries: Sequence[ChunkEntry], recorded: Sequence[Sequence[CandidateQueries]], tail_len: int
+) -> list[Tensor]:
+    """Scores of each token of a chunk by the candidates of the first sweeps: float32 [chunk_len] each.
 
     Args:
-        asked: for each sweep, in the order of the chunks, what its candidates asked in every layer.
+        recorded: for each sweep, in chunk order, its candidates' queries in every layer.
         tail_len: tokens of the dynamic prompt before the candidate.
 
     Returns:
-        `gathered`, summed over heads and layers, in the order of `lookers`.
+        `retrieval_scores` summed over heads and layers, in the order of `entries`.
     """
     found: dict[int, Tensor] = {}
-    for length in {looker.group.chunk_len for looker in lookers}:
-        alike = [looker for looker in lookers if looker.group.chunk_len == length]
-        looked = sum(_layer_look(alike, layer, rows, tail_len) for layer, rows in enumerate(zip(*asked, strict=True)))
-        found |= zip((looker.chunk for looker in alike), looked, strict=True)  # type: ignore[arg-type]
-    return [found[looker.chunk].cpu() for looker in lookers]
+    for length in {entry.group.chunk_len for entry in entries}:
+        same_length = [entry for entry in entries if entry.group.chunk_len == length]
+        scores = sum(
+            _candidate_layer_scores(same_length, layer, rows, tail_len)
+            for layer, rows in enumerate(zip(*recorded, strict=True))
+        )
+        found |= zip((entry.chunk for entry in same_length), scores, strict=True)  # type: ignore[arg-type]
+    return [found[entry.chunk].cpu() for entry in entries]
 
 
-def question_look(
-    lookers: Sequence[Looker], asked: Sequence[Sequence[CandidateQueries]], rows: QuestionRows
+def question_scores(
+    entries: Sequence[ChunkEntry], recorded: Sequence[Sequence[CandidateQueries]], rows: QuestionRows
 ) -> list[Tensor]:
-    """What the followed heads took for the question from each token of the chunks: float32 [heads, chunk_len] each.
+    """Scores of each token of a chunk by the retrieval heads, for the question: float32 [heads, chunk_len] each.
 
     Args:
-        asked: as for `first_look`, of sweeps that were told of `rows`.
+        recorded: as for `candidate_scores`, of sweeps that recorded `rows`.
 
     Returns:
-        `gathered`, summed over the question's rows, in the order of `lookers`, the heads in that of ``rows.heads``.
+        `retrieval_scores` summed over the question's rows, in the order of `entries`; heads as in ``rows.heads``.
     """
     layers = dict.fromkeys(layer for layer, _ in rows.heads)
     found: dict[int, Tensor] = {}
-    for length in {looker.group.chunk_len for looker in lookers}:
-        alike = [looker for looker in lookers if looker.group.chunk_len == length]
-        looked = [_layer_question(alike, layer, [sweep[layer] for sweep in asked], rows) for layer in layers]
-        found |= zip((looker.chunk for looker in alike), torch.cat(looked, dim=1), strict=True)
-    return [found[looker.chunk].cpu() for looker in lookers]
+    for length in {entry.group.chunk_len for entry in entries}:
+        same_length = [entry for entry in entries if entry.group.chunk_len == length]
+        scores = [
+            _question_layer_scores(same_length, layer, [sweep[layer] for sweep in recorded], rows) for layer in layers
+        ]
+        found |= zip((entry.chunk for entry in same_length), torch.cat(scores, dim=1), strict=True)
+    return [found[entry.chunk].cpu() for entry in entries]
 
 
-def _layer_look(lookers: Sequence[Looker], layer: int, sweeps: Sequence[CandidateQueries], tail_len: int) -> Tensor:
-    """The look of one layer into chunks of one length, float32 [lookers, chunk_len]."""
-    chunks = [looker.chunk for looker in lookers]
-    # [heads, all chunks, head_dim] -> [lookers, heads, head_dim]
+def _candidate_layer_scores(
+    entries: Sequence[ChunkEntry], layer: int, sweeps: Sequence[CandidateQueries], tail_len: int
+) -> Tensor:
+    """Candidate scores of one layer for chunks of one length, float32 [entries, chunk_len]."""
+    chunks = [entry.chunk for entry in entries]
+    # [heads, all chunks, head_dim] -> [entries, heads, head_dim]
     queries = torch.cat([rows.queries for rows in sweeps], dim=1)[:, chunks].transpose(0, 1)
     own = torch.cat([rows.keys for rows in sweeps], dim=1)[:, chunks].transpose(0, 1)
-    keys, values = _stored(lookers, layer, tail_len, own.dtype, more=1)
+    keys, values = _gather_kv(entries, layer, tail_len, own.dtype, extra=1)
     keys[:, :, -1] = own
-    # [lookers, heads, head_dim] -> [lookers, num_kv_heads, heads per KV head, head_dim]
+    # [entries, heads, head_dim] -> [entries, num_kv_heads, heads per KV head, head_dim]
     scores = torch.unflatten(queries, 1, (own.shape[1], -1)) @ keys.mT
     num_keys = keys.shape[2]
     seen = visibility(1, num_keys, query_start=num_keys - 1, window=sweeps[0].window, device=own.device)
     if seen is not None:
         scores = scores.masked_fill(~seen[0], -torch.inf)
     weights = scores.softmax(dim=-1)[..., : values.shape[2]]
-    # [lookers, num_kv_heads, heads per KV head, chunk_len] -> [lookers, heads, 1, chunk_len]
-    return gathered(weights.flatten(1, 2).unsqueeze(2), values).sum(dim=(1, 2))
+    # [entries, num_kv_heads, heads per KV head, chunk_len] -> [entries, heads, 1, chunk_len]
+    return retrieval_scores(weights.flatten(1, 2).unsqueeze(2), values).sum(dim=(1, 2))
 
 
-def _layer_question(
-    lookers: Sequence[Looker], layer: int, sweeps: Sequence[CandidateQueries], rows: QuestionRows
+def _question_layer_scores(
+    entries: Sequence[ChunkEntry], layer: int, sweeps: Sequence[CandidateQueries], rows: QuestionRows
 ) -> Tensor:
-    """The look of one layer's followed heads into chunks of one length, float32 [lookers, heads, chunk_len]."""
-    # [lookers, heads, rows, head_dim]
+    """Question scores of one layer's retrieval heads for chunks of one length, float32 [entries, heads, chunk_len]."""
+    # [entries, heads, rows, head_dim]
     queries = torch.cat([sweep.question for sweep in sweeps if sweep.question is not None])[
-        [looker.chunk for looker in lookers]
+        [entry.chunk for entry in entries]
     ]
-    keys, values = _stored(lookers, layer, rows.last, sweeps[0].keys.dtype)
+    keys, values = _gather_kv(entries, layer, rows.last, sweeps[0].keys.dtype)
     per_key = sweeps[0].queries.shape[0] // keys.shape[1]
-    of_heads = [head // per_key for head in rows.heads_of(layer)]
-    keys, values = keys[:, of_heads], values[:, of_heads]
+    kv_heads = [head // per_key for head in rows.heads_of(layer)]
+    keys, values = keys[:, kv_heads], values[:, kv_heads]
     start = values.shape[2] + rows.first
-    return taken_for_question(queries, keys, values, query_start=start, window=sweeps[0].window)
+    return question_retrieval_scores(queries, keys, values, query_start=start, window=sweeps[0].window)
 
 
-def _stored(
-    lookers: Sequence[Looker], layer: int, tail_len: int, dtype: torch.dtype, more: int = 0
+def _gather_kv(
+    entries: Sequence[ChunkEntry], layer: int, tail_len: int, dtype: torch.dtype, extra: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Float32 keys of chunks and tails, with room for `more`, and the values of the chunks.
+    """Float32 keys of chunks and tails, with `extra` uninitialized slots at the end, and the chunks' values.
 
     Returns:
-        Both [lookers, num_kv_heads, tokens, head_dim].
+        Both [entries, num_kv_heads, tokens, head_dim].
     """
-    group = lookers[0].group
+    group = entries[0].group
     chunk_len, (num_kv_heads, _, head_dim) = group.chunk_len, group.tail_keys.shape[2:]
-    shape = (len(lookers), num_kv_heads, chunk_len + tail_len + more, head_dim)
+    shape = (len(entries), num_kv_heads, chunk_len + tail_len + extra, head_dim)
     keys = torch.empty(shape, device=group.tail_keys.device)
     values = group.tail_keys.new_empty((*shape[:2], chunk_len, head_dim))
-    for row, looker in enumerate(lookers):
-        stored_keys, stored_values = looker.group.block.layer(layer, dtype)
+    for row, entry in enumerate(entries):
+        stored_keys, stored_values = entry.group.block.layer(layer, dtype)
         keys[row, :, :chunk_len], values[row] = stored_keys[0], stored_values[0]
-        keys[row, :, chunk_len : chunk_len + tail_len] = looker.group.tail_keys[layer, 0, :, :tail_len]
+        keys[row, :, chunk_len : chunk_len + tail_len] = entry.group.tail_keys[layer, 0, :, :tail_len]
     return keys, values

@@ -10,37 +10,35 @@ from torch import Tensor
 from focusdoc.attention import AttentionKernel
 from focusdoc.config import FocusConfig
 from focusdoc.decoding.condense import DenseSweep
-from focusdoc.decoding.looking import Looker, first_look, question_look
+from focusdoc.decoding.looking import ChunkEntry, candidate_scores, question_scores
 from focusdoc.decoding.state import (
     TAIL_STEP,
     ChunkGroup,
     LocalContext,
     QuestionRows,
-    check_bytes,
+    check_free_memory,
     choose_active,
-    narrowed_groups,
-    narrowed_local,
+    select_groups,
+    shrink_local,
 )
 from focusdoc.decoding.sweep import CandidateQueries, PassRows, Sweep
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.modeling.base import BaseModel, CandidateWeights
 
-#: Rows of one sweep where `FocusConfig.chunk_batch` does not say: bounds the activations of the prompt phase.
+#: Rows per sweep if `FocusConfig.chunk_batch` is None; bounds the activations of the prompt phase.
 MAX_ROWS = 8192
 
 
 class ParallelDecoder:
     """Decodes one answer over the chunks of `blocks`.
 
-    Call `start` once with the local context, then `step` with every chosen token; each returns the next token's
-    logits. The local KV is kept, and only the newest local token sees candidates (`focusdoc.decoding.refreshed` has
-    the paper's way).
+    Call `start` once with the local context, then `step` with every chosen token; each returns the next token's logits.
+    The local KV is cached, and only the newest local token sees candidates (`RefreshedDecoder` decodes as the paper).
 
     Args:
         weights: the candidate weights of every layer.
         blocks: the chunks' KV, at least one chunk.
-        max_new_tokens: how many steps the local context keeps room for; the tails of the chunks grow as steps are
-            made.
+        max_new_tokens: steps that the local KV is allocated for; the tails of the chunks grow step by step.
     """
 
     def __init__(
@@ -66,15 +64,15 @@ class ParallelDecoder:
         self._local_ids: list[int] = []
         self._newest = -1
         self._stepped = False
-        #: The chunk in each slot in front of the local context; fewer than all once some sit out.
+        #: The chunk in each candidate slot of the local context; not all once some are inactive.
         self.active = list(range(self.num_chunks))
-        self._sitting_out: list[ChunkGroup] = []
-        #: What the candidates of the first sweeps asked, for each sweep and layer.
-        self._asked: list[list[CandidateQueries]] = []
-        #: Attention mass that the newest local token paid to each chunk's candidate: float32 [num_chunks],
-        #: mean over layers and heads.
+        self._inactive_groups: list[ChunkGroup] = []
+        #: The queries of the first step's candidates, per sweep and layer.
+        self._candidate_queries: list[list[CandidateQueries]] = []
+        #: Attention mass that the newest local token paid to each chunk's candidate: float32 [num_chunks], mean over
+        #: layers and heads.
         self.candidate_mass = torch.zeros(self.num_chunks)
-        #: The question's rows that `look` was given.
+        #: The question's rows, set by `look`.
         self._question: QuestionRows | None = None
 
     @torch.no_grad()
@@ -82,21 +80,21 @@ class ParallelDecoder:
         """Run the dynamic prompt behind all chunks and the local context beside it.
 
         Args:
-            local_ids: the local context, with its BOS if the mode wants one.
-            prompt_ids: the dynamic prompt, with its BOS likewise; its last token is the last local token.
+            local_ids: the local context, with a BOS if the mode needs one.
+            prompt_ids: the dynamic prompt, likewise; its last token is the last local token.
 
         Returns:
             Float32 logits [vocab] of the first new token.
         """
-        return self._advance(*self.open(local_ids, prompt_ids))
+        return self._advance(*self.prepare_start(local_ids, prompt_ids))
 
     def look(self, local_ids: Sequence[int], prompt_ids: Sequence[int], question: QuestionRows) -> None:
-        """See `AnswerDecoder.look`; what a candidate is worth is told by the local context, so all of it runs."""
+        """See `AnswerDecoder.look`; the local context runs too, since its attention weights the candidates."""
         self._question = question
         self.start(local_ids, prompt_ids)
 
-    def open(self, local_ids: Sequence[int], prompt_ids: Sequence[int]) -> tuple[list[int], list[int]]:
-        """What `start` feeds: the tokens of every chunk before its candidate, and the local tokens."""
+    def prepare_start(self, local_ids: Sequence[int], prompt_ids: Sequence[int]) -> tuple[list[int], list[int]]:
+        """The tokens that `start` feeds: to every chunk before its candidate, and to the local context."""
         self.groups = list(self._make_groups(len(prompt_ids)))
         self.local = LocalContext.empty(self.groups[0], self.num_chunks, len(local_ids) + self._max_new_tokens)
         self._local_ids = list(local_ids)
@@ -105,31 +103,31 @@ class ParallelDecoder:
 
     @torch.no_grad()
     def step(self, token: int) -> Tensor:
-        """Feed the chosen `token`; return the float32 logits [vocab] of the one after it."""
-        return self._advance(*self.next(token))
+        """Feed the chosen `token`; return the float32 logits [vocab] of the next one."""
+        return self._advance(*self.prepare_step(token))
 
-    def next(self, token: int) -> tuple[list[int], list[int]]:
-        """What `step` feeds, as `open` tells it."""
+    def prepare_step(self, token: int) -> tuple[list[int], list[int]]:
+        """The tokens that `step` feeds; see `prepare_start`."""
         if not self._stepped and self._config.active_chunks != "all":
-            self._focus()
+            self._drop_inactive()
         self._stepped = True
         previous, self._newest = self._newest, token
         return [previous], [token]
 
     @torch.no_grad()
     def restart(self, local_ids: Sequence[int]) -> Tensor:
-        """Put another local context behind the candidates that `start` made; call it before the first `step`.
+        """Replace the local context after `start`, before the first `step`.
 
-        The chunks, their tails and the candidates stand as they are, and so does `candidate_mass`: only local rows run.
+        Chunks, tails, candidates and `candidate_mass` stay the same; only local rows run.
 
         Args:
-            local_ids: ends with the token that the first local context ended with.
+            local_ids: ends with the same token as the first local context.
 
         Returns:
             Float32 logits [vocab] of the first new token.
         """
         before = self.local
-        self.local = before.emptied(len(local_ids) + self._max_new_tokens)
+        self.local = before.cleared(len(local_ids) + self._max_new_tokens)
         self._local_ids = list(local_ids)
         rows = self._rows([], [], self._local_ids)
         hidden = self._run(rows)
@@ -137,35 +135,37 @@ class ParallelDecoder:
         return self.base.logits(hidden[-1])
 
     @torch.no_grad()
-    def look_inside(
+    def answer_token_scores(
         self, chunks: Sequence[int], token_ids: Sequence[int], masses: Tensor, *, prompt_len: int
     ) -> list[Tensor]:
-        """How much the candidates of `chunks` looked at each token of their chunk: one float32 [chunk_len] each.
+        """Scores of each token of `chunks` by their candidates: float32 [chunk_len] each.
 
-        Each is weighted by the attention its step's local token paid to it. For the first step what candidates asked
-        is known; those of more steps are recomputed in one dense pass over these few chunks.
+        Each step's candidate is weighted by the attention that the step's local token paid to it. The queries of the
+        first step were recorded; those of later steps are recomputed in one dense pass over these chunks.
         """
-        # A chunk that sat out has no tail beyond the prompt, and no candidate after the first.
-        awake = [index for index in chunks if index in self.active] if len(token_ids) > 1 else []
-        lookers = [Looker(index, self.single(index)) for index in chunks if index not in awake]
+        # An inactive chunk has no tail after the prompt, and no candidate after the first.
+        active = [index for index in chunks if index in self.active] if len(token_ids) > 1 else []
+        entries = [ChunkEntry(index, self.single(index)) for index in chunks if index not in active]
         weights = masses[0].tolist()
-        looked = first_look(lookers, self._asked, prompt_len - 1) if lookers else []
-        found = {looker.chunk: own * weights[looker.chunk] for looker, own in zip(lookers, looked, strict=True)}
-        if awake:
-            found |= zip(awake, self._looked_at(awake, token_ids, masses, prompt_len), strict=True)
+        scores = candidate_scores(entries, self._candidate_queries, prompt_len - 1) if entries else []
+        found = {entry.chunk: own * weights[entry.chunk] for entry, own in zip(entries, scores, strict=True)}
+        if active:
+            found |= zip(active, self._dense_token_scores(active, token_ids, masses, prompt_len), strict=True)
         return [found[index] for index in chunks]
 
     @torch.no_grad()
-    def look_for_question(self, chunks: Sequence[int]) -> list[Tensor]:
-        """What the followed heads took from each token of `chunks`: float32 [heads, chunk_len] each; see `look`."""
+    def question_token_scores(self, chunks: Sequence[int]) -> list[Tensor]:
+        """See `AnswerDecoder.question_token_scores`."""
         if self._question is None or not self._question.heads:
             return []
-        return question_look([Looker(index, self.single(index)) for index in chunks], self._asked, self._question)
+        return question_scores(
+            [ChunkEntry(index, self.single(index)) for index in chunks], self._candidate_queries, self._question
+        )
 
-    def _looked_at(
+    def _dense_token_scores(
         self, chunks: Sequence[int], token_ids: Sequence[int], masses: Tensor, prompt_len: int
     ) -> list[Tensor]:
-        """`look_inside` for chunks that all took part in the same steps."""
+        """`answer_token_scores` for chunks that were active in all steps."""
         device, num_steps = self.base.device, len(token_ids)
         groups = [self.single(index) for index in chunks]
         layout = DenseSweep(
@@ -185,27 +185,29 @@ class ParallelDecoder:
             weights=self.weights,
             num_candidates=rows,
         )
-        return [looked[0].cpu() for looked in layout.looked_at]
+        return [scores[0].cpu() for scores in layout.token_scores]
 
     def single(self, index: int) -> ChunkGroup:
-        """Chunk `index` with its tail, as a group of its own (views, no copies)."""
-        groups, slot = (self.groups, self.active.index(index)) if index in self.active else (self._sitting_out, index)
+        """Chunk `index` with its tail, as a group of its own (views)."""
+        groups, slot = (
+            (self.groups, self.active.index(index)) if index in self.active else (self._inactive_groups, index)
+        )
         group = next(group for group in groups if slot in range(group.span.start, group.span.stop))
         at = slice(slot - group.first, slot - group.first + 1)
         block = group.block.chunks(at.start, at.stop)
         return ChunkGroup(block, group.tail_keys[:, at], group.tail_values[:, at], slot)
 
-    def _focus(self) -> None:
-        """Let the chunks that the first token paid no attention to sit out from now on."""
+    def _drop_inactive(self) -> None:
+        """Deactivate the chunks that the first token paid no attention to."""
         active = choose_active(self.candidate_mass.cpu(), self._config.active_chunks)
         if len(active) == self.num_chunks:
             return
-        self._sitting_out, self.active = self.groups, active
-        self.groups = list(narrowed_groups(self._sitting_out, active))
-        self.local = narrowed_local(self.local, len(active))
+        self._inactive_groups, self.active = self.groups, active
+        self.groups = list(select_groups(self._inactive_groups, active))
+        self.local = shrink_local(self.local, len(active))
 
     def _make_groups(self, prompt_len: int) -> Iterator[ChunkGroup]:
-        """The blocks in pieces of at most `chunk_batch` chunks."""
+        """The blocks in groups of at most `chunk_batch` chunks."""
         size = self._config.chunk_batch or max(1, MAX_ROWS // prompt_len)
         room = prompt_len + min(TAIL_STEP, self._max_new_tokens)
         first = 0
@@ -216,7 +218,7 @@ class ParallelDecoder:
             first += block.num_chunks
 
     def _sweeps(self, rows_per_chunk: int) -> Iterator[list[ChunkGroup]]:
-        """Consecutive groups packed into as few sweeps as the row limit allows."""
+        """Consecutive groups, packed into as few sweeps as the row limit allows."""
         limit = self._config.chunk_batch or max(1, MAX_ROWS // rows_per_chunk)
         packed: list[ChunkGroup] = []
         for group in self.groups:
@@ -227,39 +229,39 @@ class ParallelDecoder:
         yield packed
 
     def _advance(self, ordinary: list[int], local_ids: list[int]) -> Tensor:
-        """Feed every chunk `ordinary` and the newest token as candidate, the local context `local_ids`."""
+        """Feed `ordinary` and the newest token, as candidate, to every chunk, and `local_ids` to the local context."""
         *others, last = self.passes(ordinary, local_ids)
         for each in others:
             self._run(each)
-        return self.settle(last, self._run(last), len(ordinary), len(local_ids))
+        return self.finish_passes(last, self._run(last), len(ordinary), len(local_ids))
 
     def passes(self, ordinary: list[int], local_ids: list[int]) -> list[PassRows]:
-        """The passes that feed those tokens, to be run in this order; the last one holds the local rows."""
-        self._widen_tails(self.tail_len + len(ordinary) + 1)
+        """The passes that feed these tokens, in order; the last one has the local rows."""
+        self._grow_tails(self.tail_len + len(ordinary) + 1)
         *others, last = self._sweeps(len(ordinary) + 1)
         rows = [*(self._rows(groups, ordinary, []) for groups in others), self._rows(last, ordinary, local_ids)]
         if not self._stepped:
             for each in rows:
-                each.layout.asked, each.layout.question = [], self._question
-                self._asked.append(each.layout.asked)
+                each.layout.recorded, each.layout.question = [], self._question
+                self._candidate_queries.append(each.layout.recorded)
         return rows
 
-    def _widen_tails(self, needed: int) -> None:
-        """Make room for `needed` tokens in the tails of all chunks.
+    def _grow_tails(self, needed: int) -> None:
+        """Grow the tails of all chunks to `needed` tokens.
 
         Raises:
-            MemoryShortageError: there is not enough memory for the further answer.
+            MemoryShortageError: there is not enough memory to continue the answer.
         """
-        narrow = [group for group in self.groups if group.room < needed]
-        if not narrow:
+        full = [group for group in self.groups if group.room < needed]
+        if not full:
             return
-        more = max(needed - narrow[0].room, TAIL_STEP)
-        check_bytes(self.base, sum(group.num_chunks for group in narrow), more)
-        for group in narrow:
-            group.widen(more)
+        extra = max(needed - full[0].room, TAIL_STEP)
+        check_free_memory(self.base, sum(group.num_chunks for group in full), extra)
+        for group in full:
+            group.grow(extra)
 
-    def settle(self, last: PassRows, hidden: Tensor, num_ordinary: int, num_local: int) -> Tensor:
-        """After the passes: float32 logits [vocab] from the last one's leading rows, hidden [rows, hidden_size]."""
+    def finish_passes(self, last: PassRows, hidden: Tensor, num_ordinary: int, num_local: int) -> Tensor:
+        """Finish a step: float32 logits [vocab] from the last pass's leading rows, hidden [rows, hidden_size]."""
         self.tail_len += num_ordinary
         self.local.length += num_local
         mass = last.layout.candidate_mass / self.base.num_layers
@@ -278,7 +280,7 @@ class ParallelDecoder:
         )[0]
 
     def _rows(self, groups: Sequence[ChunkGroup], ordinary: list[int], local_ids: list[int]) -> PassRows:
-        """The rows of one pass: `ordinary` and the candidate of every chunk of `groups`, and `local_ids`."""
+        """The rows of one pass: `ordinary` and a candidate for every chunk of `groups`, and `local_ids`."""
         device = self.base.device
         tokens: list[Tensor] = []
         positions: list[Tensor] = []
@@ -309,26 +311,26 @@ class ParallelDecoder:
         return PassRows(torch.cat(tokens), torch.cat(positions), sweep, sweep.num_candidates)
 
     def _sees_from(self, num_local: int) -> int:
-        """The first of `num_local` local rows that sees the candidates."""
+        """Index of the first of `num_local` local rows that sees the candidates."""
         return max(0, num_local - 1)
 
     @property
     def local_start(self) -> int:
-        """Position of the first local token, right behind the candidates."""
+        """Position of the first local token, after the candidates."""
         return 1 if self._shared else self.num_chunks
 
     def candidate_positions(self, group: ChunkGroup) -> Tensor:
-        """Positions of the group's candidates in front of the local context, int64 [num_chunks]."""
+        """Positions of the group's candidates before the local context, int64 [num_chunks]."""
         places = torch.tensor(self.active[group.span])
         return torch.zeros_like(places) if self._shared else places
 
 
 class RefreshedDecoder(ParallelDecoder):
-    """`ParallelDecoder` as the paper's code has it."""
+    """`ParallelDecoder` as in the paper's code: every step re-encodes the local context with the candidates."""
 
-    def next(self, token: int) -> tuple[list[int], list[int]]:
-        """See `ParallelDecoder.next`: the whole local context is fed again."""
-        ordinary, newest = super().next(token)
+    def prepare_step(self, token: int) -> tuple[list[int], list[int]]:
+        """See `ParallelDecoder.prepare_step`; the whole local context is fed again."""
+        ordinary, newest = super().prepare_step(token)
         self._local_ids += newest
         self.local.length = 0
         return ordinary, self._local_ids

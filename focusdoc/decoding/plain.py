@@ -1,4 +1,4 @@
-"""The plain path: the base model's own decoding, for what fits into its window."""
+"""The plain path: ordinary decoding by the base model, for prompts that fit its window."""
 
 from __future__ import annotations
 
@@ -14,52 +14,52 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from focusdoc.decoding.answer import TextPiece
 from focusdoc.decoding.answering import Way, Writer
-from focusdoc.decoding.prompt import Asked
+from focusdoc.decoding.prompt import Request
 from focusdoc.errors import PromptTooLongError
 from focusdoc.modeling.base import BaseModel
 
-#: Tokens that there is room for behind those that are kept, when they are copied.
-_ROOM = 256
+#: Spare capacity in tokens when a cache layer is reallocated.
+_SPARE_TOKENS = 256
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers' class is untyped
-    """Transformers' layer, but that it copies all that it keeps once in `_ROOM` tokens, not for every token.
+    """Transformers' dynamic cache layer, reallocated once per `_SPARE_TOKENS` tokens instead of at every token.
 
-    Copies of ever new sizes cost more than the time of their bytes: the system clears fresh pages for each.
+    Reallocation costs more than copying the bytes: the system zeroes fresh pages each time.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.keys: Tensor
         self.values: Tensor
-        self._key_room: Tensor | None = None
-        self._value_room: Tensor | None = None
+        self._key_buffer: Tensor | None = None
+        self._value_buffer: Tensor | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append new keys and values [batch, heads, tokens, head_dim]; returns all of them."""
+        """Append keys and values [batch, heads, tokens, head_dim]; return all of them."""
         if self.get_seq_length() == 0:
             kept: tuple[Tensor, Tensor] = super().update(key_states, value_states, *args, **kwargs)
             return kept
         total = self.get_seq_length() + key_states.shape[-2]
-        self._key_room = _appended(self.keys, key_states, self._key_room)
-        self._value_room = _appended(self.values, value_states, self._value_room)
-        self.keys, self.values = self._key_room[..., :total, :], self._value_room[..., :total, :]
+        self._key_buffer = _append(self.keys, key_states, self._key_buffer)
+        self._value_buffer = _append(self.values, value_states, self._value_buffer)
+        self.keys, self.values = self._key_buffer[..., :total, :], self._value_buffer[..., :total, :]
         return self.keys, self.values
 
 
-def _appended(kept: Tensor, new: Tensor, room: Tensor | None) -> Tensor:
-    """The tensor with `kept`, `new` behind it, and room: `room`, or a larger one where that is full or not kept's."""
+def _append(kept: Tensor, new: Tensor, buffer: Tensor | None) -> Tensor:
+    """`new` appended to `kept`, in `buffer` or, if that is full or not kept's storage, in a larger one."""
     length = kept.shape[-2]
     total = length + new.shape[-2]
-    if room is None or room.shape[-2] < total or room.data_ptr() != kept.data_ptr():
-        room = new.new_empty(*new.shape[:-2], total + _ROOM, new.shape[-1])
-        room[..., :length, :] = kept
-    room[..., length:total, :] = new
-    return room
+    if buffer is None or buffer.shape[-2] < total or buffer.data_ptr() != kept.data_ptr():
+        buffer = new.new_empty(*new.shape[:-2], total + _SPARE_TOKENS, new.shape[-1])
+        buffer[..., :length, :] = kept
+    buffer[..., length:total, :] = new
+    return buffer
 
 
 def growing_cache(config: Any) -> DynamicCache:
-    """The cache of a model of transformers, which grows in place in its layers without a window."""
+    """A transformers cache whose layers without a sliding window grow in place."""
     cache = DynamicCache(config=config)
     cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
@@ -69,20 +69,20 @@ class PlainDecoder:
     """The base model as transformers runs it, with its own cache and attention: no chunks, no candidates.
 
     Args:
-        prefixes: where what was fed is kept, so that the next prompt that begins alike is fed from where it differs.
-        again: given the tokens of the answer so far, the prompt that they go on behind from here, or None for the one
-            that they have.
+        prefixes: caches the KV of the last prompt, so that a prompt with the same prefix only feeds the rest.
+        new_prompt: called with the answer's tokens so far; returns a prompt to continue them after, or None to keep
+            the current one.
     """
 
     def __init__(
         self,
         base: BaseModel,
         prefixes: PrefixCache | None = None,
-        again: Callable[[Sequence[int]], Sequence[int] | None] | None = None,
+        new_prompt: Callable[[Sequence[int]], Sequence[int] | None] | None = None,
     ) -> None:
         self.base = base
         self._prefixes = prefixes or PrefixCache()
-        self._again = again
+        self._new_prompt = new_prompt
         self._written: list[int] = []
         self._cache: Any = None
         self._fed: list[int] = []
@@ -97,16 +97,16 @@ class PlainDecoder:
 
     @torch.no_grad()
     def step(self, token: int) -> Tensor:
-        """Feed the chosen `token`; return the float32 logits [vocab] of the one after it."""
+        """Feed the chosen `token`; return the float32 logits [vocab] of the next one."""
         self._written.append(token)
-        prompt = self._again(self._written) if self._again is not None else None
+        prompt = self._new_prompt(self._written) if self._new_prompt is not None else None
         if prompt is None:
             return self._feed([token])
         self.close()
         return self.start([*prompt, *self._written])
 
     def close(self) -> None:
-        """Keep what was fed for the next one; nothing may be fed behind it."""
+        """Return the KV to the prefix cache; do not feed anything afterwards."""
         self._prefixes.keep(self._fed, self._cache)
 
     def _feed(self, token_ids: list[int]) -> Tensor:
@@ -120,54 +120,54 @@ class PlainDecoder:
 
 
 class PrefixCache:
-    """The keys and values of the last prompt and its answer, which one of any number of threads may have at a time."""
+    """The KV of the last prompt and its answer; at most one thread at a time can take it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._kept: tuple[list[int], Any] | None = None
 
     def take(self, token_ids: Sequence[int]) -> tuple[list[int], Any]:
-        """The known beginning of `token_ids`, at most all but the last, and its cache; ([], None) where none is."""
+        """The longest cached prefix of `token_ids`, without its last token, and its cache; ([], None) if none."""
         with self._lock:
             kept, self._kept = self._kept, None
         if kept is None:
             return [], None
-        alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(kept[0], token_ids[:-1], strict=False)))
-        if not alike:
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(kept[0], token_ids[:-1], strict=False)))
+        if not shared:
             return [], None
         cache = kept[1]
-        if alike < len(kept[0]):
-            cache.crop(alike - len(kept[0]))
-        return kept[0][:alike], cache
+        if shared < len(kept[0]):
+            cache.crop(shared - len(kept[0]))
+        return kept[0][:shared], cache
 
     def keep(self, token_ids: list[int], cache: Any) -> None:
-        """Keep a cache of these tokens, unless a part of it cannot be cut, as of a layer with a sliding window."""
+        """Keep a cache for these tokens, if it can be cropped (not with a sliding window)."""
         if cache is not None and all(isinstance(layer, GrowingLayer) for layer in cache.layers):
             with self._lock:
                 self._kept = token_ids, cache
 
 
 class Plain(Way):
-    """The base model answers what needs no memory."""
+    """The base model answers without documents."""
 
     def __init__(self, base: BaseModel) -> None:
         self.base = base
 
-    def check(self, asked: Asked) -> None:
+    def check(self, request: Request) -> None:
         """See `Way.check`.
 
         Raises:
-            PromptTooLongError: prompt and answer do not fit into the model's positions.
+            PromptTooLongError: prompt and answer do not fit the model's positions.
         """
-        length, new, limit = len(asked.local_ids), asked.settings.max_new_tokens, self.base.context_length
+        length, new, limit = len(request.local_ids), request.settings.max_new_tokens, self.base.context_length
         if length + new > limit:
             raise PromptTooLongError(
                 f"The prompt's {length} tokens and {new} new ones are more than the {limit} positions of "
                 f"{self.base.name}; lower max_new_tokens."
             )
 
-    def stream(self, asked: Asked) -> Generator[TextPiece, None, None]:
+    def stream(self, request: Request) -> Generator[TextPiece, None, None]:
         """See `Way.stream`."""
         decoder = PlainDecoder(self.base)
-        begun = time.perf_counter()
-        yield from Writer(decoder, decoder.start(asked.local_ids), asked, begun=begun).pieces()
+        started_at = time.perf_counter()
+        yield from Writer(decoder, decoder.start(request.local_ids), request, started_at=started_at).pieces()

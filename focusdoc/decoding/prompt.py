@@ -1,7 +1,7 @@
-"""The local context of a question: a prompt around it, in the format the model knows.
+"""Prompts: the local context of a question, in the model's format, and the request around it.
 
-The same code builds prompts for asking and for training, so the two never drift apart. Whatever a user or a
-document wrote is encoded as plain text: a chat template's special tokens come from the template alone.
+Asking and training build prompts with the same code. Text from users and documents is encoded as plain text; special
+tokens come from the chat template only.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from focusdoc.modeling.base import BaseModel
 from focusdoc.texts import check_text
 
 PromptStyle = Literal["auto", "chat", "plain"]
-#: Token ids of a local context with a text of passages in it.
+#: Renders a local context with the given passages; returns token ids.
 RenderQuoted = Callable[[str], Sequence[int]]
 
 
-#: Said to chat models; short, because every chunk reads it again with every question.
+#: For chat models; short, because every chunk reads it with every question.
 SYSTEM_PROMPT = "Answer from the document."
 
 
-#: Between the parts of one message, and between merged messages.
+#: Separates the parts of a message, and joined messages.
 GAP = "\n\n"
 
 
 class Options(TypedDict, total=False):
-    """What may be said with every question; those without a line here are `focusdoc.config.GenerationConfig`'s.
+    """Options of a question; those not listed here are fields of `focusdoc.config.GenerationConfig`.
 
     Attributes:
         style: the prompt format, see `question_prompt`.
-        overview: whether the question asks about the whole document, so that a reader gets passages of all chunks;
-            None to tell it by English words, such as "summarize".
-        max_sources: at most this many sources, 0 or more (3); each takes a pass over one chunk.
+        overview: whether the question is about the whole document, so that a reader gets passages of all chunks; None
+            to decide by English keywords, such as "summarize".
+        max_sources: maximum number of sources, at least 0 (default 3); each takes a pass over one chunk.
         cancel: set it from another thread to end the answer after the current token.
     """
 
@@ -62,19 +62,19 @@ class Options(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What an answer is asked for, and how.
+class Request:
+    """A question or prompt to answer, with its settings.
 
     Attributes:
-        memories: of the documents; none where there are no documents, or they are not read yet.
+        memories: of the documents; empty if there are none, or they are not read yet.
         has_documents: whether there are documents, read or not.
         local_ids, prompt_ids: see `focusdoc.decoding.generation.AnswerDecoder.start`.
         tokenizer: of the base model.
-        said: the conversation that the prompt renders, as (role, content), which ends with the question; empty where
-            the prompt is no conversation.
-        quoted: renders the prompt again with a text of passages in it, and ends as that does; None to quote none.
-        overview: whether it asks about the whole of the documents; None to tell it by its words.
-        max_sources: at most this many sources, 0 or more.
+        messages: the conversation in the prompt as (role, content) pairs, ending with the question; empty if the prompt
+            is no conversation.
+        quoted: renders the prompt again with passages in it, ending with the same token; None to quote none.
+        overview: whether the question is about the whole document; None to decide by keywords.
+        max_sources: maximum number of sources, at least 0.
         cancel: set it to end the answer after the current token.
     """
 
@@ -83,7 +83,7 @@ class Asked:
     prompt_ids: Sequence[int]
     settings: GenerationConfig
     tokenizer: Any
-    said: Sequence[tuple[str, str]] = ()
+    messages: Sequence[tuple[str, str]] = ()
     quoted: RenderQuoted | None = None
     overview: bool | None = None
     max_sources: int = 3
@@ -95,20 +95,20 @@ class Asked:
 
     @property
     def blocks(self) -> list[MemoryBlock]:
-        """The chunks of all memories, in their order."""
+        """The chunks of all memories, in order."""
         return [block for memory in self.memories for block in memory.blocks]
 
     @classmethod
-    def words(
+    def from_question(
         cls, base: BaseModel, config: FocusConfig, memories: Sequence[DocumentMemory], question: str, options: Options
-    ) -> Asked:
-        """A question in words.
+    ) -> Request:
+        """A request for a question in words.
 
         Args:
-            config: with its open settings filled in.
+            config: with all settings resolved.
 
         Raises:
-            ConfigError, PromptTooLongError: as `rendered`.
+            ConfigError, PromptTooLongError: as `from_ids`.
         """
         style = options.get("style", "auto")
 
@@ -116,42 +116,42 @@ class Asked:
             with base.tokenizer_lock:
                 return question_prompt(tokenizer_of(base), question, style, quoted)
 
-        return cls.rendered(base, config, memories, render(), options, said=[("user", question)], quoted=render)
+        return cls.from_ids(base, config, memories, render(), options, messages=[("user", question)], quoted=render)
 
     @classmethod
-    def rendered(
+    def from_ids(
         cls,
         base: BaseModel,
         config: FocusConfig,
         memories: Sequence[DocumentMemory],
         ids: list[int],
         options: Options,
-        **more: Any,
-    ) -> Asked:
-        """A local context that the caller rendered, with `more` of the attributes.
+        **fields: Any,
+    ) -> Request:
+        """A request for a local context rendered by the caller; `fields` are further attributes.
 
         Raises:
-            ConfigError: there is no tokenizer, or an option is out of range. PromptTooLongError: it does not fit into
-                the local window.
+            ConfigError: there is no tokenizer, or an option is out of range. PromptTooLongError: the context does not
+                fit the local window.
         """
-        if len(ids) > config.local_window and more.get("has_documents", True):
+        if len(ids) > config.local_window and fields.get("has_documents", True):
             raise PromptTooLongError(
                 f"The question takes {len(ids)} tokens with its template, more than the local window of "
                 f"{config.local_window}; shorten it, or raise local_window."
             )
         generation: dict[str, Any] = dict(options)
         generation.pop("style", None)
-        more |= {name: generation.pop(name) for name in ("overview", "max_sources", "cancel") if name in generation}
+        fields |= {name: generation.pop(name) for name in ("overview", "max_sources", "cancel") if name in generation}
         settings = GenerationConfig(**generation)
-        local_ids, prompt_ids = local_and_prompt(base, config, ids) if more.get("has_documents", True) else (ids, ids)
-        return cls(memories, local_ids, prompt_ids, settings, tokenizer_of(base), **more)
+        local_ids, prompt_ids = local_and_prompt(base, config, ids) if fields.get("has_documents", True) else (ids, ids)
+        return cls(memories, local_ids, prompt_ids, settings, tokenizer_of(base), **fields)
 
 
 def tokenizer_of(base: BaseModel) -> Any:
-    """The tokenizer of a model.
+    """The model's tokenizer.
 
     Raises:
-        ConfigError: it came without one.
+        ConfigError: it has none.
     """
     if base.tokenizer is None:
         raise ConfigError(
@@ -162,10 +162,10 @@ def tokenizer_of(base: BaseModel) -> Any:
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of `text` as plain text: no special tokens added, none recognised in it.
+    """Token ids of `text` as plain text: special tokens are neither added nor recognized.
 
     Raises:
-        ConfigError: it holds half of a surrogate pair.
+        ConfigError: the text has a lone surrogate.
     """
     check_text(text, "The text")
     ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
@@ -173,27 +173,29 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
 
 
 def encode_messages(tokenizer: Any, messages: Sequence[tuple[str, str]]) -> list[int]:
-    """Token ids of a conversation, given as (role, content), up to where the assistant's answer begins.
+    """Token ids of a conversation of (role, content) pairs, up to where the assistant's answer begins.
 
-    Messages of one role in a row become one, and a template that knows no system role gets the system's words in
-    front of the user's. The template is rendered around placeholders, and contents are encoded apart from it, so that
-    no content can speak as template.
+    Consecutive messages of one role are joined; if the template has no system role, the system message is put in front
+    of the user's. The template is rendered with placeholders and contents are encoded separately, so no content can
+    inject template tokens.
 
     Raises:
         ConfigError: the template drops, repeats or reorders messages.
     """
-    turns = merged(messages)
+    turns = merge_turns(messages)
     try:
         return _encode_turns(tokenizer, turns)
     except Exception as error:
-        # A template that knows no system role raises jinja2's TemplateError, or drops the message without a word.
+        # A template without a system role raises jinja2's TemplateError, or silently drops the message.
         if type(error).__name__ != "TemplateError" and not isinstance(error, ConfigError):
             raise
-        return _encode_turns(tokenizer, merged(("user" if role == "system" else role, text) for role, text in turns))
+        return _encode_turns(
+            tokenizer, merge_turns(("user" if role == "system" else role, text) for role, text in turns)
+        )
 
 
-def merged(turns: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Messages as (role, content), those of one role in a row as one: many templates want roles that take turns."""
+def merge_turns(turns: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """(role, content) messages with consecutive ones of a role joined: many templates require alternating roles."""
     found: list[tuple[str, str]] = []
     for role, text in turns:
         if found and found[-1][0] == role:
@@ -217,7 +219,7 @@ def _encode_turns(tokenizer: Any, messages: Sequence[tuple[str, str]]) -> list[i
 
 
 def _template_part(tokenizer: Any, text: str, *, first: bool) -> list[int]:
-    """Token ids of the template's own text, special tokens and all."""
+    """Token ids of template text, including special tokens."""
 
     def encode(tokenizer: Any, text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -228,8 +230,8 @@ def _template_part(tokenizer: Any, text: str, *, first: bool) -> list[int]:
 def _without_prefix(tokenizer: Any, text: str, encode: Callable[[Any, str], list[int]]) -> list[int]:
     """Token ids of a text that continues another one.
 
-    Some tokenizers (Llama 2) put a space in front of every text they get; encoded behind a line break, and that
-    line break taken off again, a text has none.
+    Some tokenizers (Llama 2) add a space in front of any text. To avoid it, encode the text after a line break and
+    remove the line break's tokens.
     """
     if encode(tokenizer, "a") == encode(tokenizer, " a") or not text:
         guard = encode(tokenizer, "\n")
@@ -243,31 +245,31 @@ def question_prompt(tokenizer: Any, question: str, style: PromptStyle = "auto", 
     """Token ids of the local context of `question`, up to where the answer begins.
 
     Args:
-        style: ``"chat"`` uses the tokenizer's chat template, ``"plain"`` a question-and-answer continuation,
-            ``"auto"`` the chat template where there is one.
-        quoted: passages of the document that stand in front of the question.
+        style: ``"chat"`` for the tokenizer's chat template, ``"plain"`` for a question-and-answer continuation,
+            ``"auto"`` for the chat template if there is one.
+        quoted: passages to put in front of the question.
 
     Raises:
-        ConfigError: the question is empty or no text; ``"chat"`` for a tokenizer that has no chat template, or a
-            template that cannot hold a question.
+        ConfigError: the question is empty or not a string, ``"chat"`` is used without a chat template, or the template
+            cannot hold a question.
     """
     if not isinstance(question, str) or not question.strip():
         raise ConfigError(f"The question {question!r} is empty or no text; ask something.")
     if style not in ("auto", "chat", "plain"):
         raise ConfigError(f"style is {style!r}; choose 'auto', 'chat' or 'plain'.")
     check_text(question, "The question")
-    asked = quoted_before(question, quoted)
+    request = with_passages(question, quoted)
     has_template = bool(getattr(tokenizer, "chat_template", None))
     if style == "chat" and not has_template:
         raise ConfigError("This model's tokenizer has no chat template; use the prompt style 'plain' or 'auto'.")
     if style == "plain" or not has_template:
-        text = quoted_before(f"Question: {question}\nAnswer:", quoted)
-        return begin_of_text(tokenizer) + encode_text(tokenizer, text)
-    return encode_messages(tokenizer, [("system", SYSTEM_PROMPT), ("user", asked)])
+        text = with_passages(f"Question: {question}\nAnswer:", quoted)
+        return bos_prefix(tokenizer) + encode_text(tokenizer, text)
+    return encode_messages(tokenizer, [("system", SYSTEM_PROMPT), ("user", request)])
 
 
-def quoted_before(text: str, quoted: str) -> str:
-    """`text` with passages of the document in front of it, if there are any."""
+def with_passages(text: str, quoted: str) -> str:
+    """`text` preceded by quoted passages, if any."""
     return f"{quoted}\n\n{text}" if quoted else text
 
 
@@ -277,20 +279,20 @@ def _render(tokenizer: Any, messages: Sequence[tuple[str, str]]) -> str:
     return text
 
 
-def begin_of_text(tokenizer: Any) -> list[int]:
-    """The BOS token, if this tokenizer puts one in front of a text by itself."""
+def bos_prefix(tokenizer: Any) -> list[int]:
+    """The BOS token, if the tokenizer adds one in front of a text."""
     ids = tokenizer("a")["input_ids"]
     return [ids[0]] if len(ids) > 1 and ids[0] == tokenizer.bos_token_id else []
 
 
 def local_and_prompt(base: BaseModel, config: FocusConfig, ids: list[int]) -> tuple[list[int], list[int]]:
-    """The local context and the dynamic prompt cut from its tail.
+    """The local context, and the dynamic prompt cut from its tail.
 
-    In refresh mode the prompt is at most a chunk long (paper_mode section 1.3: p = min(512, S, local size)). Where
-    the BOS rule holds, each has the BOS token in front unless it begins with it.
+    In refresh mode the prompt is at most a chunk long (paper_mode section 1.3: p = min(512, S, local size)). Under the
+    BOS rule, both begin with the BOS token.
 
     Args:
-        config: with ``chunk_size`` filled in.
+        config: with ``chunk_size`` resolved.
         ids: the local context, at least one token.
     """
     window = config.prompt_window
@@ -307,10 +309,10 @@ def local_and_prompt(base: BaseModel, config: FocusConfig, ids: list[int]) -> tu
 
 
 def bos_token(base: BaseModel, config: FocusConfig) -> int:
-    """The BOS token of the configuration, else the model's.
+    """The BOS token of the configuration, or else the model's.
 
     Raises:
-        ConfigError: neither names one.
+        ConfigError: neither has one.
     """
     bos = config.bos_token_id
     if bos is None:
@@ -324,7 +326,7 @@ def flat_ids(input_ids: Sequence[int] | Tensor, vocab_size: int) -> list[int]:
     """Token ids as a list; a tensor may be [n] or [1, n].
 
     Raises:
-        ConfigError: they are not one sequence of at least one token of the vocabulary.
+        ConfigError: they are not one non-empty sequence of ids in the vocabulary.
     """
     if isinstance(input_ids, Tensor):
         if input_ids.dim() == 2 and input_ids.shape[0] == 1:

@@ -1,9 +1,9 @@
-"""Quoting: the passages that the candidates looked at first, put word by word into the local context.
+"""Quoting: put the passages that the candidates attend to into the local context, verbatim.
 
-A candidate is one key and one value in every layer. That is enough to find a passage and to tell what it says, but
-names and numbers come out of it less surely than out of the words themselves. So the question is asked twice: the
-candidates of its last token show where they look, and what stands there joins the local context, behind the same
-candidates. The chunks are not run again; it costs the local rows of the passages and one look into a few chunks.
+A candidate is one key and one value per layer. That suffices to locate a passage and its topic, but names and numbers
+are read more reliably from the words themselves. So a question takes two turns: the candidates of its last token show
+where they attend, and the passages there join the local context, behind the same candidates. The chunks do not run
+again; the cost is the local rows of the passages and scoring a few chunks.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from focusdoc.decoding.answering import AnswerWriter, DecoderT, OwnWay
 from focusdoc.decoding.attribution import LINE_END, SENTENCE_END, whole_sentences
 from focusdoc.decoding.candidates import Candidates
 from focusdoc.decoding.parallel import ParallelDecoder
-from focusdoc.decoding.prompt import GAP, Asked, local_and_prompt
+from focusdoc.decoding.prompt import GAP, Request, local_and_prompt
 from focusdoc.memory.chunk_memory import DocumentMemory
 
-#: Tokens around a point looked at, before they are widened to whole sentences.
+#: Tokens around a point, before widening to whole sentences.
 WIDTH = 64
-#: A point is what lies under a window of this many tokens.
+#: Scores are averaged over windows of this many tokens; a point is a maximum.
 POINT = 16
-#: Tokens on either side within which a sentence's end is looked for; passages nearer than this are one.
+#: Search range for sentence ends on either side, in tokens; passages nearer than this are joined.
 REACH = 40
-#: Of the question's rare words, a list's line that is quoted holds this share of what another one holds, at least.
-_SHARED = 0.5
-#: Tokens on either side of a point that a passage around it may take, at most.
-_FAR = WIDTH // 2 + REACH
-#: Chunks that are looked into: those with the largest attention mass.
+#: A quoted line of a list has at least this share of the question's rare words that the best line has.
+_MIN_WORD_SHARE = 0.5
+#: Maximum extent of a passage on either side of its point, in tokens.
+_MAX_REACH = WIDTH // 2 + REACH
+#: Number of chunks to score: those with the largest attention mass.
 NUM_CHUNKS = 8
-#: What is looked at less than this, against the point looked at most, is no passage: it would only distract.
-LEAST = 0.3
+#: Points that score below this share of the best are not quoted: they would only distract.
+MIN_SHARE = 0.3
 
 
 def runs(tokens: set[int], apart: int = 1) -> Iterator[tuple[int, int]]:
-    """Runs of `tokens` as ``(first, behind the last)``, in order; neighbours are at most `apart` from one another."""
+    """Runs of `tokens` as ``(first, end)``, in order; gaps of up to `apart` are bridged."""
     ordered = sorted(tokens)
     start = 0
     for index, token in enumerate(ordered):
@@ -53,66 +53,66 @@ def runs(tokens: set[int], apart: int = 1) -> Iterator[tuple[int, int]]:
 
 
 class Texts:
-    """The words of memories by their tokens, whether or not a document stands behind them."""
+    """Decodes parts of memories from their tokens; works with or without a document."""
 
     def __init__(self, memories: Sequence[DocumentMemory], tokenizer: Any) -> None:
         self._memories = memories
         self._tokenizer = tokenizer
-        #: For every chunk of all memories, its memory and its first token there.
+        #: For every chunk of all memories: the index of its memory, and its first token there.
         self._starts: list[tuple[int, int]] = []
         for owner, memory in enumerate(memories):
             lengths = [block.chunk_len for block in memory.blocks for _ in range(block.num_chunks)]
             self._starts += [(owner, start) for start in (0, *accumulate(lengths[:-1]))]
 
     def place(self, chunk: int, token: int) -> tuple[int, int]:
-        """The memory that holds a chunk, and where in the memory a token of the chunk is."""
+        """The memory of a chunk, and the index of the chunk's `token` in that memory."""
         owner, start = self._starts[chunk]
         return owner, start + token
 
     def around(self, owner: int, token: int) -> range:
-        """The tokens of memory `owner` around one of them: `WIDTH` of them, and in a list whole lines."""
+        """The tokens of memory `owner` around a token: `WIDTH` tokens, or in a list whole lines."""
         first = max(0, token - WIDTH // 2)
         last = min(first + WIDTH, self._memories[owner].num_tokens)
         return self._lines(owner, token, range(first, last)) if self.in_list(owner, token) else range(first, last)
 
     def in_list(self, owner: int, token: int) -> bool:
-        """Whether no sentence ends near a token, as in lists, tables and code."""
-        near = self._decode(self._memories[owner].token_ids[max(0, token - _FAR) : token + _FAR])
+        """Whether no sentence ends near the token, as in lists, tables and code."""
+        near = self._decode(self._memories[owner].token_ids[max(0, token - _MAX_REACH) : token + _MAX_REACH])
         return LINE_END.search(near) is not None and SENTENCE_END.search(near) is None
 
     def _lines(self, owner: int, token: int, around: range) -> range:
-        """The whole lines in `around` a token; lines longer than that only where the point itself is in them."""
+        """The whole lines within `around`; a longer line only if it contains the token."""
         ids = self._memories[owner].token_ids
-        near = range(max(0, token - _FAR), min(len(ids), token + _FAR))
+        near = range(max(0, token - _MAX_REACH), min(len(ids), token + _MAX_REACH))
         breaks = [at + 1 for at in near if LINE_END.search(self._decode(ids[at : at + 1]))]
         before = [near.start, *(at for at in breaks if at <= token - POINT // 2)]
-        behind = [*(at for at in breaks if at >= token + POINT // 2), near.stop]
-        inside = [at for at in before if at >= around.start], [at for at in behind if at <= around.stop]
-        return range(min(inside[0], default=before[-1]), max(inside[1], default=behind[0]))
+        last = [*(at for at in breaks if at >= token + POINT // 2), near.stop]
+        inside = [at for at in before if at >= around.start], [at for at in last if at <= around.stop]
+        return range(min(inside[0], default=before[-1]), max(inside[1], default=last[0]))
 
     def passages(self, owner: int, tokens: set[int]) -> list[str]:
-        """The runs of `tokens` of a memory as texts, in order; widening never takes one into another.
+        """The runs of `tokens` as texts, in order, widened without overlapping.
 
-        What lies closely between two of them joins them: widened, they would meet in the middle of a line.
+        Runs that are close together are joined: widened separately, they would meet in the middle of a line.
         """
         found = list(runs(tokens, apart=REACH))
         between = [(one[1] + other[0]) // 2 for one, other in pairwise(found)]
         edges = [0, *between, self._memories[owner].num_tokens]
         return [self.passage(owner, *run, *edge) for run, edge in zip(found, pairwise(edges), strict=False)]
 
-    def passage(self, owner: int, first: int, behind: int, earliest: int, latest: int) -> str:
-        """Tokens `first` to `behind` of a memory as text, widened to whole sentences where their ends are near.
+    def passage(self, owner: int, first: int, last: int, earliest: int, latest: int) -> str:
+        """Tokens ``first:last`` as text, widened to whole sentences if these end nearby.
 
         Args:
-            earliest, latest: the tokens that it may be widened to.
+            earliest, latest: limits of the widening, in tokens.
         """
         ids = self._memories[owner].token_ids
-        start, stop = max(earliest, first - REACH), min(latest, behind + REACH)
-        before, here, after = (
-            self._decode(ids[start:stop]) for start, stop in ((start, first), (first, behind), (behind, stop))
+        start, stop = max(earliest, first - REACH), min(latest, last + REACH)
+        before, inside, after = (
+            self._decode(ids[start:stop]) for start, stop in ((start, first), (first, last), (last, stop))
         )
-        text = before + here + after
-        start, end = whole_sentences(text, len(before), len(before) + len(here))
+        text = before + inside + after
+        start, end = whole_sentences(text, len(before), len(before) + len(inside))
         return text[start:end]
 
     def _decode(self, ids: Sequence[int]) -> str:
@@ -120,25 +120,25 @@ class Texts:
         return text.replace("\N{REPLACEMENT CHARACTER}", "")
 
 
-def without_other_lines(places: Sequence[tuple[int, int]], text: Texts, question: str) -> list[tuple[int, int]]:
-    """`places` without the lines of lists that are another's: they look alike, and are looked at for it.
+def drop_unrelated_lines(places: Sequence[tuple[int, int]], text: Texts, question: str) -> list[tuple[int, int]]:
+    """`places` without list lines that belong to another key: such lines look alike, so they score alike.
 
-    A line is another's where a second one holds more of the question's own words, such as a key. Words that all of them
-    hold tell nothing. Passages of sentences all stay: what they tell of someone may not name him again.
+    A line is dropped if another line has more of the question's rare words, such as a key; words that all lines share
+    do not count. Passages of prose are kept: they may not repeat the name they are about.
 
     Args:
-        places: memory and token of points, as `Texts.place` tells them.
+        places: (memory, token) of points, as returned by `Texts.place`.
     """
-    asked = _words(question)
+    request = _words(question)
     shared = {
-        (owner, token): asked & _words(" ".join(text.passages(owner, set(text.around(owner, token)))))
+        (owner, token): request & _words(" ".join(text.passages(owner, set(text.around(owner, token)))))
         for owner, token in places
         if text.in_list(owner, token)
     }
     holders = Counter(word for words in shared.values() for word in words)
     held = {place: sum(math.log(len(shared) / holders[word]) for word in words) for place, words in shared.items()}
     most = max(held.values(), default=0.0)
-    return [place for place in places if held.get(place, most) >= _SHARED * most]
+    return [place for place in places if held.get(place, most) >= _MIN_WORD_SHARE * most]
 
 
 def _words(text: str) -> set[str]:
@@ -146,79 +146,83 @@ def _words(text: str) -> set[str]:
 
 
 class Quoting(OwnWay[DecoderT]):
-    """Answers from passages that were looked at, quoted into the local context."""
+    """Answers from passages that are quoted into the local context."""
 
-    def writer(self, decoder: DecoderT, logits: Tensor, asked: Asked, *, begun: float) -> AnswerWriter:
-        """See `OwnWay.writer`: the passages are quoted here, so that the first logits are those behind them."""
-        local_ids = self.local_ids(decoder, asked)
-        quoted_tokens = len(local_ids) - len(asked.local_ids)
+    def writer(self, decoder: DecoderT, logits: Tensor, request: Request, *, started_at: float) -> AnswerWriter:
+        """See `OwnWay.writer`; quotes the passages, so the first logits are those after them."""
+        local_ids = self.local_ids(decoder, request)
+        quoted_tokens = len(local_ids) - len(request.local_ids)
         if not quoted_tokens:
-            return super().writer(decoder, logits, asked, begun=begun)
+            return super().writer(decoder, logits, request, started_at=started_at)
         logits = decoder.restart(local_ids)
-        # Behind passages the answer reads mostly in them. What it pays to candidates no longer tells where it comes
-        # from, but the look that the passages were chosen by does, and stands as the first token's.
-        return AnswerWriter(decoder, logits, asked, begun=begun, quoted_tokens=quoted_tokens, looks=1)
+        # After quoting, the answer attends mostly to the passages, so its attention to candidates no longer shows
+        # where it comes from. The attention that chose the passages does; it counts as the first token's.
+        return AnswerWriter(
+            decoder, logits, request, started_at=started_at, quoted_tokens=quoted_tokens, attribution_steps=1
+        )
 
-    def local_ids(self, decoder: DecoderT, asked: Asked) -> list[int]:
-        """The local context with the passages in it that were looked at most.
+    def local_ids(self, decoder: DecoderT, request: Request) -> list[int]:
+        """The local context with the best-scoring passages in it.
 
         Args:
-            decoder: as it stands after `start`.
+            decoder: in its state after `start`.
 
         Returns:
-            The local context as it is, where nothing fits.
+            The local context unchanged, if no passage fits.
         """
-        prompt_ids, tokenizer, best = asked.prompt_ids, asked.tokenizer, list(asked.local_ids)
-        longest = len(best) + self.quoted_most(decoder.num_chunks, len(best), asked.settings.max_new_tokens)
-        if asked.quoted is None or longest <= len(best):
+        prompt_ids, tokenizer, best = request.prompt_ids, request.tokenizer, list(request.local_ids)
+        longest = len(best) + self.max_quoted_tokens(decoder.num_chunks, len(best), request.settings.max_new_tokens)
+        if request.quoted is None or longest <= len(best):
             return best
-        text = Texts(asked.memories, tokenizer)
+        text = Texts(request.memories, tokenizer)
         places = [text.place(chunk, centre) for chunk, centre in self.points(decoder, prompt_ids)]
         question = tokenizer.decode(prompt_ids, skip_special_tokens=True)
-        marked: list[set[int]] = [set() for _ in asked.memories]
-        for owner, token in without_other_lines(places, text, question):
-            more = [set(own) for own in marked]
-            more[owner].update(text.around(owner, token))
-            passages = [passage for index, own in enumerate(more) for passage in text.passages(index, own)]
-            ids, _ = local_and_prompt(self.base, self.config, list(asked.quoted(GAP.join(passages))))
+        marked: list[set[int]] = [set() for _ in request.memories]
+        for owner, token in drop_unrelated_lines(places, text, question):
+            extended = [set(own) for own in marked]
+            extended[owner].update(text.around(owner, token))
+            passages = [passage for index, own in enumerate(extended) for passage in text.passages(index, own)]
+            ids, _ = local_and_prompt(self.base, self.config, list(request.quoted(GAP.join(passages))))
             if len(ids) > longest:
                 break
-            marked, best = more, ids
+            marked, best = extended, ids
         return best
 
     def points(self, decoder: DecoderT, prompt_ids: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Chunk and token of what was looked at, the most first."""
+        """(chunk, token) of the points to quote, best first."""
         mass = decoder.candidate_mass.cpu()
         chunks: list[int] = mass.argsort(descending=True)[:NUM_CHUNKS].tolist()
-        return points(chunks, decoder.look_inside(chunks, prompt_ids[-1:], mass[None], prompt_len=len(prompt_ids)))
+        return points(
+            chunks, decoder.answer_token_scores(chunks, prompt_ids[-1:], mass[None], prompt_len=len(prompt_ids))
+        )
 
-    def quoted_most(self, num_chunks: int, local_len: int, max_new_tokens: int) -> int:
-        """Tokens that passages may take, at most."""
+    def max_quoted_tokens(self, num_chunks: int, local_len: int, max_new_tokens: int) -> int:
+        """Maximum length of the quoted passages, in tokens."""
         positions = self.positions_left(num_chunks, local_len, max_new_tokens)
         return min(self.config.quote_tokens or 0, self.config.local_window - local_len, positions)
 
 
 class Quoted(Quoting[ParallelDecoder], Candidates):
-    """Answers from passages that the candidates looked at, and from the candidates."""
+    """Answers from the candidates, and from the passages that they attend to."""
 
 
-def points(chunks: Sequence[int], looked: Sequence[Tensor]) -> Iterator[tuple[int, int]]:
-    """Chunk and token of what was looked at, the most first; no two of a chunk nearer than `WIDTH` // 2.
+def points(chunks: Sequence[int], scores: Sequence[Tensor]) -> Iterator[tuple[int, int]]:
+    """(chunk, token) of the score maxima, best first; at least ``WIDTH // 2`` apart within a chunk.
 
-    They end where less than `LEAST` of the first one's look is left.
+    Stops at points below `MIN_SHARE` of the best.
 
     Args:
-        looked: float32 [chunk_len] for each of `chunks`.
+        scores: float32 [chunk_len] for each of `chunks`.
     """
     smooth: list[Tensor] = []
-    for attention in looked:
+    for attention in scores:
         padded = functional.pad(attention, (POINT // 2, POINT - POINT // 2 - 1))
         smooth.append(functional.avg_pool1d(padded[None, None], POINT, stride=1)[0, 0])
     first = max(float(weights.max()) for weights in smooth)
     while True:
         peaks = torch.stack([weights.max() for weights in smooth])
         index = int(peaks.argmax())
-        if peaks[index] <= 0 or peaks[index] < LEAST * first:
+        if peaks[index] <= 0 or peaks[index] < MIN_SHARE * first:
             return
         centre = int(smooth[index].argmax())
         yield chunks[index], centre

@@ -1,8 +1,8 @@
-"""What is kept of a question: the tails behind the chunks, and the local context with its candidates.
+"""The decoding state of a question: the tails behind the chunks, and the local context with its candidates.
 
-Chunks that got no attention from the first local token can sit out the later steps (`FocusConfig.active_chunks`): such
-a chunk is neither read nor condensed any more, so a step over a book costs what one over its few relevant chunks costs.
-It is an approximation: a chunk that only a later token would have attended to is missed.
+Chunks that got no attention from the first local token can be inactive in later steps (`FocusConfig.active_chunks`):
+they are neither read nor condensed, so a step over a book costs no more than one over its relevant chunks. This is an
+approximation: chunks that only a later token would have attended to are missed.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.plan import free_bytes
 from focusdoc.modeling.base import BaseModel
 
-#: Tails get room for so many new tokens at a time, as the answer goes on.
+#: Tails grow by this many tokens at a time.
 TAIL_STEP = 64
-#: ``"auto"`` keeps the chunks that hold this share of the attention mass of the first token,
+#: ``"auto"`` keeps the chunks with this share of the first token's attention mass,
 AUTO_SHARE = 0.95
 #: and at least this many.
-AUTO_LEAST = 8
+AUTO_MIN_CHUNKS = 8
 
 
 @dataclass(slots=True)
@@ -32,9 +32,9 @@ class ChunkGroup:
     """Consecutive chunks of one length with their tails.
 
     Attributes:
-        block: the chunks' stored KV, only read.
-        tail_keys, tail_values: room for what runs behind them, [num_layers, num_chunks, num_kv_heads, room, head_dim];
-            it grows with the answer.
+        block: the chunks' stored KV, read-only.
+        tail_keys, tail_values: KV behind the chunks, [num_layers, num_chunks, num_kv_heads, room, head_dim]; it grows
+            with the answer.
         first: index of the group's first chunk among all chunks.
     """
 
@@ -45,7 +45,7 @@ class ChunkGroup:
 
     @classmethod
     def of(cls, block: MemoryBlock, start: int, stop: int, first: int, room: int, dtype: torch.dtype) -> ChunkGroup:
-        """Chunks `start` to `stop` of `block`, with room for a tail of `room` tokens in `dtype`."""
+        """Chunks `start` to `stop` of `block`, with tails of capacity `room` in `dtype`."""
         block = block.chunks(start, stop)
         shape = (*block.keys.shape[:3], room, block.keys.shape[4])
         keys, values = (torch.empty(shape, dtype=dtype, device=block.device) for _ in range(2))
@@ -53,14 +53,14 @@ class ChunkGroup:
 
     @property
     def room(self) -> int:
-        """Tokens that a tail can hold."""
+        """Capacity of a tail in tokens."""
         return self.tail_keys.shape[3]
 
-    def widen(self, tokens: int) -> None:
-        """Make room for `tokens` more in every tail; what they hold stays."""
-        more = self.tail_keys.new_empty((*self.tail_keys.shape[:3], tokens, self.tail_keys.shape[4]))
-        self.tail_keys = torch.cat((self.tail_keys, more), dim=3)
-        self.tail_values = torch.cat((self.tail_values, more), dim=3)
+    def grow(self, tokens: int) -> None:
+        """Add capacity for `tokens` to every tail, keeping its contents."""
+        extra = self.tail_keys.new_empty((*self.tail_keys.shape[:3], tokens, self.tail_keys.shape[4]))
+        self.tail_keys = torch.cat((self.tail_keys, extra), dim=3)
+        self.tail_values = torch.cat((self.tail_values, extra), dim=3)
 
     @property
     def num_chunks(self) -> int:
@@ -80,7 +80,7 @@ class ChunkGroup:
 
 @dataclass(slots=True)
 class LocalContext:
-    """KV that the local rows attend to: k slots for the candidates of the step, then the local tokens.
+    """KV that the local rows attend to: k candidate slots, then the local tokens.
 
     Attributes:
         keys, values: [num_layers, num_kv_heads, num_candidates + room, head_dim].
@@ -95,14 +95,14 @@ class LocalContext:
 
     @classmethod
     def empty(cls, group: ChunkGroup, num_candidates: int, room: int) -> LocalContext:
-        """Room for `room` local tokens, in the dtype and on the device of `group`."""
+        """An empty context with capacity for `room` local tokens, in the dtype and on the device of `group`."""
         like = group.tail_keys
         num_layers, _, num_kv_heads, _, head_dim = like.shape
         shape = (num_layers, num_kv_heads, num_candidates + room, head_dim)
         return cls(like.new_empty(shape), like.new_empty(shape), num_candidates)
 
-    def emptied(self, room: int) -> LocalContext:
-        """The same candidates in front of room for `room` local tokens, of which there are none yet."""
+    def cleared(self, room: int) -> LocalContext:
+        """The same candidates without local tokens, with capacity for `room` of them."""
         num_layers, num_kv_heads, _, head_dim = self.keys.shape
         shape = (num_layers, num_kv_heads, self.num_candidates + room, head_dim)
         other = LocalContext(self.keys.new_empty(shape), self.values.new_empty(shape), self.num_candidates)
@@ -111,11 +111,11 @@ class LocalContext:
         return other
 
 
-def check_bytes(base: BaseModel, num_chunks: int, tokens: int) -> None:
-    """Make sure that `tokens` more behind each of `num_chunks` chunks fit into memory.
+def check_free_memory(base: BaseModel, num_chunks: int, tokens: int) -> None:
+    """Check that `tokens` more behind each of `num_chunks` chunks fit in memory.
 
     Raises:
-        MemoryShortageError: they do not; the message tells the bytes needed and free.
+        MemoryShortageError: they do not; the message gives the bytes needed and free.
     """
     needed, free = num_chunks * tokens * base.kv_bytes_per_token, free_bytes(base.device)
     if needed > free:
@@ -125,19 +125,19 @@ def check_bytes(base: BaseModel, num_chunks: int, tokens: int) -> None:
         )
 
 
-def questions_at_once(base: BaseModel, num_chunks: int, longest_prompt: int, max_new_tokens: int) -> int:
-    """How many questions with whole answers fit into free memory side by side; at least 1."""
+def max_question_batch(base: BaseModel, num_chunks: int, longest_prompt: int, max_new_tokens: int) -> int:
+    """How many questions with complete answers fit in free memory at once; at least 1."""
     of_one = num_chunks * (longest_prompt + max_new_tokens) * base.kv_bytes_per_token
     return max(1, free_bytes(base.device) // max(1, of_one))
 
 
 @dataclass(frozen=True, slots=True)
 class QuestionRows:
-    """The rows of a dynamic prompt that hold the question, and the heads whose looks are kept for them.
+    """The rows of a dynamic prompt that hold the question, and the retrieval heads to record for them.
 
     Attributes:
         first, last: the question is ``prompt_ids[first:last]``.
-        heads: (layer, head) pairs of the base model's retrieval heads (arXiv 2404.15574), in order.
+        heads: the base model's retrieval heads (arXiv 2404.15574) as sorted (layer, head) pairs.
     """
 
     first: int
@@ -145,23 +145,23 @@ class QuestionRows:
     heads: tuple[tuple[int, int], ...] = ()
 
     def heads_of(self, layer: int) -> list[int]:
-        """The heads of a layer that are followed."""
+        """The retrieval heads of a layer."""
         return [head for of, head in self.heads if of == layer]
 
 
 def question_rows(
     prompt_ids: Sequence[int], question_ids: Sequence[int], heads: tuple[tuple[int, int], ...]
 ) -> QuestionRows:
-    """The last rows of a prompt that hold a question's tokens; all of them where it does not hold those as they are."""
-    length, asked = len(question_ids), list(question_ids)
+    """The last rows of a prompt that match the question's tokens; all rows if there is no match."""
+    length, question = len(question_ids), list(question_ids)
     for first in range(len(prompt_ids) - length, -1, -1):
-        if length and list(prompt_ids[first : first + length]) == asked:
+        if length and list(prompt_ids[first : first + length]) == question:
             return QuestionRows(first, first + length, heads)
     return QuestionRows(0, len(prompt_ids), heads)
 
 
 def choose_active(mass: Tensor, active: ActiveChunks) -> list[int]:
-    """The chunks that go on, in order.
+    """The chunks that stay active, in order.
 
     Args:
         mass: attention mass of each chunk, float32 [num_chunks].
@@ -172,13 +172,13 @@ def choose_active(mass: Tensor, active: ActiveChunks) -> list[int]:
     ranked = mass.argsort(descending=True)
     if active == "auto":
         held = mass[ranked].cumsum(0) / mass.sum().clamp_min(torch.finfo(torch.float32).tiny)
-        active = max(AUTO_LEAST, int((held < AUTO_SHARE).sum()) + 1)
+        active = max(AUTO_MIN_CHUNKS, int((held < AUTO_SHARE).sum()) + 1)
     chosen: list[int] = ranked[:active].sort().values.tolist()
     return chosen
 
 
-def narrowed_groups(groups: Sequence[ChunkGroup], active: Sequence[int]) -> Iterator[ChunkGroup]:
-    """The chunks `active` of `groups` with their tails, copied so that each group stays one piece."""
+def select_groups(groups: Sequence[ChunkGroup], active: Sequence[int]) -> Iterator[ChunkGroup]:
+    """The `active` chunks of `groups` with their tails, copied so that each group stays contiguous."""
     slot = 0
     for group in groups:
         inside = [index - group.first for index in active if index in range(group.span.start, group.span.stop)]
@@ -193,7 +193,7 @@ def narrowed_groups(groups: Sequence[ChunkGroup], active: Sequence[int]) -> Iter
             slot += len(inside)
 
 
-def narrowed_local(local: LocalContext, num_candidates: int) -> LocalContext:
-    """The local context with room for fewer candidates; what stood in their slots is of a past step."""
+def shrink_local(local: LocalContext, num_candidates: int) -> LocalContext:
+    """The local context with fewer candidate slots; the next step overwrites their contents."""
     keys, values = (states[:, :, local.num_candidates - num_candidates :] for states in (local.keys, local.values))
     return LocalContext(keys, values, num_candidates, local.length)

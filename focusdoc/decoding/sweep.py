@@ -1,13 +1,13 @@
 """One pass through the layers for chunk rows, local rows and candidates together.
 
-The rows of a sweep stand in this order::
+The rows of a sweep are, in this order::
 
     [ ordinary rows of every chunk, chunk by chunk | local rows | one candidate row per chunk ]
 
-In every layer, the ordinary rows and the candidate of a chunk attend to that chunk and to its tail (the dynamic
-prompt and the answer so far); the candidates' fresh keys and values, moved to their places in front of the local
-context, are what the local rows that see candidates attend to in the same layer. So chunks and local context
-advance together, and one step costs one sweep (paper, section 3.1 and figure 2; the paper's code makes k+1 passes).
+In every layer, the ordinary rows and the candidate of a chunk attend to that chunk and its tail (the dynamic prompt and
+the answer so far). The candidates' new keys are rotated to their positions before the local context, and in the same
+layer local rows attend to them. So chunks and local context advance together, and a step costs one sweep (paper,
+section 3.1 and figure 2; the paper's code makes k+1 passes).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from focusdoc.modeling.rotary import Rotary, rotate
 
 @dataclass(frozen=True, slots=True)
 class CandidateQueries:
-    """What the candidates of a sweep asked in one layer.
+    """The queries of a sweep's candidates in one layer.
 
     Attributes:
         queries: scaled, float32 [num_heads, num_candidates, head_dim].
-        keys: their own, at their places behind the chunks, [num_kv_heads, num_candidates, head_dim].
-        window: of the layer.
-        question: what the question's rows asked in the heads that are followed, scaled, float32 [num_candidates, heads,
+        keys: the candidates' own, at their positions behind the chunks, [num_kv_heads, num_candidates, head_dim].
+        window: the layer's sliding window, or None.
+        question: the question rows' queries in the layer's retrieval heads, scaled, float32 [num_candidates, heads,
             rows, head_dim].
     """
 
@@ -46,15 +46,15 @@ class Sweep:
     """The layout of one sweep (an `AttentionLayout`).
 
     Attributes:
-        groups: the chunks that take part.
+        groups: the chunks of the sweep.
         tail_start: tokens already in every tail.
-        num_ordinary: ordinary rows of each chunk; its candidate follows them.
-        local: the local context; the candidates of the sweep are written into its slots.
-        num_local: local rows, 0 when this sweep only makes candidates.
+        num_ordinary: ordinary rows per chunk; its candidate follows them.
+        local: the local context; the sweep's candidates are written to its slots.
+        num_local: local rows; 0 if this sweep only makes candidates.
         sees_from: the first local row that sees the candidates.
-        distances: for each group, how far its candidates' keys move to reach their local positions, int64 [chunks].
-        asked: if a list is given, what the candidates ask is kept in it, layer by layer,
-        question: and what these rows do.
+        distances: for each group, the rotation distance of its candidates to their local positions, int64 [chunks].
+        recorded: a list that collects the candidates' queries, layer by layer; None to record none.
+        question: the rows whose queries are recorded too, or None.
     """
 
     groups: Sequence[ChunkGroup]
@@ -66,15 +66,15 @@ class Sweep:
     distances: Sequence[Tensor]
     rotary: Rotary
     kernel: AttentionKernel
-    asked: list[CandidateQueries] | None = None
+    recorded: list[CandidateQueries] | None = None
     question: QuestionRows | None = None
     _rotations: list[object] = field(init=False)
-    #: Of the last local row in every layer, float32: its scaled query [num_heads, head_dim] and its lse [num_heads].
+    #: The last local row in every layer, float32: its scaled query [num_heads, head_dim] and its lse [num_heads].
     _last_queries: list[Tensor] = field(default_factory=list)
     _last_lses: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._rotations = [self.rotary.by(distance) for distance in self.distances]
+        self._rotations = [self.rotary.rotations(distance) for distance in self.distances]
 
     @property
     def num_candidates(self) -> int:
@@ -83,9 +83,9 @@ class Sweep:
 
     @property
     def candidate_mass(self) -> Tensor:
-        """Attention that the last local row gave each candidate, float32 [num_candidates].
+        """Attention of the last local row to each candidate, float32 [num_candidates].
 
-        Mean over heads, sum over layers; taken once for all layers, after the sweep.
+        Mean over heads, sum over layers; computed once for all layers, after the sweep.
         """
         keys = self.local.keys[:, :, : self.local.num_candidates].float()
         queries, lse = torch.stack(self._last_queries), torch.stack(self._last_lses)
@@ -97,7 +97,7 @@ class Sweep:
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
     ) -> Tensor:
         """Attention of all three kinds of rows in one layer; see `AttentionLayout`."""
-        asked = self.take_in(layer, query, key, value)
+        queries = self.store_kv(layer, query, key, value)
         over = [
             group.block.attend_with(
                 layer,
@@ -108,39 +108,39 @@ class Sweep:
                 tail_start=self.tail_start,
                 window=window,
             )
-            for group, rows in zip(self.groups, asked, strict=True)
+            for group, rows in zip(self.groups, queries, strict=True)
         ]
         return self.finish(layer, query, key, value, over, scaling, window)
 
     def tail(self, layer: int, group: ChunkGroup) -> tuple[Tensor, Tensor]:
-        """Keys and values of a group's tail in one layer, with the newest rows' own."""
+        """Keys and values of a group's tail in one layer, including the newest rows."""
         stop = self.tail_start + self.num_ordinary + 1
         return group.tail_keys[layer, :, :, :stop], group.tail_values[layer, :, :, :stop]
 
-    def over_tail(
+    def attend_tail(
         self, layer: int, group: ChunkGroup, rows: Tensor, scaling: float, window: int | None
     ) -> tuple[Tensor, Tensor]:
-        """Output and log-sum-exp of a group's newest rows over their tails alone."""
+        """Output and log-sum-exp of a group's newest rows over their tails only."""
         tail = self.tail(layer, group)
         return self.kernel(rows, *tail, scaling=scaling, query_start=self.tail_start, window=window)
 
-    def take_in(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
-        """Store the new keys and values in tails and candidate slots.
+    def store_kv(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+        """Store the new keys and values in the tails and candidate slots.
 
         Returns:
             For each group, the queries of its rows, [num_chunks, num_heads, num_ordinary + 1, head_dim].
         """
         stop = self.tail_start + self.num_ordinary + 1
-        asked = []
+        queries = []
         for group, rows, rotation in zip(self.groups, self._spans(query.shape[2]), self._rotations, strict=True):
-            # The candidate's own KV takes the slot that its ordinary KV will take one step later.
+            # The candidate's KV takes the slot of its ordinary KV, which overwrites it one step later.
             group.tail_keys[layer, :, :, self.tail_start : stop] = self._by_chunk(key[0], rows, group.num_chunks)
             group.tail_values[layer, :, :, self.tail_start : stop] = self._by_chunk(value[0], rows, group.num_chunks)
-            asked.append(self._by_chunk(query[0], rows, group.num_chunks))
-            turned = rotate(key[0, :, rows[1]], self.rotary.of_layer(rotation, layer))  # type: ignore[arg-type]
-            self.local.keys[layer, :, group.span] = turned
+            queries.append(self._by_chunk(query[0], rows, group.num_chunks))
+            rotated = rotate(key[0, :, rows[1]], self.rotary.of_layer(rotation, layer))  # type: ignore[arg-type]
+            self.local.keys[layer, :, group.span] = rotated
             self.local.values[layer, :, group.span] = value[0, :, rows[1]]
-        return asked
+        return queries
 
     def finish(
         self,
@@ -152,10 +152,10 @@ class Sweep:
         scaling: float,
         window: int | None,
     ) -> Tensor:
-        """Attention of the local rows, put together with that of all others: [1, rows, num_heads, head_dim].
+        """Attend the local rows and assemble the output of all rows: [1, rows, num_heads, head_dim].
 
         Args:
-            over: for each group, the output of its rows over chunk and tail.
+            over: for each group, its rows' output over chunk and tail.
         """
         _, num_heads, num_rows, head_dim = query.shape
         output = query.new_empty((1, num_rows, num_heads, head_dim))
@@ -165,28 +165,28 @@ class Sweep:
             output[0, rows[0]] = by_row[:, :-1].flatten(0, 1)
             output[0, rows[1]] = by_row[:, -1]
         candidate = num_rows - self.num_candidates
-        if self.asked is not None:
-            asked = query[0, :, candidate:].float() * scaling
-            question = self._of_question(layer, query[0], scaling)
-            self.asked.append(CandidateQueries(asked, key[0, :, candidate:].clone(), window, question))
+        if self.recorded is not None:
+            queries = query[0, :, candidate:].float() * scaling
+            question = self._question_queries(layer, query[0], scaling)
+            self.recorded.append(CandidateQueries(queries, key[0, :, candidate:].clone(), window, question))
         if self.num_local:
             local_rows = slice(candidate - self.num_local, candidate)
             self._attend_local(layer, local_rows, query, key, value, output, scaling, window)
         return output
 
-    def _of_question(self, layer: int, query: Tensor, scaling: float) -> Tensor | None:
+    def _question_queries(self, layer: int, query: Tensor, scaling: float) -> Tensor | None:
         """See `CandidateQueries.question`; `query` is [num_heads, rows, head_dim]."""
         heads = self.question.heads_of(layer) if self.question is not None else []
         if self.question is None or not heads:
             return None
-        asked = [
+        queries = [
             self._by_chunk(query[heads], rows, group.num_chunks)[:, :, self.question.first : self.question.last]
             for group, rows in zip(self.groups, self._spans(query.shape[1]), strict=True)
         ]
-        return torch.cat(asked).float() * scaling
+        return torch.cat(queries).float() * scaling
 
     def _spans(self, num_rows: int) -> list[tuple[slice, slice]]:
-        """For each group, its ordinary rows and its candidate rows."""
+        """For each group, the slices of its ordinary rows and of its candidate rows."""
         spans = []
         row, candidate = 0, num_rows - self.num_candidates
         for group in self.groups:
@@ -211,17 +211,17 @@ class Sweep:
         scaling: float,
         window: int | None,
     ) -> None:
-        """Local rows over the local context, and those from `sees_from` on over the candidates too."""
+        """Local rows over the local context, and those from `sees_from` on over the candidates as well."""
         num_candidates = self.local.num_candidates
         keys, values = self.local.keys[layer][None], self.local.values[layer][None]
         begin = num_candidates + self.local.length
         keys[:, :, begin : begin + self.num_local] = key[:, :, rows]
         values[:, :, begin : begin + self.num_local] = value[:, :, rows]
-        asked = query[:, :, rows]
+        queries = query[:, :, rows]
         if self.sees_from:
             stop = begin + self.sees_from
             blind, _ = self.kernel(
-                asked[:, :, : self.sees_from],
+                queries[:, :, : self.sees_from],
                 keys[:, :, num_candidates:stop],
                 values[:, :, num_candidates:stop],
                 scaling=scaling,
@@ -231,7 +231,7 @@ class Sweep:
             output[:, rows][:, : self.sees_from] = blind.transpose(1, 2)
         stop = begin + self.num_local
         seeing, lse = self.kernel(
-            asked[:, :, self.sees_from :],
+            queries[:, :, self.sees_from :],
             keys[:, :, :stop],
             values[:, :, :stop],
             scaling=scaling,
@@ -240,7 +240,7 @@ class Sweep:
             prefix=num_candidates,
         )
         output[:, rows][:, self.sees_from :] = seeing.transpose(1, 2)
-        self._last_queries.append(asked[0, :, -1].float() * scaling)
+        self._last_queries.append(queries[0, :, -1].float() * scaling)
         self._last_lses.append(lse[0, :, -1])
 
 
@@ -250,8 +250,8 @@ class PassRows:
 
     Attributes:
         token_ids, positions: int64 [rows].
-        layout: who sees whom among them.
-        num_candidates: this many last rows are candidates.
+        layout: their attention.
+        num_candidates: number of candidate rows, which come last.
     """
 
     token_ids: Tensor
@@ -261,12 +261,12 @@ class PassRows:
 
     @property
     def num_leading(self) -> int:
-        """Rows in front of the candidates; the last of them is the newest local row, if there are local rows."""
+        """Rows before the candidates; the last of them is the newest local row, if there are local rows."""
         return len(self.token_ids) - self.num_candidates
 
 
 class SideBySide:
-    """The layout of several sweeps in one; rows ``[leading rows, sweep by sweep | candidates, sweep by sweep]``."""
+    """The layout of several sweeps in one pass: ``[leading rows, sweep by sweep | candidates, sweep by sweep]``."""
 
     def __init__(self, passes: Sequence[PassRows]) -> None:
         self._passes = passes
@@ -286,30 +286,30 @@ class SideBySide:
             [torch.cat([states[:, :, span] for span in spans], dim=2) for spans in self.spans]
             for states in (query, key, value)
         )
-        given = list(zip((each.layout for each in self._passes), queries, keys, values, strict=True))
-        asked = [sweep.take_in(layer, *own) for sweep, *own in given]
-        over = self._over_chunks(layer, asked, scaling, window)
+        inputs = list(zip((each.layout for each in self._passes), queries, keys, values, strict=True))
+        by_group = [sweep.store_kv(layer, *own) for sweep, *own in inputs]
+        over = self._attend_chunks(layer, by_group, scaling, window)
         leading: list[Tensor] = []
         candidates: list[Tensor] = []
-        for each, (sweep, q, k, v), rows, found in zip(self._passes, given, asked, over, strict=True):
+        for each, (sweep, q, k, v), rows, found in zip(self._passes, inputs, by_group, over, strict=True):
             merged = [
-                blend(*over_chunk, *sweep.over_tail(layer, group, queries, scaling, window))
-                for group, queries, over_chunk in zip(sweep.groups, rows, found, strict=True)
+                blend(*over_chunk, *sweep.attend_tail(layer, group, own, scaling, window))
+                for group, own, over_chunk in zip(sweep.groups, rows, found, strict=True)
             ]
             output = sweep.finish(layer, q, k, v, merged, scaling, window)
             leading.append(output[:, : each.num_leading])
             candidates.append(output[:, each.num_leading :])
         return torch.cat(leading + candidates, dim=1)
 
-    def _over_chunks(
-        self, layer: int, asked: Sequence[Sequence[Tensor]], scaling: float, window: int | None
+    def _attend_chunks(
+        self, layer: int, queries: Sequence[Sequence[Tensor]], scaling: float, window: int | None
     ) -> list[list[tuple[Tensor, Tensor]]]:
-        """For each sweep and group, output and log-sum-exp over the chunks; one reading of a chunk serves all."""
+        """For each sweep and group, output and log-sum-exp over the chunks; each chunk is read once for all sweeps."""
         sweeps = [each.layout for each in self._passes]
         over: list[list[tuple[Tensor, Tensor]]] = [[] for _ in sweeps]
-        alike = len({tuple(group.block.keys.data_ptr() for group in sweep.groups) for sweep in sweeps}) == 1
-        if not alike or window is not None:  # a window counts from each question's own place
-            for sweep, own, found in zip(sweeps, asked, over, strict=True):
+        same_chunks = len({tuple(group.block.keys.data_ptr() for group in sweep.groups) for sweep in sweeps}) == 1
+        if not same_chunks or window is not None:  # with a window, each question's positions matter
+            for sweep, own, found in zip(sweeps, queries, over, strict=True):
                 for group, rows in zip(sweep.groups, own, strict=True):
                     start = group.chunk_len + sweep.tail_start
                     found.append(
@@ -319,12 +319,12 @@ class SideBySide:
                     )
             return over
         for number, group in enumerate(sweeps[0].groups):
-            together = torch.cat([own[number] for own in asked], dim=2)
+            together = torch.cat([own[number] for own in queries], dim=2)
             output, lse = group.block.attend(
                 layer, together, kernel=sweeps[0].kernel, scaling=scaling, query_start=group.chunk_len
             )
             row = 0
-            for own, found in zip(asked, over, strict=True):
-                rows_of_one = slice(row, row := row + own[number].shape[2])
-                found.append((output[:, :, rows_of_one], lse[:, :, rows_of_one]))
+            for own, found in zip(queries, over, strict=True):
+                own_rows = slice(row, row := row + own[number].shape[2])
+                found.append((output[:, :, own_rows], lse[:, :, own_rows]))
         return over

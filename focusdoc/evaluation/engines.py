@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from focusdoc.config import FocusConfig
-from focusdoc.decoding.prompt import begin_of_text, encode_text, question_prompt
+from focusdoc.decoding.prompt import bos_prefix, encode_text, question_prompt
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError
 from focusdoc.evaluation.settings import ModeSettings
@@ -77,7 +77,7 @@ def prompt_ids(engine: FocusEngine, text: str, *, chat: bool) -> list[int]:
     """Token ids of a prompt, as a chat message (if the tokenizer has a chat template) or as bare text."""
     with engine.base.tokenizer_lock:
         tokenizer = tokenizer_of(engine)
-        return question_prompt(tokenizer, text) if chat else begin_of_text(tokenizer) + encode_text(tokenizer, text)
+        return question_prompt(tokenizer, text) if chat else bos_prefix(tokenizer) + encode_text(tokenizer, text)
 
 
 def count_tokens(engine: FocusEngine, text: str) -> int:

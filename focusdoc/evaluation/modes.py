@@ -12,7 +12,7 @@ from typing import Any
 from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.decoding.answer import Generation, Usage
 from focusdoc.decoding.generation import TokenLoop, complete
-from focusdoc.decoding.prompt import bos_token, encode_text, quoted_before
+from focusdoc.decoding.prompt import bos_token, encode_text, with_passages
 from focusdoc.engine import FocusEngine
 from focusdoc.evaluation.engines import (
     asking_engine,
@@ -74,7 +74,7 @@ class MemoryMode:
         *_, last = engine.stream_prompt(
             memory,
             ids,
-            quoted=lambda text: prompt_ids(engine, quoted_before(question, text), chat=chat),
+            quoted=lambda text: prompt_ids(engine, with_passages(question, text), chat=chat),
             max_sources=0,
             max_new_tokens=item.max_new_tokens,
             stop=item.stop,
@@ -180,7 +180,7 @@ class StreamingMode:
         start = time.perf_counter()
         loop = TokenLoop(decoder, decoder.start(ids), settings, history=ids, eos_token_ids=engine.base.eos_token_ids)
         usage = Usage(0, 0, len(ids), 0)
-        output = complete(loop, settings, tokenizer_of(engine), begun=start, usage=usage, keep_logits=False)
+        output = complete(loop, settings, tokenizer_of(engine), started_at=start, usage=usage, keep_logits=False)
         return _outcome(engine, item, output, 0, decoder.num_cached)
 
 

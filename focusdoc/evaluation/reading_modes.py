@@ -22,7 +22,7 @@ from focusdoc.evaluation.settings import NO_READER, ModeSettings
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.modeling.estimate import estimate_tokens
 from focusdoc.readers import Reader
-from focusdoc.readers.reader import Messages, Written, reading_prompt, whole
+from focusdoc.readers.reader import Messages, Written, collect, reading_prompt
 from focusdoc.readers.reading import BUDGET
 from focusdoc.readers.windows import cut
 
@@ -184,7 +184,7 @@ def needed_reader(engine: FocusEngine, mode: str) -> Reader:
 
 def kv_bytes(engine: FocusEngine, memory: DocumentMemory, usage: Usage) -> int:
     """Bytes of keys and values at the end of an answer of ours."""
-    tail = engine.own_way.num_behind(usage.prompt_tokens, usage.completion_tokens)
+    tail = engine.own_way.num_tail_tokens(usage.prompt_tokens, usage.completion_tokens)
     beside = memory.num_chunks * tail + usage.prompt_tokens + usage.quoted_tokens + usage.completion_tokens
     return memory.num_bytes + beside * engine.base.kv_bytes_per_token
 
@@ -193,7 +193,7 @@ def _read(reader: Reader, item: Item, found: list[Span], read_seconds: float, re
     """The reader's answer from the passages `found`, in document order."""
     quoted = [item.document[start:end] for start, end in sorted(found)]
     settings = GenerationConfig(max_new_tokens=item.max_new_tokens, stop=item.stop)
-    text, written = whole(reader.write(reading_prompt(item.after.strip(), quoted), settings))
+    text, written = collect(reader.write(reading_prompt(item.after.strip(), quoted), settings))
     return Outcome(
         prediction=text,
         document_tokens=0,

@@ -95,7 +95,7 @@ class _Cache:
     def begin(self, positions: Tensor) -> None:
         """Start a pass over tokens at `positions`, int64 [rows]."""
         in_cache = positions.clamp(max=self.sinks + self.window - 1)
-        self._rotations = self.rotary.by(in_cache - positions)
+        self._rotations = self.rotary.rotations(in_cache - positions)
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None

@@ -1,4 +1,4 @@
-"""The memory of a document: the keys and values of its chunks, made once and only read afterwards."""
+"""The memory of a document: the keys and values of its chunks, computed once and read-only afterwards."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from focusdoc.documents.chunking import Chunk, TokenizedText
 from focusdoc.documents.document import Document
 from focusdoc.errors import MemoryMismatchError
 
-#: Of keys and of values: [num_layers, num_chunks, num_kv_heads, chunk_len, head_dim].
+#: Shape of keys and of values: [num_layers, num_chunks, num_kv_heads, chunk_len, head_dim].
 BlockShape = tuple[int, int, int, int, int]
 
 
@@ -23,9 +23,8 @@ BlockShape = tuple[int, int, int, int, int]
 class MemoryBlock:
     """KV of consecutive chunks of one length; each chunk's keys are rotated at positions 0..chunk_len-1.
 
-    This kind keeps it as the model computed it; `focusdoc.memory.int8` has a smaller one, `focusdoc.memory.host` one
-    that lies beside the device. Whoever attends to a block calls `attend`, or asks for a `layer`, and need not know
-    its kind.
+    This class stores KV as computed; subclasses quantize it (`focusdoc.memory.int8`) or keep it in host RAM
+    (`focusdoc.memory.host`). `attend` and `layer` hide the difference.
 
     Attributes:
         keys, values: [num_layers, num_chunks, num_kv_heads, chunk_len, head_dim].
@@ -33,27 +32,27 @@ class MemoryBlock:
 
     keys: Tensor
     values: Tensor
-    #: Whether keys and values lie where and as they are computed with; a kind that makes them ready says no.
+    #: Whether `keys` and `values` can be attended to as they are, without dequantizing or copying.
     ready: ClassVar[bool] = True
 
     @classmethod
     def parts(cls, shape: BlockShape, dtype: torch.dtype) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """Shape and dtype of every tensor of such a block, in the order of its fields.
+        """Shape and dtype of each tensor of a block, in the order of the fields.
 
         Args:
-            dtype: what the model computes in.
+            dtype: the model's dtype.
         """
         return {"keys": (shape, dtype), "values": (shape, dtype)}
 
     @classmethod
     def empty(cls, shape: BlockShape, dtype: torch.dtype, device: torch.device) -> Self:
-        """Room for a block of `shape` of a model that computes in `dtype`, to be filled by `put`."""
+        """An uninitialized block of `shape` for a model in `dtype`, to be filled by `put`."""
         parts = cls.parts(shape, dtype).values()
         return cls(*(torch.empty(shape, dtype=dtype, device=device) for shape, dtype in parts))
 
     @classmethod
     def bytes_of(cls, shape: BlockShape, dtype: torch.dtype) -> int:
-        """Bytes that a block of `shape` of a model that computes in `dtype` takes."""
+        """Bytes of a block of `shape` for a model in `dtype`."""
         return sum(math.prod(shape) * dtype.itemsize for shape, dtype in cls.parts(shape, dtype).values())
 
     @property
@@ -68,24 +67,24 @@ class MemoryBlock:
 
     @property
     def device(self) -> torch.device:
-        """Where it is computed with."""
+        """The device that it is computed on."""
         return self.keys.device
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of everything that is kept."""
+        """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that is kept, by name; each tensor begins with the axes [num_layers, num_chunks]."""
+        """All tensors by name; each begins with the axes [num_layers, num_chunks]."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def chunks(self, start: int, stop: int) -> Self:
-        """Chunks `start` to `stop`: a view, nothing is copied."""
+        """Chunks `start` to `stop`, as a view."""
         return self._each(lambda tensor: tensor[:, start:stop])
 
     def piece(self, layer: int, start: int, stop: int) -> Self:
-        """One layer of chunks `start` to `stop`, as a block of one layer: a view."""
+        """One layer of chunks `start` to `stop`, as a view."""
         return self._each(lambda tensor: tensor[layer : layer + 1, start:stop])
 
     def select(self, index: Tensor) -> MemoryBlock:
@@ -93,15 +92,15 @@ class MemoryBlock:
         return self._each(lambda tensor: tensor.index_select(1, index))
 
     def clone(self) -> Self:
-        """A copy, in memory of its own."""
+        """A copy."""
         return self._each(torch.clone)
 
     def to(self, device: torch.device) -> MemoryBlock:
-        """The block on `device`; itself, if it is there."""
+        """The block on `device`, copied if necessary."""
         return self._each(lambda tensor: tensor.to(device))
 
     def put(self, layer: int, first: int, keys: Tensor, values: Tensor) -> None:
-        """Keep what the model computed in one layer for the chunks from `first` on.
+        """Store one layer's KV of the chunks from `first` on.
 
         Args:
             keys, values: [chunks, num_kv_heads, chunk_len, head_dim].
@@ -109,13 +108,13 @@ class MemoryBlock:
         self.keys[layer, first : first + len(keys)].copy_(keys)
         self.values[layer, first : first + len(values)].copy_(values)
 
-    def repeat(self, chunk: int, at: int) -> None:
-        """Keep for chunk `at` what is kept for `chunk`."""
+    def copy_chunk(self, chunk: int, at: int) -> None:
+        """Copy `chunk` to index `at`."""
         for tensor in self.tensors().values():
             tensor[:, at].copy_(tensor[:, chunk])
 
     def layer(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Keys and values of one layer to compute with, [num_chunks, num_kv_heads, chunk_len, head_dim] in `dtype`."""
+        """One layer's keys and values, dequantized, [num_chunks, num_kv_heads, chunk_len, head_dim] in `dtype`."""
         return self.keys[layer].to(dtype), self.values[layer].to(dtype)
 
     def attend(
@@ -128,7 +127,7 @@ class MemoryBlock:
         query_start: int,
         window: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Attention of rows behind every chunk over that chunk, in one layer.
+        """Attention of the rows behind each chunk over that chunk, in one layer.
 
         Args:
             query: [num_chunks, num_heads, rows, head_dim].
@@ -151,12 +150,12 @@ class MemoryBlock:
         tail_start: int,
         window: int | None = None,
     ) -> Tensor:
-        """Attention of rows behind every chunk over that chunk and the tail they stand in, in one layer.
+        """Attention of the rows behind each chunk over that chunk and its tail, in one layer.
 
         Args:
             query: [num_chunks, num_heads, rows, head_dim].
-            tail: keys and values [num_chunks, num_kv_heads, tail_len, head_dim], the rows' own the last of them.
-            tail_start: where in the tail the first row stands.
+            tail: keys and values [num_chunks, num_kv_heads, tail_len, head_dim], ending with the rows' own.
+            tail_start: index of the first row in the tail.
 
         Returns:
             Output [num_chunks, num_heads, rows, head_dim].
@@ -174,15 +173,15 @@ class MemoryBlock:
 
 @dataclass(frozen=True, eq=False)
 class DocumentMemory:
-    """What the model keeps of one document: blocks of full chunks (one, unless it grew) and the ragged last chunk.
+    """The memory of one document: one or more blocks of full chunks, and the ragged last chunk.
 
     Attributes:
         token_ids: the document's tokens.
         chunks: each chunk's tokens, characters and pages, in order.
-        blocks: the KV; their chunks, in order, are `chunks`.
-        maker: names the base model, dtype and chunk size that made it.
-        document, tokenized: the text it was made from; None when made from bare token ids.
-        tokens_encoded: how many tokens went through the model for it; 0 when the store knew them all.
+        blocks: the KV of `chunks`, in the same order; several blocks of full chunks if the document grew.
+        maker: identifies the base model, dtype and chunk size.
+        document, tokenized: the text it was made from; None if made from bare token ids.
+        tokens_encoded: tokens that went through the model; 0 if the store had them all.
     """
 
     token_ids: tuple[int, ...]
@@ -214,5 +213,5 @@ def check_maker(memories: Sequence[DocumentMemory], maker: str, *others: str) ->
     for memory in memories:
         if memory.maker not in (maker, *others):
             raise MemoryMismatchError(
-                f"This memory was made by {memory.maker}, the engine is {maker}; read the document again with it."
+                f"This memory was made by {memory.maker}, but the engine is {maker}; read the document again with it."
             )

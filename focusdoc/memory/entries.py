@@ -1,7 +1,7 @@
-"""The store's folder as files: what is in it, what it takes, what must go. No model and no tensor is needed here.
+"""The store's folder on the file level: listing, verifying, evicting. Needs neither a model nor tensors.
 
-``memories/<group>/<entry>/`` holds one memory: its manifest and its files. Entries of a group share the maker and the
-first chunk; they may share files by hard links. A manifest's time of change is when its entry was last used.
+``memories/<group>/<entry>/`` holds one memory: its manifest and its files. Entries of a group have the same maker and
+first chunk, and may share files by hard links. The mtime of a manifest is the time of the entry's last use.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from focusdoc.storage import TEMP_MARK, cache_path, file_lock
 
 #: Environment variable for the size limit of the store, in bytes.
 BYTES_VARIABLE = "FOCUSDOC_STORE_BYTES"
-#: The limit where the variable is not set.
+#: The default limit.
 DEFAULT_BYTES = 20_000_000_000
-#: So long a process waits for another one that puts an entry in its place or removes some, in seconds.
+#: Seconds to wait for the store's lock, which other processes hold to add or remove entries.
 LOCK_SECONDS = 120.0
-#: The folder of the locks by which one process reads a document and the others wait for it.
-READERS = ".readers"
-#: How the names of folders begin that documents are read into, and the lock in them.
+#: Folder of the locks held while a document is read, so that other processes wait for it.
+LOCKS_FOLDER = ".readers"
+#: Name prefix of the folders that documents are spooled to, and the name of the lock file in them.
 _SPOOL = f".spool{TEMP_MARK}"
 _SPOOL_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One stored memory as `list_entries` and `verify_entries` tell of it.
+    """One stored memory.
 
     Attributes:
         path: its folder.
-        num_bytes: of its files.
+        num_bytes: total size of its files.
         last_used: seconds since 1970.
-        manifest: None where it cannot be read.
+        manifest: None if it cannot be read.
         problem: why the entry cannot be used, or None.
-        damaged: there is a problem, and it is not only that another version of focusdoc wrote the entry.
+        damaged: whether there is a problem other than a different format version.
     """
 
     path: Path
@@ -62,50 +62,50 @@ class Entry:
 
 
 def store_folder() -> Path:
-    """The folder of the user's stored memories; not made here. ConfigError: there is no place for a cache."""
+    """The folder of the user's stored memories; not created here. ConfigError: there is no place for a cache."""
     return cache_path() / "memories"
 
 
 def size_limit() -> int:
-    """The most bytes that the store may take.
+    """The size limit of the store in bytes.
 
     Raises:
-        ConfigError: ``FOCUSDOC_STORE_BYTES`` is no whole number.
+        ConfigError: ``FOCUSDOC_STORE_BYTES`` is not a whole number.
     """
-    given = os.environ.get(BYTES_VARIABLE, "").strip()
-    if not given:
+    value = os.environ.get(BYTES_VARIABLE, "").strip()
+    if not value:
         return DEFAULT_BYTES
-    if not given.isdecimal():
-        raise ConfigError(f"{BYTES_VARIABLE} is {given!r}; give a number of bytes, such as {DEFAULT_BYTES}.")
-    return int(given)
+    if not value.isdecimal():
+        raise ConfigError(f"{BYTES_VARIABLE} is {value!r}; give a number of bytes, such as {DEFAULT_BYTES}.")
+    return int(value)
 
 
 def store_lock(folder: Path) -> AbstractContextManager[None]:
-    """Hold the store against other writers; readers need no lock."""
+    """Lock the store against other writers; readers need no lock."""
     return file_lock(folder / ".lock", timeout=LOCK_SECONDS)
 
 
 def entry_folders(folder: Path) -> list[Path]:
-    """All entries, the one used longest ago first."""
+    """All entries, least recently used first."""
     return sorted((path for path in folder.glob("[!.]*/[!.]*") if path.is_dir()), key=_last_used)
 
 
 def list_entries(folder: Path) -> list[Entry]:
-    """All entries, the last used first; files are not checked."""
+    """All entries, most recently used first, without checking their files."""
     return [_entry(path, check=False) for path in reversed(entry_folders(folder))]
 
 
-def verify_entries(folder: Path, tell: Callable[[str], None] | None = None) -> list[Entry]:
-    """Check every file of every entry against its checksums, and remove the damaged entries.
+def verify_entries(folder: Path, on_entry: Callable[[str], None] | None = None) -> list[Entry]:
+    """Check all files against their checksums, and remove damaged entries.
 
-    Entries that another version of focusdoc wrote are told of, and stay.
+    Entries of other format versions are reported and kept.
 
     Args:
-        tell: is given the document's name before an entry is checked.
+        on_entry: called with the document's name before each entry is checked.
     """
     found = []
     for path in reversed(entry_folders(folder)):
-        entry = _entry(path, check=True, tell=tell)
+        entry = _entry(path, check=True, on_entry=on_entry)
         found.append(entry)
         if entry.damaged:
             remove_entry(path)
@@ -113,7 +113,7 @@ def verify_entries(folder: Path, tell: Callable[[str], None] | None = None) -> l
 
 
 def clear_entries(folder: Path) -> tuple[int, int]:
-    """Remove all entries and what killed processes left; returns how many entries, and the bytes they took."""
+    """Remove all entries and leftovers of killed processes; return the number of entries and their bytes."""
     if not folder.is_dir():
         return 0, 0
     with store_lock(folder):
@@ -126,24 +126,24 @@ def clear_entries(folder: Path) -> tuple[int, int]:
 
 
 def used_bytes(folder: Path) -> int:
-    """Bytes of all files in the store; one that several entries share counts once."""
+    """Total bytes of all files in the store; shared files count once."""
     return sum({file: size for path in entry_folders(folder) for file, size in _files(path).items()}.values())
 
 
 def allowed_bytes(folder: Path, max_bytes: int, spooled: int = 0) -> int:
-    """`max_bytes`, but at most half of what the disk has free where the store is emptied.
+    """The smaller of `max_bytes` and half of the disk space that would be free with an empty store.
 
     Args:
-        spooled: bytes in the folder that no entry has yet.
+        spooled: bytes in the store's folder that belong to no entry yet.
     """
     return min(max_bytes, (shutil.disk_usage(folder).free + used_bytes(folder) + spooled) // 2)
 
 
 @contextmanager
 def spool_folder(folder: Path) -> Iterator[Path]:
-    """A folder inside the store for files that no entry has yet; it goes when the block ends.
+    """A temporary folder inside the store for files that belong to no entry yet.
 
-    It is locked meanwhile, by which others tell it from what a killed process left.
+    It is locked while in use, to distinguish it from leftovers of killed processes.
     """
     path = folder / f"{_SPOOL}{uuid.uuid4().hex}"
     with ExitStack() as held:
@@ -157,9 +157,9 @@ def spool_folder(folder: Path) -> Iterator[Path]:
 
 
 def evict(folder: Path, limit: int, *, keep: Path) -> list[Path]:
-    """Remove the entries used longest ago, but never `keep`, until the store takes at most `limit` bytes.
+    """Remove the least recently used entries, but never `keep`, until the store takes at most `limit` bytes.
 
-    A file that entries share is freed with the last of them. Call it under the lock.
+    A shared file is freed with its last entry. Call it with the store locked.
     """
     files = {path: _files(path) for path in entry_folders(folder)}
     sharing = Counter(file for owned in files.values() for file in owned)
@@ -179,37 +179,37 @@ def evict(folder: Path, limit: int, *, keep: Path) -> list[Path]:
 
 
 def remove_entry(path: Path) -> None:
-    """Remove one entry, and its group if it was the last one; processes that have mapped its files keep them."""
+    """Remove an entry, and its group if that is empty then; processes that have mapped its files keep them."""
     shutil.rmtree(path, ignore_errors=True)
     with suppress(OSError):
         path.parent.rmdir()
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left half written. Call it under the lock: nobody writes entries then."""
+    """Remove unfinished entries of killed processes. Call it with the store locked, when nobody writes entries."""
     for path in folder.glob(f"*/.*{TEMP_MARK}*"):
         shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob(f"{_SPOOL}*"):
-        with suppress(FocusdocError), file_lock(path / _SPOOL_LOCK, timeout=0):  # an error: it is in use
+        with suppress(FocusdocError), file_lock(path / _SPOOL_LOCK, timeout=0):  # fails if it is in use
             shutil.rmtree(path, ignore_errors=True)
     for group in folder.glob("[!.]*"):
-        with suppress(OSError):  # where it is not empty
+        with suppress(OSError):  # not empty
             group.rmdir()
 
 
 def mark_used(path: Path) -> None:
-    """Note that an entry was used now. Where that cannot be written, it only goes earlier."""
-    now = time.time_ns()  # the file system's own clock may stand still for 10 ms
+    """Record that an entry was used now; if that fails, it is only evicted earlier."""
+    now = time.time_ns()  # the file system's own clock may lag by 10 ms
     with suppress(OSError):
         os.utime(path / MANIFEST, ns=(now, now))
 
 
-def _entry(path: Path, *, check: bool, tell: Callable[[str], None] | None = None) -> Entry:
+def _entry(path: Path, *, check: bool, on_entry: Callable[[str], None] | None = None) -> Entry:
     manifest, problem, damaged = None, None, True
     try:
         manifest = read_manifest(path)
-        if tell is not None:
-            tell(manifest.document)
+        if on_entry is not None:
+            on_entry(manifest.document)
         for segment in manifest.segments if check else ():
             check_segment(path, segment)
         damaged = False
@@ -226,13 +226,13 @@ def _last_used(path: Path) -> float:
     try:
         return (path / MANIFEST).stat().st_mtime
     except OSError:
-        return 0.0  # no manifest: the first to go
+        return 0.0  # no manifest: evict first
 
 
 def _files(path: Path) -> dict[tuple[int, int], int]:
-    """The size of every file of an entry, by what tells whether two names are one file."""
+    """The sizes of an entry's files by (device, inode), which identifies hard links."""
     found = {}
-    with suppress(OSError):  # removed meanwhile
+    with suppress(OSError):  # removed by another process
         for file in path.iterdir():
             status = file.stat()
             found[status.st_dev, status.st_ino] = status.st_size

@@ -1,4 +1,4 @@
-"""Chunk memory in RAM beside a GPU: what does not fit on the device passes through it, part by part, in every layer."""
+"""Chunk memory in host RAM, for documents that do not fit on the GPU: every layer is streamed through it in parts."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor
 
 from focusdoc.attention import AttentionKernel
 from focusdoc.memory.chunk_memory import MemoryBlock
-from focusdoc.memory.ring import Part, Ring, lines_of
+from focusdoc.memory.ring import Part, Ring, streams_of
 
-#: Bytes of one layer that are copied at once: enough to be quick on the bus, and little beside what a GPU has.
+#: Bytes per copy: large enough for full bus bandwidth, small beside a GPU's memory.
 PART_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class HostBlock(MemoryBlock):
-    """Chunks from `first` on of a block of any kind that stays in RAM.
+    """A block of any kind that stays in host RAM, from chunk `first` on.
 
     Attributes:
         keys, values: the block's own, in RAM.
-        ring: holds the block, and brings parts of it to the device.
-        number: of the block in the ring.
+        ring: owns the block, and copies parts of it to the device.
+        number: index of the block in the ring.
     """
 
     ring: Ring
@@ -33,8 +33,8 @@ class HostBlock(MemoryBlock):
     ready: ClassVar[bool] = False
 
     @classmethod
-    def around(cls, block: MemoryBlock, ring: Ring) -> HostBlock:
-        """`block`, which lies in RAM and is the ring's from now on.
+    def wrap(cls, block: MemoryBlock, ring: Ring) -> HostBlock:
+        """Hand `block`, which is in RAM, over to `ring`.
 
         Raises:
             MemoryShortageError: see `Ring.add`.
@@ -42,18 +42,18 @@ class HostBlock(MemoryBlock):
         return cls(block.keys, block.values, ring, ring.add(block))
 
     @property
-    def kept(self) -> MemoryBlock:
-        """The chunks in RAM, of the kind that they are."""
+    def host_block(self) -> MemoryBlock:
+        """The chunks in RAM, as a block of their own kind."""
         return self.ring.blocks[self.number].chunks(self.first, self.first + self.num_chunks)
 
     @property
     def device(self) -> torch.device:
         """See `MemoryBlock.device`."""
-        return self.ring.lines.device
+        return self.ring.streams.device
 
     def tensors(self) -> dict[str, Tensor]:
         """See `MemoryBlock.tensors`; in RAM."""
-        return self.kept.tensors()
+        return self.host_block.tensors()
 
     def chunks(self, start: int, stop: int) -> HostBlock:
         """See `MemoryBlock.chunks`."""
@@ -61,25 +61,25 @@ class HostBlock(MemoryBlock):
         return HostBlock(keys, values, self.ring, self.number, self.first + start)
 
     def select(self, index: Tensor) -> HostBlock:
-        """See `MemoryBlock.select`; the copy is in RAM too, and passes through buffers of its own."""
-        return HostBlock.around(self.kept.select(index.cpu()), Ring(self.ring.lines))
+        """See `MemoryBlock.select`; the copy is in RAM too, with a ring of its own."""
+        return HostBlock.wrap(self.host_block.select(index.cpu()), Ring(self.ring.streams))
 
     def to(self, device: torch.device) -> MemoryBlock:
         """See `MemoryBlock.to`."""
-        return self.kept.to(device)
+        return self.host_block.to(device)
 
     def put(self, layer: int, first: int, keys: Tensor, values: Tensor) -> None:
-        """See `MemoryBlock.put`; they go straight to RAM."""
-        self.kept.put(layer, first, keys, values)
+        """See `MemoryBlock.put`; writes to RAM."""
+        self.host_block.put(layer, first, keys, values)
 
     def layer(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """See `MemoryBlock.layer`; a copy on the device."""
-        found: list[tuple[Tensor, Tensor]] = []
+        """See `MemoryBlock.layer`; copied to the device."""
+        parts: list[tuple[Tensor, Tensor]] = []
         for part in self._parts(layer):
             with self.ring.use(part) as block:
                 keys, values = block.layer(0, dtype)
-                found.append((keys.clone(), values.clone()))  # the buffer will hold something else
-        every_keys, every_values = zip(*found, strict=True)
+                parts.append((keys.clone(), values.clone()))  # the buffer will be reused
+        every_keys, every_values = zip(*parts, strict=True)
         return torch.cat(every_keys), torch.cat(every_values)
 
     def attend(
@@ -92,15 +92,15 @@ class HostBlock(MemoryBlock):
         query_start: int,
         window: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """See `MemoryBlock.attend`; part after part."""
-        found: list[tuple[Tensor, Tensor]] = []
+        """See `MemoryBlock.attend`; part by part."""
+        parts: list[tuple[Tensor, Tensor]] = []
         for part in self._parts(layer):
-            asked = query[part.start - self.first : part.stop - self.first]
+            rows = query[part.start - self.first : part.stop - self.first]
             with self.ring.use(part) as block:
-                found.append(
-                    block.attend(0, asked, kernel=kernel, scaling=scaling, query_start=query_start, window=window)
+                parts.append(
+                    block.attend(0, rows, kernel=kernel, scaling=scaling, query_start=query_start, window=window)
                 )
-        outputs, lses = zip(*found, strict=True)
+        outputs, lses = zip(*parts, strict=True)
         return torch.cat(outputs), torch.cat(lses)
 
     def _parts(self, layer: int) -> Iterator[Part]:
@@ -111,10 +111,10 @@ class HostBlock(MemoryBlock):
 
 
 def ring_of(device: torch.device) -> Ring:
-    """A ring of buffers on `device`, without blocks."""
-    return Ring(lines_of(device))
+    """An empty ring with buffers on `device`."""
+    return Ring(streams_of(device))
 
 
 def ring_bytes(of_chunk: int) -> int:
-    """Bytes that a ring takes on the device, for chunks of so many bytes in one layer."""
+    """Bytes of a ring's buffers on the device; `of_chunk` is the size of a chunk in one layer."""
     return 2 * max(PART_BYTES, of_chunk)

@@ -1,10 +1,10 @@
-"""Chunk memory of 8 bits a number: keys by channel, as steps from a middle, and values with a scale for every token.
+"""Chunk memory in int8: keys quantized per channel around its midpoint, values with a scale per token.
 
-Some channels of keys are large in all tokens of a chunk, and in some models (Qwen2.5) always near one number, which a
-bias gives them. So each channel of a chunk has a middle of its own, and its steps only cover what differs from that;
-values have no such channels, and a scale per token lets one large token cost the others nothing. Integers up to 127 are
-exact in bfloat16: what is lost is lost in `put` (half a step: for keys 1/508 of a channel's range, for values 1/254 of
-the largest number), and hardly anything when it is read.
+Some key channels are large for all tokens of a chunk, and in some models (Qwen2.5) they are always near a value set by
+a bias. So each channel of a chunk has its own midpoint and scale. Values have no such channels; with a scale per token,
+one large token does not cost the others precision. Integers up to 127 are exact in bfloat16, so nearly all of the error
+comes from rounding in `put`: half a step, which is 1/508 of a channel's range for keys and 1/254 of the largest number
+for values.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from focusdoc.attention import AttentionKernel
 from focusdoc.config import BlockDtype
 from focusdoc.memory.chunk_memory import BlockShape, MemoryBlock
 
-#: Numbers of keys, and as many of values, that are made wide at once: small enough to stay in a processor's cache.
+#: Keys, and as many values, dequantized at once: few enough for the CPU cache.
 SCRATCH = 1 << 21
 _LARGEST = 127
-#: The scale of what is all zero, or nearly; a smaller divisor could overflow.
+#: Scale for all-zero or nearly zero data; a smaller divisor could overflow.
 _SMALLEST_SCALE = 1e-30
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Int8Block(MemoryBlock):
-    """KV of consecutive chunks as int8; a number is its integer times its scale, and for keys its middle besides.
+    """KV of consecutive chunks as int8: a value is its integer times its scale, plus the midpoint for keys.
 
     Attributes:
         keys, values: int8 [num_layers, num_chunks, num_kv_heads, chunk_len, head_dim].
-        key_middles: float32 [num_layers, num_chunks, num_kv_heads, 1, head_dim], halfway between a channel's extremes.
-        key_scales: float32 [num_layers, num_chunks, num_kv_heads, 1, head_dim], one for each channel of a chunk.
-        value_scales: float32 [num_layers, num_chunks, num_kv_heads, chunk_len, 1], one for each token.
+        key_middles: float32 [num_layers, num_chunks, num_kv_heads, 1, head_dim], midpoint of each channel's range.
+        key_scales: float32 [num_layers, num_chunks, num_kv_heads, 1, head_dim], one per channel.
+        value_scales: float32 [num_layers, num_chunks, num_kv_heads, chunk_len, 1], one per token.
     """
 
     key_middles: Tensor
@@ -44,7 +44,7 @@ class Int8Block(MemoryBlock):
 
     @classmethod
     def parts(cls, shape: BlockShape, dtype: torch.dtype) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """See `MemoryBlock.parts`; what the model computes in makes no difference here."""
+        """See `MemoryBlock.parts`; independent of `dtype`."""
         return {
             "keys": (shape, torch.int8),
             "values": (shape, torch.int8),
@@ -54,7 +54,7 @@ class Int8Block(MemoryBlock):
         }
 
     def put(self, layer: int, first: int, keys: Tensor, values: Tensor) -> None:
-        """See `MemoryBlock.put`; each number is rounded to the nearest step of its scale."""
+        """See `MemoryBlock.put`; rounds to the nearest step."""
         at = slice(first, first + len(keys))
         smallest, largest = keys.float().aminmax(dim=2, keepdim=True)
         middles = self.key_middles[layer, at].copy_((smallest + largest) / 2)
@@ -62,7 +62,7 @@ class Int8Block(MemoryBlock):
         _quantize(values, 3, self.values[layer, at], self.value_scales[layer, at])
 
     def layer(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """See `MemoryBlock.layer`; a copy."""
+        """See `MemoryBlock.layer`; dequantized."""
         keys = self.keys[layer] * self.key_scales[layer] + self.key_middles[layer]
         return keys.to(dtype), (self.values[layer] * self.value_scales[layer]).to(dtype)
 
@@ -76,36 +76,38 @@ class Int8Block(MemoryBlock):
         query_start: int,
         window: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """See `MemoryBlock.attend`: a few chunks at a time are made wide, in a scratch that serves them all.
+        """See `MemoryBlock.attend`; converts a few chunks at a time, in a shared scratch buffer.
 
-        The keys' scales are multiplied into the query, which has far fewer rows. What the middles add to the scores of
-        a row is the same for all tokens of the chunk, so it is added to the log-sum-exp alone, in float32.
+        The key scales are multiplied into the query, which has far fewer rows. The midpoints add the same to a row's
+        scores for all tokens of a chunk, so they are added to the log-sum-exp only, in float32.
         """
         num_chunks, num_kv_heads, chunk_len, head_dim = self.keys.shape[1:]
         # [num_chunks, num_heads, rows, head_dim] -> [num_chunks, num_kv_heads, heads per KV head * rows, head_dim]
         rows = query.reshape(num_chunks, num_kv_heads, -1, head_dim).float()
-        asked = (rows * self.key_scales[layer]).to(query.dtype).reshape(query.shape)
-        of_middles = (rows @ self.key_middles[layer].mT).view(query.shape[:-1]) * scaling
+        scaled_query = (rows * self.key_scales[layer]).to(query.dtype).reshape(query.shape)
+        middle_scores = (rows @ self.key_middles[layer].mT).view(query.shape[:-1]) * scaling
         step = min(num_chunks, max(1, SCRATCH // (num_kv_heads * chunk_len * head_dim)))
-        room = query.new_empty((2, step, num_kv_heads, chunk_len, head_dim))
+        scratch = query.new_empty((2, step, num_kv_heads, chunk_len, head_dim))
         found: list[tuple[Tensor, Tensor]] = []
         for first in range(0, num_chunks, step):
             at = slice(first, first + step)
-            keys, values = room[:, : min(step, num_chunks - first)]
+            keys, values = scratch[:, : min(step, num_chunks - first)]
             keys.copy_(self.keys[layer, at])
             values.copy_(self.values[layer, at]).mul_(self.value_scales[layer, at].to(query.dtype))
-            found.append(kernel(asked[at], keys, values, scaling=scaling, query_start=query_start, window=window))
+            found.append(
+                kernel(scaled_query[at], keys, values, scaling=scaling, query_start=query_start, window=window)
+            )
         outputs, lses = zip(*found, strict=True)
-        return torch.cat(outputs), torch.cat(lses) + of_middles
+        return torch.cat(outputs), torch.cat(lses) + middle_scores
 
 
-#: The kinds of blocks by their names in settings.
+#: Block classes by their names in the settings.
 BLOCKS: dict[BlockDtype, type[MemoryBlock]] = {"model": MemoryBlock, "int8": Int8Block}
 
 
 def _quantize(states: Tensor, axis: int, integers: Tensor, scales: Tensor) -> None:
-    """Write `states` as integers and as scales, which numbers along `axis` share."""
+    """Quantize `states`, with one scale for all numbers along `axis`."""
     wide = states.float()
     steps = wide.abs().amax(dim=axis, keepdim=True).div_(_LARGEST).clamp_min_(_SMALLEST_SCALE)
-    scales.copy_(steps)  # which may be on another device
+    scales.copy_(steps)  # possibly on another device
     integers.copy_(wide.div(steps).round_())

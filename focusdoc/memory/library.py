@@ -1,4 +1,4 @@
-"""A reader of documents: what the store knows is opened, the rest goes through the model, and all of it is stored."""
+"""Reading documents through the store: load the chunks it has, encode the rest, and store the result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.entries import size_limit, spool_folder, store_folder
 from focusdoc.memory.host import HostBlock, ring_of
 from focusdoc.memory.int8 import BLOCKS
-from focusdoc.memory.plan import MemoryPlan, Room, Wanted, plan_memory
+from focusdoc.memory.plan import FreeSpace, MemoryNeeds, MemoryPlan, plan_memory
 from focusdoc.memory.reading import READING_VERSION, Progress, distinct_tokens, read_chunks
 from focusdoc.memory.ring import Ring
 from focusdoc.memory.segments import SegmentWriter, open_segment
@@ -31,8 +31,8 @@ from focusdoc.storage import expanded
 
 #: Environment variable that turns the store off.
 STORE_VARIABLE = "FOCUSDOC_STORE"
-#: A reading of fewer tokens tells little about how fast the next one will be.
-_TELLING = 1024
+#: Shorter readings are not representative of the reading speed.
+_MIN_TIMED_TOKENS = 1024
 _log = logging.getLogger(__name__)
 
 
@@ -48,15 +48,15 @@ def read_into_file(
     progress: Progress,
     memory_dtype: BlockDtype,
 ) -> Iterator[KnownChunks]:
-    """Encode the full chunks of `token_ids`, `batch` at a time, into one file; yields them memory-mapped.
+    """Encode the full chunks of `token_ids`, `batch` at a time, into a file; yields them memory-mapped.
 
-    The file is gone when the block ends, unless the block saves the chunks; what is mapped stays usable.
+    The file is removed at the end of the block, unless the chunks were saved; the mapping stays valid.
 
     Args:
         batch, progress, memory_dtype: see `read_chunks`.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     count = len(token_ids) // chunk_size
     shape = (base.num_layers, 0, base.num_kv_heads, chunk_size, base.head_dim)
@@ -78,11 +78,11 @@ def open_store(store: DocumentStore | str | Path | None = "auto") -> DocumentSto
     """The store that a setting names.
 
     Args:
-        store: ``"auto"`` for the user's own, a folder, a store, or None for none. ``FOCUSDOC_STORE=off`` turns
-            them all off.
+        store: ``"auto"`` for the user's cache, a folder, a store, or None for none. ``FOCUSDOC_STORE=off`` turns all
+            of them off.
 
     Raises:
-        ConfigError: ``FOCUSDOC_STORE`` or ``FOCUSDOC_STORE_BYTES`` holds something else than they may.
+        ConfigError: ``FOCUSDOC_STORE`` or ``FOCUSDOC_STORE_BYTES`` has an invalid value.
     """
     switch = os.environ.get(STORE_VARIABLE, "").strip().lower()
     if switch not in ("", "on", "auto", "off"):
@@ -96,31 +96,31 @@ def open_store(store: DocumentStore | str | Path | None = "auto") -> DocumentSto
         return DocumentStore(expanded(store), limit)
     try:
         return DocumentStore(store_folder(), limit)
-    except ConfigError as error:  # the cache cannot be written
+    except ConfigError as error:  # the cache is not writable
         _log.warning("The document store is off: %s", error)
         return None
 
 
 def maker_key(base: BaseModel, memory_dtype: MemoryDtype = "model") -> str:
-    """Names everything besides the chunk size that shapes a chunk's KV, `READING_VERSION` for the code among it.
+    """Identifies everything but the chunk size that determines a chunk's KV, including the code (`READING_VERSION`).
 
-    The fingerprint covers weights and configuration (RoPE among it). The context length is not in it, since most
-    models do not compute with it; some kinds of RoPE do.
+    The fingerprint covers weights and configuration, including RoPE, but not the context length, which some kinds of
+    RoPE depend on.
     """
     dtype = str(base.dtype).removeprefix("torch.")
-    layers = f" first {base.num_layers} layers" if base.is_part else ""
+    layers = f" first {base.num_layers} layers" if base.is_partial else ""
     kept = "" if memory_dtype == "model" else f" kept as {memory_dtype}"
     return f"reading {READING_VERSION} {base.fingerprint} {dtype} context {base.context_length}{layers}{kept}"
 
 
 class DocumentReader:
-    """Turns the tokens of documents into keys and values, once.
+    """Encodes documents into keys and values, each only once.
 
     Args:
-        base: reads them; all of its layers are kept.
-        store: None reads everything, stores nothing, and never plans a reading to the disk.
-        batch: chunks in one pass.
-        memory_dtype, tail_tokens: see `Wanted`.
+        base: the model; the KV of all its layers is kept.
+        store: None to read everything, store nothing, and never plan to use the disk.
+        batch: chunks per pass.
+        memory_dtype, tail_tokens: see `MemoryNeeds`.
     """
 
     def __init__(
@@ -141,29 +141,29 @@ class DocumentReader:
         self._batch = batch
         self._memory_dtype = memory_dtype
         self._tail_tokens = tail_tokens
-        #: Of the last reading that told; see `seconds_per_token`.
+        #: Seconds per token of the last representative reading.
         self._seconds: float | None = None
 
     @property
     def maker(self) -> str:
-        """Names everything that shapes a memory, for people: weights, dtype, layers, chunk size."""
+        """Identifies everything that determines a memory, in readable form: weights, dtype, layers, chunk size."""
         dtype = str(self.base.dtype).removeprefix("torch.")
-        layers = f", first {self.base.num_layers} layers" if self.base.is_part else ""
+        layers = f", first {self.base.num_layers} layers" if self.base.is_partial else ""
         return f"{self.base.name} {self.base.fingerprint[:12]} {dtype}{layers}, chunks of {self.chunk_size}"
 
     def seconds_per_token(self) -> float:
-        """What a token takes: as in the last reading, or before it an estimate from one layer."""
+        """Seconds to read a token: as measured in the last reading, or else estimated from one layer."""
         if self._seconds is None:
             base = self.base
             size = ModelSize.of(base.config.to_dict(), base.name, str(base.dtype).removeprefix("torch."))
             chunk_size = min(self.chunk_size, CHUNK_TOKENS)
-            # As short as can be: the reading that waits for it may be short too.
+            # Time the layer only once: the reading that waits for the estimate may be short too.
             whole = estimate_seconds_per_token(size, str(base.device), chunk_size=chunk_size, budget=0)
             self._seconds = whole * base.num_layers / size.num_layers
         return self._seconds
 
-    def knows(self, token_ids: Sequence[int]) -> bool:
-        """Whether the store has all of a document, as it would be kept where memory is not short."""
+    def is_stored(self, token_ids: Sequence[int]) -> bool:
+        """Whether the store has the whole document, in the dtype used when memory is not short."""
         kind: BlockDtype = "model" if self._memory_dtype == "auto" else self._memory_dtype
         return self._known(token_ids, kind).num_tokens == len(token_ids)
 
@@ -174,7 +174,7 @@ class DocumentReader:
                 self._store.forget(token_ids, self.chunk_size, maker_key(self.base, kind))
 
     def plan(self, token_ids: Sequence[int]) -> MemoryPlan:
-        """What reading a document will take; nothing is read."""
+        """The cost of reading a document; reads nothing."""
         return self._plan(token_ids)[0]
 
     def read(
@@ -185,34 +185,33 @@ class DocumentReader:
         document: str = "",
         on_plan: Callable[[MemoryPlan], None] | None = None,
     ) -> tuple[tuple[MemoryBlock, ...], int]:
-        """The memory of a document, from the store as far as it is known there, and then stored.
+        """The memory of a document: loaded from the store as far as possible, the rest read and stored.
 
         Args:
-            progress: see `read_chunks`; known tokens count as read at once, and while another thread or process reads
-                the same document nothing is.
+            progress: see `read_chunks`; stored tokens count as read at once. Called with 0 while another thread or
+                process reads the same document.
             document: its name, for ``focusdoc store list``.
-            on_plan: is given the plan before anything is read; None for the log.
+            on_plan: called with the plan before anything is read; None logs it.
 
         Returns:
-            The blocks, their chunks in order (several of full chunks where a document grew), and how many tokens went
-            through the model.
+            The blocks, their chunks in order, and the number of tokens that went through the model.
 
         Raises:
-            MemoryShortageError: it fits neither into memory nor on the disk; nothing was read.
+            MemoryShortageError: the memory fits neither in free memory nor on disk; nothing was read.
         """
         store, total = self._store, len(token_ids)
 
-        def tell(done: int, _: int = 0) -> None:
+        def report(done: int, _: int = 0) -> None:
             if progress is not None:
                 progress(done, total)
 
         maker = maker_key(self.base, self._memory_dtype)
-        alone = (
-            store.only_reader(token_ids, self.chunk_size, maker, lambda: tell(0))
+        lock = (
+            store.reading_lock(token_ids, self.chunk_size, maker, lambda: report(0))
             if store is not None
             else nullcontext()
         )
-        with alone:
+        with lock:
             plan, known = self._plan(token_ids)
             plan.check(document)
             level = logging.WARNING if plan.is_forced and on_plan is None else logging.INFO
@@ -220,25 +219,25 @@ class DocumentReader:
             if on_plan is not None:
                 on_plan(plan)
             if plan.rung == "disk" and store is not None:
-                return self._read_to_disk(store, token_ids, plan, document, tell), total
+                return self._read_to_disk(store, token_ids, plan, document, report), total
             if known.num_tokens:
-                tell(known.num_tokens)
+                report(known.num_tokens)
             ring = ring_of(self.base.device) if plan.rung == "host" else None
             blocks = tuple(
-                block.to(self.base.device) if ring is None else HostBlock.around(block.clone(), ring)
+                block.to(self.base.device) if ring is None else HostBlock.wrap(block.clone(), ring)
                 for block in known.blocks
             )
             if known.num_tokens < total:
-                begun = time.perf_counter()
-                blocks += self._encode(token_ids, known.num_tokens, plan, tell, ring)
-                self._save(token_ids, blocks, plan, known, document, begun)
+                started_at = time.perf_counter()
+                blocks += self._encode(token_ids, known.num_tokens, plan, report, ring)
+                self._save(token_ids, blocks, plan, known, document, started_at)
             return blocks, total - known.num_tokens
 
     def _read_to_disk(
-        self, store: DocumentStore, token_ids: Sequence[int], plan: MemoryPlan, document: str, tell: Progress
+        self, store: DocumentStore, token_ids: Sequence[int], plan: MemoryPlan, document: str, report: Progress
     ) -> tuple[MemoryBlock, ...]:
-        """Full chunks are written while they are read, and mapped."""
-        begun = time.perf_counter()
+        """Read the full chunks straight into a file and map it."""
+        started_at = time.perf_counter()
         try:
             with read_into_file(
                 store,
@@ -247,11 +246,11 @@ class DocumentReader:
                 self.chunk_size,
                 self._kernel,
                 batch=self._batch,
-                progress=tell,
+                progress=report,
                 memory_dtype=plan.memory_dtype,
             ) as mapped:
-                blocks = (*mapped.blocks, *self._encode(token_ids, mapped.num_tokens, plan, tell))
-                self._save(token_ids, blocks, plan, mapped, document, begun)
+                blocks = (*mapped.blocks, *self._encode(token_ids, mapped.num_tokens, plan, report))
+                self._save(token_ids, blocks, plan, mapped, document, started_at)
         except OSError as error:
             raise MemoryShortageError(
                 f"{document!r} does not fit into memory, and it cannot be written to {store.folder} "
@@ -260,16 +259,16 @@ class DocumentReader:
         return blocks
 
     def _encode(
-        self, token_ids: Sequence[int], start: int, plan: MemoryPlan, tell: Progress, ring: Ring | None = None
+        self, token_ids: Sequence[int], start: int, plan: MemoryPlan, report: Progress, ring: Ring | None = None
     ) -> tuple[MemoryBlock, ...]:
-        """What the model makes of the tokens from `start` on."""
+        """Encode the tokens from `start` on."""
         return read_chunks(
             self.base,
             token_ids[start:],
             self.chunk_size,
             self._kernel,
             batch=self._batch,
-            progress=lambda done, total: tell(start + done, total),
+            progress=lambda done, total: report(start + done, total),
             memory_dtype=plan.memory_dtype,
             ring=ring,
         )
@@ -281,11 +280,11 @@ class DocumentReader:
         plan: MemoryPlan,
         known: KnownChunks,
         document: str,
-        begun: float,
+        started_at: float,
     ) -> None:
         num_read = distinct_tokens(token_ids[plan.num_known :], self.chunk_size)
-        if num_read >= _TELLING:
-            self._seconds = (time.perf_counter() - begun) / num_read
+        if num_read >= _MIN_TIMED_TOKENS:
+            self._seconds = (time.perf_counter() - started_at) / num_read
         if self._store is not None:
             maker, name = maker_key(self.base, plan.memory_dtype), self.base.name
             self._store.save(token_ids, blocks, self.chunk_size, maker, known=known, document=document, model=name)
@@ -296,14 +295,14 @@ class DocumentReader:
         return self._store.find(token_ids, self.chunk_size, maker_key(self.base, kind))
 
     def _plan(self, token_ids: Sequence[int]) -> tuple[MemoryPlan, KnownChunks]:
-        """The plan of a reading, and what the store knows of it."""
+        """The plan of a reading, and the chunks that the store has."""
         base, found = self.base, dict[BlockDtype, KnownChunks]()
 
         def known(kind: BlockDtype) -> int:
             found[kind] = self._known(token_ids, kind)
             return found[kind].num_tokens
 
-        wanted = Wanted(
+        needs = MemoryNeeds(
             kv=base,
             dtype=base.dtype,
             num_tokens=len(token_ids),
@@ -311,6 +310,6 @@ class DocumentReader:
             memory_dtype=self._memory_dtype,
             tail_tokens=self._tail_tokens,
         )
-        room = Room.of(base.device, self._store.room if self._store is not None else None)
-        plan = plan_memory(wanted, room, known=known, seconds_per_token=self.seconds_per_token)
+        room = FreeSpace.of(base.device, self._store.free_space if self._store is not None else None)
+        plan = plan_memory(needs, room, known=known, seconds_per_token=self.seconds_per_token)
         return plan, found.get(plan.memory_dtype, KnownChunks())

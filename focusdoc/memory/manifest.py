@@ -1,4 +1,4 @@
-"""What is written down about a stored memory, and the hashes by which it is known again and found undamaged."""
+"""The manifest of a stored memory, with the hashes to find it and to detect damage."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from focusdoc.container import num_cpus
 
-#: Changes when the files or the meaning of a manifest change; entries of another version are not read. A further kind
-#: of blocks is no change: its makers have other names, so that a version that does not know it never looks for it.
+#: Increased when the files or the meaning of a manifest change; entries of other versions are not read. A new kind of
+#: block needs no new version: its makers have other names, so an older version never looks for it.
 FORMAT_VERSION = 1
 #: Name of the manifest in an entry's folder.
 MANIFEST = "manifest.json"
 
-#: Every checksum covers this many bytes of a file, so that several threads can check one file.
+#: Bytes per checksum, so that several threads can check one file.
 _SLICE = 64 << 20
 _READ = 1 << 20
 _Count = Annotated[int, Field(ge=0)]
@@ -30,11 +30,11 @@ _Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class DamagedEntryError(ValueError):
-    """An entry of the store that must not be used: unreadable, incomplete or altered."""
+    """A stored entry that must not be used: unreadable, incomplete or altered."""
 
 
 class OtherVersionError(DamagedEntryError):
-    """An entry that another version of focusdoc wrote in another format."""
+    """An entry in the format of another version of focusdoc."""
 
 
 class _Record(BaseModel):
@@ -46,13 +46,13 @@ class Segment(_Record):
 
     Attributes:
         file: its name in the entry's folder.
-        num_bytes: the size of the file.
-        dtype: of keys and of values, as torch names it: "bfloat16"; or "int8", and scales are in the file too.
+        num_bytes: its size.
+        dtype: of keys and values, by its torch name, such as "bfloat16"; with "int8" the file has scales too.
         shape: of keys and of values, [num_layers, num_chunks, num_kv_heads, chunk_len, head_dim].
-        checksums: SHA-256 of every 64 MiB of the file.
+        checksums: SHA-256 of each 64 MiB of the file.
     """
 
-    file: Annotated[str, Field(pattern=r"^[0-9a-z-]+\.safetensors$")]  # never a path that leads elsewhere
+    file: Annotated[str, Field(pattern=r"^[0-9a-z-]+\.safetensors$")]  # no path that leads elsewhere
     num_bytes: _Count
     dtype: str
     shape: _Shape
@@ -73,12 +73,12 @@ class Manifest(_Record):
     """One stored memory.
 
     Attributes:
-        maker: names everything that shapes the KV besides the chunk size.
-        document, model: names to show to people; they decide nothing.
+        maker: identifies everything but the chunk size that determines the KV.
+        document, model: display names.
         num_tokens: of the document.
         prefix_hashes: for every full chunk, the SHA-256 of all tokens up to its end.
         token_hash: the SHA-256 of all tokens.
-        segments: the full chunks in order, then the ragged last chunk, whichever exist.
+        segments: the full chunks in order, then the ragged last chunk, as far as they exist.
     """
 
     format_version: int
@@ -92,7 +92,7 @@ class Manifest(_Record):
     segments: tuple[Segment, ...]
 
     def to_json(self) -> bytes:
-        """The manifest with a checksum over itself."""
+        """The manifest with its own checksum."""
         body = self.model_dump_json()
         return f'{{"checksum":"{_sha256(body)}","manifest":{body}}}\n'.encode()
 
@@ -103,7 +103,7 @@ class _Signed(_Record):
 
 
 class _Versioned(BaseModel):
-    """As much of a manifest as tells which version wrote it."""
+    """The part of a manifest that all versions share."""
 
     class Inner(BaseModel):
         format_version: int
@@ -115,8 +115,8 @@ def read_manifest(entry: Path) -> Manifest:
     """The manifest of an entry.
 
     Raises:
-        OSError: it cannot be read. OtherVersionError: it is in another format. DamagedEntryError: it is no undamaged
-            manifest, or one that does not describe all chunks of its tokens.
+        OSError: it cannot be read. OtherVersionError: it is in another format. DamagedEntryError: it is damaged, or its
+            segments do not match its tokens.
     """
     data = (entry / MANIFEST).read_bytes()
     try:
@@ -135,7 +135,7 @@ def read_manifest(entry: Path) -> Manifest:
 
 
 class TokenHashes:
-    """The hashes of a document's tokens that entries are found by.
+    """Hashes of a document's tokens, to find entries by.
 
     Attributes:
         prefixes: for every full chunk, the SHA-256 of all tokens up to its end. whole: of all tokens.
@@ -160,12 +160,12 @@ class TokenHashes:
 
 
 def group_name(maker: str, chunk_size: int, hashes: TokenHashes) -> str:
-    """The folder of all entries that can share chunks: of one maker, and with the same first chunk."""
+    """The folder of the entries that can share chunks: same maker, chunk size and first chunk."""
     return _sha256(f"{FORMAT_VERSION}\n{maker}\n{chunk_size}\n{hashes.first}")[:32]
 
 
 def checksums(path: Path) -> tuple[str, ...]:
-    """SHA-256 of every 64 MiB of a file, on several threads: 1.4 GB/s a core with the processor's SHA instructions."""
+    """SHA-256 of each 64 MiB of a file, on several threads (1.4 GB/s per core with SHA instructions)."""
     starts = range(0, path.stat().st_size, _SLICE)
     if len(starts) < 2:
         return tuple(_checksum(path, start) for start in starts)
@@ -174,7 +174,7 @@ def checksums(path: Path) -> tuple[str, ...]:
 
 
 def check_segment(entry: Path, segment: Segment) -> None:
-    """Raise DamagedEntryError unless the file holds, byte for byte, what was written; OSError where it is missing."""
+    """Raise DamagedEntryError unless the file is exactly as written; OSError if it is missing."""
     path = entry / segment.file
     size = path.stat().st_size
     if size != segment.num_bytes:
@@ -184,7 +184,7 @@ def check_segment(entry: Path, segment: Segment) -> None:
 
 
 def _checksum(path: Path, start: int) -> str:
-    """Read, not mapped: a file cut short meanwhile is then another checksum, and not the end of the process."""
+    """Read instead of mapped: if the file is truncated meanwhile, the checksum differs, and no SIGBUS is raised."""
     digest, buffer, left = hashlib.sha256(), bytearray(_READ), _SLICE
     with open(path, "rb", buffering=0) as file:
         file.seek(start)
@@ -207,7 +207,7 @@ def _chunk_lengths(num_tokens: int, chunk_size: int) -> Iterator[int]:
 
 
 def _little_endian(token_ids: Sequence[int]) -> bytes:
-    """8 bytes a token, the same on every machine."""
+    """8 bytes per token, the same on every machine."""
     tokens = array.array("q", token_ids)
     if sys.byteorder == "big":
         tokens.byteswap()

@@ -1,8 +1,7 @@
-"""The plan of a reading: what it takes in bytes and seconds, told before any of it is done.
+"""Planning a reading: its bytes and seconds, before it starts.
 
-Where a document does not fit as the model computes it, the next rung of a ladder is taken: int8; then int8 in the RAM
-beside a GPU, or, for a CPU, on the disk, from which it is mapped. What fits on none is refused: a sentence with numbers
-beats a killed process.
+If a document does not fit as computed, the plan falls back to the next rung of a ladder: int8, then host RAM beside a
+GPU or, on a CPU, a memory-mapped file. If nothing fits, reading is refused with the numbers, instead of being killed.
 """
 
 from __future__ import annotations
@@ -21,25 +20,24 @@ from focusdoc.memory.host import ring_bytes
 from focusdoc.memory.int8 import BLOCKS
 from focusdoc.terminal import in_bytes, in_time
 
-#: Left free beside the memory, for the activations of reading and for whatever else runs.
+#: Memory to leave free for the activations of reading and for other programs.
 SPARE_BYTES = 512 << 20
-#: Where a memory will be: "store" for one that is on the disk already and only mapped, "memory" for RAM (or the GPU's
-#: memory) as the model computes it, "int8" for the same in 8 bits, "host" for RAM beside the GPU that computes with it,
-#: "disk" for one that is written to the disk while it is read, "none" for one that fits nowhere.
+#: Where a memory will be: "store" is on disk already and mapped; "memory" is RAM (or GPU memory), as computed; "int8"
+#: the same in 8 bits; "host" RAM beside the GPU; "disk" a file, written while reading; "none" if it fits nowhere.
 Rung = Literal["store", "memory", "int8", "host", "disk", "none"]
-#: Tokens of a question with its template that room is kept for behind every chunk.
+#: Length of a typical question with its template, for planning the tails behind the chunks.
 QUESTION_TOKENS = 128
 
 
-def free_beside(device: torch.device) -> int | None:
-    """Bytes of RAM that can be used beside a GPU's own memory; None where there is no GPU."""
+def free_host_bytes(device: torch.device) -> int | None:
+    """Free bytes of host RAM beside a GPU; None without a GPU."""
     return free_bytes(torch.device("cpu")) if device.type == "cuda" else None
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that can still be used on `device`: the RAM that this process may have, or the GPU's memory."""
+    """Free bytes on `device`: RAM within this process's limits, or GPU memory."""
     if device.type == "cuda":
-        # What torch holds of the GPU without using it counts as free.
+        # Memory that torch has reserved but not allocated counts as free.
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + held
     import psutil
@@ -49,7 +47,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 class KvSize(Protocol):
-    """The dimensions of a model that the bytes of its keys and values follow from."""
+    """The dimensions that determine the size of a model's KV."""
 
     @property
     def num_layers(self) -> int: ...  # noqa: D102
@@ -61,23 +59,23 @@ class KvSize(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
-    """What a reading will take.
+    """The cost of reading a document.
 
     Attributes:
         num_tokens, num_chunks: of the document.
-        num_known: tokens that the store knows and that need not be read.
-        memory_dtype: what keys and values will be kept in.
+        num_known: tokens that are in the store and need not be read.
+        memory_dtype: the dtype of keys and values.
         rung: where they will be.
-        bytes_needed: what must fit into free memory: keys and values, unless they are mapped from the disk or kept in
-            RAM beside the GPU, and the tails of prompt and answer behind all chunks.
-        bytes_free: of memory now; `SPARE_BYTES` of it are left free.
-        bytes_as_computed: what would be needed if keys and values were kept as the model computes them.
-        bytes_beside: keys and values that will be kept in RAM beside the GPU; else 0.
-        bytes_free_beside: RAM that can be used beside the GPU; None without a GPU, or where it was not asked.
-        bytes_on_disk: keys and values that will be written to the disk while reading; else 0.
-        bytes_free_on_disk: what the store may take of the disk; None where there is none or it was not asked.
-        seconds: to read what is not known.
-        is_forced: memory was too short for what would have been taken first.
+        bytes_needed: what must fit in free memory: the tails of prompt and answer behind all chunks, and the keys and
+            values, unless they are mapped from disk or kept in RAM beside the GPU.
+        bytes_free: free memory; `SPARE_BYTES` of it are not used.
+        bytes_as_computed: bytes needed with keys and values in the model's dtype.
+        bytes_beside: keys and values to keep in RAM beside the GPU; else 0.
+        bytes_free_beside: free RAM beside the GPU; None without a GPU, or if not checked.
+        bytes_on_disk: keys and values to write to disk while reading; else 0.
+        bytes_free_on_disk: bytes that the store may use on disk; None without a store, or if not checked.
+        seconds: time to read the tokens that are not in the store.
+        is_forced: whether memory was too short for the first choice.
     """
 
     num_tokens: int
@@ -115,7 +113,7 @@ class MemoryPlan:
         return ", ".join(parts) + (why if self.is_forced else "")
 
     def check(self, document: str = "") -> None:
-        """Raise MemoryShortageError if the memory fits nowhere; the message tells the bytes needed and free."""
+        """Raise MemoryShortageError if the memory fits nowhere; the message gives the bytes needed and free."""
         if self.rung != "none":
             return
         what = f"{document!r}" if document else "The document"
@@ -134,7 +132,7 @@ class MemoryPlan:
 
 
 def memory_bytes(kv: KvSize, dtype: torch.dtype, kind: BlockDtype, num_tokens: int, chunk_size: int) -> int:
-    """Bytes of the keys and values of `num_tokens` tokens in chunks, for a model that computes in `dtype`."""
+    """Bytes of the keys and values of `num_tokens` tokens in chunks, for a model in `dtype`."""
     full, rest = divmod(num_tokens, chunk_size)
     return sum(
         BLOCKS[kind].bytes_of((kv.num_layers, count, kv.num_kv_heads, length, kv.head_dim), dtype)
@@ -144,37 +142,37 @@ def memory_bytes(kv: KvSize, dtype: torch.dtype, kind: BlockDtype, num_tokens: i
 
 
 @dataclass(frozen=True, kw_only=True)
-class Room:
-    """Where the memory of a document can go.
+class FreeSpace:
+    """The space available for a document's memory.
 
     Attributes:
-        free: bytes of memory that can be used.
-        beside: tells how many bytes of RAM are free beside a GPU; None where there is none.
-        disk: tells how many bytes may go to the disk; None where nothing may.
-        maps: what the store knows is mapped and takes no memory, as on a CPU; a GPU must hold it.
+        free: bytes of memory.
+        host: returns the free bytes of RAM beside a GPU; None without a GPU.
+        disk: returns the bytes that may be written to disk; None if nothing may.
+        maps: whether stored chunks are mapped and take no memory, as on a CPU; a GPU must hold them.
     """
 
     free: int
-    beside: Callable[[], int | None] = lambda: None
+    host: Callable[[], int | None] = lambda: None
     disk: Callable[[], int | None] = lambda: None
     maps: bool = True
 
     @classmethod
-    def of(cls, device: torch.device, disk: Callable[[], int | None] | None) -> Room:
-        """What a device has; what a GPU does not hold is never written to the disk."""
+    def of(cls, device: torch.device, disk: Callable[[], int | None] | None) -> FreeSpace:
+        """The space of a device; only the CPU spools to disk."""
         on_cpu = device.type == "cpu"
         spool = disk if disk is not None and on_cpu else lambda: None
-        return cls(free=free_bytes(device), beside=lambda: free_beside(device), disk=spool, maps=on_cpu)
+        return cls(free=free_bytes(device), host=lambda: free_host_bytes(device), disk=spool, maps=on_cpu)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What is to be kept.
+class MemoryNeeds:
+    """What is to be stored for a document.
 
     Attributes:
-        kv, dtype: of the model that computes it.
-        memory_dtype: ``"auto"`` tries what the model computes, then int8; else only the one it names.
-        tail_tokens: of prompt and answer behind every chunk.
+        kv, dtype: of the model.
+        memory_dtype: ``"auto"`` tries the model's dtype, then int8; otherwise only the named one.
+        tail_tokens: tokens of prompt and answer behind every chunk.
     """
 
     kv: KvSize
@@ -186,22 +184,22 @@ class Wanted:
 
 
 def plan_memory(
-    wanted: Wanted,
-    room: Room,
+    needs: MemoryNeeds,
+    space: FreeSpace,
     *,
     known: Callable[[BlockDtype], int] = lambda kind: 0,
     seconds_per_token: Callable[[], float] = lambda: 0.0,
 ) -> MemoryPlan:
-    """The first rung that holds a document.
+    """The first rung that a document fits on.
 
     Args:
-        known: tells how many leading tokens the store knows of the document, kept in a dtype.
-        seconds_per_token: how fast is read; asked only if something is to be read.
+        known: returns how many leading tokens of the document the store has in a dtype.
+        seconds_per_token: returns the reading speed; called only if there is something to read.
     """
-    kv, dtype, num_tokens, chunk_size = wanted.kv, wanted.dtype, wanted.num_tokens, wanted.chunk_size
+    kv, dtype, num_tokens, chunk_size = needs.kv, needs.dtype, needs.num_tokens, needs.chunk_size
     num_chunks = math.ceil(num_tokens / chunk_size)
-    tails = memory_bytes(kv, dtype, "model", num_chunks * wanted.tail_tokens, chunk_size)
-    kinds: tuple[BlockDtype, ...] = ("model", "int8") if wanted.memory_dtype == "auto" else (wanted.memory_dtype,)
+    tails = memory_bytes(kv, dtype, "model", num_chunks * needs.tail_tokens, chunk_size)
+    kinds: tuple[BlockDtype, ...] = ("model", "int8") if needs.memory_dtype == "auto" else (needs.memory_dtype,)
 
     def plan(rung: Rung, kind: BlockDtype, num_known: int, needed: int, **elsewhere: int | None) -> MemoryPlan:
         unread = num_tokens - num_known
@@ -212,7 +210,7 @@ def plan_memory(
             memory_dtype=kind,
             rung=rung,
             bytes_needed=needed,
-            bytes_free=room.free,
+            bytes_free=space.free,
             bytes_as_computed=memory_bytes(kv, dtype, "model", num_tokens, chunk_size) + tails,
             seconds=unread * seconds_per_token() if unread else 0.0,
             is_forced=rung in ("host", "disk", "none") or kind != kinds[0],
@@ -221,18 +219,18 @@ def plan_memory(
 
     for kind in kinds:
         num_known = known(kind)
-        held = num_tokens - num_known if room.maps else num_tokens
+        held = num_tokens - num_known if space.maps else num_tokens
         needed = memory_bytes(kv, dtype, kind, held, chunk_size) + tails
-        if needed + SPARE_BYTES <= room.free:
+        if needed + SPARE_BYTES <= space.free:
             in_ram: Rung = "memory" if kind == "model" else "int8"
             return plan("store" if num_known == num_tokens else in_ram, kind, num_known, needed)
     total = memory_bytes(kv, dtype, kind, num_tokens, chunk_size)
-    left_beside = room.beside()
-    passing = ring_bytes(memory_bytes(kv, dtype, kind, chunk_size, chunk_size) // kv.num_layers) + tails
-    if left_beside is not None and total + SPARE_BYTES <= left_beside and passing + SPARE_BYTES <= room.free:
-        return plan("host", kind, num_known, passing, bytes_beside=total, bytes_free_beside=left_beside)
-    left_on_disk = room.disk()
-    whole_chunks = num_tokens >= chunk_size  # only those are written while reading
-    if whole_chunks and left_on_disk is not None and total <= left_on_disk and tails + SPARE_BYTES <= room.free:
+    left_beside = space.host()
+    ring_and_tails = ring_bytes(memory_bytes(kv, dtype, kind, chunk_size, chunk_size) // kv.num_layers) + tails
+    if left_beside is not None and total + SPARE_BYTES <= left_beside and ring_and_tails + SPARE_BYTES <= space.free:
+        return plan("host", kind, num_known, ring_and_tails, bytes_beside=total, bytes_free_beside=left_beside)
+    left_on_disk = space.disk()
+    whole_chunks = num_tokens >= chunk_size  # only these are written while reading
+    if whole_chunks and left_on_disk is not None and total <= left_on_disk and tails + SPARE_BYTES <= space.free:
         return plan("disk", kind, 0, tails, bytes_on_disk=total, bytes_free_on_disk=left_on_disk)
     return plan("none", kind, num_known, needed, bytes_free_beside=left_beside, bytes_free_on_disk=left_on_disk)

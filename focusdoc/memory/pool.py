@@ -1,4 +1,4 @@
-"""Memories kept in RAM while there is room, found again by the text they were made from."""
+"""Memories kept in RAM, found by the text they were made from."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from focusdoc.memory.chunk_memory import DocumentMemory
 
 
 class MemoryPool:
-    """The memories used last, at most `max_bytes` of keys and values; threads may share it.
+    """An LRU cache of memories, limited to `max_bytes` of keys and values; thread-safe.
 
     Args:
-        max_bytes: the memories used longest ago go when all would take more. One that is larger by itself is not
-            kept.
+        max_bytes: a memory that is larger by itself is not kept.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -25,7 +24,7 @@ class MemoryPool:
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """How many memories there are."""
+        """Number of memories."""
         return len(self._memories)
 
     @property
@@ -42,8 +41,8 @@ class MemoryPool:
                 self._memories.move_to_end(text)
             return memory
 
-    def beginning_of(self, text: str) -> str | None:
-        """The longest text with a memory that `text` begins with."""
+    def longest_prefix(self, text: str) -> str | None:
+        """The longest cached text that is a prefix of `text`."""
         with self._lock:
             return max((known for known in self._memories if text.startswith(known)), key=len, default=None)
 
@@ -54,8 +53,8 @@ class MemoryPool:
             self._memories.move_to_end(text)
             total = sum(kept.num_bytes for kept in self._memories.values())
             while total > self.max_bytes:
-                _, gone = self._memories.popitem(last=False)
-                total -= gone.num_bytes
+                _, evicted = self._memories.popitem(last=False)
+                total -= evicted.num_bytes
 
     def forget(self, text: str) -> DocumentMemory | None:
         """Let go of the memory of `text`, and return it."""
@@ -63,7 +62,7 @@ class MemoryPool:
             return self._memories.pop(text, None)
 
     def clear(self) -> None:
-        """Let go of all memories."""
+        """Drop all memories."""
         with self._lock:
             self._memories.clear()
 

@@ -1,7 +1,7 @@
-"""Reading: every chunk of a document goes once through the base model, and its KV is kept.
+"""Reading: encode every chunk of a document with the base model and keep its KV.
 
-A chunk starts at position 0 and sees nothing but itself (paper, section 3.1), so its KV depends on neither the
-question nor the other chunks.
+A chunk starts at position 0 and sees only itself (paper, section 3.1), so its KV depends neither on the question nor on
+other chunks.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from focusdoc.memory.int8 import BLOCKS
 from focusdoc.memory.ring import Ring
 from focusdoc.modeling.base import BaseModel
 
-#: Counted up with every change of what is computed for a chunk, so that no stored memory outlives a fault of reading.
-#: 2: scores in bfloat16 less their row's largest; keys in int8 have middles.
+#: Increased when the KV computed for a chunk changes, so that stored memories are not reused after a bug fix.
+#: 2: bfloat16 scores are shifted by their row's maximum; int8 keys have midpoints.
 READING_VERSION = 2
-#: Called with (tokens read, tokens in all) after every pass.
+#: Called with (tokens read, total tokens) after every pass.
 Progress = Callable[[int, int], None]
 _CPU = torch.device("cpu")
 
 
 class ReadingLayout:
-    """Chunks of one length as a batch, each causal on its own; keys and values go into the block layer by layer.
+    """Chunks of one length as a batch, each causal on its own; stores keys and values layer by layer.
 
-    Of the last layer nothing else is wanted, so it attends to nothing.
+    The last layer's attention output is not needed, so it is not computed.
     """
 
     def __init__(self, block: MemoryBlock, first: int, kernel: AttentionKernel) -> None:
@@ -41,7 +41,7 @@ class ReadingLayout:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
     ) -> Tensor:
-        """Causal attention inside each chunk; see `AttentionLayout`."""
+        """Causal attention within each chunk; see `AttentionLayout`."""
         self._block.put(layer, self._first, key, value)
         if layer + 1 == self._block.keys.shape[0]:
             return torch.zeros_like(query).transpose(1, 2)
@@ -61,18 +61,18 @@ def read_chunks(
     memory_dtype: BlockDtype = "model",
     ring: Ring | None = None,
 ) -> tuple[MemoryBlock, ...]:
-    """Encode `token_ids` in chunks of `chunk_size`, the last one ragged; nothing is padded.
+    """Encode `token_ids` in chunks of `chunk_size`; the last one may be shorter and is not padded.
 
-    A chunk that occurs again, token by token, is encoded once and copied: its KV depends on nothing else.
+    Chunks with identical tokens are encoded once and copied.
 
     Args:
-        batch: chunks in one pass.
-        memory_dtype: the kind of the blocks.
-        ring: takes them in, to stay in RAM beside the model's device; None for that device itself.
+        batch: chunks per pass.
+        memory_dtype: the kind of blocks.
+        ring: keeps the blocks in RAM beside the model's device; None to keep them on the device.
 
     Returns:
         A block [num_layers, num_full_chunks, num_kv_heads, chunk_size, head_dim] of the full chunks and one of the
-        ragged chunk, whichever exist.
+        ragged chunk, as far as they exist.
     """
     tokens = torch.tensor(token_ids, dtype=torch.long)
     num_full = len(tokens) // chunk_size
@@ -86,38 +86,38 @@ def read_chunks(
         shape = (base.num_layers, num_chunks, base.num_kv_heads, chunk_len, base.head_dim)
         block: MemoryBlock = BLOCKS[memory_dtype].empty(shape, base.dtype, _CPU if ring is not None else base.device)
         if ring is not None:
-            block = HostBlock.around(block, ring)
+            block = HostBlock.wrap(block, ring)
         positions = torch.arange(chunk_len, device=base.device)
         originals = _first_occurrences(part)
         for first, stop in _passes(originals, batch):
             chunks = part[first:stop].to(base.device)
-            base.run_for_keys(chunks, positions.expand(len(chunks), -1), ReadingLayout(block, first, kernel))
+            base.run_kv_only(chunks, positions.expand(len(chunks), -1), ReadingLayout(block, first, kernel))
             done += chunks.numel()
             if progress is not None:
                 progress(done, len(tokens))
-        again = [(original, chunk) for chunk, original in enumerate(originals) if original != chunk]
-        for original, chunk in again:
-            block.repeat(original, chunk)
-        done += len(again) * chunk_len
-        if again and progress is not None:
+        repeated = [(original, chunk) for chunk, original in enumerate(originals) if original != chunk]
+        for original, chunk in repeated:
+            block.copy_chunk(original, chunk)
+        done += len(repeated) * chunk_len
+        if repeated and progress is not None:
             progress(done, len(tokens))
         blocks.append(block)
     return tuple(blocks)
 
 
 def distinct_tokens(token_ids: Sequence[int], chunk_size: int) -> int:
-    """How many tokens go through the model for a document: those of all chunks that differ."""
+    """How many tokens of a document go through the model: those of all distinct chunks."""
     return sum(map(len, {tuple(token_ids[at : at + chunk_size]) for at in range(0, len(token_ids), chunk_size)}))
 
 
 def _first_occurrences(chunks: Tensor) -> list[int]:
-    """For each of chunks [num_chunks, chunk_len], the first one with the same tokens; itself, if it is new."""
+    """For each of `chunks` [num_chunks, chunk_len], the index of the first one with the same tokens."""
     seen: dict[bytes, int] = {}
     return [seen.setdefault(chunk.numpy().tobytes(), index) for index, chunk in enumerate(chunks)]
 
 
 def _passes(originals: Sequence[int], batch: int) -> Iterator[tuple[int, int]]:
-    """Ranges of at most `batch` neighbouring chunks that are new."""
+    """Ranges of at most `batch` consecutive chunks that occur for the first time."""
     start = 0
     for index, original in enumerate([*originals, -1]):
         if original != index or index - start == batch:

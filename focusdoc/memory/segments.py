@@ -1,4 +1,4 @@
-"""Chunks in a file: safetensors, written layer by layer, and memory-mapped when opened."""
+"""Chunks in safetensors files, written layer by layer and memory-mapped when opened."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.int8 import Int8Block
 from focusdoc.memory.manifest import DamagedEntryError, Segment, checksums
 
-#: The format's names of the dtypes that a model may compute in, and of 8 bits.
+#: safetensors' names of the supported dtypes.
 _DTYPES = {
     torch.bfloat16: "BF16",
     torch.float16: "F16",
@@ -25,22 +25,22 @@ _DTYPES = {
     torch.float64: "F64",
     torch.int8: "I8",
 }
-#: The tensors start at a multiple of this, so that mapped ones are aligned as allocated ones are.
+#: Alignment of the tensors in the file, so that mapped ones are aligned like allocated ones.
 _ALIGNMENT = 64
 
 
 class SegmentWriter:
-    """Writes blocks of consecutive chunks, one after another, as one block into a new file.
+    """Writes consecutive blocks as one block into a new file; a context manager.
 
-    Only one layer of one block is copied at a time, so that saving takes no second memory of the document's size;
-    the blocks may be on any device and need not be contiguous. Use it as a context manager.
+    Copies one layer of one block at a time, so that saving needs no second copy of the memory. The blocks may be on any
+    device and need not be contiguous.
 
     Args:
-        like: a block whose kind, dtype and length of chunks all blocks have.
-        num_chunks: of all blocks together.
+        like: a block of the same kind, dtype and chunk length as all blocks.
+        num_chunks: total of all blocks.
 
     Raises:
-        OSError: the file cannot be written. ValueError: safetensors has no name for the dtype.
+        OSError: the file cannot be written. ValueError: safetensors does not support the dtype.
     """
 
     def __init__(self, path: Path, like: MemoryBlock, num_chunks: int) -> None:
@@ -67,14 +67,14 @@ class SegmentWriter:
         self._file.close()
 
     def write(self, block: MemoryBlock) -> None:
-        """Put the next chunks into the file. OSError: it cannot be written."""
+        """Append chunks to the file. OSError: it cannot be written."""
         for name, tensor in block.tensors().items():
             for layer in range(tensor.shape[0]):
                 self._write(name, layer, tensor[layer])
         self._written += block.num_chunks
 
     def segment(self) -> Segment:
-        """What is to be remembered of the file, after all chunks were written."""
+        """The file's record for the manifest, after all chunks were written."""
         if self._written != self._shape[1]:
             raise ValueError(f"{self._written} of {self._shape[1]} chunks were written.")
         self._file.close()
@@ -87,14 +87,14 @@ class SegmentWriter:
         )
 
     def _write(self, name: str, layer: int, part: Tensor) -> None:
-        """Write one layer of some chunks, [chunks, ...], where it belongs: layers lie one after another."""
+        """Write one layer of some chunks, [chunks, ...], at its place: the file is ordered by layer."""
         of_chunk = math.prod(part.shape[1:]) * part.dtype.itemsize
         self._file.seek(self._starts[name] + (layer * self._shape[1] + self._written) * of_chunk)
         self._file.write(part.contiguous().cpu().view(torch.uint8).numpy().data)
 
 
 def write_segment(path: Path, blocks: Sequence[MemoryBlock]) -> Segment:
-    """Write consecutive blocks, of one kind, dtype and length of chunks, as one block into a new file.
+    """Write consecutive blocks of one kind, dtype and chunk length as one block into a new file.
 
     Raises:
         OSError, ValueError: see `SegmentWriter`.
@@ -106,12 +106,12 @@ def write_segment(path: Path, blocks: Sequence[MemoryBlock]) -> Segment:
 
 
 def open_segment(path: Path, segment: Segment) -> MemoryBlock:
-    """Map a file: nothing is read before it is used, and the system may drop what it read.
+    """Memory-map a file: pages are read on use, and the system may drop them.
 
-    The mapping is private: a write to the tensors would not reach the file.
+    The mapping is private: writes to the tensors do not reach the file.
 
     Raises:
-        DamagedEntryError: the file does not hold what the manifest says. OSError: it cannot be opened.
+        DamagedEntryError: the file does not match its record in the manifest. OSError: it cannot be opened.
     """
     dtype = next((known for known in _DTYPES if _name(known) == segment.dtype), None)
     if dtype is None:
@@ -135,14 +135,14 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _header(parts: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> tuple[bytes, dict[str, int]]:
-    """The file up to its first tensor, and where each tensor begins in it.
+    """The file up to its first tensor, and the offset of each tensor.
 
-    That is the length of the header in 8 bytes and the header, padded with spaces as the format allows.
+    The header is preceded by its length in 8 bytes, and padded with spaces as the format allows.
     """
     entries: dict[str, object] = {}
     begins: dict[str, int] = {}
     end = 0
-    # The widest first, so that every number lies at a multiple of its size.
+    # Widest dtype first, so that all numbers are aligned.
     for name, (shape, dtype) in sorted(parts.items(), key=lambda part: -part[1][1].itemsize):
         begins[name], end = end, end + math.prod(shape) * dtype.itemsize
         entries[name] = {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [begins[name], end]}

@@ -1,4 +1,4 @@
-"""The document store: memories on disk, known again by their tokens and by what made them."""
+"""The document store: memories on disk, found by their tokens and their maker."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class KnownChunks:
-    """The leading chunks of a document that the store knows.
+    """The leading chunks of a document that the store has.
 
     Attributes:
         blocks: their KV, memory-mapped.
-        num_tokens: how many tokens they cover: whole chunks, or the whole document.
-        entry: where they lie; None if nothing is known.
-        segments: the files that the first blocks are, whole, for a longer version to share.
-        spooled: these chunks were just read into files that no entry has yet.
+        num_tokens: tokens covered: full chunks, or the whole document.
+        entry: their folder; None if there are none.
+        segments: the files that are used as a whole, for a longer version to share.
+        spooled: whether the files belong to no entry yet.
     """
 
     blocks: tuple[MemoryBlock, ...] = ()
@@ -56,30 +56,30 @@ class KnownChunks:
 
 
 class DocumentStore:
-    """Memories of documents in a folder that any number of processes use at once.
+    """Memories of documents in a folder, usable by any number of processes at once.
 
-    What is found was written for exactly these tokens by exactly this maker, and is undamaged: an entry's checksums
-    are compared when a process first opens it. Whatever does not fit is removed and counts as not found. Nothing
-    that goes wrong while storing is an error: the store says so once, in the log, and stores nothing more.
+    A memory is found only for exactly the same tokens and maker, and its checksums are verified when a process first
+    opens it. Unusable entries are removed. Failures while storing are not errors: they are logged once, and nothing
+    more is stored.
 
     Args:
-        folder: made on first use, for its owner alone (mode 0700).
-        max_bytes: the entries used longest ago go when the folder would take more than this, or more than half of
-            the disk's free space.
+        folder: created on first use, for its owner only (mode 0700).
+        max_bytes: the least recently used entries are evicted when the folder exceeds this, or half of the disk's free
+            space.
     """
 
     def __init__(self, folder: Path, max_bytes: int = entries.DEFAULT_BYTES) -> None:
         self.folder = folder
         self.max_bytes = max_bytes
         self._off = False
-        #: Files whose checksums were compared in this process: (device, inode, size, time of change).
+        #: Files verified in this process: (device, inode, size, mtime).
         self._checked: set[tuple[int, int, int, int]] = set()
 
     def find(self, token_ids: Sequence[int], chunk_size: int, maker: str) -> KnownChunks:
-        """The longest known beginning of a document: all of it, or full chunks of a longer or shorter version.
+        """The longest stored prefix of a document: all of it, or full chunks of a longer or shorter version.
 
         Args:
-            maker: names everything that shapes the KV besides the chunk size.
+            maker: identifies everything but the chunk size that determines the KV.
         """
         hashes = TokenHashes(token_ids, chunk_size)
         group = self.folder / group_name(maker, chunk_size, hashes)
@@ -93,7 +93,7 @@ class DocumentStore:
                 self._discard(path, error)
                 continue
             except OSError:
-                continue  # removed by another process meanwhile
+                continue  # removed by another process
             if known := _known_tokens(manifest, hashes, len(token_ids)):
                 candidates.append((known, path, manifest))
         for known, path, manifest in sorted(candidates, key=lambda candidate: candidate[0], reverse=True):
@@ -119,27 +119,27 @@ class DocumentStore:
                     if manifest.num_tokens == len(token_ids) == _known_tokens(manifest, hashes, len(token_ids)):
                         entries.remove_entry(path)
 
-    def room(self) -> int | None:
-        """Bytes that a document may take which is written while it is read; None where nothing can be written."""
+    def free_space(self) -> int | None:
+        """Bytes available for spooling a document; None if the folder is not writable."""
         return entries.allowed_bytes(self.folder, self.max_bytes) if self._is_writable() else None
 
     @contextmanager
-    def only_reader(
+    def reading_lock(
         self, token_ids: Sequence[int], chunk_size: int, maker: str, waiting: Callable[[], None] | None = None
     ) -> Iterator[None]:
-        """Hold a document while it is looked up, read and saved: of all that want it, one reads and the others find.
+        """Hold a lock on a document while it is looked up, read and saved, so that only one process reads it.
 
-        Where nothing can be written, everybody reads.
+        Without write access there is no lock.
 
         Args:
-            waiting: called several times a second while another thread or process holds the document; what it raises
-                ends the waiting.
+            waiting: called several times a second while another thread or process holds the lock; an exception it
+                raises ends the waiting.
         """
         with ExitStack() as held:
             if self._is_writable():
                 name = group_name(maker, chunk_size, TokenHashes(token_ids, max(1, len(token_ids))))
-                # By the first digits: there are never more than 4,096 files, and hardly ever do two documents meet.
-                path = self.folder / entries.READERS / name[:3]
+                # Three hex digits: at most 4,096 lock files, and collisions of documents are rare.
+                path = self.folder / entries.LOCKS_FOLDER / name[:3]
                 with suppress(OSError, NotImplementedError):  # a file system without locks
                     held.enter_context(file_lock(path, timeout=math.inf, waiting=waiting))
             yield
@@ -155,12 +155,12 @@ class DocumentStore:
         document: str = "",
         model: str = "",
     ) -> bool:
-        """Store the memory of a document; returns whether it is there now.
+        """Store the memory of a document; return whether it is stored now.
 
         Args:
-            blocks: all of the document's chunks in order, those of `known` first.
-            known: what `find` gave. Its files are shared, not copied, and an entry that this one goes on from is
-                replaced.
+            blocks: all chunks of the document in order, those of `known` first.
+            known: the result of `find`. Its files are shared, not copied, and the entry it came from is replaced if
+                this one continues it.
             document, model: names for `focusdoc store list`.
         """
         if self._off:
@@ -184,7 +184,7 @@ class DocumentStore:
             target = self.folder / group_name(maker, chunk_size, hashes) / hashes.whole[:32]
             with entries.spool_folder(self.folder) as beside:
                 fresh = beside / "entry"
-                if not _is_there(target):  # else another process was first
+                if not _exists(target):  # another process may have been first
                     fresh.mkdir(mode=0o700)
                     manifest = Manifest(
                         format_version=FORMAT_VERSION,
@@ -199,10 +199,10 @@ class DocumentStore:
                     )
                     (fresh / MANIFEST).write_bytes(manifest.to_json())
                     sync_folder(fresh)
-                # Gigabytes were written without the lock; under it, names change and old entries go.
+                # The files were written without the lock; it is only needed for renaming and evicting.
                 with entries.store_lock(self.folder):
                     entries.remove_unfinished(self.folder)
-                    if fresh.exists() and not _is_there(target):
+                    if fresh.exists() and not _exists(target):
                         target.parent.mkdir(mode=0o700, exist_ok=True)
                         put_in_place(fresh, target)
                         _remove_continued(known, manifest, target)
@@ -224,7 +224,7 @@ class DocumentStore:
         return True
 
     def _open(self, path: Path, manifest: Manifest, num_tokens: int) -> KnownChunks:
-        """The chunks of an entry that cover `num_tokens`, their files checked and mapped."""
+        """The chunks of an entry that cover `num_tokens`, verified and mapped."""
         blocks: list[MemoryBlock] = []
         whole: list[Segment] = []
         left = num_tokens
@@ -243,7 +243,7 @@ class DocumentStore:
         return KnownChunks(tuple(blocks), num_tokens, path, tuple(whole))
 
     def _check(self, path: Path, segment: Segment) -> None:
-        """Compare a file with its checksums, once a process."""
+        """Verify a file's checksums, once per process."""
         status = (path / segment.file).stat()
         stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         if stamp not in self._checked or status.st_size != segment.num_bytes:
@@ -252,7 +252,7 @@ class DocumentStore:
 
     def _discard(self, path: Path, error: DamagedEntryError) -> None:
         """Remove an entry that cannot be used."""
-        _log.info("The stored memory %s is not used and removed: %s.", path, error)
+        _log.info("The stored memory %s cannot be used and is removed: %s.", path, error)
         entries.remove_entry(path)
 
     def _is_writable(self) -> bool:
@@ -273,11 +273,11 @@ def _entries_of(group: Path) -> list[Path]:
     try:
         return [path for path in group.iterdir() if not path.name.startswith(".")]
     except OSError:
-        return []  # nothing with this first chunk
+        return []  # no entry with this first chunk
 
 
 def _known_tokens(manifest: Manifest, hashes: TokenHashes, num_tokens: int) -> int:
-    """How many leading tokens of a document an entry knows: all, or those of the full chunks that both have."""
+    """How many leading tokens of a document an entry has: all of them, or those of the common full chunks."""
     if (manifest.token_hash, manifest.num_tokens) == (hashes.whole, num_tokens):
         return num_tokens
     common = 0
@@ -288,7 +288,7 @@ def _known_tokens(manifest: Manifest, hashes: TokenHashes, num_tokens: int) -> i
     return common * manifest.chunk_size
 
 
-def _is_there(target: Path) -> bool:
+def _exists(target: Path) -> bool:
     try:
         read_manifest(target)
     except (OSError, DamagedEntryError):
@@ -297,7 +297,7 @@ def _is_there(target: Path) -> bool:
 
 
 def _write(folder: Path, blocks: Sequence[MemoryBlock], chunk_size: int, known: KnownChunks) -> Iterator[Segment]:
-    """Put all chunks into `folder`: known files as hard links, the other full chunks as one file, the ragged one."""
+    """Write all chunks to `folder`: known files as hard links, the other full chunks as one file, then the tail."""
     full = [block for block in blocks if block.chunk_len == chunk_size]
     shared = _link(folder, known, [block.num_chunks for block in full])
     yield from shared
@@ -309,10 +309,10 @@ def _write(folder: Path, blocks: Sequence[MemoryBlock], chunk_size: int, known: 
 
 
 def _link(folder: Path, known: KnownChunks, num_chunks: Sequence[int]) -> list[Segment]:
-    """Link the leading files of `known` that are worth keeping as they are; returns their segments.
+    """Hard-link the leading files of `known` that are worth keeping; return their segments.
 
-    A file is kept if it is at least as long as all that follows it: so a document that grows again and again is
-    never in more files than the logarithm of its length, and is seldom written anew.
+    A file is kept if it is at least as long as all that follows, so a document that keeps growing has at most
+    logarithmically many files and is seldom rewritten.
     """
     linked: list[Segment] = []
     for index, segment in enumerate(known.segments[: len(num_chunks)]):
@@ -320,14 +320,14 @@ def _link(folder: Path, known: KnownChunks, num_chunks: Sequence[int]) -> list[S
             break
         try:
             os.link(known.entry / segment.file, folder / segment.file)
-        except OSError:  # a file system without hard links, or evicted meanwhile: written from its mapping then
+        except OSError:  # no hard links, or evicted meanwhile: write the chunks from their mapping
             break
         linked.append(segment)
     return linked
 
 
 def _remove_continued(known: KnownChunks, manifest: Manifest, target: Path) -> None:
-    """Remove the entry that the new one continues: all its full chunks are in the new one."""
+    """Remove the entry that the new one continues; the new one has all its full chunks."""
     if known.entry is None or known.entry == target:
         return
     try:

@@ -1,6 +1,6 @@
 """The adapter: the trained candidate projections of one base model (paper, section 3.2).
 
-Reading and writing it is in `focusdoc.modeling.adapter_files`.
+`focusdoc.modeling.adapter_files` loads and saves it.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ FORMAT_VERSION: Literal[1] = 1
 
 
 class AdapterConfig(BaseModel):
-    """What an adapter is and how it is to be used.
+    """The metadata of an adapter.
 
     Attributes:
-        format_version: version of this format; readers refuse versions they do not know.
+        format_version: version of this format; unknown versions are refused.
         base_model: name of the base model.
-        base_fingerprint: `fingerprint` of the base model; None when it is not known (the authors' checkpoints).
-        projections: letters of the projections that the adapter has, in the order q, k, v, o; the others fall back to
-            the base's (``beacon_param`` in the authors' code).
+        base_fingerprint: `fingerprint` of the base model; None if unknown (the authors' checkpoints).
+        projections: letters of the trained projections, in the order q, k, v, o; the others fall back to the base's
+            (``beacon_param`` in the authors' code).
         num_layers: decoder layers of the base model.
         hidden_size: width of its hidden states.
-        chunk_size: tokens of a chunk it was trained for; None leaves it to the engine.
-        local_attention: the decode mode it was trained for.
-        candidate_positions: where it expects the candidates.
-        training: a free record of the training (command, data, curves, held-out results), JSON values only.
-        license: license of the weights, as an SPDX name.
-        created: UTC time of its making, ISO 8601.
+        chunk_size: tokens per chunk in training; None leaves it to the engine.
+        local_attention: the decode mode in training.
+        candidate_positions: the candidates' positions in training.
+        training: a free-form record of the training (command, data, curves, held-out results), JSON values only.
+        license: license of the weights, as an SPDX identifier.
+        created: UTC time of creation, ISO 8601.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -69,9 +69,9 @@ class Adapter:
     """An adapter in memory.
 
     Attributes:
-        config: what it is.
-        weights: the candidate projections by the name ``layers.{i}.{q|k|v|o}.weight``, each
-            [out_features, in_features]. They have no bias of their own: the base's, if there is one, serves both.
+        config: its metadata.
+        weights: the candidate projections by the name ``layers.{i}.{q|k|v|o}.weight``, each [out_features,
+            in_features]. They share the base projections' biases.
     """
 
     config: AdapterConfig
@@ -83,12 +83,12 @@ class Adapter:
 
 
 def check_adapter(adapter: Adapter, model: nn.Module, *, model_fingerprint: str | None = None) -> None:
-    """Make sure that `adapter` fits `model`, weight by weight.
+    """Check that `adapter` fits `model`, weight by weight.
 
     Args:
         adapter: the adapter.
         model: the plain base model.
-        model_fingerprint: `fingerprint(model)` when it is known already.
+        model_fingerprint: `fingerprint(model)`, if already known.
 
     Raises:
         AdapterError: a tensor is missing, unexpected, of a wrong shape or not finite, or the adapter was made for
@@ -126,14 +126,14 @@ def check_adapter(adapter: Adapter, model: nn.Module, *, model_fingerprint: str 
 
 
 def untrained_adapter(model: nn.Module, projections: str | Iterable[str] = "qkvo") -> Adapter:
-    """An adapter whose weights are copies of the base's, where training starts. It retrieves nothing.
+    """An adapter with copies of the base's weights, from which training starts. It retrieves nothing.
 
     Args:
-        model: the plain base model, also with packed (GGUF, 4 bits) weights.
-        projections: letters of the projections to make, a subset of ``"qkvo"``.
+        model: the plain base model; its weights may be quantized (GGUF, 4 bits).
+        projections: letters of the projections, a subset of ``"qkvo"``.
 
     Raises:
-        AdapterError: `projections` is empty or has another letter.
+        AdapterError: `projections` is empty or has an unknown letter.
         UnsupportedModelError: the model's architecture is not supported.
     """
     letters = list(projections)
@@ -161,7 +161,7 @@ def untrained_adapter(model: nn.Module, projections: str | Iterable[str] = "qkvo
 
 
 def base_model_name(model: nn.Module) -> str:
-    """The model's name for messages and records: its hub name, or the last part of the folder it came from."""
+    """The model's name for messages and records: its hub name, or the name of its folder."""
     config: Any = model.config
     name = str(getattr(config, "_name_or_path", "") or "")
     if not name:
@@ -170,7 +170,7 @@ def base_model_name(model: nn.Module) -> str:
 
 
 def check_names(adapter: Adapter) -> None:
-    """Make sure that the adapter has a weight for each of its projections in each of its layers, and nothing else.
+    """Check that the adapter has exactly one weight for each of its projections in each layer.
 
     Raises:
         AdapterError: tensors are missing or unexpected; the message names them.
@@ -190,6 +190,6 @@ def check_names(adapter: Adapter) -> None:
 
 
 def listed(names: list[str]) -> str:
-    """The first few names for a message, and how many more there are."""
+    """The first few names for a message, and the number of the others."""
     shown = ", ".join(names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

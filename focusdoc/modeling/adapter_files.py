@@ -1,6 +1,6 @@
 """Adapters on disk: our folder, the authors' checkpoints, and the ones shipped with focusdoc.
 
-Our folder holds ``adapter.json`` (`AdapterConfig`) and ``adapter.safetensors`` (weights named
+An adapter folder has ``adapter.json`` (`AdapterConfig`) and ``adapter.safetensors`` (weights named
 ``layers.{i}.{q|k|v|o}.weight``). Nothing is ever unpickled.
 """
 
@@ -24,23 +24,23 @@ WEIGHTS_FILE = "adapter.safetensors"
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _OFFICIAL_NAME = re.compile(r"model\.layers\.(\d+)\.self_attn\.beacon_([qkvo])_proj\.weight")
-# Present in the authors' checkpoints, filled with the EOS embedding, never read by their code (paper_mode section 0).
+# In the authors' checkpoints, filled with the EOS embedding and never read by their code (paper_mode section 0).
 _OFFICIAL_IGNORED = "model.beacon_embed_tokens.weight"
 _SHIPPED_FOLDER = Path(__file__).resolve().parent.parent / "adapters"
 
 
 def load_adapter(path: str | Path, model: nn.Module | None = None) -> Adapter:
-    """Read an adapter: a folder of ours, or the authors' ``beacon_*`` names in a safetensors file or a folder of them.
+    """Load an adapter: our folder, or the authors' ``beacon_*`` tensors in a safetensors file or a folder of them.
 
     Base weights in the same files are skipped. The authors' checkpoints get ``local_attention="refresh"`` (their
-    decoding) and no fingerprint. Weights keep the dtype of the file and lie on the CPU.
+    decode mode) and no fingerprint. Weights keep their dtype, on the CPU.
 
     Args:
         path: the folder or file.
-        model: when given, the adapter is checked against it (`check_adapter`).
+        model: if given, check the adapter against it (`check_adapter`).
 
     Raises:
-        AdapterError: nothing is there, the format is not known, or the content is damaged or incomplete.
+        AdapterError: nothing is there, the format is unknown, or the content is damaged or incomplete.
     """
     path = expanded(path)
     if path.is_dir():
@@ -56,10 +56,10 @@ def load_adapter(path: str | Path, model: nn.Module | None = None) -> Adapter:
 
 
 def save_adapter(adapter: Adapter, folder: str | Path) -> Path:
-    """Write `adapter` to `folder` as a whole; an older adapter there is replaced in one step. Returns the folder.
+    """Save `adapter` to `folder`, atomically replacing an older adapter there; return the folder.
 
     Raises:
-        AdapterError: tensors are missing or unexpected, or `folder` holds anything but an adapter (it would be lost).
+        AdapterError: tensors are missing or unexpected, or `folder` has other files (they would be lost).
     """
     from safetensors.torch import save_file
 
@@ -74,16 +74,16 @@ def save_adapter(adapter: Adapter, folder: str | Path) -> Path:
     weights = {name: weight.detach().cpu().contiguous().clone() for name, weight in adapter.weights.items()}
     with atomic_folder(folder) as fresh:
         save_file(weights, fresh / WEIGHTS_FILE, metadata={"format": "focusdoc", "format_version": str(FORMAT_VERSION)})
-        # A training record must not lose the weights over a value JSON does not know: it is written as text, or null.
+        # Values in the training record that JSON does not support are written as text or null; saving must not fail.
         config = to_json(adapter.config, indent=2, inf_nan_mode="null", serialize_unknown=True)
         (fresh / CONFIG_FILE).write_bytes(config + b"\n")
-        # safetensors writes for the owner's eyes only; who may read the one file may read the other.
+        # safetensors creates files readable by the owner only; give them the config file's mode.
         (fresh / WEIGHTS_FILE).chmod((fresh / CONFIG_FILE).stat().st_mode)
     return folder
 
 
 def shipped_adapter_path(base_fingerprint: str) -> Path | None:
-    """The folder of the adapter that comes with focusdoc for the base model of this fingerprint, or None."""
+    """The folder of the adapter shipped for the base model with this fingerprint, or None."""
     for file in sorted(_SHIPPED_FOLDER.glob(f"*/{CONFIG_FILE}")):
         if _read_config(file).base_fingerprint == base_fingerprint:
             return file.parent
@@ -91,7 +91,7 @@ def shipped_adapter_path(base_fingerprint: str) -> Path | None:
 
 
 def shipped_chunk_size(base_model: str) -> int | None:
-    """Tokens of a chunk for the adapter that comes with focusdoc for the base model of this name; None without one."""
+    """The chunk size of the adapter shipped for the base model of this name; None without one."""
     for file in sorted(_SHIPPED_FOLDER.glob(f"*/{CONFIG_FILE}")):
         config = _read_config(file)
         if config.base_model == base_model:
@@ -102,10 +102,10 @@ def shipped_chunk_size(base_model: str) -> int | None:
 def from_official_names(tensors: Mapping[str, Tensor], *, base_model: str = "unknown") -> Adapter:
     """An adapter from tensors under the authors' names, ``model.layers.{i}.self_attn.beacon_{q,k,v,o}_proj.weight``.
 
-    Names without "beacon" are base weights and skipped, and so is ``model.beacon_embed_tokens.weight``.
+    Names without "beacon" are base weights and skipped, as is ``model.beacon_embed_tokens.weight``.
 
     Raises:
-        AdapterError: there is no candidate projection, or one of another kind, or one without its like in a layer.
+        AdapterError: there are no candidate projections, unknown ones, or some are missing in a layer.
     """
     weights: dict[str, Tensor] = {}
     for name, tensor in sorted(tensors.items()):
@@ -139,7 +139,7 @@ def from_official_names(tensors: Mapping[str, Tensor], *, base_model: str = "unk
 
 
 def to_official_names(adapter: Adapter) -> dict[str, Tensor]:
-    """The adapter's weights under the names that the authors' code reads (no ``beacon_embed_tokens``: never read)."""
+    """The weights under the names of the authors' code (without ``beacon_embed_tokens``, which it never reads)."""
     official = {}
     for name, weight in adapter.weights.items():
         _, layer, letter, _ = name.split(".")
@@ -148,7 +148,7 @@ def to_official_names(adapter: Adapter) -> dict[str, Tensor]:
 
 
 def _load_folder(folder: Path) -> Adapter:
-    """Load a folder of ours, or one of the authors' checkpoints."""
+    """Load our adapter folder, or the authors' checkpoint."""
     has_config, has_weights = ((folder / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
     if has_config and has_weights:
         config = _read_config(folder / CONFIG_FILE)
@@ -167,7 +167,7 @@ def _load_folder(folder: Path) -> Adapter:
 
 
 def _load_file(path: Path) -> Adapter:
-    """Load one of the authors' checkpoints that is a single file."""
+    """Load a single-file checkpoint of the authors."""
     _refuse_pickle(path)
     if path.suffix != ".safetensors":
         raise AdapterError(f"{path} is no safetensors file; pass an adapter's folder or a .safetensors file.")
@@ -177,7 +177,7 @@ def _load_file(path: Path) -> Adapter:
 
 
 def _load_official(files: list[Path]) -> Adapter:
-    """Load the candidate projections, and nothing else, of one of the authors' checkpoints."""
+    """Load only the candidate projections of an authors' checkpoint."""
     beacon = {name: tensor for file in files for name, tensor in _tensors(file, containing="beacon")}
     try:
         return from_official_names(beacon)
@@ -194,7 +194,7 @@ def _refuse_pickle(path: Path) -> None:
 
 
 def _tensors(file: Path, containing: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a safetensors file whose names contain a text; the others are not read."""
+    """The tensors of a safetensors file whose names contain `containing`; the others are not read."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -207,7 +207,7 @@ def _tensors(file: Path, containing: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def _read_config(file: Path) -> AdapterConfig:
-    """Read and check an adapter.json."""
+    """Load and validate an adapter.json."""
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

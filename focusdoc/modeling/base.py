@@ -1,4 +1,4 @@
-"""The frozen base model: loading it, its dimensions, and one pass through its decoder under a layout of ours."""
+"""The frozen base model: loading, dimensions, and passes through its decoder with our attention layouts."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from focusdoc.modeling.packed import PackedProjections, can_pack, packed_linear
 from focusdoc.modeling.process import prepare_process
 from focusdoc.modeling.quiet import no_progress_bars
 from focusdoc.modeling.rotary import Rotary
-from focusdoc.modeling.stand_in import Place, standing_in
+from focusdoc.modeling.stand_in import Replacement, swap_in
 from focusdoc.modeling.twin import twin, use_attention, with_first_layers
 from focusdoc.storage import expanded
 
-#: Candidate weights of every layer, as they are or packed.
+#: Candidate weights of every layer, plain or packed.
 CandidateWeights = Sequence[LayerWeights] | PackedProjections
 
 
 class AttentionLayout(Protocol):
-    """Who sees whom in one pass: it gets the rotated queries, keys and values of every layer and returns attention."""
+    """The attention pattern of a pass: maps every layer's rotated queries, keys and values to attention outputs."""
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
@@ -55,19 +55,19 @@ class AttentionLayout(Protocol):
 class BaseModel:
     """A frozen Hugging Face decoder-only model with separate q/k/v/o projections.
 
-    The caller's model is never touched: passes run through twins of its modules that share its weights. Candidate
-    projections are attached to a twin for one pass and detached in ``finally``, under a lock, so several threads may
-    share one `BaseModel`.
+    The caller's model is never modified: passes run through twins of its modules that share its weights. Candidate
+    projections are attached to a twin for one pass and detached in ``finally``, under a lock, so threads can share a
+    `BaseModel`.
 
     Args:
         model: the transformers causal language model.
-        tokenizer: its tokenizer, or None (then only token ids go in and out).
-        name: what to call it in messages and adapters.
+        tokenizer: its tokenizer; None if only token ids are used.
+        name: its name in messages and adapters.
 
     Attributes:
-        model: a twin of it in evaluation mode, with its own attention; nothing is attached to it.
-        decoding_model: what decodes where the model runs by itself: `model`, or a twin of that which is faster.
-        decoder: the decoder of another twin, which `run` goes through.
+        model: a twin in evaluation mode, with its own attention; nothing is attached to it.
+        decoding_model: used for ordinary decoding: `model`, or a faster twin of it.
+        decoder: the decoder of another twin, used by `run`.
 
     Raises:
         UnsupportedModelError: the architecture is not one of the supported families.
@@ -77,7 +77,7 @@ class BaseModel:
         self.family = family_of(model)
         self.model = twin(model).eval()
         self.decoding_model: nn.Module = self.model
-        #: A copy: encoding sets whether special tokens are split, which is a state of the object.
+        #: A copy, since encoding changes the tokenizer's state (whether special tokens are split).
         self.tokenizer = copy.deepcopy(tokenizer)
         self.config = model.config.get_text_config()
         self.name = name or getattr(self.config, "_name_or_path", "") or type(model).__name__
@@ -96,54 +96,52 @@ class BaseModel:
         )
         if self.device.type == "cpu":
             prepare_process()
-        #: Held during a pass, and whenever the modules that passes run through are looked at.
+        #: Held during a pass, and to access the modules that passes swap.
         self.lock = threading.RLock()
         #: Held while the tokenizer encodes.
         self.tokenizer_lock = threading.RLock()
         self._process = os.getpid()
 
-    def upto(self, num_layers: int) -> BaseModel:
-        """The first layers of this model, for keys and values alone: what comes out of them is no model's.
-
-        It shares the weights, the modules and the lock.
+    def first_layers(self, num_layers: int) -> BaseModel:
+        """The first layers of this model, for keys and values only; they share weights, modules and lock.
 
         Args:
-            num_layers: 1 or more; all of them give the model itself.
+            num_layers: at least 1; if all, return the model itself.
         """
         if num_layers >= self.num_layers:
             return self
         lower = copy.copy(self)
         with self.lock:
             lower.decoder = with_first_layers(self.decoder, num_layers)
-            lower.__dict__["_fused_mlps"] = self._fused_mlps  # packed once; those of higher layers do nothing here
+            lower.__dict__["_fused_mlps"] = self._fused_mlps  # packed once; those of higher layers are unused
         lower.__dict__.pop("_no_last_mlp", None)
         lower.attention_layers = self.attention_layers[:num_layers]
         lower.num_layers = num_layers
         return lower
 
     @property
-    def is_part(self) -> bool:
-        """Whether these are only the first layers of the model; see `upto`."""
+    def is_partial(self) -> bool:
+        """Whether these are only the first layers of the model; see `first_layers`."""
         return self.num_layers < int(self.config.num_hidden_layers)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.decoder.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the weights, and so of all KV."""
+        """The dtype of the weights and of the KV."""
         return next(self.decoder.parameters()).dtype
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the weights and everything that shapes them, whatever dtype they are loaded in."""
+        """Identifies the weights and configuration, independent of the dtype they are loaded in."""
         return fingerprint(self.model)
 
     @property
     def num_parameters(self) -> int:
-        """All weights, the embedding counted once."""
+        """Number of weights, counting a tied embedding once."""
         return sum(parameter.numel() for parameter in self.decoder.parameters())
 
     @property
@@ -169,12 +167,12 @@ class BaseModel:
         weights: CandidateWeights = (),
         num_candidates: int = 0,
     ) -> Tensor:
-        """One pass through the layers under `layout`.
+        """One pass through the decoder layers with `layout`.
 
         Args:
             token_ids, positions: int64 [batch, rows].
-            weights: candidate weights of every layer; needed if `num_candidates` is above 0.
-            num_candidates: this many last rows are candidates.
+            weights: candidate weights of every layer; required if `num_candidates` is above 0.
+            num_candidates: number of candidate rows, which come last.
 
         Returns:
             Final hidden states [batch, rows, hidden_size], after the last norm.
@@ -182,29 +180,29 @@ class BaseModel:
         self.check_process()
         with self.lock:
             if num_candidates == 0:
-                with standing_in([] if torch.is_grad_enabled() else self._fused_mlps):
+                with swap_in([] if torch.is_grad_enabled() else self._fused_mlps):
                     return self._decode(token_ids, positions, layout)
             with self._candidates(weights) as rows:
                 rows.count = num_candidates
                 return self._decode(token_ids, positions, layout)
 
-    def run_for_keys(self, token_ids: Tensor, positions: Tensor, layout: AttentionLayout) -> None:
-        """`run` for the sake of the keys and values that `layout` keeps; no gradient, and nothing comes back."""
+    def run_kv_only(self, token_ids: Tensor, positions: Tensor, layout: AttentionLayout) -> None:
+        """Like `run`, only for the KV that `layout` stores: no gradients, no output, no last MLP."""
         self.check_process()
-        with self.lock, torch.no_grad(), standing_in([*self._fused_mlps, *self._no_last_mlp]):
+        with self.lock, torch.no_grad(), swap_in([*self._fused_mlps, *self._no_last_mlp]):
             self._decode(token_ids, positions, layout)
 
     def check_process(self) -> None:
-        """Refuse to compute in a fork of the process that loaded the model: torch's threads do not live there.
+        """Refuse to run in a fork of the process that loaded the model, where torch's threads do not exist.
 
         Raises:
             ConfigError: this is another process.
         """
         if os.getpid() != self._process:
             raise ConfigError(
-                f"{self.name} was loaded in process {self._process}, and this is {os.getpid()}, a fork of it, where "
-                "torch would wait forever for threads that were not copied; load the model in the child process, or "
-                "start that with multiprocessing's 'spawn' (gunicorn: without --preload)."
+                f"{self.name} was loaded in process {self._process}, and this is its fork {os.getpid()}, where torch "
+                "would wait forever for threads that were not copied; load the model in the child process, or start it "
+                "with multiprocessing's 'spawn' (gunicorn: without --preload)."
             )
 
     def _candidates(self, weights: CandidateWeights) -> AbstractContextManager[CandidateRows]:
@@ -213,11 +211,11 @@ class BaseModel:
         return candidate_projections(self.attention_layers, self.family.attributes, weights)
 
     def packed(self, weights: Sequence[LayerWeights]) -> CandidateWeights:
-        """`weights` for many decoding steps: packed with the model's own, where that is possible."""
+        """`weights` packed for decoding steps, with the model's own weights, if the CPU supports it."""
         self.check_process()
         if not can_pack(self.decoder):
             return weights
-        with self.lock:  # during a pass stand-ins are in the places of what is packed
+        with self.lock:  # during a pass, modules are replaced
             return PackedProjections(self._layers, self.attention_layers, self.family, weights, self._fused_mlps)
 
     @property
@@ -225,15 +223,15 @@ class BaseModel:
         return list(self.decoder.get_submodule("layers").children())
 
     @cached_property
-    def _fused_mlps(self) -> list[Place]:
+    def _fused_mlps(self) -> list[Replacement]:
         return fused_mlps(self._layers, self.family) if can_pack(self.decoder) else []
 
     @cached_property
-    def _no_last_mlp(self) -> list[Place]:
-        """Behind the last layer's keys and values nothing is wanted of a reading pass."""
+    def _no_last_mlp(self) -> list[Replacement]:
+        """Removes the last layer's MLP, whose output `run_kv_only` does not need."""
         last = self._layers[-1]
         name = mlp_name(last, self.family)
-        return [] if name is None else [Place(last, name, nn.Identity())]
+        return [] if name is None else [Replacement(last, name, nn.Identity())]
 
     def _decode(self, token_ids: Tensor, positions: Tensor, layout: AttentionLayout) -> Tensor:
         try:
@@ -242,7 +240,7 @@ class BaseModel:
             ).last_hidden_state
         except torch.OutOfMemoryError as error:
             raise MemoryShortageError(
-                f"{self.device} has no memory left for a pass over {token_ids.numel():,} tokens; close other programs, "
+                f"{self.device} ran out of memory in a pass over {token_ids.numel():,} tokens; close other programs, "
                 "lower chunk_batch or read_batch, or ask a part of the document."
             ) from error
         return hidden
@@ -279,7 +277,7 @@ def _attend_by_layout(
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """The attention function given to transformers: it hands each layer's tensors to the layout of the pass."""
+    """The attention function registered with transformers: passes each layer's tensors to the layout."""
     layer: int = module.layer_idx  # type: ignore[assignment]  # nn.Module attributes are untyped
     return focus.attend(layer, query, key, value, scaling, sliding_window), None
 
@@ -292,22 +290,20 @@ def load_base(
     dtype: str | torch.dtype = "auto",
     few_rows: bool = False,
 ) -> BaseModel:
-    """Load a base model by its name in the catalogue, from a folder, a hub name or an object already in memory.
+    """Load a base model by catalogue name, from a folder or the hub, or from a model object.
 
-    No code that comes with a model is ever run, and weights are read from safetensors only.
+    Never runs code that comes with a model, and reads weights from safetensors only.
 
     Args:
-        model: None is the embedded default. A name of the catalogue is that model's; ``"./NAME"`` is a folder of
-            such a name.
-        tokenizer: a transformers tokenizer; None takes the one beside the weights. A model object brings none.
-        device: ``"auto"`` (a CUDA GPU if there is one, else CPU) or a torch device name. ``"auto"`` leaves a model
-            object where it is, and in its dtype; anything else makes a copy of it, where it differs.
-        dtype: ``"auto"`` (the checkpoint's own; float16 becomes float32 on CPU) or a torch dtype or its name.
-        few_rows: have a model of the catalogue decode from weights of few bits, where that is faster; see
-            `focusdoc.modeling.few_rows`.
+        model: None for the embedded default. Catalogue names take precedence; ``"./NAME"`` is a folder of such a name.
+        tokenizer: a transformers tokenizer; None loads the one beside the weights. A model object has none.
+        device: ``"auto"`` (a CUDA GPU if there is one, else the CPU) or a torch device name. For a model object,
+            ``"auto"`` keeps its device and dtype, and a different device or dtype makes a copy.
+        dtype: ``"auto"`` (the checkpoint's; float16 becomes float32 on the CPU) or a torch dtype or its name.
+        few_rows: decode a catalogue model with low-bit weights where that is faster; see `focusdoc.modeling.few_rows`.
 
     Raises:
-        ModelNotFoundError: nothing loadable is there. UnsupportedModelError: the architecture is not supported.
+        ModelNotFoundError: there is no loadable model. UnsupportedModelError: the architecture is not supported.
         ConfigError: unknown dtype or device.
     """
     if model is not None and not isinstance(model, str | Path):
@@ -315,7 +311,7 @@ def load_base(
         wanted = model.device if device == "auto" else resolve_device(device)
         kind = model.dtype if dtype == "auto" else _dtype(dtype, model.config, wanted)
         if (wanted, kind) != (model.device, model.dtype):
-            model = _move(copy.deepcopy(model).to(kind), wanted)  # the caller's stays where and as it is
+            model = _move(copy.deepcopy(model).to(kind), wanted)  # do not modify the caller's model
         return BaseModel(model, tokenizer)
     torch_device = resolve_device(device)
     model = DEFAULT_MODEL if model is None else model
@@ -324,18 +320,18 @@ def load_base(
     path = model_path(known) if known is not None else expanded(model) if name.startswith("~") else model
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    with _explained(name):
+    with _as_model_error(name):
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     family_of(config)
     chosen = _dtype(dtype, config, torch_device)
-    with _explained(name), no_progress_bars():
+    with _as_model_error(name), no_progress_bars():
         loaded, report = AutoModelForCausalLM.from_pretrained(
             path, dtype=chosen, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     if missing := sorted(report["missing_keys"]):
-        # transformers would fill them with random numbers and go on.
+        # transformers would initialize them randomly.
         raise ModelNotFoundError(f"The base model {name!r} lacks {len(missing)} weights, {missing[0]} among them.")
-    with _explained(name):
+    with _as_model_error(name):
         tokenizer = tokenizer or _tokenizer(path)
     base = BaseModel(_move(loaded, torch_device), tokenizer, Path(name).name)
     if few_rows and known is not None:
@@ -344,8 +340,8 @@ def load_base(
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Turn whatever a damaged or missing model makes transformers raise into one error."""
+def _as_model_error(name: str) -> Iterator[None]:
+    """Turn any exception of transformers about a missing or damaged model into a ModelNotFoundError."""
     try:
         yield
     except Exception as error:
@@ -360,7 +356,7 @@ def _move(model: Any, device: torch.device) -> Any:
 
 
 def _tokenizer(path: str | Path) -> Any | None:
-    """The tokenizer beside the weights, or None where there is none."""
+    """The tokenizer beside the weights, or None."""
     from transformers import AutoTokenizer
 
     folder = Path(path)
@@ -370,7 +366,7 @@ def _tokenizer(path: str | Path) -> Any | None:
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device that a setting names; "auto" is the GPU, where there is one."""
+    """The torch device of a setting; "auto" is the GPU, if there is one."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

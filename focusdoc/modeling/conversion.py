@@ -1,10 +1,10 @@
-"""From a GGUF file to a folder that transformers loads: bfloat16 safetensors, config and tokenizer.
+"""Conversion of a GGUF file to a transformers folder: bfloat16 safetensors, config and tokenizer.
 
-Beside them goes the file of weights of few bits, which decoding takes (`focusdoc.modeling.few_row_weights`).
+It also writes the low-bit weights for decoding (`focusdoc.modeling.few_row_weights`).
 
-The names of the weights, the order of Llama's rows and the config are transformers' own, and the weights are bit for
-bit those that it makes of the file. Only the way is another: one tensor at a time, in pieces that stay in the
-processor's cache, straight from the mapped file to the new one.
+Weight names, the row order of Llama and the config are transformers' own, and the weights are bit-identical to its
+conversion. Only the procedure differs: tensors are converted in pieces that fit the CPU cache, straight from the
+memory-mapped file to the new one.
 """
 
 from __future__ import annotations
@@ -26,24 +26,23 @@ from focusdoc.modeling.few_row_weights import Part, contents_of, parts_of
 from focusdoc.modeling.few_rows import Array
 from focusdoc.modeling.quiet import quiet_libraries
 
-#: Numbers unpacked at a time: the steps between them and the result then lie in a core's cache, which is three times
-#: as fast as whole tensors.
+#: Numbers dequantized at a time: intermediate results fit the CPU cache, three times as fast as whole tensors.
 _PIECE = 1 << 18
 _ALIGNMENT = 64
 _WEIGHTS_FILE = "model.safetensors"
-#: Bytes of a number, by safetensors' name of its dtype.
+#: Bytes per number, by safetensors dtype.
 _BYTES = {"BF16": 2, "F32": 4, "I8": 1, "U8": 1}
 
 
 def convert(file: Path, folder: Path, name: str, progress: Callable[[int, int], None]) -> None:
-    """Unpack a GGUF file into `folder`; takes memory for a piece of a tensor beside the mapped file.
+    """Convert a GGUF file into `folder`; needs memory for one piece of a tensor.
 
     Args:
-        name: of the model, for its config.
-        progress: told the bytes that were written, and those in all.
+        name: the model's name, for its config.
+        progress: called with (bytes written, total bytes).
 
     Raises:
-        OSError: `folder` cannot be written. Exception: the file is damaged, or of a kind that transformers cannot read.
+        OSError: `folder` cannot be written. Exception: the file is damaged, or transformers does not support it.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers import modeling_gguf_pytorch_utils as loader
@@ -65,14 +64,14 @@ def convert(file: Path, folder: Path, name: str, progress: Callable[[int, int], 
         model.generation_config.save_pretrained(folder)
     config_file = folder / "config.json"
     settings = json.loads(config_file.read_text(encoding="utf-8"))
-    settings.pop("_model_name_or_path", None)  # the name in the file's header is one of its training runs
+    settings.pop("_model_name_or_path", None)  # the name of a training run, from the file's header
     settings |= {"_name_or_path": name, "architectures": [type(model).__name__]}
     config_file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    # Qwen's files hold the embedding a second time as output layer, in other bits each (Q5_0 and Q8_0, say), although
-    # the original is tied. Both are kept: the model is then untied, as transformers has it.
+    # Qwen's files have the embedding a second time as output layer, with other quantization (Q5_0 and Q8_0, say),
+    # although the original is tied. Both are kept: the model is then untied, as in transformers.
     tensors = {names[tensor.name]: tensor for tensor in reader.tensors if tensor.name in names}
     weights = {name: ("BF16", _shape(tensor)) for name, tensor in tensors.items()}
-    # An output layer that has no weights of its own in the file is tied to the embedding.
+    # An output layer without weights of its own is tied to the embedding.
     embedding = next(name for name in tensors if name.endswith("embed_tokens.weight"))
     linear = {
         layer: tensors.get(f"{layer}.weight", tensors[embedding])
@@ -82,22 +81,22 @@ def convert(file: Path, folder: Path, name: str, progress: Callable[[int, int], 
     few = {part: kind for layer, tensor in linear.items() for part, kind in parts_of(layer, tensor).items()}
     done, total = 0, sum(_num_bytes(part) for parts in (weights, few) for part in parts.values())
 
-    def tell(count: int) -> None:
+    def report(count: int) -> None:
         nonlocal done
         done += count
         progress(done, total)
 
     with _one_thread():
         pieces = (piece for tensor in tensors.values() for piece in _pieces(tensor, processor))
-        _write(folder / _WEIGHTS_FILE, weights, pieces, tell)
+        _write(folder / _WEIGHTS_FILE, weights, pieces, report)
         contents = (
             piece for tensor in linear.values() for piece in contents_of(tensor, _row_order(tensor, processor), _PIECE)
         )
-        _write(folder / FEW_ROWS_FILE, few, contents, tell)
+        _write(folder / FEW_ROWS_FILE, few, contents, report)
 
 
 class _Reader(gguf.GGUFReader):  # type: ignore[misc]  # gguf has no types
-    """A reader whose views of the mapped file are plain arrays: numpy takes four times as long over its own kind."""
+    """A reader with views of the mapped file as plain arrays; numpy is four times slower on its memmap class."""
 
     @property
     def data(self) -> np.ndarray[Any, Any]:
@@ -111,7 +110,7 @@ class _Reader(gguf.GGUFReader):  # type: ignore[misc]  # gguf has no types
 
 @contextmanager
 def _read_once(reader: _Reader) -> Iterator[None]:
-    """Have transformers take `reader`, where it would parse the file anew for tokenizer and config, 8 s each time."""
+    """Make transformers use `reader` instead of parsing the file again for tokenizer and config, 8 s each time."""
     original = gguf.GGUFReader
     gguf.GGUFReader = lambda path: reader
     try:
@@ -122,8 +121,7 @@ def _read_once(reader: _Reader) -> Iterator[None]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Have torch round in this thread alone: a piece takes less time than threads wait for each other where there is
-    other work, which made the whole three times as long."""
+    """Run torch on this thread only: with small pieces and other load, synchronizing threads tripled the time."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -133,7 +131,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _special_tokens(reader: _Reader) -> dict[str, int]:
-    """The ids of the special tokens as the file names them; some versions of transformers (5.17) take others."""
+    """The ids of the special tokens in the file; some versions of transformers (5.17) use others."""
     names = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
     found = {name: reader.fields.get(f"tokenizer.ggml.{key}_token_id") for key, name in names.items()}
     return {name: int(field.contents()) for name, field in found.items() if field is not None}
@@ -143,13 +141,13 @@ def _text(reader: _Reader, key: str) -> str:
     return str(reader.fields[key].contents())
 
 
-def _write(path: Path, parts: dict[str, Part], pieces: Iterator[Array], tell: Callable[[int], None]) -> None:
-    """Write a file of safetensors: what it holds, then the bytes of that in the same order, piece by piece.
+def _write(path: Path, parts: dict[str, Part], pieces: Iterator[Array], report: Callable[[int], None]) -> None:
+    """Write a safetensors file: the header, then the parts' bytes in the same order, piece by piece.
 
     Args:
-        tell: told the bytes of every piece.
+        report: called with the number of bytes of each piece.
     """
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers asks for it
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}  # required by transformers
     end = 0
     for name, part in parts.items():
         begin, end = end, end + _num_bytes(part)
@@ -159,7 +157,7 @@ def _write(path: Path, parts: dict[str, Part], pieces: Iterator[Array], tell: Ca
     with open(path, "wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         for piece in pieces:
-            tell(file.write(np.ascontiguousarray(piece).data.cast("B")))
+            report(file.write(np.ascontiguousarray(piece).data.cast("B")))
 
 
 def _num_bytes(part: Part) -> int:
@@ -171,11 +169,11 @@ def _shape(tensor: Any) -> list[int]:
 
 
 def _pieces(tensor: Any, processor: Any) -> Iterator[Array]:
-    """A tensor in bfloat16, some rows at a time, as bytes."""
+    """A tensor in bfloat16 as bytes, some rows at a time."""
     rows: Array = tensor.data
     step = max(1, _PIECE // int(tensor.shape[0])) if rows.ndim > 1 else len(rows)
-    # What is done to a tensor beyond unpacking is done to each number, but in Llama's files to the order of the rows
-    # of queries and keys, which are small.
+    # Besides dequantizing, processing is elementwise, except that it reorders the rows of Llama's queries and keys,
+    # which are small.
     whole = _reorders(tensor)
     for begin in range(0, len(rows), len(rows) if whole else step):
         part = rows if whole else rows[begin : begin + step]
@@ -189,7 +187,7 @@ def _reorders(tensor: Any) -> bool:
 
 
 def _row_order(tensor: Any, processor: Any) -> Array:
-    """Where each row of the model's weight stands in the file's tensor."""
+    """For each row of the model's weight, its index in the file's tensor."""
     rows = np.arange(len(tensor.data))
     if not _reorders(tensor):
         return rows

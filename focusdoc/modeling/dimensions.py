@@ -1,4 +1,4 @@
-"""The dimensions of a base model, which what it costs follows from."""
+"""The dimensions of a base model, which determine its costs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSize:
-    """The dimensions of a base model that its costs follow from.
+    """The dimensions that determine a model's costs.
 
     Attributes:
-        tied: whether the embedding serves as the output layer too. dtype: as torch names it.
+        tied: whether the output layer is tied to the embedding. dtype: torch name.
     """
 
     name: str
@@ -28,10 +28,10 @@ class ModelSize:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], name: str, dtype: str) -> ModelSize:
-        """The dimensions in a model's configuration, under the names that transformers uses.
+        """The dimensions from a transformers config.
 
         Raises:
-            KeyError, TypeError, ValueError: it lacks one, or one is no number.
+            KeyError, TypeError, ValueError: a dimension is missing, or is no number.
         """
         heads = int(config["num_attention_heads"])
         return cls(
@@ -59,7 +59,7 @@ class ModelSize:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all weights but the norms'."""
+        """Bytes of all weights except the norms."""
         attention = 2 * self.hidden_size * self.head_dim * (self.num_heads + self.num_kv_heads)
         layers = self.num_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
         embeddings = (1 if self.tied else 2) * self.vocab_size * self.hidden_size

@@ -1,4 +1,4 @@
-"""How many tokens a text will have, before any model is loaded and without the network."""
+"""Counting or estimating the tokens of a text without loading a model, offline."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
 from focusdoc.modeling.installed import converted_folder
 
-#: Models of this name are relatives of the default one, and mostly have its vocabulary.
+#: Models with this in their name are related to the default model, and mostly share its vocabulary.
 _DEFAULT_FAMILY = "smollm2"
-#: The rule of thumb: English and code have about this many characters a token ...
+#: Rule of thumb for English and code: characters per token.
 _ASCII_PER_TOKEN = 4.2
-#: ... and other scripts this many UTF-8 bytes (a Chinese character has three).
+#: For other scripts: UTF-8 bytes per token (a Chinese character has three).
 _BYTES_PER_TOKEN = 3.0
-#: Characters that are counted at a time, which bounds the memory.
+#: Characters tokenized at a time, to bound the memory.
 _PIECE = 100_000
 
 
@@ -28,7 +28,7 @@ class TokenEstimate:
 
     Attributes:
         num_tokens: the estimate.
-        method: in words, how it was made and how far it can be trusted.
+        method: how it was made and how accurate it is, in words.
     """
 
     num_tokens: int
@@ -39,15 +39,15 @@ def estimate_tokens(text: str, model: str | None = None) -> TokenEstimate:
     """Count or estimate the tokens of `text` without loading a model and without the network.
 
     Args:
-        text: of any length; special tokens written in it count as plain text.
-        model: name or folder of the model that will read it; ``None`` for the default one.
+        text: of any length; special tokens in it count as plain text.
+        model: name or folder of the model; ``None`` for the default one.
     """
     plain = text.encode("utf-8", "replace").decode("utf-8")
     file, method = _tokenizer_file(model), "counted with the model's own tokenizer"
     if file is None and _DEFAULT_FAMILY in str(model).lower():
         file, method = _tokenizer_file(None), "estimated with the default model's tokenizer"
     if file is not None:
-        with contextlib.suppress(Exception):  # a damaged one; whoever loads the model says so
+        with contextlib.suppress(Exception):  # a damaged file is reported when the model is loaded
             tokenizer = _tokenizer(file, file.stat().st_mtime_ns)
             pieces = (tokenizer.encode_batch_fast([piece], add_special_tokens=False) for piece in _pieces(plain))
             return TokenEstimate(sum(len(encoded.ids) for (encoded,) in pieces), method)
@@ -62,7 +62,7 @@ def estimate_tokens(text: str, model: str | None = None) -> TokenEstimate:
 
 
 def _tokenizer_file(model: str | None) -> Path | None:
-    """The model's own tokenizer on this machine: in its folder, or where a model of the catalogue was converted to."""
+    """The model's own tokenizer on this machine: in its folder, or in the cache for a converted catalogue model."""
     known = known_model(model or DEFAULT_MODEL)
     folder = Path(str(model)) if known is None else converted_folder(known)
     file = folder / "tokenizer.json" if folder else None
@@ -71,7 +71,7 @@ def _tokenizer_file(model: str | None) -> Path | None:
 
 @lru_cache(maxsize=1)
 def _tokenizer(file: Path, _changed: int) -> Any:
-    """The tokenizer of a file that was last changed then, for whole texts, and special tokens in them as plain text."""
+    """The tokenizer in a file, without truncation, treating special tokens as plain text; `_changed` keys the cache."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(file))
@@ -82,7 +82,7 @@ def _tokenizer(file: Path, _changed: int) -> Any:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """The text in pieces that end before a space where there is one, so that no word is cut."""
+    """The text in pieces that end before a space if possible, so that no word is split."""
     start = 0
     while start < len(text):
         end = start + _PIECE

@@ -1,8 +1,8 @@
-"""Which base models candidate projections can be added to, and where their projections are.
+"""The supported model families, and where their projections are.
 
-A family is served when its decoder layers keep q, k, v and o as four separate linear layers, reach attention through
-transformers' attention interface (keywords of the model's forward arrive there), and rotate whole heads by standard
-RoPE, so that a cached key can be moved to another position. No modeling file is copied: this table is all there is.
+A family is supported if its decoder layers have q, k, v and o as four separate linear layers, call transformers'
+attention interface (passing on keywords of the model's forward), and rotate whole heads with standard RoPE, so that a
+cached key can be moved to another position. No modeling file is copied: this table is all there is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from focusdoc.errors import UnsupportedModelError
 
 #: The letters of the projections, in the order of the paper's W_Q^c, W_K^c, W_V^c, W_O^c.
 PROJECTIONS = ("q", "k", "v", "o")
-#: RoPE variants whose frequencies do not depend on the input's length: moving a key is one more rotation.
+#: RoPE variants whose frequencies do not depend on the input's length: moving a key is another rotation.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
 
@@ -31,8 +31,8 @@ class Family:
         model_type: transformers' ``config.model_type``.
         attention: the attribute of a decoder layer that holds its self-attention module.
         attributes: the attribute of the self-attention module that holds each projection, ``{"q": "q_proj", ...}``.
-        gate_and_up: the attributes of its gated MLP that hold the two projections of the same input.
-        down, activation: those that hold the third projection and what the gate goes through.
+        gate_and_up: the attributes of the gated MLP's two projections of the input.
+        down, activation: the attributes of its output projection and its activation.
     """
 
     model_type: str
@@ -48,12 +48,12 @@ class Family:
         return {letter: f"{self.attention}.{name}" for letter, name in self.attributes.items()}
 
 
-#: The supported families by ``config.model_type``. Each one is tested on a tiny random model.
+#: The supported families by ``config.model_type``, each tested on a tiny random model.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {name: Family(name) for name in ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "olmo2", "granite")}
 )
 
-#: Why well-known architectures are refused, and what to take instead.
+#: Why well-known architectures are not supported, and what to use instead.
 _REASONS = {
     "phi3": "it keeps q, k and v in one fused qkv_proj",
     "gpt2": "it keeps q, k and v in one fused c_attn",
@@ -69,11 +69,10 @@ _REASONS = {
 
 
 def family_of(config_or_model: Any) -> Family:
-    """The family of a transformers config, or of a model.
+    """The family of a transformers config or model.
 
     Raises:
-        UnsupportedModelError: the architecture, or its variant of RoPE, cannot be served; the message names it and
-            lists what is supported.
+        UnsupportedModelError: the architecture or its RoPE variant is not supported; the message lists what is.
     """
     config = getattr(config_or_model, "config", config_or_model)
     model_type = getattr(config, "model_type", None)
@@ -105,7 +104,7 @@ def attention_layers(model: nn.Module) -> list[nn.Module]:
     """The self-attention module of every decoder layer, in layer order.
 
     Raises:
-        UnsupportedModelError: the architecture is not supported, or a layer lacks one of its projections.
+        UnsupportedModelError: the architecture is not supported, or a layer lacks a projection.
     """
     family = family_of(model)
     decoder: Any = model.get_decoder()  # type: ignore[operator]  # a method of transformers' models
@@ -139,7 +138,7 @@ def projection_modules(model: nn.Module) -> dict[str, nn.Module]:
 def projection_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
     """The (out_features, in_features) of every projection by the name ``layers.{i}.{q|k|v|o}``.
 
-    The weights themselves may be packed (GGUF, 4 bits), so their tensors' shapes are not asked.
+    Weights may be quantized (GGUF, 4 bits), so the shapes of their tensors are not used.
 
     Raises:
         UnsupportedModelError: as `attention_layers`.
@@ -157,22 +156,22 @@ def projection_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
 
 @torch.no_grad()
 def projection_weight(module: nn.Module, in_features: int, dtype: torch.dtype) -> Tensor:
-    """A copy of a projection's weight, [out_features, in_features], of whatever kind of linear layer it is.
+    """A copy of a projection's weight, [out_features, in_features], for any kind of linear layer.
 
     Args:
         module: the projection.
         in_features: the width of its input.
-        dtype: in which packed weights are returned; an ``nn.Linear`` keeps its own.
+        dtype: dtype of the result for quantized weights; an ``nn.Linear`` keeps its own.
     """
     weight = getattr(module, "weight", None)
     if type(module) is nn.Linear and not module.weight.is_meta:
         return module.weight.detach().clone()
-    # Packed, quantized or adapted: what counts is what the layer computes, so feed it the unit vectors.
-    on = weight.device if isinstance(weight, Tensor) and not weight.is_meta else torch.device("cpu")
-    computes_in = weight.dtype if isinstance(weight, Tensor) and weight.dtype in _PLAIN_DTYPES else torch.float32
-    units_and_zero = torch.eye(in_features + 1, in_features, dtype=computes_in, device=on)
+    # Quantized or adapted: recover the effective weight by feeding unit vectors.
+    device = weight.device if isinstance(weight, Tensor) and not weight.is_meta else torch.device("cpu")
+    compute_dtype = weight.dtype if isinstance(weight, Tensor) and weight.dtype in _PLAIN_DTYPES else torch.float32
+    units_and_zero = torch.eye(in_features + 1, in_features, dtype=compute_dtype, device=device)
     computed: Tensor = module(units_and_zero)
-    columns = computed[:-1] - computed[-1]  # of the zero row, only the bias comes back
+    columns = computed[:-1] - computed[-1]  # the zero row gives the bias
     return columns.T.to(dtype).contiguous()
 
 
@@ -180,7 +179,7 @@ _PLAIN_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def _check_rope(name: str, config: Any) -> None:
-    """Refuse variants of RoPE under which a cached key cannot be moved by one rotation."""
+    """Refuse RoPE variants under which a cached key cannot be moved by one rotation."""
     for parameters in _rope_parameters(config):
         rope_type = parameters.get("rope_type", "default")
         if rope_type not in ROPE_TYPES:
@@ -197,7 +196,7 @@ def _check_rope(name: str, config: Any) -> None:
 
 
 def _rope_parameters(config: Any) -> Iterator[Mapping[str, Any]]:
-    """The RoPE parameters of the model: one set, or one for each type of layer (Gemma 3)."""
+    """The model's RoPE parameters: one set, or one per layer type (Gemma 3)."""
     parameters = getattr(config, "rope_parameters", None) or {}
     if parameters and all(value is None or isinstance(value, Mapping) for value in parameters.values()):
         yield from (value for value in parameters.values() if value is not None)
@@ -206,7 +205,7 @@ def _rope_parameters(config: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _shapes_by_config(config: Any) -> dict[str, tuple[int, int]]:
-    """(out_features, in_features) of q, k, v and o as the config implies them."""
+    """(out_features, in_features) of q, k, v and o according to the config."""
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     queries = config.num_attention_heads * head_dim
     keys = config.num_key_value_heads * head_dim
@@ -220,7 +219,7 @@ def _feature_count(module: nn.Module, attribute: str, otherwise: int) -> int:
 
 
 def _architecture(config_or_model: Any, config: Any) -> str:
-    """A name a user knows: the class of the model and its type, ``GPT2LMHeadModel (gpt2)``."""
+    """The model class and type for messages, ``GPT2LMHeadModel (gpt2)``."""
     if config is not config_or_model:
         return f"{type(config_or_model).__name__} ({config.model_type})"
     named = getattr(config, "architectures", None) or [type(config).__name__]

@@ -1,8 +1,7 @@
-"""The file of weights of few bits that lies beside a converted model, made from the blocks of its GGUF file.
+"""The low-bit weights for decoding, made from the quantized blocks of a GGUF file.
 
-Blocks of 4 bits are kept as they are: every 32 numbers of a row are levels with a scale and an offset of their own,
-which are rounded to bfloat16 as the converted weights are. All other blocks (of 5, 6 or 8 bits) become 8 bits with a
-scale a row.
+4-bit blocks are kept: every 32 numbers of a row are levels with a scale and an offset, rounded to bfloat16 like the
+converted weights. All other blocks (5, 6 or 8 bits) become int8 with a scale per row.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from gguf import GGMLQuantizationType as Kind
 
 from focusdoc.modeling.few_rows import GROUP, TILE, Array, tiled
 
-#: A part of the file: its dtype as safetensors names it, and its shape.
+#: Dtype (safetensors name) and shape of a tensor in the file.
 Part = tuple[str, list[int]]
 
 _Q4_K_BYTES = 144
@@ -25,13 +24,13 @@ _Q4_1_BYTES = 20
 
 
 def parts_of(name: str, tensor: Any) -> dict[str, Part]:
-    """What the file holds of one matrix, in the order of `contents_of`.
+    """The tensors for one matrix in the file, in the order of `contents_of`.
 
     Args:
         name: of the linear layer. tensor: of the GGUF file.
     """
     columns, rows = (int(size) for size in tensor.shape)
-    if _stays(tensor):
+    if _keeps_4_bits(tensor):
         return {
             f"{name}.int4": ("U8", [rows, columns // 2]),
             f"{name}.scales_and_zeros": ("BF16", [columns // GROUP, rows, 2]),
@@ -40,18 +39,18 @@ def parts_of(name: str, tensor: Any) -> dict[str, Part]:
 
 
 def contents_of(tensor: Any, order: Array, step: int) -> Iterator[Array]:
-    """The bytes of `parts_of`, some at a time.
+    """The bytes of `parts_of`, in pieces.
 
     Args:
-        order: the rows of the file's tensor in the model's order.
-        step: numbers to unpack at a time.
+        order: the file's row for each row of the model.
+        step: numbers to dequantize at a time.
     """
     data = tensor.data if np.array_equal(order, np.arange(len(order))) else tensor.data[order]
     height = max(1, step // int(tensor.shape[0]))
-    if _stays(tensor):
+    if _keeps_4_bits(tensor):
         height = max(1, height // TILE) * TILE
     pieces = (data[begin : begin + height] for begin in range(0, len(data), height))
-    if _stays(tensor):
+    if _keeps_4_bits(tensor):
         affine = []
         for piece in pieces:
             levels, scales, offsets = _AFFINE[tensor.tensor_type](piece)
@@ -64,13 +63,13 @@ def contents_of(tensor: Any, order: Array, step: int) -> Iterator[Array]:
     for piece in pieces:
         weights = gguf.dequantize(piece, tensor.tensor_type)
         largest = np.abs(weights).max(axis=1, keepdims=True)
-        steps.append(np.maximum(largest, np.finfo(np.float32).tiny * 127) / 127)  # a row of zeros stays one
+        steps.append(np.maximum(largest, np.finfo(np.float32).tiny * 127) / 127)  # no division by 0 for zero rows
         yield np.rint(weights / steps[-1]).astype(np.int8)
     yield np.concatenate(steps)[:, 0].astype(np.float32)
 
 
-def _stays(tensor: Any) -> bool:
-    """Whether the blocks are of 4 bits, and fit the kernel."""
+def _keeps_4_bits(tensor: Any) -> bool:
+    """Whether the blocks have 4 bits and fit the kernel's tiles."""
     columns, rows = tensor.shape
     return tensor.tensor_type in _AFFINE and rows % TILE == 0 and columns % GROUP == 0
 
@@ -101,6 +100,6 @@ def _float16(data: Array) -> Array:
     return np.ascontiguousarray(data).view(np.float16).astype(np.float32)
 
 
-#: For each kind of 4 bits: its levels [rows, columns], and scales and offsets [rows, groups]; a weight is
-#: ``level * scale + offset``.
+#: Unpacking of each 4-bit kind into levels [rows, columns], scales and offsets [rows, groups]; a weight is ``level *
+#: scale + offset``.
 _AFFINE: Mapping[Kind, Callable[[Array], tuple[Array, Array, Array]]] = {Kind.Q4_K: _q4_k, Kind.Q4_1: _q4_1}

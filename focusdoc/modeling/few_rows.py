@@ -1,8 +1,8 @@
-"""A model that decodes from weights of few bits and reads from its own.
+"""Low-bit decoding: a model with quantized weights for few rows and its own weights for many.
 
-A decoding step has one row, so its linear layers cost what it costs to stream their weights: a fourth where they are
-of 4 bits. Many rows cost what it costs to multiply, which bfloat16 does several times as fast. So a twin of the model
-has both, and each linear layer takes those that suit the rows it gets.
+A decoding step has one row, so memory bandwidth limits its linear layers: 4-bit weights take a quarter of the time.
+Passes with many rows are limited by compute, which is several times faster in bfloat16. So a twin of the model has both
+kinds of weights, and each linear layer chooses by the number of rows.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from torch.nn import functional
 from focusdoc.modeling.twin import twin, use_attention
 
 Array = np.ndarray[Any, Any]
-#: Columns of a weight of 4 bits that share a scale and a zero.
+#: Columns of a 4-bit weight that share a scale and a zero point.
 GROUP = 32
-#: Rows whose levels stand together: torch's kernel takes them at a time where the processor has AVX-512.
+#: Rows per tile in the layout of torch's kernel on CPUs with AVX-512.
 TILE = 64
-#: Rows up to which the weights of few bits are faster.
+#: Up to this many rows the low-bit weights are faster.
 FEW_ROWS = 8
-#: A row of inputs is taken as two of 8 bits, the second of what the first leaves in parts of its step.
+#: Inputs are split into two int8 rows; the second is the remainder in steps of 1/254 of the first's step.
 _PARTS = 254
 
 
 class Int4Product(nn.Module):
-    """Inputs times weights of 4 bits.
+    """Matmul with 4-bit weights.
 
     Args:
-        packed, scales_and_zeros: of the linear layer, from the file of `focusdoc.modeling.few_row_weights`.
+        packed, scales_and_zeros: of a linear layer, from the file of `focusdoc.modeling.few_row_weights`.
     """
 
     def __init__(self, packed: Tensor, scales_and_zeros: Tensor) -> None:
@@ -49,7 +49,7 @@ class Int4Product(nn.Module):
 
 
 class Int8Product(nn.Module):
-    """Inputs times weights of 8 bits; inputs are rounded to 16 bits of their row's largest.
+    """Matmul with int8 weights; inputs are quantized to 16 bits per row.
 
     Args:
         weight: int8 [out_features, in_features]. scales: float32 [out_features].
@@ -58,7 +58,7 @@ class Int8Product(nn.Module):
     def __init__(self, weight: Tensor, scales: Tensor) -> None:
         super().__init__()
         packed = torch.ops.onednn.qlinear_prepack(weight, [2, weight.shape[1]])
-        # Inputs are bytes with 128 for zero, and come out as float32.
+        # Inputs are uint8 with zero point 128; outputs are float32.
         self._weights = 1.0, 128, packed, scales, torch.zeros(len(scales), dtype=torch.int32)
         self._output: tuple[object, ...] = (None, 1.0, 0, torch.float32, "none", [], "")
 
@@ -74,10 +74,10 @@ class Int8Product(nn.Module):
 
 
 class FewRowLinear(nn.Module):
-    """A linear layer with its own weights for many rows and others for few.
+    """A linear layer with its own weights for many rows, and low-bit weights for few.
 
     Args:
-        few: the product of inputs and weights, without the bias.
+        few: the low-bit matmul, without bias.
     """
 
     def __init__(self, own: nn.Linear, few: nn.Module) -> None:
@@ -96,26 +96,25 @@ class FewRowLinear(nn.Module):
 
 
 def few_row_twin(model: nn.Module, file: Path) -> nn.Module:
-    """A twin of `model` with the weights of `file` for few rows, and faster attention for one; else as the model.
+    """A twin of `model` with low-bit weights for few rows, and faster attention for a single row.
 
-    `model` itself is left as it is, and returned where this processor or its dtype has nothing to gain.
+    Returns `model` itself if this CPU or the dtype does not benefit.
 
     Args:
-        model: of transformers, whose linear layers are those that `file` was made for.
-        file: see `focusdoc.modeling.few_row_weights`. Its bytes are mapped, not read; those of 8 bits are laid out
-            anew.
+        model: a transformers model with the linear layers that `file` was made for.
+        file: see `focusdoc.modeling.few_row_weights`. It is memory-mapped; int8 weights are repacked.
     """
     weight = next(model.parameters())
     if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not _has_kernels():
         return model
-    made = twin(model)
+    result = twin(model)
     weights = load_file(file)
-    for name, module in list(made.named_modules()):
+    for name, module in list(result.named_modules()):
         if (few := _product(weights, name)) is not None:
             parent, _, child = name.rpartition(".")
-            made.get_submodule(parent)._modules[child] = FewRowLinear(module, few)
-    use_attention(made, _attend, "focusdoc_few_rows", "sdpa")
-    return made
+            result.get_submodule(parent)._modules[child] = FewRowLinear(module, few)
+    use_attention(result, _attend, "focusdoc_few_rows", "sdpa")
+    return result
 
 
 def _product(weights: Mapping[str, Tensor], name: str) -> nn.Module | None:
@@ -127,9 +126,9 @@ def _product(weights: Mapping[str, Tensor], name: str) -> nn.Module | None:
 
 
 def tiled(levels: Array) -> Array:
-    """Levels of 4 bits, uint8 [rows, columns], as torch's kernel reads them: uint8 [rows, columns / 2].
+    """4-bit levels, uint8 [rows, columns], in the layout of torch's kernel: uint8 [rows, columns / 2].
 
-    Of a tile of rows a byte a column holds rows i (low) and i + 32 (high).
+    Within a tile, each byte holds rows i (low bits) and i + 32 (high bits) of a column.
     """
     rows, columns = levels.shape
     tiles = levels.reshape(rows // TILE, 2, TILE // 2, columns)
@@ -139,9 +138,9 @@ def tiled(levels: Array) -> Array:
 
 @cache
 def _has_kernels() -> bool:
-    """Whether the processor multiplies bytes, and torch lays out 4 bits on it as the file does (AVX-512)."""
+    """Whether the CPU has VNNI, and torch's 4-bit layout is that of the file (AVX-512)."""
     if not getattr(torch.cpu, "_is_vnni_supported", bool)():
-        return False  # without it sums of bytes overflow
+        return False  # int8 sums would overflow
     levels = np.random.default_rng(0).integers(0, 16, (TILE, GROUP), dtype=np.uint8)
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(torch.from_numpy(levels.astype(np.int32)), 1)
     return torch.equal(packed.flatten(), torch.from_numpy(tiled(levels)).flatten())
@@ -157,7 +156,7 @@ def _attend(
     scaling: float,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Transformers' attention by torch's fused kernel; for one row that sees all, a tenth of its time."""
+    """Transformers' attention on torch's fused kernel; ten times faster for a single row without a mask."""
     if query.shape[0] != 1 or query.shape[2] != 1 or attention_mask is not None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -165,7 +164,7 @@ def _attend(
             module, query, key, value, attention_mask, scaling=scaling, **others
         )
         return many
-    # The query heads of one KV head as rows that attend together: the kernel would read its keys once for each.
+    # Fold the query heads of a KV head into rows: otherwise the kernel reads its keys once per head.
     rows = query.view(1, key.shape[1], -1, query.shape[-1])
     output = functional.scaled_dot_product_attention(rows, key, value, scale=scaling)
     return output.reshape(1, 1, query.shape[1], -1), None

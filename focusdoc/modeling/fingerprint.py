@@ -1,4 +1,4 @@
-"""A short name for a base model's function, so that an adapter is never used with another model's weights."""
+"""A fingerprint of a base model, so that an adapter is never used with another model's weights."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from focusdoc.errors import UnsupportedModelError
 
-#: Elements read of every parameter.
+#: Elements sampled from every parameter.
 SAMPLES = 64
 
-# The fields that shape what the model computes. Not here: training settings, token ids, names, versions, and
-# max_position_embeddings, which plain, linear and llama3 RoPE do not read and which users raise by hand.
+# The config fields that affect what the model computes. Excluded: training settings, token ids, names, versions, and
+# max_position_embeddings, which plain, linear and llama3 RoPE do not use and which users raise by hand.
 _FIELDS = (
     "model_type",
     "vocab_size",
@@ -40,7 +40,7 @@ _FIELDS = (
     "residual_multiplier",
     "logits_scaling",
 )
-# Only these keys of rope_parameters: a later transformers may write down more defaults.
+# Only these keys of rope_parameters: later versions of transformers may add more defaults.
 _ROPE_FIELDS = (
     "rope_type",
     "rope_theta",
@@ -61,12 +61,12 @@ _SMALLEST = 2.0**-16
 
 @torch.no_grad()
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256, in hexadecimal, of a plain model's shape and of 64 elements of each of its parameters.
+    """SHA-256, in hexadecimal, of a plain model's config and of 64 elements of each parameter.
 
-    It is the same on every device and whether a checkpoint is loaded in float32 or bfloat16 (a bfloat16 checkpoint
-    also in float16), and changes when any parameter tensor was changed, as fine-tuning does. Weights that stay packed
-    (GGUF blocks, 4 bits) are another function and have another fingerprint. Candidate projections must not be
-    attached. About 0.02 s for 135M parameters.
+    It is independent of the device, and of loading a checkpoint in float32 or bfloat16 (a bfloat16 checkpoint also in
+    float16). It changes if any parameter tensor changes, as in fine-tuning. Quantized weights (GGUF blocks, 4 bits)
+    compute something else and have another fingerprint. Candidate projections must not be attached. Takes about 0.02 s
+    for 135M parameters.
 
     Raises:
         UnsupportedModelError: a weight is not in memory (offloaded to the "meta" device).
@@ -79,16 +79,16 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def _samples(name: str, weight: Tensor) -> bytes:
-    """The bytes of at most 64 elements of `weight`, spread evenly from its first to its last."""
+    """The bytes of at most 64 elements of `weight`, evenly spaced from the first to the last."""
     if weight.is_meta:
         raise UnsupportedModelError(
             f"The weight {name} is not in memory (it lies on the 'meta' device); load the model without disk offload."
         )
     count = weight.numel()
-    taken = min(SAMPLES, count)
-    # From first to last, a stride that rarely divides the row length: else all samples would share a column.
-    picked = [index * (count - 1) // max(taken - 1, 1) for index in range(taken)]
-    elements = weight.reshape(-1)[torch.tensor(picked, dtype=torch.long, device=weight.device)].cpu()
+    num_samples = min(SAMPLES, count)
+    # The stride rarely divides the row length; otherwise all samples would be in one column.
+    indices = [index * (count - 1) // max(num_samples - 1, 1) for index in range(num_samples)]
+    elements = weight.reshape(-1)[torch.tensor(indices, dtype=torch.long, device=weight.device)].cpu()
     if not elements.is_floating_point():
         return bytes(elements.contiguous().view(torch.uint8).tolist())
     rounded = elements.to(torch.bfloat16)
@@ -97,7 +97,7 @@ def _samples(name: str, weight: Tensor) -> bytes:
 
 
 def _shape(config: Any) -> dict[str, Any]:
-    """The fields of `config` that shape the function, in a form that does not depend on how they were written."""
+    """The relevant fields of `config`, in a normalized form."""
     fields = {name: _plain(getattr(config, name, None)) for name in _FIELDS}
     fields["head_dim"] = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     fields["rope"] = _rope(getattr(config, "rope_parameters", None) or {})
@@ -108,7 +108,7 @@ def _shape(config: Any) -> dict[str, Any]:
 
 
 def _rope(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The known keys of one set of RoPE parameters, or of the set of each type of layer."""
+    """The known keys of a set of RoPE parameters, or of one set per layer type."""
     return {
         key: _rope(value) if isinstance(value, Mapping) else _plain(value)
         for key, value in parameters.items()
@@ -117,7 +117,7 @@ def _rope(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers at six significant digits: 1e-5 and its float32 neighbour in a GGUF file are the same epsilon."""
+    """Numbers with six significant digits: 1e-5 and its float32 neighbour in a GGUF file are the same epsilon."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(f"{value:.6g}")
     return value

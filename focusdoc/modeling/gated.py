@@ -1,7 +1,7 @@
-"""Gated MLPs whose activation and product are done where the matrix kernel writes its output.
+"""Gated MLPs with the activation and the gating fused into the CPU's matmul kernels.
 
-``down(activation(gate(x)) * up(x))`` reads and writes its widest states three times more than its products need. The
-CPU's matrix kernels apply the activation, and the product with the gate, to every value before they store it.
+``down(activation(gate(x)) * up(x))`` reads and writes its widest states three times more than the matmuls need. The
+oneDNN kernels apply the activation and multiply with the gate before storing the output.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from transformers.activations import GELUTanh, SiLUActivation
 
 from focusdoc.modeling.families import Family
 from focusdoc.modeling.packed import PackedLinear
-from focusdoc.modeling.stand_in import Place
+from focusdoc.modeling.stand_in import Replacement
 
-#: For each class of activation, its name in torch's oneDNN operators and its variant.
+#: For each activation class, its name and variant in torch's oneDNN operators.
 _ACTIVATIONS: dict[type[nn.Module], tuple[str, str]] = {
     nn.SiLU: ("swish", ""),
     SiLUActivation: ("swish", ""),
@@ -26,7 +26,7 @@ _ACTIVATIONS: dict[type[nn.Module], tuple[str, str]] = {
 
 
 class FusedMlp(nn.Module):
-    """A gated MLP with packed weights; equal to the plain one up to the rounding of the dtype.
+    """A gated MLP with packed weights; equal to the plain one up to rounding.
 
     Args:
         activation: a key of `_ACTIVATIONS`.
@@ -47,13 +47,13 @@ class FusedMlp(nn.Module):
         return output.view(*hidden.shape[:-1], -1)
 
 
-def fused_mlps(layers: Sequence[nn.Module], family: Family) -> list[Place]:
-    """A stand-in for the MLP of every layer, where it is a gated one whose parts are known.
+def fused_mlps(layers: Sequence[nn.Module], family: Family) -> list[Replacement]:
+    """A fused MLP for every layer that has a gated one with known parts.
 
     Args:
         layers: the decoder's layers, on the CPU; see `focusdoc.modeling.packed.can_pack`.
     """
-    places: list[Place] = []
+    replacements: list[Replacement] = []
     for layer in layers:
         if (name := mlp_name(layer, family)) is None:
             continue
@@ -62,12 +62,12 @@ def fused_mlps(layers: Sequence[nn.Module], family: Family) -> list[Place]:
         activation = type(getattr(module, family.activation, None))
         if activation in _ACTIVATIONS and all(type(each) is nn.Linear for each in linear):
             gate, up, down = linear
-            places.append(Place(layer, name, FusedMlp(gate, up, down, activation)))
-    return places
+            replacements.append(Replacement(layer, name, FusedMlp(gate, up, down, activation)))
+    return replacements
 
 
 def mlp_name(layer: nn.Module, family: Family) -> str | None:
-    """The attribute of a decoder layer that holds its gated MLP; None where there is none of known parts."""
+    """The attribute of a decoder layer's gated MLP; None if it has none with known parts."""
     parts = (*family.gate_and_up, family.down)
     found = (name for name, module in layer.named_children() if all(hasattr(module, part) for part in parts))
     return next(found, None)

@@ -1,7 +1,7 @@
-"""The catalogue's models on this machine: fetched and converted once into the cache, verified at every use.
+"""The catalogue's models on this machine: fetched and converted once into the cache, verified on every use.
 
-In the cache's folder ``models`` lie the GGUF file (where it does not lie in an installed package), the converted model
-in a folder of its own, and, until the file is whole, the parts of it that came.
+The cache's folder ``models`` has the GGUF file (unless it is in an installed package), the folder of the converted
+model, and the parts of an incomplete download.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ from focusdoc.storage import atomic_folder, cache_dir, cache_path, file_lock, re
 from focusdoc.terminal import in_bytes
 
 _MANIFEST = "manifest.json"
-#: Counted up when a conversion would come out differently; older copies are then converted anew.
+#: Increased when the conversion changes; older copies are converted again.
 _FORMAT_VERSION = 3
 _NEEDED_FILES = {"config.json", "model.safetensors", FEW_ROWS_FILE, "tokenizer.json"}
-#: Seconds to wait for another process that installs the same model, over a slow line perhaps.
+#: Seconds to wait for another process that installs the same model, perhaps over a slow line.
 _WAITING_SECONDS = 3600.0
 
 
 def model_path(model: CatalogueModel, progress: Progress | None = None, *, fetch: bool = False) -> Path:
     """The folder of a model (bfloat16 safetensors, tokenizer, config), converted on first use.
 
-    Every use compares the SHA-256 of each file with the manifest; a damaged copy is converted anew. Processes that
-    call this at the same time convert once.
+    Every use verifies the SHA-256 of each file; a damaged copy is converted again. Concurrent processes convert only
+    once.
 
     Args:
-        progress: is told what is being done, bytes done and bytes in all.
-        fetch: get the GGUF file where it is not on this machine; a fetch that was stopped goes on.
+        progress: called with (description, bytes done, total bytes).
+        fetch: fetch the GGUF file if it is not on this machine, resuming an interrupted download.
 
     Raises:
-        ModelNotFoundError: the model is not installed, or cannot be fetched or converted; the message holds the remedy.
+        ModelNotFoundError: the model is not installed, or cannot be fetched or converted; the message has the remedy.
         ConfigError: the cache cannot be written.
     """
-    tell = progress or (lambda step, done, total: None)
+    report = progress or (lambda step, done, total: None)
     folder = _folder(model)
-    # Hashing takes half a second a gigabyte: little beside loading it, so no shortcut by size and time of change.
-    if _is_intact(folder, model):  # in a cache that is only read, too
+    # Hashing takes half a second per gigabyte, little beside loading it, so size and mtime are no shortcut.
+    if _is_intact(folder, model):  # works with a read-only cache too
         return folder
     if not fetch:
-        find_gguf(model)  # says that it is not installed before any folder is made
+        find_gguf(model)  # raises if it is not installed, before any folder is created
     cache_dir()
     with file_lock(folder.with_name(f"{model.name}.lock"), timeout=_WAITING_SECONDS):
-        if _is_intact(folder, model):  # another process was first
+        if _is_intact(folder, model):  # another process may have been first
             return folder
         remove_leftovers(folder)
         try:
-            file = _fetched(model, tell) if fetch else _verified(model)
+            file = _fetch(model, report) if fetch else _verify(model)
             with atomic_folder(folder) as fresh:
-                _convert(model, file, fresh, tell)
+                _convert(model, file, fresh, report)
         except OSError as error:
-            raise ModelNotFoundError(_no_room(model, folder.parent, error)) from error
+            raise ModelNotFoundError(_write_error(model, folder.parent, error)) from error
     return folder
 
 
@@ -66,17 +66,17 @@ def find_gguf(model: CatalogueModel) -> Path:
     """The GGUF file of a model on this machine.
 
     Raises:
-        ModelNotFoundError: it is not there; the message holds the command that installs it.
+        ModelNotFoundError: it is not there; the message has the command that installs it.
     """
     packages = [source.find(model.file) for source in model.sources if isinstance(source, InstalledPackage)]
-    for path in (_kept(model), *packages):
+    for path in (_kept_path(model), *packages):
         if path is not None and path.is_file():
             return path
     raise ModelNotFoundError(f"The model {model.name} is not installed; run: {model.install_command}")
 
 
 def is_installed(model: CatalogueModel) -> bool:
-    """Whether the model is there, converted or ready to be; nothing is read but names."""
+    """Whether the model is converted or its GGUF file is there; files are not read."""
     try:
         return converted_folder(model) is not None or bool(find_gguf(model))
     except ModelNotFoundError:
@@ -84,7 +84,7 @@ def is_installed(model: CatalogueModel) -> bool:
 
 
 def converted_folder(model: CatalogueModel) -> Path | None:
-    """The folder of a model that was converted already, not verified; None where it was not."""
+    """The folder of an already converted model, not verified; None if it is not converted."""
     return _folder(model) if (_folder(model) / _MANIFEST).is_file() else None
 
 
@@ -92,18 +92,18 @@ def _folder(model: CatalogueModel) -> Path:
     return cache_path() / "models" / model.name
 
 
-def _kept(model: CatalogueModel) -> Path:
-    """Where the file is kept after it was fetched and verified."""
+def _kept_path(model: CatalogueModel) -> Path:
+    """Where the fetched and verified file is kept."""
     return cache_path() / "models" / model.file
 
 
-def _fetched(model: CatalogueModel, progress: Progress) -> Path:
-    """The GGUF file, from this machine or else from the first source that has it.
+def _fetch(model: CatalogueModel, progress: Progress) -> Path:
+    """The GGUF file, from this machine or the first source that has it.
 
     Raises:
-        ModelNotFoundError: no source has it. OSError: there is no room.
+        ModelNotFoundError: no source has it. OSError: the disk is full.
     """
-    kept, reasons = _kept(model), []
+    kept, reasons = _kept_path(model), []
     if kept.is_file() and sha256_of(kept) == model.sha256:
         return kept
     parts = kept.with_name(f"{kept.name}.parts")
@@ -120,28 +120,28 @@ def _fetched(model: CatalogueModel, progress: Progress) -> Path:
                 os.replace(found, kept)
             shutil.rmtree(parts, ignore_errors=True)
             return kept if ours else found
-        reasons.append(f"what {source} gave has the SHA-256 {digest[:12]}..., not {model.sha256[:12]}...")
+        reasons.append(f"the file from {source} has the SHA-256 {digest[:12]}..., not {model.sha256[:12]}...")
         if ours:
-            shutil.rmtree(parts)  # nobody knows which part is wrong
+            shutil.rmtree(parts)  # it is unknown which part is wrong
             parts.mkdir()
     raise ModelNotFoundError(
         f"The model {model.name} cannot be fetched: {'; '.join(reasons)}. "
-        f"Try again, and what came already is used: {model.install_command}"
+        f"Try again, which resumes the download: {model.install_command}"
     )
 
 
-def _verified(model: CatalogueModel) -> Path:
-    """The GGUF file on this machine, if it is the catalogue's."""
+def _verify(model: CatalogueModel) -> Path:
+    """The GGUF file on this machine, after verifying its SHA-256."""
     file = find_gguf(model)
     if sha256_of(file) != model.sha256:
         raise ModelNotFoundError(
-            f"{file} is damaged, or of another version than the catalogue's; run: {model.install_command}"
+            f"{file} is damaged, or another version than the catalogue's; run: {model.install_command}"
         )
     return file
 
 
 def _convert(model: CatalogueModel, file: Path, folder: Path, progress: Progress) -> None:
-    """Convert, and turn whatever goes wrong in it, but for a full disk, into one sentence with a remedy."""
+    """Convert the file; errors other than OSError become a ModelNotFoundError with a remedy."""
     from focusdoc.modeling.conversion import convert
 
     step = f"Converting {model.name}"
@@ -150,10 +150,10 @@ def _convert(model: CatalogueModel, file: Path, folder: Path, progress: Progress
         convert(file, folder, model.name, lambda done, total: progress(step, done, total))
     except OSError:
         raise
-    except Exception as error:  # some version of a library cannot read it
+    except Exception as error:  # e.g. a library version that does not support it
         raise ModelNotFoundError(
             f"The model {model.name} could not be converted from {file} ({type(error).__name__}: {error}); "
-            "take the versions of constraints.txt."
+            "install the versions of constraints.txt."
         ) from error
     files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
     source = {"file": model.file, "sha256": model.sha256}
@@ -173,10 +173,10 @@ def _is_intact(folder: Path, model: CatalogueModel) -> bool:
             and all(sha256_of(folder / name) == digest for name, digest in files.items())
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False  # no manifest, a damaged one, or a file that is not there: a miss
+        return False  # the manifest is missing or damaged, or a file is missing
 
 
-def _no_room(model: CatalogueModel, folder: Path, error: OSError) -> str:
+def _write_error(model: CatalogueModel, folder: Path, error: OSError) -> str:
     remedy = "set FOCUSDOC_CACHE to another folder"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         remedy = f"make room for {in_bytes(model.disk_bytes)} there, or {remedy}"

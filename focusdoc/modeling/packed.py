@@ -1,9 +1,8 @@
-"""Weights laid out once as the CPU's matrix kernels read them, for decoding steps.
+"""Weights packed once into the layout of the CPU's matmul kernels, for decoding steps.
 
-A step has few rows, so its linear layers cost what it costs to stream their weights; torch's plain product lays a
-matrix out anew every time it is used. Projections of the same input (q, k and v; gate and up, where the MLP is not
-fused as a whole) are one product, for each product has its price besides. Packing by itself is worth nothing for
-reading (thousands of rows) or on a GPU.
+A step has few rows, so its linear layers are limited by memory bandwidth, and torch's plain matmul repacks the weight
+on every call. Projections of the same input (q, k and v; gate and up, unless the MLP is fused) are joined into one
+matmul, to save calls. Packing does not help reading (thousands of rows) or a GPU.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from torch import Tensor, nn
 
 from focusdoc.modeling.candidate import CandidateLinear, CandidateRows, LayerWeights
 from focusdoc.modeling.families import Family
-from focusdoc.modeling.stand_in import Place, standing_in
+from focusdoc.modeling.stand_in import Replacement, swap_in
 
-#: Packed weights stand beside the plain ones, so larger models are left as they are.
+#: Packed weights are copies, so models above this size are not packed.
 MAX_BYTES = 2 << 30
-#: The number of rows that the layout is chosen for; any other works with it.
+#: The number of rows that the layout is optimized for; others work too.
 _ROWS = 16
 
 
 class PackedLinear(nn.Module):
-    """`functional.linear` for one weight, packed; equal to it up to the rounding of the dtype.
+    """`functional.linear` with a packed weight; equal up to rounding.
 
     Args:
         weight: [out_features, in_features], on the CPU.
@@ -45,11 +44,11 @@ class PackedLinear(nn.Module):
 
 
 class JoinedLinear:
-    """Several projections of one input as one product: the first to be asked makes all, the others take their part.
+    """Several projections of one input as one matmul: the first call computes all of them, the others take their part.
 
     Args:
-        joined: maps [..., in_features] to all outputs, one behind the other.
-        sizes: out_features of each.
+        joined: maps [..., in_features] to the concatenated outputs.
+        sizes: out_features of each projection.
     """
 
     def __init__(self, joined: nn.Module, sizes: Sequence[int]) -> None:
@@ -59,16 +58,16 @@ class JoinedLinear:
         self._outputs: tuple[Tensor, ...] = ()
 
     def part(self, index: int, hidden: Tensor) -> Tensor:
-        """What projection `index` makes of `hidden`; the last one lets go of it."""
+        """The output of projection `index` for `hidden`; the last one clears the cache."""
         if hidden is not self._hidden:
             self._hidden, self._outputs = hidden, self._joined(hidden).split(self._sizes, dim=-1)
         output = self._outputs[index]
         if index == len(self._sizes) - 1:
-            self.forget()
+            self.clear()
         return output
 
-    def forget(self) -> None:
-        """Let go of the input and of what was made of it."""
+    def clear(self) -> None:
+        """Drop the cached input and outputs."""
         self._hidden, self._outputs = None, ()
 
 
@@ -86,14 +85,14 @@ class JoinedPart(nn.Module):
 
 
 class PackedProjections:
-    """Candidate projections of a whole model, with every linear layer of it packed as well.
+    """The candidate projections of a whole model, packed together with all its linear layers.
 
-    Stands wherever candidate weights are expected; built once, attached for single passes.
+    Can be used wherever candidate weights are expected. Built once, attached for each pass.
 
     Args:
         layers: the decoder's layers. attention_layers: their self-attention modules.
         weights: candidate weights of every layer.
-        places: modules that have a stand-in already; nothing inside them is packed once more.
+        replacements: modules that are replaced already; their contents are not packed again.
     """
 
     def __init__(
@@ -102,57 +101,57 @@ class PackedProjections:
         attention_layers: Sequence[nn.Module],
         family: Family,
         weights: Sequence[LayerWeights],
-        places: Sequence[Place] = (),
+        replacements: Sequence[Replacement] = (),
     ) -> None:
         self._rows = CandidateRows()
-        self._places = list(places)
+        self._replacements = list(replacements)
         self._joined: list[JoinedLinear] = []
-        together = (tuple(family.attributes[letter] for letter in "qkv"), family.gate_and_up)
-        taken = {place.parent.get_submodule(place.name) for place in places}
+        joinable = (tuple(family.attributes[letter] for letter in "qkv"), family.gate_and_up)
+        skipped = {replacement.parent.get_submodule(replacement.name) for replacement in replacements}
         candidates: dict[nn.Module, Tensor] = {}
         for attention, layer_weights in zip(attention_layers, weights, strict=True):
             for letter, weight in layer_weights.items():
                 candidates[getattr(attention, family.attributes[letter])] = weight
         for layer in layers:
             for parent in layer.modules():
-                if parent in taken:
+                if parent in skipped:
                     continue
                 linear = {name: child for name, child in parent.named_children() if type(child) is nn.Linear}
-                for names in together:
+                for names in joinable:
                     group = [linear[name] for name in names if name in linear]
-                    if len(group) == len(names) and _alike(group, candidates):
-                        self._stand_in(parent, names, self._join(group, candidates))
+                    if len(group) == len(names) and _can_join(group, candidates):
+                        self._replace(parent, names, self._join(group, candidates))
                         linear = {name: child for name, child in linear.items() if name not in names}
                 for name, child in linear.items():
-                    self._stand_in(parent, [name], [self._packed([child], candidates)])
-        self._place_others(attention_layers, family, weights)
+                    self._replace(parent, [name], [self._packed([child], candidates)])
+        self._add_unpacked(attention_layers, family, weights)
 
-    def _place_others(
+    def _add_unpacked(
         self, attention_layers: Sequence[nn.Module], family: Family, weights: Sequence[LayerWeights]
     ) -> None:
-        """Candidates of projections that are no plain linear layers, such as those of another adapter, unpacked."""
-        placed = {(place.parent, place.name) for place in self._places}
+        """Wrap projections that are no plain linear layers, such as those of another adapter, without packing."""
+        replaced = {(replacement.parent, replacement.name) for replacement in self._replacements}
         for attention, layer_weights in zip(attention_layers, weights, strict=True):
             for letter, weight in layer_weights.items():
                 name = family.attributes[letter]
-                if (attention, name) in placed:
+                if (attention, name) in replaced:
                     continue
                 module = attention.get_submodule(name)
                 if isinstance(module, CandidateLinear | JoinedPart | PackedLinear):
-                    raise RuntimeError(f"{name} was packed during a pass, which holds a stand-in; pack under the lock.")
-                self._stand_in(attention, [name], [CandidateLinear(module, weight, self._rows)])
+                    raise RuntimeError(f"{name} was packed during a pass, while modules are replaced; hold the lock.")
+                self._replace(attention, [name], [CandidateLinear(module, weight, self._rows)])
 
-    def _stand_in(self, parent: nn.Module, names: Sequence[str], modules: Sequence[nn.Module]) -> None:
-        self._places += [Place(parent, name, module) for name, module in zip(names, modules, strict=True)]
+    def _replace(self, parent: nn.Module, names: Sequence[str], modules: Sequence[nn.Module]) -> None:
+        self._replacements += [Replacement(parent, name, module) for name, module in zip(names, modules, strict=True)]
 
     def _join(self, group: Sequence[nn.Linear], candidates: Mapping[nn.Module, Tensor]) -> list[nn.Module]:
-        """Stand-ins for projections of the same input."""
+        """Replacements for projections of the same input."""
         joined = JoinedLinear(self._packed(group, candidates), [module.out_features for module in group])
         self._joined.append(joined)
         return [JoinedPart(joined, index) for index in range(len(group))]
 
     def _packed(self, group: Sequence[nn.Linear], candidates: Mapping[nn.Module, Tensor]) -> nn.Module:
-        """One module for all of `group`, their outputs one behind the other."""
+        """One module for all of `group`, with concatenated outputs."""
         bias = None if group[0].bias is None else torch.cat([module.bias for module in group])
         plain = PackedLinear(torch.cat([module.weight for module in group]), bias)
         if group[0] not in candidates:
@@ -163,18 +162,18 @@ class PackedProjections:
 
     @contextmanager
     def attached(self) -> Iterator[CandidateRows]:
-        """The packed modules in the model's place for the time of the block; yields the row counter, at 0."""
+        """Swap in the packed modules inside the block; yields the row counter, at 0."""
         try:
-            with standing_in(self._places):
+            with swap_in(self._replacements):
                 yield self._rows
         finally:
             self._rows.count = 0
             for joined in self._joined:
-                joined.forget()
+                joined.clear()
 
 
-def _alike(group: Sequence[nn.Linear], candidates: Mapping[nn.Module, Tensor]) -> bool:
-    """Whether all or none of these have a bias, and all or none a candidate weight."""
+def _can_join(group: Sequence[nn.Linear], candidates: Mapping[nn.Module, Tensor]) -> bool:
+    """Whether all or none have a bias, and all or none a candidate weight."""
     return len({module.bias is None for module in group}) == 1 and len({module in candidates for module in group}) == 1
 
 
@@ -184,7 +183,7 @@ def packed_linear(module: nn.Module) -> nn.Module:
 
 
 def can_pack(model: nn.Module) -> bool:
-    """Whether packing is possible and bearable: torch has the kernels, and the weights are small and on the CPU."""
+    """Whether torch has the kernels, and the weights are on the CPU and not too large."""
     parameters = list(model.parameters())
     return (
         hasattr(torch.ops.mkldnn, "_reorder_linear_weight")

@@ -1,8 +1,8 @@
-"""What a model on a CPU sets for the whole process, once: memory that is freed stays, and threads keep to the quota.
+"""Process-wide settings for models on the CPU: keep freed memory, and limit threads to the container's quota.
 
-By default the C library gives a freed buffer of more than 128 KiB back to the system at once, and the system clears
-every page before it hands it out anew: a quarter of the time that reading takes. And torch starts a thread for every
-processor of the machine, however few a container may use. ``FOCUSDOC_PROCESS=keep`` leaves both as they are.
+By default glibc returns freed buffers above 128 KiB to the system at once, and the system zeroes every page before
+reuse: a quarter of the time that reading takes. And torch starts a thread per processor of the machine, even in a
+container that may use fewer. ``FOCUSDOC_PROCESS=keep`` changes neither.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ import torch
 from focusdoc.container import num_cpus
 from focusdoc.errors import ConfigError
 
-#: Environment variable that leaves the process as it is.
+#: Environment variable to leave the process unchanged.
 PROCESS_VARIABLE = "FOCUSDOC_PROCESS"
 #: Parameters of glibc's mallopt(3).
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-#: Free bytes at the end of the heap that are not given back.
+#: Free bytes at the end of the heap that are not returned to the system.
 KEPT_BYTES = 256 << 20
-#: Bytes from which a buffer is mapped on its own, and given back when freed. Those of a reading are smaller (12.6 MB
-#: for the default model), those that live as long as a question are not, and would leave holes between the others.
+#: Buffers from this size on are mapped separately, and returned when freed. Reading uses smaller ones (12.6 MB for the
+#: default model); larger ones live as long as a question, and would fragment the heap.
 MAPPED_BYTES = 16 << 20
-#: Settings of the user's own, which are left as they are.
+#: glibc settings of the user, which take precedence.
 _OWN_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
 def prepare_process() -> None:
-    """Set what is said above, where neither the user's environment nor `PROCESS_VARIABLE` says otherwise.
+    """Apply the process-wide settings, unless the environment says otherwise.
 
     Raises:
-        ConfigError: the variable holds something else than it may.
+        ConfigError: `PROCESS_VARIABLE` has an invalid value.
     """
     switch = os.environ.get(PROCESS_VARIABLE, "").strip().lower()
     if switch not in ("", "keep"):
@@ -48,10 +48,10 @@ def prepare_process() -> None:
 
 @cache
 def keep_freed_pages() -> bool:
-    """Have the C library keep up to `KEPT_BYTES` that were freed, for this process; once is enough.
+    """Make glibc keep up to `KEPT_BYTES` of freed memory; cached, since once is enough.
 
     Returns:
-        Whether it does: not where it is not glibc, or where the user's environment has settings of its own.
+        Whether it does; False without glibc, or if the environment has malloc settings.
     """
     if sys.platform != "linux" or any(name in os.environ for name in _OWN_SETTINGS):
         return False

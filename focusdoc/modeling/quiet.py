@@ -1,4 +1,4 @@
-"""Silence for libraries that talk while they load."""
+"""Silencing libraries while they load."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """No progress bars of transformers inside the block; as before after it."""
+    """Disable transformers' progress bars inside the block."""
     from transformers.utils import logging as transformers_logging
 
     shown = transformers_logging.is_progress_bar_enabled()
@@ -24,7 +24,7 @@ def no_progress_bars() -> Iterator[None]:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """No progress bars and no warnings of transformers and its like inside the block; as before after it."""
+    """Disable progress bars and warnings of transformers and huggingface_hub inside the block."""
     from transformers.utils import logging as transformers_logging
 
     verbosity = transformers_logging.get_verbosity()

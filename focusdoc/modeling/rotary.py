@@ -12,11 +12,11 @@ Rotation = tuple[Tensor, Tensor]
 
 
 class Rotary:
-    """The rotations of one base model, per layer.
+    """Key rotations of one base model, per layer.
 
     Args:
         module: the decoder's rotary embedding module.
-        layer_types: the type of every layer where types have RoPE parameters of their own (Gemma 3), else None.
+        layer_types: the type of every layer, if types have RoPE parameters of their own (Gemma 3), else None.
     """
 
     def __init__(self, module: nn.Module, layer_types: tuple[str, ...] | None, num_layers: int) -> None:
@@ -24,16 +24,16 @@ class Rotary:
         per_type = layer_types is not None and any(hasattr(module, f"{name}_inv_freq") for name in set(layer_types))
         self._types: tuple[str | None, ...] = tuple(layer_types) if per_type and layer_types else (None,) * num_layers
 
-    def by(self, distances: Tensor) -> Mapping[str | None, Rotation]:
-        """Rotations by `distances` (new position less old one; int [n]) for every type of layer."""
+    def rotations(self, distances: Tensor) -> Mapping[str | None, Rotation]:
+        """Rotations by `distances` (new minus old position; int [n]) for every layer type."""
         return {name: self._tables(distances, name) for name in set(self._types)}
 
     def of_layer(self, rotations: Mapping[str | None, Rotation], layer: int) -> Rotation:
-        """The entry of `rotations` that serves `layer`."""
+        """The rotation in `rotations` for `layer`."""
         return rotations[self._types[layer]]
 
     def _tables(self, distances: Tensor, layer_type: str | None) -> Rotation:
-        # The module casts its tables to the dtype of its first argument; rotations are made in float32.
+        # The module casts its tables to the dtype of its first argument; we need float32.
         like = torch.empty(0, device=distances.device, dtype=torch.float32)
         if layer_type is None:
             cos, sin = self._module(like, distances[None])
@@ -41,17 +41,17 @@ class Rotary:
         else:
             cos, sin = self._module(like, distances[None], layer_type)
             scale = getattr(self._module, f"{layer_type}_attention_scaling", 1.0)
-        # Scaled RoPE variants (yarn) fold a factor into cos and sin; a stored key carries it already.
+        # Scaled RoPE (yarn) folds a factor into cos and sin; a stored key already includes it.
         return cos[0] / scale, sin[0] / scale
 
 
 def rotate(keys: Tensor, rotation: Rotation) -> Tensor:
-    """Keys [..., n, head_dim] rotated on by `rotation` [n, head_dim], computed in float32.
+    """Keys [..., n, head_dim] rotated by `rotation` [n, head_dim], computed in float32.
 
-    Rotations add up, so a key at position p turned by (q - p) is the key at position q.
+    Rotations add up, so a key at position p rotated by (q - p) is the key at position q.
     """
     cos, sin = rotation
     wide = keys.float()
     half = wide.shape[-1] // 2
-    turned = torch.cat((-wide[..., half:], wide[..., :half]), dim=-1)
-    return (wide * cos + turned * sin).to(keys.dtype)
+    rotated_half = torch.cat((-wide[..., half:], wide[..., :half]), dim=-1)
+    return (wide * cos + rotated_half * sin).to(keys.dtype)

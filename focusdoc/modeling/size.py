@@ -1,4 +1,4 @@
-"""How large a base model is and how fast this machine would read with it, told without its weights."""
+"""The size of a base model and this machine's reading speed, estimated without the weights."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
 from focusdoc.modeling.dimensions import ModelSize
 from focusdoc.storage import expanded
 
-#: Share of the speed of the bare layer that is timed here which a whole model reaches: norms, rotation, copies.
+#: Speed of a whole model relative to the bare layer timed here: norms, rotation and copies take the rest.
 _READING_EFFICIENCY = 0.7
-#: Seconds that the timing takes.
+#: Duration of the timing in seconds.
 _TIMING_SECONDS = 0.3
-#: Tokens of a chunk where no adapter or setting says.
+#: Chunk size without an adapter or setting.
 CHUNK_TOKENS = 2048
 
 
 def model_size(model: str | None) -> ModelSize:
-    """The dimensions of a base model, from the catalogue or the ``config.json`` in its folder; None is the default.
+    """The dimensions of a base model from the catalogue or its folder's ``config.json``; None for the default model.
 
     Raises:
         ModelNotFoundError: there is no such file, or it lacks a dimension.
@@ -43,8 +43,8 @@ def model_size(model: str | None) -> ModelSize:
         raise ModelNotFoundError(f"{str(file)!r} does not describe a language model ({error!r}).") from None
 
 
-def where_it_runs(size: ModelSize) -> tuple[str, ModelSize]:
-    """The device that would be taken, and the model in the dtype that it would be loaded in there."""
+def default_placement(size: ModelSize) -> tuple[str, ModelSize]:
+    """The device that "auto" chooses, and the model in the dtype that it is loaded in there."""
     import torch
 
     if torch.cuda.is_available():
@@ -55,24 +55,24 @@ def where_it_runs(size: ModelSize) -> tuple[str, ModelSize]:
 def estimate_seconds_per_token(
     size: ModelSize, device: str, *, chunk_size: int = CHUNK_TOKENS, budget: float = _TIMING_SECONDS
 ) -> float:
-    """The seconds that reading a token will take: those of one layer of its shapes, on weights that mean nothing.
+    """Estimated seconds to read a token, from timing one layer of the model's shapes with dummy weights.
 
     Args:
         chunk_size: tokens read together.
-        budget: seconds that the timing goes on; the layer is timed once at least.
+        budget: duration of the timing in seconds; the layer runs at least once.
     """
     import torch
     from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
     dtype = getattr(torch, size.dtype, torch.float32)
 
-    def some(*shape: int) -> torch.Tensor:
+    def filled(*shape: int) -> torch.Tensor:
         return torch.full(shape, 0.01, device=device, dtype=dtype)
 
-    heads = some(1, size.num_heads, chunk_size, size.head_dim)
-    rows = some(chunk_size, size.hidden_size)
-    attention = some((2 * size.num_heads + 2 * size.num_kv_heads) * size.head_dim, size.hidden_size)
-    gate, up = (some(size.intermediate_size, size.hidden_size) for _ in range(2))
+    heads = filled(1, size.num_heads, chunk_size, size.head_dim)
+    rows = filled(chunk_size, size.hidden_size)
+    attention = filled((2 * size.num_heads + 2 * size.num_kv_heads) * size.head_dim, size.hidden_size)
+    gate, up = (filled(size.intermediate_size, size.hidden_size) for _ in range(2))
 
     def layer() -> None:
         linear(rows, attention)
@@ -81,9 +81,9 @@ def estimate_seconds_per_token(
         if device.startswith("cuda"):
             torch.cuda.synchronize()
 
-    layer()  # the first one prepares
-    count, begun = 0, time.perf_counter()
-    while (seconds := time.perf_counter() - begun) < budget or not count:
+    layer()  # warm-up
+    count, started_at = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - started_at) < budget or not count:
         layer()
         count += 1
     return seconds / (count * chunk_size) * size.num_layers / _READING_EFFICIENCY

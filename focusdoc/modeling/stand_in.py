@@ -1,4 +1,4 @@
-"""Modules that take the place of a model's own for the time of a pass."""
+"""Temporarily replacing a model's modules during a pass."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import NamedTuple
 from torch import nn
 
 
-class Place(NamedTuple):
-    """Where a module hangs, and what may stand there in its stead.
+class Replacement(NamedTuple):
+    """A module, and what replaces it.
 
     Attributes:
         parent, name: the module is the child `name` of `parent`.
-        stand_in: maps as the module does.
+        module: its replacement, with the same interface.
     """
 
     parent: nn.Module
     name: str
-    stand_in: nn.Module
+    module: nn.Module
 
 
 @contextmanager
-def standing_in(places: Sequence[Place]) -> Iterator[None]:
-    """The stand-ins in the places of the model's own modules, which come back at the end of the block.
+def swap_in(replacements: Sequence[Replacement]) -> Iterator[None]:
+    """Replace modules inside the block; the originals are restored at the end.
 
-    Of two for one place, the later one stands there.
+    If two replacements have the same place, the later one wins.
     """
-    own = [place.parent.get_submodule(place.name) for place in places]
+    own = [replacement.parent.get_submodule(replacement.name) for replacement in replacements]
     try:
-        for place in places:
-            # Not by setattr: the parent's list of children is all that is touched.
-            place.parent._modules[place.name] = place.stand_in
+        for replacement in replacements:
+            # Not by setattr, which would do more than change the parent's child.
+            replacement.parent._modules[replacement.name] = replacement.module
         yield
     finally:
-        for place, module in zip(places, own, strict=True):
-            place.parent._modules[place.name] = module
+        for replacement, module in zip(replacements, own, strict=True):
+            replacement.parent._modules[replacement.name] = module

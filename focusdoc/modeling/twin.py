@@ -1,8 +1,7 @@
-"""A model's modules once more over the same weights, so that nothing is ever attached to the model of the caller.
+"""Twins: copies of a model's module tree over the same weights, so that the caller's model is never modified.
 
-Passes of ours swap projections and choose another attention. Done to the model itself, that would show in every other
-thread that uses it, and in every other wrapper of it. A twin is a tree of modules of our own (kilobytes); parameters
-and buffers are those of the model, wherever it moves them.
+Our passes swap projections and use another attention. On the model itself, other threads and wrappers would see that.
+A twin has modules of its own (kilobytes); parameters and buffers are shared, even if the model is moved.
 """
 
 from __future__ import annotations
@@ -17,70 +16,70 @@ from torch import nn
 from focusdoc.errors import UnsupportedModelError
 
 Module = TypeVar("Module", bound=nn.Module)
-#: Under this name transformers knows our attention.
+#: Name of our attention in transformers' attention interface.
 ATTENTION = "focusdoc"
 
 
 def twin(model: Module) -> Module:
-    """`model` as modules of their own that share its parameters and buffers.
+    """A copy of `model`'s module tree that shares its parameters and buffers.
 
-    Modules that the model gets, loses or replaces later are not seen.
+    Modules that are added to, removed from or replaced in the model later are not seen.
 
     Raises:
-        UnsupportedModelError: a module's forward was replaced by something that cannot be asked of its twin.
+        UnsupportedModelError: a module's forward was replaced by something that cannot be bound to the twin.
     """
     twins: dict[nn.Module, nn.Module] = {}
 
-    def of(module: nn.Module) -> nn.Module:
+    def copy_tree(module: nn.Module) -> nn.Module:
         if module not in twins:
-            made = twins[module] = module.__new__(type(module))
-            # A shallow copy: the dicts of parameters and buffers stay shared, so what is moved is moved for both.
-            made.__dict__ = module.__dict__.copy()
-            made.__dict__["_modules"] = {
-                name: None if child is None else of(child) for name, child in module._modules.items()
+            copied = twins[module] = module.__new__(type(module))
+            # A shallow copy: the dicts of parameters and buffers stay shared, so moving one moves both.
+            copied.__dict__ = module.__dict__.copy()
+            copied.__dict__["_modules"] = {
+                name: None if child is None else copy_tree(child) for name, child in module._modules.items()
             }
-            _own_forward(module, made)
+            _rebind_forward(module, copied)
         return twins[module]
 
-    return of(model)  # type: ignore[return-value]  # a module's twin is of its type
+    return copy_tree(model)  # type: ignore[return-value]  # a module's twin is of its type
 
 
 def with_first_layers(decoder: nn.Module, num_layers: int) -> nn.Module:
-    """`decoder` (of a twin), with a list of its own of the first of its layers; all modules are shared."""
-    made = decoder.__new__(type(decoder))
-    made.__dict__ = decoder.__dict__.copy()
+    """`decoder` (of a twin) with only its first layers, in a list of its own; all modules are shared."""
+    copied = decoder.__new__(type(decoder))
+    copied.__dict__ = decoder.__dict__.copy()
     layers = nn.ModuleList(list(decoder.get_submodule("layers").children())[:num_layers])
-    made.__dict__["_modules"] = {**decoder._modules, "layers": layers}
-    _own_forward(decoder, made)
-    return made
+    copied.__dict__["_modules"] = {**decoder._modules, "layers": layers}
+    _rebind_forward(decoder, copied)
+    return copied
 
 
-def _own_forward(module: nn.Module, made: nn.Module) -> None:
-    """What an instance has in place of its class's forward would run the modules of the model, not of its twin."""
-    made.__dict__.pop("_compiled_call_impl", None)
-    forward = made.__dict__.pop("forward", None)
-    if made.__dict__.pop("_hf_hook", None) is not None:  # accelerate's, which moves inputs between devices
-        forward = made.__dict__.pop("_old_forward", None)
+def _rebind_forward(module: nn.Module, copied: nn.Module) -> None:
+    """Bind an instance's own forward to the copy; otherwise it would run the original's modules."""
+    copied.__dict__.pop("_compiled_call_impl", None)
+    forward = copied.__dict__.pop("forward", None)
+    if copied.__dict__.pop("_hf_hook", None) is not None:  # accelerate's hook, which moves inputs between devices
+        forward = copied.__dict__.pop("_old_forward", None)
     if forward is None:
         return
     if not isinstance(forward, MethodType) or forward.__self__ is not module:
         raise UnsupportedModelError(
             f"The forward of a {type(module).__name__} was replaced by {forward!r}; load the model without it."
         )
-    made.__dict__["forward"] = MethodType(forward.__func__, made)
+    copied.__dict__["forward"] = MethodType(forward.__func__, copied)
 
 
 def use_attention(
     model: nn.Module, function: Callable[..., Any], name: str = ATTENTION, masked_as: str | None = None
 ) -> None:
-    """Let every module of `model` (a twin) take its attention from `function`, by transformers' attention interface.
+    """Make every module of `model` (a twin) use `function` through transformers' attention interface.
 
-    The configuration is a copy that only these modules have.
+    The modules get a copy of the config.
 
     Args:
         name: of `function` in the interface.
-        masked_as: the attention of transformers' own whose masks it gets; None for no mask, where `function` knows
-            from its layout who sees whom.
+        masked_as: the built-in attention whose masks `function` gets; None for no mask, if its layout defines the
+            pattern.
     """
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
     from transformers.modeling_utils import AttentionInterface
@@ -98,4 +97,4 @@ def use_attention(
 
 
 def _no_mask(*args: object, **kwargs: object) -> None:
-    """A mask function for transformers that makes no mask."""
+    """A mask function for transformers that creates no mask."""

@@ -1,4 +1,4 @@
-"""Readers: models that write answers from passages which the candidates of the base model have found."""
+"""Readers: models that write answers from the passages that the base model finds."""
 
 from focusdoc.readers.opening import open_reader
 from focusdoc.readers.reader import Reader

@@ -1,4 +1,4 @@
-"""A conversation that needs no memory: the reader answers it from its own window."""
+"""Answering without documents: the reader uses its own context window."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ from collections.abc import Generator
 
 from focusdoc.decoding.answer import Answer, TextPiece, Timings, Usage
 from focusdoc.decoding.answering import Way
-from focusdoc.decoding.prompt import Asked
+from focusdoc.decoding.prompt import Request
 from focusdoc.readers.fitting import fit_conversation
 from focusdoc.readers.reader import Reader, relay
 
 
 class Alone(Way):
-    """The reader answers what needs no memory; there are no sources."""
+    """The reader answers without documents and sources."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
 
-    def check(self, asked: Asked) -> None:
+    def check(self, request: Request) -> None:
         """See `Way.check`.
 
         Raises:
-            ConfigError, PromptTooLongError: the reader cannot keep to the settings, or the last message does not fit
-                into its window.
+            ConfigError, PromptTooLongError: the reader does not support the settings, or the last message does not fit
+                its window.
         """
-        self.reader.check(asked.settings)
-        fit_conversation(self.reader, asked.said, asked.settings)
+        self.reader.check(request.settings)
+        fit_conversation(self.reader, request.messages, request.settings)
 
-    def stream(self, asked: Asked) -> Generator[TextPiece, None, None]:
+    def stream(self, request: Request) -> Generator[TextPiece, None, None]:
         """See `Way.stream`.
 
         Raises:
-            ReaderError: while it writes.
+            ReaderError: the reader fails while writing.
         """
         pieces: list[str] = []
-        conversation = fit_conversation(self.reader, asked.said, asked.settings)
-        written = yield from relay(self.reader.write(conversation, asked.settings, asked.cancel), pieces)
+        conversation = fit_conversation(self.reader, request.messages, request.settings)
+        written = yield from relay(self.reader.write(conversation, request.settings, request.cancel), pieces)
         usage = Usage(0, 0, 0, written.completion_tokens, reader_tokens=written.prompt_tokens)
         timings = Timings(written.first_token, written.decode)
         yield TextPiece("", Answer("".join(pieces), (), usage, timings, (), written.finish_reason))

@@ -1,4 +1,4 @@
-"""A reader behind an OpenAI-compatible endpoint: Ollama, llama-server, LM Studio, vLLM, or a service on the network."""
+"""A reader behind an OpenAI-compatible endpoint: Ollama, llama-server, LM Studio, vLLM or a remote service."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from urllib.parse import urlsplit
 from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import FinishReason
 from focusdoc.errors import ConfigError, ReaderError
-from focusdoc.readers.reader import WINDOW, Messages, Written, estimated, no_grammar
+from focusdoc.readers.reader import WINDOW, Messages, Written, approximate_tokens, grammar_error
 
-#: Environment variable with the endpoint's key.
+#: Environment variable with the endpoint's API key.
 KEY_VARIABLE = "FOCUSDOC_READER_KEY"
-#: Seconds to wait for a connection, and for each piece of an answer; a CPU may read a prompt for minutes.
-_CONNECT, _PIECE = 10.0, 600.0
-#: Bytes of a refusal that are read at all; they are shown.
-_SAID = 300
+#: Timeouts in seconds for connecting and for each piece of an answer; prefill on a CPU can take minutes.
+_CONNECT_TIMEOUT, _PIECE_TIMEOUT = 10.0, 600.0
+#: Bytes of an error response to read and show.
+_MAX_REFUSAL_BYTES = 300
 
 
 class EndpointReader:
-    """Writes by ``POST {url}/chat/completions``, streamed.
+    """Writes with ``POST {url}/chat/completions``, streamed.
 
-    The key goes to this host alone: redirects are not followed, and of the proxies that the environment names only
-    those for https are used, through which it passes encrypted.
+    The key is sent to this host only: redirects are not followed, and of the proxies in the environment only those for
+    https are used, through which the key passes encrypted.
 
     Args:
-        url: up to and with the version, such as ``http://localhost:11434/v1``.
-        model: what the endpoint calls the model.
-        key: sent as a bearer token; None takes `KEY_VARIABLE`, and sends none where it is not set.
+        url: the base URL including the version, such as ``http://localhost:11434/v1``.
+        model: the model name at the endpoint.
+        key: bearer token; None for `KEY_VARIABLE`, if it is set.
         window: see `focusdoc.readers.reader.Reader`.
 
     Raises:
-        ConfigError: the address is none of http or https, or no model is named.
+        ConfigError: the URL is not http or https, or there is no model name.
     """
 
     def __init__(self, url: str, model: str | None, *, key: str | None = None, window: int = WINDOW) -> None:
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
             raise ConfigError(f"reader is {url!r}; an endpoint's address begins with http:// or https://.")
         if not model:
-            raise ConfigError(f"reader is {url!r}; say with reader_model= which of its models is to read.")
+            raise ConfigError(f"reader is {url!r}; name one of its models with reader_model=.")
         self._url = url.rstrip("/")
         self._key = key or os.environ.get(KEY_VARIABLE)
         self.name = model
@@ -53,24 +53,24 @@ class EndpointReader:
         return f"{type(self).__name__}({self._url!r}, {self.name!r})"
 
     def count(self, text: str) -> int:
-        """See `Reader.count`: rather too many than too few."""
-        return estimated(text)
+        """See `Reader.count`; an upper estimate."""
+        return approximate_tokens(text)
 
     def check(self, settings: GenerationConfig) -> None:
-        """See `Reader.check`: no grammar can be kept to from here."""
+        """See `Reader.check`; grammars are not supported."""
         if settings.grammar is not None:
-            raise no_grammar(self.name)
+            raise grammar_error(self.name)
 
     def write(
         self, messages: Messages, settings: GenerationConfig, cancel: threading.Event | None = None
     ) -> Generator[str, None, Written]:
         """See `Reader.write`."""
-        begun = time.perf_counter()
+        started = time.perf_counter()
         first: float | None = None
         reason: str | None = None
         usage: dict[str, int] = {}
         count = 0
-        for event in self._events(self._asked(messages, settings)):
+        for event in self._events(self._payload(messages, settings)):
             usage = event.get("usage") or usage
             for choice in event.get("choices") or ():
                 reason = choice.get("finish_reason") or reason
@@ -85,17 +85,17 @@ class EndpointReader:
             raise ReaderError(f"{self.name} at {self._url} ended in the middle of its answer; ask again.")
         ended = time.perf_counter()
         first = first or ended
-        ways: dict[str, FinishReason] = {"length": "length", "cancelled": "cancelled"}
+        reasons: dict[str, FinishReason] = {"length": "length", "cancelled": "cancelled"}
         return Written(
-            ways.get(reason, "stop"),
+            reasons.get(reason, "stop"),
             usage.get("prompt_tokens", sum(self.count(content) for _, content in messages)),
             usage.get("completion_tokens", count),
-            first - begun,
+            first - started,
             ended - first,
         )
 
-    def _asked(self, messages: Messages, settings: GenerationConfig) -> dict[str, Any]:
-        asked: dict[str, Any] = {
+    def _payload(self, messages: Messages, settings: GenerationConfig) -> dict[str, Any]:
+        payload: dict[str, Any] = {
             "model": self.name,
             "messages": [{"role": role, "content": content} for role, content in messages],
             "max_tokens": settings.max_new_tokens,
@@ -107,30 +107,30 @@ class EndpointReader:
         optional: dict[str, Any] = {"stop": list(settings.stop), "seed": settings.seed, "top_k": settings.top_k}
         if settings.repetition_penalty != 1:
             optional["repetition_penalty"] = settings.repetition_penalty
-        return asked | {name: value for name, value in optional.items() if value not in (None, [], 0)}
+        return payload | {name: value for name, value in optional.items() if value not in (None, [], 0)}
 
-    def _events(self, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """What the endpoint sends, event by event.
+    def _events(self, payload: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The endpoint's server-sent events.
 
         Raises:
-            ReaderError: it is not there, too slow, refuses, or sends what is no event.
+            ReaderError: the endpoint is unreachable or too slow, refuses the request, or sends something else.
         """
         import httpx
 
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         try:
-            timeout = httpx.Timeout(_PIECE, connect=_CONNECT)
+            timeout = httpx.Timeout(_PIECE_TIMEOUT, connect=_CONNECT_TIMEOUT)
             with (
                 httpx.Client(timeout=timeout, headers=headers, trust_env=self._url.startswith("https:")) as client,
-                client.stream("POST", f"{self._url}/chat/completions", json=asked) as response,
+                client.stream("POST", f"{self._url}/chat/completions", json=payload) as response,
             ):
                 if response.status_code != 200:
-                    raise self._refused(response.status_code, next(response.iter_bytes(_SAID), b""))
+                    raise self._refusal(response.status_code, next(response.iter_bytes(_MAX_REFUSAL_BYTES), b""))
                 for line in response.iter_lines():
                     if line.startswith("data:") and line[5:].strip() != "[DONE]":
                         event = json.loads(line[5:])
                         if not isinstance(event, dict) or event.get("error"):
-                            raise ReaderError(f"{self.name} at {self._url} failed: {str(event)[:_SAID]}")
+                            raise ReaderError(f"{self.name} at {self._url} failed: {str(event)[:_MAX_REFUSAL_BYTES]}")
                         yield event
         except httpx.ConnectError as error:
             raise ReaderError(
@@ -141,14 +141,14 @@ class EndpointReader:
         except (httpx.HTTPError, ValueError) as error:
             raise ReaderError(f"{self.name} at {self._url} broke off: {error or type(error).__name__}.") from error
 
-    def _refused(self, status: int, body: bytes) -> ReaderError:
-        said = " ".join(body.decode("utf-8", "replace").split())
+    def _refusal(self, status: int, body: bytes) -> ReaderError:
+        reason = " ".join(body.decode("utf-8", "replace").split())
         if self._key:
-            said = said.replace(self._key, "***")
+            reason = reason.replace(self._key, "***")
         remedy = {
             401: f"set {KEY_VARIABLE} to a key that it accepts",
             403: f"set {KEY_VARIABLE} to a key that it accepts",
             404: f"check the address, which mostly ends in /v1, and that it has a model named {self.name!r}",
             429: "it is busy; ask again later",
         }.get(status, "see its own log" if status >= 400 else "give the address that it sends to, if you trust it")
-        return ReaderError(f"{self._url} refuses {self.name!r} with status {status} ({said}); {remedy}.")
+        return ReaderError(f"{self._url} refuses {self.name!r} with status {status} ({reason}); {remedy}.")

@@ -1,17 +1,17 @@
-"""Finding: which windows of the documents hold what a question asks.
+"""Finding: ranking the windows of the documents for a question.
 
-Three signals make one score:
+A window has three signals:
 
-- where the candidates looked, weighted by the attention that the local context paid to them (what candidates are for;
-  FocusLLM, section 3.1);
-- what the base model's own retrieval heads take from each token for the question, which runs behind every chunk as the
-  dynamic prompt in any case (arXiv 2404.15574, 2506.09944);
-- how well a window's words match the question's (BM25).
+- the candidates' token scores, weighted by the attention that the local context paid to the candidates (FocusLLM,
+  section 3.1);
+- the token scores of the base model's retrieval heads for the question, which runs behind every chunk as the dynamic
+  prompt anyway (arXiv 2404.15574, 2506.09944);
+- the BM25 score of the window.
 
-A window's score is a weighted sum: of the logarithms of the first two, against the largest of all windows, and of
-BM25's score against the best one. So scores are the logits of a softmax over all windows, and the weights are learnt
-as such (benchmarks/finding.py). Tried without gain beside these: the likelihood of the question behind each chunk, and
-the chunks' attention masses as a signal of their own (docs/reading.md).
+A window's score is the weighted sum of the logarithms of the first two, each relative to the largest of all windows,
+and of BM25 relative to the best window. The scores are logits of a softmax over all windows, and the weights are fitted
+as such (benchmarks/finding.py). The likelihood of the question behind each chunk and the chunks' attention masses as
+further signals did not help (docs/reading.md).
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ from torch import Tensor
 from torch.nn import functional
 
 from focusdoc.decoding.generation import AnswerDecoder
-from focusdoc.decoding.looking import NEAR
-from focusdoc.decoding.prompt import Asked, encode_text
+from focusdoc.decoding.looking import POOL_WIDTH
+from focusdoc.decoding.prompt import Request, encode_text
 from focusdoc.decoding.state import question_rows
 from focusdoc.errors import ConfigError
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.readers.windows import Windows, words_of
 
-#: Chunks that are looked into, at most.
-LOOKED = 32
-#: Against 1 for the largest, what a signal of nothing counts as; differences below it tell nothing.
+#: Maximum number of chunks to score.
+MAX_CHUNKS = 32
+#: Added to relative signals before the logarithm, so that differences below it do not count.
 FLOOR = 0.02
-#: The names of the signals, in the order of their weights.
+#: Names of the signals, in the order of their weights.
 SIGNALS = ("looked", "heads", "words")
 LOOKS, HEADS, WORDS = range(3)
-#: What each signal counts for.
+#: Weights of the signals.
 WEIGHTS = (1.25, 0.48, 4.8)
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The windows of several memories, one after another.
+    """The windows of several memories, concatenated.
 
     Attributes:
-        spans: (number of the memory, first character, behind the last) of each.
-        tokens: first token and behind the last, counted through all memories, int64 [windows, 2].
-        chunks: the chunk that holds its middle, counted through all memories, int64 [windows].
-        first_chunks: the first chunk of each memory, so counted.
+        spans: (memory index, first character, end character) of each window.
+        tokens: first token and end token, counted over all memories, int64 [windows, 2].
+        chunks: the chunk with the window's middle, counted over all memories, int64 [windows].
+        first_chunks: the first chunk of each memory, counted over all memories.
     """
 
     spans: list[tuple[int, int, int]]
@@ -61,19 +61,19 @@ class Places:
     first_chunks: list[int]
 
     def chunk_of(self, window: int) -> int:
-        """The chunk of a window in its own document."""
+        """The index of a window's chunk in its own document."""
         return int(self.chunks[window]) - self.first_chunks[self.spans[window][0]]
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a question makes of the windows.
+    """The scored windows for a question.
 
     Attributes:
-        signals: float32 [windows, signals], in the order of `SIGNALS`; each against its largest value.
-        scores: float32 [windows]: their weighted sum.
-        look_peak: what the candidates looked at most got, before it was set against itself.
-        words_peak: BM25's score of the best window for each word of the question.
+        signals: float32 [windows, signals], in the order of `SIGNALS`, each relative to its maximum.
+        scores: float32 [windows], their weighted sum.
+        look_peak: the highest score that a candidate gave, absolute.
+        words_peak: BM25 score of the best window, per word of the question.
     """
 
     places: Places
@@ -87,67 +87,65 @@ class Finder:
     """Ranks the windows of documents for a question.
 
     Args:
-        heads: the base model's retrieval heads, (layer, head) pairs; none where they are not known.
+        heads: the base model's retrieval heads as (layer, head) pairs; empty if unknown.
         weights: of the signals.
     """
 
     def __init__(self, heads: Iterable[tuple[int, int]] = (), weights: Sequence[float] = WEIGHTS) -> None:
         self._heads = tuple(sorted(heads))
         self._weights = torch.tensor(weights)
-        #: Of each memory that was asked; they end with it.
+        #: The windows of each memory, cached for its lifetime.
         self._windows: WeakKeyDictionary[DocumentMemory, Windows] = WeakKeyDictionary()
 
-    def find(self, decoder: AnswerDecoder, asked: Asked, question: str) -> Found:
-        """What `question` makes of all windows of the memories that are asked.
+    def find(self, decoder: AnswerDecoder, request: Request, question: str) -> Found:
+        """Score all windows of the request's memories for `question`.
 
         Args:
-            decoder: fresh, over the chunks of the memories; it is started here.
-            question: what the dynamic prompt ends with; where it does not hold it as it is, all of it is the question.
+            decoder: a new decoder over the chunks of the memories; it is started here.
+            question: the end of the dynamic prompt; if its tokens are not found there, the whole prompt counts.
 
         Raises:
             ConfigError: a memory was made from bare token ids.
         """
-        memories, prompt_ids = asked.memories, asked.prompt_ids
+        memories, prompt_ids = request.memories, request.prompt_ids
         windows = [self._windows_of(memory) for memory in memories]
         places = places_of(memories, windows)
         with decoder.base.tokenizer_lock:
-            question_ids = encode_text(asked.tokenizer, question)
-        decoder.look(asked.local_ids, prompt_ids, question_rows(prompt_ids, question_ids, self._heads))
+            question_ids = encode_text(request.tokenizer, question)
+        decoder.look(request.local_ids, prompt_ids, question_rows(prompt_ids, question_ids, self._heads))
         mass = decoder.candidate_mass.cpu()
         words = torch.cat([torch.from_numpy(each.matches(question)) for each in windows])
         signals = torch.zeros(len(words), len(SIGNALS))
         signals[:, WORDS] = words / words.max().clamp_min(1e-30)
-        # A chunk is worth a look for its attention mass, or for the words of one of its windows.
+        # Score the chunks with the largest attention mass or with the best-matching windows.
         signals[:, LOOKS] = torch.log(mass / mass.max().clamp_min(1e-30) + FLOOR)[places.chunks]
-        promise = torch.full((decoder.num_chunks,), -torch.inf)
-        promise.scatter_reduce_(0, places.chunks, signals @ self._weights, "amax")
-        chunks: list[int] = promise.argsort(descending=True)[:LOOKED].tolist()
+        estimate = torch.full((decoder.num_chunks,), -torch.inf)
+        estimate.scatter_reduce_(0, places.chunks, signals @ self._weights, "amax")
+        chunks: list[int] = estimate.argsort(descending=True)[:MAX_CHUNKS].tolist()
         starts = _token_starts(memories)
-        looked = decoder.look_inside(chunks, prompt_ids[-1:], mass[None], prompt_len=len(prompt_ids))
-        signals[:, LOOKS] = _in_windows(_spread(chunks, [look[None] for look in looked], starts), places)
-        if taken := decoder.look_for_question(chunks):
-            signals[:, HEADS] = _in_windows(_spread(chunks, taken, starts), places)
-        look_peak = max(float(look.max()) for look in looked)
+        scores = decoder.answer_token_scores(chunks, prompt_ids[-1:], mass[None], prompt_len=len(prompt_ids))
+        signals[:, LOOKS] = _in_windows(_spread(chunks, [look[None] for look in scores], starts), places)
+        if head_scores := decoder.question_token_scores(chunks):
+            signals[:, HEADS] = _in_windows(_spread(chunks, head_scores, starts), places)
+        look_peak = max(float(look.max()) for look in scores)
         words_peak = float(words.max()) / max(1, len(words_of([question])[0]))
         return Found(places, signals, signals @ self._weights, look_peak, words_peak)
 
     def _windows_of(self, memory: DocumentMemory) -> Windows:
         if memory.document is None or memory.tokenized is None:
-            raise ConfigError(
-                "A reader needs the words of a document; read it with engine.read, not as bare token ids."
-            )
+            raise ConfigError("A reader needs the text of a document; read it with engine.read, not as bare token ids.")
         if memory not in self._windows:
             self._windows[memory] = Windows(memory.document.text)
         return self._windows[memory]
 
 
 def places_of(memories: Sequence[DocumentMemory], windows: Sequence[Windows]) -> Places:
-    """The windows of `memories`, one after another."""
+    """The windows of `memories`, concatenated."""
     spans: list[tuple[int, int, int]] = []
     tokens, chunks = [], []
     num_tokens, first_chunks = 0, [0]
     for number, (memory, own) in enumerate(zip(memories, windows, strict=True)):
-        assert memory.tokenized is not None  # the finder has refused it
+        assert memory.tokenized is not None  # checked by the finder
         spans += [(number, start, end) for start, end in own.spans]
         edges = torch.tensor(own.spans).reshape(-1, 2)
         starts = torch.from_numpy(memory.tokenized.starts)
@@ -162,25 +160,25 @@ def places_of(memories: Sequence[DocumentMemory], windows: Sequence[Windows]) ->
 
 
 def _token_starts(memories: Sequence[DocumentMemory]) -> list[int]:
-    """The first token of every chunk of all memories and behind the last one, counted through all memories."""
+    """The first token of every chunk and the end of the last, counted over all memories."""
     return list(accumulate((chunk.num_tokens for memory in memories for chunk in memory.chunks), initial=0))
 
 
 def _spread(chunks: Sequence[int], looks: Sequence[Tensor], starts: Sequence[int]) -> Tensor:
-    """One look over all tokens, from that of `chunks`: each head against its own largest value, then added up.
+    """Token scores over all memories from those of `chunks`: each head relative to its maximum, summed and smoothed.
 
     Args:
-        looks: float32 [heads, chunk_len] of each of `chunks`.
+        looks: float32 [heads, chunk_len] for each of `chunks`.
     """
     largest = torch.stack([look.amax(dim=1) for look in looks]).amax(dim=0).clamp_min(1e-30)
     spread = torch.zeros(starts[-1])
     for chunk, look in zip(chunks, looks, strict=True):
         spread[starts[chunk] : starts[chunk] + look.shape[1]] = (look / largest[:, None]).sum(dim=0)
-    padded = functional.pad(spread, (NEAR // 2, NEAR - NEAR // 2 - 1))
-    return functional.avg_pool1d(padded[None, None], NEAR, stride=1)[0, 0]
+    padded = functional.pad(spread, (POOL_WIDTH // 2, POOL_WIDTH - POOL_WIDTH // 2 - 1))
+    return functional.avg_pool1d(padded[None, None], POOL_WIDTH, stride=1)[0, 0]
 
 
 def _in_windows(spread: Tensor, places: Places) -> Tensor:
-    """The logarithm of the largest value in every window, against the largest of all."""
+    """The logarithm of each window's maximum, relative to the largest of all."""
     largest = torch.stack([spread[first:last].max() for first, last in places.tokens.tolist()])
     return torch.log(largest / largest.max().clamp_min(1e-30) + FLOOR)

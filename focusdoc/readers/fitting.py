@@ -1,4 +1,4 @@
-"""What of a conversation a reader's window holds beside the question, the passages and the answer."""
+"""Fitting a conversation, a question and passages into a reader's context window."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ from focusdoc.errors import PromptTooLongError
 from focusdoc.readers.passages import NUM_WINDOWS
 from focusdoc.readers.reader import Messages, Reader, reading_prompt
 
-#: Tokens that a chat template puts around each message, at most.
-_AROUND = 32
+#: Upper bound of the tokens that a chat template adds per message.
+_TEMPLATE_TOKENS = 32
 
 
 def fit_reading(
     reader: Reader, question: str, earlier: Messages, settings: GenerationConfig, budget: int
 ) -> tuple[Messages, int]:
-    """The earlier turns that a question is asked behind, and the tokens of passages that fit beside them.
+    """The earlier turns to keep with a question, and the token budget left for passages.
 
-    Passages go before earlier turns, and newer turns before older ones.
+    Passages take precedence over earlier turns, and newer turns over older ones.
 
     Args:
-        budget: tokens of passages, at most.
+        budget: maximum tokens of passages.
 
     Raises:
-        PromptTooLongError: the question alone leaves no room for a passage.
+        PromptTooLongError: the question leaves no room for a passage.
     """
     return _fit(reader, reading_prompt(question, [""] * NUM_WINDOWS), earlier, settings, budget)
 
 
 def fit_conversation(reader: Reader, conversation: Messages, settings: GenerationConfig) -> Messages:
-    """A conversation without what is too old for the reader's window; the system's words and the last message stay.
+    """The conversation, truncated to the reader's window; system messages and the last message are kept.
 
     Raises:
-        PromptTooLongError: these alone do not fit.
+        PromptTooLongError: those alone do not fit.
     """
     *earlier, last = conversation
     return [*_fit(reader, [last], earlier, settings, 0)[0], last]
 
 
 def _fit(
-    reader: Reader, asked: Messages, earlier: Messages, settings: GenerationConfig, budget: int
+    reader: Reader, prompt: Messages, earlier: Messages, settings: GenerationConfig, budget: int
 ) -> tuple[Messages, int]:
-    sizes = [reader.count(content) + _AROUND for _, content in earlier]
-    needed = sum(reader.count(content) + _AROUND for _, content in asked)
+    sizes = [reader.count(content) + _TEMPLATE_TOKENS for _, content in earlier]
+    needed = sum(reader.count(content) + _TEMPLATE_TOKENS for _, content in prompt)
     needed += sum(size for size, (role, _) in zip(sizes, earlier, strict=True) if role == "system")
     left = reader.window - needed - settings.max_new_tokens
     if left < min(budget, 1):
@@ -54,7 +54,7 @@ def _fit(
         if kept[index]:
             continue
         if sizes[index] > left - budget:
-            # What is kept begins with a user's turn: many templates want it to.
+            # Start with a user's turn, as many templates require.
             for later in range(index + 1, len(earlier)):
                 if earlier[later][0] == "user":
                     break

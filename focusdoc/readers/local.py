@@ -1,4 +1,4 @@
-"""A reader in this process: a transformers model, with its own attention over the passages."""
+"""A reader in this process: a transformers model with its own attention over the passages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answering import Writer
 from focusdoc.decoding.plain import PlainDecoder, PrefixCache
-from focusdoc.decoding.prompt import Asked, encode_messages, encode_text
+from focusdoc.decoding.prompt import Request, encode_messages, encode_text
 from focusdoc.errors import PromptTooLongError
 from focusdoc.modeling.base import BaseModel
 from focusdoc.readers.reader import Messages, Written
@@ -19,21 +19,21 @@ class LocalReader:
     """Writes with a base model as transformers runs it.
 
     Args:
-        base: with a tokenizer that has a chat template.
+        base: its tokenizer needs a chat template.
     """
 
     def __init__(self, base: BaseModel) -> None:
         self.base = base
         self.name = base.name
         self.window = base.context_length
-        #: Its instruction is the same for every question, and so is what was quoted where one follows up.
+        #: Prompts share the instruction, and follow-up questions the passages.
         self._prefixes = PrefixCache()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.base.fingerprint!r}, {self.base.dtype})"
 
     def __deepcopy__(self, memo: dict[int, object]) -> LocalReader:
-        """Itself: weights are never copied."""
+        """Return itself: weights are never copied."""
         return self
 
     def count(self, text: str) -> int:
@@ -42,7 +42,7 @@ class LocalReader:
             return len(encode_text(self.base.tokenizer, text))
 
     def check(self, settings: GenerationConfig) -> None:
-        """See `Reader.check`: it keeps to all; a grammar must be made for its own tokenizer (`EngineCore.writer`)."""
+        """See `Reader.check`; supports all settings. A grammar must be for its tokenizer (`FocusEngine.writer`)."""
 
     def write(
         self, messages: Messages, settings: GenerationConfig, cancel: threading.Event | None = None
@@ -50,26 +50,26 @@ class LocalReader:
         """See `Reader.write`.
 
         Raises:
-            PromptTooLongError: prompt and answer do not fit into the model's window.
+            PromptTooLongError: prompt and answer do not fit the model's window.
         """
-        return self.write_on(messages, settings, cancel, lambda written: None)
+        return self.write_reprompted(messages, settings, cancel, lambda written: None)
 
-    def write_on(
+    def write_reprompted(
         self,
         messages: Messages,
         settings: GenerationConfig,
         cancel: threading.Event | None,
-        again: Callable[[str], Messages | None],
+        new_prompt: Callable[[str], Messages | None],
     ) -> Generator[str, None, Written]:
-        """See `WritesOn`.
+        """See `Reprompting`.
 
         Raises:
-            PromptTooLongError: prompt and answer do not fit into the model's window.
+            PromptTooLongError: prompt and answer do not fit the model's window.
         """
         ids = self._encode(messages)
 
         def prompt(written: Sequence[int]) -> list[int] | None:
-            messages = again(self.base.tokenizer.decode(written))  # type: ignore[union-attr]
+            messages = new_prompt(self.base.tokenizer.decode(written))  # type: ignore[union-attr]
             return None if messages is None else self._encode(messages)
 
         if len(ids) + settings.max_new_tokens > self.window:
@@ -77,15 +77,15 @@ class LocalReader:
                 f"{len(ids)} tokens of passages and question and {settings.max_new_tokens} new ones exceed the "
                 f"{self.window} tokens of {self.name}; lower max_new_tokens or the reader's budget."
             )
-        asked = Asked((), ids, ids, settings, self.base.tokenizer, cancel=cancel)
+        request = Request((), ids, ids, settings, self.base.tokenizer, cancel=cancel)
         decoder = PlainDecoder(self.base, self._prefixes, prompt)
-        begun = time.perf_counter()
-        for piece in Writer(decoder, decoder.start(ids), asked, begun=begun).pieces():
+        started_at = time.perf_counter()
+        for piece in Writer(decoder, decoder.start(ids), request, started_at=started_at).pieces():
             if piece:
                 yield str(piece)
         decoder.close()
         answer = piece.answer
-        assert answer is not None  # the last piece carries it
+        assert answer is not None
         usage, timings = answer.usage, answer.timings
         return Written(
             answer.finish_reason,
@@ -96,7 +96,7 @@ class LocalReader:
             answer.log_likelihood,
         )
 
-    def agrees(self, messages: Messages) -> float:
+    def yes_log_odds(self, messages: Messages) -> float:
         """See `Judge`."""
         ids = self._encode(messages)
         with self.base.tokenizer_lock:

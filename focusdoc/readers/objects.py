@@ -1,4 +1,4 @@
-"""A reader that is another library's model object; a framework's package says how its objects are asked."""
+"""A reader that wraps another library's model object; integration packages subclass it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import Any, Self
 from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import FinishReason
 from focusdoc.errors import ConfigError, FocusdocError, ReaderError
-from focusdoc.readers.reader import WINDOW, Messages, Written, estimated, no_grammar
+from focusdoc.readers.reader import WINDOW, Messages, Written, approximate_tokens, grammar_error
 from focusdoc.readers.stops import Stops
 
-#: Settings of sampling: an object has its own.
+#: Sampling settings, which the wrapped object keeps itself.
 _SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How an object's answer ended; None where it does not say."""
+    """How the object's answer ended; None where it does not say."""
 
     finish_reason: FinishReason = "stop"
     prompt_tokens: int | None = None
@@ -31,12 +31,12 @@ class Ended:
 
 
 class ObjectReader(ABC):
-    """Writes with a model object that keeps its own sampling and its own limit of tokens.
+    """Writes with a model object that has its own sampling settings and token limit.
 
-    Copies of what holds it hold the same one, since such objects have connections open.
+    Deep copies share the object, since it may hold open connections.
 
     Args:
-        model: the object; its `model` or `model_name` is the reader's name, where it has one.
+        model: the object; its `model` or `model_name` becomes the reader's name.
     """
 
     def __init__(self, model: Any) -> None:
@@ -48,35 +48,35 @@ class ObjectReader(ABC):
         return f"{type(self).__name__}({type(self.model).__name__}, {self.name!r})"
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
-        """Itself."""
+        """Return itself."""
         return self
 
     @cached_property
     def window(self) -> int:
         """See `Reader.window`."""
-        with self._explained():
+        with self._as_reader_error():
             return self.context_window() or WINDOW
 
     def context_window(self) -> int | None:
-        """Tokens of prompt and answer that the object says it takes; None where it does not say."""
+        """The object's context window in tokens; None if it does not say."""
         return None
 
     @abstractmethod
     def pieces(self, messages: Messages, stop: tuple[str, ...]) -> Generator[str, None, Ended]:
-        """The text of the object's answer as it comes.
+        """Yield the text of the object's answer as it is generated.
 
         Args:
-            stop: texts that end it, for objects that know such; they are cut off in any case.
+            stop: stop strings, for objects that support them; the caller cuts them off in any case.
         """
 
     def count(self, text: str) -> int:
-        """See `Reader.count`: rather too many than too few."""
-        return estimated(text)
+        """See `Reader.count`; an upper estimate."""
+        return approximate_tokens(text)
 
     def check(self, settings: GenerationConfig) -> None:
-        """See `Reader.check`: it has its own sampling, and can be kept to no grammar."""
+        """See `Reader.check`; sampling settings and grammars are not supported."""
         if settings.grammar is not None:
-            raise no_grammar(self.name)
+            raise grammar_error(self.name)
         defaults = GenerationConfig()
         for name in _SAMPLING:
             if getattr(settings, name) != getattr(defaults, name):
@@ -89,7 +89,7 @@ class ObjectReader(ABC):
         self, messages: Messages, settings: GenerationConfig, cancel: threading.Event | None = None
     ) -> Generator[str, None, Written]:
         """See `Reader.write`."""
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         first: float | None = None
         text = Stops(settings.stop)
         ended: Ended | None = None
@@ -97,7 +97,7 @@ class ObjectReader(ABC):
         with closing(self.pieces(messages, tuple(settings.stop))) as pieces:
             while ended is None:
                 try:
-                    with self._explained():
+                    with self._as_reader_error():
                         piece = next(pieces)
                 except StopIteration as end:
                     ended = end.value
@@ -112,25 +112,25 @@ class ObjectReader(ABC):
                     ended = Ended("cancelled")
         if rest := text.finish():
             yield rest
-        over = time.perf_counter()
-        first = first or over
+        ended_at = time.perf_counter()
+        first = first or ended_at
         ended = ended or Ended()
         prompt = sum(self.count(content) for _, content in messages)
         return Written(
             ended.finish_reason,
             prompt if ended.prompt_tokens is None else ended.prompt_tokens,
             count if ended.completion_tokens is None else ended.completion_tokens,
-            first - begun,
-            over - first,
+            first - started_at,
+            ended_at - first,
         )
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn whatever the object raises into one error."""
+    def _as_reader_error(self) -> Iterator[None]:
+        """Turn any exception of the object into a ReaderError."""
         try:
             yield
         except (FocusdocError, StopIteration):
             raise
         except Exception as error:
-            said = (str(error).strip() or type(error).__name__)[:300]
-            raise ReaderError(f"The reader {self.name} failed: {said}") from error
+            reason = (str(error).strip() or type(error).__name__)[:300]
+            raise ReaderError(f"The reader {self.name} failed: {reason}") from error

@@ -1,4 +1,4 @@
-"""What a setting names as the reader."""
+"""Opening the reader that a setting names."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from focusdoc.readers.reader import Reader
 from focusdoc.terminal import in_bytes
 
 _log = logging.getLogger(__name__)
-#: Names the reader that is taken where none is named; "none" for none.
+#: Environment variable with the default reader's name; "none" for no reader.
 READER_VARIABLE = "FOCUSDOC_READER"
-#: The catalogue's reader is taken where this many times its weights are free: documents and passages take room as well.
+#: The catalogue's reader is used if this multiple of its weights is free: documents and passages need memory too.
 READER_ROOM = 1.25
 
 
@@ -36,23 +36,23 @@ def open_reader(
     """The reader that a setting names.
 
     Args:
-        reader: a `Reader`, the address of an OpenAI-compatible endpoint, what `load_base` takes, a `BaseModel` (a
-            transformers model with its tokenizer), "auto" for the `default_reader`, or None.
-        reader_model: what an endpoint calls its model.
+        reader: a `Reader`, the URL of an OpenAI-compatible endpoint, anything `load_base` accepts, a `BaseModel` (a
+            transformers model with its tokenizer), "auto" for `default_reader`, or None.
+        reader_model: the model name at the endpoint.
         device, dtype: see `focusdoc.modeling.base.load_base`.
 
     Raises:
         ModelNotFoundError, UnsupportedModelError: as `load_base`. ConfigError: the model has no tokenizer or no chat
-            template; `reader_model` comes without an endpoint.
+            template, or `reader_model` is given without an endpoint.
     """
     if isinstance(reader, str) and reader.startswith(("http://", "https://")):
         return EndpointReader(reader, reader_model)
     if reader_model is not None:
         raise ConfigError(f"reader_model is {reader_model!r}, but reader= names no endpoint; leave it out.")
     if isinstance(reader, str) and reader == "auto":
-        reader, lack = default_reader(device)
-        if lack:
-            _log.warning("The small model that finds the passages writes the answers too, poorly: %s.", lack)
+        reader, reason = default_reader(device)
+        if reason:
+            _log.warning("The small model that finds the passages writes the answers too, poorly: %s.", reason)
     if reader is None or isinstance(reader, Reader):
         return reader
     base = reader if isinstance(reader, BaseModel) else load_base(reader, device=device, dtype=dtype, few_rows=True)
@@ -66,15 +66,15 @@ def open_reader(
 
 
 def default_reader(device: str = "auto") -> tuple[str | None, str]:
-    """What reads where nobody was named: what ``FOCUSDOC_READER`` names, else the catalogue's reader.
+    """The default reader: the one named in ``FOCUSDOC_READER``, or else the catalogue's.
 
     Returns:
-        Its name, and ""; where the catalogue's cannot be taken here, None and why, as the end of a sentence.
+        Its name and ""; or None and the reason why the catalogue's cannot be used, as the end of a sentence.
     """
     if named := os.environ.get(READER_VARIABLE):
         return (None if named == "none" else named), ""
     known = known_model(DEFAULT_READER)
-    assert known is not None  # the catalogue has its own reader
+    assert known is not None  # the default is in the catalogue
     if not is_installed(known):
         return None, f"{known.install_command} brings {known.name} ({in_bytes(known.num_bytes)})"
     free = free_bytes(resolve_device(device))

@@ -1,4 +1,4 @@
-"""With a reader: the base model's candidates find passages, the reader writes the answer from them."""
+"""Answering with a reader: the base model finds passages, and the reader writes the answer from them."""
 
 from __future__ import annotations
 
@@ -9,139 +9,145 @@ from functools import partial
 from typing import Any
 
 from focusdoc.decoding.answer import Answer, TextPiece, Timings, Usage
-from focusdoc.decoding.answering import OwnWay, Way, left_out_of
+from focusdoc.decoding.answering import OwnWay, Way, document_warnings
 from focusdoc.decoding.attribution import chunk_shares
-from focusdoc.decoding.prompt import Asked, local_and_prompt, question_prompt
+from focusdoc.decoding.prompt import Request, local_and_prompt, question_prompt
 from focusdoc.errors import ReaderError
-from focusdoc.readers.confidence import FOUND
-from focusdoc.readers.drafts import SURE, best_of, drafts, is_cut
+from focusdoc.readers.confidence import MIN_CONFIDENCE
+from focusdoc.readers.drafts import CONFIDENT, best_draft, draft_replies, is_truncated
 from focusdoc.readers.finding import Finder, Found
 from focusdoc.readers.fitting import fit_reading
 from focusdoc.readers.passages import Passage, choose_passages
 from focusdoc.readers.reader import Judge, Reader
-from focusdoc.readers.replies import Desk, Reply
+from focusdoc.readers.replies import Reply, Session
 from focusdoc.readers.sources import sources_of
-from focusdoc.readers.steps import described, name_for, name_in
+from focusdoc.readers.steps import find_description, name_of, resolve_description
 
-#: Tokens of passages that a reader gets at once, in its own.
+#: Default budget for passages, in the reader's tokens.
 BUDGET = 1000
 
 
 class Read(Way):
-    """Answers what was said last, from passages.
+    """Answers the last message from passages.
 
     Args:
-        own: the base model's way, whose decoder looks.
-        finder: of the base model.
+        own: the base model's way, whose decoder scores the chunks.
+        finder: ranks the windows.
     """
 
-    #: Tokens of passages that the reader gets at once, at most, as it counts them.
+    #: Maximum tokens of passages in a prompt, as the reader counts them.
     budget = BUDGET
-    #: Whether there is one place that tells the answer, so that it can be doubted.
-    has_place = True
+    #: Whether the answer can be in one place, so that its confidence means something.
+    reports_confidence = True
 
     def __init__(self, own: OwnWay[Any], reader: Reader, finder: Finder) -> None:
         self.own = own
         self.reader = reader
         self.finder = finder
 
-    def check(self, asked: Asked) -> None:
+    def check(self, request: Request) -> None:
         """See `Way.check`.
 
         Raises:
-            ConfigError, PromptTooLongError: the reader cannot keep to the settings, or the question does not fit into
-                its window; or what `OwnWay.check` raises.
+            ConfigError, PromptTooLongError: the reader does not support the settings, or the question does not fit its
+                window; also what `OwnWay.check` raises.
         """
-        self.own.check(asked)
-        self.reader.check(asked.settings)
-        self._desk(asked)
+        self.own.check(request)
+        self.reader.check(request.settings)
+        self._session(request)
 
-    def stream(self, asked: Asked) -> Generator[TextPiece, None, None]:
+    def stream(self, request: Request) -> Generator[TextPiece, None, None]:
         """See `Way.stream`.
 
         Raises:
-            ReaderError: with the sources found.
+            ReaderError: the reader fails; the error carries the sources found.
         """
-        begun = time.perf_counter()
-        desk, question = self._desk(asked), asked.said[-1][1]
-        decoder = self.own.decoder(asked.blocks, asked.settings.max_new_tokens)
-        found = self.finder.find(decoder, asked, question)
-        passages = self.passages(desk, found)
+        started_at = time.perf_counter()
+        session, question = self._session(request), request.messages[-1][1]
+        decoder = self.own.decoder(request.blocks, request.settings.max_new_tokens)
+        found = self.finder.find(decoder, request, question)
+        passages = self.passages(session, found)
         try:
-            reply = yield from self.reply(desk, question, found, passages)
+            reply = yield from self.reply(session, question, found, passages)
         except ReaderError as error:
-            error.sources = sources_of(asked.memories, passages, question, "", asked.max_sources)
+            error.sources = sources_of(request.memories, passages, question, "", request.max_sources)
             raise
         usage = Usage(
-            sum(memory.num_tokens for memory in asked.memories),
+            sum(memory.num_tokens for memory in request.memories),
             decoder.num_chunks,
-            len(asked.local_ids),
+            len(request.local_ids),
             reply.written.completion_tokens,
-            quoted_tokens=sum(map(self.reader.count, desk.texts(desk.read))),
-            reader_tokens=desk.reader_tokens,
+            quoted_tokens=sum(map(self.reader.count, session.texts(session.read))),
+            reader_tokens=session.reader_tokens,
         )
         yield TextPiece(
             "",
             Answer(
                 reply.text,
-                sources_of(asked.memories, desk.read, reply.question, reply.text, asked.max_sources, reply.sources),
+                sources_of(
+                    request.memories, session.read, reply.question, reply.text, request.max_sources, reply.sources
+                ),
                 usage,
-                Timings(desk.first - begun, desk.decode),
+                Timings(session.first - started_at, session.decode),
                 (),
                 reply.written.finish_reason,
                 tuple(chunk_shares(decoder.candidate_mass[None].cpu()).tolist()),
-                left_out_of(asked.memories),
-                reply.confidence if self.has_place else None,
-                reply.confidence >= FOUND if self.has_place else None,
+                document_warnings(request.memories),
+                reply.confidence if self.reports_confidence else None,
+                reply.confidence >= MIN_CONFIDENCE if self.reports_confidence else None,
                 reply.written.log_likelihood,
                 tuple((step.question, step.text) for step in reply.steps),
             ),
         )
 
-    def passages(self, desk: Desk, found: Found) -> list[Passage]:
-        """The passages that the reader gets, the best one first."""
-        return choose_passages(found, desk.fits)
+    def passages(self, session: Session, found: Found) -> list[Passage]:
+        """The passages for the reader, best first."""
+        return choose_passages(found, session.fits)
 
     def reply(
-        self, desk: Desk, question: str, found: Found, passages: list[Passage]
+        self, session: Session, question: str, found: Found, passages: list[Passage]
     ) -> Generator[TextPiece, None, Reply]:
-        """Yield the answer's text; returns the reply that it is."""
+        """Yield the answer's text; return the reply."""
         steps: tuple[Reply, ...] = ()
-        # A reader that cannot judge its drafts cannot choose between them, and a grammar wants all of an answer.
-        if isinstance(self.reader, Judge) and desk.asked.settings.grammar is None:
-            made = drafts(desk, question, found, passages)
-            if not is_cut(desk, made[0]):
-                best = self.in_steps(desk, best_of(made))
-                if not is_cut(desk, best):
-                    desk.first, desk.decode = time.perf_counter(), 0.0
+        # Choosing between drafts takes a judge, and drafts may be truncated, which a grammar does not allow.
+        if isinstance(self.reader, Judge) and session.request.settings.grammar is None:
+            drafts = draft_replies(session, question, found, passages)
+            if not is_truncated(session, drafts[0]):
+                best = self.try_two_steps(session, best_draft(drafts))
+                if not is_truncated(session, best):
+                    session.first, session.decode = time.perf_counter(), 0.0
                     yield TextPiece(best.text)
                     return best
                 question, found, passages, steps = best.question, best.found, list(best.passages), best.steps
-        look = partial(self._look, desk.asked)
-        reply = yield from desk.reply(question, found, passages, desk.asked.settings, look=look)
+        retrieve = partial(self._find_again, session.request)
+        reply = yield from session.reply(question, found, passages, session.request.settings, retrieve=retrieve)
         return replace(reply, steps=steps)
 
-    def in_steps(self, desk: Desk, reply: Reply) -> Reply:
-        """`reply`, or the one to a question that names what the first one describes, where that is surer."""
-        if reply.confidence >= SURE or reply.written.finish_reason == "cancelled":
+    def try_two_steps(self, session: Session, reply: Reply) -> Reply:
+        """`reply`, or the reply to a question with its description replaced by a name, if that is more confident."""
+        if reply.confidence >= CONFIDENT or reply.written.finish_reason == "cancelled":
             return reply
-        description = described(desk, reply.question)
-        known = description and name_for(desk, description, reply.found, self.passages(desk, reply.found))
+        description = find_description(session, reply.question)
+        known = description and resolve_description(
+            session, description, reply.found, self.passages(session, reply.found)
+        )
         if not description or not known:
             return reply
-        question = reply.question.replace(description, name_in(known))
-        found = self._look(desk.asked, question)
-        better = best_of(drafts(desk, question, found, self.passages(desk, found)))
+        question = reply.question.replace(description, name_of(known))
+        found = self._find_again(session.request, question)
+        better = best_draft(draft_replies(session, question, found, self.passages(session, found)))
         return replace(better, steps=(known,)) if better.confidence > reply.confidence else reply
 
-    def _look(self, asked: Asked, question: str) -> Found:
-        """What another question makes of the windows: the candidates look again, for it alone."""
+    def _find_again(self, request: Request, question: str) -> Found:
+        """The scored windows for another question, with the question alone as the dynamic prompt."""
         with self.own.base.tokenizer_lock:
-            ids = question_prompt(asked.tokenizer, question, "auto")
+            ids = question_prompt(request.tokenizer, question, "auto")
         local_ids, prompt_ids = local_and_prompt(self.own.base, self.own.config, ids)
-        again = replace(asked, local_ids=local_ids, prompt_ids=prompt_ids)
-        return self.finder.find(self.own.decoder(asked.blocks, 1), again, question)
+        again = replace(request, local_ids=local_ids, prompt_ids=prompt_ids)
+        return self.finder.find(self.own.decoder(request.blocks, 1), again, question)
 
-    def _desk(self, asked: Asked) -> Desk:
-        *earlier, (_, question) = asked.said
-        return Desk(self.reader, asked, *fit_reading(self.reader, question, earlier, asked.settings, self.budget))
+    def _session(self, request: Request) -> Session:
+        *earlier, (_, question) = request.messages
+        return Session(
+            self.reader, request, *fit_reading(self.reader, question, earlier, request.settings, self.budget)
+        )

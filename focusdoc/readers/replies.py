@@ -1,4 +1,4 @@
-"""One reply of a reader: a question, the passages that it got for it, and what it wrote."""
+"""Replies of a reader: a question, its passages, and what the reader wrote."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 
 from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import TextPiece
-from focusdoc.decoding.prompt import Asked
-from focusdoc.readers.confidence import confidence_of, promise_of, signals
+from focusdoc.decoding.prompt import Request
+from focusdoc.readers.confidence import confidence_of, rank_score_of, signals
 from focusdoc.readers.finding import WORDS, Found
-from focusdoc.readers.onward import Onward
+from focusdoc.readers.onward import ActiveRetrieval
 from focusdoc.readers.passages import Passage, in_order, text_of, windows_in
 from focusdoc.readers.reader import (
-    WISH,
+    ANSWER_INSTRUCTION,
     Judge,
     Messages,
     Reader,
-    WritesOn,
+    Reprompting,
     Written,
     judging_prompt,
     reading_prompt,
@@ -29,14 +29,13 @@ from focusdoc.readers.windows import words_of
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a reader wrote about a question.
+    """What a reader wrote for a question.
 
     Attributes:
-        found: what the question made of all windows.
-        passages: those that the reader got, the best one first.
-        agreement: the logarithm of the odds that they state this reply, as the reader judges it; None where it is no
-            judge.
-        steps: replies to what had to be known first.
+        found: the scored windows for the question.
+        passages: the reader's passages, best first.
+        agreement: the reader's log-odds that the passages state this reply; None if it is no `Judge`.
+        steps: replies to questions that were resolved first.
     """
 
     question: str
@@ -48,34 +47,34 @@ class Reply:
     steps: tuple[Reply, ...] = ()
 
     @property
-    def tells_news(self) -> bool:
-        """Whether it has a word that the question has not; a small reader that finds no answer says the question again.
+    def adds_words(self) -> bool:
+        """Whether it has a word that the question does not have; small readers without an answer repeat the question.
 
-        So does an answer to "Is it this or that?", and one without any word, such as "0", tells something too.
+        Answers to "Is it this or that?" repeat it too. A reply without any word, such as "0", counts as adding one.
         """
-        told, asked = words_of([self.text, self.question])
-        return not told or not set(told) <= set(asked)
+        answer_words, request = words_of([self.text, self.question])
+        return not answer_words or not set(answer_words) <= set(request)
 
     @property
     def signals(self) -> list[float]:
-        """What speaks for it, in the order of `focusdoc.readers.confidence.SIGNALS`."""
+        """The signals, in the order of `focusdoc.readers.confidence.SIGNALS`."""
         return signals_for(
-            self.found, self.passages, self.written.likelihood, self.agreement, tells_news=self.tells_news
+            self.found, self.passages, self.written.likelihood, self.agreement, adds_words=self.adds_words
         )
 
     @property
     def sources(self) -> list[Passage]:
-        """The passages that it stands on: its own, then those of the steps before."""
+        """The supporting passages: its own, then those of earlier steps."""
         return [*self.passages, *(passage for step in self.steps for passage in step.passages)]
 
     @property
-    def promise(self) -> float:
-        """How much speaks for it against others."""
-        return promise_of(self.signals)
+    def rank_score(self) -> float:
+        """The score that ranks it among drafts."""
+        return rank_score_of(self.signals)
 
     @property
     def confidence(self) -> float:
-        """The probability, 0 to 1, that the documents tell what was asked."""
+        """The probability, 0 to 1, that the documents contain the answer."""
         return confidence_of(self.signals)
 
 
@@ -85,29 +84,29 @@ def signals_for(
     likelihood: float | None,
     agreement: float | None,
     *,
-    tells_news: bool = True,
+    adds_words: bool = True,
 ) -> list[float]:
-    """What speaks for a reply to `passages`, in the order of `focusdoc.readers.confidence.SIGNALS`."""
+    """The signals of a reply to `passages`, in the order of `focusdoc.readers.confidence.SIGNALS`."""
     words = found.words_peak * float(found.signals[windows_in(found, passages), WORDS].max())
     covered = sum(passage.score for passage in passages)
-    return signals(found.look_peak, words, covered, likelihood, agreement, tells_news)
+    return signals(found.look_peak, words, covered, likelihood, agreement, adds_words)
 
 
 @dataclass(slots=True)
-class Desk:
-    """Where a reader works on what was asked: its replies share the memories, the settings and the conversation.
+class Session:
+    """A reader's work on one request; its replies share memories, settings and conversation.
 
     Attributes:
         earlier: the conversation before the question, as far as it fits.
-        budget: tokens of passages that the reader gets at once, at most, as it counts them.
-        reader_tokens: of all prompts that it got.
-        read: the passages that it got.
-        first: when the answer's first piece came, by ``time.perf_counter``.
+        budget: maximum tokens of passages in a prompt, as the reader counts them.
+        reader_tokens: total of all prompts.
+        read: all passages that the reader got.
+        first: time of the answer's first token, by ``time.perf_counter``.
         decode: seconds from there to the last.
     """
 
     reader: Reader
-    asked: Asked
+    request: Request
     earlier: Messages
     budget: int
     reader_tokens: int = 0
@@ -116,12 +115,12 @@ class Desk:
     decode: float = 0.0
 
     def fits(self, passages: Sequence[Passage]) -> bool:
-        """Whether the reader may get these passages at once."""
+        """Whether these passages fit the budget together."""
         return sum(map(self.reader.count, self.texts(passages))) <= self.budget
 
     def texts(self, passages: Iterable[Passage]) -> list[str]:
-        """The words of passages."""
-        return [text_of(self.asked.memories, each) for each in passages]
+        """The texts of passages."""
+        return [text_of(self.request.memories, each) for each in passages]
 
     def reply(
         self,
@@ -129,36 +128,38 @@ class Desk:
         found: Found,
         passages: Sequence[Passage],
         settings: GenerationConfig,
-        wish: str = WISH,
-        look: Callable[[str], Found] | None = None,
+        instruction: str = ANSWER_INSTRUCTION,
+        retrieve: Callable[[str], Found] | None = None,
     ) -> Generator[TextPiece, None, Reply]:
-        """Yield a reply as the reader writes it, from `passages` in the order of the documents; returns all of it.
+        """Yield a reply as the reader writes it, from `passages` in document order; return it.
 
         Args:
-            wish: how the reader is to answer.
-            look: what is found for a text as the dynamic prompt, so that passages join while the reply goes on; None
-                where there is none, and for a reader whose prompt stays as it is.
+            instruction: how to answer.
+            retrieve: finds windows for a text as the dynamic prompt, to add passages while the reply is written. With
+                None, or a reader that is not `Reprompting`, the passages stay the same.
 
         Raises:
-            ReaderError: the reader cannot be reached, or breaks off.
+            ReaderError: the reader cannot be reached, or fails.
         """
 
         def prompt(passages: Sequence[Passage]) -> Messages:
-            return reading_prompt(question, self.texts(in_order(passages)), self.earlier, wish)
+            return reading_prompt(question, self.texts(in_order(passages)), self.earlier, instruction)
 
         pieces: list[str] = []
-        given, cancel, begun = list(passages), self.asked.cancel, time.perf_counter()
-        if look is not None and isinstance(self.reader, WritesOn):
-            onward = Onward(question, given, look, prompt, self.fits)
-            writing = self.reader.write_on(prompt(given), settings, cancel, onward.prompt_for)
+        shown, cancel, started_at = list(passages), self.request.cancel, time.perf_counter()
+        if retrieve is not None and isinstance(self.reader, Reprompting):
+            retrieval = ActiveRetrieval(question, shown, retrieve, prompt, self.fits)
+            writing = self.reader.write_reprompted(prompt(shown), settings, cancel, retrieval.prompt_for)
         else:
-            writing = self.reader.write(prompt(given), settings, cancel)
+            writing = self.reader.write(prompt(shown), settings, cancel)
         written = yield from relay(writing, pieces)
         self.reader_tokens += written.prompt_tokens
-        self.first, self.decode = begun + written.first_token, written.decode
-        self.read += [each for each in given if each not in self.read]
+        self.first, self.decode = started_at + written.first_token, written.decode
+        self.read += [each for each in shown if each not in self.read]
         text = "".join(pieces)
         agreement = None
         if isinstance(self.reader, Judge) and written.finish_reason != "cancelled":
-            agreement = self.reader.agrees(judging_prompt(question, self.texts(in_order(given)), text, self.earlier))
-        return Reply(question, found, tuple(given), text, written, agreement)
+            agreement = self.reader.yes_log_odds(
+                judging_prompt(question, self.texts(in_order(shown)), text, self.earlier)
+            )
+        return Reply(question, found, tuple(shown), text, written, agreement)

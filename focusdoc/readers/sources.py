@@ -1,4 +1,4 @@
-"""The sources of a written answer: the passages that carry its words first, each as the sentence that does."""
+"""The sources of a reader's answer: the sentences of the passages that contain the answer's words."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.readers.passages import Passage, text_of
 from focusdoc.readers.windows import words_of
 
-#: A sentence carries an answer that has at least this share of the answer's words.
-CARRIES = 0.3
+#: A sentence is quoted alone if it has at least this share of the answer's words.
+MIN_SHARE = 0.3
 
 
 def sources_of(
@@ -23,36 +23,37 @@ def sources_of(
     limit: int,
     read: Sequence[Passage] = (),
 ) -> tuple[Source, ...]:
-    """The passages as sources; first by how probable the finder holds one and the share of the answer's words in it.
+    """The passages as sources, ranked by the finder's probability plus the share of the answer's words.
 
     Args:
-        read: those that the answer was written from; they come before the others.
-        answer: what was written; empty for sources of a question alone, which are the whole passages.
-        limit: at most this many sources.
+        read: the passages that the answer was written from; they rank first.
+        answer: the answer; empty to return whole passages.
+        limit: maximum number of sources.
     """
-    asked, said = (set(words) for words in words_of([question, answer]))
-    as_it_is = answer.strip().rstrip(".").casefold()
+    question_words, answer_words = (set(words) for words in words_of([question, answer]))
+    literal = answer.strip().rstrip(".").casefold()
     ranked = []
     for passage in passages:
         text = text_of(memories, passage)
         share, start, end = max(
-            (_carried(text[start:end], as_it_is, said, asked), start, end) for start, end in _sentences(text)
+            (_overlap(text[start:end], literal, answer_words, question_words), start, end)
+            for start, end in _sentences(text)
         )
-        narrow = (passage.start + start, passage.start + end) if share[0] >= CARRIES else (passage.start, passage.end)
-        ranked.append((passage in read, passage.score + share[0], passage, narrow))
+        span = (passage.start + start, passage.start + end) if share[0] >= MIN_SHARE else (passage.start, passage.end)
+        ranked.append((passage in read, passage.score + share[0], passage, span))
     ranked.sort(key=lambda each: each[:2], reverse=True)
-    return tuple(_source(memories, passage, *narrow) for _, _, passage, narrow in ranked[:limit])
+    return tuple(_source(memories, passage, *span) for _, _, passage, span in ranked[:limit])
 
 
-def _carried(sentence: str, answer: str, said: set[str], asked: set[str]) -> tuple[float, int]:
-    """The share of the answer's words in a sentence, 1 for the answer as it is; for equal ones the question's words."""
+def _overlap(sentence: str, answer: str, answer_words: set[str], question_words: set[str]) -> tuple[float, int]:
+    """The share of the answer's words in a sentence (1 for a literal match), and the question words in it for ties."""
     words = set(words_of([sentence])[0])
-    share = len(said & words) / len(said) if said else 0.0
-    return (1.0 if answer and answer in sentence.casefold() else share), len(asked & words)
+    share = len(answer_words & words) / len(answer_words) if answer_words else 0.0
+    return (1.0 if answer and answer in sentence.casefold() else share), len(question_words & words)
 
 
 def _sentences(text: str) -> Iterator[tuple[int, int]]:
-    """The characters of each sentence of a passage, without the space around it."""
+    """The character span of each sentence of a passage, without surrounding white space."""
     ends = [0, *(found.end() for found in SENTENCE_END.finditer(text)), len(text)]
     for start, end in pairwise(ends):
         if sentence := text[start:end].strip():
@@ -62,7 +63,7 @@ def _sentences(text: str) -> Iterator[tuple[int, int]]:
 
 def _source(memories: Sequence[DocumentMemory], passage: Passage, start: int, end: int) -> Source:
     document = memories[passage.memory].document
-    assert document is not None  # the finder has refused it
+    assert document is not None  # checked by the finder
     page = document.page_at(start)
     text = document.text[start:end]
     return Source(page.number, start, end, text, passage.score, passage.chunk, document.name, page.label)

@@ -1,8 +1,8 @@
-"""Two steps: whom or what a question describes without a name is looked for first, and then named in the question.
+"""Two-step questions: resolve a description to a name first, then ask with the name.
 
-"When was the director of The Last Coupon born?" has its answer where the film is not named, so that no look for this
-question finds it. The reader names the description in it, answers who that is from what the first look found, and the
-candidates look again for "When was Frank Launder born?" (self-ask, arXiv 2210.03350).
+The answer to "When was the director of The Last Coupon born?" is in a place that does not mention the film, so scoring
+for this question does not find it. The reader extracts the description and resolves it from the passages found so far,
+and the documents are searched again for "When was Frank Launder born?" (self-ask, arXiv 2210.03350).
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import re
 from collections.abc import Sequence
 
 from focusdoc.config import GenerationConfig
-from focusdoc.readers.drafts import best_of, drafts
+from focusdoc.readers.drafts import best_draft, draft_replies
 from focusdoc.readers.finding import Found
 from focusdoc.readers.passages import Passage
-from focusdoc.readers.reader import Messages, whole
-from focusdoc.readers.replies import Desk, Reply
+from focusdoc.readers.reader import Messages, collect
+from focusdoc.readers.replies import Reply, Session
 from focusdoc.readers.windows import words_of
 
-#: Passages that are read for who or what is described.
+#: Passages to resolve a description from.
 NUM_PASSAGES = 3
-#: Characters of a name, at most.
-_NAME = 80
+#: Maximum length of a name in characters.
+_MAX_NAME = 80
 _SETTINGS = GenerationConfig(max_new_tokens=24)
 _TASK = (
     "Find the description in a question: the words by which it speaks of a person, a place or a thing "
@@ -33,24 +33,24 @@ _EXAMPLES = (
     ("On which day did the wife of John Reed leave?", "the wife of John Reed"),
     ("What did the company that built the Orion sell first?", "the company that built the Orion"),
 )
-#: A description says whose or which it is.
+#: A description contains a relation.
 _RELATION = re.compile(r"\b(?:of|that|which|who|whom|whose|by|where)\b|['\u2019]s\b", re.IGNORECASE)
-#: What is asked about a description alone asks who or what it is, which is no further step.
+#: If only such words remain, the question itself asks for the name, and there is no second step.
 _ASKING = {"who", "whom", "whose", "what", "which", "was", "were", "is", "are", "did", "does", "do", "name", "called"}
 
 
-def described(desk: Desk, question: str) -> str | None:
-    """The words of `question` that speak of somebody or something without a name; None where there are none.
+def find_description(session: Session, question: str) -> str | None:
+    """The part of `question` that describes somebody or something without a name; None if there is none.
 
     Raises:
-        ReaderError: the reader cannot be reached, or breaks off.
+        ReaderError: the reader cannot be reached, or fails.
     """
-    if not _RELATION.search(question.partition(" ")[2]):  # behind the first word, which asks
+    if not _RELATION.search(question.partition(" ")[2]):  # skip the question word
         return None
-    examples = [turn for asked, answer in _EXAMPLES for turn in (("user", asked), ("assistant", answer))]
+    examples = [turn for example, answer in _EXAMPLES for turn in (("user", example), ("assistant", answer))]
     messages: Messages = [("system", _TASK), *examples, ("user", question)]
-    text, written = whole(desk.reader.write(messages, _SETTINGS, desk.asked.cancel))
-    desk.reader_tokens += written.prompt_tokens
+    text, written = collect(session.reader.write(messages, _SETTINGS, session.request.cancel))
+    session.reader_tokens += written.prompt_tokens
     description = text.strip().rstrip(".?")
     at = question.casefold().find(description.casefold())
     if not description or at < 0 or not _RELATION.search(description):
@@ -61,16 +61,15 @@ def described(desk: Desk, question: str) -> str | None:
     return question[at : at + len(description)]
 
 
-def name_for(desk: Desk, description: str, found: Found, passages: Sequence[Passage]) -> Reply | None:
-    """Who or what is described, from the best of `passages`; None where that tells nothing new."""
+def resolve_description(session: Session, description: str, found: Found, passages: Sequence[Passage]) -> Reply | None:
+    """The reply that names what is described, from the best of `passages`; None if it is no new name."""
     question = f"Who or what is {description}?"
-    reply = best_of(drafts(desk, question, found, passages[:NUM_PASSAGES]))
-    name, (told, known) = name_in(reply), words_of([reply.text, question])
-    if reply.written.finish_reason != "stop" or not 0 < len(name) <= _NAME or set(told) <= set(known):
-        return None
-    return reply
+    reply = best_draft(draft_replies(session, question, found, passages[:NUM_PASSAGES]))
+    is_name = reply.written.finish_reason == "stop" and 0 < len(name_of(reply)) <= _MAX_NAME
+    reply_words, question_words = words_of([reply.text, question])
+    return reply if is_name and not set(reply_words) <= set(question_words) else None
 
 
-def name_in(reply: Reply) -> str:
-    """What a reply names, without what a sentence has around it."""
+def name_of(reply: Reply) -> str:
+    """The name in a reply, without surrounding punctuation."""
     return reply.text.strip().rstrip(".")

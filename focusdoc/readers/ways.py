@@ -1,4 +1,4 @@
-"""Which way a call is answered: by the base model, or by a reader from what the base model finds."""
+"""Choosing how to answer: by the base model, or by a reader from passages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from focusdoc.decoding.candidates import Candidates, Projections, Refreshed
 from focusdoc.decoding.generation import StepDecoder
 from focusdoc.decoding.look import Look
 from focusdoc.decoding.plain import Plain, PlainDecoder
-from focusdoc.decoding.prompt import Asked, local_and_prompt
+from focusdoc.decoding.prompt import Request, local_and_prompt
 from focusdoc.decoding.quoting import Quoted
 from focusdoc.errors import ConfigError
 from focusdoc.memory.chunk_memory import MemoryBlock
@@ -25,15 +25,15 @@ from focusdoc.readers.alone import Alone
 from focusdoc.readers.finding import Finder
 from focusdoc.readers.local import LocalReader
 from focusdoc.readers.overview import Overview, asks_for_overview
-from focusdoc.readers.reader import Reader, no_grammar
+from focusdoc.readers.reader import Reader, grammar_error
 from focusdoc.readers.reading import Read
 
-#: Room kept behind a chunk for the answer, in tokens, where the chunk size follows from the model's context.
+#: Tokens reserved for the answer when the chunk size is derived from the model's context length.
 ANSWER_ROOM = 512
 
 
-def settled(config: FocusConfig | None, base: BaseModel, adapter: Adapter | None) -> FocusConfig:
-    """A configuration with the settings that were left open filled in, from the adapter or the model.
+def resolve_config(config: FocusConfig | None, base: BaseModel, adapter: Adapter | None) -> FocusConfig:
+    """The configuration with all settings resolved, from the adapter or the model.
 
     Raises:
         ConfigError: it does not fit the model.
@@ -71,11 +71,11 @@ def own_way(
     projections: Projections,
     heads: Callable[[], tuple[tuple[int, int], ...]],
 ) -> OwnWay[Any]:
-    """How the base model answers by itself.
+    """How the base model answers without a reader.
 
     Args:
-        config: with its open settings filled in.
-        heads: tells the base model's retrieval heads; asked by a look alone.
+        config: with all settings resolved.
+        heads: returns the base model's retrieval heads; called for a look only.
     """
     if config.looks:
         return Look(base, config, kernel, heads)
@@ -84,39 +84,39 @@ def own_way(
     return kind(base, config, kernel, projections)
 
 
-def way_of(asked: Asked, own: OwnWay[Any], reader: Reader | None, finder: Callable[[], Finder]) -> Way:
-    """How a call is answered; everything else is the same for all ways.
+def choose_way(request: Request, own: OwnWay[Any], reader: Reader | None, finder: Callable[[], Finder]) -> Way:
+    """How a request is answered.
 
     Args:
-        own: how the base model answers by itself.
-        finder: tells what ranks windows; asked where a reader answers from documents.
+        own: how the base model answers without a reader.
+        finder: returns the finder; called if a reader answers from documents.
 
     Raises:
-        ConfigError: the base model is to continue a prompt by the grammar of a reader's tokens.
+        ConfigError: the base model would write this answer, but the grammar is for the reader's tokens.
     """
-    if reader is not None and asked.said:
-        if not asked.has_documents:
+    if reader is not None and request.messages:
+        if not request.has_documents:
             return Alone(reader)
-        by_words = asked.overview is None and asks_for_overview(asked.said[-1][1])
-        return (Overview if asked.overview or by_words else Read)(own, reader, finder())
-    if reader is not None and asked.settings.grammar is not None:
+        by_words = request.overview is None and asks_for_overview(request.messages[-1][1])
+        return (Overview if request.overview or by_words else Read)(own, reader, finder())
+    if reader is not None and request.settings.grammar is not None:
         raise ConfigError(
-            f"{own.base.name} continues this prompt by itself, and a grammar holds for the tokens of the reader "
+            f"{own.base.name} continues this prompt itself, but the grammar is for the tokens of the reader "
             f"{reader.name}; leave one of them out."
         )
-    return own if asked.has_documents else Plain(own.base)
+    return own if request.has_documents else Plain(own.base)
 
 
-def start_on(
+def start_generation(
     own: OwnWay[Any], ids: list[int], settings: GenerationConfig, read: Callable[[Sequence[int]], Sequence[MemoryBlock]]
 ) -> tuple[StepDecoder, Tensor, Usage]:
-    """Begin to continue bare token ids: with chunks, or the plain path where they are few (paper, section 3.1).
+    """Start to continue bare token ids, with chunks or, if they are few, on the plain path (paper, section 3.1).
 
     Args:
-        read: what the base model makes of the tokens before the local context.
+        read: encodes the tokens before the local context.
 
     Returns:
-        The decoder, float32 logits [vocab] of the first new token, and what they took so far.
+        The decoder, float32 logits [vocab] of the first new token, and the usage so far.
 
     Raises:
         PromptTooLongError, AdapterError, MemoryShortageError: see `OwnWay.check`.
@@ -124,7 +124,7 @@ def start_on(
     base, config = own.base, own.config
     split = len(ids) - config.local_window
     if len(ids) < config.threshold or split <= 0:
-        # All of it is the local context, which has its BOS with no candidate in front as well.
+        # All of it is the local context; the BOS rule applies without candidates too.
         local_ids, _ = local_and_prompt(base, config, ids)
         own.check_room([], len(local_ids), settings)
         plain = PlainDecoder(base)
@@ -133,18 +133,18 @@ def start_on(
     local_ids, prompt_ids = local_and_prompt(base, config, ids[split:])
     own.check_room([split], len(local_ids), settings)
     decoder = own.decoder(read(ids[:split]), settings.max_new_tokens)
-    logits = own.start_behind(decoder, ids[:split], local_ids, prompt_ids, settings.max_new_tokens)
+    logits = own.start_from_tokens(decoder, ids[:split], local_ids, prompt_ids, settings.max_new_tokens)
     return decoder, logits, Usage(split, decoder.num_chunks, len(local_ids), 0, split)
 
 
 def writer_of(base: BaseModel, reader: Reader | None) -> BaseModel:
-    """The model whose tokens an answer is made of, which a grammar must be made for.
+    """The model whose tokenizer the answer's tokens belong to, and which grammars must be made for.
 
     Raises:
-        ConfigError: a reader writes that is not in this process.
+        ConfigError: the reader is not in this process.
     """
     if reader is None:
         return base
     if not isinstance(reader, LocalReader):
-        raise no_grammar(reader.name)
+        raise grammar_error(reader.name)
     return reader.base

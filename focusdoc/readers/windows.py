@@ -1,4 +1,4 @@
-"""The windows of a text: paragraphs, or whole sentences of long ones, and how well each matches a question's words."""
+"""The windows of a text (paragraphs, or groups of sentences in long ones) and their BM25 index."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
-#: Characters of a window in a long paragraph, before it is widened to whole sentences.
+#: Characters of a window in a long paragraph, before widening to whole sentences.
 WIDTH = 400
 #: Blank lines.
 _GAP = re.compile(r"(?:\r?\n[ \t]*){2,}")
 
 
 class Windows:
-    """The windows of `text`, with an index of their words.
+    """The windows of `text`, indexed by their words.
 
     Attributes:
         spans: characters ``(start, end)`` of each window, in order.
@@ -31,15 +31,15 @@ class Windows:
         self.spans = cut(text, WIDTH)
         self._index = bm25s.BM25()
         words = words_of([text[start:end] for start, end in self.spans])
-        self._known = {word for each in words for word in each}
-        if self._known:  # the library cannot index a text without words, such as one of signs alone
+        self._vocabulary = {word for each in words for word in each}
+        if self._vocabulary:  # bm25s cannot index a text without words
             self._index.index(words, show_progress=False)
 
     def matches(self, question: str) -> NDArray[numpy.float32]:
-        """BM25's score of every window for the words of a question."""
+        """BM25 score of every window for a question."""
         import numpy
 
-        known = [word for word in words_of([question])[0] if word in self._known]
+        known = [word for word in words_of([question])[0] if word in self._vocabulary]
         if not known:
             return numpy.zeros(len(self.spans), dtype=numpy.float32)
         scores: NDArray[numpy.float32] = self._index.get_scores(known)
@@ -47,7 +47,7 @@ class Windows:
 
 
 def words_of(texts: Sequence[str]) -> list[list[str]]:
-    """The words of each text, without English stop words, as Snowball's stems; those of other languages go through."""
+    """The stemmed words of each text (Snowball), without English stop words; other languages pass unchanged."""
     import bm25s
     import Stemmer
 
@@ -58,13 +58,13 @@ def words_of(texts: Sequence[str]) -> list[list[str]]:
 
 
 def cut(text: str, width: int = WIDTH) -> list[tuple[int, int]]:
-    """The whole text in spans: paragraphs, so that no span mixes what stands beside each other by chance.
+    """The text as spans: paragraphs, so that no span mixes unrelated neighbours.
 
-    Paragraphs shorter than half of `width`, such as lines of a dialogue, join the one before. Those longer than two and
-    a half of it are cut into whole sentences, each span overlapping the next by half its width, so that none is lost.
+    Paragraphs shorter than half of `width`, such as lines of dialogue, are joined with the one before. Those longer
+    than 2.5 times `width` are split into whole sentences, in spans that overlap by half their width.
 
     Args:
-        width: characters, before they are widened to the nearest sentence ends.
+        width: characters per span, before widening to sentence ends.
     """
     spans: list[tuple[int, int]] = []
     for start, end in _paragraphs(text, width // 2, width * 5 // 2):
@@ -74,7 +74,7 @@ def cut(text: str, width: int = WIDTH) -> list[tuple[int, int]]:
 
 
 def _paragraphs(text: str, least: int, most: int) -> list[tuple[int, int]]:
-    """What stands between blank lines; one shorter than `least` with its neighbour, up to `most` characters."""
+    """Text between blank lines; pieces shorter than `least` are joined with a neighbour, up to `most` characters."""
     ends = [0, *(place for gap in _GAP.finditer(text) for place in gap.span()), len(text)]
     joined: list[tuple[int, int]] = []
     for start, end in zip(ends[::2], ends[1::2], strict=True):

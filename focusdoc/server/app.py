@@ -5,76 +5,39 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import secrets
 import threading
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Generator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Form, Request, UploadFile
+from fastapi import Depends, FastAPI, Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from focusdoc.chat.threads import run_in_thread, stream_in_thread
-from focusdoc.decoding.answer import TextPiece
-from focusdoc.documents import Document, load
+from focusdoc.chat.threads import stream_in_thread
+from focusdoc.decoding.answer import Answer
+from focusdoc.decoding.prompt import Options
 from focusdoc.server import wire
+from focusdoc.server.answers import Question, ServerSettings, Turns, answer
 from focusdoc.server.files import StoredFile
 from focusdoc.server.library import Library
 from focusdoc.server.metrics import Metrics
-from focusdoc.server.refusals import BusyError, LimitedBody, add_errors
+from focusdoc.server.refusals import LimitedBody, OwnOrigin, add_errors
+from focusdoc.server.render import picture
+from focusdoc.server.responses import ResponseRequest, StoredResponses, WrittenResponse
 from focusdoc.server.streams import last_answer, sse, unless_gone
 
+_PAGE = Path(__file__).with_name("page.html")
+#: The page loads nothing from elsewhere, and nobody frames it.
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
 #: OpenAI's bounds of a file's life, in seconds.
 _SHORTEST, _LONGEST = 3600, 2_592_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerSettings:
-    """What a server allows.
-
-    Attributes:
-        keys: API keys, each of which sees its own files only; none for no key at all.
-        max_concurrent: answers that are written at once.
-        max_waiting: answers that may wait for their turn; more are refused with 429.
-        max_json_bytes: of a request that is no upload.
-    """
-
-    keys: tuple[str, ...] = ()
-    max_concurrent: int = 4
-    max_waiting: int = 32
-    max_json_bytes: int = 64 << 20
-
-
-class _Turns:
-    """A bounded queue for answers."""
-
-    def __init__(self, settings: ServerSettings) -> None:
-        self._slots = asyncio.Semaphore(settings.max_concurrent)
-        self._most = settings.max_waiting
-        self.waiting = 0
-
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Hold a slot.
-
-        Raises:
-            BusyError: too many wait.
-        """
-        if self._slots.locked() and self.waiting >= self._most:
-            raise BusyError(f"{self.waiting} questions wait already; try again in a few seconds.")
-        self.waiting += 1
-        try:
-            await self._slots.acquire()
-        finally:
-            self.waiting -= 1
-        try:
-            yield
-        finally:
-            self._slots.release()
 
 
 def _owner_of(request: Request) -> str:
@@ -103,20 +66,25 @@ def create_app(library: Library, settings: ServerSettings, model: str) -> FastAP
         library: started when the application starts.
         model: the name that clients see.
     """
-    metrics = Metrics(library)
+    metrics, responses = Metrics(library), StoredResponses()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         library.start()
-        app.state.turns = _Turns(settings)
+        app.state.turns = Turns(settings)
         metrics.waiting = lambda: app.state.turns.waiting
         yield
         await asyncio.to_thread(library.stop)
 
     app = FastAPI(title="focusdoc", lifespan=lifespan, redoc_url=None)
     app.add_middleware(LimitedBody, max_upload=library.files.max_bytes, max_json=settings.max_json_bytes)
+    app.add_middleware(OwnOrigin, any_name=bool(settings.keys))
     add_errors(app)
     app.state.keys = [key.encode() for key in settings.keys]
+
+    @app.get("/", include_in_schema=False)
+    def start_page() -> Response:
+        return Response(_PAGE.read_bytes(), media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
 
     @app.get("/health")
     def health() -> Response:
@@ -167,6 +135,20 @@ def create_app(library: Library, settings: ServerSettings, model: str) -> FastAP
         headers = {"Content-Security-Policy": "sandbox", "X-Content-Type-Options": "nosniff"}
         return FileResponse(library.files.content(file), media_type=_media_type(file), headers=headers)
 
+    @app.get("/v1/files/{file_id}/pages/{number}")
+    def page(owner: Owner, file_id: str, number: int, quote: Annotated[str, Query(max_length=4000)] = "") -> Response:
+        """A page as a picture with the quote marked, of a PDF; of other files, its text."""
+        file = library.files.get(file_id, owner)
+        document = library.reading(file).document
+        if document is None or not 1 <= number <= len(document.pages):
+            raise HTTPException(404, f"The file {file_id} has no page {number}, or is not read yet.")
+        data = library.files.content(file).read_bytes()
+        if document.metadata.get("format") == "pdf":
+            drawn, top = picture(data, number, quote)
+            return Response(drawn, media_type="image/png", headers={"X-Mark-Top": str(top)})
+        found = document.pages[number - 1]
+        return JSONResponse({"number": number, "label": found.label, "text": document.text[found.start : found.end]})
+
     @app.get("/v1/files/{file_id}/events")
     async def events(owner: Owner, request: Request, file_id: str) -> Response:
         file = library.files.get(file_id, owner)
@@ -184,63 +166,57 @@ def create_app(library: Library, settings: ServerSettings, model: str) -> FastAP
         library.delete(library.files.get(file_id, owner))
         return {"id": file_id, "object": "file", "deleted": True}
 
+    def question_of(owner: str, conversation: wire.Conversation, options: Options) -> Question:
+        """What a conversation asks; its files must be there, and the owner's."""
+        return Question(
+            messages=conversation.messages,
+            files=[library.files.get(each, owner) for each in dict.fromkeys(conversation.file_ids)],
+            inline=conversation.inline,
+            options=options,
+        )
+
     @app.post("/v1/chat/completions")
     async def chat_completions(owner: Owner, request: Request, asked: wire.ChatRequest) -> Response:
         chat = library.chat  # before anything is promised
-        messages, wanted = wire.conversation(asked)
-        files = [library.files.get(each, owner) for each in wanted if isinstance(each, str)]
-        inline = [each for each in wanted if isinstance(each, wire.Inline)]
         options = asked.options()
         if asked.response_format is not None and asked.response_format.type != "text":
             schema = asked.response_format.json_schema or wire.JsonSchema()
             options["grammar"] = await asyncio.to_thread(chat.grammar, schema.schema_)
-
-        def opened(cancel: threading.Event) -> list[Document]:
-            return [
-                *(library.document(file, cancel) for file in files),
-                *(load(each.data, name=each.filename) for each in inline),
-            ]
-
-        async def answer() -> AsyncGenerator[TextPiece, None]:
-            documents = await run_in_thread(opened)  # whoever waits for a reading holds no slot
-            async with app.state.turns.turn():
-                begun = time.perf_counter()
-
-                def pieces(cancel: threading.Event) -> Generator[TextPiece, None, None]:
-                    options["cancel"] = cancel
-                    return chat.stream(messages, documents, **options)
-
-                async with aclosing(await stream_in_thread(pieces)) as stream:
-                    async for piece in stream:
-                        if begun:
-                            metrics.first_token(time.perf_counter() - begun)
-                            begun = 0.0
-                        if piece.answer is not None:
-                            metrics.answered(piece.answer)
-                        yield piece
-
-        name, known = f"chatcmpl-{secrets.token_hex(12)}", {file.document_name: file for file in files}
-        base_url = str(request.base_url)
+        question = question_of(owner, wire.conversation(asked.messages), options)
+        pieces = answer(question, library, app.state.turns, metrics)
+        written = wire.Completion(model, question.files, str(request.base_url))
         if asked.stream:
             with_usage = asked.stream_options is not None and asked.stream_options.include_usage
-            chunks = wire.Chunks(name, model)
+            return await sse(written.chunks(pieces, with_usage=with_usage), request, done=True)
+        return JSONResponse(written.whole(await unless_gone(last_answer(pieces), request)))
 
-            async def events() -> AsyncGenerator[dict[str, Any], None]:
-                first = True
-                async with aclosing(answer()) as pieces:
-                    async for piece in pieces:
-                        if piece:
-                            yield chunks.text(str(piece), first=first)
-                            first = False
-                        if piece.answer is not None:
-                            cited = wire.citations(piece.answer, known, base_url)
-                            for chunk in chunks.end(piece.answer, cited, with_usage=with_usage):
-                                yield chunk
+    @app.post("/v1/responses")
+    async def create_response(owner: Owner, request: Request, asked: ResponseRequest) -> Response:
+        _ = library.chat
+        before = responses.get(asked.previous_response_id, owner) if asked.previous_response_id else None
+        conversation = asked.conversation(before)
+        question = question_of(owner, asked.instructed(conversation), asked.options())
+        pieces = answer(question, library, app.state.turns, metrics)
+        written = WrittenResponse(asked, model, question.files)
 
-            return await sse(events(), request, done=True)
-        whole = await unless_gone(last_answer(answer()), request)
-        cited = wire.citations(whole, known, base_url)
-        return JSONResponse(wire.completion(name, model, whole, cited))
+        def keep(whole: Answer) -> None:
+            if asked.store:
+                responses.keep(written.id, owner, conversation.with_answer(whole.text), written.whole(whole))
+
+        if asked.stream:
+            return await sse(written.events(pieces, keep), request, named=True)
+        whole = await unless_gone(last_answer(pieces), request)
+        keep(whole)
+        return JSONResponse(written.whole(whole))
+
+    @app.get("/v1/responses/{response_id}")
+    def get_response(owner: Owner, response_id: str) -> dict[str, Any]:
+        return responses.get(response_id, owner).response
+
+    @app.delete("/v1/responses/{response_id}")
+    def delete_response(owner: Owner, response_id: str) -> dict[str, Any]:
+        responses.delete(response_id, owner)
+        return {"id": response_id, "object": "response", "deleted": True}
 
     return app
 

@@ -182,7 +182,8 @@ class Library:
 
         try:
             document = load(self.files.content(file).read_bytes(), name=file.document_name, limits=self._limits)
-            self.chat.read(document, cancel=reading.cancel, progress=progress)
+            memory, _ = self.chat.read(document, cancel=reading.cancel, progress=progress)
+            progress(memory.num_tokens, memory.num_tokens)
             reading.document, reading.status = document, "processed"
             reading.details = "; ".join(document.left_out) or None
         except ReadingCancelledError:

@@ -104,3 +104,30 @@ class LimitedBody:
             return message
 
         await self._app(scope, counted, send)
+
+
+class OwnOrigin:
+    """Refuses requests that another website makes a browser send, and names that only point to this machine.
+
+    Without a key, whatever page somebody has open could upload files here, or read them by a name of its own that it
+    points to this address (DNS rebinding).
+
+    Args:
+        any_name: whether the server may be called by any name, since it asks for a key.
+    """
+
+    def __init__(self, app: ASGIApp, *, any_name: bool) -> None:
+        self._app, self._any_name = app, any_name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] == "http":
+            headers = dict(scope["headers"])
+            host, origin = (headers.get(name, b"").decode("latin-1") for name in (b"host", b"origin"))
+            if not self._any_name and host.rsplit(":", 1)[0].strip("[]") not in ("localhost", "127.0.0.1", "::1"):
+                await _error(403, f"This server is not called {host!r}; use localhost.")(scope, receive, send)
+                return
+            if origin and origin.partition("://")[2] != host:
+                await _error(403, f"Requests of the website {origin!r} are not taken.")(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

@@ -53,8 +53,15 @@ async def unless_gone(work: Coroutine[Any, Any, T], request: Request) -> T:
             task.cancel()
 
 
-async def sse(events: AsyncGenerator[dict[str, Any], None], request: Request, *, done: bool = False) -> Response:
-    """Server-sent events. What goes wrong soon is an HTTP error; later it is an event."""
+async def sse(
+    events: AsyncGenerator[dict[str, Any], None], request: Request, *, done: bool = False, named: bool = False
+) -> Response:
+    """Server-sent events. What goes wrong soon is an HTTP error; later it is an event.
+
+    Args:
+        done: the last line is OpenAI's ``[DONE]``.
+        named: each event is called by its type.
+    """
     step: asyncio.Future[dict[str, Any]] = asyncio.ensure_future(anext(events))
     waited = 0.0
     while not (await asyncio.wait({step}, timeout=_LOOK))[0] and waited < KEEP_ALIVE:
@@ -71,7 +78,9 @@ async def sse(events: AsyncGenerator[dict[str, Any], None], request: Request, *,
                 if not (await asyncio.wait({step}, timeout=KEEP_ALIVE))[0]:
                     yield ": still at work\n\n"
                     continue
-                yield f"data: {json.dumps(step.result(), ensure_ascii=False)}\n\n"
+                event = step.result()
+                name = f"event: {event['type']}\n" if named else ""
+                yield f"{name}data: {json.dumps(event, ensure_ascii=False)}\n\n"
                 step = asyncio.ensure_future(anext(events))
         except StopAsyncIteration:
             if done:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import secrets
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from focusdoc.chat.messages import Message
-from focusdoc.decoding.answer import Answer, Source
+from focusdoc.decoding.answer import Answer, Source, TextPiece
 from focusdoc.decoding.prompt import Options
 from focusdoc.errors import ConfigError
+from focusdoc.server.answers import Inline
 from focusdoc.server.files import StoredFile
 from focusdoc.server.library import Reading
 
@@ -22,13 +25,13 @@ from focusdoc.server.library import Reading
 MAX_CHARACTERS = 20_000_000
 
 
-class _Request(BaseModel):
+class Request(BaseModel):
     """Fields that we do not know are ignored, as clients send many."""
 
     model_config = ConfigDict(extra="ignore")
 
 
-class FileRef(_Request):
+class FileRef(Request):
     """A file of a message: an uploaded one, or its bytes as a data URL."""
 
     file_id: str | None = None
@@ -36,42 +39,42 @@ class FileRef(_Request):
     filename: str | None = None
 
 
-class Part(_Request):
-    """A part of a message's content."""
+class Part(FileRef):
+    """A part of a message's content; a file stands in `file` in chat completions, in the part itself in responses."""
 
     type: str
     text: str | None = None
     file: FileRef | None = None
 
 
-class ChatMessage(_Request):
+class ChatMessage(Request):
     """A message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Part] | None = None
 
 
-class StreamOptions(_Request):
+class StreamOptions(Request):
     """How a stream ends."""
 
     include_usage: bool = False
 
 
-class JsonSchema(_Request):
+class JsonSchema(Request):
     """A schema that the answer has to fit."""
 
     # `schema` would hide a method of pydantic's.
     schema_: dict[str, Any] = Field(alias="schema", default_factory=lambda: {"type": "object"})
 
 
-class ResponseFormat(_Request):
+class ResponseFormat(Request):
     """What the answer has to be."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
     json_schema: JsonSchema | None = None
 
 
-class ChatRequest(_Request):
+class ChatRequest(Request):
     """``POST /v1/chat/completions``."""
 
     model: str = ""
@@ -101,43 +104,48 @@ class ChatRequest(_Request):
 
 
 @dataclass(frozen=True, slots=True)
-class Inline:
-    """A file that came inside a message."""
+class Conversation:
+    """The messages of a request, and the files that they name, by id or inline, in order."""
 
-    data: bytes
-    filename: str
+    messages: tuple[Message, ...]
+    file_ids: tuple[str, ...] = ()
+    inline: tuple[Inline, ...] = ()
+
+    def with_answer(self, text: str) -> Conversation:
+        """The conversation with an answer at its end."""
+        return replace(self, messages=(*self.messages, Message("assistant", text)))
 
 
-def conversation(request: ChatRequest) -> tuple[list[Message], list[str | Inline]]:
-    """The messages of a request, and the files that they name, by id or inline, in order.
+def conversation(messages: Sequence[ChatMessage], before: Conversation | None = None) -> Conversation:
+    """What messages say, behind an earlier conversation.
 
     Raises:
         ConfigError: a part is of another kind, or the texts are too long.
     """
-    messages: list[Message] = []
-    files: list[str | Inline] = []
-    for message in request.messages:
+    found = list(before.messages) if before else []
+    file_ids, inline = (list(before.file_ids), list(before.inline)) if before else ([], [])
+    for message in messages:
         texts: list[str] = []
-        for part in (
-            [Part(type="text", text=message.content)] if isinstance(message.content, str) else message.content or []
-        ):
-            if part.type == "text":
+        content = message.content or []
+        for part in [Part(type="text", text=content)] if isinstance(content, str) else content:
+            if part.type in ("text", "input_text", "output_text"):
                 texts.append(part.text or "")
-            elif part.type == "file" and part.file is not None:
-                files.append(_file(part.file))
-            else:
+                continue
+            file = part.file if part.type == "file" else part if part.type == "input_file" else None
+            if file is None:
                 raise ConfigError(f"A message holds a part of type {part.type!r}; send text and file parts.")
-        role = "system" if message.role == "developer" else message.role
+            if file.file_id:
+                file_ids.append(file.file_id)
+            else:
+                inline.append(_inline(file))
         if texts:
-            messages.append(Message(role, texts))
-    if sum(len(part) for message in messages for part in message.parts) > MAX_CHARACTERS:
+            found.append(Message("system" if message.role == "developer" else message.role, texts))
+    if sum(len(part) for message in found for part in message.parts) > MAX_CHARACTERS:
         raise ConfigError(f"The messages have more than {MAX_CHARACTERS:,} characters; upload long texts as files.")
-    return messages, files
+    return Conversation(tuple(found), tuple(file_ids), tuple(inline))
 
 
-def _file(ref: FileRef) -> str | Inline:
-    if ref.file_id:
-        return ref.file_id
+def _inline(ref: FileRef) -> Inline:
     if not ref.file_data:
         raise ConfigError("A file part has neither file_id nor file_data; give one of them.")
     encoded = ref.file_data.partition("base64,")[2] if ref.file_data.startswith("data:") else ref.file_data
@@ -164,30 +172,15 @@ def file_object(file: StoredFile, reading: Reading) -> dict[str, Any]:
     }
 
 
-def citations(answer: Answer, files: dict[str, StoredFile], base_url: str) -> list[dict[str, Any]]:
-    """A citation for every source of an answer, each of the whole text.
-
-    Args:
-        files: by the names of their documents.
-    """
-    return [
-        _citation(source, files, base_url, len(answer.text)) for source in answer.sources if source.document in files
-    ]
+def cited(answer: Answer, files: Sequence[StoredFile]) -> Iterator[tuple[Source, StoredFile]]:
+    """The sources of an answer that stand in uploaded files."""
+    by_name = {file.document_name: file for file in files}
+    yield from ((source, by_name[source.document]) for source in answer.sources if source.document in by_name)
 
 
-def _citation(source: Source, files: dict[str, StoredFile], base_url: str, length: int) -> dict[str, Any]:
-    file = files[source.document]
-    citation = {
-        "url": f"{base_url}v1/files/{file.id}/content#page={source.page}",
-        "title": f"{file.filename}, page {source.page_label or source.page}",
-        "start_index": 0,
-        "end_index": length,
-        "file_id": file.id,
-        "page": source.page,
-        "quote": source.text,
-        "score": round(source.score, 4),
-    }
-    return {"type": "url_citation", "url_citation": citation}
+def found(answer: Answer) -> dict[str, Any]:
+    """What OpenAI's answers have no field for: whether the documents say so."""
+    return {"found": answer.found, "confidence": answer.confidence}
 
 
 def usage(answer: Answer) -> dict[str, Any]:
@@ -202,36 +195,64 @@ def usage(answer: Answer) -> dict[str, Any]:
     }
 
 
-def finish_reason(answer: Answer) -> str:
-    """As OpenAI names it."""
+class Completion:
+    """A chat completion, whole or in chunks.
+
+    Args:
+        files: that its sources may stand in.
+        base_url: of the server, as the client sees it.
+    """
+
+    def __init__(self, model: str, files: Sequence[StoredFile], base_url: str) -> None:
+        self._files, self._base_url = files, base_url
+        self._head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
+
+    def whole(self, answer: Answer) -> dict[str, Any]:
+        """All of it."""
+        message = {"role": "assistant", "content": answer.text, "refusal": None, "annotations": self._cited(answer)}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason(answer)}
+        head = {**self._head, "object": "chat.completion"}
+        return {**head, "choices": [choice], "usage": usage(answer), "focusdoc": found(answer)}
+
+    async def chunks(
+        self, pieces: AsyncGenerator[TextPiece, None], *, with_usage: bool
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Its chunks: the last one has the citations, and tokens come behind it where they are wanted."""
+        head = {**self._head, "object": "chat.completion.chunk"}
+        delta: dict[str, Any] = {"role": "assistant"}
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if piece:
+                    yield {**head, "choices": [_choice({**delta, "content": str(piece)}, None)]}
+                    delta = {}
+                if (answer := piece.answer) is not None:
+                    last = _choice({**delta, "annotations": self._cited(answer)}, _finish_reason(answer))
+                    yield {**head, "choices": [last], "focusdoc": found(answer)}
+                    if with_usage:
+                        yield {**head, "choices": [], "usage": usage(answer)}
+
+    def _cited(self, answer: Answer) -> list[dict[str, Any]]:
+        return [
+            {
+                "type": "url_citation",
+                "url_citation": {
+                    "url": f"{self._base_url}v1/files/{file.id}/content#page={source.page}",
+                    "title": f"{file.filename}, page {source.page_label or source.page}",
+                    "start_index": 0,
+                    "end_index": len(answer.text),
+                    "file_id": file.id,
+                    "page": source.page,
+                    "quote": source.text,
+                    "score": round(source.score, 4),
+                },
+            }
+            for source, file in cited(answer, self._files)
+        ]
+
+
+def _choice(delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+
+
+def _finish_reason(answer: Answer) -> str:
     return "length" if answer.finish_reason == "length" else "stop"
-
-
-def completion(name: str, model: str, answer: Answer, cited: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A chat completion."""
-    message = {"role": "assistant", "content": answer.text, "refusal": None, "annotations": list(cited)}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(answer)}
-    facts = {"found": answer.found, "confidence": answer.confidence}
-    head = {"id": name, "object": "chat.completion", "created": int(time.time()), "model": model}
-    return {**head, "choices": [choice], "usage": usage(answer), "focusdoc": facts}
-
-
-class Chunks:
-    """The chunks of a streamed chat completion."""
-
-    def __init__(self, name: str, model: str) -> None:
-        self._head = {"id": name, "object": "chat.completion.chunk", "created": int(time.time()), "model": model}
-
-    def text(self, piece: str, *, first: bool) -> dict[str, Any]:
-        """A piece of the answer."""
-        return self._chunk({"role": "assistant", "content": piece} if first else {"content": piece}, None)
-
-    def end(self, answer: Answer, cited: Sequence[dict[str, Any]], *, with_usage: bool) -> Iterator[dict[str, Any]]:
-        """The last chunks: citations, and tokens where they are wanted."""
-        yield self._chunk({"annotations": list(cited)}, finish_reason(answer))
-        if with_usage:
-            yield {**self._head, "choices": [], "usage": usage(answer)}
-
-    def _chunk(self, delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        return {**self._head, "choices": [choice]}

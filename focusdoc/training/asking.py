@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from focusdoc.config import QUOTE_TOKENS
 from focusdoc.decoding.attribution import whole_sentences
-from focusdoc.decoding.prompt import GAP, encode_text, question_prompt, quoted_before
+from focusdoc.decoding.prompt import GAP, encode_text, question_prompt, with_passages
 from focusdoc.decoding.quoting import REACH, WIDTH
 from focusdoc.training.dense import TrainingPrompt
 
@@ -54,7 +54,7 @@ class Question:
     def prompt(self, tokenizer: Any, quoted: str = "") -> list[int]:
         """Token ids of the prompt, up to the answer."""
         if self.style is None:
-            return encode_text(tokenizer, quoted_before(self.text, quoted))
+            return encode_text(tokenizer, with_passages(self.text, quoted))
         return question_prompt(tokenizer, self.text, self.style, quoted)
 
     def to_training_prompt(self, tokenizer: Any, quoted: str = "") -> TrainingPrompt:

@@ -23,8 +23,8 @@ from torch.nn import functional
 from focusdoc.attention import AttentionKernel
 from focusdoc.config import CHUNK_SIZE
 from focusdoc.decoding.attribution import SENTENCE_END
-from focusdoc.decoding.look import LookDecoder, layers_of
-from focusdoc.decoding.looking import NEAR
+from focusdoc.decoding.look import LookDecoder, num_layers_for
+from focusdoc.decoding.looking import POOL_WIDTH
 from focusdoc.decoding.prompt import encode_text, question_prompt
 from focusdoc.decoding.quoting import points
 from focusdoc.decoding.state import question_rows
@@ -77,7 +77,7 @@ class Calibration:
     def __str__(self) -> str:
         """One line, such as "16 heads in the first 19 layers find ..."."""
         return (
-            f"{len(self.heads)} heads in the first {layers_of(self.heads)} layers find {self.first:.0%} of "
+            f"{len(self.heads)} heads in the first {num_layers_for(self.heads)} layers find {self.first:.0%} of "
             f"{self.cases} planted facts at once and {self.among_four:.0%} among four places"
         )
 
@@ -231,11 +231,11 @@ def _looks(
             rows = question_rows(prompt, encode_text(base.tokenizer, case.question), ())
         decoder = LookDecoder(base, blocks, kernel=kernel, heads=heads)
         decoder.look(prompt, prompt, rows)
-        yield case, torch.cat(decoder.look_for_question(range(decoder.num_chunks)), dim=1)
+        yield case, torch.cat(decoder.question_token_scores(range(decoder.num_chunks)), dim=1)
 
 
 def _smooth(mass: Tensor) -> Tensor:
-    return functional.avg_pool1d(mass[None], NEAR, stride=1, padding=NEAR // 2)[0]
+    return functional.avg_pool1d(mass[None], POOL_WIDTH, stride=1, padding=POOL_WIDTH // 2)[0]
 
 
 def _is_hit(tokens: Tensor, case: Case) -> Tensor:

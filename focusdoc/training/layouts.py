@@ -97,7 +97,7 @@ class TargetLayout:
     _masks: dict[int | None, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self._rotations = self.rotary.by(self.distances)
+        self._rotations = self.rotary.rotations(self.distances)
         self._starts = self.tail_starts.tolist()  # once, since it synchronizes a GPU
 
     def attend(

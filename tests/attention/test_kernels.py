@@ -289,7 +289,7 @@ def test_without_a_fused_kernel_sdpa_is_naive(name: str, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("name", ["auto", "sdpa"])
 def test_a_device_without_a_fused_kernel_is_told_of_once(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """As Apple's GPUs: attention is right there, and slow."""
-    interface._tell_of_naive.cache_clear()
+    interface._warn_naive_fallback.cache_clear()
     for _ in range(3):
         assert attention_kernel(name, torch.device("mps")) is sdpa.attend
     (record,) = caplog.records
@@ -300,7 +300,7 @@ def test_a_device_without_a_fused_kernel_is_told_of_once(name: str, caplog: pyte
 
 @pytest.mark.parametrize("name", ["auto", "sdpa"])
 def test_a_device_with_one_is_not_told_of(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    interface._tell_of_naive.cache_clear()
+    interface._warn_naive_fallback.cache_clear()
     attention_kernel(name, torch.device("cpu"))
     assert caplog.records == []
 

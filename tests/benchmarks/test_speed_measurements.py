@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from benchmarks.speed import machine
-from benchmarks.speed.cases import Case, Settings
+from benchmarks.speed.cases import MACHINE, REOPEN, Case, Settings
 from benchmarks.speed.machine import PeakMemory
 from benchmarks.speed.measurements import do, document_of, load_engine, passage, source_text
-from benchmarks.speed.run import MACHINE, REOPEN, in_child, isolated
+from benchmarks.speed.run import in_child, isolated
 from focusdoc.engine import FocusEngine
 from focusdoc.evaluation.passkey import statement
 

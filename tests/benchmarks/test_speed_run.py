@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from benchmarks.speed import run as speed
-from benchmarks.speed.cases import Case, Options, Settings
-from benchmarks.speed.run import MACHINE, busy_machine, missing_contenders, run
+from benchmarks.speed.cases import MACHINE, Case, Options, Settings
+from benchmarks.speed.run import busy_machine, missing_contenders, run
 from focusdoc.errors import EvaluationError
 from focusdoc.evaluation.results import read_config, read_rows_of
 

@@ -32,8 +32,8 @@ from focusdoc.readers.finding import Found, Places
 from focusdoc.readers.windows import cut
 from focusdoc.training.facts import KINDS
 from focusdoc.training.vocabulary import NAMES, THINGS
+from scripted_reader import ScriptedReader
 from tiny_models import tiny_engine
-from told_reader import Told
 
 WORDINGS = benchmark.load_wordings()
 GROUND = [f"Paragraph {number} of a long walk over the moor." for number in range(40)]
@@ -259,6 +259,6 @@ class TestAsking:
 
     def test_a_real_engine_is_asked(self, tiny_tokenizer: Any) -> None:
         engine = tiny_engine(tiny_tokenizer, FocusConfig(chunk_size=128, local_window=512))
-        rows = self.rows(engine.with_reader(Told("Colonel Ruddle")), tokens=2000)
+        rows = self.rows(engine.with_reader(ScriptedReader("Colonel Ruddle")), tokens=2000)
         assert [row["right"] for row in rows] == [False, True]
         assert all(isinstance(row["found at 4"], bool) and row["passages"] for row in rows)

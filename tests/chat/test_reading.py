@@ -16,9 +16,9 @@ from focusdoc.modeling.base import BaseModel
 from focusdoc.readers import endpoint
 from focusdoc.readers.endpoint import EndpointReader
 from focusdoc.readers.local import LocalReader
-from focusdoc.readers.reader import INSTRUCTION, WISH
+from focusdoc.readers.reader import ANSWER_INSTRUCTION, SYSTEM_INSTRUCTION
+from scripted_reader import ScriptedReader
 from tiny_models import tiny_model
-from told_reader import Told
 
 BOOK = "\n\n".join(f"Paragraph {number} tells of house {number}, which is blue." for number in range(60))
 SHORT = [("system", "Be brief."), ("user", "Hello"), ("assistant", "Good day."), ("user", "Who are you?")]
@@ -40,7 +40,7 @@ def local(tiny_tokenizer: Any) -> LocalReader:
 
 class TestShortConversations:
     def test_the_reader_gets_them_as_they_are(self, chat: Chat) -> None:
-        reader = Told("I am ", "told.")
+        reader = ScriptedReader("I am ", "told.")
         pieces = list(reading(chat, reader).stream(messages(*SHORT), max_new_tokens=9, temperature=0.5))
         found = pieces[-1].answer
         assert reader.asked == [SHORT]
@@ -53,7 +53,7 @@ class TestShortConversations:
 
     def test_what_is_too_old_for_its_window_is_left_out_and_never_the_systems_words(self, chat: Chat) -> None:
         turns = [(("user", "assistant")[number % 2], f"Turn {number}.") for number in range(21)]
-        reader = Told("x", window=200)
+        reader = ScriptedReader("x", window=200)
         list(reading(chat, reader).stream(messages(("system", "Be brief."), *turns), max_new_tokens=10))
         (system, first, *_, last), asked = reader.asked[0], reader.asked[0]
         assert system == ("system", "Be brief.")
@@ -64,7 +64,7 @@ class TestShortConversations:
 
     def test_a_last_message_that_does_not_fit_is_refused(self, chat: Chat) -> None:
         with pytest.raises(PromptTooLongError, match=r"exceed the 40 tokens of told; shorten the question or lower"):
-            reading(chat, Told("x", window=40)).stream(messages(("user", "Who?")), max_new_tokens=20)
+            reading(chat, ScriptedReader("x", window=40)).stream(messages(("user", "Who?")), max_new_tokens=20)
 
     def test_a_model_in_this_process_keeps_to_stop_strings_seeds_and_cancelling(
         self, chat: Chat, local: LocalReader
@@ -87,7 +87,7 @@ class TestShortConversations:
         assert asked(cancel=cancel).finish_reason == "cancelled"
 
     def test_a_failure_is_an_error_and_what_came_before_was_streamed(self, chat: Chat) -> None:
-        stream = reading(chat, Told("I am ", "told.", fails_after=1)).stream(messages(*SHORT))
+        stream = reading(chat, ScriptedReader("I am ", "told.", fails_after=1)).stream(messages(*SHORT))
         assert next(stream) == "I am "
         with pytest.raises(ReaderError, match="broke off"):
             next(stream)
@@ -102,14 +102,14 @@ class TestLongConversations:
     )
 
     def test_the_reader_gets_their_frame_with_passages_in_front_of_the_last_question(self, chat: Chat) -> None:
-        reader = Told("Toutes.")
+        reader = ScriptedReader("Toutes.")
         found = last_answer(reading(chat, reader).stream(messages(*self.TURNS), max_sources=9))
         (system, first, second, last) = reader.asked[0]
-        assert system == ("system", f"{INSTRUCTION}\n\nAnswer in French.")
+        assert system == ("system", f"{SYSTEM_INSTRUCTION}\n\nAnswer in French.")
         assert first == ("user", "Read this.\n-----\n\n-----\nHave you read it all?")
         assert second == ("assistant", "Yes.")
         assert last[0] == "user"
-        assert last[1].endswith(f"\n-----\n\n{WISH}\nQuestion: Which houses are blue?")
+        assert last[1].endswith(f"\n-----\n\n{ANSWER_INSTRUCTION}\nQuestion: Which houses are blue?")
         assert found.sources
         assert all(source.text in BOOK and source.text in last[1] for source in found.sources)
         assert found.text == "Toutes."
@@ -119,13 +119,13 @@ class TestLongConversations:
 
     def test_the_text_is_known_again_also_by_another_reader(self, chat: Chat) -> None:
         last_answer(chat.stream(messages(*self.TURNS), max_new_tokens=2))
-        for reader in (Told("x"), Told("y")):
+        for reader in (ScriptedReader("x"), ScriptedReader("y")):
             found = last_answer(reading(chat, reader).stream(messages(*self.TURNS)))
             assert found.usage.encoded_tokens == 0
 
     def test_passages_go_before_earlier_turns(self, chat: Chat) -> None:
         turns = messages(*self.TURNS[1:3], ("user", "One. " * 20), ("assistant", "Two. " * 20), ("user", "Which?"))
-        wide, narrow = Told("x"), Told("x", window=700)
+        wide, narrow = ScriptedReader("x"), ScriptedReader("x", window=700)
         sources = [last_answer(reading(chat, one).stream(turns, max_new_tokens=9)).sources for one in (wide, narrow)]
         assert sources[0] == sources[1]
         assert [role for role, _ in wide.asked[0]] == ["system", "user", "assistant", "user", "assistant", "user"]
@@ -133,13 +133,13 @@ class TestLongConversations:
 
     def test_a_failure_leaves_the_sources(self, chat: Chat) -> None:
         with pytest.raises(ReaderError, match="broke off") as failed:
-            last_answer(reading(chat, Told("Tou", fails_after=0)).stream(messages(*self.TURNS)))
+            last_answer(reading(chat, ScriptedReader("Tou", fails_after=0)).stream(messages(*self.TURNS)))
         assert failed.value.sources
         assert all(source.text in BOOK for source in failed.value.sources)  # type: ignore[attr-defined]
 
     def test_cancelling_ends_it(self, chat: Chat) -> None:
         cancel = threading.Event()
-        stream = reading(chat, Told("One ", "two ", "three")).stream(messages(*self.TURNS), cancel=cancel)
+        stream = reading(chat, ScriptedReader("One ", "two ", "three")).stream(messages(*self.TURNS), cancel=cancel)
         assert next(stream) == "One "
         cancel.set()
         *_, last = stream
@@ -155,7 +155,7 @@ class TestLongConversations:
         reader = LocalReader(BaseModel(model, strict, "strict"))
         found = last_answer(reading(chat, reader).stream(messages(*self.TURNS), max_new_tokens=3, ignore_eos=True))
         assert found.usage.completion_tokens == 3
-        assert found.usage.reader_tokens > len(INSTRUCTION)
+        assert found.usage.reader_tokens > len(SYSTEM_INSTRUCTION)
 
 
 class TestEndpoints:
@@ -172,7 +172,7 @@ class TestEndpoints:
     def test_what_goes_wrong_there_leaves_the_sources(
         self, chat: Chat, monkeypatch: pytest.MonkeyPatch, failure: str, said: str
     ) -> None:
-        monkeypatch.setattr(endpoint, "_PIECE", 0.3)
+        monkeypatch.setattr(endpoint, "_PIECE_TIMEOUT", 0.3)
         with Endpoint.running() as served:
             served.status = {"key": 401, "model": 404}.get(failure, 200)
             if failure == "slow":
@@ -210,7 +210,7 @@ class TestEndpoints:
 
 class TestDocuments:
     def test_are_asked_as_the_engine_asks_them(self, chat: Chat) -> None:
-        reader = Told("Blue", ".")
+        reader = ScriptedReader("Blue", ".")
         asking = reading(chat, reader)
         document = Document.from_text(BOOK, {"name": "book"})
         pieces = list(asking.stream_question([document], "What colour?", max_sources=9))
@@ -224,7 +224,7 @@ class TestDocuments:
 
     @pytest.mark.parametrize("text", ["Blue.", "The house is blue.", BOOK[:63]])
     def test_shorter_than_a_chunk(self, chat: Chat, text: str) -> None:
-        reader = Told("Blue")
+        reader = ScriptedReader("Blue")
         found = reading(chat, reader).ask([Document.from_text(text)], "What colour?")
         assert found.text == "Blue"
         assert text in reader.asked[0][-1][1]
@@ -258,9 +258,9 @@ class TestStructuredAnswers:
         assert found.finish_reason == "stop"
 
     def test_others_refuse_it_and_name_the_remedy(self, chat: Chat) -> None:
-        wanted = "reader told cannot be kept to a grammar.*take a model in this process as the reader"
+        wanted = "reader told does not support grammars.*use a model in this process as the reader"
         grammar = chat.grammar(self.SCHEMA)
-        asking = reading(chat, Told("x"))
+        asking = reading(chat, ScriptedReader("x"))
         with pytest.raises(ConfigError, match=wanted):
             asking.grammar(self.SCHEMA)
         for turns in (SHORT, TestLongConversations.TURNS):
@@ -273,7 +273,7 @@ class TestStructuredAnswers:
 
 class TestContinuing:
     def test_is_the_base_models(self, chat: Chat) -> None:
-        reader = Told("x")
+        reader = ScriptedReader("x")
         for text in ("One, two,", BOOK):
             wanted = last_answer(chat.continue_text(text, max_new_tokens=3, ignore_eos=True))
             found = last_answer(reading(chat, reader).continue_text(text, max_new_tokens=3, ignore_eos=True))
@@ -285,12 +285,12 @@ class TestContinuing:
         asking = reading(chat, local)
         grammar = asking.grammar(TestStructuredAnswers.SCHEMA)
         for text in ("One, two,", BOOK):
-            with pytest.raises(ConfigError, match="a grammar holds for the tokens of the reader tiny reader"):
+            with pytest.raises(ConfigError, match="the grammar is for the tokens of the reader tiny reader"):
                 asking.continue_text(text, grammar=grammar)
 
 
 def test_a_question_without_room_for_a_passage_is_refused_before_anything_is_read(chat: Chat) -> None:
-    asking = reading(chat, Told("x", window=190))
+    asking = reading(chat, ScriptedReader("x", window=190))
     with pytest.raises(PromptTooLongError, match=r"exceed the 190 tokens of told"):
         asking.stream_question([Document.from_text(BOOK)], "Why? " * 90, max_new_tokens=20)
     assert len(chat.pool) == 0
@@ -305,7 +305,7 @@ def test_readers_make_chats_that_are_told_apart(chat: Chat, tiny_engine: FocusEn
 
 
 def test_another_reader_shares_weights_and_leaves_the_engine_as_it_was(tiny_engine: FocusEngine) -> None:
-    reader = Told("x")
+    reader = ScriptedReader("x")
     other = tiny_engine.with_reader(reader)
     assert (other.reader, tiny_engine.reader) == (reader, None)
     assert other.with_reader(None).reader is None

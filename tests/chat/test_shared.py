@@ -12,7 +12,7 @@ import pytest
 from focusdoc import FocusConfig, FocusEngine
 from focusdoc.chat.shared import LazyChat, clear_shared_chats, shared_chat
 from focusdoc.errors import ConfigError, ModelNotFoundError
-from told_reader import Told
+from scripted_reader import ScriptedReader
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def test_chats_with_and_without_readers_share_one_model_and_its_memories(
         return chat.engine
 
     monkeypatch.setattr(FocusEngine, "from_pretrained", load)
-    readers = [Told("x"), Told("y")]
+    readers = [ScriptedReader("x"), ScriptedReader("y")]
     alone = shared_chat("model")
     lazy = [shared_chat("model", reader=reader) for reader in readers]
     assert not any(one.is_loaded for one in lazy)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cli_samples import Run, pdf
 
-from focusdoc.modeling.size import model_size, where_it_runs
+from focusdoc.modeling.size import default_placement, model_size
 from focusdoc.terminal import in_bytes, in_time
 
 DEFAULT_SIZE = model_size(None)
@@ -103,7 +103,7 @@ def test_models_of_the_catalogue_by_their_names(run: Run, book: Path) -> None:
 
 def test_half_precision_takes_twice_the_memory_on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    device, size = where_it_runs(replace(DEFAULT_SIZE, dtype="float16"))
+    device, size = default_placement(replace(DEFAULT_SIZE, dtype="float16"))
     assert (device, size.kv_bytes_per_token) == ("cpu", 2 * DEFAULT_SIZE.kv_bytes_per_token)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from focusdoc import Document, DocumentMemory, FocusConfig, FocusEngine
 from focusdoc.attention import attention_kernel
-from focusdoc.decoding.candidates import start_together, step_together
+from focusdoc.decoding.candidates import start_batch, step_batch
 from focusdoc.decoding.parallel import ParallelDecoder, RefreshedDecoder
 from focusdoc.errors import ConfigError, PromptTooLongError
 from focusdoc.memory.reading import read_chunks
@@ -51,7 +51,7 @@ def test_logits_are_those_of_each_alone(
     questions = [(ids, ids[-5:]) for ids in (some_ids(9, 3), some_ids(4, 4), some_ids(17, 5))]
     alone, together = [fresh() for _ in questions], [fresh() for _ in questions]
     expected = [decoder.start(*question) for decoder, question in zip(alone, questions, strict=True)]
-    found = start_together(together, questions)
+    found = start_batch(together, questions)
     for step in range(3):
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
@@ -61,7 +61,7 @@ def test_logits_are_those_of_each_alone(
             alone, together = alone[1:], together[1:]
         tokens = [7 + step, 20 + step, 33 + step][-len(alone) :]
         expected = [decoder.step(token) for decoder, token in zip(alone, tokens, strict=True)]
-        found = step_together(together, tokens)
+        found = step_batch(together, tokens)
 
 
 @pytest.fixture

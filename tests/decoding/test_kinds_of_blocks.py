@@ -10,7 +10,7 @@ from torch import Tensor
 
 from focusdoc import FocusConfig, FocusEngine
 from focusdoc.attention import attention_kernel
-from focusdoc.decoding.candidates import start_together, step_together
+from focusdoc.decoding.candidates import start_batch, step_batch
 from focusdoc.decoding.look import LookDecoder
 from focusdoc.decoding.parallel import ParallelDecoder, RefreshedDecoder
 from focusdoc.decoding.state import QuestionRows
@@ -78,7 +78,7 @@ def test_where_candidates_looked(base: BaseModel, both: tuple[Blocks, Blocks]) -
         one = decoder(base, blocks)
         logits_of(one)
         masses = torch.rand(5, one.num_chunks, generator=torch.Generator().manual_seed(2))
-        found.append(one.look_inside([0, 3], [LOCAL[-1], *ANSWER], masses, prompt_len=6))
+        found.append(one.answer_token_scores([0, 3], [LOCAL[-1], *ANSWER], masses, prompt_len=6))
     for one_chunk, other in zip(*found, strict=True):
         torch.testing.assert_close(one_chunk, other, **TOLERANCE)
 
@@ -95,8 +95,8 @@ def test_several_questions_together(base: BaseModel, both: tuple[Blocks, Blocks]
     found = []
     for blocks in both:
         decoders = [decoder(base, blocks, chunk_batch=2) for _ in questions]
-        steps = [start_together(decoders, questions)]
-        steps += [step_together(decoders, [token, token + 1]) for token in ANSWER]
+        steps = [start_batch(decoders, questions)]
+        steps += [step_batch(decoders, [token, token + 1]) for token in ANSWER]
         found.append(torch.stack([torch.stack(step) for step in steps]))
     torch.testing.assert_close(*found, **TOLERANCE)
 
@@ -106,7 +106,7 @@ def test_a_look(base: BaseModel, both: tuple[Blocks, Blocks]) -> None:
     for blocks in both:
         decoder = LookDecoder(base, blocks, kernel=attention_kernel("auto"), heads=((0, 1), (1, 2)))
         decoder.look(LOCAL, LOCAL, QuestionRows(0, len(LOCAL)))
-        looked.append(torch.cat(decoder.look_for_question(range(decoder.num_chunks)), dim=1))
+        looked.append(torch.cat(decoder.question_token_scores(range(decoder.num_chunks)), dim=1))
     torch.testing.assert_close(*looked, **TOLERANCE)
 
 

@@ -10,9 +10,9 @@ import torch
 
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.attention import attention_kernel
-from focusdoc.decoding.look import LookDecoder, layers_of
+from focusdoc.decoding.look import LookDecoder, num_layers_for
 from focusdoc.decoding.prompt import GAP, question_prompt
-from focusdoc.decoding.quoting import NUM_CHUNKS, Texts, points, without_other_lines
+from focusdoc.decoding.quoting import NUM_CHUNKS, Texts, drop_unrelated_lines, points
 from focusdoc.decoding.state import QuestionRows
 from focusdoc.errors import ConfigError, MemoryMismatchError, PromptTooLongError
 from focusdoc.memory.reading import read_chunks
@@ -40,7 +40,9 @@ def looked(
     **more: Any,
 ) -> LookDecoder:
     kernel = attention_kernel("auto")
-    blocks = read_chunks(base.upto(layers_of(heads)) if lower else base, IDS, 16, kernel, memory_dtype=kind)
+    blocks = read_chunks(
+        base.first_layers(num_layers_for(heads)) if lower else base, IDS, 16, kernel, memory_dtype=kind
+    )
     decoder = LookDecoder(base, blocks, kernel=kernel, heads=heads, **more)
     decoder.look(PROMPT, PROMPT, ROWS)
     return decoder
@@ -53,27 +55,27 @@ class TestDecoder:
         base = BaseModel(tiny_model(family))
         one = looked(base, chunk_batch=chunk_batch)
         expected = look_reference(base, CHUNKS, PROMPT, range(2, 5), HEADS)
-        for found, own in zip(one.look_for_question(range(5)), expected, strict=True):
+        for found, own in zip(one.question_token_scores(range(5)), expected, strict=True):
             torch.testing.assert_close(found, own, **TOLERANCE)
         summed = together(expected)
-        inside = one.look_inside(range(5), [], torch.zeros(0), prompt_len=len(PROMPT))
+        inside = one.answer_token_scores(range(5), [], torch.zeros(0), prompt_len=len(PROMPT))
         for found, own in zip(inside, summed, strict=True):
             torch.testing.assert_close(found, own, **TOLERANCE)
         torch.testing.assert_close(one.candidate_mass, torch.stack([own.max() for own in summed]), **TOLERANCE)
 
     def test_what_a_pass_bears_changes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         base = BaseModel(tiny_model())
-        whole = torch.cat(looked(base).look_for_question(range(5)), dim=1)
+        whole = torch.cat(looked(base).question_token_scores(range(5)), dim=1)
         for limit in ("MAX_WEIGHTS", "MAX_ROWS"):
             with monkeypatch.context() as patch:
                 patch.setattr(f"focusdoc.decoding.look.{limit}", 1)
-                torch.testing.assert_close(torch.cat(looked(base).look_for_question(range(5)), dim=1), whole)
+                torch.testing.assert_close(torch.cat(looked(base).question_token_scores(range(5)), dim=1), whole)
 
     @pytest.mark.parametrize("family", ["mistral", "gemma3_text"])
     def test_heads_in_windowed_layers_see_what_they_see(self, family: str) -> None:
         base = BaseModel(tiny_model(family, sliding_window=8))
         expected = look_reference(base, CHUNKS, PROMPT, range(2, 5), HEADS)
-        found = looked(base).look_for_question(range(5))
+        found = looked(base).question_token_scores(range(5))
         assert not expected[0][0][:11].any()  # out of the window
         for own, look in zip(expected, found, strict=True):
             torch.testing.assert_close(look, own, **TOLERANCE)
@@ -83,13 +85,13 @@ class TestDecoder:
         base, heads = BaseModel(tiny_model(family)), ((0, 1), (0, 2))
         whole, part = looked(base, heads), looked(base, heads, lower=True)
         torch.testing.assert_close(part.candidate_mass, whole.candidate_mass, **TOLERANCE)
-        for one, other in zip(part.look_for_question(range(5)), whole.look_for_question(range(5)), strict=True):
+        for one, other in zip(part.question_token_scores(range(5)), whole.question_token_scores(range(5)), strict=True):
             torch.testing.assert_close(one, other, **TOLERANCE)
 
     def test_an_int8_memory_gives_nearly_the_same(self) -> None:
         base = BaseModel(tiny_model())
         exact, rounded = (
-            torch.cat(looked(base, kind=kind).look_for_question(range(5)), dim=1) for kind in ("model", "int8")
+            torch.cat(looked(base, kind=kind).question_token_scores(range(5)), dim=1) for kind in ("model", "int8")
         )
         assert torch.cosine_similarity(exact.flatten(), rounded.flatten(), dim=0) > 0.98
 
@@ -99,7 +101,7 @@ class TestDecoder:
         decoder = LookDecoder(base, read_chunks(base, IDS, 16, kernel), kernel=kernel, heads=HEADS)
         decoder.look(prompt, prompt, QuestionRows(0, 40))
         expected = look_reference(base, CHUNKS, prompt, range(40), HEADS)
-        for found, own in zip(decoder.look_for_question(range(5)), expected, strict=True):
+        for found, own in zip(decoder.question_token_scores(range(5)), expected, strict=True):
             torch.testing.assert_close(found, own, **TOLERANCE)
 
     @pytest.mark.parametrize("family", ["llama", "qwen2"])
@@ -117,7 +119,7 @@ class TestLowerLayers:
     @pytest.mark.parametrize("family", FAMILIES)
     def test_keys_and_values_are_those_of_the_whole_model(self, family: str) -> None:
         base, kernel = BaseModel(tiny_model(family)), attention_kernel("auto")
-        whole, part = (read_chunks(one, IDS, 16, kernel) for one in (base, base.upto(1)))
+        whole, part = (read_chunks(one, IDS, 16, kernel) for one in (base, base.first_layers(1)))
         for block, lower in zip(whole, part, strict=True):
             assert lower.keys.shape[0] == 1
             torch.testing.assert_close(lower.keys[0], block.keys[0])
@@ -127,8 +129,8 @@ class TestLowerLayers:
         base = BaseModel(tiny_model())
         ids = torch.tensor([PROMPT])
         before = base.model(ids).logits
-        assert base.upto(2) is base
-        read_chunks(base.upto(1), IDS, 16, attention_kernel("auto"))
+        assert base.first_layers(2) is base
+        read_chunks(base.first_layers(1), IDS, 16, attention_kernel("auto"))
         assert (base.num_layers, len(base.attention_layers)) == (2, 2)
         torch.testing.assert_close(base.model(ids).logits, before)
 
@@ -158,7 +160,7 @@ class TestAnswers:
         order = torch.stack([look.max() for look in looks]).argsort(descending=True)[:NUM_CHUNKS].tolist()
         text = Texts(memories, base.tokenizer)
         places = [text.place(*point) for point in points(order, [looks[index] for index in order])]
-        places = without_other_lines(places, text, base.tokenizer.decode(local, skip_special_tokens=True))
+        places = drop_unrelated_lines(places, text, base.tokenizer.decode(local, skip_special_tokens=True))
         behind = local
         for count in range(1, len(places) + 1):
             marked = [

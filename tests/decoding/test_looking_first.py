@@ -9,7 +9,7 @@ import torch
 
 from focusdoc import FocusConfig
 from focusdoc.attention import attention_kernel
-from focusdoc.decoding.candidates import start_together
+from focusdoc.decoding.candidates import start_batch
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
@@ -31,7 +31,7 @@ def decoder(base: BaseModel, **config: Any) -> ParallelDecoder:
 
 
 def computed_again(one: ParallelDecoder, chunks: list[int], masses: torch.Tensor) -> list[torch.Tensor]:
-    return one._looked_at(chunks, PROMPT[-1:], masses, len(PROMPT))
+    return one._dense_token_scores(chunks, PROMPT[-1:], masses, len(PROMPT))
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text"])
@@ -47,7 +47,7 @@ def test_it_is_what_the_candidates_computed_again_look_at(
     chunks, masses = [3, RAGGED, 0], one.candidate_mass[None].clone()
     expected = computed_again(one, chunks, masses)
     for _ in ("before the first step", "and behind it"):
-        found = one.look_inside(chunks, PROMPT[-1:], masses, prompt_len=len(PROMPT))
+        found = one.answer_token_scores(chunks, PROMPT[-1:], masses, prompt_len=len(PROMPT))
         for looked, other in zip(found, expected, strict=True):
             torch.testing.assert_close(looked / looked.sum(), other / other.sum(), **TOLERANCE)
             torch.testing.assert_close(looked.sum(), other.sum(), atol=0, rtol=1e-3)
@@ -59,7 +59,7 @@ def test_what_a_sliding_window_hides_is_not_looked_at() -> None:
     one = decoder(base)
     one.start(PROMPT, PROMPT)
     masses = torch.ones(1, one.num_chunks)
-    found = one.look_inside([0, 2], PROMPT[-1:], masses, prompt_len=len(PROMPT))
+    found = one.answer_token_scores([0, 2], PROMPT[-1:], masses, prompt_len=len(PROMPT))
     for looked, other in zip(found, computed_again(one, [0, 2], masses), strict=True):
         assert not looked[:UNSEEN].any()
         assert looked[4:].all()
@@ -74,8 +74,8 @@ def test_a_chunk_that_sits_out_is_looked_into_as_the_first_token_did() -> None:
         one.step(11)
     out = next(index for index in range(few.num_chunks) if index not in few.active)
     masses = torch.ones(2, few.num_chunks)
-    (first,) = everywhere.look_inside([out], PROMPT[-1:], masses, prompt_len=len(PROMPT))
-    (looked,) = few.look_inside([out], [PROMPT[-1], 11], masses, prompt_len=len(PROMPT))
+    (first,) = everywhere.answer_token_scores([out], PROMPT[-1:], masses, prompt_len=len(PROMPT))
+    (looked,) = few.answer_token_scores([out], [PROMPT[-1], 11], masses, prompt_len=len(PROMPT))
     torch.testing.assert_close(looked, first, **TOLERANCE)
 
 
@@ -83,10 +83,12 @@ def test_of_questions_asked_together_each_has_its_own() -> None:
     base = BaseModel(tiny_model("llama"))
     prompts = [PROMPT, PROMPT[::-1]]
     together, alone = [[decoder(base, chunk_batch=2) for _ in prompts] for _ in range(2)]
-    start_together(together, [(prompt, prompt) for prompt in prompts])
+    start_batch(together, [(prompt, prompt) for prompt in prompts])
     for one, other, prompt in zip(together, alone, prompts, strict=True):
         other.start(prompt, prompt)
         masses = torch.ones(1, one.num_chunks)
-        looks = [each.look_inside([1, RAGGED], prompt[-1:], masses, prompt_len=len(prompt)) for each in (one, other)]
+        looks = [
+            each.answer_token_scores([1, RAGGED], prompt[-1:], masses, prompt_len=len(prompt)) for each in (one, other)
+        ]
         for looked, expected in zip(*looks, strict=True):
             torch.testing.assert_close(looked, expected, **TOLERANCE)

@@ -9,7 +9,7 @@ import torch
 
 from focusdoc import FocusConfig
 from focusdoc.attention import attention_kernel
-from focusdoc.decoding.looking import gathered
+from focusdoc.decoding.looking import retrieval_scores
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.decoding.state import QuestionRows
 from focusdoc.memory.reading import read_chunks
@@ -43,7 +43,7 @@ def naive(base: BaseModel, chunk: list[int]) -> torch.Tensor:
         rows = slice(len(chunk) + ROWS.first, len(chunk) + ROWS.last)
         weights = output.attentions[layer][:, head : head + 1, rows, : len(chunk)]
         values = output.past_key_values.layers[layer].values[:, head // 2 : head // 2 + 1, : len(chunk)]
-        looks.append(gathered(weights, values)[0, 0].sum(dim=0))
+        looks.append(retrieval_scores(weights, values)[0, 0].sum(dim=0))
     return torch.stack(looks)
 
 
@@ -53,26 +53,26 @@ def test_looks_are_those_of_the_model_itself(family: str, chunk_batch: int | Non
     base = BaseModel(tiny_model(family))
     one = started(base, chunk_batch=chunk_batch)
     chunks = [4, 0, 3]
-    for index, looked in zip(chunks, one.look_for_question(chunks), strict=True):
+    for index, looked in zip(chunks, one.question_token_scores(chunks), strict=True):
         torch.testing.assert_close(looked, naive(base, IDS[16 * index : 16 * (index + 1)]), **TOLERANCE)
 
 
 def test_the_order_of_heads_is_that_of_the_rows() -> None:
     base = BaseModel(tiny_model("llama"))
-    (all_of_them,) = started(base).look_for_question([1])
-    (last,) = started(base, QuestionRows(2, 5, ((1, 3),))).look_for_question([1])
+    (all_of_them,) = started(base).question_token_scores([1])
+    (last,) = started(base, QuestionRows(2, 5, ((1, 3),))).question_token_scores([1])
     torch.testing.assert_close(all_of_them[2], last[0], **TOLERANCE)
 
 
 def test_an_int8_memory_gives_nearly_the_same() -> None:
     base = BaseModel(tiny_model("llama"))
-    (exact,), (rounded,) = (started(base, memory_dtype=dtype).look_for_question([2]) for dtype in ("model", "int8"))
+    (exact,), (rounded,) = (started(base, memory_dtype=dtype).question_token_scores([2]) for dtype in ("model", "int8"))
     assert torch.cosine_similarity(exact.flatten(), rounded.flatten(), dim=0) > 0.98
 
 
 def test_a_question_that_is_the_whole_prompt() -> None:
     one = started(BaseModel(tiny_model("llama")), QuestionRows(0, len(PROMPT), ((1, 0),)))
-    assert all(look.shape == (1, 16) and look.isfinite().all() for look in one.look_for_question([0, 1]))
+    assert all(look.shape == (1, 16) and look.isfinite().all() for look in one.question_token_scores([0, 1]))
 
 
 def test_it_changes_neither_the_answer_nor_the_candidates_look() -> None:
@@ -83,4 +83,4 @@ def test_it_changes_neither_the_answer_nor_the_candidates_look() -> None:
 
 
 def test_without_heads_there_is_no_look() -> None:
-    assert started(BaseModel(tiny_model("llama")), QuestionRows(2, 5)).look_for_question([0]) == []
+    assert started(BaseModel(tiny_model("llama")), QuestionRows(2, 5)).question_token_scores([0]) == []

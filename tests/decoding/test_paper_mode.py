@@ -104,7 +104,7 @@ def _unrotated_candidates(decoder: ParallelDecoder) -> dict[str, torch.Tensor]:
 
 def _turned(decoder: ParallelDecoder, keys: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
     rotary = decoder.base.rotary
-    return rotate(keys, rotary.of_layer(rotary.by(by), 0))
+    return rotate(keys, rotary.of_layer(rotary.rotations(by), 0))
 
 
 def test_below_the_threshold_there_are_no_chunks() -> None:

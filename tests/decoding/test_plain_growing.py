@@ -19,7 +19,7 @@ def states(tokens: int, seed: int) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(autouse=True)
 def _little_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plain, "_ROOM", 3)
+    monkeypatch.setattr(plain, "_SPARE_TOKENS", 3)
 
 
 def test_it_holds_what_the_plain_one_holds() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from focusdoc import Document, FocusConfig, FocusEngine
-from focusdoc.decoding.quoting import WIDTH, Texts, runs, without_other_lines
+from focusdoc.decoding.quoting import WIDTH, Texts, drop_unrelated_lines, runs
 from tiny_models import tiny_engine
 
 TEXT = "\n".join(f"The colour of house {number} is number {number * 7}." for number in range(60))
@@ -119,15 +119,15 @@ class TestLists:
         wanted = places[3]
         (line, *_) = texts.passages(0, set(texts.around(*wanted)))
         key = line.split("\n")[1].split(":")[0]
-        assert without_other_lines(places, texts, f"What is the value of {key}?") == [wanted]
+        assert drop_unrelated_lines(places, texts, f"What is the value of {key}?") == [wanted]
 
     def test_where_no_line_has_a_word_of_the_question_all_stay(self, texts: Texts) -> None:
         places = [(0, 100 * number) for number in range(6)]
-        assert without_other_lines(places, texts, "Anything else?") == places
+        assert drop_unrelated_lines(places, texts, "Anything else?") == places
 
     def test_sentences_stay_whatever_they_say(self, texts: Texts) -> None:
         places = [(1, 100 * number) for number in range(6)]
-        assert without_other_lines(places, texts, "What is the colour of house 7?") == places
+        assert drop_unrelated_lines(places, texts, "What is the colour of house 7?") == places
 
     def test_nothing_looked_at_is_nothing(self, texts: Texts) -> None:
-        assert without_other_lines([], texts, "Where?") == []
+        assert drop_unrelated_lines([], texts, "Where?") == []

@@ -10,7 +10,7 @@ import torch
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.attention import attention_kernel
 from focusdoc.decoding.parallel import ParallelDecoder
-from focusdoc.decoding.state import AUTO_LEAST, choose_active
+from focusdoc.decoding.state import AUTO_MIN_CHUNKS, choose_active
 from focusdoc.errors import ConfigError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.reading import read_chunks
@@ -38,7 +38,7 @@ class TestChoosing:
         peak = torch.full((100,), 1e-4)
         peak[40] = 5.0
         chosen = choose_active(peak, "auto")
-        assert len(chosen) == AUTO_LEAST
+        assert len(chosen) == AUTO_MIN_CHUNKS
         assert 40 in chosen
         assert choose_active(torch.zeros(3), "auto") == [0, 1, 2]
 

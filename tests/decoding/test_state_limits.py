@@ -40,15 +40,15 @@ class TestTails:
     ) -> None:
         monkeypatch.setattr(parallel, "TAIL_STEP", 8)
         rooms: list[int] = []
-        settle = ParallelDecoder.settle
+        finish_passes = ParallelDecoder.finish_passes
 
         def watched(self: ParallelDecoder, *args: Any) -> torch.Tensor:
-            logits = settle(self, *args)
+            logits = finish_passes(self, *args)
             assert all(self.tail_len < group.room <= self.tail_len + 9 for group in self.groups)
             rooms.append(self.groups[0].room)
             return logits
 
-        monkeypatch.setattr(ParallelDecoder, "settle", watched)
+        monkeypatch.setattr(ParallelDecoder, "finish_passes", watched)
         engine.ask(memory, "What?", **{**DRAWN, "max_new_tokens": 300})
         assert len(set(rooms)) > 30
         assert rooms == sorted(rooms)
@@ -105,17 +105,17 @@ class TestShortage:
         self, engine: FocusEngine, memory: Any, room_for: float, groups: list[int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         wanted = [engine.ask(memory, question, **DRAWN).token_ids for question in QUESTIONS]
-        prompts = [len(engine._question(None, question, {}).prompt_ids) for question in QUESTIONS]
+        prompts = [len(engine._request(None, question, {}).prompt_ids) for question in QUESTIONS]
         of_one = memory.num_chunks * (max(prompts) + 30) * engine.base.kv_bytes_per_token
         together: list[int] = []
-        answer_together = Candidates.answer_together
+        answer_batch = Candidates.answer_batch
 
         def watched(self: Any, asked: Any) -> Any:
             together.append(len(asked))
-            return answer_together(self, asked)
+            return answer_batch(self, asked)
 
-        monkeypatch.setattr(Candidates, "answer_together", watched)
-        monkeypatch.setattr(answering, "check_bytes", lambda *_: None)
+        monkeypatch.setattr(Candidates, "answer_batch", watched)
+        monkeypatch.setattr(answering, "check_free_memory", lambda *_: None)
         leave_free(monkeypatch, int(room_for * of_one))
         assert [each.token_ids for each in engine.ask_many(memory, QUESTIONS, **DRAWN)] == wanted
         assert together == groups
@@ -126,5 +126,5 @@ class TestShortage:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
         base = BaseModel(tiny_model())
-        with pytest.raises(MemoryShortageError, match=r"no memory left for a pass over 4 tokens.*chunk_batch"):
+        with pytest.raises(MemoryShortageError, match=r"ran out of memory in a pass over 4 tokens.*chunk_batch"):
             base.run(torch.tensor([[3, 4, 5, 6]]), torch.arange(4)[None], Hungry())

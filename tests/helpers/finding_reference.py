@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from focusdoc import FocusEngine
-from focusdoc.decoding.looking import NEAR, gathered
+from focusdoc.decoding.looking import POOL_WIDTH, retrieval_scores
 from focusdoc.decoding.prompt import question_prompt
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.readers.finding import FLOOR, WEIGHTS
@@ -45,7 +45,10 @@ def scores(
     for text in texts:
         spans = cut(text)
         for signal, spread in zip(found, (looked / looked.max(), torch.stack(taken).sum(dim=0)), strict=False):
-            near = [float(spread[max(0, at - NEAR // 2) : at + NEAR // 2].sum()) / NEAR for at in range(len(spread))]
+            near = [
+                float(spread[max(0, at - POOL_WIDTH // 2) : at + POOL_WIDTH // 2].sum()) / POOL_WIDTH
+                for at in range(len(spread))
+            ]
             signal += [max(near[begin + start : begin + end]) for start, end in spans]
         found[2] += _bm25([text[start:end] for start, end in spans], question)
         begin += len(text)
@@ -69,7 +72,7 @@ def _head_look(
     weights = output.attentions[layer][:, head : head + 1, chunk_len + rows[0] : chunk_len + rows[1], :chunk_len]
     values = output.past_key_values.layers[layer].values
     per_key = output.attentions[layer].shape[1] // values.shape[1]
-    return gathered(weights, values[:, head // per_key : head // per_key + 1, :chunk_len])[0, 0].sum(dim=0)
+    return retrieval_scores(weights, values[:, head // per_key : head // per_key + 1, :chunk_len])[0, 0].sum(dim=0)
 
 
 def _bm25(windows: Sequence[str], question: str, k: float = 1.5, b: float = 0.75) -> list[float]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache
 
-from focusdoc.decoding.looking import gathered
+from focusdoc.decoding.looking import retrieval_scores
 
 Pair = tuple[Tensor, Tensor]
 
@@ -102,7 +102,7 @@ class IncrementalReference:
                 handle.remove()
         inside = slice(len(chunk))
         looks = [
-            gathered(weights[:, :, -1:, inside], layer.values[:, :, inside])
+            retrieval_scores(weights[:, :, -1:, inside], layer.values[:, :, inside])
             for weights, layer in zip(attentions, cache.layers, strict=True)
         ]
         self.looks.append(torch.stack(looks).sum(dim=(0, 1, 2, 3)))

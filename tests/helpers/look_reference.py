@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from focusdoc.decoding.looking import gathered
+from focusdoc.decoding.looking import retrieval_scores
 from focusdoc.modeling.base import BaseModel
 
 
@@ -29,7 +29,7 @@ def look_reference(
             weights = output.attentions[layer][:, head : head + 1, places, : len(chunk)]
             own = slice(head // per_key, head // per_key + 1)
             values = cache.layers[layer].values[:, own, : len(chunk)]
-            looks.append(gathered(weights, values)[0, 0].sum(dim=0))
+            looks.append(retrieval_scores(weights, values)[0, 0].sum(dim=0))
         found.append(torch.stack(looks))
     return found
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from focusdoc import FocusEngine
 from focusdoc.decoding.prompt import GAP, question_prompt
-from focusdoc.decoding.quoting import NUM_CHUNKS, Texts, points, without_other_lines
+from focusdoc.decoding.quoting import NUM_CHUNKS, Texts, drop_unrelated_lines, points
 from focusdoc.memory.chunk_memory import DocumentMemory
 from incremental_reference import IncrementalReference
 
@@ -41,7 +41,7 @@ class QuotedReference:
         places = [
             text.place(*point) for point in points(order, [look.mass[index] * look.looks[index] for index in order])
         ]
-        places = without_other_lines(places, text, tokenizer.decode(prompt, skip_special_tokens=True))
+        places = drop_unrelated_lines(places, text, tokenizer.decode(prompt, skip_special_tokens=True))
         room = min(config.quote_tokens or 0, config.local_window - len(local))
         behind = local
         for count in range(1, len(places) + 1):

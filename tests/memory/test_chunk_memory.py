@@ -58,13 +58,13 @@ def test_a_chunk_that_occurs_again_is_encoded_once(order: list[int], rest: int, 
     chunks = torch.randint(3, 96, (4, 8), generator=torch.Generator().manual_seed(0)).tolist()
     ids = [token for index in order for token in chunks[index]] + chunks[0][:rest]
     rows: list[int] = []
-    run = base.run_for_keys
+    run = base.run_kv_only
 
     def counted(token_ids: torch.Tensor, *args: Any) -> None:
         rows.append(token_ids.numel())
         run(token_ids, *args)
 
-    base.run_for_keys = counted  # type: ignore[method-assign]
+    base.run_kv_only = counted  # type: ignore[method-assign]
     seen: list[int] = []
     blocks = read_chunks(
         base, ids, 8, kernel, batch=batch, memory_dtype=kind, progress=lambda done, total: seen.append(done)

@@ -18,7 +18,7 @@ from focusdoc.memory.host import HostBlock, ring_of
 from focusdoc.memory.int8 import BLOCKS
 from focusdoc.memory.plan import SPARE_BYTES, MemoryPlan, plan_memory
 from focusdoc.memory.reading import read_chunks
-from focusdoc.memory.ring import CudaLines
+from focusdoc.memory.ring import CudaStreams
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.base import BaseModel
 from store_samples import IDS, KERNEL, NEW, SIZE, assert_exact, read_through
@@ -36,7 +36,7 @@ def filled(device: torch.device = CPU, kind: Any = "model", dtype: torch.dtype =
     """Random chunks in RAM, in parts of two."""
     shape = (2, 5, 2, 16, 8)
     generator = torch.Generator().manual_seed(0)
-    block = HostBlock.around(BLOCKS[kind].empty(shape, dtype, CPU), ring_of(device))
+    block = HostBlock.wrap(BLOCKS[kind].empty(shape, dtype, CPU), ring_of(device))
     for layer in range(2):
         keys, values = (torch.randn(shape[1:], generator=generator).to(device, dtype) for _ in range(2))
         block.put(layer, 0, keys, values)
@@ -57,7 +57,7 @@ class TestPieces:
         assert part.keys.data_ptr() == block.keys[:, 2].data_ptr()
         assert part.tensors().keys() == block.tensors().keys()
         for layer in (0, 1):
-            keys, values = block.kept.layer(layer, torch.float32)
+            keys, values = block.host_block.layer(layer, torch.float32)
             assert torch.equal(part.layer(layer, torch.float32)[0], keys[2:4])
             assert torch.equal(some.layer(layer, torch.float32)[1], values[[3, 0]])
 
@@ -87,7 +87,7 @@ class TestReading:
     def _a_gpu_that_is_full(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Only buffers fit on the device; its RAM has room for everything."""
         monkeypatch.setattr(plan, "free_bytes", lambda _: SPARE_BYTES + 2 * 2600)
-        monkeypatch.setattr(plan, "free_beside", lambda _: 10**12)
+        monkeypatch.setattr(plan, "free_host_bytes", lambda _: 10**12)
         monkeypatch.setattr(
             library,
             "plan_memory",
@@ -165,7 +165,7 @@ def test_ram_that_cannot_be_pinned_is_an_error_with_the_bytes(monkeypatch: pytes
             return 2
 
     monkeypatch.setattr(torch.cuda, "cudart", Runtime)
-    lines = object.__new__(CudaLines)
-    lines.device = torch.device("cuda:0")
+    streams = object.__new__(CudaStreams)
+    streams.device = torch.device("cuda:0")
     with pytest.raises(MemoryShortageError, match=r"40 bytes of RAM.*cuda:0 \(CUDA error 2\)"):
-        lines.pin(torch.zeros(10))
+        streams.pin(torch.zeros(10))

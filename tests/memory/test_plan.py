@@ -20,7 +20,7 @@ from focusdoc.memory import entries, library, segments
 from focusdoc.memory import plan as plan_module
 from focusdoc.memory.int8 import BLOCKS
 from focusdoc.memory.library import DocumentReader
-from focusdoc.memory.plan import SPARE_BYTES, MemoryPlan, Room, Wanted, free_bytes, memory_bytes, plan_memory
+from focusdoc.memory.plan import SPARE_BYTES, FreeSpace, MemoryNeeds, MemoryPlan, free_bytes, memory_bytes, plan_memory
 from focusdoc.memory.reading import read_chunks
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.base import BaseModel
@@ -36,12 +36,14 @@ NEEDED = {"model": 102_400 * MODEL + TAILS, "int8": memory_bytes(SMOL, torch.bfl
 
 def planned(free: int, **given: Any) -> MemoryPlan:
     """The plan of 102,400 tokens of the default model with `free` bytes beside what is spared."""
-    places = {name: given.pop(name) for name in ("beside", "disk", "maps") if name in given}
+    places = {name: given.pop(name) for name in ("host", "disk", "maps") if name in given}
     asked = {name: given.pop(name) for name in ("known", "seconds_per_token") if name in given}
-    wanted = Wanted(kv=SMOL, dtype=torch.bfloat16, num_tokens=102_400, chunk_size=2048, **{"tail_tokens": 256, **given})
+    wanted = MemoryNeeds(
+        kv=SMOL, dtype=torch.bfloat16, num_tokens=102_400, chunk_size=2048, **{"tail_tokens": 256, **given}
+    )
     return plan_memory(
         wanted,
-        Room(free=free + SPARE_BYTES, **{name: place for name, place in places.items() if place is not None}),
+        FreeSpace(free=free + SPARE_BYTES, **{name: place for name, place in places.items() if place is not None}),
         **asked,
     )
 
@@ -85,7 +87,7 @@ class TestLadder:
         ],
     )
     def test_beside_a_gpu_ram_is_the_last_rung(self, free: int, beside: int, memory_dtype: Any, rung: str) -> None:
-        plan = planned(free, memory_dtype=memory_dtype, maps=False, beside=lambda: SPARE_BYTES + beside)
+        plan = planned(free, memory_dtype=memory_dtype, maps=False, host=lambda: SPARE_BYTES + beside)
         assert plan.rung == rung
         if rung == "host":
             kept = "int8" if memory_dtype == "auto" else memory_dtype
@@ -94,7 +96,7 @@ class TestLadder:
             assert plan.is_forced
 
     def test_a_refusal_tells_the_ram_beside_the_gpu(self) -> None:
-        plan = planned(TAILS, maps=False, beside=lambda: 12_345)
+        plan = planned(TAILS, maps=False, host=lambda: 12_345)
         with pytest.raises(MemoryShortageError, match=r"are free, and so are 12,345 of RAM beside the GPU; close"):
             plan.check("a book")
 
@@ -118,8 +120,8 @@ class TestLadder:
         disk=st.none() | st.integers(0, 10**12),
     )
     def test_a_rung_never_needs_more_than_there_is(self, tokens: int, chunk: int, free: int, disk: int | None) -> None:
-        wanted = Wanted(kv=SMOL, dtype=torch.bfloat16, num_tokens=tokens, chunk_size=chunk, tail_tokens=9)
-        plan = plan_memory(wanted, Room(free=free, disk=lambda: disk))
+        wanted = MemoryNeeds(kv=SMOL, dtype=torch.bfloat16, num_tokens=tokens, chunk_size=chunk, tail_tokens=9)
+        plan = plan_memory(wanted, FreeSpace(free=free, disk=lambda: disk))
         if plan.rung != "none":
             assert plan.bytes_needed + SPARE_BYTES <= free
             assert plan.bytes_on_disk <= (disk or 0)
@@ -150,7 +152,7 @@ class TestLine:
             "102,400 tokens, 1.2 GB on the disk in int8, 295 MB of memory, about 1 s "
             "(2.7 GB would not fit into the 1.0 GB that can be used)"
         )
-        assert str(planned(10**9, beside=lambda: 10**11)) == (
+        assert str(planned(10**9, host=lambda: 10**11)) == (
             "102,400 tokens, 1.2 GB of memory in int8, kept in RAM beside the GPU, 429 MB on it, about 1 s "
             "(2.7 GB would not fit into the 1.0 GB that can be used)"
         )
@@ -305,7 +307,7 @@ def test_the_speed_is_estimated_and_then_measured(base: BaseModel, monkeypatch: 
     assert 0 < estimated < 1
     reader.read(IDS)  # too few to tell
     assert reader.seconds_per_token() == estimated
-    monkeypatch.setattr(library, "_TELLING", len(IDS))
+    monkeypatch.setattr(library, "_MIN_TIMED_TOKENS", len(IDS))
     monkeypatch.setattr(library.time, "perf_counter", iter([100.0, 109.0]).__next__)
     reader.read(IDS)
     assert reader.seconds_per_token() == 9 / len(IDS)
@@ -313,7 +315,7 @@ def test_the_speed_is_estimated_and_then_measured(base: BaseModel, monkeypatch: 
 
 def test_of_the_lower_layers_alone_a_token_takes_its_share(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "estimate_seconds_per_token", lambda *_, **__: 0.5)
-    whole, part = (DocumentReader(one, SIZE, KERNEL) for one in (base, base.upto(1)))
+    whole, part = (DocumentReader(one, SIZE, KERNEL) for one in (base, base.first_layers(1)))
     assert part.seconds_per_token() == whole.seconds_per_token() / 2
 
 

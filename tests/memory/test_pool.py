@@ -26,8 +26,8 @@ def test_the_longest_known_beginning() -> None:
     pool = MemoryPool(10_000)
     for text in ("one", "one text", "another"):
         pool.keep(text, memory())
-    assert pool.beginning_of("one text and more") == "one text"
-    assert pool.beginning_of("text") is None
+    assert pool.longest_prefix("one text and more") == "one text"
+    assert pool.longest_prefix("text") is None
 
 
 def test_the_memory_used_longest_ago_goes_first() -> None:

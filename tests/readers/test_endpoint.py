@@ -106,7 +106,7 @@ def test_what_a_refusal_says_is_cut_and_not_read_to_its_end(served: Endpoint) ->
 
 
 def test_a_grammar_is_refused(served: Endpoint) -> None:
-    with pytest.raises(ConfigError, match="cannot be kept to a grammar"):
+    with pytest.raises(ConfigError, match="does not support grammars"):
         EndpointReader(served.url, "m").check(GenerationConfig(grammar=NO_GRAMMAR))
 
 
@@ -172,7 +172,7 @@ def test_one_that_is_down_is_an_error(served: Endpoint) -> None:
 
 
 def test_one_that_is_silent_is_an_error(served: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "_PIECE", 0.2)
+    monkeypatch.setattr(endpoint, "_PIECE_TIMEOUT", 0.2)
     served.silent.clear()
     with pytest.raises(ReaderError, match="silent for too long"):
         written(EndpointReader(served.url, "m"))

@@ -13,13 +13,13 @@ from focusdoc.modeling.base import BaseModel
 from focusdoc.readers import onward
 from focusdoc.readers.finding import Found, Places
 from focusdoc.readers.local import LocalReader
-from focusdoc.readers.onward import EVERY, LOOKS, Onward
+from focusdoc.readers.onward import MAX_RETRIEVALS, MIN_CHARACTERS, ActiveRetrieval
 from focusdoc.readers.passages import Passage
-from focusdoc.readers.reader import Messages, quietly
+from focusdoc.readers.reader import Messages, drain
 from tiny_models import tiny_engine, tiny_model
 
 SPANS = [(0, 0, 100), (0, 200, 300), (0, 400, 500)]
-SENTENCE = "x" * EVERY + ". And"
+SENTENCE = "x" * MIN_CHARACTERS + ". And"
 
 
 def found_at(window: int) -> Found:
@@ -29,7 +29,7 @@ def found_at(window: int) -> Found:
     return Found(places, torch.zeros(3, 3), scores)
 
 
-def onward_with(windows: list[int], *, fits: Any = lambda passages: True) -> tuple[Onward, list[str]]:
+def onward_with(windows: list[int], *, fits: Any = lambda passages: True) -> tuple[ActiveRetrieval, list[str]]:
     """It begins with the first window, and finds `windows` one look after another."""
     looked: list[str] = []
 
@@ -38,7 +38,7 @@ def onward_with(windows: list[int], *, fits: Any = lambda passages: True) -> tup
         return found_at(windows[len(looked) - 1])
 
     prompt = lambda passages: [("user", str([each.start for each in passages]))]  # noqa: E731
-    return Onward("Who?", [Passage(*SPANS[0], 0, 1.0)], look, prompt, fits), looked
+    return ActiveRetrieval("Who?", [Passage(*SPANS[0], 0, 1.0)], look, prompt, fits), looked
 
 
 def test_what_is_written_is_looked_for_behind_the_question() -> None:
@@ -53,7 +53,7 @@ def test_nothing_changes_where_nothing_new_is_found() -> None:
     assert len(writing.passages) == 1
 
 
-@pytest.mark.parametrize("written", ["", "Short. And", "x" * 3 * EVERY])
+@pytest.mark.parametrize("written", ["", "Short. And", "x" * 3 * MIN_CHARACTERS])
 def test_it_looks_at_ends_of_sentences_that_are_far_enough_apart(written: str) -> None:
     writing, looked = onward_with([])
     assert writing.prompt_for(written) is None
@@ -64,7 +64,7 @@ def test_looks_are_counted() -> None:
     writing, looked = onward_with([0] * 99)
     for number in range(20):
         writing.prompt_for(SENTENCE * number)
-    assert len(looked) == LOOKS
+    assert len(looked) == MAX_RETRIEVALS
 
 
 def test_what_does_not_fit_stays_out() -> None:
@@ -98,7 +98,7 @@ def test_a_local_reader_asks_for_its_prompt_with_what_it_wrote(base: BaseModel) 
         return [("user", "What else is new here?")] if len(asked) == 2 else None
 
     settings = GenerationConfig(max_new_tokens=5, ignore_eos=True)
-    written = quietly(reader.write_on([("user", "What?")], settings, None, again))
+    written = drain(reader.write_reprompted([("user", "What?")], settings, None, again))
     assert written.completion_tokens == 5
     assert len(asked) == 4  # after every token but the last
     assert asked == sorted(asked, key=len)
@@ -110,7 +110,7 @@ def test_long_answers_are_looked_for_again(
     engine = tiny_engine(tiny_tokenizer, FocusConfig(chunk_size=64, local_window=512))
     memory = engine.read(Document.from_text("The mill is red. It stands by the river. " * 30))
     looks: list[str] = []
-    monkeypatch.setattr(onward.Onward, "prompt_for", lambda self, written: looks.append(written))
+    monkeypatch.setattr(onward.ActiveRetrieval, "prompt_for", lambda self, written: looks.append(written))
     answer = engine.with_reader(LocalReader(base)).ask(memory, "What?", max_new_tokens=40, ignore_eos=True)
     assert len(looks) == 39
     assert answer.usage.completion_tokens == 40

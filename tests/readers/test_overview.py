@@ -9,10 +9,10 @@ import pytest
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.errors import PromptTooLongError
 from focusdoc.readers import overview, windows
-from focusdoc.readers.overview import OVERVIEW_WISH, asks_for_overview
-from focusdoc.readers.reader import WISH
+from focusdoc.readers.overview import OVERVIEW_INSTRUCTION, asks_for_overview
+from focusdoc.readers.reader import ANSWER_INSTRUCTION
+from scripted_reader import JudgingReader, ScriptedReader
 from tiny_models import tiny_engine
-from told_reader import Judging, Told
 
 TEXT = " ".join(
     f"In the year {1800 + number} the mill by the river was owned by family {number}." for number in range(60)
@@ -67,18 +67,18 @@ def test_other_questions_have_a_place(question: str) -> None:
 
 
 def test_passages_of_every_chunk_are_read_together(engine: FocusEngine, memory: Any) -> None:
-    reader = Judging({}, ("a mill and its families", 1.0))
+    reader = JudgingReader({}, ("a mill and its families", 1.0))
     answer = engine.with_reader(reader).ask(memory, WHOLE)
     assert answer.text == "a mill and its families"
     (messages,) = reader.asked
     assert chunks_of(memory, messages[-1][1]) == set(range(memory.num_chunks))
-    assert OVERVIEW_WISH in messages[-1][1]
-    assert WISH not in messages[-1][1]
+    assert OVERVIEW_INSTRUCTION in messages[-1][1]
+    assert ANSWER_INSTRUCTION not in messages[-1][1]
     assert (answer.found, answer.confidence) == (None, None)  # no place tells it
 
 
 def test_a_short_document_is_read_as_a_whole(engine: FocusEngine, memory: Any) -> None:
-    reader = Told("x")
+    reader = ScriptedReader("x")
     engine.with_reader(reader).ask(memory, WHOLE)
     assert TEXT in reader.asked[0][-1][1]
 
@@ -88,26 +88,26 @@ def test_every_chunk_has_its_share_of_a_small_budget(
 ) -> None:
     budget = 45 * memory.num_chunks
     monkeypatch.setattr(overview.Overview, "budget", budget)
-    reader = Told("x")
+    reader = ScriptedReader("x")
     answer = engine.with_reader(reader).ask(memory, WHOLE)
     assert answer.usage.quoted_tokens <= budget
     assert chunks_of(memory, reader.asked[0][-1][1]) == set(range(memory.num_chunks))
 
 
 def test_what_the_caller_says_goes_before_the_words(engine: FocusEngine, memory: Any) -> None:
-    reader = Told("x")
+    reader = ScriptedReader("x")
     asking = engine.with_reader(reader)
     asking.ask(memory, WHOLE, overview=False)
     asking.ask(memory, "Who owned the mill in 1807?", overview=True)
-    assert [OVERVIEW_WISH in messages[-1][1] for messages in reader.asked] == [False, True]
+    assert [OVERVIEW_INSTRUCTION in messages[-1][1] for messages in reader.asked] == [False, True]
 
 
 def test_many_questions_each_go_their_way(engine: FocusEngine, memory: Any) -> None:
-    reader = Told("x")
+    reader = ScriptedReader("x")
     engine.with_reader(reader).ask_many(memory, [WHOLE, "Who owned the mill in 1807?", WHOLE])
-    assert [OVERVIEW_WISH in messages[-1][1] for messages in reader.asked] == [True, False, True]
+    assert [OVERVIEW_INSTRUCTION in messages[-1][1] for messages in reader.asked] == [True, False, True]
 
 
 def test_a_window_without_room_for_a_passage_is_told_before(engine: FocusEngine, memory: Any) -> None:
     with pytest.raises(PromptTooLongError):
-        engine.with_reader(Told("x", window=30)).stream(memory, WHOLE)
+        engine.with_reader(ScriptedReader("x", window=30)).stream(memory, WHOLE)

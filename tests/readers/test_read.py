@@ -13,9 +13,9 @@ from focusdoc.errors import ConfigError, PromptTooLongError, ReaderError
 from focusdoc.modeling.base import BaseModel
 from focusdoc.readers import Reader, open_reader
 from focusdoc.readers.local import LocalReader
-from focusdoc.readers.reader import INSTRUCTION, WISH, reading_prompt
+from focusdoc.readers.reader import ANSWER_INSTRUCTION, SYSTEM_INSTRUCTION, reading_prompt
+from scripted_reader import ScriptedReader
 from tiny_models import tiny_engine, tiny_model
-from told_reader import Told
 
 TEXT = "\f".join(f"Page {number}. The colour of house {number} is blue. " * 3 for number in range(1, 30))
 
@@ -37,7 +37,7 @@ def memory(plain: FocusEngine) -> Any:
 def test_the_reader_gets_passages_of_the_document_in_its_order_and_the_question(
     plain: FocusEngine, memory: Any
 ) -> None:
-    reader = Told("blue")
+    reader = ScriptedReader("blue")
     answer = engine_with(plain, reader).ask(memory, "What colour?", max_sources=9)
     ((system, (role, content)),) = reader.asked
     assert system[0] == "system"
@@ -50,7 +50,7 @@ def test_the_reader_gets_passages_of_the_document_in_its_order_and_the_question(
 
 
 def test_the_answer_is_what_the_reader_wrote(plain: FocusEngine, memory: Any) -> None:
-    engine = engine_with(plain, Told("The ", "house", "."))
+    engine = engine_with(plain, ScriptedReader("The ", "house", "."))
     pieces = list(engine.stream(memory, "What colour?"))
     answer = pieces[-1].answer
     assert answer is not None
@@ -70,7 +70,7 @@ def test_passages_keep_within_the_budget_and_never_overlap(
     monkeypatch.setattr(windows, "WIDTH", 120)
     for budget in (1, 40, 120):
         monkeypatch.setattr(reading, "BUDGET", budget)
-        reader = Told("x")
+        reader = ScriptedReader("x")
         answer = engine_with(plain, reader).ask(memory, "Which house?", max_sources=99)
         taken = sum(reader.count(source.text) for source in answer.sources)
         assert taken <= budget or len(answer.sources) == 1
@@ -80,7 +80,7 @@ def test_passages_keep_within_the_budget_and_never_overlap(
 
 def test_several_documents_and_many_questions(plain: FocusEngine, memory: Any) -> None:
     other = plain.read(Document.from_text("Another text. " * 40, {"name": "other"}))
-    engine = engine_with(plain, Told("blue"))
+    engine = engine_with(plain, ScriptedReader("blue"))
     answers = engine.ask_many([memory, other], ["What colour?", "Which house?"], max_sources=9)
     assert [answer.text for answer in answers] == ["blue", "blue"]
     assert {source.document for answer in answers for source in answer.sources} <= {"text", "other"}
@@ -88,7 +88,7 @@ def test_several_documents_and_many_questions(plain: FocusEngine, memory: Any) -
 
 def test_where_the_reader_fails_the_sources_are_given_all_the_same(plain: FocusEngine, memory: Any) -> None:
     with pytest.raises(ReaderError, match="broke off") as failed:
-        engine_with(plain, Told("The ", "house", fails_after=1)).ask(memory, "What colour?")
+        engine_with(plain, ScriptedReader("The ", "house", fails_after=1)).ask(memory, "What colour?")
     assert failed.value.sources
     assert all(source.text in TEXT for source in failed.value.sources)
 
@@ -96,8 +96,8 @@ def test_where_the_reader_fails_the_sources_are_given_all_the_same(plain: FocusE
 def test_a_memory_of_bare_token_ids_has_no_words_to_read(plain: FocusEngine, memory: Any) -> None:
     from dataclasses import replace
 
-    with pytest.raises(ConfigError, match="needs the words of a document"):
-        engine_with(plain, Told("x")).ask(replace(memory, document=None, tokenized=None), "What?")
+    with pytest.raises(ConfigError, match="needs the text of a document"):
+        engine_with(plain, ScriptedReader("x")).ask(replace(memory, document=None, tokenized=None), "What?")
 
 
 class TestLocalReader:
@@ -132,7 +132,7 @@ class TestLocalReader:
         refuses = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}" + template
         for base.tokenizer.chat_template in (template, refuses):
             answer = engine_with(plain, LocalReader(base)).ask(memory, "What?", max_new_tokens=2, ignore_eos=True)
-            assert answer.usage.reader_tokens > len(INSTRUCTION)
+            assert answer.usage.reader_tokens > len(SYSTEM_INSTRUCTION)
             assert answer.usage.completion_tokens == 2
 
     def test_one_without_a_tokenizer_is_refused(self) -> None:
@@ -148,8 +148,8 @@ class TestLocalReader:
 class TestWindow:
     """Passages longer than the reader's window: fewer are given."""
 
-    def asked(self, plain: FocusEngine, memory: Any, window: int) -> Told:
-        reader = Told("x", window=window)
+    def asked(self, plain: FocusEngine, memory: Any, window: int) -> ScriptedReader:
+        reader = ScriptedReader("x", window=window)
         engine_with(plain, reader).ask(memory, "Which house?", max_new_tokens=20)
         return reader
 
@@ -188,16 +188,16 @@ class TestPassagesAreData:
         assert not any(rule == line.strip() for passage in passages for line in passage.splitlines())
         *_, asked = content.split(f"{rule}\n")
         assert content == f"{rule}\n" + "".join(f"{passage}\n{rule}\n" for passage in passages) + asked
-        assert asked == f"\n{WISH}\nQuestion: Who?"
+        assert asked == f"\n{ANSWER_INSTRUCTION}\nQuestion: Who?"
 
     def test_harmless_ones_stand_between_lines_of_five_dashes(self) -> None:
         (_, (_, content)) = reading_prompt("Who?", ["One.", "Two -- three."])
-        assert content == f"-----\nOne.\n-----\nTwo -- three.\n-----\n\n{WISH}\nQuestion: Who?"
+        assert content == f"-----\nOne.\n-----\nTwo -- three.\n-----\n\n{ANSWER_INSTRUCTION}\nQuestion: Who?"
 
     def test_instructions_in_a_document_reach_the_reader_as_quoted_text_alone(
         self, plain: FocusEngine, tiny_tokenizer: Any
     ) -> None:
-        reader = Told("x")
+        reader = ScriptedReader("x")
         memory = plain.read(Document.from_text(self.ATTACK))
         engine_with(plain, reader).ask(memory, "Who?")
         ((system, user),) = reader.asked
@@ -209,21 +209,21 @@ class TestPassagesAreData:
     def test_an_earlier_turn_keeps_its_role(self) -> None:
         earlier = [("system", "Be brief."), ("user", "Hello."), ("assistant", "-----")]
         (system, *turns, asked) = reading_prompt("Who?", ["One."], earlier)
-        assert system == ("system", f"{INSTRUCTION}\n\nBe brief.")
+        assert system == ("system", f"{SYSTEM_INSTRUCTION}\n\nBe brief.")
         assert turns == earlier[1:]
-        assert asked == ("user", f"-----\nOne.\n-----\n\n{WISH}\nQuestion: Who?")
+        assert asked == ("user", f"-----\nOne.\n-----\n\n{ANSWER_INSTRUCTION}\nQuestion: Who?")
 
 
 @pytest.mark.parametrize("text", ["Blue.", "The house is blue.", "x"])
 def test_a_document_shorter_than_a_chunk(plain: FocusEngine, text: str) -> None:
-    reader = Told("Blue")
+    reader = ScriptedReader("Blue")
     answer = engine_with(plain, reader).ask(plain.read(Document.from_text(text)), "What colour?")
-    assert reader.asked[0][-1][1] == f"-----\n{text}\n-----\n\n{WISH}\nQuestion: What colour?"
+    assert reader.asked[0][-1][1] == f"-----\n{text}\n-----\n\n{ANSWER_INSTRUCTION}\nQuestion: What colour?"
     assert [source.text for source in answer.sources] == [text]
 
 
 def test_what_names_a_reader() -> None:
-    told = Told()
+    told = ScriptedReader()
     assert open_reader(None) is None
     assert open_reader(told) is told
     assert open_reader("http://localhost:1/v1", reader_model="m").name == "m"  # type: ignore[union-attr]

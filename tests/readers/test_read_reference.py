@@ -18,8 +18,8 @@ from focusdoc.readers.local import LocalReader
 from focusdoc.readers.passages import choose_passages, in_order, text_of
 from focusdoc.readers.reader import Messages, reading_prompt
 from focusdoc.readers.reading import BUDGET
+from scripted_reader import ScriptedReader
 from tiny_models import tiny_engine, tiny_model
-from told_reader import Told
 
 TEXTS = (
     " ".join(f"The colour of house {number} is painted blue by its owner." for number in range(20)),
@@ -86,7 +86,7 @@ def test_the_answer_is_generated_from_the_passages_of_the_best_windows(
 def test_of_many_questions_none_is_answered_where_one_does_not_fit(
     engine: FocusEngine, memories: list[DocumentMemory]
 ) -> None:
-    told = Told("x", window=140)
+    told = ScriptedReader("x", window=140)
     with pytest.raises(PromptTooLongError, match="exceed the 140 tokens of told"):
         engine.with_reader(told).ask_many(memories, ["Who?", "Is it " + "a " * 60], max_new_tokens=20)
     assert not told.asked

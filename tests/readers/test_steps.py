@@ -8,8 +8,8 @@ import pytest
 
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.readers import windows
+from scripted_reader import JudgingReader, ScriptedReader
 from tiny_models import tiny_engine
-from told_reader import Judging, Told
 
 OTHERS = " ".join(f"House {number} by the river has a red door and a garden." for number in range(40))
 OWNER = "The mill by the river is owned by Frank Launder."
@@ -33,12 +33,12 @@ def memory(engine: FocusEngine, monkeypatch: pytest.MonkeyPatch) -> Any:
     return engine.read(Document.from_text(TEXT))
 
 
-def asked_by(reader: Judging, question: str) -> list[str]:
+def asked_by(reader: JudgingReader, question: str) -> list[str]:
     return [messages[-1][1] for messages in reader.asked if f"Question: {question}" in messages[-1][1]]
 
 
 def test_who_is_described_is_named_in_the_next_question(engine: FocusEngine, memory: Any) -> None:
-    reader = Judging(NAMES | UNSURE | DESCRIBES | {BORN: ("28 January 1906", 9.0)})
+    reader = JudgingReader(NAMES | UNSURE | DESCRIBES | {BORN: ("28 January 1906", 9.0)})
     answer = engine.with_reader(reader).ask(memory, QUESTION, max_sources=9)
     assert answer.text == "28 January 1906"
     assert answer.steps == (("Who or what is the owner of the mill?", "Frank Launder."),)
@@ -48,14 +48,14 @@ def test_who_is_described_is_named_in_the_next_question(engine: FocusEngine, mem
 
 
 def test_a_sure_answer_needs_no_second_look(engine: FocusEngine, memory: Any) -> None:
-    reader = Judging(NAMES | TELLS | SURE | DESCRIBES)
+    reader = JudgingReader(NAMES | TELLS | SURE | DESCRIBES)
     answer = engine.with_reader(reader).ask(memory, QUESTION)
     assert (answer.text, answer.steps) == ("1932", ())
     assert not asked_by(reader, "When was Frank Launder born?")
 
 
 def test_the_first_answer_stays_where_the_second_is_no_surer(engine: FocusEngine, memory: Any) -> None:
-    reader = Judging(NAMES | {"When was Frank Launder born?": ("nobody knows", -9.0)} | UNSURE | DESCRIBES)
+    reader = JudgingReader(NAMES | {"When was Frank Launder born?": ("nobody knows", -9.0)} | UNSURE | DESCRIBES)
     answer = engine.with_reader(reader).ask(memory, QUESTION)
     assert (answer.text, answer.steps) == ("1932", ())
 
@@ -70,25 +70,25 @@ def test_the_first_answer_stays_where_the_second_is_no_surer(engine: FocusEngine
     ],
 )
 def test_other_questions_are_asked_once(engine: FocusEngine, memory: Any, question: str, description: str) -> None:
-    reader = Judging({f"Question: {question}": ("1932", -6.0), question: (description, 0.0)})
+    reader = JudgingReader({f"Question: {question}": ("1932", -6.0), question: (description, 0.0)})
     answer = engine.with_reader(reader).ask(memory, question)
     assert (answer.text, answer.steps) == ("1932", ())
     assert not asked_by(reader, "Who or what")
 
 
 def test_a_question_without_a_relation_is_not_even_searched_for_a_description(engine: FocusEngine, memory: Any) -> None:
-    reader = Judging({}, ("1932", -6.0))
+    reader = JudgingReader({}, ("1932", -6.0))
     engine.with_reader(reader).ask(memory, "Which house has a red door?")
     assert all("Question: " in messages[-1][1] for messages in reader.asked)
 
 
 @pytest.mark.parametrize("name", ["", "the owner", "x" * 200])
 def test_what_names_nobody_leads_nowhere(engine: FocusEngine, memory: Any, name: str) -> None:
-    reader = Judging({"Who or what is the owner of the mill?": (name, 6.0)} | UNSURE | DESCRIBES)
+    reader = JudgingReader({"Who or what is the owner of the mill?": (name, 6.0)} | UNSURE | DESCRIBES)
     assert engine.with_reader(reader).ask(memory, QUESTION).steps == ()
 
 
 def test_a_reader_that_cannot_judge_is_asked_once(engine: FocusEngine, memory: Any) -> None:
-    reader = Told("1932")
+    reader = ScriptedReader("1932")
     assert engine.with_reader(reader).ask(memory, QUESTION).steps == ()
     assert len(reader.asked) == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,18 @@ from focusdoc import Chat, FocusEngine
 
 STORY = "The keeper of the lighthouse counts ships. " * 30
 QUESTION = "What does the keeper count?"
+
+
+def text_pdf(texts: list[str]) -> bytes:
+    """A PDF with a line of text on every page."""
+    path = Path(__file__).parents[1] / "documents" / "document_samples.py"
+    spec = importlib.util.spec_from_file_location("document_samples", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    data: bytes = module.text_pdf(texts)
+    return data
 
 
 def client(url: str, key: str = "none") -> openai.OpenAI:
@@ -49,6 +63,15 @@ class TestFiles:
         assert list(api.files.list()) == []
         with pytest.raises(openai.NotFoundError, match="There is no file"):
             api.files.retrieve(file.id)
+
+    def test_of_one_content_are_read_once_and_forgotten_with_the_last(self, serve: Serve) -> None:
+        api = client(serve())
+        one, same = uploaded(api), uploaded(api, name="same.txt")
+        assert api.files.retrieve(same).tokens == len(STORY)  # type: ignore[attr-defined]
+        api.files.delete(one)
+        assert asked(api, same).usage.prompt_tokens_details.cached_tokens == len(STORY)
+        api.files.delete(same)
+        assert asked(api, uploaded(api)).choices[0].message.annotations[0].url_citation.title == "story.txt, page 1"
 
     def test_that_cannot_be_read_say_why(self, serve: Serve) -> None:
         api = client(serve())
@@ -183,6 +206,94 @@ class TestChatCompletions:
             asked(api, file)
         assert refused.value.response.headers["Retry-After"] == "5"
         first.close()
+
+
+class TestResponses:
+    def ask(self, api: openai.OpenAI, file: str, question: str = QUESTION, **more: Any) -> Any:
+        content: Any = [{"type": "input_file", "file_id": file}, {"type": "input_text", "text": question}]
+        message: Any = {"role": "user", "content": content}
+        return api.responses.create(model="tiny", input=[message], **{"max_output_tokens": 8, **more})
+
+    def test_answer_with_citations(self, serve: Serve) -> None:
+        api = client(serve())
+        file = uploaded(api)
+        response = self.ask(api, file)
+        same = asked(api, file).choices[0].message
+        assert response.output_text == same.content
+        assert (response.status, response.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+        citation = response.output[0].content[0].annotations[0]
+        assert (citation.type, citation.file_id, citation.filename) == ("file_citation", file, "story.txt")
+        assert (citation.page, citation.quote) == (1, same.annotations[0].url_citation.quote)
+        assert response.usage.input_tokens_details.cached_tokens == len(STORY)
+
+    def test_stream_the_events_of_the_client(self, serve: Serve) -> None:
+        api = client(serve())
+        file = uploaded(api)
+        events = list(self.ask(api, file, stream=True))
+        assert [event.sequence_number for event in events] == list(range(len(events)))
+        kinds = list(dict.fromkeys(event.type.removeprefix("response.") for event in events))
+        assert kinds == [
+            "created",
+            "in_progress",
+            "output_item.added",
+            "content_part.added",
+            "output_text.delta",
+            "output_text.annotation.added",
+            "output_text.done",
+            "content_part.done",
+            "output_item.done",
+            "incomplete",
+        ]
+        text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+        assert text == events[-1].response.output_text == self.ask(api, file).output_text
+
+    def test_go_on_from_a_stored_one(self, serve: Serve) -> None:
+        url = serve(keys=("one-key-of-sixteen", "other-key-sixteen"))
+        api = client(url, "one-key-of-sixteen")
+        first = self.ask(api, uploaded(api), instructions="Be short.")
+        assert api.responses.retrieve(first.id).output_text == first.output_text
+        then = api.responses.create(
+            model="tiny", input="And what else?", previous_response_id=first.id, max_output_tokens=4
+        )
+        assert then.output[0].content[0].annotations  # type: ignore[union-attr]  # still about the file
+        with pytest.raises(openai.NotFoundError, match="no response"):
+            client(url, "other-key-sixteen").responses.retrieve(first.id)
+        api.responses.delete(first.id)
+        unstored = api.responses.create(model="tiny", input="Hello", store=False, max_output_tokens=4)
+        for gone in (first.id, unstored.id):
+            with pytest.raises(openai.NotFoundError, match="no response"):
+                api.responses.create(model="tiny", input="More?", previous_response_id=gone)
+
+
+class TestPage:
+    def test_loads_nothing_from_elsewhere(self, serve: Serve) -> None:
+        page = httpx.get(serve()[:-3])
+        assert page.headers["Content-Type"].startswith("text/html")
+        assert "default-src 'self'" in page.headers["Content-Security-Policy"]
+        assert "innerHTML" not in page.text
+        assert not re.search(r"""(?:src|href)=["']?https?:""", page.text)
+
+    def test_pages_of_texts_are_text_and_those_of_pdfs_pictures(self, serve: Serve) -> None:
+        url = serve()
+        api = client(url)
+        text = uploaded(api, "one\ftwo and more")
+        assert httpx.get(f"{url}/files/{text}/pages/2").json() == {"number": 2, "label": None, "text": "two and more"}
+        assert httpx.get(f"{url}/files/{text}/pages/3").status_code == 404
+        pdf = api.files.create(file=("a.pdf", text_pdf(["Some words stand here."])), purpose="user_data").id
+        assert api.files.wait_for_processing(pdf, poll_interval=0.05).status == "processed"
+        plain, marked = (
+            httpx.get(f"{url}/files/{pdf}/pages/1", params={"quote": quote}).content for quote in ("", "words stand")
+        )
+        assert plain.startswith(b"\x89PNG")
+        assert plain != marked
+
+    def test_other_websites_cannot_use_it(self, serve: Serve) -> None:
+        url = serve()
+        assert httpx.get(f"{url}/files", headers={"Origin": "https://evil.example"}).status_code == 403
+        assert httpx.get(f"{url}/files", headers={"Host": "evil.example"}).status_code == 403
+        keyed = serve(keys=("one-key-of-sixteen",))
+        headers = {"Host": "books.example", "Authorization": "Bearer one-key-of-sixteen"}
+        assert httpx.get(f"{keyed}/files", headers=headers).status_code == 200
 
 
 class TestMistakes:

@@ -216,5 +216,5 @@ class TestEngines:
         decoder = LookDecoder(base, blocks, kernel=kernel, heads=heads)
         prompt = question_prompt(base.tokenizer, case.question)
         decoder.look(prompt, prompt, QuestionRows(0, len(prompt)))
-        own = torch.cat(decoder.look_for_question(range(decoder.num_chunks)), dim=1)
+        own = torch.cat(decoder.question_token_scores(range(decoder.num_chunks)), dim=1)
         assert (taken <= own + 1e-6).all()  # the question's rows are some of the prompt's

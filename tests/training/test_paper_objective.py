@@ -134,7 +134,7 @@ class TestAgainstTheAuthorsCode:
         case = CASES[name]
         kernel = attention_kernel("auto")
         paper_logits(golden_base, golden_weights(golden_base), sample_of(case, expected), kernel, BOS)
-        back = golden_base.rotary.by(-torch.arange(case["n_chunks"]))
+        back = golden_base.rotary.rotations(-torch.arange(case["n_chunks"]))
         for layer in (0, 3):
             keys, values = (states[:, :, 0].detach() for states in seen[layer])
             keys = rotate(keys, golden_base.rotary.of_layer(back, layer))

@@ -21,17 +21,16 @@ from focusdoc.errors import IncompleteAnswerError
 from langchain_focusdoc.errors import FocusIncompleteAnswerError, FocusRequestError, as_langchain_errors
 
 if TYPE_CHECKING:
-    from langchain_core.language_models import LanguageModelInput
+    from langchain_core.language_models import BaseChatModel, LanguageModelInput
 
     from focusdoc.chat.conversation import Chat
     from focusdoc.chat.json_grammar import JsonGrammar
-    from langchain_focusdoc.chat_models import ChatFocusLLM
 
 _METHODS = ("json_schema", "json_mode", "function_calling")
 
 
 def structured_output(
-    llm: ChatFocusLLM, schema: Any, *, include_raw: bool, method: str, strict: bool | None
+    llm: BaseChatModel, schema: Any, *, include_raw: bool, method: str, strict: bool | None
 ) -> Runnable[LanguageModelInput, Any]:
     """See `ChatFocusLLM.with_structured_output`."""
     if method not in _METHODS:

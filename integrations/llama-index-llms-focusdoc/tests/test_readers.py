@@ -133,9 +133,9 @@ class TestAnObject:
         told = Told()
         with pytest.raises(ValueError, match=r"temperature is 0\.5, but the reader Told keeps its own sampling"):
             with_reader(llm, told, temperature=0.5).complete(PROMPT)
-        with pytest.raises(ValueError, match="Told cannot be kept to a grammar.*take a model in this process"):
+        with pytest.raises(ValueError, match="Told does not support grammars.*use a model in this process"):
             with_reader(llm, told).structured_predict(Code, PromptTemplate("The code?"))
-        with pytest.raises(ValueError, match="Told cannot be kept to a grammar"):
+        with pytest.raises(ValueError, match="Told does not support grammars"):
             FocusSynthesizer(with_reader(llm, told), output_cls=Code).get_response("The code?", [OSLO])
         assert told._asked == []
 
@@ -230,5 +230,5 @@ class TestSettings:
             FocusLLM(engine=llm.focus.get(), reader=Told())
         with pytest.raises(ConfigError, match="reader= names no endpoint"):
             with_reader(llm, None, reader_model="m").complete("Hi")
-        with pytest.raises(ConfigError, match="say with reader_model="):
+        with pytest.raises(ConfigError, match="with reader_model="):
             with_reader(llm, NOWHERE["reader"]).complete("Hi")

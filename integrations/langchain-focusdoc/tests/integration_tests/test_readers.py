@@ -122,7 +122,7 @@ class TestAnObject:
         told = Told()
         with pytest.raises(FocusRequestError, match=r"temperature is 0\.5, but the reader told keeps its own sampling"):
             with_reader(llm, told).invoke(LONG, temperature=0.5)
-        with pytest.raises(FocusRequestError, match="told cannot be kept to a grammar.*take a model in this process"):
+        with pytest.raises(FocusRequestError, match="told does not support grammars.*use a model in this process"):
             with_reader(llm, told).with_structured_output(Code).invoke(LONG)
         with pytest.raises(FocusRequestError, match="cannot call tools"):
             with_reader(llm, told).invoke(LONG, tools=[{"name": "add"}])
@@ -200,5 +200,5 @@ class TestSettings:
             ChatFocusLLM(engine=llm.focus.get(), reader=Told())
         with pytest.raises(ValueError, match="reader= names no endpoint"):
             with_reader(llm, None, reader_model="m").invoke("Hi")
-        with pytest.raises(ValueError, match="say with reader_model="):
+        with pytest.raises(ValueError, match="with reader_model="):
             with_reader(llm, NOWHERE["reader"]).invoke("Hi")

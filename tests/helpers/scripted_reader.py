@@ -1,4 +1,4 @@
-"""A reader that says what it is told to say, and keeps what it was asked."""
+"""Readers with scripted answers, which record their prompts."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Generator
 
 from focusdoc.config import GenerationConfig
 from focusdoc.errors import ReaderError
-from focusdoc.readers.reader import Messages, Written, no_grammar
+from focusdoc.readers.reader import Messages, Written, grammar_error
 
 
-class Told:
-    """Yields `pieces`; a token is a word.
+class ScriptedReader:
+    """Writes `pieces`; each word counts as a token.
 
     Args:
-        fails_after: this many pieces, then it breaks off.
+        fails_after: number of pieces after which it fails.
 
     Attributes:
-        asked: what it was asked. kept: the settings of each.
+        asked: the prompts. kept: the settings of each.
     """
 
     name = "told"
@@ -34,7 +34,7 @@ class Told:
 
     def check(self, settings: GenerationConfig) -> None:
         if settings.grammar is not None:
-            raise no_grammar(self.name)
+            raise grammar_error(self.name)
 
     def write(
         self, messages: Messages, settings: GenerationConfig, cancel: threading.Event | None = None
@@ -50,12 +50,12 @@ class Told:
         return Written("stop", 77, len(self.pieces), 0.5, 0.25)
 
 
-class Judging(Told):
-    """Answers by what stands in its prompt, and judges its own answers.
+class JudgingReader(ScriptedReader):
+    """Answers by the contents of its prompt, and judges its own answers.
 
     Args:
-        says: for words of a passage, what is answered, and how surely; the first that stand in the prompt count.
-        otherwise: what is answered to other prompts.
+        says: answer and log-odds for each text; the first text found in the prompt counts.
+        otherwise: answer and log-odds for other prompts.
     """
 
     def __init__(self, says: dict[str, tuple[str, float]], otherwise: tuple[str, float] = ("nothing", -4.0)) -> None:
@@ -77,7 +77,7 @@ class Judging(Told):
                 return Written("cancelled", 7, number + 1, 0.5, 0.25, -1.0)
         return Written(reason, 7, len(words), 0.5, 0.25, -1.0)
 
-    def agrees(self, messages: Messages) -> float:
+    def yes_log_odds(self, messages: Messages) -> float:
         return self._said(messages)[1]
 
     def _said(self, messages: Messages) -> tuple[str, float]:

@@ -1,0 +1,112 @@
+"""Pages of PDFs as pictures with a quote marked; run in a child process with limits, since files are untrusted.
+
+``python -m focusdoc.server.render`` reads a line of JSON (page, quote) and the file's bytes, and writes where the mark
+begins and a PNG.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from typing import Any
+
+from focusdoc.errors import DocumentError
+
+#: Pixels of a page's longer side.
+_LONGEST = 1600
+#: Points within which the next line of a quote stands below the one before.
+_LINE = 24.0
+_SECONDS, _MEMORY = 20, 2 << 30
+_MARK = (255, 214, 0, 90)
+
+Box = tuple[float, float, float, float]
+
+
+def picture(data: bytes, page: int, quote: str) -> tuple[bytes, float]:
+    """A page of a PDF as PNG, and how far down the mark begins, as a share of its height.
+
+    Args:
+        page: 1 for the first.
+        quote: marked where it stands, line by line; empty for none.
+
+    Raises:
+        DocumentError: it cannot be rendered.
+    """
+    request = json.dumps({"page": page, "quote": quote}).encode("ascii") + b"\n"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "focusdoc.server.render"],
+            input=request + data,
+            capture_output=True,
+            timeout=_SECONDS,
+            env=environment,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise DocumentError(f"Page {page} takes longer than {_SECONDS} seconds to draw.") from None
+    top, _, drawn = done.stdout.partition(b"\n")
+    if done.returncode or not drawn.startswith(b"\x89PNG"):
+        raise DocumentError(f"Page {page} cannot be drawn.")
+    return drawn, float(top)
+
+
+def boxes_of(page: Any, quote: str) -> list[Box]:
+    """Where the lines of a quote stand on a page of pypdfium2: (left, bottom, right, top) of each, in points.
+
+    The words of columns come mixed, so each line is looked for by itself, right below the one before.
+    """
+    words = page.get_textpage()
+    shown = words.get_text_range()
+    places = [index for index, letter in enumerate(shown) if letter.isalnum()]
+    letters = "".join(shown[index] for index in places)
+    found: list[Box] = []
+    for line in quote.splitlines():
+        wanted = "".join(filter(str.isalnum, line))
+        for match in re.finditer(re.escape(wanted), letters) if wanted else ():
+            lefts, lows, rights, highs = zip(
+                *(words.get_charbox(index) for index in places[match.start() : match.end()]), strict=True
+            )
+            if not found or 0 < found[-1][1] - min(lows) < _LINE:
+                found.append((min(lefts), min(lows), max(rights), max(highs)))
+                break
+    return found
+
+
+def _draw(data: bytes, number: int, quote: str) -> bytes:
+    import pypdfium2  # type: ignore[import-untyped]
+    from PIL import Image, ImageDraw
+
+    page = pypdfium2.PdfDocument(data)[number - 1]
+    scale = _LONGEST / max(page.get_width(), page.get_height())
+    drawn = page.render(scale=scale).to_pil().convert("RGBA")
+    marks = Image.new("RGBA", drawn.size)
+    boxes, height = boxes_of(page, quote), page.get_height()
+    for left, low, right, high in boxes:
+        top, bottom = height - high, height - low
+        ImageDraw.Draw(marks).rectangle([scale * side for side in (left - 1, top - 1, right + 1, bottom + 1)], _MARK)
+    file = io.BytesIO()
+    Image.alpha_composite(drawn, marks).convert("RGB").save(file, "PNG")
+    begins = max(0.0, 1 - boxes[0][3] / height) if boxes else 0.0
+    return f"{begins:.3f}\n".encode() + file.getvalue()
+
+
+def _limit() -> None:
+    try:
+        import resource
+    except ImportError:  # a system without such limits
+        return
+    for which, value in ((resource.RLIMIT_AS, _MEMORY), (resource.RLIMIT_CPU, _SECONDS)):
+        resource.setrlimit(which, (value, value))
+
+
+if __name__ == "__main__":
+    answer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever prints from here on must not mix with the picture
+    asked = json.loads(sys.stdin.buffer.readline())
+    _limit()
+    answer.write(_draw(sys.stdin.buffer.read(), asked["page"], asked["quote"]))

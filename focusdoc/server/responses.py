@@ -1,0 +1,211 @@
+"""OpenAI's responses: what they ask, what they answer, the events of their streams, and those that are kept."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import Field
+
+from focusdoc.chat.messages import Message
+from focusdoc.decoding.answer import Answer, TextPiece
+from focusdoc.decoding.prompt import Options
+from focusdoc.server import wire
+from focusdoc.server.files import StoredFile, UnknownFileError
+
+#: Responses that are kept for `previous_response_id`; the oldest go first.
+MAX_KEPT = 1000
+
+
+class ResponseRequest(wire.Request):
+    """``POST /v1/responses``."""
+
+    model: str = ""
+    input: str | list[wire.ChatMessage] = Field(min_length=1)
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    store: bool = True
+    stream: bool = False
+    max_output_tokens: int | None = Field(None, ge=1, le=100_000)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    metadata: dict[str, str] | None = None
+
+    def options(self) -> Options:
+        """As the engine takes them."""
+        options: Options = {"max_new_tokens": self.max_output_tokens or 256}
+        if self.temperature is not None:
+            options["temperature"] = self.temperature
+        if self.top_p is not None:
+            options["top_p"] = self.top_p
+        return options
+
+    def conversation(self, before: KeptResponse | None) -> wire.Conversation:
+        """What is said, behind the response that it goes on from."""
+        given = [wire.ChatMessage(role="user", content=self.input)] if isinstance(self.input, str) else self.input
+        return wire.conversation(given, before.conversation if before is not None else None)
+
+    def instructed(self, conversation: wire.Conversation) -> wire.Conversation:
+        """A conversation behind the instructions, which hold for this response alone."""
+        if not self.instructions:
+            return conversation
+        return replace(conversation, messages=(Message("system", self.instructions), *conversation.messages))
+
+
+class WrittenResponse:
+    """A response, whole or as events.
+
+    Args:
+        files: that its sources may stand in.
+    """
+
+    def __init__(self, asked: ResponseRequest, model: str, files: Sequence[StoredFile]) -> None:
+        self.id = f"resp_{secrets.token_hex(16)}"
+        self._item = f"msg_{secrets.token_hex(16)}"
+        self._files = files
+        self._head: dict[str, Any] = {
+            "id": self.id,
+            "object": "response",
+            "created_at": int(time.time()),
+            "model": model,
+            "parallel_tool_calls": True,
+            "tool_choice": "auto",
+            "tools": [],
+            "error": None,
+            "instructions": asked.instructions,
+            "metadata": asked.metadata or {},
+            "previous_response_id": asked.previous_response_id,
+            "temperature": asked.temperature,
+            "top_p": asked.top_p,
+            "max_output_tokens": asked.max_output_tokens,
+        }
+
+    def whole(self, answer: Answer) -> dict[str, Any]:
+        """All of it."""
+        used = wire.usage(answer)
+        cut = answer.finish_reason == "length"
+        return {
+            **self._head,
+            "status": "incomplete" if cut else "completed",
+            "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+            "output": [self._message(answer)],
+            "usage": {
+                "input_tokens": used["prompt_tokens"],
+                "input_tokens_details": used["prompt_tokens_details"],
+                "output_tokens": used["completion_tokens"],
+                "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": used["total_tokens"],
+            },
+            "focusdoc": wire.found(answer),
+        }
+
+    async def events(
+        self, pieces: AsyncGenerator[TextPiece, None], keep: Callable[[Answer], None]
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The events of its stream, in OpenAI's order.
+
+        Args:
+            keep: called with the answer before the last event.
+        """
+        number = -1
+
+        def event(kind: str, **more: Any) -> dict[str, Any]:
+            nonlocal number
+            number += 1
+            return {"type": f"response.{kind}", "sequence_number": number, **more}
+
+        begun = {**self._head, "status": "in_progress", "output": [], "incomplete_details": None, "usage": None}
+        item, place = {"item_id": self._item, "output_index": 0}, {"content_index": 0}
+        yield event("created", response=begun)
+        yield event("in_progress", response=begun)
+        empty = {"id": self._item, "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+        yield event("output_item.added", output_index=0, item=empty)
+        part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        yield event("content_part.added", **item, **place, part=part)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if piece:
+                    yield event("output_text.delta", **item, **place, delta=str(piece), logprobs=[])
+                if (answer := piece.answer) is not None:
+                    message = self._message(answer)
+                    (text,) = message["content"]
+                    for index, citation in enumerate(text["annotations"]):
+                        more = {"annotation_index": index, "annotation": citation}
+                        yield event("output_text.annotation.added", **item, **place, **more)
+                    yield event("output_text.done", **item, **place, text=answer.text, logprobs=[])
+                    yield event("content_part.done", **item, **place, part=text)
+                    yield event("output_item.done", output_index=0, item=message)
+                    keep(answer)
+                    whole = self.whole(answer)
+                    yield event(whole["status"], response=whole)
+
+    def _message(self, answer: Answer) -> dict[str, Any]:
+        citations = [
+            {
+                "type": "file_citation",
+                "file_id": file.id,
+                "filename": file.filename,
+                "index": len(answer.text),
+                "page": source.page,
+                "quote": source.text,
+                "score": round(source.score, 4),
+            }
+            for source, file in wire.cited(answer, self._files)
+        ]
+        text = {"type": "output_text", "text": answer.text, "annotations": citations, "logprobs": []}
+        return {"id": self._item, "type": "message", "role": "assistant", "status": "completed", "content": [text]}
+
+
+@dataclass(frozen=True, slots=True)
+class KeptResponse:
+    """A response that another may go on from."""
+
+    owner: str
+    conversation: wire.Conversation
+    response: dict[str, Any]
+
+
+class StoredResponses:
+    """The last responses, in memory; a restart forgets them."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, KeptResponse] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def keep(self, response_id: str, owner: str, conversation: wire.Conversation, response: dict[str, Any]) -> None:
+        """Keep a response.
+
+        Args:
+            conversation: what another one goes on from.
+        """
+        with self._lock:
+            self._kept[response_id] = KeptResponse(owner, conversation, response)
+            while len(self._kept) > MAX_KEPT:
+                self._kept.popitem(last=False)
+
+    def get(self, response_id: str, owner: str) -> KeptResponse:
+        """A response of this owner.
+
+        Raises:
+            UnknownFileError: there is none.
+        """
+        kept = self._kept.get(response_id)
+        if kept is None or kept.owner != owner:
+            raise UnknownFileError(f"There is no response {response_id!r}; it was not stored, or the server restarted.")
+        return kept
+
+    def delete(self, response_id: str, owner: str) -> None:
+        """Forget a response.
+
+        Raises:
+            UnknownFileError: there is none.
+        """
+        self.get(response_id, owner)
+        with self._lock:
+            self._kept.pop(response_id, None)
