@@ -111,7 +111,7 @@ def _show(facts: dict[str, Any], size: ModelSize, plan: MemoryPlan) -> None:
             (
                 "memory",
                 f"{in_bytes(facts['memory_bytes'])} for all of it ({facts['memory_bytes_per_token']:,} bytes a token), "
-                f"beside {in_bytes(facts['model_bytes'])} of weights",
+                f"plus {in_bytes(facts['model_bytes'])} of weights",
             ),
             ("time to read", f"about {in_time(facts['read_seconds'])} on this {_DEVICES[facts['device']]}, once"),
             ("plan", f"{plan}, question and answer included"),
