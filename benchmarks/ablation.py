@@ -1,13 +1,12 @@
-"""The paper's section 5.5 for our own training: which objective, dense or one target, how much local context.
+"""Ablation of our training, as in the paper's section 5.5: objective, dense or single target, local context length.
 
     python benchmarks/ablation.py --data ../shared/data --output runs/ablation
 
-Every row starts from copies of the base projections and trains for the same --minutes of wall time. Then all are asked
-the same held-out questions, over --chunks chunks of --chunk-size tokens of held-out novels: planted numbers (exact
-match), 32 tokens of a chunk after the 32 before them (share of tokens), and the text that follows (nats; beside it the
-base model's own loss without any memory). Rows that are done, or trained, are not trained again. The last row decodes
-as the paper does, every token anew with all chunks, and is asked a third of the questions. Writes ablation.json,
-ablation.md and ablation.png.
+Every row starts from copies of the base projections and trains for --minutes of wall time. All adapters are then
+evaluated on the same held-out prompts, over --chunks chunks of --chunk-size tokens of held-out novels: planted numbers
+(exact match), reconstruction of 32 tokens after the 32 before them (token accuracy), and continuation (nats; next to it
+the base model's loss without memory). Finished rows, and finished training, are not repeated. The last row decodes as
+in the paper, and is evaluated on a third of the prompts. Writes ablation.json, ablation.md and ablation.png.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ PAPER_TOKENS, PAPER_WINDOW = 1536, 512
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what is trained differently."""
+    """One row of the table, with the training settings that differ."""
 
     name: str
     mix: dict[str, float]
@@ -62,7 +61,7 @@ ROWS = (
     Row("both, local context of up to 256 tokens", BOTH, shape=replace(SHAPE, max_local=256)),
     Row("both, local context of up to 1,024 tokens", BOTH, shape=replace(SHAPE, max_local=1024)),
     Row(
-        "both, one target a sample (the paper's objective)",
+        "both, one target per sample (the paper's objective)",
         BOTH,
         "paper",
         replace(SHAPE, max_tokens=PAPER_TOKENS),
@@ -71,8 +70,8 @@ ROWS = (
 )
 
 
-def trained(row: Row, base: BaseModel, data: Path, folder: Path, seconds: float, learning_rate: float) -> Trainer:
-    """An adapter trained as `row` says, for `seconds`."""
+def train_row(row: Row, base: BaseModel, data: Path, folder: Path, seconds: float, learning_rate: float) -> Trainer:
+    """Train an adapter with the settings of `row` for `seconds`, or load the finished one."""
     samples = SampleMaker(base.tokenizer, trained_books(data), mix=row.mix, shape=row.shape)
     config = TrainingConfig(
         steps=100_000,
@@ -85,15 +84,17 @@ def trained(row: Row, base: BaseModel, data: Path, folder: Path, seconds: float,
     trainer = Trainer(base, samples, config, folder)
     if trainer.resume():
         return trainer
-    begun = time.perf_counter()
-    for _ in trainer.run(stop=lambda: time.perf_counter() - begun > seconds):
+    started = time.perf_counter()
+    for _ in trainer.run(stop=lambda: time.perf_counter() - started > seconds):
         pass
     return trainer
 
 
 @torch.no_grad()
-def tested(trainer: Trainer, base: BaseModel, data: Path, chunks: int, chunk_size: int, cases: int) -> dict[str, float]:
-    """The held-out scores of an adapter, in the mode that it was trained for."""
+def evaluate(
+    trainer: Trainer, base: BaseModel, data: Path, chunks: int, chunk_size: int, cases: int
+) -> dict[str, float]:
+    """The held-out scores of an adapter, in its decode mode."""
     kernel = attention_kernel("auto")
     config = FocusConfig(candidate_positions="sequential")
     if trainer.config.objective == "paper":
@@ -109,14 +110,14 @@ def tested(trainer: Trainer, base: BaseModel, data: Path, chunks: int, chunk_siz
     right, alone = [], []
     for case in range(cases):
         rng = random.Random(case)
-        ids, following = maker.ground(rng, chunks * chunk_size)
+        ids, following = maker.draw_text(rng, chunks * chunk_size)
         start = rng.randrange(chunks) * chunk_size + rng.randint(0, chunk_size - 64)
-        stretch = TrainingPrompt(tuple(ids[start : start + 64]), 32, "reconstruction")
-        logits = target_logits(base, weights, read_chunks(base, ids, chunk_size, kernel), stretch, config, kernel)
-        right.append(float((logits.argmax(-1) == torch.tensor(stretch.token_ids[-32:])).float().mean()))
+        prompt = TrainingPrompt(tuple(ids[start : start + 64]), 32, "reconstruction")
+        logits = target_logits(base, weights, read_chunks(base, ids, chunk_size, kernel), prompt, config, kernel)
+        right.append(float((logits.argmax(-1) == torch.tensor(prompt.token_ids[-32:])).float().mean()))
         local = torch.tensor([following[:128]])
-        told = base.model(local).logits[0, -33:-1].float()
-        alone.append(float(functional.cross_entropy(told, local[0, -32:])))
+        base_logits = base.model(local).logits[0, -33:-1].float()
+        alone.append(float(functional.cross_entropy(base_logits, local[0, -32:])))
     return {
         "steps": float(trainer.step),
         "numbers": found[f"number {size}"],
@@ -142,7 +143,7 @@ def table(rows: dict[str, dict[str, float]], minutes: float) -> str:
 
 
 def plot(rows: dict[str, dict[str, float]], path: Path) -> None:
-    """Bars of the two shares, one pair a row."""
+    """A bar chart with two bars for each row."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -165,7 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=5.0, help="of training, each row")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of training for each row")
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--chunks", type=int, default=8)
     parser.add_argument("--chunk-size", type=int, default=256)
@@ -173,16 +174,16 @@ def main() -> None:
     options = parser.parse_args()
     console = Console()
     options.output.mkdir(parents=True, exist_ok=True)
-    told = options.output / "ablation.json"
-    rows: dict[str, dict[str, float]] = json.loads(told.read_text()) if told.exists() else {}
+    results = options.output / "ablation.json"
+    rows: dict[str, dict[str, float]] = json.loads(results.read_text()) if results.exists() else {}
     base = load_base(dtype="bfloat16")
     for number, row in enumerate(ROWS):
         if row.name in rows:
             continue
         folder = options.output / f"row-{number}"
-        trainer = trained(row, base, options.data, folder, 60 * options.minutes, options.learning_rate)
-        rows[row.name] = tested(trainer, base, options.data, options.chunks, options.chunk_size, options.cases)
-        told.write_text(json.dumps(rows, indent=1) + "\n")
+        trainer = train_row(row, base, options.data, folder, 60 * options.minutes, options.learning_rate)
+        rows[row.name] = evaluate(trainer, base, options.data, options.chunks, options.chunk_size, options.cases)
+        results.write_text(json.dumps(rows, indent=1) + "\n")
         console.print(row.name, rows[row.name])
     (options.output / "ablation.md").write_text(table(rows, options.minutes))
     plot(rows, options.output / "ablation.png")

@@ -1,8 +1,8 @@
-"""Seconds and peak memory of converting a GGUF file: the figures of docs/models.md.
+"""Time and peak memory of converting a GGUF file, for docs/models.md.
 
 python benchmarks/conversion.py FILE.gguf [--transformers]
 
-The file of an installed model lies in the folder ``models`` of the cache.
+The files of installed models are in the folder ``models`` of the cache.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 def by_transformers(file: Path, folder: Path) -> None:
-    """What `convert` does, by transformers, but for the tokenizer."""
+    """The same as `convert` with transformers, without the tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
@@ -27,24 +27,24 @@ def by_transformers(file: Path, folder: Path) -> None:
 
 
 def main() -> None:
-    """Convert into a temporary folder and print what it took."""
+    """Convert to a temporary folder and print time and memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--transformers", action="store_true")
-    given = parser.parse_args()
-    file: Path = given.file.resolve()
+    args = parser.parse_args()
+    file: Path = args.file.resolve()
 
     from focusdoc.modeling.conversion import convert
 
     with tempfile.TemporaryDirectory() as folder:
-        begun, worked = time.perf_counter(), time.process_time()
-        if given.transformers:
+        started, worked = time.perf_counter(), time.process_time()
+        if args.transformers:
             by_transformers(file, Path(folder))
         else:
             convert(file, Path(folder), file.stem, lambda done, total: None)
-        seconds, worked = time.perf_counter() - begun, time.process_time() - worked
+        seconds, worked = time.perf_counter() - started, time.process_time() - worked
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"{seconds:.1f} s ({worked:.1f} s of a processor), peak {peak:.2f} GB, load {os.getloadavg()[0]:.1f}")
+    print(f"{seconds:.1f} s ({worked:.1f} s of CPU time), peak {peak:.2f} GB, load {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
-"""What approximations cost in accuracy and save in bytes and time: 8-bit memories, and chunks that sit out.
+"""Accuracy, memory and time of approximations: int8 memories, and decoding with only the active chunks.
 
     python benchmarks/fidelity.py --data ../shared/data --ways int8 auto 8 --tokens 8192 32768 --cases 50
 
-For every length, each case plants three facts in a held-out novel (`benchmarks/heldout.py`), and the same memory is
-asked as it is and in every way of --ways: "int8" rounds it to 8 bits; "auto" and numbers are what
-`FocusConfig.active_chunks` is set to.
-Told are exact answers, how far the logits drift while both are fed the answer of the unchanged engine, how often both
-would choose the same token, and the bytes and the seconds of a step.
+For every length, each case plants three facts in a held-out novel (`benchmarks/heldout.py`) and answers a question from
+the exact memory and in all --ways: "int8" quantizes the memory to 8 bits; "auto" and numbers are values of
+`FocusConfig.active_chunks`. Reports exact answers, the difference of the logits while both are fed the exact engine's
+answer, how often both have the same top token, and the bytes and the seconds of a step.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.int8 import Int8Block
 from focusdoc.training.facts import FACT_MAKERS
 
-#: Steps of one case at most.
+#: Most steps of a case.
 ANSWER_TOKENS = 24
 
 
@@ -48,7 +47,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """One way at one length, beside the unchanged engine ("base"); drift in logits, times of a step as medians."""
+    """One way at one length compared with the exact engine ("base"); drift in logits, times of a step as medians."""
 
     way: str
     kind: str
@@ -72,7 +71,7 @@ class Row:
 
 
 class Tally:
-    """What is counted over the cases of one way."""
+    """Statistics over the cases of one way."""
 
     def __init__(self) -> None:
         self.exact = self.same = self.same_tokens = self.steps = self.bytes = 0
@@ -81,7 +80,7 @@ class Tally:
         self.drifts: list[Tensor] = []
 
     def add(self, run: Run, said: str, gold: str, num_bytes: int, base: Run, base_said: str) -> None:
-        """One case."""
+        """Add one case."""
         self.exact += said == gold
         self.same += said == base_said
         self.same_tokens += int((run.logits.argmax(-1) == base.logits.argmax(-1)).sum())
@@ -93,7 +92,7 @@ class Tally:
 
 
 def quantized(blocks: Sequence[MemoryBlock]) -> Iterator[MemoryBlock]:
-    """The blocks as reading into int8 would have made them."""
+    """The blocks quantized as by reading into int8."""
     for block in blocks:
         keys, values = block.keys, block.values
         shape = (keys.shape[0], keys.shape[1], keys.shape[2], keys.shape[3], keys.shape[4])
@@ -107,16 +106,16 @@ def follow(engine: FocusEngine, memory: DocumentMemory, question: str, answer: S
     """Decode greedily, or be fed `answer`; logits of every step and the seconds it took, the first step's in front."""
     request = engine._request(memory, question, {"max_new_tokens": ANSWER_TOKENS})
     decoder = engine.own_way.decoder(request.blocks, ANSWER_TOKENS)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     logits = [decoder.start(request.local_ids, request.prompt_ids)]
-    seconds = [time.perf_counter() - begun]
+    seconds = [time.perf_counter() - started]
     while len(logits) < (ANSWER_TOKENS if answer is None else len(answer)):
         token = int(logits[-1].argmax()) if answer is None else answer[len(logits) - 1]
         if answer is None and token in engine.base.eos_token_ids:
             break
-        begun = time.perf_counter()
+        started = time.perf_counter()
         logits.append(decoder.step(token))
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
     return Run(torch.stack(logits), seconds)
 
 

@@ -1,10 +1,9 @@
-"""Learns what each signal of finding counts for, and tells how often places are found with and without it.
+"""Fits the weights of the retrieval signals, and measures the hit rate with and without each signal.
 
     python benchmarks/finding.py --data ../shared/data
 
-Questions to tune on only: of XQuAD and of Natural Questions from the first 80% (which the adapter was trained on), and
-of the first half of the novels. Memories go to the document store; signals to --cache, so that a second run takes
-seconds.
+Uses tuning questions only: XQuAD and Natural Questions from the first 80% (which the adapter was trained on), and the
+first half of the novels. Memories go to the document store, signals to --cache, so that a second run takes seconds.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ TUNING = {
     "nq": ("nq-open-oracle.jsonl.gz", (0.0, 0.25), 100),
     "novels": ("novels.json", (0.0, 0.5), None),
 }
-#: Questions of one kind of file: the signals [windows, signals], and which windows hold the place.
+#: Questions of one file: the signals [windows, signals], and which windows include the answer's place.
 Asked = list[tuple[Found, Tensor]]
 
 
@@ -37,19 +36,19 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=Path("finding"))
     parser.add_argument("--store", default="auto")
-    given = parser.parse_args()
-    given.cache.mkdir(exist_ok=True)
-    sets = {name: signals_of(name, given.data, given.cache, given.store) for name in TUNING}
+    args = parser.parse_args()
+    args.cache.mkdir(exist_ok=True)
+    sets = {name: signals_of(name, args.data, args.cache, args.store) for name in TUNING}
     everything = [1.0] * len(SIGNALS)
-    show("all", learnt([*sets.values()], everything), sets)
+    show("all", fitted([*sets.values()], everything), sets)
     for left_out, name in enumerate(SIGNALS):
         mask = [float(index != left_out) for index in range(len(SIGNALS))]
-        show(f"without {name}", learnt([*sets.values()], mask), sets)
+        show(f"without {name}", fitted([*sets.values()], mask), sets)
     for left_out, name in enumerate(SIGNALS):
         show(f"{name} alone", torch.tensor([float(index == left_out) for index in range(len(SIGNALS))]), sets)
     for name in sets:
         others = [asked for other, asked in sets.items() if other != name]
-        show(f"learnt without {name}", learnt(others, everything), {name: sets[name]})
+        show(f"fitted without {name}", fitted(others, everything), {name: sets[name]})
 
 
 def signals_of(name: str, data: Path, cache: Path, store: str) -> Asked:
@@ -77,15 +76,15 @@ def signals_of(name: str, data: Path, cache: Path, store: str) -> Asked:
 
 
 def holds_place(found: Found, item: Item) -> Tensor:
-    """Which windows hold the place of an item, bool [windows]."""
+    """Which windows include the answer's place, bool [windows]."""
     return torch.tensor(
         [any(start <= first and last <= end for first, last in item.places) for _, start, end in found.places.spans]
     )
 
 
-def learnt(sets: Sequence[Asked], mask: Sequence[float], steps: int = 400, decay: float = 1e-3) -> Tensor:
-    """The weights under which the windows with the place are most probable; every file counts the same."""
-    kept = torch.tensor(mask)
+def fitted(sets: Sequence[Asked], mask: Sequence[float], steps: int = 400, decay: float = 1e-3) -> Tensor:
+    """The weights that maximize the likelihood of the windows with the place; all files have the same weight."""
+    mask_row = torch.tensor(mask)
     weights = torch.zeros(len(mask), requires_grad=True)
     optimizer = torch.optim.Adam([weights], lr=0.05)
     for _ in range(steps):
@@ -93,16 +92,16 @@ def learnt(sets: Sequence[Asked], mask: Sequence[float], steps: int = 400, decay
         for asked in sets:
             for found, holds in asked:
                 if holds.any():
-                    logs = (found.signals @ (weights * kept)).log_softmax(dim=0)
+                    logs = (found.signals @ (weights * mask_row)).log_softmax(dim=0)
                     loss = loss - torch.logsumexp(logs[holds], dim=0) / len(asked) / len(sets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return (weights * kept).detach()
+    return (weights * mask_row).detach()
 
 
 def show(name: str, weights: Tensor, sets: dict[str, Asked]) -> None:
-    """A line of the table: the weights, and how often the place is among the first 1, 4 and 6 passages."""
+    """Print a row: the weights, and how often the place is in the first 1, 4 and 6 passages."""
     row = [f"{name:<22}", " ".join(f"{weight:5.2f}" for weight in weights.tolist())]
     for of, asked in sets.items():
         ranks = [rank(found, weights, holds) for found, holds in asked]
@@ -111,7 +110,7 @@ def show(name: str, weights: Tensor, sets: dict[str, Asked]) -> None:
 
 
 def rank(found: Found, weights: Tensor, holds: Tensor) -> int:
-    """How many passages are better than the first one with the place."""
+    """The rank, from 0, of the first passage with the place."""
     scored = Found(found.places, found.signals, found.signals @ weights)
     places = [found.places.spans[index] for index in holds.nonzero().flatten().tolist()]
     for number, passage in enumerate(choose_passages(scored, lambda passages: True, limit=12)):

@@ -2,10 +2,9 @@
 
     python benchmarks/heldout.py --data ../shared/data --adapter runs/default/adapter --output results.json
 
-Every case is greedy, incremental mode, exact match, on novels and questions that the recipe of the shipped adapter
-(scripts/train_default_adapter.py) holds out. Chunks of a novel do not depend on one another, so the novel is read
-once and only the chunk that a fact is planted in is read again for each case: the memory is the one that reading the
-planted novel whole would give.
+All cases use greedy decoding, incremental mode and exact match, on novels and questions that the recipe of the shipped
+adapter (scripts/train_default_adapter.py) holds out. Chunks are independent, so a novel is read once and only the chunk
+with a planted fact is read again for each case; the memory equals that of the whole novel with the facts.
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ PASSKEY_NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we
 
 @dataclass
 class Result:
-    """One line of the table: cases right of all, or a mean.
+    """One row of the table: the share of right cases, or a mean.
 
-    `looked` is the share of cases where of all chunks the one that holds the answer was paid the most attention to,
-    before passages were quoted: a miss beyond that is one of reading, not of finding.
+    `looked` is the share of cases where the chunk with the answer had the most attention, before passages were quoted;
+    further misses are failures of reading, not of retrieval.
     """
 
     test: str
@@ -54,14 +53,14 @@ class Result:
     looked: float | None = None
 
 
-def most_looked_at(answer: Answer) -> int:
-    """The chunk that was paid the most attention to."""
+def top_chunk(answer: Answer) -> int:
+    """The chunk with the most attention."""
     return max(range(len(answer.chunk_shares)), key=answer.chunk_shares.__getitem__)
 
 
 def needles(engine: FocusEngine, data: Path, kind: str, num_tokens: int, chunk_size: int, cases: int) -> Result:
-    """Planted facts of one kind, each with two distractors of its kind (a pass key stands alone)."""
-    begun = time.perf_counter()
+    """Planted facts of one kind, each with two distractors of its kind (pass keys without)."""
+    started = time.perf_counter()
     novel = Novel(sized(engine, chunk_size), data, num_tokens)
     right, looked, misses = 0, 0, []
     for case in range(cases):
@@ -69,7 +68,7 @@ def needles(engine: FocusEngine, data: Path, kind: str, num_tokens: int, chunk_s
         facts = [FACT_MAKERS[kind](rng) for _ in range(1 if kind == "passkey" else 3)]
         memory = novel.planted(facts, rng)
         answer = novel.engine.ask(memory, rng.choice(facts[0].questions), max_new_tokens=48)
-        start = most_looked_at(answer) * chunk_size
+        start = top_chunk(answer) * chunk_size
         looked += facts[0].statement in engine.base.tokenizer.decode(list(memory.token_ids[start : start + chunk_size]))
         found = answer.text.strip()
         if found == facts[0].answer:
@@ -77,15 +76,15 @@ def needles(engine: FocusEngine, data: Path, kind: str, num_tokens: int, chunk_s
         else:
             misses.append((facts[0].answer, found))
     name = f"{kind}, {num_tokens // 1024}K tokens, chunks of {chunk_size}"
-    return Result(name, cases, right / cases, time.perf_counter() - begun, misses[:12], looked / cases)
+    return Result(name, cases, right / cases, time.perf_counter() - started, misses[:12], looked / cases)
 
 
 def words_alone(engine: FocusEngine, data: Path, num_tokens: int, chunk_size: int, cases: int) -> Result:
-    """The base model with nothing but the chunk of the fact in its prompt: does its reply hold the answer?
+    """The base model with only the chunk of the fact in its prompt: does its reply contain the answer?
 
-    The same facts and questions as `needles` asks.
+    The facts and questions are those of `needles`.
     """
-    begun = time.perf_counter()
+    started = time.perf_counter()
     novel = Novel(sized(engine, chunk_size), data, num_tokens)
     right, misses = 0, []
     for case in range(cases):
@@ -94,17 +93,17 @@ def words_alone(engine: FocusEngine, data: Path, num_tokens: int, chunk_size: in
         ids = novel.planted(facts, rng).token_ids
         chunks = [engine.base.tokenizer.decode(ids[at : at + chunk_size]) for at in range(0, len(ids), chunk_size)]
         chunk = next(text for text in chunks if facts[0].statement in text)
-        found = replied(engine, f"{chunk}\n\nAnswer in a few words: {rng.choice(facts[0].questions)}")
+        found = base_reply(engine, f"{chunk}\n\nAnswer in a few words: {rng.choice(facts[0].questions)}")
         if facts[0].answer.lower() in found.lower():
             right += 1
         else:
             misses.append((facts[0].answer, found))
     name = f"words, base model, the chunk of {chunk_size} alone, answer contained"
-    return Result(name, cases, right / cases, time.perf_counter() - begun, misses[:12])
+    return Result(name, cases, right / cases, time.perf_counter() - started, misses[:12])
 
 
-def replied(engine: FocusEngine, message: str) -> str:
-    """What the base model itself replies to `message`, up to 32 tokens."""
+def base_reply(engine: FocusEngine, message: str) -> str:
+    """The base model's reply to `message`, at most 32 tokens."""
     tokenizer = engine.base.tokenizer
     ids = tokenizer.apply_chat_template([{"role": "user", "content": message}], add_generation_prompt=True)["input_ids"]
     reply = engine.base.model.generate(torch.tensor([ids]), max_new_tokens=32, do_sample=False)[0, len(ids) :]
@@ -113,8 +112,8 @@ def replied(engine: FocusEngine, message: str) -> str:
 
 
 def passkey(engine: FocusEngine, num_tokens: int, cases: int, seed: int = 0) -> Result:
-    """The authors' form: noise sentences repeated around one pass key (Figure 1)."""
-    begun = time.perf_counter()
+    """The authors' test: one pass key among repeated noise sentences (Figure 1)."""
+    started = time.perf_counter()
     tokenizer = engine.base.tokenizer
     size = engine.chunk_size
     noise = encode_text(tokenizer, PASSKEY_NOISE)
@@ -145,12 +144,12 @@ def passkey(engine: FocusEngine, num_tokens: int, cases: int, seed: int = 0) -> 
         else:
             misses.append((key, found))
     name = f"passkey in noise, {num_tokens // 1000}K tokens, chunks of {size}"
-    return Result(name, cases, right / cases, time.perf_counter() - begun, misses[:12])
+    return Result(name, cases, right / cases, time.perf_counter() - started, misses[:12])
 
 
 def infinitebench(engine: FocusEngine, path: Path, limit: int) -> Result:
-    """Official pass key rows: the context is the document, the input the question; first run of digits counts."""
-    begun = time.perf_counter()
+    """Official pass key rows: context as document, input as question; the first run of digits is scored."""
+    started = time.perf_counter()
     right, misses, cases = 0, [], 0
     for line in path.read_text(encoding="utf-8").splitlines()[:limit]:
         row = json.loads(line)
@@ -162,12 +161,12 @@ def infinitebench(engine: FocusEngine, path: Path, limit: int) -> Result:
             right += 1
         else:
             misses.append((str(gold), answer))
-    return Result(f"InfiniteBench {path.stem}", cases, right / cases, time.perf_counter() - begun, misses[:12])
+    return Result(f"InfiniteBench {path.stem}", cases, right / cases, time.perf_counter() - started, misses[:12])
 
 
 def pairs(engine: FocusEngine, cases: int, count: int = 140) -> Result:
-    """A UUID by its key among `count` pairs, whole pairs in every chunk."""
-    begun = time.perf_counter()
+    """Retrieval of a UUID by its key among `count` pairs, without splitting pairs across chunks."""
+    started = time.perf_counter()
     tokenizer = engine.base.tokenizer
     right, looked, misses = 0, 0, []
     for group in range(math.ceil(cases / 10)):
@@ -185,14 +184,14 @@ def pairs(engine: FocusEngine, cases: int, count: int = 140) -> Result:
         memory = bare_memory(engine, chunks, blocks)
         for key, value in rng.sample(known, min(10, cases - group * 10)):
             answer = engine.ask(memory, f'What is the value of the key "{key}"?', max_new_tokens=48)
-            looked += most_looked_at(answer) == place[key]
+            looked += top_chunk(answer) == place[key]
             found = answer.text.strip()
             if found == value:
                 right += 1
             else:
                 misses.append((value, found))
     name = f"UUID among {count} pairs, {len(blocks)} chunks of {engine.chunk_size}"
-    return Result(name, cases, right / cases, time.perf_counter() - begun, misses[:12], looked / cases)
+    return Result(name, cases, right / cases, time.perf_counter() - started, misses[:12], looked / cases)
 
 
 def target_losses(engine: FocusEngine, blocks: list[MemoryBlock], ids: list[int], targets: int) -> tuple[float, float]:
@@ -205,8 +204,8 @@ def target_losses(engine: FocusEngine, blocks: list[MemoryBlock], ids: list[int]
 
 
 def reconstruction(engine: FocusEngine, data: Path, cases: int) -> Result:
-    """Token accuracy of 32 tokens of one chunk, after 32 tokens of it, among 16K tokens."""
-    begun = time.perf_counter()
+    """Token accuracy of reconstructing 32 tokens of a chunk after the 32 before them, among 16K tokens."""
+    started = time.perf_counter()
     novel = Novel(engine, data, 16_384)
     scores = []
     for case in range(cases):
@@ -214,12 +213,12 @@ def reconstruction(engine: FocusEngine, data: Path, cases: int) -> Result:
         chunk = rng.choice(novel.chunks)
         start = rng.randint(0, len(chunk) - 64)
         scores.append(target_losses(engine, [novel.block], chunk[start : start + 64], 32)[1])
-    return Result("reconstruction, token accuracy, 16K", cases, sum(scores) / cases, time.perf_counter() - begun, [])
+    return Result("reconstruction, token accuracy, 16K", cases, sum(scores) / cases, time.perf_counter() - started, [])
 
 
 def perplexity(engine: FocusEngine, data: Path, num_tokens: int) -> list[Result]:
-    """Perplexity of 256 tokens of held-out novels: ours, and the base model with its last 2,048 tokens alone."""
-    begun = time.perf_counter()
+    """Perplexity of 256 tokens of held-out novels: ours, and the base model with only the last 2,048 tokens."""
+    started = time.perf_counter()
     ours, base = [], []
     local = 2048
     for name in NOVELS:
@@ -227,13 +226,13 @@ def perplexity(engine: FocusEngine, data: Path, num_tokens: int) -> list[Result]
         blocks = list(read_tokens(engine, ids[: num_tokens - local]))
         limited = FocusEngine(engine.base, engine.adapter, replace(engine.config, prompt_window=128))
         total = 0.0
-        for start in range(0, 256, 64):  # in four stretches, to bound the memory of a pass
+        for start in range(0, 256, 64):  # in four parts, to limit memory
             total += target_losses(limited, blocks, ids[num_tokens - local : num_tokens - 192 + start], 64)[0] / 4
         ours.append(total)
         with torch.no_grad():
             logits = engine.base.model(torch.tensor([ids[-local:]])).logits[0, -257:-1].float()
         base.append(float(functional.cross_entropy(logits, torch.tensor(ids[-256:]))))
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     length = f"{num_tokens // 1024}K"
     return [
         Result(f"perplexity at {length}, ours", len(ours), math.exp(sum(ours) / len(ours)), seconds, []),
@@ -243,7 +242,7 @@ def perplexity(engine: FocusEngine, data: Path, num_tokens: int) -> list[Result]
 
 def paragraphs(engine: FocusEngine, data: Path, cases: int) -> list[Result]:
     """F1 of XQuAD questions of held-out articles: the paragraph among 16K of distractors, and alone in the prompt."""
-    begun = time.perf_counter()
+    started = time.perf_counter()
     asked = load_questions(data / "qa" / "xquad.en.json")
     held_out = random.Random(0).sample(asked[math.ceil(len(asked) * 0.82) :], cases)
     novel = Novel(engine, data, 16_384)
@@ -252,8 +251,8 @@ def paragraphs(engine: FocusEngine, data: Path, cases: int) -> list[Result]:
         fact = Fact("paragraph", f"\n\n{context}\n\n", (question,), answer)
         memory = novel.planted([fact], random.Random(case))
         ours.append(f1(novel.engine.ask(memory, question, max_new_tokens=32).text, answer))
-        alone.append(f1(replied(engine, f"{context}\n\nAnswer in a few words: {question}"), answer))
-    seconds = time.perf_counter() - begun
+        alone.append(f1(base_reply(engine, f"{context}\n\nAnswer in a few words: {question}"), answer))
+    seconds = time.perf_counter() - started
     return [
         Result("XQuAD F1, paragraph among 16K of novel", cases, sum(ours) / cases, seconds, []),
         Result("XQuAD F1, base model, paragraph alone", cases, sum(alone) / cases, 0.0, []),
@@ -261,7 +260,7 @@ def paragraphs(engine: FocusEngine, data: Path, cases: int) -> list[Result]:
 
 
 def f1(prediction: str, gold: str) -> float:
-    """Bag-of-tokens F1 of the normalised texts, as SQuAD scores."""
+    """Bag-of-tokens F1 of the normalized texts, as in SQuAD."""
 
     def words(text: str) -> list[str]:
         bare = "".join(letter for letter in text.lower() if letter not in string.punctuation)
@@ -279,7 +278,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("heldout.json"))
     parser.add_argument("--only", nargs="*", help="names of tests: numbers, far, rows, noise, pairs, words, ...")
     parser.add_argument("--cases", type=int, default=50)
-    parser.add_argument("--quote-tokens", type=int, help="as FocusConfig.quote_tokens; 0: from the candidates alone")
+    parser.add_argument("--quote-tokens", type=int, help="FocusConfig.quote_tokens; 0: from the candidates alone")
     options = parser.parse_args()
     data, cases = options.data, options.cases
     config = FocusConfig(quote_tokens=options.quote_tokens)
@@ -306,9 +305,9 @@ def main() -> None:
             results.append(result)
             print(f"| {result.test} | {result.cases} | {result.score:.3f} | {result.seconds:.0f} s |", flush=True)
             if result.looked is not None:
-                print(f"    the chunk of the answer looked at most: {result.looked:.3f}")
+                print(f"    chunk of the answer with the most attention: {result.looked:.3f}")
             for gold, found in result.misses:
-                print(f"    wanted {gold!r}, found {found!r}")
+                print(f"    expected {gold!r}, got {found!r}")
             options.output.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
 
 

@@ -1,12 +1,12 @@
-"""Which draft is taken, and how often it is said that the document does not tell.
+"""Selection of drafts, and detection of questions that the document does not answer.
 
     python benchmarks/judging.py --data ../shared/data --reader NAME --output held_out.json
     python benchmarks/judging.py --data ../shared/data --reader NAME --output tuning.json --part tuning --learn
 
-Every second paragraph of XQuAD makes a document, so that for each question left out there is one of the same articles
-that it tells; as many of both are asked. For tuning, questions of Natural Questions, of the first half of the novels
-and of directors' births (benchmarks/two_hop.py) join them, which tell what to choose by. `--learn` fits the weights of
-focusdoc/readers/confidence.py to the rows, and says how well weights learnt on nine tenths do on the last tenth.
+The document is every second paragraph of XQuAD, so that it answers about half of the questions; equally many of both
+kinds are asked. For tuning, questions of Natural Questions, of the first half of the novels and about directors' births
+(benchmarks/two_hop.py) are added, to fit the selection. `--learn` fits the weights of focusdoc/readers/confidence.py to
+the rows, with 10-fold cross-validation.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from focusdoc.readers.replies import Session
 
 #: Shares of XQuAD's questions: the adapter was trained on the first 80%.
 SHARES = {"tuning": (0.0, 0.8), "held out": (0.82, 1.0)}
-#: What joins them for tuning: (file, share, questions).
+#: Further questions for tuning: (file, share, questions).
 BESIDE = (("nq-open-oracle.jsonl.gz", (0.0, 0.25), 60), ("novels.json", (0.0, 0.5), None))
 #: Questions about births.
 BIRTHS = 40
@@ -49,27 +49,27 @@ def main() -> None:
     parser.add_argument("--part", choices=list(SHARES), default="held out")
     parser.add_argument("--cases", type=int, default=50, help="of each kind")
     parser.add_argument("--store", default="auto")
-    parser.add_argument("--output", type=Path, required=True, help="rows; those that are there are not asked again")
+    parser.add_argument("--output", type=Path, required=True, help="rows; existing ones are kept")
     parser.add_argument("--learn", action="store_true")
-    given = parser.parse_args()
-    rows = json.loads(given.output.read_text()) if given.output.exists() else []
-    asked = list(questions(given.data, given.part, given.cases))
+    args = parser.parse_args()
+    rows = json.loads(args.output.read_text()) if args.output.exists() else []
+    asked = list(questions(args.data, args.part, args.cases))
     if len(rows) < len(asked):
-        engine = FocusEngine.from_pretrained(reader=given.reader, store=given.store)
+        engine = FocusEngine.from_pretrained(reader=args.reader, store=args.store)
         known: tuple[str, DocumentMemory] | None = None
         for text, row in asked[len(rows) :]:
             if known is None or known[0] != text:
                 known = text, engine.read(Document.from_text(text))
             rows.append(row | {"drafts": drafted(engine, known[1], row)})
-            given.output.write_text(json.dumps(rows, indent=1) + "\n")
+            args.output.write_text(json.dumps(rows, indent=1) + "\n")
             print(f"{len(rows)} of {len(asked)}", end="\r", flush=True)
     report(rows)
-    if given.learn:
+    if args.learn:
         learn(rows)
 
 
 def questions(data: Path, part: str, cases: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Documents, and questions that they tell or do not tell."""
+    """Documents, and questions that they answer or do not answer."""
     text, asked = divided(data / "qa" / "xquad.en.json", *SHARES[part], cases)
     for row in asked:
         yield text, row
@@ -89,7 +89,7 @@ def questions(data: Path, part: str, cases: int) -> Iterator[tuple[str, dict[str
 
 
 def divided(file: Path, first: float, last: float, cases: int) -> tuple[str, list[dict[str, Any]]]:
-    """The document, and questions that it tells and does not tell, in turn."""
+    """The document, and alternately questions that it answers and does not answer."""
     paragraphs = [
         paragraph
         for article in json.loads(file.read_text(encoding="utf-8"))["data"]
@@ -107,21 +107,21 @@ def divided(file: Path, first: float, last: float, cases: int) -> tuple[str, lis
         for each in paragraph["qas"]
     ]
     share = rows[round(first * len(rows)) : round(last * len(rows))]
-    told, untold = ([row for row in share if row["told"] is kind] for kind in (True, False))
-    count = min(cases, len(told), len(untold))
-    drawn = [random.Random(0).sample(kind, count) for kind in (told, untold)]
+    answerable, unanswerable = ([row for row in share if row["told"] is kind] for kind in (True, False))
+    count = min(cases, len(answerable), len(unanswerable))
+    samples = [random.Random(0).sample(kind, count) for kind in (answerable, unanswerable)]
     text = "\n\n".join(paragraph["context"] for paragraph in paragraphs[::2])
-    return text, [row for pair in zip(*drawn, strict=True) for row in pair]
+    return text, [row for pair in zip(*samples, strict=True) for row in pair]
 
 
 def drafted(engine: FocusEngine, memory: DocumentMemory, row: dict[str, Any]) -> list[dict[str, Any]]:
-    """The drafts of a question, the signals of each, and how right it is, 0 to 1."""
+    """The drafts of a question with their signals and scores, 0 to 1."""
     assert engine.reader is not None, "name a reader"
     settings = GenerationConfig(max_new_tokens=48)
     session = Session(engine.reader, Request([memory], [], [], settings, engine.base.tokenizer), (), BUDGET)
     found = engine.find(memory, row["question"])
-    made = draft_replies(session, row["question"], found, choose_passages(found, session.fits))
-    return [{"text": each.text, "right": score(each.text, row), "signals": each.signals} for each in made]
+    replies = draft_replies(session, row["question"], found, choose_passages(found, session.fits))
+    return [{"text": each.text, "right": score(each.text, row), "signals": each.signals} for each in replies]
 
 
 def score(text: str, row: dict[str, Any]) -> float:
@@ -131,60 +131,63 @@ def score(text: str, row: dict[str, Any]) -> float:
 
 
 def best(row: dict[str, Any]) -> dict[str, Any]:
-    """The draft that is taken."""
-    taken: dict[str, Any] = max(row["drafts"], key=lambda draft: rank_score_of(draft["signals"]))
-    return taken
+    """The draft that is selected."""
+    selected: dict[str, Any] = max(row["drafts"], key=lambda draft: rank_score_of(draft["signals"]))
+    return selected
 
 
 def report(rows: list[dict[str, Any]]) -> None:
     for name, kind in (("left out", False), ("in the document", True)):
-        said = [float(confidence_of(best(row)["signals"]) < MIN_CONFIDENCE) for row in rows if row["told"] is kind]
-        low, high = interval(said)
-        print(f"{name}: said not to be told {sum(said) / len(said):.0%} ({low:.0%} to {high:.0%}) of {len(said)}")
+        rejected = [float(confidence_of(best(row)["signals"]) < MIN_CONFIDENCE) for row in rows if row["told"] is kind]
+        low, high = interval(rejected)
+        share = sum(rejected) / len(rejected)
+        print(f"{name}: judged unanswerable {share:.0%} ({low:.0%} to {high:.0%}) of {len(rejected)}")
     for file in dict.fromkeys(row["file"] for row in rows):
-        told = [row for row in rows if row["told"] and row["file"] == file]
+        answerable = [row for row in rows if row["told"] and row["file"] == file]
         means = [
-            sum(values) / len(told)
+            sum(values) / len(answerable)
             for values in (
-                [best(row)["right"] for row in told],
-                [row["drafts"][0]["right"] for row in told],
-                [max(draft["right"] for draft in row["drafts"]) for row in told],
-                [len(row["drafts"]) for row in told],
+                [best(row)["right"] for row in answerable],
+                [row["drafts"][0]["right"] for row in answerable],
+                [max(draft["right"] for draft in row["drafts"]) for row in answerable],
+                [len(row["drafts"]) for row in answerable],
             )
         ]
-        print("{}: taken {:.3f}, the first {:.3f}, the best of {:.3f}; {:.1f} drafts".format(file, *means))
+        print("{}: selected {:.3f}, first {:.3f}, best possible {:.3f}; {:.1f} drafts".format(file, *means))
 
 
 def learn(rows: list[dict[str, Any]]) -> None:
     tenths = torch.arange(len(rows)) // 2 % 10
-    told = [row for row in rows if row["told"]]
-    print("PROMISE =", rounded(chosen_by(told)))
+    answerable = [row for row in rows if row["told"]]
+    print("PROMISE =", rounded(fit_selection(answerable)))
     apart = [
-        chosen_by([row for row, each in zip(rows, tenths.tolist(), strict=True) if each != tenth and row["told"]])
+        fit_selection([row for row, each in zip(rows, tenths.tolist(), strict=True) if each != tenth and row["told"]])
         for tenth in range(10)
     ]
-    taken = [chosen(row, apart[tenth]) for row, tenth in zip(rows, tenths.tolist(), strict=True)]
-    for file in dict.fromkeys(row["file"] for row in told):
-        right = [draft["right"] for row, draft in zip(rows, taken, strict=True) if row["told"] and row["file"] == file]
-        print(f"learnt on nine tenths, {file}: taken {sum(right) / len(right):.3f}")
-    signals = torch.tensor([draft["signals"] for draft in taken])
+    selected = [selected_draft(row, apart[tenth]) for row, tenth in zip(rows, tenths.tolist(), strict=True)]
+    for file in dict.fromkeys(row["file"] for row in answerable):
+        right = [
+            draft["right"] for row, draft in zip(rows, selected, strict=True) if row["told"] and row["file"] == file
+        ]
+        print(f"cross-validated, {file}: selected {sum(right) / len(right):.3f}")
+    signals = torch.tensor([draft["signals"] for draft in selected])
     labels = torch.tensor([float(row["told"]) for row in rows])
-    weights, bias = fitted(signals, labels)
+    weights, bias = fit_confidence(signals, labels)
     print("WEIGHTS, BIAS =", rounded(weights), ",", round(float(bias), 3))
     judged = torch.zeros(len(rows))
     for tenth in range(10):
-        weights, bias = fitted(signals[tenths != tenth], labels[tenths != tenth])
+        weights, bias = fit_confidence(signals[tenths != tenth], labels[tenths != tenth])
         judged[tenths == tenth] = signals[tenths == tenth] @ weights + bias
     for name, kind in (("left out", 0), ("in the document", 1)):
-        said = (judged[labels == kind] < 0).float().mean()
-        print(f"learnt on nine tenths, {name}: said not to be told {float(said):.0%}")
+        rejected = (judged[labels == kind] < 0).float().mean()
+        print(f"cross-validated, {name}: judged unanswerable {float(rejected):.0%}")
 
 
 def rounded(weights: Tensor) -> tuple[float, ...]:
     return tuple(round(float(weight), 3) for weight in weights)
 
 
-def chosen(row: dict[str, Any], weights: Tensor) -> dict[str, Any]:
+def selected_draft(row: dict[str, Any], weights: Tensor) -> dict[str, Any]:
     draft: dict[str, Any] = row["drafts"][int((signals_of(row) @ weights).argmax())]
     return draft
 
@@ -193,8 +196,8 @@ def signals_of(row: dict[str, Any]) -> Tensor:
     return torch.tensor([rank_signals(draft["signals"]) for draft in row["drafts"]])
 
 
-def chosen_by(rows: Sequence[dict[str, Any]], decay: float = 0.01) -> Tensor:
-    """Weights under which the right drafts of each row are most probable; every file counts the same."""
+def fit_selection(rows: Sequence[dict[str, Any]], decay: float = 0.01) -> Tensor:
+    """Weights that maximize the probability of the right drafts; all files have the same weight."""
     weights = torch.zeros(len(SIGNALS), requires_grad=True)
     optimizer = torch.optim.Adam([weights], lr=0.05)
     counts = {file: sum(row["file"] == file for row in rows) for file in {row["file"] for row in rows}}
@@ -211,15 +214,15 @@ def chosen_by(rows: Sequence[dict[str, Any]], decay: float = 0.01) -> Tensor:
     return weights.detach()
 
 
-def fitted(signals: Tensor, told: Tensor, decay: float = 0.02) -> tuple[Tensor, Tensor]:
-    """Weights and bias of a logistic regression, on signals of mean 0 and variance 1; both kinds count the same."""
+def fit_confidence(signals: Tensor, labels: Tensor, decay: float = 0.02) -> tuple[Tensor, Tensor]:
+    """Weights and bias of a logistic regression on standardized signals; both classes have the same weight."""
     mean, deviation = signals.mean(dim=0), signals.std(dim=0).clamp_min(1e-6)
     weights, bias = torch.zeros(signals.shape[1], requires_grad=True), torch.zeros((), requires_grad=True)
-    share = told / told.mean() / 2 + (1 - told) / (1 - told.mean()) / 2
+    share = labels / labels.mean() / 2 + (1 - labels) / (1 - labels.mean()) / 2
     optimizer = torch.optim.Adam([weights, bias], lr=0.05)
     for _ in range(800):
         logits = (signals - mean) / deviation @ weights + bias
-        loss = functional.binary_cross_entropy_with_logits(logits, told, share) + decay * weights.square().sum()
+        loss = functional.binary_cross_entropy_with_logits(logits, labels, share) + decay * weights.square().sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -1,11 +1,11 @@
-"""How fast an adapter is learnt: from copies of the base projections to every pass key found in 16K tokens.
+"""Training speed: from copies of the base projections to finding every pass key in 16K tokens.
 
     python benchmarks/learning.py --data ../shared/data --output runs/learning
 
-Trains on planted facts alone, in few short chunks, for --steps steps with a falling learning rate, and asks for the
-pass key in the authors' form (noise sentences around it) every --every steps, --cases new ones each time. In the end,
-or when the --minutes are over, --final-cases others are asked, once. Times are wall times; those of training and of
-testing are told apart. Nothing else should run meanwhile.
+Trains only on planted facts, in few short chunks, for --steps steps with a decaying learning rate, and tests --cases
+new pass keys among noise sentences, as the authors do, every --every steps. At the end, or after --minutes,
+--final-cases others are tested once. Times are wall times, separate for training and testing. Nothing else should run
+at the same time.
 """
 
 from __future__ import annotations
@@ -63,16 +63,16 @@ def main() -> None:
     training = testing = 0.0
     curve: list[dict[str, float]] = []
 
-    def tested(cases: int, seed: int) -> float:
+    def test(cases: int, seed: int) -> float:
         engine = FocusEngine(base, trainer.adapter())
         return passkey(engine, options.tokens, cases, seed).score
 
     for report in trainer.run():
         training += report.seconds
         if report.step % options.every == 0 and report.step < options.steps:
-            begun = time.perf_counter()
-            score = tested(options.cases, seed=report.step)
-            testing += time.perf_counter() - begun
+            started = time.perf_counter()
+            score = test(options.cases, seed=report.step)
+            testing += time.perf_counter() - started
             curve.append(
                 {"step": report.step, "training": training, "testing": testing, "score": score, **report.losses}
             )
@@ -84,12 +84,12 @@ def main() -> None:
             console.print(f"[yellow]{options.minutes:g} minutes are over.[/yellow]")
             break
     trainer.save()
-    final = tested(options.final_cases, seed=0)
+    final = test(options.final_cases, seed=0)
     console.print(
         f"{final:.1%} of {options.final_cases} other pass keys in {options.tokens:,} tokens, after {trainer.step} "
         f"steps: {training:.0f} s of training and {testing:.0f} s of tests"
     )
-    told = {
+    results = {
         "steps": trainer.step,
         "training_seconds": training,
         "testing_seconds": testing,
@@ -98,7 +98,7 @@ def main() -> None:
         "tokens": options.tokens,
         "curve": curve,
     }
-    (options.output / "learning.json").write_text(json.dumps(told, indent=1) + "\n")
+    (options.output / "learning.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Words broken at line ends: how many are joined, keep their hyphen or are left as they are, and how many wrongly.
+"""Dehyphenation of words broken at line ends: how many are joined, hyphenated or still broken, and how many wrongly.
 
     python benchmarks/line_ends.py --data ../shared/data
 
-Of real PDFs every hyphen at a line's end is told with what became of it, to be judged by eye, and the ligatures are
-counted. Novels, whose words are whole, are set in lines of 60 characters as a typesetter would: compounds are broken at
-their hyphens, other long words at random places; then it is known what should become of each.
+For real PDFs every hyphen at a line end is printed with its outcome, to be judged by eye, and ligatures are counted.
+Novels, whose words are whole, are typeset in lines of 60 characters: compounds are broken at their hyphens, other long
+words at random positions, so that the right outcome is known.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from pypdf import PdfReader
 from focusdoc.documents.joining import as_typed, join_words
 from focusdoc.documents.pdf_columns import page_text
 
-_WIDTH, _SHORTEST, _LONGEST_TEXT = 60, 7, 400_000
+_WIDTH, _MIN_WORD, _MAX_TEXT = 60, 7, 400_000
 _BROKEN = re.compile(r"([^\W_]+)[-\u2010\xad]\n([^\W_]+)")
 _LIGATURE = re.compile("[\ufb00-\ufb06]")
 _OUTCOMES = {"": "joined", "-": "kept", "-\n": "left"}
 
 
 def outcomes(broken: list[tuple[str, str]], text: str) -> Iterator[str]:
-    """What became of words broken in two, in the order in which they come in the text."""
+    """The outcomes of broken words, in the order of the text."""
     place = 0
     for before, after in broken:
         found = re.compile(rf"(?<![^\W_]){re.escape(before)}(-\n|-|){re.escape(after)}").search(text, place)
@@ -39,7 +39,7 @@ def outcomes(broken: list[tuple[str, str]], text: str) -> Iterator[str]:
 
 
 def typeset(text: str, rng: random.Random) -> tuple[str, list[tuple[str, str]], list[str]]:
-    """The text in lines; the words that their ends break; and of each, whether it is a "compound" or a "word"."""
+    """Typeset a text; returns it, the broken words, and for each "compound" or "word"."""
     lines, broken, kinds, line = [], [], [], ""
     for word in text.split():
         room = _WIDTH - len(line) - 1
@@ -52,7 +52,7 @@ def typeset(text: str, rng: random.Random) -> tuple[str, list[tuple[str, str]], 
             broken.append((re.split(r"[\W_]", word[: cut - 1])[-1], re.match(r"[^\W_]+", word[cut:])[0]))  # type: ignore[index]
             kinds.append("compound")
             line = word[cut:]
-        elif room >= 5 and rng.random() < 0.7 and re.fullmatch(rf"[^\W\d_]{{{_SHORTEST},}}[.,;:!?]?", word):
+        elif room >= 5 and rng.random() < 0.7 and re.fullmatch(rf"[^\W\d_]{{{_MIN_WORD},}}[.,;:!?]?", word):
             letters = len(word.rstrip(".,;:!?"))
             cut = rng.randint(3, max(3, min(room - 1, letters - 3)))
             lines.append(f"{line} {word[:cut]}-")
@@ -85,7 +85,7 @@ def main() -> None:
     rng = random.Random(0)
     counts: dict[str, Counter[str]] = {"word": Counter(), "compound": Counter()}
     for path in sorted(data.glob("books/*.txt")):
-        text, broken, kinds = typeset(as_typed(path.read_text("utf-8")[:_LONGEST_TEXT]), rng)
+        text, broken, kinds = typeset(as_typed(path.read_text("utf-8")[:_MAX_TEXT]), rng)
         for kind, outcome in zip(kinds, outcomes(broken, join_words([text])[0]), strict=True):
             counts[kind][outcome] += 1
     for kind, found in counts.items():

@@ -1,10 +1,10 @@
-"""A million tokens on one machine: ten novels in a row are read, stored, opened again by a new process, and asked.
+"""A million tokens on one machine: ten concatenated novels are read, stored, opened by a new process, and asked about.
 
     python benchmarks/million.py --data ../shared/data --store runs/million --output million.json
 
-Reports seconds and bytes of reading, opening and asking: a pass key planted at 37% of the text, and the first question
-of each of the last three novels of qa/novels.json. Nothing else should run meanwhile. The store takes 12 GB for the
-default model, in int8 where memory is short; remove it afterwards.
+Reports time and memory of reading, opening and answering: a pass key planted at 37% of the text, and the first question
+about each of the last three novels of qa/novels.json. Nothing else should run at the same time. The store takes 12 GB
+for the default model (int8 if memory is short); remove it afterwards.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BOOKS = 10
 
 
 def library(data: Path) -> tuple[Document, list[tuple[str, str]]]:
-    """The novels in a row, and the questions with their answers: the novels with questions come first."""
+    """The concatenated novels, those with questions first, and the questions with their answers."""
     asked: dict[str, Any] = json.loads((data / "qa" / "novels.json").read_text(encoding="utf-8"))
     others = sorted(path.stem for path in (data / "books").glob("*.txt") if path.stem not in asked)
     names = [*asked, *others][:BOOKS]
@@ -40,23 +40,23 @@ def library(data: Path) -> tuple[Document, list[tuple[str, str]]]:
 
 
 def read(data: Path, store: Path, reader: str, pipe: Any) -> None:
-    """One process: read or open the novels, then ask."""
+    """The child process: read or open the novels, then ask."""
     document, questions = library(data)
     engine = FocusEngine.from_pretrained(store=store, reader=None if reader == "none" else reader)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     memory = engine.read(document)
     found: dict[str, Any] = {
         "tokens": memory.num_tokens,
         "tokens_read": memory.tokens_encoded,
-        "seconds": time.perf_counter() - begun,
+        "seconds": time.perf_counter() - started,
         "memory_bytes": memory.num_bytes,
     }
     if not memory.tokens_encoded:
         found["answers"] = []
         for question, pattern in questions:
             answer = engine.ask(memory, question, max_new_tokens=48)
-            told = {"question": question, "answer": answer.text, "seconds": answer.timings.total}
-            found["answers"].append(told | {"right": bool(re.search(pattern, answer.text, re.IGNORECASE))})
+            row = {"question": question, "answer": answer.text, "seconds": answer.timings.total}
+            found["answers"].append(row | {"right": bool(re.search(pattern, answer.text, re.IGNORECASE))})
     found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     pipe.send(found)
 
@@ -67,18 +67,18 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--reader", default="auto")
-    given = parser.parse_args()
+    args = parser.parse_args()
     results = {}
     for name in ("read", "opened"):
         ours, theirs = multiprocessing.get_context("spawn").Pipe()
-        arguments = (given.data, given.store, given.reader, theirs)
+        arguments = (args.data, args.store, args.reader, theirs)
         process = multiprocessing.get_context("spawn").Process(target=read, args=arguments)
         process.start()
         results[name] = ours.recv()
         process.join()
         print(name, json.dumps(results[name], indent=1), flush=True)
-    results["stored_bytes"] = sum(path.stat().st_size for path in given.store.rglob("*") if path.is_file())
-    given.output.write_text(json.dumps(results, indent=1))
+    results["stored_bytes"] = sum(path.stat().st_size for path in args.store.rglob("*") if path.is_file())
+    args.output.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A held-out novel as a memory, in which single chunks can be exchanged for ones that facts are planted in."""
+"""A memory of held-out novels in which single chunks can be replaced by chunks with planted facts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOVELS = (
 
 
 class Novel:
-    """A memory of `num_tokens` tokens of novels, in which single chunks can be exchanged."""
+    """A memory of `num_tokens` tokens of novels."""
 
     def __init__(self, engine: FocusEngine, data: Path, num_tokens: int) -> None:
         self.engine = engine
@@ -40,7 +40,7 @@ class Novel:
         self.block = self._read([token for chunk in self.chunks for token in chunk])
 
     def planted(self, facts: list[Fact], rng: random.Random) -> DocumentMemory:
-        """The memory of the novel with `facts` planted in chunks of their own, at random depths."""
+        """The memory with each of `facts` planted in a different random chunk."""
         places = sorted(rng.sample(range(len(self.chunks)), min(len(facts), len(self.chunks))))
         blocks: list[MemoryBlock] = []
         chunks = list(self.chunks)
@@ -64,12 +64,12 @@ class Novel:
 
 
 def bare_memory(engine: FocusEngine, chunks: list[list[int]], blocks: list[MemoryBlock]) -> DocumentMemory:
-    """A memory of bare blocks of these chunks (no document, so answers have no sources)."""
+    """A memory without a document, so that answers have no sources."""
     return DocumentMemory(tuple(chain.from_iterable(chunks)), (), tuple(blocks), engine.maker)
 
 
 def read_tokens(engine: FocusEngine, ids: list[int]) -> tuple[MemoryBlock, ...]:
-    """The blocks of bare token ids."""
+    """Read token ids into blocks."""
     memory_dtype = "int8" if engine.config.memory_dtype == "int8" else "model"
     return read_chunks(engine.base, ids, engine.chunk_size, engine.kernel, memory_dtype=memory_dtype)
 

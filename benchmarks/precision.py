@@ -1,14 +1,13 @@
-"""Attention in bfloat16 beside float32 on a real model: perplexity of a novel, and greedy answers.
+"""Attention in bfloat16 compared with float32 on a real model: perplexity of a novel, and greedy answers.
 
     python benchmarks/precision.py --model MODEL --data ../shared/data --tokens 4096 --questions 50
 
-A text is read as one chunk, as the engine reads chunks, and what follows attends to it and to the tail behind it, by
-each path in turn: with and without the processor's matrix unit; with keys and values in 8 bits; with scores rounded
-as they come ("rounded scores": what this project did before, and transformers' eager attention does); and by the
-naive kernel in bfloat16, which shows what the rounding of weights and activations costs alone. Models whose keys have
-large biases are those to look at, such as Qwen2.5. The second half of the novel's tokens is scored: in blocks of
-rows, the last --steps of them one by one. Questions are XQuAD's, with the right paragraph; equal means every token of
-the answer.
+The first half of a text is one chunk, and the second half attends to it and to its own tail, with each variant: with
+and without the CPU's matrix unit; with int8 keys and values; with scores rounded to bfloat16 ("rounded scores", as in
+transformers' eager attention); and with the naive kernel in bfloat16, which isolates the rounding of weights and
+activations. Models whose keys have large biases, such as Qwen2.5, are affected most. The second half is scored in
+blocks of rows, its last --steps tokens one by one. Questions are XQuAD's, with the right paragraph; answers are equal
+if all their tokens are.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ ANSWER_TOKENS = 16
 
 @dataclass(frozen=True)
 class Way:
-    """One way to attend: the model's dtype, the kernel, what is changed of it, and what the chunk is kept in."""
+    """One variant: the model's dtype, the kernel, changes to it, and the dtype of the chunk."""
 
     dtype: str
     attention: str = "sdpa"
@@ -51,7 +50,7 @@ class Way:
 
     @contextmanager
     def in_force(self) -> Iterator[AttentionKernel]:
-        """The kernel, with what this way changes of it."""
+        """The kernel, with the variant's changes in effect."""
         with ExitStack() as changes:
             if self.matrix_unit is not None:
                 changes.enter_context(mock.patch.object(sdpa, "_has_matrix_unit", return_value=self.matrix_unit))
@@ -71,7 +70,7 @@ WAYS = {
 
 
 class Behind:
-    """Rows behind one chunk, which attend to it and to the tail they stand in."""
+    """Decodes rows behind one chunk; they attend to the chunk and to the tail."""
 
     def __init__(
         self, base: BaseModel, ids: Sequence[int], room: int, kernel: AttentionKernel, kind: BlockDtype
@@ -103,7 +102,7 @@ class Behind:
 
 
 def perplexity(base: BaseModel, way: Way, ids: Sequence[int], steps: int) -> float:
-    """Of the second half of `ids`, behind the first half as a chunk."""
+    """Perplexity of the second half of `ids` with the first half as a chunk."""
     half = len(ids) // 2
     with way.in_force() as kernel:
         behind = Behind(base, ids[:half], len(ids) - half, kernel, way.memory)
@@ -140,40 +139,40 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=128)
     parser.add_argument("--questions", type=int, default=50)
     parser.add_argument("--output", type=Path, help="a JSON file for the figures")
-    given = parser.parse_args()
+    args = parser.parse_args()
     rows = [
         (paragraph["context"], asked["question"])
-        for article in json.loads((given.data / "qa" / "xquad.en.json").read_text(encoding="utf-8"))["data"]
+        for article in json.loads((args.data / "qa" / "xquad.en.json").read_text(encoding="utf-8"))["data"]
         for paragraph in article["paragraphs"]
         for asked in paragraph["qas"]
     ]
-    asked = random.Random(0).sample(rows, given.questions)
-    text = load(given.data / "books" / "36_the_war_of_the_worlds.txt").text
+    asked = random.Random(0).sample(rows, args.questions)
+    text = load(args.data / "books" / "36_the_war_of_the_worlds.txt").text
     bases: dict[str, BaseModel] = {}
-    told: dict[str, dict[str, float]] = {}
+    figures: dict[str, dict[str, float]] = {}
     wanted: list[list[int]] = []
     for name, way in WAYS.items():
         if way.dtype not in bases:
-            bases = {way.dtype: load_base(given.model, dtype=way.dtype)}
+            bases = {way.dtype: load_base(args.model, dtype=way.dtype)}
         base = bases[way.dtype]
-        ids = tokenize(base.tokenizer, text).token_ids[1000 : 1000 + given.tokens]
+        ids = tokenize(base.tokenizer, text).token_ids[1000 : 1000 + args.tokens]
         found = [answer(base, way, *each) for each in asked]
         wanted = wanted or found
         equal = sum(one == other for one, other in zip(found, wanted, strict=True))
         first = sum(one[0] == other[0] for one, other in zip(found, wanted, strict=True))
-        told[name] = {
-            "perplexity": perplexity(base, way, ids, given.steps),
+        figures[name] = {
+            "perplexity": perplexity(base, way, ids, args.steps),
             "equal answers": equal,
             "equal first tokens": first,
         }
-        apart = told[name]["perplexity"] / told["float32"]["perplexity"] - 1
+        apart = figures[name]["perplexity"] / figures["float32"]["perplexity"] - 1
         print(
-            f"{name:<36} perplexity {told[name]['perplexity']:8.3f} ({apart:+.2%})   answers equal "
+            f"{name:<36} perplexity {figures[name]['perplexity']:8.3f} ({apart:+.2%})   answers equal "
             f"{equal} of {len(asked)}, first tokens {first}",
             flush=True,
         )
-    if given.output:
-        given.output.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    if args.output:
+        args.output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

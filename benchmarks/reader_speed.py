@@ -1,12 +1,11 @@
-"""A reader's seconds with weights of few bits and without, beside llama.cpp's with the same file; and what they change.
+"""Speed and accuracy of a reader with quantized weights, compared with its own weights and with llama.cpp.
 
     python benchmarks/reader_speed.py --data ../shared/data --threads 1 --output speed.json
 
-In every round each way reads the same tokens of a novel and decodes greedily behind them, so that other work on the
-machine slows all of them; the figures are medians of the rounds. The processor's seconds leave out the time in which
-other work had it. Then the few bits are compared with the model's own
-weights: next-token logits along other pieces of novels, step by step, and greedy answers to XQuAD's questions (of the
-first 80% of its articles) with nothing but the right paragraph.
+In every round each way reads the same tokens of a novel and decodes greedily, so that other load on the machine slows
+all of them; results are medians over the rounds. CPU seconds exclude the time used by other processes. Then the
+quantized weights are compared with the model's own: next-token logits on other parts of novels, step by step, and
+greedy answers to XQuAD questions (of the first 80% of its articles) with only the right paragraph.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from focusdoc.modeling.installed import find_gguf
 from focusdoc.readers.local import LocalReader
 from focusdoc.readers.reader import reading_prompt, whole
 
-#: Seconds to the first token, of each one after it, and the processor's seconds of each one after it.
+#: Seconds to the first token, seconds per further token, CPU seconds per further token.
 Times = tuple[float, float, float]
 STEPS_OF_DRIFT = 24
 
@@ -50,46 +49,46 @@ def main() -> None:
     parser.add_argument("--pieces", type=int, default=8, help="of novels, for the drift of logits")
     parser.add_argument("--questions", type=int, default=50)
     parser.add_argument("--output", type=Path, help="a JSON file for the figures")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    told: dict[str, Any] = {"threads": given.threads, "load": {}}
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    results: dict[str, Any] = {"threads": args.threads, "load": {}}
     for name, few_rows in (("own weights", False), ("few bits", True)):
-        begun = time.perf_counter()
-        base = load_base(given.model, few_rows=few_rows)
-        told["load"][name] = time.perf_counter() - begun
+        started = time.perf_counter()
+        base = load_base(args.model, few_rows=few_rows)
+        results["load"][name] = time.perf_counter() - started
     plain = copy.copy(base)
     plain.decoding_model = base.model
-    novels = sorted((given.data / "books").glob("*.txt"))
-    ids = tokenize(base.tokenizer, load(novels[0]).text).token_ids[1000 : 1000 + given.tokens]
+    novels = sorted((args.data / "books").glob("*.txt"))
+    ids = tokenize(base.tokenizer, load(novels[0]).text).token_ids[1000 : 1000 + args.tokens]
     ways: dict[str, Callable[[], Times]] = {
-        "own weights": lambda: decode(plain, ids, given.steps),
-        "few bits": lambda: decode(base, ids, given.steps),
-        "llama.cpp": llama_cpp(given.model, ids, given.steps, given.threads),
+        "own weights": lambda: decode(plain, ids, args.steps),
+        "few bits": lambda: decode(base, ids, args.steps),
+        "llama.cpp": llama_cpp(args.model, ids, args.steps, args.threads),
     }
-    if given.rounds:
-        told["seconds"] = speed(ways, given.rounds)
-    if given.pieces:
-        told["drift"] = drift(plain, base, [piece(base, path, given.tokens) for path in novels[: given.pieces]])
-    if given.questions:
-        told["answers"] = answers(plain, base, given.data / "qa" / "xquad.en.json", given.questions)
-    print(json.dumps(told, indent=2))
-    if given.output:
-        given.output.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    if args.rounds:
+        results["seconds"] = speed(ways, args.rounds)
+    if args.pieces:
+        results["drift"] = drift(plain, base, [piece(base, path, args.tokens) for path in novels[: args.pieces]])
+    if args.questions:
+        results["answers"] = answers(plain, base, args.data / "qa" / "xquad.en.json", args.questions)
+    print(json.dumps(results, indent=2))
+    if args.output:
+        args.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 def decode(base: BaseModel, ids: Sequence[int], steps: int) -> Times:
-    """Greedily, as a reader does."""
+    """Greedy decoding, as by a reader."""
     decoder = PlainDecoder(base)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     logits = decoder.start(ids)
-    first, begun, used = time.perf_counter() - begun, time.perf_counter(), time.process_time()
+    first, started, used = time.perf_counter() - started, time.perf_counter(), time.process_time()
     for _ in range(steps):
         logits = decoder.step(int(logits.argmax()))
-    return first, (time.perf_counter() - begun) / steps, (time.process_time() - used) / steps
+    return first, (time.perf_counter() - started) / steps, (time.process_time() - used) / steps
 
 
 def llama_cpp(model: str, ids: Sequence[int], steps: int, threads: int) -> Callable[[], Times]:
-    """The same with llama.cpp and the model's GGUF file, by its own clock."""
+    """The same with llama.cpp and the model's GGUF file, by llama.cpp's timings."""
     import xllamacpp
 
     known = known_model(model)
@@ -104,7 +103,7 @@ def llama_cpp(model: str, ids: Sequence[int], steps: int, threads: int) -> Calla
 
     def run() -> Times:
         read = server.handle_completions({**asked, "cache_prompt": False, "n_predict": 1})["timings"]
-        used = time.process_time()  # the prompt but for its last token is known now
+        used = time.process_time()  # all of the prompt but its last token is cached now
         wrote = server.handle_completions({**asked, "cache_prompt": True, "n_predict": steps})["timings"]
         used = time.process_time() - used
         return read["prompt_ms"] / 1000, wrote["predicted_per_token_ms"] / 1000, used / steps
@@ -113,20 +112,20 @@ def llama_cpp(model: str, ids: Sequence[int], steps: int, threads: int) -> Calla
 
 
 def speed(ways: dict[str, Callable[[], Times]], rounds: int) -> dict[str, dict[str, float]]:
-    """Medians over the rounds, and of the ratios to llama.cpp's of the same round."""
+    """Medians over the rounds, and medians of the ratios to llama.cpp in the same round."""
     times: dict[str, list[Times]] = {name: [] for name in ways}
     for turn in range(rounds):
         for name, way in ways.items():
             times[name].append(way())
             first, token, used = times[name][-1]
             print(f"round {turn + 1}: {name} {first:.2f} s, {token * 1e3:.1f} ms ({used * 1e3:.1f})", flush=True)
-    told: dict[str, dict[str, float]] = {name: {} for name in ways}
+    results: dict[str, dict[str, float]] = {name: {} for name in ways}
     for at, what in enumerate(("first token", "a token", "a token, processor")):
         for name in ways:
             pairs = [(ours[at], theirs[at]) for ours, theirs in zip(times[name], times["llama.cpp"], strict=True)]
-            told[name][what] = statistics.median(ours for ours, _ in pairs)
-            told[name][f"{what}, to llama.cpp's"] = statistics.median(ours / theirs for ours, theirs in pairs)
-    return told
+            results[name][what] = statistics.median(ours for ours, _ in pairs)
+            results[name][f"{what}, to llama.cpp's"] = statistics.median(ours / theirs for ours, theirs in pairs)
+    return results
 
 
 def piece(base: BaseModel, path: Path, length: int) -> list[int]:
@@ -136,7 +135,7 @@ def piece(base: BaseModel, path: Path, length: int) -> list[int]:
 
 
 def drift(plain: BaseModel, few: BaseModel, pieces: Sequence[Sequence[int]]) -> dict[str, float]:
-    """How far next-token logits are apart along the last tokens of each piece, fed one by one."""
+    """Differences of next-token logits over the last tokens of each piece, fed one by one."""
     apart: list[tuple[float, float, float, bool]] = []
     for ids in pieces:
         decoders = [PlainDecoder(each) for each in (plain, few)]
@@ -157,7 +156,7 @@ def drift(plain: BaseModel, few: BaseModel, pieces: Sequence[Sequence[int]]) -> 
 
 
 def differences(wanted: Tensor, found: Tensor) -> tuple[float, float, float, bool]:
-    """Largest and mean difference of two logits, their KL divergence, whether their best token is equal."""
+    """Largest and mean difference of two logits, KL divergence, and whether the top token is equal."""
     apart = (wanted - found).abs()
     old, new = wanted.log_softmax(dim=-1), found.log_softmax(dim=-1)
     divergence = (old.exp() * (old - new)).sum()
@@ -165,7 +164,7 @@ def differences(wanted: Tensor, found: Tensor) -> tuple[float, float, float, boo
 
 
 def answers(plain: BaseModel, few: BaseModel, file: Path, count: int) -> dict[str, Any]:
-    """F1 of greedy answers from the right paragraph alone, and how many are equal."""
+    """F1 of greedy answers from only the right paragraph, and how many are equal."""
     articles = json.loads(file.read_text(encoding="utf-8"))["data"]
     rows = [
         (paragraph["context"], asked["question"], [answer["text"] for answer in asked["answers"]])

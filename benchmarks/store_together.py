@@ -1,10 +1,10 @@
-"""One store, several processes of several threads, a few documents: who reads, who finds, and how long it takes.
+"""Concurrent use of one store by several processes with several threads: duplicate readings, and time.
 
     python benchmarks/store_together.py --data ../shared/data --processes 3 --threads 8 --documents 5 --tokens 8192
 
-Every thread of every process asks for every document, each beginning at another one; all begin together, with the model
-loaded and the store empty. Told are how often each document was read (once is right), the seconds until all had all,
-and beside them those of one thread of one process that reads the same documents into a store of its own.
+Every thread of every process reads every document, each starting at a different one; all start at the same time, with
+the model loaded and the store empty. Reports how often each document was read (once is right) and the total seconds,
+compared with one thread of one process with its own store.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from focusdoc.documents import tokenize
 
 
 def documents_of(engine: FocusEngine, data: Path, count: int, tokens: int) -> list[Document]:
-    """The beginnings of so many novels."""
+    """The first `tokens` tokens of `count` novels."""
     found = []
     for path in sorted((data / "books").glob("*.txt"))[:count]:
         text = load(path).text[: 6 * tokens]
@@ -34,12 +34,12 @@ def documents_of(engine: FocusEngine, data: Path, count: int, tokens: int) -> li
 
 
 def work(store: Path, data: Path, count: int, tokens: int, threads: int) -> None:
-    """A child process: says that it is ready, waits for a line, reads, and says what it read and how long it took."""
+    """The child process: prints "ready", waits for a line, reads, and prints what it read and the seconds."""
     engine = FocusEngine.from_pretrained(store=store)
     documents = documents_of(engine, data, count, tokens)
     print("ready", flush=True)
     sys.stdin.readline()
-    begun = time.perf_counter()
+    started = time.perf_counter()
     read: list[str] = []
 
     def one(first: int) -> None:
@@ -53,13 +53,13 @@ def work(store: Path, data: Path, count: int, tokens: int, threads: int) -> None
         thread.start()
     for thread in running:
         thread.join()
-    print(json.dumps({"seconds": time.perf_counter() - begun, "read": read}))
+    print(json.dumps({"seconds": time.perf_counter() - started, "read": read}))
 
 
-def together(given: argparse.Namespace, processes: int, threads: int) -> None:
+def together(args: argparse.Namespace, processes: int, threads: int) -> None:
     with tempfile.TemporaryDirectory() as store:
-        command = [sys.executable, __file__, "--data", str(given.data), "--child", store]
-        command += ["--documents", str(given.documents), "--tokens", str(given.tokens), "--threads", str(threads)]
+        command = [sys.executable, __file__, "--data", str(args.data), "--child", store]
+        command += ["--documents", str(args.documents), "--tokens", str(args.tokens), "--threads", str(threads)]
         children = [
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             for _ in range(processes)
@@ -67,16 +67,16 @@ def together(given: argparse.Namespace, processes: int, threads: int) -> None:
         for child in children:
             assert child.stdout is not None
             if "ready\n" not in iter(child.stdout.readline, ""):
-                raise SystemExit("A process ended before it was ready; its error stands above.")
+                raise SystemExit("A process ended before it was ready; its error is above.")
         for child in children:
             assert child.stdin is not None
             child.stdin.write("go\n")
             child.stdin.flush()
-        told = [json.loads(child.communicate()[0].splitlines()[-1]) for child in children]
-    readings = Counter(name for each in told for name in each["read"])
-    seconds = ", ".join(f"{each['seconds']:.1f}" for each in told)
+        results = [json.loads(child.communicate()[0].splitlines()[-1]) for child in children]
+    readings = Counter(name for each in results for name in each["read"])
+    seconds = ", ".join(f"{each['seconds']:.1f}" for each in results)
     print(
-        f"{processes} processes of {threads} threads, {given.documents} documents of {given.tokens} tokens: "
+        f"{processes} processes of {threads} threads, {args.documents} documents of {args.tokens} tokens: "
         f"{seconds} s; readings of each {sorted(readings.values())}",
         flush=True,
     )
@@ -90,12 +90,12 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.child:
-        work(given.child, given.data, given.documents, given.tokens, given.threads)
+    args = parser.parse_args()
+    if args.child:
+        work(args.child, args.data, args.documents, args.tokens, args.threads)
         return
-    together(given, 1, 1)
-    together(given, given.processes, given.threads)
+    together(args, 1, 1)
+    together(args, args.processes, args.threads)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The novels that the shipped adapter was trained on, and those it was not: so every benchmark holds back the same."""
+"""The novels that the shipped adapter was trained on, and the held-out ones, the same for all benchmarks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _RECORD = files("focusdoc") / "adapters" / "smollm2-135m-instruct" / "adapter.js
 
 
 def held_out_names() -> frozenset[str]:
-    """File names, without ending, of the novels that no adapter is trained on."""
+    """File names, without suffix, of the held-out novels."""
     return frozenset(json.loads(_RECORD.read_text(encoding="utf-8"))["training"]["held_out"])
 
 

@@ -1,16 +1,16 @@
-"""Questions of two hops: one look against looking again.
+"""Two-hop questions: one retrieval step compared with several.
 
     python benchmarks/two_hop.py --data ../shared/data --reader NAME --output two_hop.json [--part tuning]
 
-Of Wikipedia's passages, those of a film whose text names its director and that of the director with the date of birth
-make a question, by rule: "When was the director of the film X born?" The film's passage does not tell the date, and the
-director's does not name the film. All such passages make one document. Each question is answered in four ways, with the
-same first look:
+From Wikipedia passages, a film's passage that names its director and the director's passage with the date of birth give
+a question by rule: "When was the director of the film X born?" The film's passage does not have the date, and the
+director's does not name the film. All such passages are one document. Each question is answered in four ways, with the
+same first retrieval:
 
-- one: from the passages of one look;
-- wide: from the best eight passages of one look, so that it reads as much as the others;
-- written: the candidates look again for the question with the first answer behind it, and the surer reply stays;
-- steps: focusdoc.readers.steps, as `focusdoc ask` does it: whom the question describes is looked for and named first.
+- one: from the passages of one retrieval step;
+- wide: from the best eight passages of one step, so that it reads as much as the others;
+- written: a second step for the question plus the first answer; the reply with more confidence is kept;
+- steps: focusdoc.readers.steps, as in `focusdoc ask`: the person is looked up and named in the question first.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from focusdoc.readers.replies import Reply, Session
 
 _DIRECTOR = re.compile(r"(?:directed by|film by) ([A-Z][\w.\-]+(?: [A-Z][\w.\-]+){1,3})")
 _BORN = re.compile(r"\([^()]*?(\d{1,2} [A-Z][a-z]+ \d{4}|[A-Z][a-z]+ \d{1,2}, \d{4})")
-#: The date of birth stands among so many first characters of a person's passage.
+#: The date of birth is within so many first characters of a person's passage.
 _HEAD = 200
 
 
@@ -47,17 +47,17 @@ def main() -> None:
     parser.add_argument("--part", choices=("tuning", "held out"), default="held out", help="the half of the questions")
     parser.add_argument("--cases", type=int, default=100)
     parser.add_argument("--store", default="auto")
-    parser.add_argument("--output", type=Path, required=True, help="rows; those that are there are not asked again")
-    given = parser.parse_args()
-    text, asked = questions(given.data / "qa" / "2wikimultihopqa_corpus.json", given.part)
-    asked = asked[: given.cases]
-    rows = json.loads(given.output.read_text()) if given.output.exists() else []
+    parser.add_argument("--output", type=Path, required=True, help="rows; existing ones are kept")
+    args = parser.parse_args()
+    text, asked = questions(args.data / "qa" / "2wikimultihopqa_corpus.json", args.part)
+    asked = asked[: args.cases]
+    rows = json.loads(args.output.read_text()) if args.output.exists() else []
     if len(rows) < len(asked):
-        engine = FocusEngine.from_pretrained(reader=given.reader, store=given.store)
+        engine = FocusEngine.from_pretrained(reader=args.reader, store=args.store)
         memory = engine.read(Document.from_text(text, {"name": "films and directors"}))
         for row in asked[len(rows) :]:
             rows.append(row | {"ways": in_all_ways(engine, memory, row)})
-            given.output.write_text(json.dumps(rows, indent=1) + "\n")
+            args.output.write_text(json.dumps(rows, indent=1) + "\n")
             print(f"{len(rows)} of {len(asked)}", end="\r", flush=True)
     report(rows)
 
@@ -81,24 +81,24 @@ def questions(file: Path, part: str) -> tuple[str, list[dict[str, str]]]:
 
 
 def in_all_ways(engine: FocusEngine, memory: DocumentMemory, row: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """What each way answers, whether that is right, the tokens of passages that it read, and its seconds."""
+    """For each way the answer, whether it is right, the tokens of its passages, and its seconds."""
     reader, question, clock = engine.reader, row["question"], time.perf_counter
     assert reader is not None, "name a reader"
     way = Read(engine.own_way, reader, engine.finder)
     settings = GenerationConfig(max_new_tokens=32)
-    begun = clock()
+    started = clock()
     found = engine.find(memory, question)
-    looked = clock() - begun
+    looked = clock() - started
     request = Request([memory], [], [], settings, engine.base.tokenizer, [("user", question)])
 
     def timed(what: Callable[[Session], Reply], seconds: float) -> tuple[Reply, dict[str, Any]]:
-        session, begun = Session(reader, request, (), way.budget), clock()
+        session, started = Session(reader, request, (), way.budget), clock()
         reply = what(session)
         return reply, {
             "text": reply.text,
             "right": float(is_date(reply.text, row["born"])),
             "tokens": sum(map(reader.count, session.texts(session.read))),
-            "seconds": round(seconds + clock() - begun, 2),
+            "seconds": round(seconds + clock() - started, 2),
             "confidence": reply.confidence,
             "steps": [[step.question, step.text] for step in reply.steps],
         }

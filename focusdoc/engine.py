@@ -42,7 +42,7 @@ from focusdoc.readers.reader import Messages
 from focusdoc.readers.ways import choose_way, own_way, resolve_config, start_generation, writer_of
 from focusdoc.storage import cache_path
 from focusdoc.terminal import progress_bar
-from focusdoc.training.calibration import Heads, heads_of
+from focusdoc.training.calibration import Heads, retrieval_heads
 
 Memories = DocumentMemory | Sequence[DocumentMemory]
 
@@ -362,7 +362,7 @@ class FocusEngine:
         """
         known = known_model(self.base.name)
         heads = self.config.heads or (known.retrieval_heads if known is not None else ())
-        return heads_of(self.base, self.kernel) if self.config.looks and not heads else heads
+        return retrieval_heads(self.base, self.kernel) if self.config.looks and not heads else heads
 
     @cached_property
     def finder(self) -> Finder:

@@ -1,7 +1,7 @@
-"""Questions of encyclopedia passages, made by rule: who directed a film, where somebody was born, whose son he was.
+"""Questions about encyclopedia passages by rule: who directed a film, where somebody was born, whose son he was.
 
-The passages are prose that people wrote, so that an adapter learns to find what is asked in sentences of any build;
-only the questions are made. A rule is a pattern whose first group is the answer, and wordings of its question.
+The passages are written by people, so that an adapter learns to retrieve from sentences of any structure; only the
+questions are generated. A rule is a pattern whose first group is the answer, and wordings of its question.
 """
 
 from __future__ import annotations

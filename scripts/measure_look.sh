@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# How well models without an adapter find by their own heads: XQuAD's held-out questions over all its paragraphs, beside
-# retrieval and the default model's candidates, and needles in a novel. Two hours on two cores, most of it the largest
-# model's reading.
+# Retrieval of models without an adapter by their retrieval heads: XQuAD's held-out questions over all its paragraphs,
+# compared with retrieval baselines and the default model's candidates, and needles in a novel. Two hours on two cores,
+# mostly reading by the largest model.
 #   scripts/measure_look.sh OUTPUT [DATA]
-# A run that was stopped goes on where it stood. DATA is the folder with books/ and qa/ (default ../shared/data).
+# A stopped run resumes. DATA is the folder with books/ and qa/ (default ../shared/data).
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 output=${1:?name a folder for the results}

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The figures of docs/reading.md: natural questions beside retrieval with the same reader, facts in wordings that no
-# template has, questions that the document does not tell, and questions of two hops. Some four hours on two cores.
+# The figures of docs/reading.md: natural questions compared with retrieval and the same reader, facts in wordings that no
+# template has, unanswerable questions, and two-hop questions. About four hours on two cores.
 #   scripts/measure_reading.sh OUTPUT [DATA]
-# A run that was stopped goes on where it stood. DATA is the folder with books/ and qa/ (default ../shared/data); READER
-# names what writes the answers.
+# A stopped run resumes. DATA is the folder with books/ and qa/ (default ../shared/data); READER
+# is the model that answers.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 output=${1:?name a folder for the results}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The figures of docs/results.md: what the default model and adapter do on the benchmarks, on 2 cores.
+# The figures of docs/results.md: the default model and adapter on the benchmarks, on 2 cores.
 #   scripts/measure_results.sh OUTPUT [DATA] [STAGE...]
-# OUTPUT holds the rows and, in the end, report/; a run that was stopped goes on where it stood. DATA is the folder with
+# OUTPUT gets the rows and, at the end, report/; a stopped run resumes. DATA is the folder with
 # the official files (default ../shared/data). STAGES: passkey infinitebench rows longbench needle perplexity; without
 # one, all.
 set -euo pipefail

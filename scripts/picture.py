@@ -1,4 +1,4 @@
-"""A picture of an answer beside the page that it is from: docs/answer.png.
+"""Draws an answer next to the page of its source: docs/answer.png.
 
 pip install pypdfium2
 python scripts/picture.py FILE.pdf "QUESTION" --output docs/answer.png [--reader NAME]
@@ -15,7 +15,7 @@ from focusdoc.server.render import boxes_of
 
 #: Pixels for each point of the page.
 SCALE = 2.0
-#: Points of the page that are shown above and below the passage.
+#: Points of the page to show above and below the passage.
 AROUND = 110.0
 
 
@@ -38,12 +38,12 @@ def main() -> None:
     lines = boxes_of(page, source.text)
     top = min(page.get_height(), max((line[3] for line in lines), default=page.get_height()) + AROUND)
     bottom = max(0.0, min((line[1] for line in lines), default=0.0) - AROUND)
-    figure, (said, shown) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=(1, 1.5), layout="constrained")
-    told = [f"$ focusdoc ask {args.file.name} \\\n    {args.question!r}", answer.text.strip()]
-    told.append(f"page {source.page}, {source.score:.0%}: {source.text}")
-    text = "\n\n".join("\n".join(textwrap.wrap(part, 48) if "$" not in part else [part]) for part in told)
-    said.text(0, 1, text, family="monospace", size=9, va="top", transform=said.transAxes)
-    said.axis("off")
+    figure, (terminal, shown) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=(1, 1.5), layout="constrained")
+    parts = [f"$ focusdoc ask {args.file.name} \\\n    {args.question!r}", answer.text.strip()]
+    parts.append(f"page {source.page}, {source.score:.0%}: {source.text}")
+    text = "\n\n".join("\n".join(textwrap.wrap(part, 48) if "$" not in part else [part]) for part in parts)
+    terminal.text(0, 1, text, family="monospace", size=9, va="top", transform=terminal.transAxes)
+    terminal.axis("off")
     height = page.get_height()
     shown.imshow(page.render(scale=SCALE).to_pil())
     for left, low, right, high in lines:

@@ -1,7 +1,7 @@
-"""Write the list of modules in docs/structure.md: a line each, the first of its docstring.
+"""Write the list of modules in docs/structure.md, each with the first paragraph of its docstring.
 
 python scripts/structure.py            # rewrites the page
-python scripts/structure.py --check    # exits with 1 where it is behind the code
+python scripts/structure.py --check    # exits with 1 if the page is out of date
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ def lines() -> list[str]:
     for folder in ("", *FOLDERS):
         found += ["", f"### {folder}/" if folder else "### focusdoc/", ""]
         for path in sorted((package / folder).glob("*.py")):
-            told = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-            if told and path.name != "__init__.py":
-                first = " ".join(told.split("\n\n")[0].split())
+            docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+            if docstring and path.name != "__init__.py":
+                first = " ".join(docstring.split("\n\n")[0].split())
                 found.append(f"- `{path.name}`: {first}")
     return found
 
 
 def page() -> str:
-    """The page with the list as the code has it."""
+    """The page with the current list."""
     head = PAGE.read_text(encoding="utf-8").partition(BEGIN)[0]
     return "\n".join([head + BEGIN, *lines(), ""])
 
@@ -51,5 +51,5 @@ def page() -> str:
 if __name__ == "__main__":
     written = page()
     if "--check" in sys.argv and written != PAGE.read_text(encoding="utf-8"):
-        sys.exit("docs/structure.md is behind the code; run: python scripts/structure.py")
+        sys.exit("docs/structure.md is out of date; run: python scripts/structure.py")
     PAGE.write_text(written, encoding="utf-8")

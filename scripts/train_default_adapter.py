@@ -1,9 +1,9 @@
-"""The recipe of the adapter shipped for the default model. Resumes where it was stopped.
+"""The recipe of the adapter shipped for the default model. A stopped run resumes.
 
     python scripts/train_default_adapter.py --data ../shared/data --output runs/default
 
-`--data` holds books/*.txt, and in qa/ xquad.en.json, nq-open-oracle.jsonl.gz and 2wikimultihopqa_corpus.json; what is
-held out for evaluation is named below and never trained on.
+`--data` has books/*.txt, and in qa/ xquad.en.json, nq-open-oracle.jsonl.gz and 2wikimultihopqa_corpus.json; the
+held-out data below is never trained on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rich.console import Console
 
 from focusdoc.modeling.base import load_base
 from focusdoc.training.data import SampleMaker
-from focusdoc.training.processes import Processes, Workplace, launch, under_launcher
+from focusdoc.training.processes import Processes, Runtime, launch, under_launcher
 from focusdoc.training.settings import SampleShape, TrainingConfig, parse_mix
 from focusdoc.training.sources import load_questions
 from focusdoc.training.trainer import Trainer
@@ -34,9 +34,9 @@ HELD_OUT_BOOKS = (
     "62_a_princess_of_mars",
     "768_wuthering_heights",
 )
-#: Share of the question files that is trained on, from their beginning; the rest is held out.
+#: The first part of the question files is trained on; the rest is held out.
 TRAINED_SHARE = 0.8
-#: XQuAD's questions are few, and the hardest; each stands this often among the others.
+#: XQuAD's questions are few and the hardest, so each is repeated this often.
 SQUAD_WEIGHT = 3
 MIX = {
     "number": 0.16,
@@ -50,11 +50,11 @@ MIX = {
 
 
 def questions(folder: Path) -> list[tuple[str, str, str]]:
-    """(context, question, answer) triples to train on: people's questions, and some made of encyclopedia passages."""
+    """(context, question, answer) triples to train on: human questions, and generated ones (encyclopedia)."""
     squad = load_questions(folder / "xquad.en.json")
     found = SQUAD_WEIGHT * squad[: int(len(squad) * TRAINED_SHARE)]
-    made = encyclopedia_questions(folder / "2wikimultihopqa_corpus.json")
-    found += made[: int(len(made) * TRAINED_SHARE)]
+    generated = encyclopedia_questions(folder / "2wikimultihopqa_corpus.json")
+    found += generated[: int(len(generated) * TRAINED_SHARE)]
     with gzip.open(folder / "nq-open-oracle.jsonl.gz", "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     for row in rows[: int(len(rows) * TRAINED_SHARE)]:
@@ -80,11 +80,11 @@ def main() -> None:
     parser.add_argument("--max-local", type=int, default=2048)
     parser.add_argument("--quoted", type=float, default=0.7, help="share of questions with passages in front of them")
     parser.add_argument("--first-token", type=float, default=0.5, help="weight of an answer's first token")
-    parser.add_argument("--mix", help="weights of the objectives, as name=weight,...; MIX above where not given")
+    parser.add_argument("--mix", help="weights of the objectives, as name=weight,...; by default MIX")
     parser.add_argument("--accumulate", type=int, default=2)
-    parser.add_argument("--start-from", type=Path, help="an adapter to begin with")
+    parser.add_argument("--start-from", type=Path, help="an adapter to start from")
     parser.add_argument("--save-every", type=int, default=25, help="steps between checkpoints")
-    parser.add_argument("--processes", type=int, default=1, help="that share a step, each with its own samples")
+    parser.add_argument("--processes", type=int, default=1, help="data-parallel processes")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     mix = MIX if options.mix is None else parse_mix(options.mix)
@@ -121,9 +121,9 @@ def main() -> None:
     record = {"data": data, "held_out": HELD_OUT_BOOKS}
     processes = Processes.launched(base.device)
     samples.stride = processes.count
-    place = Workplace(processes=processes)
+    runtime = Runtime(processes=processes)
     start = options.start_from
-    trainer = Trainer(base, samples, config, options.output, start_from=start, record=record, workplace=place)
+    trainer = Trainer(base, samples, config, options.output, start_from=start, record=record, runtime=runtime)
     stopped: list[int] = []
     signal.signal(signal.SIGINT, lambda *_: stopped.append(1))
     console = Console()

@@ -1,4 +1,4 @@
-"""Speed and memory by length, beside full attention and others: ``python -m benchmarks.speed``, see docs/speed.md.
+"""Speed and memory by length, compared with full attention and others: ``python -m benchmarks.speed``, docs/speed.md.
 
-Every measurement runs in a process of its own; what belongs to the parent loads no framework.
+Every measurement runs in its own process; the parent process imports no framework.
 """

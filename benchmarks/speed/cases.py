@@ -1,4 +1,4 @@
-"""What is measured: contenders, lengths and chunk sizes, and what is left out and why."""
+"""The cases to measure: contenders, lengths and chunk sizes, and which are omitted and why."""
 
 from __future__ import annotations
 
@@ -9,34 +9,33 @@ from typing import Any
 from focusdoc.config import PAPER_DIRECT_THRESHOLD
 from focusdoc.errors import ConfigError
 
-#: What each contender is, for help and reports.
+#: A description of each contender, for help and reports.
 CONTENDERS: Mapping[str, str] = {
     "focus": "ours: the document is read once, one candidate of each chunk at every step",
-    "int8": "the same over keys and values in 8 bits",
-    "look": "ours without training: the model's own heads look into the chunks, and it reads what they find",
-    "full": "transformers' full attention (sdpa) with its own cache",
-    "paper": "the paper's own decoding: everything local is encoded anew at every token",
-    "llama.cpp": "full attention of llama.cpp over 4-bit weights (GGUF)",
-    "far": "ours at one great length: read and stored, then opened in a new process and asked for a pass key",
+    "int8": "the same with int8 keys and values",
+    "look": "ours without an adapter: the model's retrieval heads find passages, which it reads",
+    "full": "transformers' full attention (sdpa) with its KV cache",
+    "paper": "the paper's decoding, which encodes the local context again at every token",
+    "llama.cpp": "full attention of llama.cpp with 4-bit weights (GGUF)",
+    "far": "ours at one very long length: read and stored, then opened in a new process and asked for a pass key",
 }
-#: Those that cut the document into chunks of a size that can be chosen.
+#: Contenders with a variable chunk size.
 CHUNKED = ("focus", "int8", "look", "far")
-#: What a process can be asked besides the contenders: about the machine and the model, and to open the memory that
-#: another one stored.
+#: Work of a process besides the contenders: properties of machine and model, and opening a stored memory.
 MACHINE, REOPEN = "machine", "reopen"
-#: Those that need an adapter.
+#: Contenders that need an adapter.
 ADAPTED = ("focus", "int8", "paper", "far")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What all measurements share.
+    """The settings of all measurements.
 
     Attributes:
         model, adapter, device, dtype: as for `FocusEngine.from_pretrained`; None for no adapter.
-        text: the file that is read; None for the Python reference.
-        steps: tokens decoded after the first one, of each question.
-        gguf: the file that llama.cpp runs; None for the catalogue's file of the model.
+        text: the document; None for the Python reference.
+        steps: tokens decoded after the first one, for each question.
+        gguf: the file for llama.cpp; None for the catalogue's file of the model.
     """
 
     model: str | None = None
@@ -50,14 +49,14 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is to be measured.
+    """Which cases to measure.
 
     Attributes:
         lengths: of the document, in tokens.
         contenders: names of `CONTENDERS`.
-        chunk_sizes: tokens of a chunk; none for the adapter's own size and those of `beside_own`.
-        limits: the longest document, in tokens, of contenders that do not go all the way.
-        far_length: the only length of "far", in tokens; it is measured in the first of the chunk sizes.
+        chunk_sizes: tokens of a chunk; empty for the adapter's size and those of `beside_own`.
+        limits: the longest document, in tokens, of some contenders.
+        far_length: the only length of "far", in tokens; measured with the first chunk size.
     """
 
     lengths: Sequence[int]
@@ -75,7 +74,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement, a job of `focusdoc.evaluation.runner`: a contender at a length, in chunks if it has any."""
+    """One measurement, a job of `focusdoc.evaluation.runner`: contender, length and chunk size (0 without chunks)."""
 
     task: str
     length: int = 0
@@ -83,7 +82,7 @@ class Case:
 
     @property
     def id(self) -> str:
-        """Names it among those of its contender."""
+        """Unique within the contender."""
         return f"{self.length}/{self.chunk_size}"
 
     @property
@@ -97,11 +96,11 @@ class Case:
 
 
 def plan(options: Options, facts: Mapping[str, Any], missing: Mapping[str, str]) -> tuple[list[Case], list[str]]:
-    """The cases to measure, the shortest first, and a sentence for everything that is left out.
+    """The cases to measure, shortest first, and a sentence for each omitted one.
 
     Args:
-        facts: of the model; `benchmarks.speed.machine.facts`.
-        missing: why a contender cannot run here at all.
+        facts: from `benchmarks.speed.machine.facts`.
+        missing: contenders that cannot run here, with the reason.
     """
     missing = dict(missing)
     if facts["adapter"] is None:
@@ -113,9 +112,9 @@ def plan(options: Options, facts: Mapping[str, Any], missing: Mapping[str, str])
         for name in (name for name in names if name != "far"):
             limit = options.limits.get(name, length)
             if name == "paper" and length < PAPER_DIRECT_THRESHOLD:
-                omitted.append(f"paper at {length:,} tokens: below {PAPER_DIRECT_THRESHOLD:,} it cuts no chunks")
+                omitted.append(f"paper at {length:,} tokens: below {PAPER_DIRECT_THRESHOLD:,} it uses no chunks")
             elif length > limit:
-                omitted.append(f"{name} at {length:,} tokens: its limit was set to {limit:,}")
+                omitted.append(f"{name} at {length:,} tokens: its limit is {limit:,}")
             else:
                 cases += [Case(name, length, size) for size in (sizes if name in CHUNKED else (0,))]
     if "far" in names:

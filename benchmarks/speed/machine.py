@@ -1,4 +1,4 @@
-"""The machine and the model: what both are, what the machine can do at most, and what memory a piece of work takes."""
+"""The machine and the model: their properties, the machine's peak rates, and peak memory of a computation."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from focusdoc import __version__
 from focusdoc.engine import FocusEngine
 from focusdoc.evaluation.engines import adapter_digest, model_facts
 
-#: Rows of the products that are timed: two chunks of 2,048 tokens, as reading feeds them.
+#: Rows of the timed matrix products: two chunks of 2,048 tokens, as in reading.
 _ROWS = 4096
-#: Far beyond any cache.
+#: Much larger than any cache.
 _STREAMED_BYTES = 256 << 20
 _REPEATS = 5
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-#: Writing this to `_CLEAR` sets the peak back to what is resident now (proc(5)).
+#: Written to `_CLEAR`, this resets the peak to the current resident size (proc(5)).
 _RESET_PEAK = "5"
 
 
 def facts(engine: FocusEngine, text: str) -> dict[str, Any]:
-    """What must be the same for two measurements to be compared, and the sizes that a roofline takes."""
+    """Properties that comparable measurements share, and the sizes for a roofline."""
     base, adapter = engine.base, engine.adapter
     head: nn.Module = base.model.get_output_embeddings()
     layers = list(base.decoder.get_submodule("layers").parameters())
@@ -60,9 +60,9 @@ def facts(engine: FocusEngine, text: str) -> dict[str, Any]:
 
 
 def rates(engine: FocusEngine) -> dict[str, float]:
-    """Operations per second of matrix products of the model's own shapes, and bytes per second from memory.
+    """Peak operations per second of matrix products in the model's shapes, and peak memory bandwidth in bytes/s.
 
-    Of both the best of all tries: a roofline is what can be reached at all.
+    Both are the best of several tries, for a roofline.
     """
     base = engine.base
     products = []
@@ -78,16 +78,16 @@ def rates(engine: FocusEngine) -> dict[str, float]:
 
 
 def settle(device: torch.device) -> None:
-    """Wait until everything is computed; a GPU works on its own."""
+    """Synchronize a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class PeakMemory:
-    """Watches the memory of this process, or of the GPU that it works on, from when it is made.
+    """Measures the peak memory of this process, or of its GPU, from its construction on.
 
     Attributes:
-        before: bytes held then.
+        before: bytes in use at construction.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -96,7 +96,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
             self.before = torch.cuda.memory_allocated(device)
             return
-        # Free memory is given back to the system; else what loading left behind would be filled without being counted.
+        # Return free memory to the system, since reusing it would not count as growth.
         gc.collect()
         if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
             library.malloc_trim(0)
@@ -105,13 +105,13 @@ class PeakMemory:
         self.before = int(psutil.Process().memory_info().rss)
 
     def growth(self) -> int:
-        """The most bytes that were held at once since then, above those held before."""
+        """Peak bytes since construction, minus `before`."""
         on_gpu = self._device.type == "cuda"
         return max(0, (torch.cuda.max_memory_allocated(self._device) if on_gpu else _peak_resident()) - self.before)
 
 
 def _peak_resident() -> int:
-    """The most bytes of this process that were in memory at once."""
+    """The peak resident size of this process in bytes."""
     if _STATUS.exists():
         line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
@@ -127,14 +127,14 @@ def _best_seconds(work: Callable[[], torch.Tensor]) -> float:
     settle(work().device)  # the first call also sets up
     seconds = []
     for _ in range(_REPEATS):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         settle(work().device)
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
     return min(seconds)
 
 
 def _processor() -> str:
-    """The processor's name, where the system tells it."""
+    """The CPU's name, if available."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

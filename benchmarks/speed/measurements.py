@@ -1,4 +1,4 @@
-"""What each contender takes: reading, first tokens, steps, memory, reopening."""
+"""The measurements of each contender: reading, first tokens, steps, memory, reopening."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from focusdoc.modeling.base import load_base
 from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
 from focusdoc.modeling.installed import find_gguf
 
-#: Both take as many tokens, about; the answers do not matter.
+#: Both have about the same number of tokens; the answers do not matter.
 QUESTIONS = ("What does a name that is bound in a block refer to?", "When is the finally clause of a try executed?")
-#: Read and asked first, so that what is made once (packed weights, threads) is there when the clock runs.
+#: Read and asked first, so that one-time work (packed weights, threads) is not timed.
 _WARM_UP, _WARM_UP_TOKENS = "The keeper of the lighthouse counts the ships that pass. " * 4, 64
-#: Steps of the paper's decoding that are timed at most: each takes seconds.
+#: Most timed steps of the paper's decoding, since each takes seconds.
 _PAPER_STEPS = 2
-#: Positions that llama.cpp wants free behind prompt and answer.
+#: Positions that llama.cpp needs after prompt and answer.
 _ROOM = 8
 #: Five digits.
 _KEYS = range(10_000, 100_000)
 
 
 def do(work: str, case: Case, settings: Settings, store: str | None) -> dict[str, Any]:
-    """Do a piece of work (see `benchmarks.speed.run`) in this process."""
+    """Run one measurement (see `benchmarks.speed.run`) in this process."""
     if work == MACHINE:
         engine = load_engine(settings)
         return {"facts": machine.facts(engine, source_text(settings.text)), "rates": machine.rates(engine)}
@@ -51,9 +51,9 @@ def do(work: str, case: Case, settings: Settings, store: str | None) -> dict[str
         return _full_attention(case, settings)
     if work == "llama.cpp":
         return _llama_cpp(case, settings)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     engine = _sized(load_engine(settings, store), case)
-    loaded = time.perf_counter() - begun
+    loaded = time.perf_counter() - started
     if work == "paper":
         return _paper_mode(engine, case, settings)
     document, key = document_of(engine, settings, case)
@@ -63,7 +63,7 @@ def do(work: str, case: Case, settings: Settings, store: str | None) -> dict[str
 
 
 def load_engine(settings: Settings, store: str | None = None) -> FocusEngine:
-    """The engine that `settings` names."""
+    """Load the engine of `settings`."""
     return FocusEngine.from_pretrained(
         settings.model, adapter=settings.adapter, device=settings.device, dtype=settings.dtype, store=store
     )
@@ -77,8 +77,7 @@ def source_text(path: str | None) -> str:
 def passage(tokenizer: Any, text: str, length: int) -> tuple[Document, list[int]]:
     """The first `length` tokens of `text`, as a document and as token ids.
 
-    A shorter text is repeated. Its length is hardly ever a multiple of the chunk size, so a repeated sentence stands
-    at another place of another chunk, and no two chunks are alike.
+    A shorter text is repeated. Its length is hardly ever a multiple of the chunk size, so no two chunks are the same.
     """
     tokenized = tokenize(tokenizer, text)
     if len(tokenized) < length:
@@ -89,7 +88,7 @@ def passage(tokenizer: Any, text: str, length: int) -> tuple[Document, list[int]
 
 
 def document_of(engine: FocusEngine, settings: Settings, case: Case) -> tuple[Document, int | None]:
-    """The document of a case; that of "far" with a pass key between two of its words, always the same one."""
+    """The document of a case; for "far" with a pass key between two words, the same at every call."""
     document, _ = passage(tokenizer_of(engine), source_text(settings.text), case.length)
     if case.task != "far":
         return document, None
@@ -115,11 +114,11 @@ def _sized(engine: FocusEngine, case: Case) -> FocusEngine:
 
 
 def _reading(engine: FocusEngine, document: Document, questions: Sequence[str], steps: int) -> dict[str, Any]:
-    """Reading into a memory, which is then stored, and two questions to it, or none."""
+    """Reading into a memory, storing it, and two questions, or none."""
     if questions:
         _ask(engine, engine.read(Document.from_text(_WARM_UP), progress=_silent), "Who counts?", steps=1)
-    peak, begun = PeakMemory(engine.base.device), time.perf_counter()
-    last = begun
+    peak, started = PeakMemory(engine.base.device), time.perf_counter()
+    last = started
 
     def note(done: int, total: int) -> None:
         nonlocal last
@@ -130,42 +129,44 @@ def _reading(engine: FocusEngine, document: Document, questions: Sequence[str], 
     row: dict[str, Any] = {
         "tokens": memory.num_tokens,
         "chunks": memory.num_chunks,
-        "read_seconds": last - begun,
+        "read_seconds": last - started,
         "store_seconds": time.perf_counter() - last,
         "kv_bytes": memory.num_bytes,
         "kv_bytes_as_computed": memory.num_tokens * engine.base.kv_bytes_per_token,
     }
     if questions:
-        (first, more), (second, further) = (_ask(engine, memory, question, steps) for question in questions)
+        (first, steps_of_first), (second, steps_of_second) = (
+            _ask(engine, memory, question, steps) for question in questions
+        )
         row["first_seconds"], row["second_seconds"] = row["read_seconds"] + first, second
-        row["token_seconds"] = _median(more + further)
+        row["token_seconds"] = _median(steps_of_first + steps_of_second)
     return {**row, "peak_bytes": peak.growth(), "process_bytes": peak.before + peak.growth()}
 
 
 def _opening(engine: FocusEngine, document: Document, key: int | None) -> dict[str, Any]:
-    """A new process opens the memory that another one stored, and asks once, for the pass key if there is one.
+    """Open a stored memory in a new process and ask one question, for the pass key if there is one.
 
-    It has none of what the first one held, so the keys and values that it answers from are those on the disk.
+    The process has nothing else cached, so its keys and values come from the disk.
     """
-    peak, begun = PeakMemory(engine.base.device), time.perf_counter()
+    peak, started = PeakMemory(engine.base.device), time.perf_counter()
     memory = engine.read(document, progress=_silent)
     opened = time.perf_counter()
     if memory.tokens_encoded:
-        return {"reopen_note": "the store did not keep the document"}
+        return {"reopen_note": "the document is not in the store"}
     question, limit = (QUESTIONS[0], 1) if key is None else ("What is the pass key?", MAX_NEW_TOKENS)
     answer = engine.ask(memory, question, max_new_tokens=limit, max_sources=0)
     row = {
-        "reopen_seconds": opened - begun,
+        "reopen_seconds": opened - started,
         "reopened_first_seconds": answer.timings.first_token,
         "answer_seconds": time.perf_counter() - opened,
         "reopened_process_bytes": peak.before + peak.growth(),
     }
-    told = {} if key is None else {"pass_key": key, "answer": answer.text, "right": str(key) in answer.text}
-    return {**row, **told}
+    found = {} if key is None else {"pass_key": key, "answer": answer.text, "right": str(key) in answer.text}
+    return {**row, **found}
 
 
 def _paper_mode(engine: FocusEngine, case: Case, settings: Settings) -> dict[str, Any]:
-    """One sequence, split and decoded as the paper's code does; reading is part of its first token."""
+    """One sequence, split and decoded as in the paper's code; its first token includes reading."""
     _, ids = passage(tokenizer_of(engine), source_text(settings.text), case.length)
     clock, steps = _StepClock(), min(settings.steps, _PAPER_STEPS)
     output = engine.generate(ids, max_new_tokens=steps + 1, ignore_eos=True, grammar=clock)
@@ -179,7 +180,7 @@ def _paper_mode(engine: FocusEngine, case: Case, settings: Settings) -> dict[str
 
 @torch.no_grad()
 def _full_attention(case: Case, settings: Settings) -> dict[str, Any]:
-    """Transformers' own prefill of the whole text and greedy steps behind it, with its own cache and sdpa."""
+    """Prefill of the whole text and greedy steps by transformers, with its KV cache and sdpa."""
     base = load_base(settings.model, device=settings.device, dtype=settings.dtype)
     model = base.model
     model.set_attn_implementation("sdpa")
@@ -188,10 +189,10 @@ def _full_attention(case: Case, settings: Settings) -> dict[str, Any]:
     model(input_ids=fed[:, :_WARM_UP_TOKENS], use_cache=True, logits_to_keep=1)
     peak = PeakMemory(base.device)
     for _ in range(settings.steps + 1):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         output = model(input_ids=fed, past_key_values=cache, use_cache=True, logits_to_keep=1)
         fed, cache = torch.tensor([[int(output.logits[0, -1].argmax())]], device=base.device), output.past_key_values
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
     return {
         "tokens": len(ids),
         "read_seconds": seconds[0],
@@ -203,16 +204,16 @@ def _full_attention(case: Case, settings: Settings) -> dict[str, Any]:
 
 
 def _llama_cpp(case: Case, settings: Settings) -> dict[str, Any]:
-    """The server that llama.cpp is, in this process, with as many threads as torch takes.
+    """llama.cpp's server in this process, with as many threads as torch.
 
-    It goes no further than the model's own context, so the prompt is cut to leave room for the answer.
+    It is limited to the model's context, so the prompt is truncated to leave room for the answer.
     """
     base = load_base(settings.model, device="cpu")
     _, ids = passage(base.tokenizer, source_text(settings.text), case.length)
     ids = ids[: base.context_length - settings.steps - _ROOM]
     llama = needed("xllamacpp", "bench")
     known = known_model(settings.model or DEFAULT_MODEL)
-    path = settings.gguf or (str(find_gguf(known)) if known is not None else "")  # the run asks for one of the two
+    path = settings.gguf or (str(find_gguf(known)) if known is not None else "")  # there is one: `missing_contenders`
     params = llama.CommonParams()
     params.model.path = path
     params.n_ctx = len(ids) + settings.steps + _ROOM
@@ -235,7 +236,7 @@ def _llama_cpp(case: Case, settings: Settings) -> dict[str, Any]:
 
 
 def _ask(engine: FocusEngine, memory: DocumentMemory, question: str, steps: int) -> tuple[float, list[float]]:
-    """Seconds to the first token of an answer, and of each step behind it. Sources take passes of their own."""
+    """Seconds to the first token of an answer, and of each further step; without sources, which take extra passes."""
     clock = _StepClock()
     *_, last = engine.stream(memory, question, max_sources=0, max_new_tokens=steps + 1, ignore_eos=True, grammar=clock)
     if last.answer is None:  # pragma: no cover - the last piece always carries the answer
@@ -244,7 +245,7 @@ def _ask(engine: FocusEngine, memory: DocumentMemory, question: str, steps: int)
 
 
 class _StepClock:
-    """A grammar that allows everything, is never complete, and notes when each token is chosen."""
+    """A grammar that allows everything, is never complete, and records when each token is chosen."""
 
     complete = False
 
@@ -256,7 +257,7 @@ class _StepClock:
         return self
 
     def mask(self, scores: Tensor) -> Tensor:
-        """See `focusdoc.config.GrammarState`; the logits are there when it is called."""
+        """See `focusdoc.config.GrammarState`; called when the logits are computed."""
         self._times.append(time.perf_counter())
         return scores
 
@@ -274,4 +275,4 @@ def _median(seconds: list[float]) -> float | None:
 
 
 def _silent(done: int, total: int) -> None:
-    """No bar for reading."""
+    """No progress bar for reading."""

@@ -1,4 +1,4 @@
-"""What was measured as a table, beside the figures this project sets itself, and as the paper's Figures 3 and 4."""
+"""The report: a table of measurements, the project's targets, and figures as the paper's Figures 3 and 4."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from focusdoc.evaluation.page import EMPTY, Plot, Section, write_sections, writt
 from focusdoc.evaluation.plots import short
 from focusdoc.evaluation.summary import Results
 
-#: Contenders that run the model's own weights in their own dtype, whose bytes and operations are known.
+#: Contenders with the model's weights in their dtype, whose bytes and operations are known.
 _OWN_WEIGHTS = ("focus", "int8", "look", "full")
 
 
 @dataclass(frozen=True)
 class Target:
-    """A figure to reach: a ratio within one run on one machine, `above` of the other contender over `below` of ours.
+    """A target: a ratio within one run on one machine, `above` of the other contender over `below` of ours.
 
     Attributes:
-        name: what is compared, with ``{}`` for the length that it was measured at.
-        length: the length that the target is for.
-        reach: the figure itself, and whether it is the least (else the most).
-        above, below: columns of `measured`; `below` is the same one unless it is named.
+        name: a description, with ``{}`` for the measured length.
+        length: the length of the target.
+        reach: the value, the smallest to meet the target if `at_least`, else the largest.
+        above, below: columns of `measured`; `below` defaults to `above`.
         ours, other: contenders.
-        unit: written behind a figure.
+        unit: of the value.
     """
 
     name: str
@@ -43,14 +43,14 @@ class Target:
     unit: str = "x"
 
     def met(self, figure: float) -> bool:
-        """Whether `figure` reaches it."""
+        """Whether `figure` meets the target."""
         return figure >= self.reach if self.at_least else figure <= self.reach
 
     def __str__(self) -> str:
         return f"at {'least' if self.at_least else 'most'} {self.written(self.reach)} at {short(self.length)}"
 
     def written(self, figure: float) -> str:
-        """A figure with its unit."""
+        """Format a value with its unit."""
         return f"{figure:.0%}" if self.unit == "%" else f"{figure:.3g}{self.unit}"
 
 
@@ -70,7 +70,7 @@ TARGETS = (
         "kv_bytes_as_computed", "int8", "int8", at_least=False,
     ),
     Target("a token at {} in 8 bits against as computed", 131_072, 1, "token_seconds", ours="int8"),
-    Target("pass keys told out of {}, reopened", 409_600, 1, "right", "one", "far", "far", unit="%"),
+    Target("pass keys found in {}, reopened", 409_600, 1, "right", "one", "far", "far", unit="%"),
     Target(
         "memory of each process that reads, stores, reopens and asks {}", 409_600, 20, "process_gb", "one", "far",
         "far", at_least=False, unit=" GB",
@@ -80,7 +80,7 @@ TARGETS = (
         "reading {} against reading a quarter of it", 131_072, 4.3, "read_seconds", "quarter_seconds", at_least=False
     ),
 )  # fmt: skip
-#: The columns of the table of measurements: heading, column of `measured`, and how it is written.
+#: The columns of the table of measurements: heading, column of `measured`, format.
 _COLUMNS = (
     ("tokens", "tokens", "{:,.0f}"),
     ("read, s", "read_seconds", "{:.3g}"),
@@ -92,18 +92,18 @@ _COLUMNS = (
     ("reopened, s", "reopen_seconds", "{:.3g}"),
     ("peak, MiB", "peak_mib", "{:,.0f}"),
     ("peak / KV", "peak_per_kv", "{:.2f}"),
-    ("pass keys told", "right", "{:.0%}"),
+    ("pass keys found", "right", "{:.0%}"),
     ("matrix products", "products", "{:.0%}"),
     ("bandwidth", "of_bandwidth", "{:.0%}"),
 )
-#: File name, caption and unit of each figure, and what it shows. Memory is the paper's Figure 3, times its Figure 4.
+#: File name, caption, unit and column of each figure. Memory is the paper's Figure 3, times are its Figure 4.
 _FIGURES = (
     ("memory", "Peak memory beyond the weights", "MiB", "peak_mib"),
     ("first_token", "To the first token, reading included", "seconds", "first_seconds"),
     ("second_question", "A second question, to its first token", "seconds", "second_seconds"),
     ("token", "Each further token", "seconds", "token_seconds"),
 )
-#: What rows have, each not all of it.
+#: Columns of which each row has some.
 _MEASURED = (
     *("tokens", "read_seconds", "store_seconds", "first_seconds", "second_seconds", "token_seconds", "reopen_seconds"),
     *("kv_bytes", "kv_bytes_as_computed", "peak_bytes", "process_bytes", "reopened_process_bytes", "right"),
@@ -112,7 +112,7 @@ _MEASURED = (
 
 
 def write_report(output: Path, omitted: Sequence[str]) -> list[Path]:
-    """Write ``bench.md``, the same as a page, and the figures beside the rows; returns what was written.
+    """Write ``bench.md``, ``bench.html`` and the figures into the output folder; returns the paths.
 
     Raises:
         EvaluationError: there are no results.
@@ -121,7 +121,7 @@ def write_report(output: Path, omitted: Sequence[str]) -> list[Path]:
 
 
 def sections(results: Results, omitted: Sequence[str]) -> list[Section]:
-    """Targets and measurements, with what they were measured on and what was left out under them."""
+    """Targets and measurements, with notes on the machine and on omitted cases."""
     rows, rates, machine, table = *_rows(results), results.config, measured(results)
     shown = [column for column in _COLUMNS if table[column[1]].notna().any()]
     cells = zip(table["label"], *(table[name].map(written(form)) for _, name, form in shown), strict=True)
@@ -133,28 +133,28 @@ def sections(results: Results, omitted: Sequence[str]) -> list[Section]:
         *(f"Not measured: {sentence}" for sentence in omitted),
     ]
     for column, what in (("error", " failed"), ("reopen_note", "")):
-        lacking = rows.dropna(subset=column)
-        for label, length, why in zip(lacking["label"], lacking["length"], lacking[column], strict=True):
+        failed = rows.dropna(subset=column)
+        for label, length, why in zip(failed["label"], failed["length"], failed[column], strict=True):
             notes.append(f"Not measured: {label} at {short(length)}{what}: {why}")
     drawn = [
         Plot(caption, name, partial(plots.lines, found, title=caption, x="tokens of the document", y=unit, log_y=True))
         for name, caption, unit, column in _FIGURES
         if not (found := series(table, column)).empty
     ]
-    told = [_told(target, *found) for target in TARGETS for found in figures(table, target)]
+    targets = [_target_row(target, *found) for target in TARGETS for found in figures(table, target)]
     header = ["contender", *(heading for heading, _, _ in shown)]
     return [
-        Section("Targets", ["figure", "chunks of", "measured", "to reach", ""], told),
+        Section("Targets", ["figure", "chunks of", "measured", "target", ""], targets),
         Section("Measurements", header, list(map(list, cells)), notes, drawn),
     ]
 
 
 def measured(results: Results) -> pd.DataFrame:
-    """What did not fail, the shortest first, with what follows from it.
+    """The rows that did not fail, shortest first, with derived columns.
 
-    Shares are of what the machine can do: operations of the linear layers alone while reading, so attention, norms and
-    copies are what is missing to 1; and the bytes that a step must read, all weights once, the candidates' too, and all
-    keys and values. Nothing is claimed of others' weights.
+    ``products`` is the share of the machine's peak operations that the linear layers used while reading; attention,
+    norms and copies take the rest. ``of_bandwidth`` is the share of the peak bandwidth for the bytes that a step has to
+    read: all weights, candidate weights and KV. Both are only for contenders with the model's weights.
     """
     (rows, rates), config = _rows(results), results.config
     table = rows[~rows["failed"]].astype({"right": float})
@@ -177,18 +177,18 @@ def measured(results: Results) -> pd.DataFrame:
 
 
 def _rows(results: Results) -> tuple[pd.DataFrame, pd.Series]:
-    """The rows of all contenders, the shortest first, each with its label; and the rates of the machine."""
+    """The rows of all contenders with labels, shortest first; and the machine's rates."""
     rows = results.table.reindex(columns=results.table.columns.union(_MEASURED, sort=False))
     place = rows["task"].map({name: place for place, name in enumerate(CONTENDERS)})
-    cut = rows["chunk_size"].map(lambda size: f", chunks of {size:,}" if size else "")
-    rows = rows.assign(label=rows["task"] + cut, place=place).sort_values(["length", "place", "chunk_size"])
+    chunks = rows["chunk_size"].map(lambda size: f", chunks of {size:,}" if size else "")
+    rows = rows.assign(label=rows["task"] + chunks, place=place).sort_values(["length", "place", "chunk_size"])
     return rows[rows["task"] != MACHINE], rows[rows["task"] == MACHINE].iloc[0]
 
 
 def figures(table: pd.DataFrame, target: Target) -> Iterator[tuple[int, int | None, float | None]]:
-    """For every chunk size of ours: that size, and the length and figure that were measured for a target.
+    """For every chunk size of ours: the size, and the length and the value measured for a target.
 
-    Where its own length was not measured it is the longest one that was; None where there is none.
+    The length is the target's, else the longest measured one, or None.
     """
     for size, ours in table[table["task"] == target.ours].groupby("chunk_size"):
         other = table[(table["task"] == target.other) & table["chunk_size"].isin((size, 0))]
@@ -199,13 +199,13 @@ def figures(table: pd.DataFrame, target: Target) -> Iterator[tuple[int, int | No
 
 
 def series(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """A column of `measured` by length, for each contender and chunk size that has it."""
+    """A column of `measured` as a table: rows by length, a column for each contender and chunk size."""
     grid = table.pivot(index="length", columns="label", values=column)[list(dict.fromkeys(table["label"]))]
     return grid.dropna(axis="columns", how="all")
 
 
-def _told(target: Target, size: int, length: int | None, figure: float | None) -> list[str]:
-    # A figure at another length than the target's shows where things stand, and meets or misses nothing.
+def _target_row(target: Target, size: int, length: int | None, figure: float | None) -> list[str]:
+    # A value at another length is shown for orientation and neither meets nor misses the target.
     if length is None or figure is None:
         length, text, verdict = target.length, EMPTY, "not measured"
     else:

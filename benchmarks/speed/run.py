@@ -1,6 +1,6 @@
-"""Measuring case after case, each in a process of its own, so that its peak memory is its own and nothing is warm.
+"""Running the cases, each in its own process, so that peak memory is separate and nothing is warm.
 
-Every row is on disk as it comes (`focusdoc.evaluation.results`), so that a run that was stopped goes on where it was.
+Every row is written at once (`focusdoc.evaluation.results`), so that a stopped run can resume.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from focusdoc.evaluation import runner
 from focusdoc.evaluation.results import ResultFolder
 from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
 
-#: A machine that is busier than this, per core, is not measured but disturbed.
+#: Load per core above which measurements are not reliable.
 _BUSY = 0.25
 
-#: Does a piece of work (a contender, `MACHINE` or `REOPEN`) for a case, with a folder to keep memories in.
+#: Runs a piece of work (a contender, `MACHINE` or `REOPEN`) for a case, with a folder for the store.
 Start = Callable[[str, Case, Settings, str | None], dict[str, Any]]
-Tell = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
-def run(options: Options, settings: Settings, output: Path, *, start: Start, tell: Tell) -> list[str]:
-    """Measure what `options` says that `output` does not hold yet; what failed is tried again.
+def run(options: Options, settings: Settings, output: Path, *, start: Start, notify: Notify) -> list[str]:
+    """Measure the cases of `options` that `output` does not have yet; failed ones are repeated.
 
     Args:
         start: `in_child`.
-        tell: is told in a sentence what is being measured.
+        notify: called with a sentence before each measurement.
 
     Returns:
-        A sentence for everything that is left out.
+        A sentence for each omitted case.
 
     Raises:
-        EvaluationError: `output` holds results of another configuration or machine, or the model cannot be loaded.
+        EvaluationError: `output` has results of another configuration or machine, or the model cannot be loaded.
     """
-    tell("Looking at the machine and the model.")
+    notify("Measuring the machine and the model.")
     found = start(MACHINE, Case(MACHINE), settings, None)
     if "error" in found:
         raise EvaluationError(found["error"])
@@ -52,10 +52,10 @@ def run(options: Options, settings: Settings, output: Path, *, start: Start, tel
         if case.task == MACHINE:
             rates: dict[str, Any] = found["rates"]
             return rates
-        tell(f"{case}.")
+        notify(f"{case}.")
         row = _measured(case, settings, output, start)
         if "error" in row:
-            tell(f"{case} failed: {row['error']}")
+            notify(f"{case} failed: {row['error']}")
         return row
 
     runner.run([Case(MACHINE), *cases], work, folder, resume=True, retry=True)
@@ -63,12 +63,12 @@ def run(options: Options, settings: Settings, output: Path, *, start: Start, tel
 
 
 def in_child(work: str, case: Case, settings: Settings, store: str | None) -> dict[str, Any]:
-    """Do a piece of work in a new process; the result, or ``{"error": "..."}`` if it came to nothing."""
+    """Run a piece of work in a new process; returns the result, or ``{"error": "..."}``."""
     return isolated(_do, work, case, settings, store)
 
 
 def isolated(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """What `function` gives in a new process; ``{"error": "..."}`` where it raises, or the process ends."""
+    """Call `function` in a new process; returns ``{"error": "..."}`` if it raises or the process dies."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_send, args=(sender, function, *arguments))
@@ -89,13 +89,13 @@ def isolated(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[s
 def _send(sender: Connection, function: Callable[..., dict[str, Any]], *arguments: Any) -> None:
     try:
         sender.send(function(*arguments))
-    except Exception as error:  # whatever one measurement does must not end the run; its row says what it was
+    except Exception as error:  # one failing measurement must not end the run; its row has the error
         kind = "" if isinstance(error, FocusdocError) else f"{type(error).__name__}: "
         sender.send({"error": f"{kind}{error}"})
 
 
 def _do(work: str, case: Case, settings: Settings, store: str | None) -> dict[str, Any]:
-    # The store of this measurement is on, whatever the user's setting for the one of their own.
+    # The measurement's store is on, even if the user turned theirs off.
     os.environ["FOCUSDOC_STORE"] = "on"
     from benchmarks.speed.measurements import do
     from focusdoc.modeling.quiet import quiet_libraries
@@ -105,27 +105,27 @@ def _do(work: str, case: Case, settings: Settings, store: str | None) -> dict[st
 
 
 def missing_contenders(settings: Settings) -> dict[str, str]:
-    """Why contenders cannot run here at all."""
+    """The contenders that cannot run here, with the reason."""
     if importlib.util.find_spec("xllamacpp") is None:
         return {"llama.cpp": "the package xllamacpp is not installed (pip install 'focusdoc[bench]')"}
     if settings.gguf is None and known_model(settings.model or DEFAULT_MODEL) is None:
-        return {"llama.cpp": "the model has no GGUF file of its own here (--gguf names one)"}
+        return {"llama.cpp": "the model has no GGUF file in the catalogue (give --gguf)"}
     return {}
 
 
 def busy_machine() -> str | None:
-    """A warning if other work keeps the machine busy, which makes everything measured look slow."""
+    """A warning if other processes keep the machine busy, which slows all measurements."""
     load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
     if load <= _BUSY * cores:
         return None
     return (
-        f"The load of this machine is {load:.1f} on {cores} cores: other work is running, and what is measured beside "
-        "it is too slow. Run this again when nothing else runs."
+        f"The load of this machine is {load:.1f} on {cores} cores: other processes are running and slow the "
+        "measurements. Run this again when nothing else runs."
     )
 
 
 def _measured(case: Case, settings: Settings, output: Path, start: Start) -> dict[str, Any]:
-    """The measurements of one case. What a memory mode stored is reopened by another process, and then removed."""
+    """The measurements of one case. A stored memory is opened by another process and then removed."""
     if case.task not in CHUNKED:
         return start(case.task, case, settings, None)
     with tempfile.TemporaryDirectory(prefix=".store-", dir=output) as store:

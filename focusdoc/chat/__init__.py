@@ -1,1 +1,1 @@
-"""Conversations of any length: prompts as the frameworks send them, and one engine shared by all who ask."""
+"""Conversations of any length for the framework integrations, with one shared engine."""

@@ -1,4 +1,4 @@
-"""Readings from several threads: one at a time for each text, and each can be cancelled, also while it waits."""
+"""Reading from several threads: one at a time for each text, and cancellable, also while waiting."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from contextlib import contextmanager
 from focusdoc.errors import FocusdocError
 from focusdoc.memory.reading import Progress
 
-#: How often a thread that waits for its turn looks whether it was cancelled, in seconds.
-_LOOK = 0.05
+#: Seconds between a waiting thread's checks for cancellation.
+_POLL = 0.05
 
 
 class ReadingCancelledError(FocusdocError):
-    """Reading was cancelled; never leaves this package."""
+    """Reading was cancelled; internal to this package."""
 
 
 def stopped_by(cancel: threading.Event | None, progress: Progress | None = None) -> Progress | None:
-    """A reading's progress callback that ends it once `cancel` is set, and calls `progress` until then; None for the
-    usual progress bar, where there are neither.
+    """Wrap a progress callback so that it raises `ReadingCancelledError` once `cancel` is set.
+
+    Returns:
+        `progress` itself without `cancel`; None means the default progress bar.
     """
     if cancel is None:
         return progress
@@ -33,8 +35,8 @@ def stopped_by(cancel: threading.Event | None, progress: Progress | None = None)
     return show
 
 
-class Turns:
-    """Takes turns over texts: of the threads with one text, one goes on; threads with another do not wait for it."""
+class TextLocks:
+    """A lock for each text: threads with the same text wait for each other, others do not."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
@@ -42,16 +44,16 @@ class Turns:
 
     @contextmanager
     def of(self, text: str, cancel: threading.Event | None = None) -> Generator[None, None, None]:
-        """Hold the turn of `text`.
+        """Hold the lock of `text`.
 
         Raises:
-            ReadingCancelledError: `cancel` was set before the turn came.
+            ReadingCancelledError: `cancel` was set while waiting.
         """
         with self._changed:
             while text in self._taken:
                 if cancel is not None and cancel.is_set():
                     raise ReadingCancelledError("cancelled")
-                self._changed.wait(None if cancel is None else _LOOK)
+                self._changed.wait(None if cancel is None else _POLL)
             self._taken.add(text)
         try:
             yield

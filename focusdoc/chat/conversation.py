@@ -1,4 +1,4 @@
-"""One engine, its tokenizer's grammar and the memories used last: all that a framework's model object needs."""
+"""The backend of the framework integrations: an engine with a cache of memories and grammars."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, Unpack
 
-from focusdoc.chat.cancelling import ReadingCancelledError, Turns, stopped_by
+from focusdoc.chat.cancelling import ReadingCancelledError, TextLocks, stopped_by
 from focusdoc.chat.json_grammar import JsonGrammar, grammar_tokenizer
 from focusdoc.chat.messages import Message, as_turns, check_messages, encode_conversation, with_quotes
 from focusdoc.chat.splitting import split_prompt
@@ -33,22 +33,22 @@ from focusdoc.memory.pool import MemoryPool, half_of_memory
 from focusdoc.memory.reading import Progress
 from focusdoc.readers.reader import Messages, Reader
 
-#: Tokens left for what the template says besides its messages, such as a system prompt of its own.
+#: Tokens reserved for text of the chat template, such as its own system prompt.
 _TEMPLATE_ROOM = 64
 
 
 class Chat:
-    """Answers conversations and questions of any length with one engine; any number of threads may share it.
+    """Answers conversations and questions of any length with one engine; thread-safe.
 
-    A conversation that fits into the local window is answered by the model alone. Of a longer one, the long texts go
-    to the memory and their frame stays local (`focusdoc.chat.splitting`). Texts are known again by what they say:
-    asking a second question over them reads nothing again. Where the engine has a reader, that writes: a short
-    conversation by itself, a longer one from its frame and the passages found for the last message.
+    A conversation that fits into the local window goes to the model alone. In a longer one the long texts go to the
+    memory and their frame stays local (`focusdoc.chat.splitting`). Memories are found by the contents of the texts, so
+    a second question reads nothing again. If the engine has a reader, the reader answers: a short conversation by
+    itself, a longer one from its frame and the passages found for the last message.
 
     Args:
         engine: with a tokenizer.
-        max_memory_bytes: for the memories of one call, and for those kept between calls; None for half of the RAM
-            (of the GPU's memory, where the model is on one).
+        max_memory_bytes: for the memories of one call, and for those cached between calls; None for half of the RAM
+            (or of the GPU's memory, if the model is on a GPU).
 
     Raises:
         ConfigError: the engine has no tokenizer, or `max_memory_bytes` is below 1.
@@ -56,34 +56,34 @@ class Chat:
 
     def __init__(self, engine: FocusEngine, max_memory_bytes: int | None = None) -> None:
         if engine.base.tokenizer is None:
-            raise ConfigError(f"{engine.base.name} came without a tokenizer, which a chat needs; pass tokenizer=.")
+            raise ConfigError(f"{engine.base.name} has no tokenizer, which a chat needs; pass tokenizer=.")
         if max_memory_bytes is not None and max_memory_bytes < 1:
             raise ConfigError(f"max_memory_bytes is {max_memory_bytes}; it must be at least 1, or None.")
         self.engine = engine
         self.pool = MemoryPool(max_memory_bytes or half_of_memory(engine.base.device))
-        #: Threads with the same document read it once.
-        self._turns = Turns()
+        # Threads with the same document read it once.
+        self._locks = TextLocks()
 
     def with_reader(self, reader: Reader | None) -> Chat:
-        """The same chat, with the same memories, whose answers another reader writes (None for the base model)."""
+        """The same chat and memories with another reader (None for the base model)."""
         other = Chat(self.engine.with_reader(reader), self.pool.max_bytes)
-        other.pool, other._turns = self.pool, self._turns
+        other.pool, other._locks = self.pool, self._locks
         return other
 
     @cached_property
     def identity(self) -> str:
-        """Names what answers depend on besides a call's own settings: weights, adapter, how they are used, reader."""
+        """A hash of what answers depend on besides a call's settings: weights, adapter, configuration, reader."""
         engine = self.engine
-        told = f"{engine.base.fingerprint} {engine.base.dtype} {engine.config} {engine.reader!r}"
-        digest = hashlib.sha256(told.encode())
+        described = f"{engine.base.fingerprint} {engine.base.dtype} {engine.config} {engine.reader!r}"
+        digest = hashlib.sha256(described.encode())
         for name, weight in sorted(engine.adapter.weights.items() if engine.adapter else ()):
-            some = weight.reshape(-1)[:: max(1, weight.numel() // 64)].float()  # training changes all of them
-            digest.update(f"{name} {some.tolist()}".encode())
+            sample = weight.reshape(-1)[:: max(1, weight.numel() // 64)].float()  # training changes all weights
+            digest.update(f"{name} {sample.tolist()}".encode())
         return digest.hexdigest()
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of the longest documents that one call can hold: by bytes, and by the model's positions."""
+        """Most document tokens of one call, limited by bytes and by the model's positions."""
         engine = self.engine
         by_bytes = self.pool.max_bytes // engine.base.kv_bytes_per_token
         if engine.config.candidate_positions == "shared":
@@ -93,24 +93,24 @@ class Chat:
 
     @property
     def context_window(self) -> int:
-        """Tokens of the longest prompt: documents in memory, and the local window."""
+        """Most tokens of a prompt: documents in memory, and the local window."""
         return self.max_tokens + self.engine.config.local_window
 
     def count(self, text: str) -> int:
-        """How many tokens `text` has."""
+        """The number of tokens of `text`."""
         return len(self.encode(text))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text` as plain text."""
+        """Token ids of `text`, without special tokens."""
         with self.engine.base.tokenizer_lock:
             return encode_text(self.engine.base.tokenizer, text)
 
     def grammar(self, schema: Mapping[str, Any]) -> JsonGrammar:
-        """What keeps an answer to JSON of this schema: ``stream(..., grammar=chat.grammar(schema))``.
+        """The grammar for answers in JSON of this schema: ``stream(..., grammar=chat.grammar(schema))``.
 
         Raises:
-            ConfigError: the schema cannot be used, the grammar library is not installed, or a reader that is not in
-                this process writes.
+            ConfigError: the schema cannot be used, the grammar library is not installed, or the reader is not in this
+                process.
         """
         return JsonGrammar(self._grammar_tokenizer, schema)
 
@@ -120,7 +120,7 @@ class Chat:
 
     @cached_property
     def _per_message(self) -> int:
-        """Tokens that the chat template puts around each message."""
+        """Tokens that the chat template adds to each message."""
         one = Message("user", "a")
         three = self._render([one, Message("assistant", "a"), one])
         return math.ceil((len(three) - len(self._render([one]))) / 2) - self.count("a")
@@ -128,10 +128,10 @@ class Chat:
     def read(
         self, document: Document, *, cancel: threading.Event | None = None, progress: Progress | None = None
     ) -> tuple[DocumentMemory, int]:
-        """The memory of a document, and how many tokens had to be read for it (0 for a known one).
+        """The memory of a document, and how many tokens had to be read (0 for a cached one).
 
         Args:
-            progress: called with (tokens read, tokens in all).
+            progress: called with (tokens read, total tokens).
 
         Raises:
             PromptTooLongError: it is longer than `max_tokens`. Else as `FocusEngine.read`.
@@ -140,7 +140,7 @@ class Chat:
         return self._read(document, cancel, progress)
 
     def forget(self, text: str) -> None:
-        """Let go of the memory of a text, in RAM and on the disk; answers that use it go on."""
+        """Remove the memory of a text, from RAM and disk; running answers that use it continue."""
         memory = self.pool.forget(text)
         if memory is not None:
             self.engine.forget(memory)
@@ -148,7 +148,7 @@ class Chat:
     def _read(
         self, document: Document, cancel: threading.Event | None, progress: Progress | None = None
     ) -> tuple[DocumentMemory, int]:
-        with self._turns.of(document.text, cancel):
+        with self._locks.of(document.text, cancel):
             known = self.pool.find(document.text)
             if known is not None:
                 return self._as_document(known, document), 0
@@ -159,10 +159,10 @@ class Chat:
     def stream(
         self, messages: Sequence[Message], documents: Sequence[Document] = (), **options: Unpack[Options]
     ) -> Generator[TextPiece, None, None]:
-        """Answer a conversation; yields text as it comes, and the whole `Answer` with the last piece.
+        """Answer a conversation; yields text as it is generated, and the `Answer` with the last piece.
 
         Args:
-            documents: that it is about, in front of the long texts that the messages hold.
+            documents: what the conversation is about, besides long texts in the messages.
             options: see `FocusEngine.stream`. Cancelling stops reading as well.
 
         Raises:
@@ -195,9 +195,9 @@ class Chat:
         )
 
     def continue_text(self, text: str, **options: Unpack[Options]) -> Generator[TextPiece, None, None]:
-        """Continue `text` as it stands, without a template; special tokens in it are plain text.
+        """Continue `text` without a chat template; special tokens in it are plain text.
 
-        The base model continues it, even where there is a reader: a reader takes part in a conversation.
+        The base model continues it even if there is a reader, since a reader needs a conversation.
 
         Raises:
             ConfigError: the text is empty. Else as `stream`.
@@ -208,28 +208,28 @@ class Chat:
         window = engine.config.local_window
         split = split_prompt([Message("user", text)], window=window, count=self.count, known=self.pool.longest_prefix)
         with engine.base.tokenizer_lock:
-            begin = bos_prefix(engine.base.tokenizer)
+            bos = bos_prefix(engine.base.tokenizer)
         local = "".join(part for message in split.local for part in message.parts)
-        ids = begin + self.encode(local)
+        ids = bos + self.encode(local)
         if not split.documents:
             return engine.stream_alone(ids, **options)
         documents = [Document.from_text(part, {"name": "prompt"}) for part in split.documents]
-        return self._answer(documents, ids, options, lambda text: begin + self.encode(with_passages(local, text)))
+        return self._answer(documents, ids, options, lambda text: bos + self.encode(with_passages(local, text)))
 
     def ask(self, documents: Sequence[Document], question: str, **options: Unpack[Options]) -> Answer:
-        """Answer a question over documents, each of which is read once."""
+        """Answer a question about documents, each of which is read once."""
         return last_answer(self.stream_question(documents, question, **options))
 
     def stream_question(
         self, documents: Sequence[Document], question: str, **options: Unpack[Options]
     ) -> Generator[TextPiece, None, None]:
-        """Like `ask`, but yields text as it comes, and the whole `Answer` with the last piece.
+        """Like `ask`, but yields text as it is generated, and the `Answer` with the last piece.
 
         Raises:
             ConfigError, PromptTooLongError, AdapterError: before the first piece; as `FocusEngine.ask`.
         """
         if not documents:
-            raise ConfigError("There is no document to ask; pass at least one.")
+            raise ConfigError("There is no document to ask about; pass at least one.")
 
         def render(text: str) -> list[int]:
             with self.engine.base.tokenizer_lock:
@@ -245,7 +245,7 @@ class Chat:
         quoted: RenderQuoted,
         said: Messages | None = None,
     ) -> Generator[TextPiece, None, None]:
-        """The answer, once the documents are read; see `FocusEngine.stream_prompt`."""
+        """Read the documents, then answer; see `FocusEngine.stream_prompt`."""
         self.engine.check_prompt(prompt_ids, said, **options)
         self._check_size(documents)
 
@@ -269,14 +269,14 @@ class Chat:
             return encode_conversation(self.engine.base.tokenizer, messages)
 
     def _as_document(self, memory: DocumentMemory, document: Document) -> DocumentMemory:
-        """A memory of the same text under another document's name and pages."""
+        """A memory of the same text, with the name and pages of `document`."""
         if memory.tokenized is None or memory.document is document:
             return memory
         chunks = tuple(cut_chunks(memory.tokenized, self.engine.chunk_size, document))
         return replace(memory, document=document, chunks=chunks)
 
     def _check_size(self, documents: Sequence[Document]) -> None:
-        """Refuse documents that the memory cannot hold, before any of them is read."""
+        """Raise PromptTooLongError if the documents do not fit into the memory, before any is read."""
         base = self.engine.base
         total = 0
         for document in documents:
@@ -288,6 +288,6 @@ class Chat:
                 total += len(tokenize(base.tokenizer, document.text))
         if total > self.max_tokens:
             raise PromptTooLongError(
-                f"The documents take {total:,} tokens, but the memory holds {self.max_tokens:,} "
-                f"({self.pool.max_bytes:,} bytes); ask fewer of them, or raise max_memory_bytes."
+                f"The documents have {total:,} tokens, but the memory holds {self.max_tokens:,} "
+                f"({self.pool.max_bytes:,} bytes); use fewer documents, or raise max_memory_bytes."
             )

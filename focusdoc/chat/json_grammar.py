@@ -1,4 +1,4 @@
-"""Answers that are JSON by construction: a grammar library says at every token which tokens may come next."""
+"""JSON answers by constrained decoding: a grammar library masks the tokens that must not come next."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from focusdoc.modeling.base import BaseModel
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-#: The one command that installs the grammar library.
+#: The command that installs the grammar library.
 INSTALL_COMMAND = "pip install 'focusdoc[structured]'"
-#: What JSON mode without a schema asks for.
+#: The schema of JSON mode without a schema.
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
 
 def grammar_tokenizer(base: BaseModel) -> LLTokenizer:
-    """The model's vocabulary as the grammar library needs it; takes about a second, so keep it.
+    """The model's vocabulary for the grammar library; takes about a second, so cache it.
 
     Raises:
         ConfigError: the library is not installed, or the model has no fast tokenizer.
@@ -38,16 +38,16 @@ def grammar_tokenizer(base: BaseModel) -> LLTokenizer:
 
 
 class JsonGrammar:
-    """The JSON documents that fit a JSON schema, written without white space between their parts.
+    """The grammar of JSON that matches a JSON schema, without white space between tokens.
 
-    An object whose properties the schema names holds no others, unless its ``additionalProperties`` allows them.
+    Objects may only have the properties in the schema, unless it sets ``additionalProperties``.
 
     Args:
-        tokenizer: of `grammar_tokenizer`.
+        tokenizer: from `grammar_tokenizer`.
         schema: a JSON schema; `ANY_OBJECT` for any JSON object.
 
     Raises:
-        ConfigError: the schema is none, or uses what the grammar library does not know.
+        ConfigError: the schema is invalid, or uses features that the grammar library does not support.
     """
 
     def __init__(self, tokenizer: LLTokenizer, schema: Mapping[str, Any]) -> None:
@@ -55,7 +55,7 @@ class JsonGrammar:
 
         self._tokenizer = tokenizer
         try:
-            # Small models fill the room between two parts with white space for ever, where they may.
+            # Where white space is allowed, small models generate it without end.
             self._grammar = LLMatcher.grammar_from_json_schema(
                 _closed(dict(schema)), defaults={"whitespace_flexible": False}
             )
@@ -72,7 +72,7 @@ class JsonGrammar:
 
 
 def _closed(schema: Any) -> Any:
-    """The schema with no room for properties that it does not name: a model would go on inventing them."""
+    """The schema without additional properties, since a model would invent them without end."""
     if isinstance(schema, list):
         return [_closed(part) for part in schema]
     if not isinstance(schema, dict):
@@ -91,23 +91,23 @@ def _closed(schema: Any) -> Any:
 
 
 class JsonState:
-    """Where one answer stands; see `focusdoc.config.GrammarState`."""
+    """The grammar state of one answer; see `focusdoc.config.GrammarState`."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
 
     @property
     def complete(self) -> bool:
-        """Whether the JSON is whole and nothing more may come."""
+        """Whether the JSON is complete."""
         return self._matcher.is_stopped() and not self._matcher.is_error()
 
     def mask(self, scores: Tensor) -> Tensor:
-        """`scores` [1, vocab] with minus infinity for every token that may not come next."""
-        # One byte a token: 0, or 200 where the token is allowed.
+        """`scores` [1, vocab] with minus infinity for tokens that are not allowed."""
+        # One byte per token: 200 if it is allowed, else 0.
         allowed = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8).bool()
         return scores.masked_fill(~allowed[: scores.shape[-1]], float("-inf"))
 
     def accept(self, token: int) -> None:
-        """Go on past the chosen `token`."""
+        """Advance by the chosen `token`."""
         if not self._matcher.is_stopped():
             self._matcher.consume_token(token)

@@ -1,4 +1,4 @@
-"""Messages of a conversation, and their token ids in the format that the model knows."""
+"""Messages of a conversation, and their encoding with the model's chat template."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from focusdoc.errors import ConfigError
 from focusdoc.texts import check_text, unix_lines
 
 ROLES = ("system", "user", "assistant")
-#: How a model without a chat template sees who speaks, as in `focusdoc.decoding.prompt.question_prompt`.
+#: Role prefixes for models without a chat template, as in `focusdoc.decoding.prompt.question_prompt`.
 _PLAIN = {"system": "", "user": "Question: ", "assistant": "Answer: "}
 
 
@@ -21,11 +21,11 @@ class Message:
 
     Attributes:
         role: ``"system"``, ``"user"`` or ``"assistant"``.
-        parts: its texts, every line end as LF. A long part is remembered on a grid of its own, so parts that come
-            again, in whatever order, are not read again.
+        parts: its texts, with LF line ends. Each long part has its own memory, so a repeated part is not read again,
+            in whatever order.
 
     Raises:
-        ConfigError: another role, or a part that is no text.
+        ConfigError: another role, or a part that is not a string.
     """
 
     role: str
@@ -37,7 +37,7 @@ class Message:
             raise ConfigError(f"The role {role!r} is unknown; use one of {', '.join(ROLES)}.")
         wrong = next((text for text in texts if not isinstance(text, str)), None)
         if wrong is not None:
-            raise ConfigError(f"A message holds a {type(wrong).__name__}; this model reads text alone.")
+            raise ConfigError(f"A message has a {type(wrong).__name__} part; this model accepts only text.")
         for text in texts:
             check_text(text, "A message")
         object.__setattr__(self, "role", role)
@@ -50,26 +50,26 @@ class Message:
 
 
 def check_messages(messages: Sequence[Message]) -> None:
-    """Raise ConfigError unless there is something to answer."""
+    """Raise ConfigError if all messages are empty."""
     if not any(message.text.strip() for message in messages):
         raise ConfigError("The prompt is empty; write at least one message with text in it.")
 
 
 def with_quotes(messages: Sequence[Message], text: str) -> list[Message]:
-    """`messages` with passages of the documents in front of the last one's words."""
+    """`messages` with quoted passages `text` in front of the last message."""
     *before, last = messages
     return [*before, Message(last.role, (text, *last.parts))]
 
 
 def encode_conversation(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Token ids of a conversation, up to where the model's answer begins; see `encode_messages`."""
+    """Token ids of a conversation with the prompt for the model's answer; see `encode_messages`."""
     turns = as_turns(messages)
     if not getattr(tokenizer, "chat_template", None):
-        said = "\n".join(f"{_PLAIN[role]}{text}" for role, text in turns)
-        return bos_prefix(tokenizer) + encode_text(tokenizer, f"{said}\nAnswer:")
+        text = "\n".join(f"{_PLAIN[role]}{content}" for role, content in turns)
+        return bos_prefix(tokenizer) + encode_text(tokenizer, f"{text}\nAnswer:")
     return encode_messages(tokenizer, turns)
 
 
 def as_turns(messages: Iterable[Message]) -> list[tuple[str, str]]:
-    """Messages as (role, content), those of one role in a row as one."""
+    """Messages as (role, content), with consecutive messages of one role merged."""
     return merge_turns((message.role, message.text) for message in messages)

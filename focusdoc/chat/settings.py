@@ -1,4 +1,4 @@
-"""Settings of the frameworks' objects: the unknown refused by name, and None taken for the default."""
+"""Validation of the integrations' settings: unknown names are errors, and None means the default."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ if TYPE_CHECKING:
 
     from focusdoc.readers import Reader
 
-#: The settings that say how a model is loaded; see `focusdoc.chat.shared.shared_chat`.
+#: The settings of loading a model; see `focusdoc.chat.shared.shared_chat`.
 LOADING = ("model", "adapter", "config", "device", "dtype", "attention", "store", "reader", "reader_model")
 
 
 def refuse_unknown(names: Iterable[str], known: Collection[str], owner: str) -> None:
-    """Raise ConfigError for a name that is not among the known ones, with the nearest of them.
+    """Raise ConfigError for a name that is not among the known ones, and suggest the closest.
 
     Args:
-        owner: what has the settings.
+        owner: the name of the class with the settings.
     """
     for name in names:
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1)
-            meant = f" Did you mean {nearest[0]!r}?" if nearest else ""
-            raise ConfigError(f"{owner} has no setting {name!r}; it has {', '.join(sorted(known))}.{meant}")
+            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            raise ConfigError(f"{owner} has no setting {name!r}; it has {', '.join(sorted(known))}.{hint}")
 
 
 def known_fields(owner: type[BaseModel], values: Any) -> Any:
-    """The values that `owner` is made of, where None stands for a default that is not None.
+    """The values for `owner`'s constructor, without None for fields that do not allow it.
 
     Raises:
-        ConfigError: `owner` has no field of a value's name.
+        ConfigError: a name is not a field of `owner`.
     """
     if not isinstance(values, dict):
         return values
@@ -51,15 +51,15 @@ def known_fields(owner: type[BaseModel], values: Any) -> Any:
 
 
 def one_or_many(value: Any, kinds: type | tuple[type, ...] = str) -> Any:
-    """A list of one, where a value stands alone that may come alone or in a list."""
+    """A list of one if `value` is a single instance of `kinds`, else `value`."""
     return [value] if isinstance(value, kinds) else value
 
 
 def reader_of(value: Any, kind: type, wrap: Callable[[Any], Reader]) -> Any:
-    """A setting `reader`: a name, a folder or an address as it is, an object of `kind` wrapped, any other one opened.
+    """A setting `reader`: a name, folder or address unchanged, an object of `kind` wrapped, any other object opened.
 
     Raises:
-        ConfigError, UnsupportedModelError: it is no reader.
+        ConfigError, UnsupportedModelError: it cannot be used as a reader.
     """
     if value is None or isinstance(value, str | Path):
         return value
@@ -70,9 +70,9 @@ def reader_of(value: Any, kind: type, wrap: Callable[[Any], Reader]) -> Any:
     return open_reader(value)
 
 
-def check_alone(made: BaseModel) -> None:
-    """Raise ConfigError where an object that is given its engine was also told how to load one."""
-    fields = type(made).model_fields
-    wrong = [name for name in LOADING if getattr(made, name) != fields[name].default]
+def check_no_loading(settings: BaseModel) -> None:
+    """Raise ConfigError if an object with its own engine has settings for loading one."""
+    fields = type(settings).model_fields
+    wrong = [name for name in LOADING if getattr(settings, name) != fields[name].default]
     if wrong:
-        raise ConfigError(f"engine= is loaded already, so {wrong[0]}= would mean nothing; leave one of them out.")
+        raise ConfigError(f"engine= is already loaded, so {wrong[0]}= has no effect; remove one of them.")

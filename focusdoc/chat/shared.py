@@ -1,7 +1,7 @@
-"""One chat for each way of loading, shared by every object that asks for it in this process.
+"""A process-wide cache of chats by their loading settings.
 
-This cache is the one global state of focusdoc: frameworks build their model objects again and again, and a model's
-weights must not be loaded for each. `clear_shared_chats` empties it.
+It is focusdoc's only global state: frameworks create model objects again and again, which must not load the weights
+each time. `clear_shared_chats` empties it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from focusdoc.chat.settings import check_alone
+from focusdoc.chat.settings import check_no_loading
 from focusdoc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,12 +25,10 @@ _lock = threading.Lock()
 
 
 class LazyChat:
-    """A chat that is made when it is first needed, once, whichever thread comes first.
-
-    Copies of an object that holds one hold the same one.
+    """A chat that is created once, on first use, thread-safe; a deep copy is the same object.
 
     Args:
-        weights: the chat whose model it uses, where it brings none of its own.
+        weights: the chat whose model it shares, or None.
     """
 
     def __init__(self, make: Callable[[], Chat], weights: LazyChat | None = None) -> None:
@@ -41,22 +39,22 @@ class LazyChat:
 
     @classmethod
     def given(cls, engine: FocusEngine | Chat | LazyChat | None, settings: Any) -> LazyChat | None:
-        """The chat of an engine that is there, or of a chat itself (then its memories are shared); None for None.
+        """The chat for the setting ``engine``, see `of`; None for None.
 
         Args:
-            settings: the object that it was given to, which says besides how to load one.
+            settings: the object with the setting.
 
         Raises:
-            ConfigError: the settings say how to load one.
+            ConfigError: the object also has settings for loading an engine.
         """
         if engine is None or isinstance(engine, LazyChat):
             return engine
-        check_alone(settings)
+        check_no_loading(settings)
         return cls.of(engine, settings.max_memory_bytes)
 
     @classmethod
     def of(cls, engine: FocusEngine | Chat, max_memory_bytes: int | None = None) -> LazyChat:
-        """The chat of an engine that is there, or of a chat itself (then its memories are shared)."""
+        """A chat for a loaded engine, or an existing chat, whose memories are then shared."""
 
         def make() -> Chat:
             from focusdoc.chat.conversation import Chat
@@ -67,26 +65,26 @@ class LazyChat:
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the model is in memory."""
+        """Whether the model is loaded."""
         return self._chat is not None or (self._weights is not None and self._weights.is_loaded)
 
     def __deepcopy__(self, memo: dict[int, object]) -> LazyChat:
-        """Itself: weights are never copied."""
+        """Return itself, since weights are never copied."""
         return self
 
     def __reduce__(self) -> NoReturn:
-        """Pickling it.
+        """Refuse pickling.
 
         Raises:
-            ConfigError: always; weights do not travel this way.
+            ConfigError: always, since weights are not pickled.
         """
         raise ConfigError(
-            "An object made from engine= cannot be pickled, since its weights would have to go along; make it from "
-            "model= (a folder or a hub name), which is found again where it is unpickled."
+            "An object made from engine= cannot be pickled, since its weights would be copied; make it from model= (a "
+            "folder or a hub name), which is loaded again when unpickled."
         )
 
     def get(self) -> Chat:
-        """The chat; loads its model the first time."""
+        """The chat; loads its model on first use."""
         with self._lock:
             if self._chat is None:
                 self._chat = self._make()
@@ -108,8 +106,8 @@ def shared_chat(
 ) -> LazyChat:
     """The chat of `FocusEngine.from_pretrained` with these settings; the same object for the same settings.
 
-    Chats that differ in their readers alone share one model and its memories. One with a `Reader` is made for each
-    call, and costs nothing: who asks holds the reader.
+    Chats that differ only in their readers share a model and its memories. A `Reader` object gets a new chat at every
+    call, which is cheap, since the caller already has the reader.
     """
 
     def make() -> Chat:
@@ -137,6 +135,6 @@ def shared_chat(
 
 
 def clear_shared_chats() -> None:
-    """Forget every shared chat; whoever asks next loads anew. Memory is freed when the last answer has ended."""
+    """Empty the cache; the next call loads again. Memory is freed when the last answer has ended."""
     with _lock:
         _chats.clear()

@@ -1,4 +1,4 @@
-"""Streams of text pieces, run to their end."""
+"""Consuming streams of text pieces."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def last_answer(pieces: Iterable[TextPiece]) -> Answer:
-    """The whole answer of a stream.
+    """Consume a stream; returns its answer.
 
     Raises:
         FocusdocError: it was cancelled before there was an answer.

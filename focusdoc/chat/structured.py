@@ -1,4 +1,4 @@
-"""Structured answers: types as JSON schemas, answers as their objects, and what an answer that was cut short lacks."""
+"""Structured answers: types to JSON schemas, answers to objects, and the missing fields of truncated answers."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pydantic_core import from_json, to_json
 
 from focusdoc.errors import ConfigError, IncompleteAnswerError
 
-#: What to do about an answer that ended early, by its finish reason.
+#: Remedies for an answer that ended early, by its finish reason.
 _REMEDIES = {"length": "raise {}", "stop": "leave out the stop string that ended it", "cancelled": "ask again"}
 
-#: References to references that are followed, so that a circle ends.
-_LONGEST_CHAIN = 16
+#: Most references to follow, so that cycles end.
+_MAX_REFERENCES = 16
 
 
 @dataclass(frozen=True)
 class AnswerType:
-    """What answers are to be.
+    """The type of structured answers.
 
     Attributes:
         schema: their JSON schema.
-        read: makes an object of the whole JSON of one; by default plain lists and dictionaries.
+        read: parses JSON to an object; by default to lists and dictionaries.
     """
 
     schema: Mapping[str, Any]
@@ -34,10 +34,10 @@ class AnswerType:
 
     @classmethod
     def of(cls, kind: Any) -> AnswerType:
-        """Answers of a Python type: a pydantic class, a dataclass, an Enum, a Literal, ``list[...]`` and the like.
+        """The answer type for a Python type: a pydantic class, a dataclass, an Enum, a Literal, ``list[...]`` etc.
 
         Raises:
-            ConfigError: it has no JSON schema, or JSON cannot give its objects back.
+            ConfigError: it has no JSON schema, or its objects cannot be parsed from JSON.
         """
         try:
             if kind is None:
@@ -45,23 +45,24 @@ class AnswerType:
             adapter: TypeAdapter[Any] = TypeAdapter(kind)
             schema = adapter.json_schema()
             for member in kind if isinstance(kind, type) and issubclass(kind, Enum) else ():
-                adapter.validate_json(to_json(member.value))  # an Enum of tuples takes no lists
+                adapter.validate_json(to_json(member.value))  # an Enum of tuples accepts no lists
         except (PydanticUserError, AttributeError, NameError, TypeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(
-                f"This schema cannot be used, since no JSON gives objects of {kind!r} back: {reason.rstrip('.')}."
+                f"This schema cannot be used, since objects of {kind!r} cannot be parsed from JSON: "
+                f"{reason.rstrip('.')}."
             ) from error
         return cls(schema, adapter.validate_json)
 
     def parse(self, text: str, finish_reason: str, num_tokens: int, *, limit: str = "max_new_tokens") -> Any:
-        """The object of an answer.
+        """Parse an answer to an object.
 
         Args:
-            num_tokens: how many the answer took.
-            limit: what the caller's users call the limit of tokens.
+            num_tokens: tokens of the answer.
+            limit: the caller's name for the token limit, for the error message.
 
         Raises:
-            IncompleteAnswerError: the answer ended before its JSON did. ValueError: the type refuses its values.
+            IncompleteAnswerError: the answer ended before its JSON did. ValueError: the type rejects its values.
         """
         if finish_reason != "stop" or not _is_json(text):
             missing = " and ".join(map(repr, missing_fields(self.schema, text)))
@@ -74,15 +75,15 @@ class AnswerType:
 
 
 def missing_fields(schema: Mapping[str, Any], text: str) -> list[str]:
-    """The required fields that a JSON text cut short does not hold whole, as ``owner.name`` or ``list[2].name``."""
+    """The required fields that are missing or incomplete in truncated JSON, as ``owner.name`` or ``list[2].name``."""
     try:
-        begun = from_json(text.rstrip("+-.eE0123456789"), allow_partial=True)  # a number may have gone on
-    except ValueError:  # no object and no list was begun
-        begun = {}
+        partial = from_json(text.rstrip("+-.eE0123456789"), allow_partial=True)  # a last number may be incomplete
+    except ValueError:  # neither an object nor a list
+        partial = {}
 
     def walk(part: Any, value: Any, place: str) -> Iterator[str]:
         part = _resolved(part, schema)
-        if isinstance(value, list) and value:  # all others are whole
+        if isinstance(value, list) and value:  # all others are complete
             yield from walk(part.get("items", {}), value[-1], f"{place}[{len(value) - 1}]")
         if isinstance(value, dict):
             prefix = f"{place}." if place else ""
@@ -92,12 +93,12 @@ def missing_fields(schema: Mapping[str, Any], text: str) -> list[str]:
             for name, inner in value.items():
                 yield from walk(part.get("properties", {}).get(name, {}), inner, prefix + name)
 
-    return list(walk(schema, begun, ""))
+    return list(walk(schema, partial, ""))
 
 
 def _resolved(part: Any, schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A part of a schema, or what its reference points to; nothing is known of a choice between several."""
-    for _ in range(_LONGEST_CHAIN):
+    """A part of a schema with its reference resolved; choices (``anyOf``) are not looked into."""
+    for _ in range(_MAX_REFERENCES):
         if not isinstance(part, Mapping) or not isinstance(part.get("$ref"), str):
             return part if isinstance(part, Mapping) else {}
         names = part["$ref"].removeprefix("#").strip("/").split("/")

@@ -1,7 +1,7 @@
-"""Calls that take seconds, from a coroutine: they run in a thread, and the event loop goes on meanwhile.
+"""Running blocking calls of coroutines in threads, so that the event loop is not blocked.
 
-Both helpers hand a `threading.Event` to the work. When the coroutine is cancelled, or its consumer leaves, the event
-is set; the work ends after its current token and frees what it held.
+Both helpers pass a `threading.Event` to the work. It is set when the coroutine is cancelled or its consumer stops; the
+work then ends after its current token and frees its resources.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ async def stream_in_thread(
 ) -> AsyncGenerator[T, None]:
     """The items of the generator `make(cancel)`, each computed in a thread.
 
-    What `make` itself raises is raised here, before the first item is asked for.
+    Exceptions of `make` itself are raised here, before the first item.
     """
     event = cancel or threading.Event()
     return _stream(await run_in_thread(make, event), event)
@@ -45,7 +45,7 @@ async def _stream(items: Generator[T, None, None], cancel: threading.Event) -> A
     try:
         while True:
             step = asyncio.ensure_future(asyncio.to_thread(next, items, _END))
-            # Shielded, since a thread cannot be stopped: it ends by itself, and only then may the generator close.
+            # Shielded, since a thread cannot be stopped, and the generator must not be closed before it ends.
             item = await asyncio.shield(step)
             if item is _END:
                 return

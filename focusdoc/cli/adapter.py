@@ -1,4 +1,4 @@
-"""``focusdoc adapter``: what an adapter is, whether it fits a model, and the authors' names for it."""
+"""``focusdoc adapter``: show an adapter, check it against a model, convert its format."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from focusdoc.terminal import plain
 if TYPE_CHECKING:
     from focusdoc.modeling.adapter import Adapter
 
-adapter = typer.Typer(no_args_is_help=True, help="Look at an adapter, check it against a model, convert it.")
+adapter = typer.Typer(no_args_is_help=True, help="Show an adapter, check it against a model, convert it.")
 
-Source = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter's folder, or a checkpoint of the authors.")]
+Source = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter's folder, or an authors' checkpoint.")]
 
 
 @adapter.command(epilog="For example: focusdoc adapter info runs/mine/adapter")
 def info(source: Source, json_output: options.Json = False) -> None:
-    """Tell what an adapter is, what it was made for and how it was trained."""
+    """Show what an adapter contains, its base model, and how it was trained."""
     with errors.status("Opening"):
         found = _load(source)
     config = found.config.model_dump(mode="json")
@@ -42,9 +42,9 @@ def info(source: Source, json_output: options.Json = False) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in values.items():
-        table.add_row(name.replace("_", " "), _told(value))
+        table.add_row(name.replace("_", " "), _formatted(value))
     for name, value in training.items():
-        table.add_row(f"training: {name.replace('_', ' ')}", _told(_last_points(name, value)))
+        table.add_row(f"training: {name.replace('_', ' ')}", _formatted(_last_points(name, value)))
     output.print(table, soft_wrap=not output.is_terminal)
 
 
@@ -60,27 +60,29 @@ def verify(source: Source, model: options.Model = None) -> None:
         found = _load(source)
         base = load_base(model, device="cpu")
         check_adapter(found, base.model)
-    known = "" if found.config.base_fingerprint else " It names no fingerprint of a model: only shapes were compared."
+    known = "" if found.config.base_fingerprint else " It has no model fingerprint, so only shapes were compared."
     output.print(f"The adapter fits {plain(base.name)}.{known}", markup=False, soft_wrap=True)
 
 
 @adapter.command(epilog="For example: focusdoc adapter convert adapter beacon.safetensors --to official")
 def convert(
     source: Source,
-    target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="A new folder, or for official a new file.")],
-    to: Annotated[str, typer.Option(metavar="official|ours", help="The names to write.")],
+    target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="A new folder; for official, a new file.")],
+    to: Annotated[str, typer.Option(metavar="official|ours", help="The format to write.")],
     model: Annotated[
         str | None,
-        typer.Option(metavar="FOLDER|NAME", help="With ours: check against this base model and name it in the result."),
+        typer.Option(
+            metavar="FOLDER|NAME", help="With ours: check against this base model and record it in the result."
+        ),
     ] = None,
 ) -> None:
-    """Rewrite an adapter under the names of the authors' code (beacon_*), or under ours."""
+    """Convert an adapter to the tensor names of the authors' code (beacon_*), or to our format."""
     if to not in ("official", "ours"):
         raise ConfigError(f"--to is {to!r}; choose official or ours.")
     if target.exists():
         raise AdapterError(f"{target} exists already; name a new {'file' if to == 'official' else 'folder'}.")
     if to == "official" and target.suffix != ".safetensors":
-        raise ConfigError(f"The output {target} must end in .safetensors, which is what official names are written to.")
+        raise ConfigError(f"The output {target} must end in .safetensors, the file type of the official format.")
     from focusdoc.modeling.quiet import quiet_libraries
 
     with errors.status("Converting"), quiet_libraries():
@@ -101,7 +103,7 @@ def _load(source: Path) -> Adapter:
 
 
 def _named(found: Adapter, model: str | None) -> Adapter:
-    """The adapter with the name and fingerprint of the model that it was checked against."""
+    """The adapter with the name and fingerprint of `model`, after checking it against that."""
     if model is None:
         return found
     from focusdoc.modeling.adapter import Adapter, check_adapter
@@ -125,7 +127,7 @@ def _write(tensors: dict[str, Any], target: Path) -> None:
         raise AdapterError(f"{target} cannot be written ({error.strerror}); choose another place.") from error
 
 
-def _told(value: Any) -> str:
+def _formatted(value: Any) -> str:
     if isinstance(value, bool | None):
         return {True: "yes", False: "no", None: "not known"}[value]
     if isinstance(value, int):
@@ -134,7 +136,7 @@ def _told(value: Any) -> str:
 
 
 def _last_points(name: str, value: Any) -> Any:
-    """Of curves and held-out results only the last point."""
+    """Curves and held-out results reduced to their last point."""
     if name == "curves" and isinstance(value, dict):
         return {
             curve: {key: points[-1] for key, points in lines.items() if points}

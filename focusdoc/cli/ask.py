@@ -1,4 +1,4 @@
-"""``focusdoc ask``: one question, one answer with its sources."""
+"""``focusdoc ask``: answer one question, with sources."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def ask(
     no_stream: options.NoStream = False,
     password: options.Password = None,
 ) -> None:
-    """Ask one question of a document, or of several: the answer, then the passages it was taken from."""
+    """Answer a question about one or several documents, and show the passages that the answer is based on."""
     question = check_question(question)
     documents = open_documents(files, password)
     engine = loading.load()
-    engine.check_question(question, **answering.given)  # else it would be found out only after the reading
+    engine.check_question(question, **answering.given)  # fail before the documents are read
     memories, seconds = read(engine, documents)
     show: Show = "none" if json_output else "whole" if no_stream else "stream"
     answer = answer_question(engine, memories, question, answering, show=show)
@@ -59,24 +59,25 @@ def answer_question(
     show: Show = "stream",
     cancel: threading.Event | None = None,
 ) -> Answer:
-    """The answer to a question, shown on standard output as it comes, when it is whole, or not at all.
+    """Answer a question and print the answer.
 
     Args:
-        cancel: ends the answer after the current token when it is set.
+        show: print it as it is generated ("stream"), when it is complete ("whole"), or not at all ("none").
+        cancel: stops the answer after the current token when set.
     """
     pieces = engine.stream(memories, question, cancel=cancel, **answering.given)
-    begun = False
-    # The first piece is the slow one: the question goes through every chunk before it.
+    started = False
+    # The first piece takes longest, since the question runs behind every chunk.
     try:
         with errors.status("Thinking") as status:
             for piece in pieces:
-                if show == "stream" and (text := piece if begun else piece.lstrip()):
+                if show == "stream" and (text := piece if started else piece.lstrip()):
                     status.stop()  # before it redraws over the answer
                     write(text)
-                    begun = True
-    except ReaderError as error:  # the passages were found all the same
+                    started = True
+    except ReaderError as error:  # the passages were found, so show them
         if show != "none":
-            write("\n\n" if begun else "")
+            write("\n\n" if started else "")
             show_sources(
                 cast("tuple[Source, ...]", error.sources),
                 [memory.document for memory in memories if memory.document is not None],
@@ -103,7 +104,7 @@ def as_json(
     answer: Answer,
     read_seconds: float,
 ) -> dict[str, Any]:
-    """What ``--json`` prints; the answer's parts as in `Answer.to_dict`, seconds throughout."""
+    """The output of ``--json``; the answer's fields as in `Answer.to_dict`, durations in seconds."""
     values = answer.to_dict()
     return {
         "documents": [

@@ -1,4 +1,4 @@
-"""``focusdoc calibrate``: which heads of a model look where the answer stands."""
+"""``focusdoc calibrate``: find the retrieval heads of a model."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def calibrate(
     model: options.Model = None,
     text: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Plant the facts in this text; without it, in a text of facts alone."),
+        typer.Option(metavar="FILE", help="Plant the facts in this text; by default in a text of other facts."),
     ] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     json_output: options.Json = False,
 ) -> None:
-    """Find a model's retrieval heads, by which it finds passages without an adapter, and tell how well they find.
+    """Find a model's retrieval heads, which find passages without an adapter, and show their hit rates.
 
-    An engine without an adapter does it by itself when a document is first read. What is found is kept in the cache,
-    under the model's fingerprint.
+    An engine without an adapter does this when it first reads a document. The result is cached under the model's
+    fingerprint.
     """
     from focusdoc.modeling.quiet import quiet_libraries
 
@@ -34,17 +34,17 @@ def calibrate(
         from focusdoc.attention import attention_kernel
         from focusdoc.documents import load
         from focusdoc.modeling.base import load_base
-        from focusdoc.training.calibration import calibrate, keep
+        from focusdoc.training.calibration import calibrate, save_calibration
 
-        soil = None if text is None else load(text).text
+        contents = None if text is None else load(text).text
         base = load_base(model, device=device, dtype=dtype)
 
-        def tell(done: int, steps: int) -> None:
+        def show_progress(done: int, steps: int) -> None:
             if errors.is_terminal:
                 status.update(f"Looking for heads: {done / steps:.0%}")
 
-        found = calibrate(base, attention_kernel("auto", base.device), text=soil, progress=tell)
-    keep(base, found)
+        found = calibrate(base, attention_kernel("auto", base.device), text=contents, progress=show_progress)
+    save_calibration(base, found)
     if json_output:
         print(json.dumps({"model": base.name, "layers": base.num_layers, **asdict(found)}, indent=2))
     else:

@@ -1,4 +1,4 @@
-"""``focusdoc chat``: one reading, many questions."""
+"""``focusdoc chat``: read documents once, answer many questions."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from focusdoc.decoding.answer import Answer
 
 _PROMPT = "> "
-_HELP = """A line is a question about what was read; every question stands for itself.
-/sources  the passages behind the last answer, in full
-/help     this text
-/quit     leave (as does Ctrl-D); Ctrl-C stops an answer"""
+_HELP = """Each line is a question about the documents; earlier questions and answers are not remembered.
+/sources  show the passages behind the last answer in full
+/help     show this text
+/quit     quit (also Ctrl-D); Ctrl-C stops an answer"""
 
 
 @dataclass_options(without=("overview",))
 def chat(
     files: options.Files, *, answering: AnswerOptions, loading: EngineOptions, password: options.Password = None
 ) -> None:
-    """Read a document once, or several, then answer question after question, from the terminal or from a pipe."""
+    """Read one or several documents once, then answer questions from the terminal or a pipe."""
     if Path("-") in files:
         raise ConfigError("chat reads its questions from standard input; give the document as a file.")
     documents = open_documents(files, password)
@@ -45,8 +45,8 @@ def chat(
     memories, seconds = read(engine, documents)
     names = plain(", ".join(document.name for document in documents))
     is_new = any(memory.tokens_encoded for memory in memories)
-    done = f"Read {names} in {seconds:.1f} s." if is_new else f"{names}: {KNOWN}."
-    output.print(f"{done} Ask away; /help lists the commands.", markup=False)
+    summary = f"Read {names} in {seconds:.1f} s." if is_new else f"{names}: {KNOWN}."
+    output.print(f"{summary} Ask a question; /help lists the commands.", markup=False)
     answer: Answer | None = None
     failed = False
     for line in _lines():
@@ -68,17 +68,17 @@ def chat(
                     answer = answer_question(engine, memories, question, answering, cancel=cancel)
                 show_sources(answer.sources, documents, by_reader=engine.reader is not None)
                 show_totals(answer, None)
-        except FocusdocError as error:  # this question's; the next one may do better
+        except FocusdocError as error:  # the next question may succeed
             failed = True
             errors.print(f"Error: {plain(str(error))}", style="red", soft_wrap=True, markup=False)
-        except KeyboardInterrupt:  # a second Ctrl-C, while the first waited for a token
+        except KeyboardInterrupt:  # a second Ctrl-C before the first took effect
             errors.print("\nThe answer was stopped.", style="yellow")
     if failed and not sys.stdin.isatty():
-        raise typer.Exit(2)  # a script must learn of it; a person has seen it
+        raise typer.Exit(2)  # for scripts; on a terminal the error was shown
 
 
 def _lines() -> Iterator[str]:
-    """The lines of standard input that are not empty: typed at a prompt, or piped and then repeated."""
+    """The non-empty lines of standard input, typed at a prompt, or piped and then echoed."""
     if sys.stdin.isatty():
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  # editing and history for input()
@@ -90,7 +90,7 @@ def _lines() -> Iterator[str]:
                 return
             if line.strip():
                 yield line.strip()
-    # With this, bytes that are not UTF-8 come through to be refused as a question, and not as a traceback.
+    # Invalid UTF-8 then fails in `check_question` and not with a traceback.
     if reconfigure := getattr(sys.stdin, "reconfigure", None):
         reconfigure(errors="surrogateescape")
     for line in sys.stdin:
@@ -101,7 +101,7 @@ def _lines() -> Iterator[str]:
 
 @contextmanager
 def _cancelled_by_ctrl_c() -> Iterator[threading.Event]:
-    """Inside the block the first Ctrl-C sets the event it yields; the second one interrupts as always."""
+    """Inside the block the first Ctrl-C sets the yielded event; the second one interrupts as usual."""
     cancel = threading.Event()
     previous = signal.getsignal(signal.SIGINT)
 
@@ -110,7 +110,7 @@ def _cancelled_by_ctrl_c() -> Iterator[threading.Event]:
             signal.default_int_handler(number, frame)
         cancel.set()
 
-    if threading.current_thread() is not threading.main_thread():  # only it may have handlers
+    if threading.current_thread() is not threading.main_thread():  # only it may set signal handlers
         yield cancel
         return
     signal.signal(signal.SIGINT, on_interrupt)

@@ -1,4 +1,4 @@
-"""Options of a command from the fields of a dataclass: what a run is given stands once, with its help beside it."""
+"""Command-line options from the fields of a dataclass, so that a setting and its option are written once."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from focusdoc.training.settings import Setting
 
 
 def option(help: str, panel: str, metavar: str | None = None, *names: str, default: Any = MISSING) -> Any:
-    """A field of a dataclass that is an option: ``steps: int = option("Optimizer steps.", "Run", "N", default=4000)``.
+    """A dataclass field that becomes an option: ``steps: int = option("Optimizer steps.", "Run", "N", default=4000)``.
 
     Args:
-        names: its spellings on the command line; none for the field's own name.
+        names: the option's names, if not derived from the field's name.
     """
     return field(default=default, metadata={"help": help, "panel": panel, "metavar": metavar, "names": names})
 
@@ -25,15 +25,15 @@ def option(help: str, panel: str, metavar: str | None = None, *names: str, defau
 def dataclass_options(
     *, without: Collection[str] = (), **defaults: Any
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command of a function: a parameter that is a dataclass becomes the options of its fields.
+    """Turn a function into a typer command: each parameter that is a dataclass is replaced by options for its fields.
 
-    Options are the fields with ``help`` in their metadata, beside which ``panel``, ``metavar`` and ``names`` may stand,
-    and those of a type that is ``Annotated`` with an option or a `Setting`. All others, and those left out, keep their
-    defaults; the dataclasses check values.
+    These are the fields with ``help`` in their metadata (optionally ``panel``, ``metavar`` and ``names``), and those
+    whose type is ``Annotated`` with an option or a `Setting`. All other fields keep their defaults. The dataclasses
+    validate the values.
 
     Args:
-        without: fields that this command leaves out.
-        defaults: of fields, in place of their own.
+        without: fields without an option.
+        defaults: override the defaults of fields.
     """
 
     def decorated(function: Callable[..., None]) -> Callable[..., None]:
@@ -50,13 +50,13 @@ def dataclass_options(
 
         @functools.wraps(function)
         def command(**given: Any) -> None:
-            made = {
+            values = {
                 name: kind(**{each.name: given.pop(each.name) for each in fields(kind) if each.name in given})
                 for name, kind in kinds.items()
             }
-            function(**made, **given)
+            function(**values, **given)
 
-        command.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]  # typer reads both of these
+        command.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]  # typer reads both
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
         return command
 
@@ -77,19 +77,22 @@ def _parameters(kind: type, without: Collection[str], defaults: Mapping[str, Any
 
 
 def _option(each: Field[Any], default: Any) -> Any:
-    told = each.metadata
-    # A switch has no opposite, since it is off when it is not given.
-    names = told.get("names") or ([f"--{each.name.replace('_', '-')}"] if default is False else [])
-    shown = default is not None
+    metadata = each.metadata
+    # Explicit names, or typer would add a --no-... option.
+    names = metadata.get("names") or ([f"--{each.name.replace('_', '-')}"] if default is False else [])
     return typer.Option(
-        *names, metavar=told.get("metavar"), help=told["help"], rich_help_panel=told.get("panel"), show_default=shown
+        *names,
+        metavar=metadata.get("metavar"),
+        help=metadata["help"],
+        rich_help_panel=metadata.get("panel"),
+        show_default=default is not None,
     )
 
 
 def _of_setting(name: str, hint: Any, setting: Setting) -> Any:
-    """The annotation that typer reads, of a field that is annotated with a `Setting`."""
+    """The typer annotation for a field that is annotated with a `Setting`."""
     names = [f"--{name.replace('_', '-')}"] if hint is bool else []
     metavar = setting.metavar or {int: "N", int | None: "N", float: "X"}.get(hint)
     if get_origin(hint) is Literal:
-        hint, metavar = str, "|".join(get_args(hint))  # the dataclass says what is wrong with another word
+        hint, metavar = str, "|".join(get_args(hint))  # the dataclass rejects other values
     return Annotated[hint, typer.Option(*names, metavar=metavar, help=setting.help, rich_help_panel=setting.panel)]

@@ -1,7 +1,7 @@
-"""What the terminal shows: progress, answers, sources, numbers.
+"""Terminal output: progress, answers, sources, statistics.
 
-Documents and answers are shown as plain text: nothing in them is taken for rich's markup, and control characters,
-with which a text could command the terminal, are left out.
+Documents and answers are printed as plain text, without rich's markup and without control characters, which could
+control the terminal.
 """
 
 from __future__ import annotations
@@ -24,31 +24,33 @@ output = Console(highlight=False)
 #: Progress, notes and errors.
 errors = Console(stderr=True, highlight=False)
 
-#: A passage that is less probable than this to hold the answer is noise to a reader of the terminal.
-_LEAST = 0.1
-#: A quoted passage is cut after this many lines.
+#: Passages whose probability of having the answer is below this are not shown.
+_MIN_PROBABILITY = 0.1
+#: Passages are truncated to this many lines.
 _PASSAGE_LINES = 3
 _INDENT = "   "
-#: Said instead of the seconds that reading took.
+#: Printed instead of the reading time for a stored document.
 KNOWN = "known document, nothing to read"
 _MORE = " …"
 
 
 def write(text: str) -> None:
-    """Put a piece of an answer on standard output at once."""
+    """Write text to standard output and flush."""
     sys.stdout.write(plain(text))
     sys.stdout.flush()
 
 
 def show_doubt(answer: Answer) -> None:
-    """Say so, where the documents most likely do not tell what was asked."""
+    """Print a warning if the documents probably do not have the answer."""
     if answer.found is False:
-        sure = f"{answer.confidence:.0%} sure that it does"
-        output.print(Text(f"The text most likely does not tell this ({sure}); the answer is a guess.", style="yellow"))
+        probability = f"probability {answer.confidence:.0%}"
+        output.print(
+            Text(f"The text probably does not say this ({probability}); the answer is a guess.", style="yellow")
+        )
 
 
 def show_steps(answer: Answer) -> None:
-    """Print what had to be looked up before the question could be."""
+    """Print the intermediate questions that were answered first."""
     for question, known in answer.steps:
         output.print(Text(f"Looked up first: {question} {known}", style="dim"))
 
@@ -56,16 +58,16 @@ def show_steps(answer: Answer) -> None:
 def show_sources(
     sources: Sequence[Source], documents: Sequence[Document], *, whole: bool = False, by_reader: bool = False
 ) -> None:
-    """Print where an answer came from: rank, place, share of the attention, and the passage.
+    """Print the sources of an answer: rank, place, score and passage.
 
     Args:
-        documents: those that were asked, to tell which of them a passage is from and how far into it.
-        whole: print passages in full, and not their first lines.
-        by_reader: their scores are probabilities, as they are where a reader writes; but for the first, the improbable
-            are left out unless `whole`.
+        documents: the documents that were asked about.
+        whole: print full passages instead of their first lines.
+        by_reader: the scores are probabilities (with a reader) instead of shares of the attention; improbable passages
+            except for the first are skipped unless `whole`.
     """
     if by_reader and not whole:
-        sources = [source for rank, source in enumerate(sources) if rank == 0 or source.score >= _LEAST]
+        sources = [source for rank, source in enumerate(sources) if rank == 0 or source.score >= _MIN_PROBABILITY]
     if not sources:
         return
     unit = "probable" if by_reader else "of the attention"
@@ -86,8 +88,11 @@ def show_sources(
 
 
 def place(source: Source, documents: Sequence[Document]) -> str:
-    """Where a passage begins: its page, or how far into the text where there are no pages; of several documents, in
-    which of them."""
+    """Where a passage starts: its page, or the position in a text without pages; with the name if there are several.
+
+    Args:
+        documents: the documents that were asked about.
+    """
     document = next(document for document in documents if document.name == source.document)
     where = f"character {source.start:,} ({source.start / len(document.text):.0%} into the text)"
     if document.has_pages:
@@ -99,11 +104,11 @@ def place(source: Source, documents: Sequence[Document]) -> str:
 
 
 def show_totals(answer: Answer, read_seconds: float | None, *, known: bool = False) -> None:
-    """Print one line of tokens and seconds.
+    """Print a line with token counts and times.
 
     Args:
-        read_seconds: how long the document took to read; None where an earlier question told it.
-        known: the document came from the store.
+        read_seconds: how long the documents took to read; None if that was printed before.
+        known: the documents were in the store.
     """
     usage, timings = answer.usage, answer.timings
     chunks = "1 chunk" if usage.num_chunks == 1 else f"{usage.num_chunks:,} chunks"
@@ -118,7 +123,7 @@ def show_totals(answer: Answer, read_seconds: float | None, *, known: bool = Fal
         parts.append(f"then {(usage.completion_tokens - 1) / timings.decode:.1f} tokens/s")
     output.print(Text("; ".join(parts) + ".", style="dim"), soft_wrap=not output.is_terminal)
     if answer.finish_reason == "length":
-        note = f"The answer was cut off at --max-new-tokens {usage.completion_tokens}; give more to see the rest."
+        note = f"The answer was truncated at --max-new-tokens {usage.completion_tokens}; raise it to see the rest."
         errors.print(note, style="yellow", soft_wrap=True)
     elif answer.finish_reason == "cancelled":
         errors.print("The answer was stopped.", style="yellow")

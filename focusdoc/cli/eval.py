@@ -1,4 +1,4 @@
-"""``focusdoc eval``: the paper's benchmarks, and the baselines on the same base model."""
+"""``focusdoc eval``: run the paper's benchmarks, ours and baselines on the same base model."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from focusdoc.cli.eval_run import run_items, run_perplexity, show_figures
 from focusdoc.errors import EvaluationError
 from focusdoc.evaluation.settings import ModeSettings
 
-evaluate = typer.Typer(no_args_is_help=True, help="Run the paper's benchmarks, ours and the baselines alike.")
+evaluate = typer.Typer(no_args_is_help=True, help="Run the paper's benchmarks, for ours and for baselines.")
 
-_WHAT = "What is asked"
+_WHAT = "Benchmark"
 
 
 @evaluate.command(epilog="For example: focusdoc eval longbench --data LongBench --tasks qasper --output runs/longbench")
-@dataclass_options(local_window=3500, max_tokens=15_500)  # the paper's: longer prompts are cut in the middle
+@dataclass_options(local_window=3500, max_tokens=15_500)  # the paper's values
 def longbench(
     data: given.Data = None,
     tasks: given.Tasks = None,
@@ -38,7 +38,7 @@ def longbench(
     given.check_order(order)
     from focusdoc.evaluation import longbench as benchmark
 
-    # Read before the model is loaded, so that a mistake in the data is told at once.
+    # Loaded before the model, to report mistakes in the data at once.
     items = list(benchmark.load_items(data, names_in(tasks) or benchmark.TASKS, limit=limit, order=order))
     run_items("longbench", run, settings, lambda engine: items, {"order": order})
 
@@ -55,7 +55,7 @@ def infinitebench(
     seed: given.Seed = 0,
     order: given.Order = "paper",
     templates: Annotated[
-        str, typer.Option(metavar="NAME", help="Which templates of prompts.json to use.", rich_help_panel=_WHAT)
+        str, typer.Option(metavar="NAME", help="The set of templates in prompts.json.", rich_help_panel=_WHAT)
     ] = "yarn_mistral_templates",
     *,
     run: RunOptions,
@@ -69,24 +69,24 @@ def infinitebench(
     if data is not None:
         if lengths is not None:
             raise EvaluationError(
-                "--lengths is for generated tasks, and --data names official files; give one of them."
+                "--lengths is for generated tasks and --data for official files; give only one of them."
             )
-        names = names_in(tasks) or benchmark.TASKS
-        items = list(benchmark.load_items(data, names, limit=limit, order=order, templates=templates))
+        official = names_in(tasks) or benchmark.TASKS
+        items = list(benchmark.load_items(data, official, limit=limit, order=order, templates=templates))
         run_items("infinitebench", run, settings, lambda engine: items, {"order": order, "templates": templates})
         return
     from focusdoc.evaluation.engines import count_tokens
 
     sizes: list[int | None] = [*lengths_in(lengths)] if lengths else [None]
-    made = names_in(tasks) or list(MAKERS)
-    benchmark.check_generated(made)
+    names = names_in(tasks) or list(MAKERS)
+    benchmark.check_generated(names)
     repeats = benchmark.REPEATS if limit is None else limit
     run_items(
         "infinitebench",
         run,
         settings,
         lambda engine: benchmark.generated_items(
-            partial(count_tokens, engine), made, sizes, repeats=repeats, seed=seed, order=order
+            partial(count_tokens, engine), names, sizes, repeats=repeats, seed=seed, order=order
         ),
         {"order": order, "templates": "generated", "seed": seed, "rows": repeats},
     )
@@ -126,18 +126,18 @@ def needle(
     ] = None,
     lengths: given.Lengths = None,
     depths: Annotated[
-        str, typer.Option(metavar="N,...", help="Where the needle goes, 0 to 1.", rich_help_panel=_WHAT)
+        str, typer.Option(metavar="N,...", help="Depths of the needle, 0 to 1.", rich_help_panel=_WHAT)
     ] = "0,0.25,0.5,0.75,1",
     limit: given.Limit = None,
     repeats: Annotated[
-        int, typer.Option(metavar="N", help="Needles of each depth and length.", rich_help_panel=_WHAT)
+        int, typer.Option(metavar="N", help="Needles for each depth and length.", rich_help_panel=_WHAT)
     ] = 1,
     seed: given.Seed = 0,
     *,
     run: RunOptions,
     settings: ModeSettings,
 ) -> None:
-    """Find a made-up fact at every depth of a real book."""
+    """Find a made-up fact (a needle) at every depth of a real book."""
     from focusdoc.evaluation import needle as benchmark
     from focusdoc.evaluation.files import long_texts
 
@@ -160,8 +160,8 @@ def natural(
         Path,
         typer.Option(
             metavar="FILE",
-            help="Questions in the form of SQuAD, whose paragraphs become one document; or JSON lines with question, "
-            "answers and ctxs, whose passages are joined to one; or "
+            help="SQuAD, whose paragraphs are joined to one document; or JSON lines with question, answers and ctxs, "
+            "whose passages are joined; or "
             '{"document": [{"question": ..., "answer": a regular expression}]}. Gzipped or not.',
             rich_help_panel=_WHAT,
         ),
@@ -179,20 +179,20 @@ def natural(
         str,
         typer.Option(
             metavar="FROM:TO",
-            help="The share of the questions, in the file's order; where it has several documents, of those. Tune on "
-            "the beginning and report the end.",
+            help="The range of questions, in the file's order (or of documents, if it has several). Tune on the "
+            "beginning and report the end.",
             rich_help_panel=_WHAT,
         ),
     ] = "0:1",
     limit: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Draw this many of these questions.", rich_help_panel=_WHAT, show_default=False),
+        typer.Option(metavar="N", help="Sample this many questions.", rich_help_panel=_WHAT, show_default=False),
     ] = None,
     pool: Annotated[
         int,
         typer.Option(
             metavar="N",
-            help="Of JSON lines: how many of these questions' passages, drawn, make up the document.",
+            help="For JSON lines: how many of the questions' passages are sampled for the document.",
             rich_help_panel=_WHAT,
         ),
     ] = 500,
@@ -202,20 +202,20 @@ def natural(
     run: RunOptions,
     settings: ModeSettings,
 ) -> None:
-    """Natural questions of long documents: how often the place is found and the answer right, beside retrieval.
+    """Natural questions about long documents: retrieval and answers, compared with retrieval baselines.
 
-    In the mode read a reader writes the answer from the passages that ours finds; ask is ours without a reader.
+    In the mode read a reader answers from the passages that ours finds; ask is ours without a reader.
 
-    In bm25 and embedding the same reader gets as many tokens of passages that retrieval finds.
+    In bm25 and embedding the same reader gets passages of a retrieval baseline, with the same token budget.
 
-    With --reader none nothing is written, and only the finding is measured, which is quick.
+    With --reader none only retrieval is measured, which is quick.
     """
     from focusdoc.evaluation import natural as benchmark
 
     choice = benchmark.Choice(share=share_in(questions), limit=limit, pool=pool, seed=seed)
     items = benchmark.load_items(data, choice, documents=documents, max_new_tokens=max_new_tokens)
-    asked = {"questions": questions, "limit": limit, "pool": pool, "seed": seed, "max_new_tokens": max_new_tokens}
-    run_items("natural", run, settings, lambda engine: items, {"file": data.name, **asked})
+    facts = {"questions": questions, "limit": limit, "pool": pool, "seed": seed, "max_new_tokens": max_new_tokens}
+    run_items("natural", run, settings, lambda engine: items, {"file": data.name, **facts})
 
 
 @evaluate.command(epilog="For example: focusdoc eval perplexity --data books --chunk-sizes 512,2048 --output runs/ppl")
@@ -235,11 +235,11 @@ def perplexity(
     lengths: given.Lengths = None,
     limit: given.Limit = None,
     targets: Annotated[
-        int, typer.Option(metavar="N", help="How many of the last tokens are predicted.", rich_help_panel=_WHAT)
+        int, typer.Option(metavar="N", help="How many of the last tokens to predict.", rich_help_panel=_WHAT)
     ] = 256,
     chunk_sizes: Annotated[
         str | None,
-        typer.Option(metavar="N,...", help="Sizes to compare (Figure 5); without it, the adapter's own."),
+        typer.Option(metavar="N,...", help="Chunk sizes to compare (Figure 5); without it, the adapter's."),
     ] = None,
     *,
     run: RunOptions,
@@ -266,7 +266,7 @@ def score(
     results: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Outputs of focusdoc eval.")],
     json_output: options.Json = False,
 ) -> None:
-    """Score results again from the predictions that were kept."""
+    """Score results again from the saved predictions."""
     from focusdoc.evaluation.summary import open_all
 
     opened = open_all(results)
@@ -290,9 +290,9 @@ def score(
 @evaluate.command(epilog="For example: focusdoc eval merge part1/focus part2/focus --output runs/all/focus")
 def merge(
     results: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of one mode and configuration.")],
-    output_folder: Annotated[Path, typer.Option("--output", metavar="DIR", help="A new folder for all of their rows.")],
+    output_folder: Annotated[Path, typer.Option("--output", metavar="DIR", help="A new folder for the merged rows.")],
 ) -> None:
-    """Join the rows of shards that ran apart."""
+    """Merge the rows of shards that ran separately."""
     from focusdoc.evaluation.results import merge as merged
 
     count = merged(results, output_folder)

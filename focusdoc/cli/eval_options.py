@@ -1,4 +1,4 @@
-"""The options that the commands of ``focusdoc eval`` share."""
+"""The shared options of the commands of ``focusdoc eval``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from focusdoc.cli import options
 from focusdoc.cli.dataclass_options import option
 from focusdoc.errors import EvaluationError
 
-_WHAT, _HOW, _RUN = "What is asked", "How it is answered", "The run"
+_WHAT, _HOW, _RUN = "Benchmark", "Modes", "Run"
 
 Data = Annotated[
     Path | None,
@@ -28,7 +28,7 @@ Limit = Annotated[
     int | None,
     typer.Option(metavar="N", help="At most this many items of each task and length.", rich_help_panel=_WHAT),
 ]
-Seed = Annotated[int, typer.Option(metavar="N", help="Of what is drawn.", rich_help_panel=_WHAT)]
+Seed = Annotated[int, typer.Option(metavar="N", help="The random seed.", rich_help_panel=_WHAT)]
 Lengths = Annotated[
     str | None,
     typer.Option(metavar="N,...", help="Lengths in tokens, such as 4K,16K,128K (K is 1,024).", rich_help_panel=_WHAT),
@@ -37,7 +37,7 @@ Order = Annotated[
     str,
     typer.Option(
         metavar="paper|official",
-        help="Prompts with the context in front of the instruction where the authors have it there, or as published.",
+        help="Prompts in the order of the paper's authors (for some tasks the context first), or as published.",
         rich_help_panel=_WHAT,
     ),
 ]
@@ -45,55 +45,55 @@ Order = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Which modes of which model are run, and where the rows go; see the help of each."""
+    """The modes, the model and the output of a run; see the help of each."""
 
-    output_folder: Path = option("Where the rows go, a folder for each mode.", _RUN, "DIR", "--output")
+    output_folder: Path = option("The output folder, with a subfolder for each mode.", _RUN, "DIR", "--output")
     mode: str = option(
         "focus, split, quoted, ask, read, look (ours), full, truncated, tail, streaming, paper, bm25, embedding; "
-        "several are compared in one run.",
+        "several are run and compared.",
         _HOW,
         "NAME,...",
         default="focus",
     )
     prompt: str | None = option(
-        "Ask in the model's chat format, or have bare text continued; without it, as the benchmark says.",
+        "Prompt in the model's chat format, or with bare text; without it, the benchmark's choice.",
         _HOW,
         "chat|plain",
         default=None,
     )
     quote_tokens: int | None = option(
-        "Of focus: passages that the model looks at are shown to it in at most this many tokens; 0 for none.",
+        "For focus: quote passages with the most attention, in at most this many tokens; 0 for none.",
         _HOW,
         "TOKENS",
         default=None,
     )
     reader: str | None = option(
-        "Of read, bm25 and embedding: what writes the answer from the passages, as for focusdoc ask; none writes "
-        "nothing, so that only the finding is measured.",
+        "For read, bm25 and embedding: the model that answers from the passages, as in focusdoc ask; none measures "
+        "only retrieval.",
         _HOW,
         "NAME|URL|none",
         default=None,
     )
-    reader_model: str | None = option("What the endpoint of --reader calls its model.", _HOW, "NAME", default=None)
+    reader_model: str | None = option("The model name at the endpoint of --reader.", _HOW, "NAME", default=None)
     model: options.Model = None
     adapter: options.Adapter = "auto"
     device: options.Device = "auto"
     dtype: options.Dtype = "auto"
     store: Path | None = option(
-        "Keep memories there, so that a document asked again is not read again; without it, nothing is kept.",
+        "Store memories there, so that documents need not be read again; without it, nothing is stored.",
         _RUN,
         "DIR",
         default=None,
     )
     shard: str = option(
-        "Do the I-th of N parts; focusdoc eval merge joins them.", _RUN, "I/N", "--shard", default="1/1"
+        "Run the I-th of N shards; focusdoc eval merge merges them.", _RUN, "I/N", "--shard", default="1/1"
     )
-    resume: bool = option("Leave out what has a row already.", _RUN, default=False)
-    retry: bool = option("With --resume: ask again what ended in an error.", _RUN, default=False)
+    resume: bool = option("Skip items that already have a row.", _RUN, default=False)
+    retry: bool = option("With --resume: run failed items again.", _RUN, default=False)
 
     @property
     def chat(self) -> bool | None:
-        """Whether prompts are messages of a chat; None leaves it to the benchmark."""
+        """Whether prompts are chat messages; None for the benchmark's choice."""
         if self.prompt not in (None, "chat", "plain"):
             raise EvaluationError(f"--prompt is {self.prompt!r}; choose chat or plain.")
         return None if self.prompt is None else self.prompt == "chat"
@@ -124,7 +124,7 @@ def depths_in(text: str) -> list[float]:
 
 
 def share_in(text: str) -> tuple[float, float]:
-    """The share in ``0.8:1``."""
+    """The range in ``0.8:1``."""
     try:
         first, last = map(float, text.split(":"))
     except ValueError:
@@ -135,6 +135,6 @@ def share_in(text: str) -> tuple[float, float]:
 
 
 def check_order(order: str) -> None:
-    """Refuse anything but the two orders of a prompt."""
+    """Raise EvaluationError unless `order` is paper or official."""
     if order not in ("paper", "official"):
         raise EvaluationError(f"--order is {order!r}; choose paper or official.")

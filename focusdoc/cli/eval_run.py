@@ -1,4 +1,4 @@
-"""Running a benchmark in one or several modes, with a progress bar, and telling the figures at the end."""
+"""Running a benchmark in one or several modes, with a progress bar, and printing the results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from focusdoc.evaluation.runner import Progress as RunProgress
     from focusdoc.evaluation.summary import Results
 
-#: Without a terminal, a line says how far a run is, at most this often.
+#: Without a terminal, progress is printed at most this often.
 _SECONDS_BETWEEN_LINES = 60.0
 
 
@@ -37,11 +37,11 @@ def run_items(
     items_of: Callable[[FocusEngine], Iterable[Item]],
     facts: Mapping[str, Any],
 ) -> None:
-    """Ask the items of a benchmark in every mode of `options`, and print the scores.
+    """Answer the items of a benchmark in every mode of `options`, and print the scores.
 
     Args:
-        items_of: the items, for a model whose tokenizer may measure them.
-        facts: what shapes the items, for the configuration of the results.
+        items_of: returns the items for an engine, whose tokenizer may be used to measure lengths.
+        facts: the settings of the items, for the configuration of the results.
     """
     names = _modes(options)
     settings = replace(settings, max_tokens=settings.max_tokens or None, chat=options.chat)
@@ -55,10 +55,10 @@ def run_items(
         found = {} if outcome.passages is None else {"found": first_with(item.places, outcome.passages)}
         return {"answers": item.answers, "all_classes": item.all_classes, **found, **outcome.to_dict()}
 
-    # Whatever is wrong with a mode is found out before the first item.
+    # All modes are made first, so that mistakes are reported before the first item.
     modes = {name: make_mode(name, engine, settings) for name in names}
     parts = [_Part(name, items, partial(ask, mode), {**facts, **mode.describe()}) for name, mode in modes.items()]
-    modes.clear()  # each is let go when its turn is over: it may hold the memory of a long document
+    modes.clear()  # so that each is freed after its run, with the memory of a long document
     _run(benchmark, options, parts)
 
 
@@ -72,11 +72,11 @@ def run_perplexity(
     targets: int,
     limit: int | None,
 ) -> None:
-    """Take the perplexity of texts in every mode of `options`, and print it.
+    """Measure the perplexity of texts in every mode of `options`, and print it.
 
     Args:
         lengths: tokens; None for those of the paper.
-        chunk_sizes: to compare; none for the adapter's own.
+        chunk_sizes: to compare; empty for the adapter's.
     """
     names = _modes(options)
     engine = load_engine(options, settings)
@@ -98,7 +98,7 @@ def run_perplexity(
 
 
 class _Part(NamedTuple):
-    """What is done in one mode: each of the jobs, what makes a row of one, and what shapes the rows."""
+    """The run of one mode: its jobs, the function that returns a job's row, and its configuration."""
 
     mode: str
     jobs: Sequence[Any]
@@ -107,11 +107,11 @@ class _Part(NamedTuple):
 
 
 def _modes(options: RunOptions) -> list[str]:
-    """The modes asked for; whatever else can be wrong without a model is refused here, too."""
+    """The modes of `options`, after checking everything that can be checked without a model."""
     from focusdoc.evaluation.needed import needed
     from focusdoc.evaluation.results import Shard
 
-    needed("pandas", "eval")  # missed now, not after hours
+    needed("pandas", "eval")  # fail now, not after hours
     Shard.parse(options.shard)
     return check_modes(names_in(options.mode))
 
@@ -135,7 +135,7 @@ def _run(benchmark: str, options: RunOptions, parts: list[_Part]) -> None:
 
 
 def load_engine(options: RunOptions, settings: ModeSettings) -> FocusEngine:
-    """The engine that the modes are made from; without a store, unless a folder for one was named."""
+    """Load the engine for the modes; it has a store only with ``--store``."""
     engine = EngineOptions(
         model=options.model,
         adapter=options.adapter,
@@ -160,9 +160,9 @@ def load_engine(options: RunOptions, settings: ModeSettings) -> FocusEngine:
 
 @contextmanager
 def run_progress(name: str) -> Iterator[Callable[[RunProgress], None]]:
-    """A bar with the time left on a terminal, else a line from time to time; yields what to call."""
-    begun = time.monotonic()
-    told = begun
+    """Show a bar on a terminal, else a line from time to time; yields the progress callback."""
+    start = time.monotonic()
+    last_printed = start
     columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn())
     with Progress(
         *columns, TextColumn("{task.fields[note]}", markup=False), TimeRemainingColumn(), console=errors,
@@ -171,21 +171,22 @@ def run_progress(name: str) -> Iterator[Callable[[RunProgress], None]]:
         task = bar.add_task(name, total=None, note="")
 
         def show(progress: RunProgress) -> None:
-            nonlocal told
+            nonlocal last_printed
             failed = f"{progress.failed} failed" if progress.failed else ""
             note = " ".join(part for part in (plain(progress.task), failed) if part)
             bar.update(task, completed=progress.done, total=progress.total, note=note)
             now = time.monotonic()
-            if not errors.is_terminal and (progress.done == progress.total or now - told > _SECONDS_BETWEEN_LINES):
-                told = now
-                line = f"{name}: {progress.done} of {progress.total} after {now - begun:.0f} s {note}"
+            overdue = progress.done == progress.total or now - last_printed > _SECONDS_BETWEEN_LINES
+            if overdue and not errors.is_terminal:
+                last_printed = now
+                line = f"{name}: {progress.done} of {progress.total} after {now - start:.0f} s {note}"
                 errors.print(line.rstrip(), markup=False, soft_wrap=True)
 
         yield show
 
 
 def show_figures(results: Sequence[Results]) -> None:
-    """Print the figures of one benchmark, mode beside mode."""
+    """Print the results of one benchmark with a column for each mode."""
     from focusdoc.evaluation.report import overview
 
     for section in overview(results):
@@ -193,9 +194,9 @@ def show_figures(results: Sequence[Results]) -> None:
             output.print(section.title, style="bold", markup=False)
         table = Table(box=None, pad_edge=False)
         for place, cells in enumerate(zip(section.header, *section.rows, strict=True)):
-            # Without a terminal, no cell is broken into lines.
-            least = None if output.is_terminal else max(map(len, cells))
-            table.add_column(plain(cells[0]), justify="right" if place else "left", min_width=least)
+            # Without a terminal, cells are not wrapped.
+            min_width = None if output.is_terminal else max(map(len, cells))
+            table.add_column(plain(cells[0]), justify="right" if place else "left", min_width=min_width)
         for row in section.rows:
             table.add_row(*map(plain, row))
         output.print(table, soft_wrap=not output.is_terminal)

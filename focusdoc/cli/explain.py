@@ -1,4 +1,4 @@
-"""``focusdoc explain``: where an answer looked, as a page and a picture."""
+"""``focusdoc explain``: show the attention behind an answer as an HTML page and a PNG."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def explain(
     file: options.File,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes.", show_default=False)],
     layer: Annotated[
-        int | None, typer.Option(metavar="N", help="The layer to show, 0 for the first; without it, the mean of all.")
+        int | None, typer.Option(metavar="N", help="The layer to show, from 0; without it, the mean over all.")
     ] = None,
     head: Annotated[
-        int | None, typer.Option(metavar="N", help="The head to show, 0 for the first; without it, the mean of all.")
+        int | None, typer.Option(metavar="N", help="The head to show, from 0; without it, the mean over all.")
     ] = None,
     html: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="The page; a PNG of its figures goes beside it.", rich_help_panel=_OUTPUT),
+        typer.Option(metavar="FILE", help="The page; a PNG is written next to it.", rich_help_panel=_OUTPUT),
     ] = Path("explanation.html"),
     max_new_tokens: options.MaxNewTokens = 32,
     password: options.Password = None,
     *,
     loading: EngineOptions,
 ) -> None:
-    """Ask one question and show what each token of the answer attended to (the paper's Figures 7 and 8)."""
+    """Answer a question and show what each token of the answer attended to (the paper's Figures 7 and 8)."""
     question = check_question(question)
     documents = open_documents([file], password)
     engine = replace(loading, reader="none").load()

@@ -1,4 +1,4 @@
-"""``focusdoc info``: what a document will cost, told before any model is loaded."""
+"""``focusdoc info``: estimate tokens, memory and reading time of documents without loading a model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def info(
     password: options.Password = None,
     json_output: options.Json = False,
 ) -> None:
-    """Tell pages, characters and tokens of documents, and the memory and time that reading them will take."""
+    """Show pages, characters and tokens of documents, and the memory and time that reading them takes."""
     settings = FocusConfig(chunk_size=chunk_size, memory_dtype=memory_dtype)  # type: ignore[arg-type]  # checked there
     size = model_size(model)
     documents = open_documents(files, password)
@@ -80,7 +80,7 @@ def info(
 
 
 def _plan(size: ModelSize, device: str, num_tokens: int, settings: FocusConfig) -> MemoryPlan:
-    """The plan that an engine would make, but for what the store knows: that takes the model to tell."""
+    """The plan of an engine, except for stored documents, which only a loaded model can look up."""
     import torch
 
     from focusdoc.memory.library import open_store
@@ -111,7 +111,7 @@ def _show(facts: dict[str, Any], size: ModelSize, plan: MemoryPlan) -> None:
             (
                 "memory",
                 f"{in_bytes(facts['memory_bytes'])} for all of it ({facts['memory_bytes_per_token']:,} bytes a token), "
-                f"beside {in_bytes(facts['model_bytes'])} of weights",
+                f"plus {in_bytes(facts['model_bytes'])} of weights",
             ),
             ("time to read", f"about {in_time(facts['read_seconds'])} on this {_DEVICES[facts['device']]}, once"),
             ("plan", f"{plan}, question and answer included"),
@@ -121,7 +121,7 @@ def _show(facts: dict[str, Any], size: ModelSize, plan: MemoryPlan) -> None:
 
 
 def _about(known: dict[str, Any]) -> list[tuple[str, str | None]]:
-    """What is known of one document."""
+    """The printed rows of one document."""
     unit, without = known["unit"], known["pages_without_text"]
     pages = "none" if known["pages"] is None else f"{known['pages']:,}"
     if without:

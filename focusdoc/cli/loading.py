@@ -1,4 +1,4 @@
-"""From what the command line names to documents, engines and memories, with progress on standard error."""
+"""Loading documents, engines and memories for the command line, with progress on standard error."""
 
 from __future__ import annotations
 
@@ -27,16 +27,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """The options that choose a model and how it reads; wrong ones are refused before anything is loaded.
+    """The options of the model and of reading; validated before anything is loaded.
 
     Attributes:
-        model, adapter, chunk_size, device, dtype: as for `FocusEngine.from_pretrained`, but the adapter may be the
-            word "none".
+        model, adapter, chunk_size, device, dtype: as for `FocusEngine.from_pretrained`, but the adapter may be "none".
         memory_dtype, quote_tokens: see `FocusConfig`.
-        paper: decode as the paper's code does, whatever the adapter was trained for.
-        no_store: keep nothing of a document, so that it is read anew each time.
-        reader, reader_model: see `FocusEngine.from_pretrained`; besides, the reader may be "none", or "auto" for the
-            catalogue's, where no model is named and it is installed and fits.
+        paper: decode as in the paper's code, whatever the adapter was trained for.
+        no_store: do not use the document store.
+        reader, reader_model: see `FocusEngine.from_pretrained`; the reader may also be "none", or "auto" for the
+            catalogue's reader, if it is installed and fits and `model` is not given.
     """
 
     model: options.Model = None
@@ -55,7 +54,7 @@ class EngineOptions:
         FocusConfig(**self._settings())
 
     def load(self) -> FocusEngine:
-        """The engine, while the terminal shows what is being waited for."""
+        """Load the engine, with progress on the terminal."""
         from focusdoc.modeling.quiet import quiet_libraries
 
         with errors.status("Starting") as status, quiet_libraries():
@@ -64,7 +63,7 @@ class EngineOptions:
             from focusdoc.modeling.installed import model_path
 
             if (known := known_model(self.model or DEFAULT_MODEL)) is not None:
-                model_path(known, _teller(status.update))
+                model_path(known, _step_progress(status.update))
             status.update(f"Loading {_markup_free(self.model or DEFAULT_MODEL)}")
             engine = FocusEngine.from_pretrained(
                 self.model,
@@ -76,14 +75,14 @@ class EngineOptions:
                 reader=self._reader(),
                 reader_model=self.reader_model,
             )
-            # Only now is it known which mode the adapter was trained for; the settings must not change that.
+            # The decode mode comes from the adapter, so the other settings are applied after loading.
             config = replace(engine.config, **self._settings())
             if config != engine.config:
                 engine = FocusEngine(engine.base, engine.adapter, config, store=engine.store, reader=engine.reader)
         return engine
 
     def _reader(self) -> str | None:
-        """What writes the answers; if it is not the catalogue's reader, the terminal is told why."""
+        """The reader to load; prints a note if the default reader is not available."""
         if self.reader != "auto":
             return None if self.reader == "none" else self.reader
         if self.model is not None or self.paper:
@@ -93,19 +92,19 @@ class EngineOptions:
         name, lack = default_reader(self.device)
         if lack:
             errors.print(
-                f"The small model that finds the passages writes the answer too, poorly: {lack}.", markup=False
+                f"The small model that finds the passages also writes the answer, which is worse: {lack}.", markup=False
             )
         return name
 
     def _settings(self) -> dict[str, Any]:
-        """The fields of `FocusConfig` that were given."""
+        """The fields of `FocusConfig` that are set."""
         given: dict[str, Any] = {"chunk_size": self.chunk_size, "quote_tokens": self.quote_tokens}
         return {"memory_dtype": self.memory_dtype} | {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerOptions:
-    """The options of an answer; wrong ones are refused before anything is loaded. See `GenerationConfig`."""
+    """The options of an answer, see `GenerationConfig`; validated before anything is loaded."""
 
     max_new_tokens: options.MaxNewTokens = GenerationConfig.max_new_tokens
     stop: options.Stop = None
@@ -123,41 +122,42 @@ class AnswerOptions:
 
     @property
     def given(self) -> dict[str, Any]:
-        """As the engine takes them."""
+        """The options as keyword arguments of `FocusEngine.ask`."""
         return {**asdict(self), "stop": tuple(self.stop or ())}
 
 
-def _teller(update: Callable[[str], None]) -> Callable[[str, int, int], None]:
-    """Says how far a step is beside the spinner, or that it began, in a line, where there is no terminal."""
+def _step_progress(update: Callable[[str], None]) -> Callable[[str, int, int], None]:
+    """A callback for (step, done, total) that updates the spinner, or prints a line per step without a terminal."""
 
-    def tell(step: str, done: int, total: int) -> None:
+    def show(step: str, done: int, total: int) -> None:
         if errors.is_terminal:
             update(_markup_free(f"{step}: {done / total:.0%}"))
         elif not done:
             errors.print(f"{step}.", markup=False, soft_wrap=True)
 
-    return tell
+    return show
 
 
 def _markup_free(text: str) -> str:
-    """A text for rich's status, which reads markup."""
+    """Escape a text for rich's status, which parses markup."""
     from rich.markup import escape
 
     return escape(plain(text))
 
 
 def open_documents(files: Sequence[Path], password: str | None) -> list[Document]:
-    """Load documents, asking for the password if it is "-"; says on standard error what was left out.
+    """Load documents, and print on standard error what was skipped in them.
 
     Args:
-        files: "-" is standard input; those of one name are called by their paths.
+        files: "-" is standard input; files with the same name are named by their paths.
+        password: "-" asks for it.
 
     Raises:
-        DocumentError: one cannot be loaded. ConfigError: a password is to be asked for, but there is no terminal.
+        DocumentError: one cannot be loaded. ConfigError: a password has to be asked for without a terminal.
     """
     if password == "-":
         if not sys.stdin.isatty():
-            raise ConfigError("--password - asks on the terminal, and there is none; set FOCUSDOC_PASSWORD instead.")
+            raise ConfigError("--password - needs a terminal; set FOCUSDOC_PASSWORD instead.")
         password = getpass.getpass("Password: ", stream=sys.stderr)
     names = Counter(file.name for file in files)
     documents = []
@@ -165,7 +165,7 @@ def open_documents(files: Sequence[Path], password: str | None) -> list[Document
         name = file.name if names[file.name] == 1 else str(file)
         with errors.status(f"Opening {_markup_free(name)}"):
             if str(file) == "-":
-                # One byte more than allowed tells that there is more.
+                # One byte above the limit, so that `load` refuses longer input.
                 data = sys.stdin.buffer.read(LoadLimits.max_bytes + 1)
                 documents.append(load(data, password=password, name="standard input"))
             else:
@@ -177,10 +177,10 @@ def open_documents(files: Sequence[Path], password: str | None) -> list[Document
 
 
 def check_question(question: str) -> str:
-    """The question without white space around it.
+    """The question without surrounding white space.
 
     Raises:
-        ConfigError: it is empty, or no text (bytes that are not UTF-8).
+        ConfigError: it is empty, or not valid UTF-8.
     """
     question = question.strip()
     if not question:
@@ -188,17 +188,17 @@ def check_question(question: str) -> str:
     try:
         question.encode("utf-8")
     except UnicodeEncodeError:
-        raise ConfigError("The question holds bytes that are not valid UTF-8; type it in a UTF-8 terminal.") from None
+        raise ConfigError("The question has bytes that are not valid UTF-8; type it in a UTF-8 terminal.") from None
     return question
 
 
 def read(engine: FocusEngine, documents: Sequence[Document]) -> tuple[list[DocumentMemory], float]:
-    """Read documents, unless they are known, after telling the plan of each; the memories and the seconds it took."""
+    """Read documents, or load them from the store, printing the plan of each; returns the memories and the seconds."""
 
-    def tell(document: Document, plan: MemoryPlan) -> None:
+    def show_plan(document: Document, plan: MemoryPlan) -> None:
         if plan.rung != "store":
             errors.print(f"{plain(document.name)}: {plan}.", markup=False, soft_wrap=True)
 
-    begun = time.perf_counter()
-    memories = [engine.read(document, on_plan=partial(tell, document)) for document in documents]
-    return memories, time.perf_counter() - begun
+    start = time.perf_counter()
+    memories = [engine.read(document, on_plan=partial(show_plan, document)) for document in documents]
+    return memories, time.perf_counter() - start

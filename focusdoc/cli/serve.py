@@ -22,36 +22,41 @@ _GRACE = 30
 @dataclass_options(without=("paper", "no_store", "quote_tokens"))
 def serve(
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Any other than loopback needs a key.", rich_help_panel=_SERVER)
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="The address to bind; other than loopback needs --api-key-file.",
+            rich_help_panel=_SERVER,
+        ),
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(metavar="N", min=0, max=65535, help="0 takes a free one.", rich_help_panel=_SERVER)
+        int, typer.Option(metavar="N", min=0, max=65535, help="The port; 0 for a free one.", rich_help_panel=_SERVER)
     ] = 8000,
     api_key_file: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Keys, one on each line; each sees its own files only. Without it none is asked for.",
+            help="API keys, one per line; each sees only its own files. Without it no key is needed.",
             rich_help_panel=_SERVER,
         ),
     ] = None,
     max_file_bytes: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Of one upload, at most.", rich_help_panel=_SERVER)
+        int, typer.Option(metavar="N", min=1, help="Most bytes of an upload.", rich_help_panel=_SERVER)
     ] = 200 << 20,
     max_concurrent: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Answers that are written at once.", rich_help_panel=_SERVER)
+        int, typer.Option(metavar="N", min=1, help="Most concurrent answers.", rich_help_panel=_SERVER)
     ] = 4,
     folder: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where uploads are kept; by default in the cache.", rich_help_panel=_SERVER),
+        typer.Option(metavar="DIR", help="The folder for uploads; by default in the cache.", rich_help_panel=_SERVER),
     ] = None,
     *,
     loading: EngineOptions,
 ) -> None:
-    """Serve documents to clients of OpenAI's API: upload once, ask often, get answers with their pages."""
+    """Serve documents to clients of OpenAI's API: upload once, ask often, get answers with page numbers."""
     keys = _keys(api_key_file)
     if not keys and not _is_loopback(host):
-        raise ConfigError(f"{host} can be reached from outside, and no key is asked for; give --api-key-file.")
+        raise ConfigError(f"{host} is not loopback, which needs API keys; give --api-key-file.")
     try:
         import uvicorn
 
@@ -66,15 +71,15 @@ def serve(
     library = Library(FileStore(folder or cache_dir() / "server", max_file_bytes), lambda: Chat(loading.load()))
     settings = ServerSettings(keys=keys, max_concurrent=max_concurrent)
     app = create_app(library, settings, loading.model or "focusdoc")
-    errors.print(f"http://{host}:{port}/v1 is the base URL for clients; /docs lists what it can do.", markup=False)
+    errors.print(f"http://{host}:{port}/v1 is the base URL for clients; /docs documents the API.", markup=False)
     uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=_GRACE)
 
 
 def _keys(file: Path | None) -> tuple[str, ...]:
-    """The keys of a file.
+    """The API keys in a file.
 
     Raises:
-        ConfigError: it cannot be read, holds none, or one that is easily guessed.
+        ConfigError: it cannot be read, has no key, or a key of less than 16 characters.
     """
     if file is None:
         return ()

@@ -1,4 +1,4 @@
-"""``focusdoc store``: which documents are kept, whether they are undamaged, and how to be rid of them."""
+"""``focusdoc store``: list, verify and remove stored documents."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
     from focusdoc.memory.entries import Entry
 
-store = typer.Typer(no_args_is_help=True, help="Look after the documents that were read and kept.")
+store = typer.Typer(no_args_is_help=True, help="List, verify and remove stored documents.")
 
-#: Exit code where a damaged memory was found.
+#: Exit code if a memory is damaged.
 DAMAGED = 1
 
 
 @store.command(name="list", epilog="For example: focusdoc store list --json")
 def list_(json_output: options.Json = False) -> None:
-    """List the documents that need not be read again, the last used first."""
+    """List the stored documents, which need not be read again, last used first."""
     from focusdoc.memory.entries import list_entries, size_limit, used_bytes
 
     folder, limit = _folder(), size_limit()
@@ -39,7 +39,7 @@ def list_(json_output: options.Json = False) -> None:
         print(json.dumps({"folder": str(folder), "bytes": used, "limit_bytes": limit, "documents": values}, indent=2))
         return
     if not found:
-        output.print(f"No document is kept in {folder}.", markup=False, soft_wrap=True)
+        output.print(f"No document is stored in {folder}.", markup=False, soft_wrap=True)
         return
     table = Table(box=None, pad_edge=False)
     for name in ("document", "model", "tokens", "size", "last used"):
@@ -56,7 +56,7 @@ def list_(json_output: options.Json = False) -> None:
 
 @store.command(epilog="For example: focusdoc store verify")
 def verify(json_output: options.Json = False) -> None:
-    """Compare every kept memory with its checksums and remove the damaged ones; exit code 1 if there were any."""
+    """Verify the checksums of all stored memories and remove damaged ones; exit code 1 if there are any."""
     from focusdoc.memory.entries import verify_entries
 
     with errors.status("Checking") as status:
@@ -67,8 +67,8 @@ def verify(json_output: options.Json = False) -> None:
     else:
         for entry in found:
             if entry.problem is not None:
-                fate = "removed; it will be read again" if entry.damaged else "left alone"
-                output.print(f"{_name(entry)}: {entry.problem}; {fate}.", markup=False, soft_wrap=True)
+                action = "removed; it will be read again" if entry.damaged else "kept"
+                output.print(f"{_name(entry)}: {entry.problem}; {action}.", markup=False, soft_wrap=True)
         output.print(f"{_count(len(found))} checked, {len(damaged)} damaged.", markup=False)
     if damaged:
         raise typer.Exit(DAMAGED)
@@ -79,7 +79,7 @@ def clear(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     json_output: options.Json = False,
 ) -> None:
-    """Remove everything that is kept; documents will be read again."""
+    """Remove all stored documents; they will be read again."""
     from focusdoc.memory.entries import clear_entries, entry_folders
 
     folder = _folder()

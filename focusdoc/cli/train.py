@@ -1,4 +1,4 @@
-"""``focusdoc train``: candidate projections for a base model, from texts and questions."""
+"""``focusdoc train``: train an adapter for a base model on texts and questions."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from focusdoc.cli.dataclass_options import dataclass_options
 from focusdoc.cli.display import errors, output
 from focusdoc.cli.training_progress import TrainingProgress, stop_on_interrupt
 from focusdoc.errors import ConfigError, TrainingError
-from focusdoc.training.processes import Processes, Workplace, launch, under_launcher
+from focusdoc.training.processes import Processes, Runtime, launch, under_launcher
 from focusdoc.training.settings import SampleShape, Setting, TrainingConfig, parse_mix
-from focusdoc.training.sources import gather_sources
+from focusdoc.training.sources import load_sources
 
 if TYPE_CHECKING:
     from focusdoc.training.trainer import Trainer
 
 _DATA, _RUN = "Data", "Run"
 _INTERRUPTED = 130
-#: Objectives of the paper, where no mix is given.
+#: The default mix of the paper's objective.
 _PAPER_MIX = {"continuation": 1.0, "reconstruction": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Data:
-    """What is trained on, and evaluated on."""
+    """The training and evaluation data."""
 
     data: Annotated[
         list[Path],
@@ -50,27 +50,27 @@ class _Data:
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """Where a run begins, what it leaves, and the processes it takes."""
+    """The output, the start and the processes of a run."""
 
     output: Annotated[Path, Setting("The run's folder; its adapter/ is the result.", _RUN, "DIR")]
-    start_from: Annotated[Path | None, Setting("An adapter to begin with.", _RUN, "DIR")] = None
-    resume: Annotated[bool, Setting("Go on where the run stopped.", _RUN)] = False
-    seed: Annotated[int, Setting("Of all draws.", _RUN)] = 0
+    start_from: Annotated[Path | None, Setting("An adapter to start from.", _RUN, "DIR")] = None
+    resume: Annotated[bool, Setting("Resume from the last checkpoint.", _RUN)] = False
+    seed: Annotated[int, Setting("The random seed.", _RUN)] = 0
     eval_shape: Annotated[
         list[str] | None, Setting("Chunks x tokens of an evaluation, such as 16x256; repeatable.", _RUN, "CHUNKSxSIZE")
     ] = None
-    offload: Annotated[bool, Setting("Keep weights and optimizer on the CPU, to spare a GPU.", _RUN)] = False
-    workers: Annotated[
-        int | None, Setting("Processes that make samples ahead; without it, some beside a GPU.", _RUN)
-    ] = None
+    offload: Annotated[bool, Setting("Keep weights and optimizer on the CPU, to save GPU memory.", _RUN)] = False
+    workers: Annotated[int | None, Setting("Processes that prefetch samples; without it, some with a GPU.", _RUN)] = (
+        None
+    )
     processes: Annotated[
-        int, Setting("Processes that share the run: one for a GPU, or for a core or two of a CPU.", _RUN)
+        int, Setting("Data-parallel processes: one for each GPU, or for each one or two CPU cores.", _RUN)
     ] = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Base:
-    """The base model, and where it runs."""
+    """The base model and its device."""
 
     model: options.Model = None
     device: options.Device = "auto"
@@ -79,7 +79,7 @@ class _Base:
 
 @dataclass_options()
 def train(data: _Data, run: _Run, base: _Base, shape: SampleShape, config: TrainingConfig) -> None:
-    """Train an adapter for a base model; Ctrl-C saves, --resume goes on."""
+    """Train an adapter for a base model; Ctrl-C saves a checkpoint, --resume continues from it."""
     if run.processes != 1 and not under_launcher():
         raise typer.Exit(launch(run.processes, [sys.executable, "-m", "focusdoc", *sys.argv[1:]]))
     config = replace(config, memory_strides=_strides(shape.min_chunk_size, shape.max_chunk_size))
@@ -90,19 +90,19 @@ def train(data: _Data, run: _Run, base: _Base, shape: SampleShape, config: Train
         for report in trainer.run(stop=stopped.is_set):
             progress.show(report)
     if trainer.step < config.steps:
-        errors.print(f"Stopped and saved after step {trainer.step:,}; go on with --resume.", soft_wrap=True)
+        errors.print(f"Stopped and saved after step {trainer.step:,}; continue with --resume.", soft_wrap=True)
         raise typer.Exit(_INTERRUPTED)
     if trainer.processes.is_main:
         output.print(f"The adapter is in {run.output / 'adapter'}.", markup=False, soft_wrap=True)
 
 
 def _trainer(data: _Data, run: _Run, base: _Base, shape: SampleShape, config: TrainingConfig) -> Trainer:
-    """The run as it begins, or goes on; mistakes that are quick to find are found before the model is loaded."""
+    """Set up the run, resumed if asked for; checks what it can before it loads the model."""
     mix = None if data.mix is None else parse_mix(data.mix)
     shapes = [_shape(text) for text in run.eval_shape or ()]
     _check_output(run.output, run.resume)
-    held_out = gather_sources(data.held_out).texts if data.held_out else ()
-    sources = gather_sources(data.data, without=held_out)
+    held_out = load_sources(data.held_out).texts if data.held_out else ()
+    sources = load_sources(data.data, exclude=held_out)
     from focusdoc.modeling.quiet import quiet_libraries
 
     with errors.status("Starting"), quiet_libraries():
@@ -113,7 +113,7 @@ def _trainer(data: _Data, run: _Run, base: _Base, shape: SampleShape, config: Tr
 
         loaded = load_base(base.model, device=_own_device(base.device), dtype=base.dtype)
         if loaded.tokenizer is None:
-            raise ConfigError(f"{loaded.name} has no tokenizer beside its weights, which training needs; add one.")
+            raise ConfigError(f"{loaded.name} has no tokenizer, which training needs; put one into the model's folder.")
         samples = SampleMaker(
             loaded.tokenizer,
             sources.texts,
@@ -122,7 +122,7 @@ def _trainer(data: _Data, run: _Run, base: _Base, shape: SampleShape, config: Tr
             shape=shape,
             seed=run.seed,
         )
-        samples.ground(random.Random(run.seed), shape.max_tokens)  # finds data that are too short
+        samples.draw_text(random.Random(run.seed), shape.max_tokens)  # fails now if the texts are too short
         test = None
         if held_out:
             test = HeldOut(tokenizer=loaded.tokenizer, texts=held_out, shapes=shapes or HeldOut.shapes)
@@ -144,15 +144,15 @@ def _trainer(data: _Data, run: _Run, base: _Base, shape: SampleShape, config: Tr
                 "held_out": [path.name for path in held_out],
             },
             held_out=test,
-            workplace=Workplace(processes=processes, workers=run.workers, offload=offload, tensorboard=True),
+            runtime=Runtime(processes=processes, workers=run.workers, offload=offload, tensorboard=True),
         )
         if run.resume and not trainer.resume() and processes.is_main:
-            errors.print("There is no checkpoint yet; the run begins.", style="yellow")
+            errors.print("There is no checkpoint yet; starting a new run.", style="yellow")
     return trainer
 
 
 def _strides(smallest: int, largest: int) -> tuple[int, ...]:
-    """The chunk sizes of the paper's objective: the authors', as far as they lie within the given range."""
+    """The authors' chunk sizes for the paper's objective, restricted to the range."""
     return tuple(size for size in TrainingConfig.memory_strides if smallest <= size <= largest) or (smallest,)
 
 
@@ -165,19 +165,19 @@ def _shape(text: str) -> tuple[int, int]:
 
 
 def _check_output(folder: Path, resume: bool) -> None:
-    """Refuse an output folder that holds something else, before anything slow is done."""
+    """Raise TrainingError for an output folder with other contents, before anything slow."""
     if folder.exists() and not folder.is_dir():
         raise TrainingError(f"The output {folder} is a file; name a folder.")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if "checkpoint" in names and not resume:
-        raise TrainingError(f"{folder} holds a run already; go on with --resume, or choose another output folder.")
+        raise TrainingError(f"{folder} already has a run; continue with --resume, or choose another output folder.")
     others = sorted(names - {"checkpoint", "adapter", "metrics.jsonl", "tensorboard"})
     if others and "checkpoint" not in names:
-        raise TrainingError(f"{folder} holds other files ({others[0]}); choose an output folder of its own.")
+        raise TrainingError(f"{folder} has other files ({others[0]}); choose another output folder.")
 
 
 def _own_device(device: str) -> str:
-    """Under a launcher of several processes, each has a GPU of its own."""
+    """The device of this process; under a launcher each process has its own GPU."""
     local = os.environ.get("LOCAL_RANK")
     if device != "auto" or local is None:
         return device

@@ -1,4 +1,4 @@
-"""What a training run shows while it goes on, and how it is stopped."""
+"""Progress display of a training run, and stopping it with Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from focusdoc.cli.display import errors
 if TYPE_CHECKING:
     from focusdoc.training.trainer import StepReport
 
-#: How much of the old average a new step leaves in place.
+#: The decay of the moving average of the losses.
 _SMOOTHING = 0.9
 
 
 class TrainingProgress:
-    """A progress bar with the loss of each objective, the pace and the time left; lines where there is no terminal.
+    """A progress bar with the loss of each objective, the speed and the time left; lines without a terminal.
 
     Args:
         steps: of the whole run.
-        shown: whether to show anything at all.
+        shown: whether to print anything.
     """
 
     def __init__(self, steps: int, *, shown: bool = True) -> None:
@@ -50,21 +50,21 @@ class TrainingProgress:
         self._bar.stop()
 
     def note(self, sentence: str, *, done: int) -> None:
-        """Print a sentence; `done` steps are done."""
+        """Print a sentence after `done` steps."""
         if self._shown:
             self._bar.update(self._task, completed=done)
             errors.print(sentence, markup=False, soft_wrap=True)
 
     def show(self, report: StepReport) -> None:
-        """One more step, and the evaluation that followed it."""
+        """Show one more step, and the evaluation after it."""
         if not self._shown:
             return
         for name, loss in report.losses.items():
-            before = self._losses.get(name, loss)
-            self._losses[name] = _SMOOTHING * before + (1 - _SMOOTHING) * loss
+            previous = self._losses.get(name, loss)
+            self._losses[name] = _SMOOTHING * previous + (1 - _SMOOTHING) * loss
         losses = self._losses if errors.is_terminal else report.losses
-        told = "  ".join(f"{name} {loss:.2f}" for name, loss in sorted(losses.items()))
-        line = f"{report.tokens / report.seconds:,.0f} tokens/s  {told}"
+        listed = "  ".join(f"{name} {loss:.2f}" for name, loss in sorted(losses.items()))
+        line = f"{report.tokens / report.seconds:,.0f} tokens/s  {listed}"
         self._bar.update(self._task, completed=report.step, description=line)
         if not errors.is_terminal:
             errors.print(f"step {report.step:,}  {line}", markup=False, soft_wrap=True)
@@ -75,9 +75,9 @@ class TrainingProgress:
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[threading.Event]:
-    """Inside the block the first Ctrl-C sets the event it yields; the second one interrupts as always."""
+    """Inside the block the first Ctrl-C sets the yielded event; the second one interrupts as usual."""
     stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only it may have handlers
+    if threading.current_thread() is not threading.main_thread():  # only it may set signal handlers
         yield stopped
         return
     previous = signal.getsignal(signal.SIGINT)

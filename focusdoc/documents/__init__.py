@@ -1,4 +1,4 @@
-"""Documents: loading files into pages, cutting them into chunks by a model's tokens."""
+"""Documents: loading files with their pages, and splitting them into chunks of tokens."""
 
 from focusdoc.documents.chunking import Chunk, TokenizedText, char_span, cut_chunks, tokenize
 from focusdoc.documents.document import Document, Page

@@ -1,4 +1,4 @@
-"""A ZIP archive of the parts of an e-book or an office file, and how far it may be unpacked."""
+"""ZIP archives of e-books and office files, with a limit on their unpacked size."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from zipfile import ZipFile
 from focusdoc.documents.markup import attribute, parse_xml
 from focusdoc.documents.parsed import Parsed, Refused
 
-_LONGEST_FIELD = 1000
+_MAX_FIELD = 1000
 
 
 class Archive(ZipFile):
-    """An archive whose parts, unpacked, are no more than allowed; zipfile reads no more of a part than it declares.
+    """An archive with a limit on its unpacked size; zipfile never reads more of a part than its declared size.
 
     Raises:
-        Refused: they are more, or encrypted.
+        Refused: it is larger, or encrypted.
     """
 
     def __init__(self, data: bytes, max_unpacked: int) -> None:
@@ -30,15 +30,19 @@ class Archive(ZipFile):
             raise Refused("protected", "protected by a password")
 
     def find(self, name: str) -> bytes:
-        """The bytes of a part, none where there is no such part."""
+        """The bytes of a part; empty if there is no such part."""
         return self.read(name) if name in self.NameToInfo else b""
 
     def xml(self, name: str) -> Any:
-        """The tree of a part; KeyError where there is no such part."""
+        """The XML tree of a part.
+
+        Raises:
+            KeyError: there is no such part.
+        """
         return parse_xml(self.read(name))
 
     def related(self, name: str) -> dict[str, tuple[str, str]]:
-        """What an Office file's part refers to, by the id of the reference: its kind and the part's name."""
+        """The relationships of an Office file's part by id: the type and the name of the target part."""
         folder, base = posixpath.split(name)
         data = self.find(f"{folder}/_rels/{base}.rels".lstrip("/"))
         found = {}
@@ -49,12 +53,11 @@ class Archive(ZipFile):
         return found
 
     def named(self, parsed: Parsed, part: str) -> Parsed:
-        """`parsed` with title and author from the part that holds them; damage there is no reason to refuse a text."""
+        """`parsed` with title and author from the metadata part; errors in there are ignored."""
         with contextlib.suppress(Exception):
             tree = self.xml(part)
             parsed.title, parsed.author = (
-                (tree.findtext(f".//{{http://purl.org/dc/elements/1.1/}}{field}") or "").strip()[:_LONGEST_FIELD]
-                or None
+                (tree.findtext(f".//{{http://purl.org/dc/elements/1.1/}}{field}") or "").strip()[:_MAX_FIELD] or None
                 for field in ("title", "creator")
             )
         return parsed

@@ -1,8 +1,8 @@
-"""Cutting a document into chunks on a fixed grid of the model's own tokens (FocusLLM, section 3.1).
+"""Splitting a document into chunks on a fixed grid of tokens (FocusLLM, section 3.1).
 
-The grid starts at the document's first token, so chunks do not depend on any question. Every token knows where its
-text starts; a chunk's text runs from the start of its first token to the start of the next chunk's, so the chunks
-tile the text whatever a tokenizer leaves out of its offsets (white space, bytes of one character, unknown ones).
+The grid starts at the document's first token, so chunks do not depend on the question. A chunk's text runs from the
+start of its first token to the start of the next chunk's, so the chunks tile the text even where the tokenizer's
+offsets have gaps (white space, bytes of one character, unknown characters).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class TokenizedText:
     """The tokens of a text.
 
     Attributes:
-        token_ids: one id a token.
-        starts: int64 [num_tokens], the character at which each token's text starts; never decreasing. Tokens
-            that share one character (its UTF-8 bytes) share its offset.
+        token_ids: the ids.
+        starts: int64 [num_tokens], the character at which each token starts; non-decreasing. Tokens that are bytes of
+            one character share its offset.
         num_characters: length of the text.
     """
 
@@ -36,11 +36,11 @@ class TokenizedText:
     num_characters: int
 
     def __len__(self) -> int:
-        """How many tokens there are."""
+        """The number of tokens."""
         return len(self.token_ids)
 
     def with_bos(self, token: int) -> TokenizedText:
-        """The same with the BOS token in front, which covers no character."""
+        """The same with a BOS token in front, which covers no characters."""
         import numpy
 
         return TokenizedText([token, *self.token_ids], numpy.insert(self.starts, 0, 0), self.num_characters)
@@ -51,12 +51,8 @@ class Chunk:
     """A slice of a document: tokens ``[token_start, token_end)``, characters ``[char_start, char_end)``.
 
     Attributes:
-        index: 0 for the first chunk.
-        token_start: its first token in the document.
-        token_end: behind its last token.
-        char_start: its first character in ``Document.text``.
-        char_end: behind its last character.
-        pages: numbers of the pages that it shares characters with.
+        index: from 0.
+        pages: the numbers of the pages that it overlaps.
     """
 
     index: int
@@ -68,17 +64,17 @@ class Chunk:
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens the chunk has; only the last chunk has fewer than the chunk size."""
+        """The number of tokens, which is the chunk size except for the last chunk."""
         return self.token_end - self.token_start
 
 
 def tokenize(tokenizer: Any, text: str) -> TokenizedText:
-    """The tokens of `text` alone: no BOS, no truncation, and special tokens written in it are plain text.
+    """Tokenize `text` without BOS and without truncation; special tokens in it are plain text.
 
-    The tokenizer is left as it was. It must not be used by another thread meanwhile.
+    The tokenizer's state is restored. It must not be used by another thread at the same time.
 
     Args:
-        tokenizer: a fast tokenizer of transformers (one that knows its tokens' offsets).
+        tokenizer: a fast tokenizer of transformers, which has offsets.
         text: of any length; 5 MB take about 5 seconds and 700 MB of memory.
 
     Raises:
@@ -88,10 +84,10 @@ def tokenize(tokenizer: Any, text: str) -> TokenizedText:
 
     if not getattr(tokenizer, "is_fast", False):
         raise UnsupportedModelError(
-            f"{type(tokenizer).__name__} does not tell which characters a token covers; use the model's fast "
+            f"{type(tokenizer).__name__} does not return the characters of a token; use the model's fast "
             "tokenizer (a tokenizer.json in its folder, loaded by AutoTokenizer with use_fast=True)."
         )
-    with _state_kept(tokenizer.backend_tokenizer):
+    with _restored(tokenizer.backend_tokenizer):
         encoded = tokenizer(
             text,
             add_special_tokens=False,
@@ -101,7 +97,7 @@ def tokenize(tokenizer: Any, text: str) -> TokenizedText:
             return_offsets_mapping=True,
             return_attention_mask=False,
             return_token_type_ids=False,
-            verbose=False,  # a document is meant to be longer than the model's context
+            verbose=False,  # no warning about the model's context length
         )
     token_ids: list[int] = encoded["input_ids"]
     offsets = encoded["offset_mapping"]
@@ -110,17 +106,17 @@ def tokenize(tokenizer: Any, text: str) -> TokenizedText:
 
 
 def cut_chunks(tokenized: TokenizedText, chunk_size: int, document: Document) -> list[Chunk]:
-    """The chunks of a document: `chunk_size` tokens each, the last one what is left.
+    """The chunks of a document, `chunk_size` tokens each; the last one may be shorter.
 
     Args:
         tokenized: the tokens of ``document.text``.
         chunk_size: in tokens, at least 1.
-        document: gives the page numbers.
+        document: for the page numbers.
 
     Raises:
         ConfigError: `chunk_size` is below 1.
         DocumentError: the tokens are of another text.
-        EmptyDocumentError: the tokenizer made no token of the text.
+        EmptyDocumentError: there are no tokens.
     """
     if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
         raise ConfigError(f"chunk_size is {chunk_size!r}; it must be a whole number of at least 1.")
@@ -130,7 +126,7 @@ def cut_chunks(tokenized: TokenizedText, chunk_size: int, document: Document) ->
             f"{len(document.text)}; tokenize its own text."
         )
     if not tokenized.token_ids:
-        raise EmptyDocumentError(f"{document.name!r} holds nothing that the model has tokens for; give another text.")
+        raise EmptyDocumentError(f"{document.name!r} has nothing that the model has tokens for; give another text.")
     chunks = []
     for index, token_start in enumerate(range(0, len(tokenized), chunk_size)):
         token_end = min(token_start + chunk_size, len(tokenized))
@@ -141,10 +137,10 @@ def cut_chunks(tokenized: TokenizedText, chunk_size: int, document: Document) ->
 
 
 def char_span(tokenized: TokenizedText, token_start: int, token_end: int) -> tuple[int, int]:
-    """The characters of tokens ``[token_start, token_end)``, such that neighbouring ranges tile the text.
+    """The characters of tokens ``[token_start, token_end)``; spans of adjacent ranges tile the text.
 
-    The first token's text begins at 0 and the last one's ends with the text; between, a token's text ends where the
-    next one's starts. So a span can be empty: when its tokens are the first bytes of a character.
+    The first token starts at 0, a token ends where the next one starts, and the last one ends with the text. A span is
+    empty if its tokens are the first bytes of a character.
 
     Raises:
         DocumentError: the range is reversed or outside the tokens.
@@ -156,15 +152,15 @@ def char_span(tokenized: TokenizedText, token_start: int, token_end: int) -> tup
 
 
 def _boundary(tokenized: TokenizedText, token: int) -> int:
-    """The character at which `token` starts, as a cut between two spans."""
+    """The boundary between the spans before and after the start of `token`."""
     if token == 0:
         return 0
     return int(tokenized.starts[token]) if token < len(tokenized) else tokenized.num_characters
 
 
 @contextmanager
-def _state_kept(backend: Any) -> Iterator[None]:
-    """Undo what encoding changes in the Rust tokenizer: transformers leaves its settings at the last call's."""
+def _restored(backend: Any) -> Iterator[None]:
+    """Restore the settings of the Rust tokenizer, which transformers changes at every call."""
     special, truncation, padding = backend.encode_special_tokens, backend.truncation, backend.padding
     try:
         yield

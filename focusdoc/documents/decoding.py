@@ -1,4 +1,4 @@
-"""Turning the bytes of a text file into text without guessing."""
+"""Decoding text files strictly, without guessing encodings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import unicodedata
 
 from focusdoc.errors import DocumentError
 
-#: UTF-32 first: its little-endian mark begins with that of UTF-16.
+#: UTF-32 first, since its little-endian mark starts with that of UTF-16.
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -15,24 +15,24 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, "utf-8-sig"),
 )
-#: Control characters that texts do hold: bell to carriage return, and the escape of terminal logs.
+#: Control characters that occur in texts: bell to carriage return, and escape (in terminal logs).
 _TEXT_CONTROLS = {*range(0x07, 0x0E), 0x1B}
 _BINARY_CONTROLS = bytes(code for code in range(0x20) if code not in _TEXT_CONTROLS)
-#: What no text holds, as it comes out where bytes that are none are taken for UTF-16.
+#: Unicode categories that result when other bytes are decoded as UTF-16.
 _NO_TEXT = {"Cc", "Cn", "Co", "Cs"}
-#: More than this share of other control characters, and a file is no text.
-_MOST_CONTROLS = 0.02
+#: A file is binary above this share of other control characters.
+_MAX_CONTROLS = 0.02
 
 
 def decode(data: bytes, name: str) -> str:
-    """The text of a file in UTF-8 or UTF-16, or in UTF-32 with a byte order mark. Nothing is replaced or dropped.
+    """Decode UTF-8 or UTF-16, or UTF-32 with a byte order mark; nothing is replaced or dropped.
 
     Args:
         data: the file's bytes.
         name: of the file, for messages.
 
     Raises:
-        DocumentError: the bytes are no text, or text in another encoding.
+        DocumentError: the bytes are binary, or in another encoding.
     """
     encoding = next((encoding for mark, encoding in _BYTE_ORDER_MARKS if data.startswith(mark)), None)
     encoding = encoding or _without_mark(data)
@@ -41,7 +41,7 @@ def decode(data: bytes, name: str) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
-        # The codecs that skip a byte order mark count from behind it.
+        # Codecs that skip a byte order mark count from after it.
         offset = error.start + len(data) - len(error.object)
         raise DocumentError(
             f"{name!r} is not valid {encoding.removesuffix('-sig').upper()} ({_found(error)} at byte {offset:,}); "
@@ -50,13 +50,13 @@ def decode(data: bytes, name: str) -> str:
 
 
 def _without_mark(data: bytes) -> str:
-    """UTF-16 without a byte order mark, told by the NULs of its ASCII characters; else UTF-8."""
+    """UTF-16, detected by the NULs of ASCII characters; else UTF-8."""
     at_even, at_odd = data[::2].count(0), data[1::2].count(0)
     if len(data) % 2 == 0 and at_even + at_odd:
         encoding = "utf-16-le" if at_odd > at_even else "utf-16-be"
         text = data.decode(encoding, "replace")
         strange = sum(unicodedata.category(c) in _NO_TEXT and ord(c) not in _TEXT_CONTROLS for c in text)
-        if "\N{REPLACEMENT CHARACTER}" not in text and strange <= _MOST_CONTROLS * len(text):
+        if "\N{REPLACEMENT CHARACTER}" not in text and strange <= _MAX_CONTROLS * len(text):
             return encoding
     return "utf-8"
 
@@ -69,7 +69,7 @@ def _refuse_binary(data: bytes, name: str) -> None:
             "and convert other formats to one of them first."
         )
     controls = len(data) - len(data.translate(None, _BINARY_CONTROLS))
-    if controls > _MOST_CONTROLS * len(data):
+    if controls > _MAX_CONTROLS * len(data):
         raise DocumentError(
             f"{name!r} looks binary ({controls:,} of {len(data):,} bytes are control characters); give a text in "
             "UTF-8, or a PDF, and convert other formats to one of them first."
@@ -83,5 +83,5 @@ def _found(error: UnicodeDecodeError) -> str:
 
 
 def _likely(data: bytes) -> str:
-    """The encoding that invalid UTF-8 most often turns out to be, for the example in the message."""
+    """The most likely encoding of invalid UTF-8, for the example in the message."""
     return "UTF-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "WINDOWS-1252"

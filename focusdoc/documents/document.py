@@ -1,4 +1,4 @@
-"""A document: its text, the pages that tile it, and what is known about it."""
+"""Documents: text, pages and metadata."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ FORM_FEED = "\f"
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page as a span of a document's text.
+    """One page, a span ``[start, end)`` of a document's text.
 
     Attributes:
-        number: 1 for the first page.
-        label: the page number printed on the page ("iv", "A-3"), or the title of the chapter, slide, sheet or section
-            that takes the place of a page; ``None`` where the document does not say.
-        start: offset of the page's first character in ``Document.text``.
-        end: offset behind its last character; equal to ``start`` for an empty page.
+        number: from 1.
+        label: the printed page number ("iv", "A-3"), or the title of the chapter, slide, sheet or section that is used
+            as a page; None if there is none.
+        start, end: offsets in ``Document.text``; equal for an empty page.
     """
 
     number: int
@@ -39,14 +38,14 @@ class Document:
     """A text with the pages that tile it.
 
     Attributes:
-        text: the whole text; every offset in this library counts its characters (Unicode code points).
-        pages: numbered 1, 2, ...; each begins where the one before ends, the first at 0, the last ends with the text.
-        metadata: what is known besides: ``source``, ``name``, ``format``, ``num_pages``, and for what is not plain
-            text ``unit``, ``title``, ``author``, ``pages_without_text`` (page numbers), ``left_out`` (sentences about
-            what a viewer shows and the text lacks) and ``warnings`` (of the parser).
+        text: the whole text; all offsets in this library count its characters (Unicode code points).
+        pages: numbered from 1; they tile the text.
+        metadata: ``source``, ``name``, ``format``, ``num_pages``, and unless it is plain text ``unit``, ``title``,
+            ``author``, ``pages_without_text`` (page numbers), ``left_out`` (sentences about content that a viewer
+            shows but the text lacks) and ``warnings`` (of the parser).
 
     Raises:
-        DocumentError: the pages do not tile the text, or it holds half of a surrogate pair.
+        DocumentError: the pages do not tile the text, or it has half of a surrogate pair.
     """
 
     text: str
@@ -71,25 +70,25 @@ class Document:
 
     @classmethod
     def from_text(cls, text: str, metadata: Mapping[str, Any] | None = None) -> Document:
-        """A document of a plain text, one page, or one for each part that ends in a form feed.
+        """A document from plain text, with one page, or several that are separated by form feeds.
 
         Args:
-            text: taken as it is, never as the name of a file.
-            metadata: kept; ``format`` ("text" by default) and ``num_pages`` are filled in.
+            text: the text itself, never a file name.
+            metadata: ``format`` ("text" by default) and ``num_pages`` are added.
 
         Raises:
             EmptyDocumentError: there is nothing but white space.
-            DocumentError: the text holds half of a surrogate pair, which no tokenizer can encode.
+            DocumentError: the text has half of a surrogate pair, which no tokenizer can encode.
         """
         metadata = dict(metadata or {})
         name = metadata.get("name", "text")
         if not text.strip():
-            raise EmptyDocumentError(f"{name!r} holds no text; give a document with at least one word.")
+            raise EmptyDocumentError(f"{name!r} has no text; give a document with at least one word.")
         pages: list[Page] = []
         start = 0
         while start < len(text):
-            cut = text.find(FORM_FEED, start)
-            end = len(text) if cut < 0 else cut + 1
+            form_feed = text.find(FORM_FEED, start)
+            end = len(text) if form_feed < 0 else form_feed + 1
             pages.append(Page(len(pages) + 1, None, start, end))
             start = end
         known = {"format": "text", **metadata, "num_pages": len(pages)}
@@ -100,23 +99,23 @@ class Document:
 
     @property
     def name(self) -> str:
-        """The name of the document's file, or what the caller named it, else "text"."""
+        """The name from the metadata, else the file's name, else "text"."""
         name = self.metadata.get("name") or Path(str(self.metadata.get("source") or "")).name
         return str(name) or "text"
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """What a viewer shows and the text lacks, in sentences."""
+        """Sentences about content that a viewer shows but the text lacks."""
         return tuple(self.metadata.get("left_out", ()))
 
     @property
     def has_pages(self) -> bool:
-        """Whether page numbers mean something: they do not in a plain text, or in a web page without headings."""
+        """Whether page numbers are meaningful: not in plain text, nor in a web page without headings."""
         return len(self.pages) > 1 or self.metadata.get("unit", "section") != "section"
 
     @property
     def unit(self) -> str:
-        """What a page is, in the singular: "page", "chapter", "slide", "sheet" or "section"."""
+        """The name of a page: "page", "chapter", "slide", "sheet" or "section"."""
         return str(self.metadata.get("unit", "page"))
 
     @cached_property
@@ -128,7 +127,7 @@ class Document:
         return [page.end for page in self.pages]
 
     def page_at(self, offset: int) -> Page:
-        """The page that holds the character at `offset`; the last page for the end of the text.
+        """The page of the character at `offset`; the last page for the end of the text.
 
         Raises:
             DocumentError: `offset` is outside the text.
@@ -138,7 +137,7 @@ class Document:
         return self.pages[bisect_right(self._starts, offset) - 1]
 
     def pages_between(self, start: int, end: int) -> tuple[Page, ...]:
-        """The pages that share a character with ``text[start:end]``; for an empty span the page at `start`.
+        """The pages that overlap ``text[start:end]``; for an empty span the page at `start`.
 
         Raises:
             DocumentError: the span is reversed or outside the text.
@@ -151,7 +150,7 @@ class Document:
 
 
 def page_ranges(pages: Sequence[int], unit: str = "page") -> str:
-    """Sorted numbers of pages or other units in words: "page 3", "pages 3, 7-9"."""
+    """Format sorted page numbers: "page 3", "pages 3, 7-9"."""
     ranges: list[list[int]] = []
     for page in pages:
         if ranges and page == ranges[-1][1] + 1:

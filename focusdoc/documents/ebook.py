@@ -1,4 +1,4 @@
-"""E-books: the chapters of an EPUB in the order in which they are read."""
+"""E-books: the chapters of an EPUB in reading order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import posixpath
 from urllib.parse import unquote
 
 from focusdoc.documents.archive import Archive
-from focusdoc.documents.markup import attribute, parse_xml, written
+from focusdoc.documents.markup import attribute, parse_xml, to_text
 from focusdoc.documents.parsed import Parsed, Refused
 from focusdoc.documents.web import HTML, html_text, parse_html
 
@@ -14,7 +14,7 @@ _FONTS = (".ttf", ".otf", ".woff", ".woff2")
 
 
 def read_epub(archive: Archive) -> Parsed:
-    """The files of the book's spine; each is called as its first heading.
+    """The files of the book's spine, each labelled with its first heading.
 
     Raises:
         Refused: a chapter is encrypted or missing.
@@ -36,14 +36,14 @@ def read_epub(archive: Archive) -> Parsed:
         if name not in archive.NameToInfo:
             raise Refused("damaged", f"its chapter {name} is missing")
         root = parse_html(html_text(archive.read(name), name))
-        text, headings = written(root, HTML) if root is not None else ("", [])
+        text, headings = to_text(root, HTML) if root is not None else ("", [])
         pages.append(text)
         labels.append(headings[0][2] if headings else None)
     return archive.named(Parsed(format="epub", pages=pages, labels=labels, unit="chapter"), package)
 
 
 def _encrypted(archive: Archive) -> set[str]:
-    """The files that are encrypted, but for fonts, which many books hide from copying."""
+    """The encrypted files, except for fonts, which many books obfuscate."""
     data = archive.find("META-INF/encryption.xml")
     names = (
         {unquote(attribute(item, "URI")) for item in parse_xml(data).iterfind(".//{*}CipherReference")} if data else ()

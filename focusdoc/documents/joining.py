@@ -1,10 +1,10 @@
-"""Words as they were before they were typeset: without the hyphens of line ends, soft hyphens and ligatures.
+"""Undoing typesetting: removes hyphenation at line ends, soft hyphens and ligatures.
 
-Whether a hyphen at a line's end belongs to its word, the document's other words tell: "Green-" and "land" are joined if
-"Greenland" stands elsewhere, or if neither of the two is a word of its own; "well-" and "known" keep their hyphen if
-"well-known", or another word that begins with "well-", stands elsewhere. What nothing is known of stays as it is.
-Numbers (ranges, ISBNs) and what goes on with a capital keep it too. Nothing but the document itself is asked, so that
-this holds in every language.
+Whether a hyphen at a line end belongs to the word is decided by the document's other words: "Green-" and "land" are
+joined if "Greenland" occurs elsewhere, or if neither of the two occurs as a word; "well-" and "known" keep their hyphen
+if "well-known", or another word that starts with "well-", occurs elsewhere. Other words stay broken. Numbers (ranges,
+ISBNs) and words that continue with a capital keep the hyphen. Only the document itself is used, so this works in every
+language.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-#: Latin ligatures, and what was typed.
+#: Latin ligatures and their letters.
 _AS_TYPED = {code: letters for code, letters in enumerate(("ff", "fi", "fl", "ffi", "ffl", "st", "st"), start=0xFB00)}
 _SOFT = "\N{SOFT HYPHEN}"
 _HYPHENS = f"-\N{HYPHEN}{_SOFT}"
-#: A word's parts before and behind a hyphen at a line's end, and what follows the word without a space.
+#: A word broken at a line end: the parts before and after the hyphen, and what follows without a space.
 _BROKEN = re.compile(
     rf"(?<![^\W_])(?P<before>[^\W_]+)(?P<hyphen>[{_HYPHENS}])\n(?P<after>[^\W_]+)(?P<rest>\S*)(?:[ ]|(?=\n)|\Z)"
 )
@@ -25,12 +25,12 @@ _WORD = re.compile(rf"[^\W_]+(?:[{_HYPHENS}][^\W_]+)*")
 
 
 def as_typed(text: str) -> str:
-    """The text without ligatures and soft hyphens, but for those at line ends."""
+    """The text without ligatures and without soft hyphens, except for those at line ends."""
     return re.sub(rf"{_SOFT}(?!\n)", "", text.translate(_AS_TYPED))
 
 
 def join_words(pages: Iterable[str]) -> list[str]:
-    """Pages with the words joined that were broken at line ends; a line ends behind the joined word."""
+    """Join the words that are broken at line ends; the line break moves behind the word."""
     pages = list(map(as_typed, pages))
     known = Counter(word.casefold() for page in pages for word in _WORD.findall(_BROKEN.sub(" ", page)))
     beginnings = {word[: word.index("-")] for word in known if "-" in word}

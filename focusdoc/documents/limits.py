@@ -1,4 +1,4 @@
-"""The limits under which untrusted files are parsed."""
+"""Limits for parsing untrusted files."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ from focusdoc.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class LoadLimits:
-    """How much a document may cost before loading it is refused with a DocumentLimitError.
+    """Limits above which loading a document fails with DocumentLimitError.
 
-    Nothing is ever cut down to a limit: a document is loaded whole or not at all. The defaults let through every
-    book and report that a model could read within a day.
+    Documents are never truncated. The defaults allow every book and report that a model could read within a day.
 
     Attributes:
         max_bytes: size of the file.
-        max_pages: pages, or the chapters, slides, sheets or sections that take their place.
+        max_pages: pages (or chapters, slides, sheets, sections).
         max_characters: characters of the text.
-        max_unpacked: bytes of an e-book's or office file's parts, unpacked.
+        max_unpacked: unpacked bytes of an e-book or office file.
         max_seconds: wall-clock time to parse a file.
-        max_memory: bytes of address space of the process that parses it (where the system can limit it; on
-            Windows and macOS ``max_seconds`` and the parser's own limits have to do).
+        max_memory: address space of the parser's process in bytes (not on Windows and macOS, which cannot limit it).
     """
 
     max_bytes: int = 256 * 2**20

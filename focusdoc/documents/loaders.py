@@ -1,4 +1,4 @@
-"""Loading a document from a file, from bytes or from a text."""
+"""Loading a document from a file, from bytes or from text."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from focusdoc.documents.kinds import PARSED, kind_of
 from focusdoc.documents.limits import LoadLimits
 from focusdoc.errors import DocumentError, DocumentLimitError, EmptyDocumentError
 
-#: A single line of at most so many characters is a path, whether or not there is such a file.
-_LONGEST_PATH = 1024
+#: A single line of at most so many characters is a path, even if the file does not exist.
+_MAX_PATH = 1024
 
 
 def load(
@@ -24,26 +24,25 @@ def load(
     name: str | None = None,
     limits: LoadLimits | None = None,
 ) -> Document:
-    """Load a document, whole or not at all: text, Markdown, PDF, HTML, e-book, office file or e-mail.
+    """Load a document: text, Markdown, PDF, HTML, e-book, office file or e-mail.
 
-    What a file is, its first bytes tell; its name decides only between kinds of text. Everything else than the kinds
-    above is text: UTF-8 or UTF-16, or UTF-32 with a byte order mark. In text from a file or from bytes, ``\\r\\n`` and
-    ``\\r`` become ``\\n``, as Python's own text mode does; a text given as ``str`` stays as it is. Markdown, CSV, JSON
-    and source code are kept as they are written. A text with form feeds has a page for each; chapters, slides, sheets
-    and sections take the place of pages, their titles that of page labels.
+    The kind of a file is detected from its first bytes; the name only decides between kinds of text. Everything else is
+    text in UTF-8 or UTF-16, or UTF-32 with a byte order mark. In files and bytes ``\\r\\n`` and ``\\r`` become ``\\n``,
+    as in Python's text mode; a ``str`` is unchanged. Markdown, CSV, JSON and source code are plain text. Form feeds
+    separate pages; chapters, slides, sheets and sections are used as pages, with their titles as labels.
 
     Args:
         source: a path (``~`` is the home folder), the bytes of a file, or a text of several lines or more than 1,024
-            characters. A shorter ``str`` of one line is always a path; `load_text` takes any text.
+            characters. A shorter ``str`` of one line is always a path; use `load_text` for any text.
         password: of an encrypted PDF.
-        name: what to call the document; by default its file's name.
-        limits: what a document may cost; ``LoadLimits()`` by default.
+        name: of the document; by default the file's name.
+        limits: by default ``LoadLimits()``.
 
     Raises:
-        EmptyDocumentError: no text at all, for example a scanned PDF.
-        EncryptedDocumentError: a PDF that needs a password, or another one.
+        EmptyDocumentError: it has no text, for example a scanned PDF.
+        EncryptedDocumentError: a PDF needs a password, or another one.
         DocumentLimitError: the document exceeds `limits`.
-        DocumentError: missing, unreadable, binary, damaged, not in UTF-8.
+        DocumentError: it is missing, unreadable, binary, damaged, or not in UTF-8.
     """
     limits = limits or LoadLimits()
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -58,27 +57,27 @@ def load(
 
 
 def load_text(text: str, *, name: str | None = None, limits: LoadLimits | None = None) -> Document:
-    """A document of `text` itself, of any length, kept as it is; a text with form feeds has a page for each.
+    """A document from `text` itself, of any length and unchanged; form feeds separate pages.
 
     Args:
-        name: what to call the document.
-        limits: how many characters it may have; ``LoadLimits()`` by default.
+        name: of the document.
+        limits: by default ``LoadLimits()``.
 
     Raises:
-        EmptyDocumentError: there is nothing but white space. DocumentLimitError: it is longer than `limits` allow.
-        DocumentError: it holds half of a surrogate pair.
+        EmptyDocumentError: there is nothing but white space. DocumentLimitError: it exceeds `limits`.
+        DocumentError: it has half of a surrogate pair.
     """
     return _from_text(text, {"name": name or "text"}, limits or LoadLimits())
 
 
 def _is_path(text: str) -> bool:
-    """Whether a string is to name a file: a short one of a single line. A mistyped path must not pass for a text."""
+    """Whether a string is a path: a short single line, so that a mistyped path is not loaded as a text."""
     line = text.strip()
-    return bool(line) and len(line) <= _LONGEST_PATH and len(line.splitlines()) == 1
+    return bool(line) and len(line) <= _MAX_PATH and len(line.splitlines()) == 1
 
 
 def _read(path: Path, limits: LoadLimits) -> bytes:
-    """The bytes of a file, at most ``limits.max_bytes`` of them."""
+    """The bytes of a file, at most one more than ``limits.max_bytes``."""
     text_remedy = "to use the string itself as the document, call focusdoc.load_text"
     if re.match(r"https?:[/\\]", str(path)):
         raise DocumentError(f"{str(path)!r} is a web address; download it and give the file.")

@@ -1,4 +1,4 @@
-"""Office files: Word's text, PowerPoint's slides, Excel's sheets."""
+"""Office files: Word documents, PowerPoint slides, Excel sheets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import zip_longest
 from typing import Any
 
 from focusdoc.documents.archive import Archive
-from focusdoc.documents.markup import BAR, Rules, attribute, names, sections, written
+from focusdoc.documents.markup import BAR, Rules, attribute, names, sections, to_text
 from focusdoc.documents.parsed import Parsed
 from focusdoc.documents.web import HTML, parse_html
 
@@ -17,28 +17,28 @@ _DRAWING = Rules(
     lines=names("p"),
     rows=names("tr"),
     cells=names("tc"),
-    skipped=names("Fallback"),  # another form of what stands beside it
+    skipped=names("Fallback"),  # an alternative of the element next to it
     breaks={"br": "\n", "tab": "\t"},
     texts=names("t"),
 )
-#: Shapes of a slide that are not its own: date, footer, number, and on its notes the picture of the slide.
+#: Placeholders that are not content: date, header, footer, slide number, and the slide's picture in its notes.
 _FURNITURE = {"dt", "ftr", "hdr", "sldImg", "sldNum"}
-#: What mammoth leaves out of a Word file without a word.
+#: Content of a Word file that mammoth silently skips.
 _NOT_READ = {b"<m:oMath": "equations", b"drawingml/2006/chart": "charts", b"drawingml/2006/diagram": "diagrams"}
 
 
 def _part(archive: Archive, kind: str) -> str:
-    """The name of the part that the file begins with, or that holds its title."""
+    """The name of a main part of the file, by its relationship type."""
     return next((part for found, part in archive.related("").values() if found == kind), "")
 
 
 def read_docx(archive: Archive, data: bytes) -> Parsed:
-    """A Word file in sections, with its tables, notes and accepted changes."""
+    """A Word file in sections, with tables, notes and accepted changes."""
     import mammoth
 
     no_image = mammoth.images.img_element(lambda image: {})
     root = parse_html(mammoth.convert_to_html(io.BytesIO(data), convert_image=no_image).value)
-    pages, labels = sections(*written(root, HTML)) if root is not None else ([""], [])
+    pages, labels = sections(*to_text(root, HTML)) if root is not None else ([""], [])
     text = archive.find(_part(archive, "officeDocument"))
     left_out = [f"its {what} were not read" for mark, what in _NOT_READ.items() if mark in text]
     parsed = Parsed(format="docx", pages=pages, labels=labels, unit="section", left_out=left_out)
@@ -46,7 +46,7 @@ def read_docx(archive: Archive, data: bytes) -> Parsed:
 
 
 def read_pptx(archive: Archive) -> Parsed:
-    """The slides of a presentation in their order, with tables, charts, diagrams and the speaker's notes."""
+    """The slides of a presentation in order, with tables, charts, diagrams and speaker notes."""
     main = _part(archive, "officeDocument")
     parts = archive.related(main)
     pages: list[str] = []
@@ -55,7 +55,7 @@ def read_pptx(archive: Archive) -> Parsed:
         key = next(value for name, value in entry.items() if name.endswith("}id"))
         slide = parts[key][1]
         root = _own_shapes(archive.xml(slide))
-        texts = [written(root, _DRAWING)[0], *_beside(archive, slide)]
+        texts = [to_text(root, _DRAWING)[0], *_related_texts(archive, slide)]
         pages.append("\n\n".join(filter(None, texts)))
         labels.append(_title(root))
     parsed = Parsed(format="pptx", pages=pages, labels=labels, unit="slide")
@@ -63,47 +63,48 @@ def read_pptx(archive: Archive) -> Parsed:
 
 
 def _own_shapes(root: Any) -> Any:
-    for place in list(root.iter("{*}ph")):
-        shape = next(place.iterancestors("{*}sp"), None)
-        if attribute(place, "type") in _FURNITURE and shape is not None:
+    """Remove placeholders that are not content."""
+    for placeholder in list(root.iter("{*}ph")):
+        shape = next(placeholder.iterancestors("{*}sp"), None)
+        if attribute(placeholder, "type") in _FURNITURE and shape is not None:
             shape.getparent().remove(shape)
     return root
 
 
 def _title(root: Any) -> str | None:
-    for place in root.iter("{*}ph"):
-        if attribute(place, "type") in ("title", "ctrTitle"):
-            shape = next(place.iterancestors("{*}sp"), None)
-            words = " ".join(written(shape, _DRAWING)[0].split()) if shape is not None else ""
+    for placeholder in root.iter("{*}ph"):
+        if attribute(placeholder, "type") in ("title", "ctrTitle"):
+            shape = next(placeholder.iterancestors("{*}sp"), None)
+            words = " ".join(to_text(shape, _DRAWING)[0].split()) if shape is not None else ""
             return words or None
     return None
 
 
-def _beside(archive: Archive, slide: str) -> Iterator[str]:
-    """The texts of a slide that are in parts of their own."""
+def _related_texts(archive: Archive, slide: str) -> Iterator[str]:
+    """The texts of a slide's notes, diagrams and charts, which are separate parts."""
     for kind, part in archive.related(slide).values():
         if kind == "notesSlide":
-            if notes := written(_own_shapes(archive.xml(part)), _DRAWING)[0]:
+            if notes := to_text(_own_shapes(archive.xml(part)), _DRAWING)[0]:
                 yield f"Notes: {notes}"
         elif kind == "diagramData":
-            yield written(archive.xml(part), _DRAWING)[0]
+            yield to_text(archive.xml(part), _DRAWING)[0]
         elif kind == "chart":
             yield "\n".join(_chart(archive.xml(part)))
 
 
 def _chart(root: Any) -> Iterator[str]:
-    """A chart's title and axes, then for each series a line with its categories and values."""
-    yield from filter(None, [written(root, _DRAWING)[0]])
+    """A chart's title and axes, then a line for each series with its categories and values."""
+    yield from filter(None, [to_text(root, _DRAWING)[0]])
     for series in root.iter("{*}ser"):
-        called, categories, values = (
-            [point.text or "" for point in series.iterfind(f"{{*}}{name}//{{*}}v")] for name in ("tx", "cat", "val")
+        name, categories, values = (
+            [point.text or "" for point in series.iterfind(f"{{*}}{tag}//{{*}}v")] for tag in ("tx", "cat", "val")
         )
         pairs = (f"{category} {value}".strip() for category, value in zip_longest(categories, values, fillvalue=""))
-        yield f"{' '.join(called)}: {', '.join(pairs)}"
+        yield f"{' '.join(name)}: {', '.join(pairs)}"
 
 
 def read_xlsx(archive: Archive, data: bytes) -> Parsed:
-    """The sheets of a workbook, row by row; a formula whose value is not in the file stands there itself."""
+    """The sheets of a workbook, row by row; a formula without a cached value is written as the formula."""
     from openpyxl import load_workbook
 
     books = [
@@ -112,7 +113,7 @@ def read_xlsx(archive: Archive, data: bytes) -> Parsed:
     pages: list[str] = []
     for sheet, formulas in zip(*(book.worksheets for book in books), strict=True):
         for one in (sheet, formulas):
-            one.reset_dimensions()  # some programs write too small ones
+            one.reset_dimensions()  # some programs write wrong ones, which are too small
         rows = zip(sheet.iter_rows(), formulas.iter_rows(), strict=True)
         lines = (BAR.join(map(_cell, row, other)).rstrip(BAR) for row, other in rows)
         pages.append("\n".join(line for line in lines if line))

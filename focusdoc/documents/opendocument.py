@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from focusdoc.documents.archive import Archive
-from focusdoc.documents.markup import Rules, attribute, count, local, names, sections, written
+from focusdoc.documents.markup import Rules, attribute, count, local, names, sections, to_text
 from focusdoc.documents.parsed import Parsed, Refused
 
 _RULES = Rules(
@@ -21,7 +21,7 @@ _RULES = Rules(
 )
 
 
-#: Format, unit, and what holds one of them.
+#: Format, unit, and the element of a unit.
 _PARTS = {
     "text": ("odt", "section", ""),
     "presentation": ("odp", "slide", "page"),
@@ -33,25 +33,25 @@ def read_open_document(archive: Archive) -> Parsed:
     """A text in sections, a presentation slide by slide, or a spreadsheet sheet by sheet.
 
     Raises:
-        Refused: it is encrypted, or neither of the three.
+        Refused: it is encrypted, or none of the three.
     """
     if b"encryption-data" in archive.find("META-INF/manifest.xml"):
         raise Refused("protected", "protected by a password")
     kind = next(iter(archive.xml("content.xml").find("{*}body")), None)
     if kind is None or local(kind) not in _PARTS:
-        raise Refused("damaged", "OpenDocument, but no text, presentation or spreadsheet")
+        raise Refused("damaged", "OpenDocument, but not a text, presentation or spreadsheet")
     if local(kind) == "text":
-        pages, labels = sections(*written(kind, _RULES))
+        pages, labels = sections(*to_text(kind, _RULES))
         return archive.named(Parsed(format="odt", pages=pages, labels=labels, unit="section"), "meta.xml")
     extension, unit, part = _PARTS[local(kind)]
     parts = list(kind.iterfind(f"{{*}}{part}"))
-    texts = [written(part, _RULES)[0] for part in parts]
+    texts = [to_text(part, _RULES)[0] for part in parts]
     return archive.named(Parsed(format=extension, pages=texts, labels=list(map(_title, parts)), unit=unit), "meta.xml")
 
 
 def _title(part: Any) -> str | None:
-    """The words of a slide's title, else the name of the slide or sheet."""
+    """A slide's title, else the name of the slide or sheet."""
     for frame in part.iterfind("{*}frame"):
-        if attribute(frame, "class") == "title" and (words := " ".join(written(frame, _RULES)[0].split())):
+        if attribute(frame, "class") == "title" and (words := " ".join(to_text(frame, _RULES)[0].split())):
             return words
     return attribute(part, "name") or None

@@ -1,4 +1,4 @@
-"""Files that are ZIP archives: which kind each is. Run in the child process."""
+"""Files that are ZIP archives: e-books, Office files, OpenDocument. Runs in the child process."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from focusdoc.documents.opendocument import read_open_document
 from focusdoc.documents.parsed import Parsed, Request
 from focusdoc.errors import DocumentError
 
-#: The main part's content type, whose producer names the kind of an Office file.
+#: The content type of the main part, which identifies the kind of an Office file.
 _MAIN_PART = re.compile(
     rb"(wordprocessingml|ms-word|presentationml|ms-powerpoint|spreadsheetml|ms-excel)[\w.]*\.main\+xml"
 )
-#: How the media types of e-books and of OpenDocument begin; the first file of the archive holds it.
+#: Media types of e-books and (as a prefix) of OpenDocument, in the archive's file "mimetype".
 _EPUB, _OPEN_DOCUMENT = b"application/epub+zip", b"application/vnd.oasis.opendocument."
 
 

@@ -1,4 +1,4 @@
-"""What the child process makes of a file, and how it says that it cannot be loaded."""
+"""The messages between parent and child process: request, parsed file, refusal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TypedDict
 
 
 class Request(TypedDict):
-    """What the child process is asked: the kind of file, its name for messages, and the fields of `LoadLimits`."""
+    """A request to the child process: the kind of file, its name for messages, and the fields of `LoadLimits`."""
 
     kind: str
     name: str
@@ -21,14 +21,14 @@ class Request(TypedDict):
 
 @dataclass(kw_only=True)
 class Parsed:
-    """The texts of a file.
+    """The text of a parsed file.
 
     Attributes:
         format: "pdf", "docx", ...
-        pages: the text of every page, or of what takes the place of pages.
-        unit: what that is, in the singular: "page", "chapter", "slide", "sheet" or "section".
-        labels: of every page, its printed number, or the title of the chapter; empty where there are none.
-        left_out: sentences about what a viewer shows and the text lacks.
+        pages: the texts of the pages (or chapters, slides, sheets, sections).
+        unit: the name of a page: "page", "chapter", "slide", "sheet" or "section".
+        labels: the printed number or the title of each page; empty if there are none.
+        left_out: sentences about content that a viewer shows but the text lacks.
         warnings: of the parser.
     """
 
@@ -43,7 +43,7 @@ class Parsed:
 
 
 class Refused(Exception):
-    """The file cannot be loaded; `kind` picks the parent's error type."""
+    """The file cannot be loaded; `kind` selects the error that the parent raises."""
 
     def __init__(self, kind: str, message: str = "") -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Loading PDFs, web pages, e-books, office files and e-mails through a child process with limits on time and memory."""
+"""Parsing PDFs, web pages, e-books, office files and e-mails in a child process with limits on time and memory."""
 
 from __future__ import annotations
 
@@ -17,29 +17,28 @@ from focusdoc.errors import DocumentError, DocumentLimitError, EmptyDocumentErro
 
 _WORKER = "focusdoc.documents.worker"
 _ROOT = str(Path(__file__).parents[2])
-#: What damaged files are called.
+#: Names of the kinds in error messages.
 _NAMES = {"pdf": "PDF", "html": "page", "zip": "file", "email": "e-mail"}
-#: Between two pages; belongs to the page before it, so that the pages tile the text.
+#: Separates two pages; part of the page before, so that the pages tile the text.
 PAGE_SEPARATOR = "\n\n"
 
 
 def load_parsed(kind: str, data: bytes, known: dict[str, Any], password: str | None, limits: LoadLimits) -> Document:
-    """The text of a file that must be parsed, in pages, chapters, slides, sheets or sections.
+    """Parse a file into a document with pages, chapters, slides, sheets or sections.
 
-    Pages without text stay, empty but for the separator, and are listed in ``metadata["pages_without_text"]``.
+    Pages without text are kept and listed in ``metadata["pages_without_text"]``.
 
     Args:
         kind: "pdf", "html", "zip" (e-books and office files) or "email".
         data: the bytes of the file.
         known: metadata known so far, with ``name``.
-        password: opens an encrypted PDF; ``None`` for none.
-        limits: on pages, characters, unpacked bytes, seconds and memory.
+        password: of an encrypted PDF, or None.
 
     Raises:
         EncryptedDocumentError: no password or the wrong one, or the package for decryption is not installed.
-        DocumentLimitError: a limit was hit.
-        EmptyDocumentError: not one page has text.
-        DocumentError: the file is damaged, or none of these kinds.
+        DocumentLimitError: a limit is exceeded.
+        EmptyDocumentError: no page has text.
+        DocumentError: the file is damaged, or of none of these kinds.
     """
     name = known["name"]
     answer = _run_worker(kind, data, name, password, limits)
@@ -53,7 +52,7 @@ def load_parsed(kind: str, data: bytes, known: dict[str, Any], password: str | N
     if empty:
         where = page_ranges(empty, unit)
         left_out.insert(
-            0, f"{len(empty):,} of {len(texts):,} {unit}s hold no text, so nothing can be found there ({where})"
+            0, f"{len(empty):,} of {len(texts):,} {unit}s have no text, so nothing can be found there ({where})"
         )
     labels = answer["labels"] or [None] * len(texts)
     pages = []
@@ -78,9 +77,9 @@ def load_parsed(kind: str, data: bytes, known: dict[str, Any], password: str | N
 def _no_text(name: str, answer: dict[str, Any]) -> EmptyDocumentError:
     num_pages = len(answer["pages"])
     if answer["left_out"]:
-        return EmptyDocumentError(f"{name!r} holds no text of its own: {'; '.join(answer['left_out'])}.")
+        return EmptyDocumentError(f"{name!r} has no text of its own: {'; '.join(answer['left_out'])}.")
     if answer["format"] != "pdf":
-        return EmptyDocumentError(f"{name!r} holds no text; give a document with at least one word.")
+        return EmptyDocumentError(f"{name!r} has no text; give a document with at least one word.")
     if not num_pages:
         return EmptyDocumentError(f"{name!r} is a PDF without pages; give one with text.")
     return EmptyDocumentError(
@@ -90,11 +89,15 @@ def _no_text(name: str, answer: dict[str, Any]) -> EmptyDocumentError:
 
 
 def _run_worker(kind: str, data: bytes, name: str, password: str | None, limits: LoadLimits) -> dict[str, Any]:
-    """The worker's answer, or an error if it ran out of time or died."""
+    """The worker's answer; an error answer if the worker died.
+
+    Raises:
+        DocumentLimitError: the worker ran out of time. DocumentError: it could not be started.
+    """
     if not sys.executable:
         raise DocumentError(f"{name!r} cannot be parsed: this program hides Python's executable (sys.executable).")
     request = {"kind": kind, "name": name, "password": password, **asdict(limits)}
-    # -P keeps the current folder off the child's path; it finds everything where this process does.
+    # -P keeps the current folder off the child's path, which is otherwise the same as here.
     paths = [entry for entry in sys.path if entry]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, _ROOT])}
     try:
@@ -116,19 +119,19 @@ def _run_worker(kind: str, data: bytes, name: str, password: str | None, limits:
     if done.returncode == 0:
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
-    last_words = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-    if "MemoryError" in last_words or done.returncode in _killed_by_limits():
+    last_line = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+    if "MemoryError" in last_line or done.returncode in _killed_by_limits():
         return {"error": "memory", "message": ""}
-    return {"error": "damaged", "message": f"the parser died with code {done.returncode}: {last_words}"}
+    return {"error": "damaged", "message": f"the parser died with code {done.returncode}: {last_line}"}
 
 
 def _killed_by_limits() -> set[int]:
-    """Exit codes of a process that the system killed for its memory or processor time."""
+    """Exit codes of a process that was killed for its memory or CPU time."""
     return {-getattr(signal, name) for name in ("SIGKILL", "SIGXCPU") if hasattr(signal, name)}
 
 
 def _error(kind: str, message: str, name: str, file: str, limits: LoadLimits) -> DocumentError:
-    """The error for what the worker reported of a kind of file."""
+    """The exception for an error that the worker reported."""
     if kind == "refused":
         return DocumentError(message)
     if kind == "missing":

@@ -1,4 +1,4 @@
-"""The text of a PDF, page by page; run in the child process."""
+"""The text of a PDF, page by page. Runs in the child process."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from focusdoc.documents.pdf_columns import page_text
 from focusdoc.documents.pdf_lacks import is_unmapped, left_out
 from focusdoc.documents.pdf_marks import marks_of
 
-_MOST_WARNINGS = 20
-_LONGEST_WARNING = 200
-_LONGEST_LABEL = 64
-_LONGEST_FIELD = 1000
+_MAX_WARNINGS = 20
+_MAX_WARNING = 200
+_MAX_LABEL = 64
+_MAX_FIELD = 1000
 
 
 class _Warnings(logging.Handler):
-    """Keeps the parser's first different warnings instead of printing them."""
+    """Collects the parser's first distinct warnings instead of printing them."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -29,21 +29,21 @@ class _Warnings(logging.Handler):
         self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        # The message before its values are filled in: one warning for each kind, not for each font.
-        if str(record.msg) not in self._seen and len(self._seen) < _MOST_WARNINGS:
+        # By the unformatted message: one warning per kind, not one per font.
+        if str(record.msg) not in self._seen and len(self._seen) < _MAX_WARNINGS:
             self._seen.add(str(record.msg))
-            self.messages.append(record.getMessage()[:_LONGEST_WARNING])
+            self.messages.append(record.getMessage()[:_MAX_WARNING])
 
 
 def read(data: bytes, request: Request) -> Parsed:
-    """The pages of a PDF, column by column where a page has columns.
+    """The pages of a PDF in reading order, column by column.
 
     Raises:
-        Refused: it is encrypted, has missing pages, or more of them, or of characters, than allowed.
+        Refused: it is encrypted, has missing pages, or exceeds the limits of pages or characters.
     """
-    heard = _Warnings()
+    collected = _Warnings()
     logger = logging.getLogger("pypdf")
-    logger.handlers, logger.propagate = [heard], False
+    logger.handlers, logger.propagate = [collected], False
 
     reader = PdfReader(io.BytesIO(data))
     if reader.is_encrypted:
@@ -74,7 +74,7 @@ def read(data: bytes, request: Request) -> Parsed:
         title=_field(reader, "title"),
         author=_field(reader, "author"),
         left_out=left_out(reader, unmapped),
-        warnings=heard.messages,
+        warnings=collected.messages,
     )
 
 
@@ -89,7 +89,7 @@ def _decrypt(reader: PdfReader, password: str | None) -> None:
 def _check_pages(reader: PdfReader, num_pages: int, max_pages: int) -> None:
     if num_pages > max_pages:
         raise Refused("pages", f"{num_pages:,} pages")
-    # pypdf leaves out pages whose objects are missing; the page tree still says how many there were.
+    # pypdf skips pages whose objects are missing, but the page tree still has their number.
     tree = reader.root_object["/Pages"].get_object()
     declared = tree.get("/Count", num_pages) if isinstance(tree, dict) else num_pages
     if isinstance(declared, int) and num_pages < declared:
@@ -97,26 +97,26 @@ def _check_pages(reader: PdfReader, num_pages: int, max_pages: int) -> None:
 
 
 def valid_text(text: str) -> str:
-    """The text with halves of surrogate pairs, which broken font tables yield, joined or replaced by U+FFFD."""
+    """The text with surrogates, which broken font tables yield, joined to pairs or replaced by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _labels(reader: PdfReader, num_pages: int) -> list[str | None]:
-    """The printed page numbers, if the PDF has them and they are sound."""
+    """The printed page numbers; empty if the PDF has none, or invalid ones."""
     try:
         if "/PageLabels" not in reader.root_object:
             return []
         labels = [valid_text(label) for label in reader.page_labels]
     except Exception:
         return []
-    usable = len(labels) == num_pages and all(len(label) <= _LONGEST_LABEL for label in labels)
+    usable = len(labels) == num_pages and all(len(label) <= _MAX_LABEL for label in labels)
     return list(labels) if usable else []
 
 
 def _field(reader: PdfReader, name: str) -> str | None:
-    """Title or author, if there is one; damage here is no reason to refuse the text."""
+    """Title or author, or None; errors in the metadata are ignored."""
     try:
         value = getattr(reader.metadata, name, None)
-        return valid_text(str(value)).strip()[:_LONGEST_FIELD] or None if value is not None else None
+        return valid_text(str(value)).strip()[:_MAX_FIELD] or None if value is not None else None
     except Exception:
         return None

@@ -1,12 +1,12 @@
 """The text of a PDF page in reading order, column by column.
 
-pypdf gives text in drawing order, and some programs draw a page of columns row by row, across the columns. Here every
-text that is placed on its own is taken with its position, and texts that follow each other on a baseline make a run. A
-column's left edge is an x at which many runs start and which few cross, with lines of prose beside each other on both
-sides (the short cells of tables and labels of lists are no columns). The runs that do cross it, such as wide headings,
-cut the page into bands; in each band the left side is read before the right side, and both are searched for further
-columns. Header and footer, set off by white space, come first and last, and turned text after them. A page without
-such an edge, or with much turned or any right-to-left text, keeps pypdf's own text. No word is lost either way.
+pypdf extracts text in drawing order, and some programs draw a page of columns row by row, across the columns. Here each
+piece of text is extracted with its position, and adjacent pieces on a baseline are joined to runs. A column's left edge
+is an x at which many runs start and which few cross, with lines of prose side by side (short table cells and labels are
+not columns). The runs that cross the edge, such as wide headings, split the page into bands; in each band the left
+side is read before the right side, and both are split recursively. Header and footer, separated by white space, come
+first and last, and rotated text after them. A page without such an edge, with much rotated text, or with right-to-left
+text keeps pypdf's text. No word is lost either way.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from typing import Any, NamedTuple
 from pypdf import PageObject
 from pypdf.generic import ArrayObject, ContentStream, NameObject
 
-from focusdoc.documents.pdf_marks import Label, Mark, place
+from focusdoc.documents.pdf_marks import Label, Mark, insert_marks
 
 _PLACING = {b"Td", b"TD", b"Tm", b"T*", b"'", b'"'}
 _RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
-_SAME_EDGE = 2.0  # points; all other measures are in em, the page's usual font size
+_SAME_EDGE = 2.0  # points; all other measures are in em, the page's median font size
 _SAME_BASELINE = 0.4  # superscripts belong to the line, the next line does not
-_GAP = 0.7  # hardly a space is wider, and no gutter narrower
-_SLACK = 0.5  # for lines that seem to start before or to end after an edge, as widths are estimates
+_GAP = 0.7  # wider than nearly all spaces, narrower than all gutters
+_SLACK = 0.5  # for lines that seem to cross an edge, since widths are estimates
 _MARGIN = 1.6  # between the baselines of header or footer and the body
-_FEWEST_STARTS, _FEWEST_LINES, _FEWEST_CHARACTERS = 6, 3, 15  # at an edge; beside it; of the median line beside it
-_MOST_EDGES = 16
-_MOST_TURNED = 0.1  # of the text
+_MIN_STARTS, _MIN_LINES, _MIN_CHARACTERS = 6, 3, 15  # at an edge; on each side; of the median line on each side
+_MAX_EDGES = 16
+_MAX_ROTATED = 0.1  # share of the text
 
 
 class _Run(NamedTuple):
-    """Texts that follow each other on a baseline: the numbers of the first and last, and their place."""
+    """Adjacent pieces on a baseline: the indices of the first and last piece, and the position."""
 
     first: int
     last: int
@@ -51,21 +51,21 @@ _Bands = list[tuple[list[_Run], list[_Run]]]
 
 
 def page_text(page: PageObject, marks: Sequence[Mark] = (), pieces: list[tuple[Any, ...]] | None = None) -> str:
-    """The page's text, column by column where it has columns, else as `page.extract_text()` gives it.
+    """The page's text, column by column if it has columns, else that of `page.extract_text()`.
 
     Args:
-        marks: what is to be put into the text, see `focusdoc.documents.pdf_marks`.
-        pieces: is filled with every single text, its place and its font, as pypdf's visitors get them.
+        marks: to insert into the text, see `focusdoc.documents.pdf_marks`.
+        pieces: receives every piece of text with its position and font, as pypdf passes them to visitors.
     """
     pieces = [] if pieces is None else pieces
     plain = _extract(page, pieces)
     if _RIGHT_TO_LEFT.search(plain):
-        plain = page.extract_text()  # in pieces, such text gets into another order
+        plain = page.extract_text()  # extraction in pieces would change the order
     elif "".join(piece[0] for piece in pieces) == plain:
-        with contextlib.suppress(ArithmeticError):  # coordinates beyond all bounds
+        with contextlib.suppress(ArithmeticError):  # coordinates out of bounds
             runs = _place(pieces)[0] if marks else []
             labels = [Label(run.first, run.x, run.right, run.y) for run in runs]
-            texts, marks = place([piece[0] for piece in pieces], labels, marks)
+            texts, marks = insert_marks([piece[0] for piece in pieces], labels, marks)
             pieces[:] = [(text, *piece[1:]) for text, piece in zip(texts, pieces, strict=True)]
             plain = "".join(texts)
             plain = _by_columns(pieces) or plain
@@ -73,21 +73,21 @@ def page_text(page: PageObject, marks: Sequence[Mark] = (), pieces: list[tuple[A
 
 
 def _by_columns(pieces: list[tuple[Any, ...]]) -> str | None:
-    upright, turned = _place(pieces)
-    if sum(map(len, turned)) > _MOST_TURNED * sum(len(run.text) for run in upright) or not upright:
+    upright, rotated = _place(pieces)
+    if sum(map(len, rotated)) > _MAX_ROTATED * sum(len(run.text) for run in upright) or not upright:
         return None
     em = median(run.size for run in upright)
     rows = _rows(_join(upright, em), em)
     first = int(len(rows) > 1 and rows[0][-1].y - rows[1][0].y > _MARGIN * em)
     last = len(rows) - int(len(rows) > 2 and rows[-2][-1].y - rows[-1][0].y > _MARGIN * em)
-    blocks = _blocks([run for row in rows[first:last] for run in row], _edges(upright), em, _FEWEST_LINES)
+    blocks = _blocks([run for row in rows[first:last] for run in row], _edges(upright), em, _MIN_LINES)
     rows[first:last] = [row for block in blocks for row in _rows(block, em)]
-    lines = [_line(row).strip() for row in rows] + [text.strip() for text in turned]
+    lines = [_line(row).strip() for row in rows] + [text.strip() for text in rotated]
     return "\n".join(lines).rstrip() if len(blocks) > 1 else None
 
 
 def _extract(page: PageObject, pieces: list[tuple[Any, ...]]) -> str:
-    """pypdf's text; the pieces become what its visitor gets for every single text, and how wide a gap follows it."""
+    """pypdf's text; fills `pieces` with the visitor's arguments for every piece, and the width of the gap after it."""
     gap = 0.0
 
     def before(operator: bytes, operands: list[float], _cm: object, _tm: object) -> None:
@@ -106,7 +106,7 @@ def _extract(page: PageObject, pieces: list[tuple[Any, ...]]) -> str:
         content = ContentStream(original.get_object(), page.pdf, "bytes")
         content.operations = list(_split(content.operations))
     except Exception:
-        return page.extract_text()  # which knows what to make of it
+        return page.extract_text()  # without positions
     page[NameObject("/Contents")] = content
     try:
         return page.extract_text(visitor_text=visit, visitor_operand_before=before)
@@ -115,9 +115,9 @@ def _extract(page: PageObject, pieces: list[tuple[Any, ...]]) -> str:
 
 
 def _split(operations: list[tuple[Any, bytes]]) -> Iterator[tuple[Any, bytes]]:
-    """The operations with an ET, at which pypdf hands its text over (and no more), before each move and in wide gaps.
+    """The operations with an ET inserted before each move and in wide gaps, so that pypdf calls the visitor there.
 
-    In a gap, the ET's operand is the gap's width, less what kerning has taken from the text before it.
+    In a gap, the ET's operand is the gap's width, minus the kerning of the text before it.
     """
     for operands, operator in operations:
         if operator in _PLACING:
@@ -129,19 +129,19 @@ def _split(operations: list[tuple[Any, bytes]]) -> Iterator[tuple[Any, bytes]]:
                 if isinstance(item, (int, float)) and item < -1000 * _GAP and isinstance(part[0], bytes):
                     yield [part], b"TJ"
                     kerning = sum(number for number in part[:-1] if isinstance(number, (int, float)) and number > -100)
-                    yield [-item - kerning], b"ET"  # pypdf makes a space of what is less
+                    yield [-item - kerning], b"ET"  # pypdf turns smaller ones into spaces
                     part = ArrayObject()
             operands = [part]
         yield operands, operator
 
 
 def _place(pieces: list[tuple[Any, ...]]) -> tuple[list[_Run], list[str]]:
-    """The upright pieces, each a run, and the texts of the others; widths are estimates, rather too small."""
+    """The upright pieces, each as a run, and the texts of the rotated ones; widths are (low) estimates."""
     upright: list[_Run] = []
-    turned: list[str] = []
+    rotated: list[str] = []
     fonts: dict[int, dict[str, float]] = {}
     before: Any = None
-    end = 0.0  # of the text before, from where that was placed; a text that was not itself placed starts there
+    end = 0.0  # of the previous piece, relative to its position; a piece without its own position starts there
     for number, (text, cm, tm, font, size, gap) in enumerate(pieces):
         scale, slope = tm[0] * cm[0] + tm[1] * cm[2], tm[0] * cm[1] + tm[1] * cm[3]
         height = size * (tm[2] * cm[1] + tm[3] * cm[3])
@@ -156,14 +156,14 @@ def _place(pieces: list[tuple[Any, ...]]) -> tuple[list[_Run], list[str]]:
         if not text.strip():
             continue
         if scale <= 0 or height <= 0 or abs(slope) > 0.1 * scale:
-            turned.append(text)
+            rotated.append(text)
         else:
             upright.append(_Run(number, number, text, x, x + 0.95 * width, y, height))
-    return upright, turned
+    return upright, rotated
 
 
 def _widths(font: Any) -> dict[str, float]:
-    """Widths of a font's characters in em, as if every character were its code."""
+    """Widths of a font's characters in em, assuming that characters equal their codes."""
     try:
         unit = float(font["/FontMatrix"][0]) if "/FontMatrix" in font else 0.001
         widths = enumerate(font["/Widths"], start=int(font["/FirstChar"]))
@@ -179,12 +179,12 @@ def _edges(runs: list[_Run]) -> list[float]:
         if not groups or x > groups[-1][0] + _SAME_EDGE:
             groups.append([])
         groups[-1].append(x)
-    groups = sorted((group for group in groups if len(group) >= _FEWEST_STARTS), key=len)
-    return sorted(group[0] for group in groups[-_MOST_EDGES:])
+    groups = sorted((group for group in groups if len(group) >= _MIN_STARTS), key=len)
+    return sorted(group[0] for group in groups[-_MAX_EDGES:])
 
 
 def _join(pieces: list[_Run], em: float) -> list[_Run]:
-    """Runs of pieces drawn one after the other, without a gap, on a baseline."""
+    """Join pieces that are drawn in sequence on a baseline without a gap."""
     runs: list[_Run] = []
     for piece in pieces:
         run = runs[-1] if runs else piece
@@ -197,7 +197,7 @@ def _join(pieces: list[_Run], em: float) -> list[_Run]:
 
 
 def _line(runs: list[_Run]) -> str:
-    """The runs' text, from left to right; pypdf has put the spaces between what was drawn one after the other."""
+    """The text of runs from left to right; between pieces drawn in sequence pypdf has inserted the spaces."""
     text = ""
     last = -1
     for run in sorted(runs, key=lambda run: run.x):
@@ -208,7 +208,7 @@ def _line(runs: list[_Run]) -> str:
 
 
 def _rows(runs: list[_Run], em: float) -> list[list[_Run]]:
-    """The runs by their baselines, from top to bottom."""
+    """The runs grouped by baseline, from top to bottom."""
     rows: list[list[_Run]] = []
     for run in sorted(runs, key=lambda run: -run.y):
         if not rows or rows[-1][0].y - run.y > _SAME_BASELINE * em:
@@ -218,7 +218,7 @@ def _rows(runs: list[_Run], em: float) -> list[list[_Run]]:
 
 
 def _blocks(runs: list[_Run], edges: list[float], em: float, fewest: int) -> list[list[_Run]]:
-    """The runs, cut at the leftmost edge for which about the most lines speak, and so on; to be read line by line."""
+    """Split runs into blocks in reading order, recursively, at the leftmost edge with about the best score."""
     rows = _rows(runs, em)
     cuts: dict[float, tuple[int, _Bands]] = {}
     for edge in edges:
@@ -231,7 +231,7 @@ def _blocks(runs: list[_Run], edges: list[float], em: float, fewest: int) -> lis
         return [runs]
     best = max(score for score, _ in cuts.values())
     chosen = next(edge for edge, (score, _) in cuts.items() if score >= best - 0.1 * abs(best))
-    others = [edge for edge in cuts if edge != chosen]  # where the page has columns, few lines will do
+    others = [edge for edge in cuts if edge != chosen]  # within columns, fewer lines are enough
     blocks: list[list[_Run]] = []
     for left, right in cuts[chosen][1]:
         if _are_columns(left, right, em):
@@ -242,7 +242,7 @@ def _blocks(runs: list[_Run], edges: list[float], em: float, fewest: int) -> lis
 
 
 def _bands(rows: list[list[_Run]], edge: float, em: float) -> _Bands:
-    """What is left and right of the edge, from one row that crosses it to the next; such a row has nothing right."""
+    """Split rows into bands of (left, right) runs; a row that crosses the edge is its own band, all on the left."""
     bands: _Bands = []
     crossed = True
     for row in rows:
@@ -259,8 +259,8 @@ def _bands(rows: list[list[_Run]], edge: float, em: float) -> _Bands:
 
 
 def _are_columns(left: list[_Run], right: list[_Run], em: float) -> bool:
-    """Whether both sides are lines of prose, and most of them beside each other."""
-    if not all(side and median(len(run.text) for run in side) >= _FEWEST_CHARACTERS for side in (left, right)):
+    """Whether both sides are lines of prose, most of them side by side."""
+    if not all(side and median(len(run.text) for run in side) >= _MIN_CHARACTERS for side in (left, right)):
         return False
     heights = {round(run.y / em) for run in left}
     beside = sum(not heights.isdisjoint(range(round(run.y / em) - 1, round(run.y / em) + 2)) for run in right)

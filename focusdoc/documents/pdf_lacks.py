@@ -1,4 +1,4 @@
-"""What the text of a PDF lacks, though viewers show it, in sentences for whoever asks of it."""
+"""Detecting content that viewers show but the extracted text of a PDF lacks, described in sentences."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pypdf import PdfReader
 from focusdoc.documents.document import page_ranges
 from focusdoc.documents.pdf_marks import entry, objects
 
-#: What stands for characters that have no Unicode: U+FFFD, private use, control characters, a glyph's number.
+#: Replacements of characters without Unicode: U+FFFD, private use, control characters, glyph numbers.
 _UNMAPPED = re.compile(r"[\ufffd\ue000-\uf8ff\U000f0000-\U0010ffff\x00-\x08\x0e-\x1f]|\(cid:\d+\)")
-#: More than this share of a page's characters; a few are bullets and the like.
-_MOST_UNMAPPED = 0.05
-_MOST_NAMES, _LONGEST_NAME = 10, 100
+#: A page is unmapped above this share of its characters; a few may be bullets and the like.
+_MAX_UNMAPPED = 0.05
+_MAX_NAMES, _MAX_NAME = 10, 100
 
 
 def is_unmapped(text: str, pieces: Iterable[tuple[Any, ...]]) -> bool:
     """Whether many of a page's characters could not be mapped to Unicode.
 
     Args:
-        pieces: its single texts, the fourth of each its font; see `pdf_columns.page_text`.
+        pieces: see `pdf_columns.page_text`; the font is at index 3.
     """
     known: dict[int, bool] = {}
     lost = 0
@@ -32,11 +32,11 @@ def is_unmapped(text: str, pieces: Iterable[tuple[Any, ...]]) -> bool:
         if known.setdefault(id(font), _has_no_unicode(font)):
             lost += len("".join(piece[0].split()))
     lost += len(_UNMAPPED.findall(text)) if not lost else 0
-    return lost > _MOST_UNMAPPED * len("".join(text.split()))
+    return lost > _MAX_UNMAPPED * len("".join(text.split()))
 
 
 def _has_no_unicode(font: Any) -> bool:
-    """Whether a font numbers its glyphs and says nowhere which characters they are."""
+    """Whether a font has glyph numbers without a mapping to characters."""
     with contextlib.suppress(Exception):
         if font["/Subtype"] == "/Type0" and "/ToUnicode" not in font:
             return str(font["/Encoding"]) in ("/Identity-H", "/Identity-V")
@@ -44,10 +44,10 @@ def _has_no_unicode(font: Any) -> bool:
 
 
 def left_out(reader: PdfReader, unmapped: Sequence[int]) -> list[str]:
-    """What was not read.
+    """Sentences about content that was not read.
 
     Args:
-        unmapped: pages whose characters have no Unicode.
+        unmapped: pages whose characters have no Unicode mapping.
     """
     found = []
     if unmapped:
@@ -56,8 +56,8 @@ def left_out(reader: PdfReader, unmapped: Sequence[int]) -> list[str]:
             "there; run text recognition (OCR) over it"
         )
     if files := _attached(reader):
-        more = f" and {len(files) - _MOST_NAMES} more" if len(files) > _MOST_NAMES else ""
-        found.append(f"files in it were not read: {', '.join(files[:_MOST_NAMES])}{more}; save them and load each")
+        more = f" and {len(files) - _MAX_NAMES} more" if len(files) > _MAX_NAMES else ""
+        found.append(f"files in it were not read: {', '.join(files[:_MAX_NAMES])}{more}; save them and load each")
     if _is_dynamic_form(reader):
         found.append(
             "it is an XFA form, which only Adobe's programs show; its fields were not read, and the text may be a "
@@ -67,19 +67,19 @@ def left_out(reader: PdfReader, unmapped: Sequence[int]) -> list[str]:
 
 
 def _attached(reader: PdfReader) -> list[str]:
-    """The names of the files that are attached, as in a portfolio, or pinned to a page."""
+    """The names of attached files, of the document (as in a portfolio) or of a page."""
     try:
         names = [file.name for file in reader.attachment_list]
         for page in reader.pages:
-            pinned = (one["/FS"] for one in objects(entry(page, "/Annots")) if one.get("/Subtype") == "/FileAttachment")
-            names += [str(file.get("/UF") or file.get("/F")) for file in pinned]
-        return [name[:_LONGEST_NAME] for name in names]
+            files = (one["/FS"] for one in objects(entry(page, "/Annots")) if one.get("/Subtype") == "/FileAttachment")
+            names += [str(file.get("/UF") or file.get("/F")) for file in files]
+        return [name[:_MAX_NAME] for name in names]
     except Exception:
         return ["(their names are damaged)"]
 
 
 def _is_dynamic_form(reader: PdfReader) -> bool:
-    """Whether a form's fields are in its XFA part alone."""
+    """Whether a form's fields are only in its XFA part."""
     with contextlib.suppress(Exception):
         form = reader.root_object.get("/AcroForm", {}).get_object()
         has_fields = bool(form.get("/Fields", []).get_object()) if "/Fields" in form else False

@@ -1,7 +1,7 @@
-"""What viewers show on a PDF's page that is not in its content: values of form fields, and notes.
+"""Annotations of a PDF page that are not in its content stream: values of form fields, and notes.
 
-Each is put into the page's text where it stands: behind its label, that is the text before it on its line or right
-above it. Where there is none, it comes last, with the name of its field.
+Each is inserted into the page's text behind its label, which is the text before it on its line or right above it.
+Without a label it is appended, with the name of its field.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 _HIDDEN = 1 << 1 | 1 << 5  # hidden, and not for viewing
 _PASSWORD, _PUSH_BUTTON = 1 << 13, 1 << 16
-#: Links show the page's own text, pop-up windows that of the note they belong to.
+#: Links show the page's text, pop-ups repeat their note.
 _NO_NOTES = {"/Link", "/Popup", "/Widget"}
-#: A label is not farther from its field, in points, and a line above counts as so much farther.
-_FARTHEST, _ABOVE = 150.0, 3.0
-_DEEPEST = 32  # fields in fields
+#: Most distance between a label and its field in points, and the weight of vertical distance.
+_MAX_DISTANCE, _ABOVE = 150.0, 3.0
+_MAX_DEPTH = 32  # of nested fields
 
 
 class Mark(NamedTuple):
@@ -31,12 +31,12 @@ class Mark(NamedTuple):
 
     @property
     def line(self) -> str:
-        """The text as a line of its own."""
+        """The text as a separate line."""
         return f"{self.name}: {self.text}" if self.name else self.text
 
 
 class Label(NamedTuple):
-    """A text of the page's content: its number among them, and its place."""
+    """A piece of the page's text: its index and its position."""
 
     number: int
     left: float
@@ -45,20 +45,20 @@ class Label(NamedTuple):
 
 
 def marks_of(page: Any) -> list[Mark]:
-    """The values and notes of a page, from top to bottom."""
+    """The form values and notes of a page, from top to bottom."""
     annotations = entry(page, "/Annots")
     found = [mark for one in objects(annotations) if (mark := _mark(one)) is not None]
     return sorted(found, key=lambda mark: (-mark.top, mark.left))
 
 
-def place(texts: list[str], labels: Iterable[Label], marks: Iterable[Mark]) -> tuple[list[str], list[Mark]]:
-    """The texts of a page's content with the marks behind their labels, and the marks that have none."""
+def insert_marks(texts: list[str], labels: Iterable[Label], marks: Iterable[Mark]) -> tuple[list[str], list[Mark]]:
+    """Insert marks behind their labels; returns the texts, and the marks without a label."""
     labels = list(labels)
     behind: dict[int, list[str]] = {}
     left: list[Mark] = []
     for mark in marks:
         near = min(((_distance(label, mark), label.number) for label in labels), default=(math.inf, -1))
-        if near[0] <= _FARTHEST:
+        if near[0] <= _MAX_DISTANCE:
             behind.setdefault(near[1], []).append(mark.text)
         else:
             left.append(mark)
@@ -71,7 +71,7 @@ def place(texts: list[str], labels: Iterable[Label], marks: Iterable[Mark]) -> t
 
 
 def _distance(label: Label, mark: Mark) -> float:
-    """How far a label is from its mark: to the left of it, or above it; infinite elsewhere."""
+    """The distance from a label to the mark on its right or below it; infinite elsewhere."""
     if mark.bottom - 2 <= label.y <= mark.top and label.left <= mark.left + 2:
         return max(0.0, mark.left - label.right)
     if label.y >= mark.top and label.left <= mark.right and label.right >= mark.left:
@@ -100,7 +100,7 @@ def _note(annotation: Any, kind: Any) -> str:
 
 
 def _value(widget: Any) -> tuple[str, str]:
-    """What a form's field shows, and what it is called."""
+    """The value and the name of a form field."""
     field = {
         key: value
         for one in reversed([widget, *_parents(widget)])
@@ -120,20 +120,20 @@ def _value(widget: Any) -> tuple[str, str]:
 
 
 def _parents(field: Any) -> Iterator[Any]:
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_DEPTH):
         if (field := entry(field, "/Parent")) is None:
             return
         yield field
 
 
 def objects(array: Any) -> Iterator[Any]:
-    """What an array of references refers to."""
+    """The objects that an array of references refers to."""
     return filter(None, (one.get_object() for one in array)) if isinstance(array, list) else iter(())
 
 
 def entry(values: Any, key: str) -> Any:
-    """An entry itself where a reference to it stands, None where there is none."""
-    return values[key] if key in values else None  # noqa: SIM401  # `get` gives the reference
+    """The entry of a dictionary with references resolved, or None."""
+    return values[key] if key in values else None  # noqa: SIM401  # `get` returns the reference
 
 
 def _text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Web pages: what of their elements is text, and in which encoding. Run in the child process."""
+"""Web pages: decoding and conversion to text. Runs in the child process."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 from lxml import html
 
 from focusdoc.documents.decoding import decode
-from focusdoc.documents.markup import Rules, count, names, sections, written
+from focusdoc.documents.markup import Rules, count, names, sections, to_text
 from focusdoc.documents.parsed import Parsed, Refused, Request
 
 _CHARSET = re.compile(rb"""<(?:meta|\?xml)[^>]*?(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.I)
-#: How far into a page HTML's readers look for its encoding.
+#: The encoding must be declared within so many bytes.
 _CHARSET_WITHIN = 1024
 
 
 def _list_marker(element: Any) -> str:
-    """The number of a list's item, or a dash."""
+    """The number of a list item, or a dash."""
     parent = element.getparent()
     if parent is None or parent.tag != "ol":
         return "- "
@@ -44,27 +44,27 @@ HTML = Rules(
 
 
 def read(data: bytes, request: Request) -> Parsed:
-    """The text of an HTML page, in sections where it has headings.
+    """The text of an HTML page, split into sections at its headings.
 
     Raises:
-        DocumentError: it is in another encoding than it says.
+        DocumentError: it cannot be decoded.
     """
     root = parse_html(html_text(data, request["name"]))
-    pages, labels = sections(*written(root, HTML)) if root is not None else ([""], [])
+    pages, labels = sections(*to_text(root, HTML)) if root is not None else ([""], [])
     title = root.findtext(".//title") if root is not None else None
     title = " ".join((title or "").split()) or None
     return Parsed(format="html", pages=pages, labels=labels, unit="section", title=title)
 
 
 def html_text(data: bytes, name: str) -> str:
-    """The characters of an HTML page, in the encoding that it names, or in UTF-8.
+    """Decode an HTML page with its declared encoding, else as UTF-8.
 
     Raises:
-        DocumentError: it is in neither.
+        DocumentError: neither is right.
     """
     named = _CHARSET.search(data[:_CHARSET_WITHIN])
     try:
-        # A byte order mark is before it, and what is read as ASCII so far cannot be UTF-16.
+        # A byte order mark takes precedence, and a declaration in ASCII cannot be UTF-16.
         if named and not data.startswith(b"\xef\xbb\xbf"):
             encoding = codecs.lookup(named[1].decode("ascii")).name
             return data.decode({"iso8859-1": "cp1252", "ascii": "cp1252", "utf-16": "utf-8"}.get(encoding, encoding))
@@ -74,15 +74,15 @@ def html_text(data: bytes, name: str) -> str:
 
 
 def parse_html(text: str) -> Any:
-    """The tree of an HTML page, however broken it is; None for an empty one.
+    """The tree of an HTML page, even a broken one; None for an empty page.
 
     Raises:
-        Refused: it is nested so deeply that libxml2 gives up.
+        Refused: it is nested too deeply for libxml2.
     """
     if not text.strip():
         return None
     parser = html.HTMLParser(encoding="utf-8", no_network=True, huge_tree=True)
     root = html.document_fromstring(text.encode(), parser=parser)
-    if any(error.type_name == "ERR_RESOURCE_LIMIT" for error in parser.error_log):  # what is behind is lost
+    if any(error.type_name == "ERR_RESOURCE_LIMIT" for error in parser.error_log):  # the rest is lost
         raise Refused("limit", "it is nested too deeply")
     return root

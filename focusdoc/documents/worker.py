@@ -1,7 +1,6 @@
 """The child process that parses an untrusted file: the file on stdin, JSON on stdout.
 
-Run as ``python -m focusdoc.documents.worker``. It starts in a tenth of a second, as nothing of this package that it
-imports needs a model's libraries.
+Run as ``python -m focusdoc.documents.worker``. It starts in 0.1 s, since it imports no model libraries.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from focusdoc.documents.joining import as_typed
 from focusdoc.documents.parsed import Parsed, Refused, Request
 from focusdoc.errors import DocumentError
 
-#: The module that reads each kind of file, by its function `read`; imported when it is needed.
+#: The modules whose function `read` parses each kind of file; imported on demand.
 _READERS = {"pdf": "pdf", "html": "web", "zip": "packed", "email": "mail"}
-_LONGEST_MESSAGE = 1000
+_MAX_MESSAGE = 1000
 
 
 def main() -> None:
-    """Answer one request: a line of JSON with the settings, then the file's bytes, up to the end of stdin."""
+    """Answer one request on stdin: a line of JSON with the settings, then the file's bytes."""
     answer_file = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever prints from here on must not mix with the answer
+    os.dup2(2, 1)  # libraries that print must not corrupt the answer
     request: Request = json.loads(sys.stdin.buffer.readline())
     _limit_resources(request)
     answer = _answer(request, sys.stdin.buffer.read())
@@ -35,7 +34,7 @@ def main() -> None:
 
 
 def _limit_resources(request: Request) -> None:
-    """Limit address space, and processor time in case the parent is gone; systems without such limits go without."""
+    """Limit address space, and CPU time in case the parent has died, on systems that support it."""
     try:
         import resource
     except ImportError:
@@ -68,7 +67,7 @@ def _answer(request: Request, data: bytes) -> dict[str, Any]:
     except RecursionError:
         return {"error": "limit", "message": "it is nested too deeply"}
     except Exception as error:
-        return {"error": _kind(error), "message": f"{type(error).__name__}: {error}"[:_LONGEST_MESSAGE].rstrip(".")}
+        return {"error": _kind(error), "message": f"{type(error).__name__}: {error}"[:_MAX_MESSAGE].rstrip(".")}
 
 
 def _check_size(parsed: Parsed, request: Request) -> None:
@@ -80,11 +79,11 @@ def _check_size(parsed: Parsed, request: Request) -> None:
 
 
 def _kind(error: Exception) -> str:
-    """What to call an exception of a parser."""
+    """The error kind of a parser's exception."""
     names = {base.__name__ for base in type(error).__mro__}
     if "DependencyError" in names:
         return "dependency"
-    # Loops are reported now as a limit, now as damage.
+    # Cycles are reported inconsistently, as limit or as damage.
     return "limit" if "LimitReachedError" in names or "cyclic" in str(error) else "damaged"
 
 

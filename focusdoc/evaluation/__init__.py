@@ -1,6 +1,6 @@
-"""Evaluation as the paper does it: official data, official formulas, and the baselines on the same base model.
+"""Evaluation as in the paper: official data and formulas, and baselines on the same base model.
 
-`score` is the one stable entry for all benchmarks. The command line is ``focusdoc eval`` and ``focusdoc report``.
+`score` is the stable API for all benchmarks. The commands are ``focusdoc eval`` and ``focusdoc report``.
 """
 
 from focusdoc.evaluation.scores import score

@@ -1,4 +1,4 @@
-"""The engines behind the modes: one base model and adapter, with the settings of each mode, and what names them."""
+"""The engines of the evaluation modes, all over one base model and adapter, and their entries in a configuration."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from focusdoc.readers import Reader
 
 
 def focus_engine(engine: FocusEngine, settings: ModeSettings) -> FocusEngine:
-    """`engine` with the chunk size and local window of `settings`; it must have candidates."""
+    """`engine` with the chunk size and local window of `settings`; requires an adapter."""
     engine.require_adapter()
     return asking_engine(engine, settings)
 
 
 def asking_engine(engine: FocusEngine, settings: ModeSettings, *, reader: Reader | None = None) -> FocusEngine:
-    """`engine` with the chunk size and local window of `settings`, and this reader; it finds as it would."""
+    """`engine` with the chunk size and local window of `settings` and with `reader`; its condensing is unchanged."""
     size = settings.chunk_size or engine.chunk_size
     config = replace(engine.config, chunk_size=size, local_window=settings.local_window)
     return FocusEngine(engine.base, engine.adapter, config, store=engine.store, reader=reader)
 
 
 def look_engine(engine: FocusEngine, settings: ModeSettings) -> FocusEngine:
-    """An engine without candidates over the same base model, whose own heads look."""
+    """An engine without candidates over the same base model, which uses its retrieval heads."""
     size = settings.chunk_size or engine.chunk_size
     config = FocusConfig(
         condensing="look", heads=engine.config.heads, local_window=settings.local_window, chunk_size=size
@@ -47,23 +47,23 @@ def paper_engine(engine: FocusEngine, settings: ModeSettings) -> FocusEngine:
 
 
 def model_facts(engine: FocusEngine) -> dict[str, Any]:
-    """What names a base model."""
+    """The entries of a configuration that identify the base model."""
     dtype = str(engine.base.dtype).removeprefix("torch.")
     return {"model": engine.base.name, "fingerprint": engine.base.fingerprint[:12], "dtype": dtype}
 
 
 def engine_facts(engine: FocusEngine) -> dict[str, Any]:
-    """What names an engine: its model, its adapter by its weights, and every setting."""
+    """The entries of a configuration that identify an engine: model, adapter weights and settings."""
     settings = {name: value for name, value in asdict(engine.config).items() if name not in _NOT_RESULTS}
     return {**model_facts(engine), "adapter": adapter_digest(engine.adapter), **settings}
 
 
-#: Settings that change speed and memory, never results.
+#: Settings that change only speed and memory.
 _NOT_RESULTS = frozenset({"chunk_batch", "read_batch"})
 
 
 def adapter_digest(adapter: Adapter | None) -> str | None:
-    """Twelve hexadecimal digits that name the weights of an adapter; None for none."""
+    """The first 12 hex digits of a hash of the adapter's weights; None without an adapter."""
     if adapter is None:
         return None
     digest = hashlib.sha256()
@@ -74,22 +74,26 @@ def adapter_digest(adapter: Adapter | None) -> str | None:
 
 
 def prompt_ids(engine: FocusEngine, text: str, *, chat: bool) -> list[int]:
-    """Token ids of a prompt, as a message of a chat where the tokenizer has a template for it, or as bare text."""
+    """Token ids of a prompt, as a chat message (if the tokenizer has a chat template) or as bare text."""
     with engine.base.tokenizer_lock:
         tokenizer = tokenizer_of(engine)
         return question_prompt(tokenizer, text) if chat else bos_prefix(tokenizer) + encode_text(tokenizer, text)
 
 
 def count_tokens(engine: FocusEngine, text: str) -> int:
-    """Tokens of a bare text."""
+    """The number of tokens of a bare text."""
     with engine.base.tokenizer_lock:
         return len(encode_text(tokenizer_of(engine), text))
 
 
 def tokenizer_of(engine: FocusEngine) -> Any:
-    """The tokenizer of a model, or a ConfigError."""
+    """The tokenizer of a model.
+
+    Raises:
+        ConfigError: it has none.
+    """
     if engine.base.tokenizer is None:
         raise ConfigError(
-            f"{engine.base.name} came without a tokenizer, which every benchmark needs; put it beside it."
+            f"{engine.base.name} has no tokenizer, which benchmarks need; put it into the model's folder."
         )
     return engine.base.tokenizer

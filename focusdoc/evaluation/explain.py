@@ -1,4 +1,4 @@
-"""Where an answer looked: attention over chunks and local tokens, and chunk mass (the paper's Figures 7 and 8)."""
+"""The attention behind an answer: to candidates and local tokens, and chunk mass (the paper's Figures 7 and 8)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from focusdoc.terminal import plain
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Columns of a heat map; the local context shows its last ones, the chunks those with the most attention.
+#: Most columns of a heat map: the last local tokens, or the chunks with the most attention.
 MAX_COLUMNS = 48
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222;"
@@ -41,11 +41,11 @@ _STYLE = (
 
 
 class _Recorder:
-    """A kernel that keeps what the newest local token attends to, put together from one layer after another to steps.
+    """An attention kernel that records the attention of the newest local token at every step.
 
     Args:
-        num_chunks: of the memory that is asked.
-        layer, head: what `steps` shows; None for the mean over all.
+        num_chunks: chunks of the memory.
+        layer, head: the attention in `steps`; None for the mean over all.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class _Recorder:
         self._kernel = kernel
         self._num_layers, self._num_chunks = num_layers, num_chunks
         self._layer, self._head = layer, head
-        self._told: list[Tensor] = []
-        #: Of every step, float32 [chunks + local tokens], in the chosen layer and head.
+        self._layers: list[Tensor] = []  # of the current step so far
+        #: For every step float32 [chunks + local tokens], of `layer` and `head`.
         self.steps: list[Tensor] = []
-        #: Of every step, float32 [chunks], the mean over all layers and heads.
+        #: For every step float32 [chunks], the mean over all layers and heads.
         self.masses: list[Tensor] = []
 
     def __call__(
@@ -72,24 +72,24 @@ class _Recorder:
         prefix: int = 0,
     ) -> tuple[Tensor, Tensor]:
         """See `focusdoc.attention.naive.attend`."""
-        if prefix:  # the one call in each layer that is over candidates and local tokens
-            place = query_start + query.shape[2] - 1
+        if prefix:  # the call in each layer over candidates and local tokens
+            last = query_start + query.shape[2] - 1
             weights, _ = attention_weights(
-                query[:, :, -1:], key, scaling=scaling, query_start=place, window=window, prefix=prefix
+                query[:, :, -1:], key, scaling=scaling, query_start=last, window=window, prefix=prefix
             )
-            self._tell(weights[0, :, 0])
+            self._record(weights[0, :, 0])
         return self._kernel(query, key, value, scaling=scaling, query_start=query_start, window=window, prefix=prefix)
 
-    def _tell(self, of_heads: Tensor) -> None:
-        """Take in what the next layer's heads attended to, float32 [heads, chunks + local tokens]."""
-        self._told.append(of_heads.cpu())
-        if len(self._told) == self._num_layers:
-            every = torch.stack(self._told)
+    def _record(self, weights: Tensor) -> None:
+        """Add the attention of the next layer, float32 [heads, chunks + local tokens]."""
+        self._layers.append(weights.cpu())
+        if len(self._layers) == self._num_layers:
+            every = torch.stack(self._layers)
             layers = every if self._layer is None else every[self._layer, None]
             heads = layers if self._head is None else layers[:, self._head, None]
             self.steps.append(heads.mean(dim=(0, 1)))
             self.masses.append(every[..., : self._num_chunks].mean(dim=(0, 1)))
-            self._told.clear()
+            self._layers.clear()
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,15 +98,15 @@ class Explanation:
 
     Attributes:
         question, answer: the texts.
-        local_tokens: the local context as texts of single tokens, then the answer's but the last.
-        answer_tokens: the answer's tokens as texts; one row of each matrix for each.
-        candidates: float32 [answer tokens, chunks], attention from the newest local token to each chunk's
-            candidate, in the chosen layer and head, or the mean over those that were not chosen.
-        local: float32 [answer tokens, local tokens], the same to the local tokens; 0 where a token came later.
-        masses: float32 [answer tokens, chunks], the same over all layers and heads.
+        local_tokens: the local context and the answer (without its last token), as text.
+        answer_tokens: the answer's tokens as text, one per row of the matrices.
+        candidates: float32 [answer tokens, chunks], attention from the newest local token to each chunk's candidate, in
+            `layer` and `head`.
+        local: float32 [answer tokens, local tokens], attention to the local tokens; 0 for later tokens.
+        masses: float32 [answer tokens, chunks], attention to the candidates, the mean over all layers and heads.
         chunks: the document's chunks.
-        sources: the passages that the answer came from.
-        layer, head: what was chosen, None for the mean over all.
+        sources: the passages that the answer is based on.
+        layer, head: None for the mean over all.
     """
 
     document: Document
@@ -124,13 +124,13 @@ class Explanation:
 
     @property
     def chunk_shares(self) -> list[float]:
-        """Each chunk's share of the attention that all chunks got, by their candidates, over the whole answer."""
+        """Each chunk's share of the total attention mass on candidates, over the whole answer."""
         total = self.masses.sum(dim=0)
         shares: list[float] = (total / total.sum().clamp_min(torch.finfo(torch.float32).tiny)).tolist()
         return shares
 
     def page_shares(self) -> dict[int, float]:
-        """The share of every page, a chunk's shared out by its characters on each page."""
+        """The share of every page; a chunk on several pages is divided by characters."""
         shares = {page.number: 0.0 for page in self.document.pages}
         for chunk, share in zip(self.chunks, self.chunk_shares, strict=True):
             length = max(1, chunk.char_end - chunk.char_start)
@@ -141,12 +141,12 @@ class Explanation:
 
 
 def check_layer_and_head(engine: FocusEngine, layer: int | None, head: int | None) -> None:
-    """Raise EvaluationError unless there are candidates and such a layer and head; no document need be read for it."""
+    """Raise EvaluationError unless the engine has an adapter and such a layer and head."""
     base = engine.base
     if engine.config.looks:
         raise EvaluationError(
-            f"{base.name} has no adapter, and what is explained is the attention to candidates; pass an adapter. The "
-            "sources of an answer tell what its own heads looked at."
+            f"{base.name} has no adapter, but only attention to candidates can be explained; pass an adapter. Without "
+            "one, the sources of an answer show what the model's own heads attended to."
         )
     for name, value, count in (("layer", layer, base.num_layers), ("head", head, base.num_heads)):
         if value is not None and not 0 <= value < count:
@@ -162,14 +162,14 @@ def explain(
     head: int | None = None,
     max_new_tokens: int = 32,
 ) -> Explanation:
-    """Answer a question and keep the attention behind every token of the answer.
+    """Answer a question and record the attention behind every token of the answer.
 
     Args:
-        memory: of a document, as `FocusEngine.read` gives it.
-        layer, head: which attention to show, 0 for the first; None for the mean over all.
+        memory: of a document, from `FocusEngine.read`.
+        layer, head: which attention to show, from 0; None for the mean over all.
 
     Raises:
-        EvaluationError: there are no candidates, there is no such layer or head, or the answer is empty.
+        EvaluationError: there is no adapter, no such layer or head, or the answer is empty.
         PromptTooLongError, AdapterError: as `FocusEngine.ask`.
     """
     base = engine.base
@@ -181,10 +181,10 @@ def explain(
     with base.tokenizer_lock:
         local_ids, _ = local_and_prompt(base, engine.config, question_prompt(tokenizer, question))
     recorder = _Recorder(engine.kernel, base.num_layers, memory.num_chunks, layer, head)
-    watched = copy(engine)
-    watched.config = replace(engine.config, quote_tokens=0)  # what the answer owes to the candidates alone
-    watched.kernel = recorder
-    answer = watched.ask(memory, question, max_new_tokens=max_new_tokens)
+    recorded = copy(engine)
+    recorded.config = replace(engine.config, quote_tokens=0)  # an answer from the candidates alone
+    recorded.kernel = recorder
+    answer = recorded.ask(memory, question, max_new_tokens=max_new_tokens)
     if not answer.token_ids:
         raise EvaluationError("The answer is empty, so there is no attention to show; ask something else.")
     count, num_chunks = len(answer.token_ids), memory.num_chunks
@@ -209,12 +209,12 @@ def explain(
 
 
 def explanation_png(explanation: Explanation) -> bytes:
-    """The three heat maps below one another: candidates, local tokens, and chunk mass."""
+    """Three stacked heat maps: candidates, local tokens, and chunk mass."""
     return plots.heat_maps(_panels(explanation))
 
 
 def explanation_page(explanation: Explanation) -> str:
-    """The page: question and answer, the heat maps, and the document coloured by chunk mass; all text is escaped."""
+    """An HTML page: question and answer, heat maps, and the document coloured by chunk mass; all text is escaped."""
     found = explanation
     body = [
         f"<h1>{_text(found.document.name)}</h1>",
@@ -223,8 +223,8 @@ def explanation_page(explanation: Explanation) -> str:
         "<h2>Sources</h2><ol class='sources'>",
         *(f"<li>page {one.page}, {one.score:.0%}: {_text(one.text)}</li>" for one in found.sources),
         "</ol><h2>The document by chunk mass</h2>",
-        "<p class='note'>The stronger the colour, the more of the attention that the answer paid to all candidates "
-        "went to the candidate of that chunk.</p>",
+        "<p class='note'>The stronger the colour, the larger the chunk's share of the answer's attention to all "
+        "candidates.</p>",
         *_pages(found),
     ]
     return document(f"{found.document.name}: {found.question}", "\n".join(body), _STYLE)
@@ -269,7 +269,7 @@ def _panels(found: Explanation) -> dict[str, pd.DataFrame]:
         f"Attention to the last {len(local)} local tokens, {_where(found)}": panel(
             found.local[:, -len(local) :], local, "local token"
         ),
-        "Chunk mass of every token of the answer, all layers and heads": panel(found.masses[:, best], chunks, "chunk"),
+        "Chunk mass for every token of the answer, all layers and heads": panel(found.masses[:, best], chunks, "chunk"),
     }
 
 
@@ -280,7 +280,7 @@ def _where(found: Explanation) -> str:
 
 
 def _label(token: str) -> str:
-    """A token as a label: what cannot be seen is shown as a mark, and nothing is taken for a formula."""
+    """A token as a label: white space becomes visible, and ``$`` is escaped from matplotlib's formulas."""
     return plain(token).replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·").replace("$", r"\$") or "∅"
 
 

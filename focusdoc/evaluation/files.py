@@ -1,4 +1,4 @@
-"""What benchmarks read: official files of JSON and JSONL, the templates of their prompts, and long texts."""
+"""Loading benchmark data: official JSON and JSONL files, prompt templates, and long texts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from focusdoc.documents import Document, load
 from focusdoc.errors import EvaluationError
 
-#: Of a template.
+#: The field of a template for the document.
 CONTEXT = "context"
 _FIELD = re.compile(r"\{(\w+)\}")
 _TEXTS = frozenset({".txt", ".md", ".pdf"})
@@ -24,10 +24,10 @@ def read_rows(
 
     Args:
         limit: at most this many rows.
-        torn: leave out a last line that has no end, as a run that goes on may have it.
+        torn: skip a last line without a line break, which a running process may still be writing.
 
     Raises:
-        EvaluationError: the file cannot be read, or a line is no JSON object with these fields.
+        EvaluationError: the file cannot be read, or a line is not a JSON object with these fields.
     """
     count = 0
     try:
@@ -46,7 +46,7 @@ def _row(path: Path, number: int, line: bytes, fields: Sequence[str]) -> dict[st
     try:
         row = json.loads(line)
         if not isinstance(row, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
         if missing := next((name for name in fields if name not in row), None):
             raise ValueError(f"it lacks the field {missing!r} and has {', '.join(sorted(row))}")
     except ValueError as error:
@@ -55,19 +55,19 @@ def _row(path: Path, number: int, line: bytes, fields: Sequence[str]) -> dict[st
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds one object.
+    """Load a JSON file with one object.
 
     Raises:
-        EvaluationError: it does not exist, or holds something else.
+        EvaluationError: it does not exist, or is not a JSON object.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise EvaluationError(f"{path} is missing; it belongs to the benchmark's official files.") from error
     except ValueError as error:
-        raise EvaluationError(f"{path} is no valid JSON ({error}).") from error
+        raise EvaluationError(f"{path} is not valid JSON ({error}).") from error
     if not isinstance(values, dict):
-        raise EvaluationError(f"{path} must hold one JSON object.")
+        raise EvaluationError(f"{path} must be one JSON object.")
     return values
 
 
@@ -75,7 +75,7 @@ def task_file(data: Path | None, task: str) -> Path:
     """The official file of a task in the folder `data`.
 
     Raises:
-        EvaluationError: there is no such folder or file; the message lists the tasks that are there.
+        EvaluationError: there is no such folder or file; the message lists the available tasks.
     """
     if data is None:
         raise EvaluationError(f"{task} needs the benchmark's official files; give their folder with --data.")
@@ -83,21 +83,21 @@ def task_file(data: Path | None, task: str) -> Path:
         raise EvaluationError(f"The data folder {data} does not exist; give the one with the official files.")
     path = data / f"{task}.jsonl"
     if not path.is_file():
-        there = ", ".join(sorted(found.stem for found in data.glob("*.jsonl"))) or "none"
-        raise EvaluationError(f"{data} has no {path.name}; the tasks in it: {there}.")
+        available = ", ".join(sorted(found.stem for found in data.glob("*.jsonl"))) or "none"
+        raise EvaluationError(f"{data} has no {path.name}; the tasks in it: {available}.")
     return path
 
 
 def fill(template: str, fields: Mapping[str, str], *, task: str) -> tuple[str, str, str]:
-    """A template with its fields filled in, as the text (before, context, after).
+    """Fill in a template; returns the text as (before, context, after).
 
-    Only the template is searched for fields. What is filled in is data: braces in it stay as they are.
+    Values are data: braces in them stay as they are.
 
     Args:
-        fields: the value of every field that may occur, ``context`` among them.
+        fields: the value of every field that may occur, including ``context``.
 
     Raises:
-        EvaluationError: the template has a field that is not known, or not exactly one context.
+        EvaluationError: the template has an unknown field, or not exactly one context.
     """
     names = _FIELD.findall(template)
     unknown = next((name for name in names if name not in fields), None)
@@ -112,10 +112,10 @@ def fill(template: str, fields: Mapping[str, str], *, task: str) -> tuple[str, s
 
 
 def context_first(template: str) -> str:
-    """The template with its instruction moved behind the context, nothing reworded.
+    """The template with its instruction moved behind the context, verbatim.
 
-    The paper's authors do so for some tasks, since the question has to stand in the local context. A label that
-    stands right before the context ("Report:") stays there.
+    The paper's authors do so for some tasks, to have the instruction in the local context. A label right before the
+    context ("Report:") stays there.
     """
     before, context, after = template.partition("{context}")
     if not context:
@@ -131,10 +131,10 @@ def _substitute(part: str, fields: Mapping[str, str]) -> str:
 
 
 def long_texts(data: Path | None) -> Iterator[Document]:
-    """The text at `data`, or those in the folder, by name; without it, the one that every CPython carries.
+    """Load the text at `data`, or the texts in that folder, sorted by name; by default `python_reference`.
 
     Raises:
-        EvaluationError: there is nothing of the kind at `data`. DocumentError: a text cannot be loaded.
+        EvaluationError: there is no text at `data`. DocumentError: a text cannot be loaded.
     """
     if data is None:
         yield python_reference()
@@ -144,13 +144,13 @@ def long_texts(data: Path | None) -> Iterator[Document]:
         return
     files = sorted(path for path in data.glob("*") if path.suffix.lower() in _TEXTS) if data.is_dir() else []
     if not files:
-        raise EvaluationError(f"{data} holds no text (.txt, .md or .pdf); give a text, or a folder of them.")
+        raise EvaluationError(f"{data} has no text (.txt, .md or .pdf); give a text, or a folder of them.")
     for path in files:
         yield load(path)
 
 
 def python_reference() -> Document:
-    """The Python language reference as CPython carries it for ``help()``: about 465 KB of text."""
+    """The Python language reference that CPython ships for ``help()``, about 465 KB of text."""
     from pydoc_data.topics import topics
 
     text = "".join(f"{words.strip()}\n\n" for words in topics.values())

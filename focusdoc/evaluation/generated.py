@@ -1,6 +1,6 @@
-"""InfiniteBench's synthetic tasks, made by the benchmark's construction at any length, from a seed.
+"""InfiniteBench's synthetic tasks, generated as in the benchmark, at any length and from a seed.
 
-Each maker gives one row with the fields of the official files, context, input and answer, and with facts about it.
+Each maker returns one row with the fields of the official files (context, input, answer) and with facts for reports.
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from focusdoc.errors import EvaluationError
 
-#: How many tokens a text takes.
+#: Counts the tokens of a text.
 Counter = Callable[[str], int]
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n"
-#: What math_find asks for: the words of the question, and the place in the sorted list of distinct values.
+#: The targets of math_find, and their index in the sorted list of distinct values.
 _PLACES: Mapping[str, int] = {
     "largest": -1,
     "second largest": -2,
@@ -27,21 +27,20 @@ _PLACES: Mapping[str, int] = {
     "third smallest": 2,
 }
 MATH_TARGETS = (*_PLACES, "median")
-#: How deep the calls of code_run go.
+#: Call depths of code_run.
 DEPTHS = (2, 4, 6, 8, 10)
-#: The official sizes, used where no length is asked for.
+#: The official sizes, used without a length.
 PAIRS, INTEGERS, FUNCTIONS, NOISES = 2500, 60_000, 550, 5220
 
 
 @dataclass(frozen=True)
 class Request:
-    """One row to make.
+    """One row to generate.
 
     Attributes:
-        rng: where every draw comes from.
-        number, total: which of how many rows it is; depths, targets and kinds take turns.
-        length: about how many tokens the context takes; None for the official size.
-        count: how many tokens a text takes.
+        number, total: the index and the number of rows; depths, targets and kinds take turns.
+        length: about how many tokens the context has; None for the official size.
+        count: counts the tokens of a text.
     """
 
     rng: random.Random
@@ -52,11 +51,11 @@ class Request:
 
     @property
     def depth(self) -> float:
-        """Where in the context the answer stands, spread evenly over the rows, both ends included."""
+        """The relative position of the answer in the context, evenly spaced over the rows, 0 to 1."""
         return self.number / (self.total - 1) if self.total > 1 else 0.5
 
     def units(self, sample: str, in_sample: int, official: int) -> int:
-        """How many units fill the length, from a text of `in_sample` of them."""
+        """How many units fill `length`, measured on a sample text of `in_sample` units."""
         if self.length is None:
             return official
         units = int(self.length * in_sample / self.count(sample))
@@ -66,7 +65,7 @@ class Request:
 
 
 def passkey(request: Request) -> dict[str, Any]:
-    """One sentence with a key of five digits between repeats of the noise."""
+    """A sentence with a five-digit key among repeated noise."""
     key = "".join(request.rng.choice("0123456789") for _ in range(5))
     return _hidden(
         request, f"The pass key is {key}. Remember it. {key} is the pass key.\n", "What is the pass key?", key
@@ -74,26 +73,26 @@ def passkey(request: Request) -> dict[str, Any]:
 
 
 def number_string(request: Request) -> dict[str, Any]:
-    """As passkey, with ten digits: five drawn, then five times one of them doubled in its place."""
+    """Like `passkey` with ten digits: five random ones, then a random digit is repeated in place five times."""
     digits = [request.rng.choice("0123456789") for _ in range(5)]
     for _ in range(5):
-        place = request.rng.randrange(len(digits))
-        digits.insert(place, digits[place])
+        index = request.rng.randrange(len(digits))
+        digits.insert(index, digits[index])
     key = "".join(digits)
     statement = f"The sequence of digits is {key}. Remember it. {key} is the sequence of digits.\n"
     return _hidden(request, statement, "What is the sequence of digits?", key)
 
 
 def kv_retrieval(request: Request) -> dict[str, Any]:
-    """A JSON object of pairs of UUIDs, and one of its keys."""
+    """A JSON object of pairs of UUIDs, asked for the value of one key."""
 
     def pair() -> str:
         return f'"{_uuid(request.rng)}": "{_uuid(request.rng)}"'
 
     sample = ", ".join(pair() for _ in range(8))
     pairs = [pair() for _ in range(request.units(sample, 8, PAIRS))]
-    place = round(request.depth * (len(pairs) - 1))
-    key, value = pairs[place].strip('"').split('": "')
+    index = round(request.depth * (len(pairs) - 1))
+    key, value = pairs[index].strip('"').split('": "')
     return {
         "context": "JSON data:\n{" + ", ".join(pairs) + "}",
         "input": f'\nKey: "{key}"\nThe value associated with the specified key is: ',
@@ -103,10 +102,9 @@ def kv_retrieval(request: Request) -> dict[str, Any]:
 
 
 def math_find(request: Request) -> dict[str, Any]:
-    """A list of integers from 0 to 99, asked for its largest, smallest or median, or one next to the ends.
+    """A list of integers, asked for the median or one of the three largest or smallest distinct values.
 
-    Among thousands of draws from 0 to 99 the largest would always be 99; each row has bounds of its own, so that the
-    answer is not known beforehand. Of equal values, the second largest is the next smaller one.
+    Each row has its own bounds within 0 to 99; otherwise the largest of thousands of integers would always be 99.
     """
     target = MATH_TARGETS[request.number % len(MATH_TARGETS)]
     low, high = request.rng.randint(0, 40), request.rng.randint(59, 99)
@@ -121,31 +119,31 @@ def math_find(request: Request) -> dict[str, Any]:
     else:
         distinct = sorted(set(values))
         answer = distinct[max(-len(distinct), min(len(distinct) - 1, _PLACES[target]))]
-    asked = f"You should answer with only one number, no other words. The {target} number of the list is: "
-    return {"context": str(values), "input": asked, "answer": [answer], "facts": {"kind": target}}
+    question = f"You should answer with only one number, no other words. The {target} number of the list is: "
+    return {"context": str(values), "input": question, "answer": [answer], "facts": {"kind": target}}
 
 
 def code_run(request: Request) -> dict[str, Any]:
-    """Functions that add a number to their argument or to what another one makes of it, and a call of one of them."""
+    """Functions that add a number to their argument or to another function's result, asked for the result of a call."""
     depth = DEPTHS[request.number % len(DEPTHS)]
     count = FUNCTIONS
-    for _ in range(2):  # names are as long as their numbers, which are known only when the count is
+    for _ in range(2):  # the length of the names depends on the count
         sample = "".join(_function(count // 2 + number, count // 2, 50) for number in range(16))
         count = max(depth, request.units(sample, 16, FUNCTIONS))
     names = request.rng.sample(range(count), count)
     steps = [request.rng.randint(-99, 99) for _ in range(count)]
     # Chains of `depth` functions over the shuffled names: each calls the next, the last of a chain calls none.
     source = []
-    for place, name in enumerate(names):
-        last = place % depth == depth - 1 or place == count - 1
-        source.append((name, _function(name, None if last else names[place + 1], steps[place])))
+    for index, name in enumerate(names):
+        last = index % depth == depth - 1 or index == count - 1
+        source.append((name, _function(name, None if last else names[index + 1], steps[index])))
     chain = request.rng.randrange(count // depth) * depth
     argument = request.rng.randint(-99, 99)
     answer = argument + sum(steps[chain : chain + depth])
     context = "".join(text for _, text in sorted(source))
     call = f"func_{names[chain]}({argument})"
-    asked = f"Please give me the exact number of the return value of {call}."
-    return {"context": context, "input": asked, "answer": [answer], "facts": {"kind": f"depth {depth}"}}
+    question = f"Please give me the exact number of the return value of {call}."
+    return {"context": context, "input": question, "answer": [answer], "facts": {"kind": f"depth {depth}"}}
 
 
 #: The tasks that need no data.
@@ -159,7 +157,7 @@ MAKERS: Mapping[str, Callable[[Request], dict[str, Any]]] = {
 
 
 def make_rows(task: str, *, length: int | None, repeats: int, seed: int, count: Counter) -> list[dict[str, Any]]:
-    """`repeats` rows of a task; the same arguments give the same rows."""
+    """`repeats` rows of a task; deterministic."""
     rows = []
     for number in range(repeats):
         rng = random.Random(f"{task} {seed} {length} {number}")
@@ -168,16 +166,11 @@ def make_rows(task: str, *, length: int | None, repeats: int, seed: int, count: 
 
 
 def _hidden(request: Request, statement: str, question: str, answer: str) -> dict[str, Any]:
-    spare = request.count(statement) if request.length is not None else 0
-    room = Request(request.rng, request.number, request.total, _less(request.length, spare), request.count)
-    noises = room.units(NOISE * 16, 16, NOISES)
+    length = None if request.length is None else request.length - request.count(statement)
+    noises = replace(request, length=length).units(NOISE * 16, 16, NOISES)
     before = round(request.depth * noises)
     context = NOISE * before + statement + NOISE * (noises - before)
     return {"context": context, "input": question, "answer": [answer], "facts": {"depth": request.depth}}
-
-
-def _less(length: int | None, spare: int) -> int | None:
-    return None if length is None else length - spare
 
 
 def _uuid(rng: random.Random) -> str:

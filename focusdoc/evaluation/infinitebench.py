@@ -1,4 +1,4 @@
-"""InfiniteBench: 12 tasks from the official files, five of them also generated at any length."""
+"""InfiniteBench: 12 tasks from the official files, five of which can also be generated at any length."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TASKS = (
     "longbook_choice_eng",
     "longbook_qa_eng",
 )
-#: Tasks that the paper's authors ask with the context in front of the instruction.
+#: Tasks that the paper's authors prompt with the context before the instruction.
 CONTEXT_FIRST = frozenset({"passkey", "number_string", "kv_retrieval", "longbook_choice_eng", "code_debug"})
 MAX_NEW_TOKENS = {
     "passkey": 6,
@@ -39,11 +39,11 @@ MAX_NEW_TOKENS = {
     "code_run": 5,
     "code_debug": 5,
 }
-#: Rows of a generated task and length, where no limit is given.
+#: Default number of rows of a generated task and length.
 REPEATS = 10
-#: The set of templates that the paper's authors took.
+#: The set of templates that the paper's authors used.
 DEFAULT_TEMPLATES = "yarn_mistral_templates"
-#: The official ones (MIT) of the tasks that need no data; all others are read from the data's prompts.json.
+#: The official templates (MIT) of the tasks that need no data; the others are loaded from prompts.json.
 TEMPLATES = {
     "passkey": "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. I will "
     "quiz you about the important information.\n\n{context}\n\n{input}\n\nThe pass key is",
@@ -56,7 +56,7 @@ TEMPLATES = {
     "exact value of {func_call}. The value of {func_call} is",
 }
 _PROMPTS = "prompts.json"
-#: Sets of templates written for models that go on with bare text ("The pass key is").
+#: Sets of templates for base models, which continue bare text ("The pass key is").
 _CONTINUED = frozenset({DEFAULT_TEMPLATES})
 _CHOICES = frozenset({"code_debug", "longbook_choice_eng"})
 _FIELDS = ("context", "input", "answer")
@@ -70,17 +70,17 @@ def load_items(
     order: str = "paper",
     templates: str = DEFAULT_TEMPLATES,
 ) -> Iterator[Item]:
-    """The items of `tasks` from official files, in their order.
+    """The items of `tasks` from the official files.
 
     Args:
-        data: the folder with ``<task>.jsonl`` and ``prompts.json``. A file may have something behind the task's
-            name, as ``passkey_8192.jsonl``, and is then asked for by that name.
+        data: the folder with ``<task>.jsonl`` and ``prompts.json``. A file name may have a number after the task, such
+            as ``passkey_8192.jsonl``; its task is then ``passkey_8192``.
         limit: at most this many rows of each task.
         order: ``"official"`` for the benchmark's prompts, ``"paper"`` for the authors' order.
-        templates: which of the sets in ``prompts.json``.
+        templates: which set of templates in ``prompts.json``.
 
     Raises:
-        EvaluationError: a task is unknown or not in `data`, or a file is not as it should be.
+        EvaluationError: a task is unknown or not in `data`, or a file is invalid.
     """
     paths = {name: task_file(data, name) for name in tasks if base_task(name)}
     prompts = read_json(data / _PROMPTS)
@@ -104,12 +104,12 @@ def generated_items(
     seed: int,
     order: str = "paper",
 ) -> Iterator[Item]:
-    """The items of generated tasks at each of `lengths`, the shortest first.
+    """The items of generated tasks at each of `lengths`, shortest first.
 
     Args:
-        count: how many tokens a text takes.
+        count: counts the tokens of a text.
         lengths: tokens of the context; None for the official size.
-        repeats: rows of each task and length.
+        repeats: rows for each task and length.
 
     Raises:
         EvaluationError: a task is unknown or needs data, or a length is too short.
@@ -123,13 +123,15 @@ def generated_items(
 
 def check_generated(tasks: Sequence[str]) -> None:
     """Raise EvaluationError unless all of `tasks` can be generated."""
-    unmade = next((task for task in tasks if task not in MAKERS and base_task(task)), None)
-    if unmade is not None:
-        raise EvaluationError(f"{unmade} needs the official files (--data); generated are {', '.join(MAKERS)}.")
+    missing = next((task for task in tasks if task not in MAKERS and base_task(task)), None)
+    if missing is not None:
+        raise EvaluationError(
+            f"{missing} needs the official files (--data); tasks that can be generated: {', '.join(MAKERS)}."
+        )
 
 
 def base_task(name: str) -> str:
-    """The official name of a task, from that of its file.
+    """The official name of a task, from its file name.
 
     Raises:
         EvaluationError: there is no such task.
@@ -149,7 +151,7 @@ def _items(
     *,
     chat: bool,
 ) -> Iterator[Item]:
-    """The items of one task; `facts` hold for all of its rows, and name them beside their numbers."""
+    """The items of one task; `facts` are common to all rows and part of their ids."""
     if order == "paper" and task in CONTEXT_FIRST:
         template = context_first(template)
     for number, row in enumerate(rows):
@@ -169,16 +171,16 @@ def _items(
 
 
 def _fields(task: str, row: Mapping[str, Any]) -> dict[str, str]:
-    """The values that the task's template may name."""
-    asked = str(row["input"])
-    fields = {"context": str(row["context"]), "input": asked, "question": asked}
+    """The values of the fields that the task's template may have."""
+    question = str(row["input"])
+    fields = {"context": str(row["context"]), "input": question, "question": question}
     if task == "math_find":
-        target = re.search(r"The [\w -]*?number", asked)
+        target = re.search(r"The [\w -]*?number", question)
         fields["prefix"] = f"What is {target[0].lower() if target else 'the number'} in the following list?"
     if task == "code_run":
-        call = re.search(r"(func_\d+)\(-?\d+\)", asked)
+        call = re.search(r"(func_\d+)\(-?\d+\)", question)
         if call is None:
-            raise EvaluationError(f"The input {asked!r} of code_run names no call, such as func_12(7); see the row.")
+            raise EvaluationError(f"The input {question!r} of code_run has no call, such as func_12(7); see the row.")
         fields |= {"func": call[1], "func_call": call[0]}
     options = row.get("options") or ()
     if task in _CHOICES and len(options) < 4:
@@ -189,13 +191,13 @@ def _fields(task: str, row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _answers(task: str, row: Mapping[str, Any]) -> list[Any]:
-    """The gold answers as the scorers take them: of a choice, the option's text and its letter."""
+    """The gold answers for the scorers; for multiple choice the option's text and its letter."""
     answers = list(row["answer"]) if isinstance(row["answer"], list) else [row["answer"]]
     if not answers:
         raise EvaluationError(f"A row of {task} has no answer; see its field answer.")
     if task in _CHOICES and len(answers) == 1:
         options = [str(option) for option in row.get("options") or ()]
         if str(answers[0]) not in options[:4]:
-            raise EvaluationError(f"The answer {answers[0]!r} of a row of {task} is none of its options; see the row.")
+            raise EvaluationError(f"The answer {answers[0]!r} of a row of {task} is not one of its options.")
         answers.append("ABCD"[options.index(str(answers[0]))])
     return answers

@@ -1,4 +1,4 @@
-"""One question of a benchmark, what comes of it, and what gives it."""
+"""The interfaces of the evaluation: a benchmark item, its outcome, and the modes that answer items."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One row of a task, ready to be asked.
+    """One row of a task with its prompt, ``before + context + after``.
 
-    The whole prompt is ``before + context + after``. Modes that read a document first (ours) read
-    ``before + context`` and take ``after`` as the local context; the others take the prompt as one text.
+    Ours reads ``before + context`` into a memory, and ``after`` is the local context; baselines take one text.
 
     Attributes:
         task: the benchmark's name of the task.
-        id: names the row within its task.
+        id: unique within the task.
         before, context, after: the prompt.
-        answers: what the prediction is scored against, as in the benchmark's file.
+        answers: the gold answers, as in the benchmark's file.
         max_new_tokens: the benchmark's limit for an answer.
         all_classes: the class names of a classification, or None.
-        stop: texts that end the answer.
-        chat: whether a chat model gets the prompt as a message; else it goes on with the bare text.
+        stop: stop strings.
+        chat: whether the prompt is a chat message; else the model continues the bare text.
         facts: what a report groups by, such as ``{"length": 16384, "depth": 0.5}``.
-        places: characters ``start:end`` of `document` where the answer stands, as far as they are known.
+        places: characters ``start:end`` of `document` with the answer, if known.
     """
 
     task: str
@@ -45,29 +44,29 @@ class Item:
 
     @property
     def document(self) -> str:
-        """What is read before the question."""
+        """The text before the question."""
         return self.before + self.context
 
     @property
     def prompt(self) -> str:
-        """The whole prompt as one text."""
+        """The whole prompt."""
         return self.before + self.context + self.after
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of one item.
+    """The result of one item.
 
     Attributes:
         prediction: the answer.
-        document_tokens, prompt_tokens, new_tokens: what was read, what was asked, what came.
-        dropped_tokens: tokens of the prompt that were cut out before the model saw it.
+        document_tokens, prompt_tokens, new_tokens: tokens of the memory, of the prompt and of the answer.
+        dropped_tokens: tokens that were truncated from the prompt.
         num_chunks: chunks of the memory; 0 for baselines.
-        kv_bytes: keys and values held while answering.
-        read_seconds, first_token_seconds, decode_seconds: the time it took.
-        passages: characters ``start:end`` of the document that were quoted or looked at, by rank; None where the mode
-            has none.
-        passage_tokens: what the quoted ones took.
+        kv_bytes: KV cache and memory at the end of the answer.
+        read_seconds, first_token_seconds, decode_seconds: durations.
+        passages: characters ``start:end`` of the document that were retrieved, by rank; None for modes without
+            passages.
+        passage_tokens: tokens of the quoted passages.
     """
 
     prediction: str
@@ -84,7 +83,7 @@ class Outcome:
     passage_tokens: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, times apart: they alone differ when a run is repeated."""
+        """As plain values, with timings separate, since only they differ between repeated runs."""
         values = asdict(self)
         kept = {name: value for name in ("prediction", "passages") if (value := values.pop(name)) is not None}
         seconds = {name: values.pop(name) for name in list(values) if name.endswith("_seconds")}
@@ -96,9 +95,9 @@ class Mode(Protocol):
     """A way to answer items."""
 
     def describe(self) -> dict[str, Any]:
-        """The settings that shape its answers, ready for JSON."""
+        """The settings that affect the answers, as JSON values."""
         ...
 
     def answer(self, item: Item) -> Outcome:
-        """Answer one item, greedily."""
+        """Answer one item with greedy decoding."""
         ...

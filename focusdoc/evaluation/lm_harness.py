@@ -2,11 +2,11 @@
 
     python -m focusdoc.evaluation.lm_harness --model focusdoc --tasks ruler --model_args chunk_size=2048
 
-runs the harness's own command with the model registered. Versions of it that look for plugins know the model by its
-entry point, so that ``lm_eval --model focusdoc`` is enough there.
+runs the harness's command line with the model registered. Versions of the harness with plugin support find the model
+by its entry point, so ``lm_eval --model focusdoc`` is enough there.
 
-A prompt is split as in the paper (section 3.1): its last `local_window` tokens are the local context, what stands
-before them becomes chunks. Shorter prompts are the base model's alone.
+A prompt is split as in the paper (section 3.1): the last `local_window` tokens are the local context, the tokens before
+them become chunks. Shorter prompts go to the base model alone.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from focusdoc.errors import ConfigError
 from focusdoc.evaluation.engines import tokenizer_of
 from focusdoc.evaluation.perplexity import condensed_predictor
 
-#: Marks a prompt that is a conversation. Its contents stay apart from the template, so that none can speak as one.
+#: Prefix of a prompt that is a conversation. The template is applied later, so that content cannot imitate it.
 _CHAT = "\ue000focusdoc chat\ue001"
-#: What generation_kwargs may hold besides stop texts and the limit of tokens; `GenerationConfig` has the same names.
+#: Keys of generation_kwargs, besides stop strings and the token limit, with the names of `GenerationConfig`.
 _SETTINGS = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
 
 
 @register_model("focusdoc")
 class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
-    """The model; its arguments are those of `FocusEngine.from_pretrained`, as texts.
+    """The harness's model; takes the arguments of `FocusEngine.from_pretrained` as strings.
 
     Args:
-        pretrained: a folder or a hub name; None for the embedded default.
+        pretrained: a folder or a hub name; None for the default model.
         adapter: a folder, "auto" or "none".
         chunk_size, local_window: see `FocusConfig`.
-        engine: one made already, instead of all others.
-        batch_size, max_batch_size: taken, since the harness gives them, and not used: chunks are the batch.
+        engine: an existing engine; the other arguments that load one are then ignored.
+        batch_size, max_batch_size: passed by the harness and ignored, since the chunks are the batch.
     """
 
     def __init__(
@@ -69,52 +69,54 @@ class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
                 store=None,
             )
         sizes = {"chunk_size": chunk_size, "local_window": local_window}
-        wanted: dict[str, Any] = {name: int(value) for name, value in sizes.items() if value is not None}
-        self.engine = FocusEngine(engine.base, engine.adapter, replace(engine.config, **wanted)) if wanted else engine
+        changes: dict[str, Any] = {name: int(value) for name, value in sizes.items() if value is not None}
+        self.engine = FocusEngine(engine.base, engine.adapter, replace(engine.config, **changes)) if changes else engine
         self._tokenizer = tokenizer_of(self.engine)
         self._predict = condensed_predictor(self.engine)
 
     @property
     def tokenizer_name(self) -> str:
-        """Names the chat template in the harness's caches."""
+        """The key of the chat template in the harness's caches."""
         return self.engine.base.name.replace("/", "__")
 
     def chat_template(self, chat_template: bool | str = False) -> str:
-        """The template of the tokenizer, for the harness's records."""
+        """The tokenizer's chat template, for the harness's records."""
         return str(getattr(self._tokenizer, "chat_template", None) or "")
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The conversation, packed for `generate_until` and `loglikelihood`.
+        """The conversation, serialized for `generate_until` and `loglikelihood`.
 
         Raises:
-            ConfigError: an answer is to be continued, which needs a template's own text.
+            ConfigError: the last message is to be continued, which is not supported.
         """
         if not add_generation_prompt:
             raise ConfigError("Beginning the model's answer is not supported; leave out gen_prefix.")
         return _CHAT + json.dumps([[turn["role"], turn["content"]] for turn in chat_history])
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """The answers; see `lm_eval.api.model.LM.generate_until`."""
+        """See `lm_eval.api.model.LM.generate_until`."""
         return self._each(requests, self._generate, "generate_until", disable_tqdm)
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Log-likelihoods of continuations; see `lm_eval.api.model.LM.loglikelihood`."""
+        """See `lm_eval.api.model.LM.loglikelihood`."""
         return self._each(requests, self._continuation, "loglikelihood", disable_tqdm)
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Log-likelihoods of whole texts; see `lm_eval.api.model.LM.loglikelihood_rolling`."""
+        """See `lm_eval.api.model.LM.loglikelihood_rolling`."""
         return self._each(requests, self._whole, "loglikelihood_rolling", disable_tqdm)
 
     def _generate(self, context: str, settings: dict[str, Any]) -> str:
-        # The harness's own reading of what its tasks say: the limit has four names, the first of which counts.
-        given = dict(normalize_gen_kwargs({name: value for name, value in settings.items() if value is not None}))
-        chosen = {name: given.pop(name) for name in _SETTINGS if name in given}
-        chosen.setdefault("temperature", 1.0 if given.pop("do_sample") else 0.0)
-        stops = [text for text in given.pop("until") if text]
-        limit = given.pop("max_gen_toks")
-        if unknown := [name for name, value in given.items() if (name, value) != ("num_beams", 1)]:
-            raise ConfigError(f"generation_kwargs hold {', '.join(unknown)}, which focusdoc has not; leave it out.")
-        output = self.engine.generate(self._encode(context), max_new_tokens=limit, stop=tuple(stops), **chosen)
+        # The harness resolves the four names of the token limit.
+        kwargs = dict(normalize_gen_kwargs({name: value for name, value in settings.items() if value is not None}))
+        sampling = {name: kwargs.pop(name) for name in _SETTINGS if name in kwargs}
+        sampling.setdefault("temperature", 1.0 if kwargs.pop("do_sample") else 0.0)
+        stops = [text for text in kwargs.pop("until") if text]
+        limit = kwargs.pop("max_gen_toks")
+        if unknown := [name for name, value in kwargs.items() if (name, value) != ("num_beams", 1)]:
+            raise ConfigError(
+                f"generation_kwargs has {', '.join(unknown)}, which focusdoc does not support; leave it out."
+            )
+        output = self.engine.generate(self._encode(context), max_new_tokens=limit, stop=tuple(stops), **sampling)
         text: str = self._tokenizer.decode(
             output.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
@@ -126,11 +128,11 @@ class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
         if context.startswith(_CHAT):
             before, after = self._encode(context), encode_text(self._tokenizer, continuation)
         else:
-            # White space at the end of the context belongs to the continuation's first token.
+            # Trailing white space of the context is part of the continuation's first token.
             bare = context.rstrip()
             before = self._encode(bare)
             whole = self._encode(context + continuation)
-            after = whole[len(before) :] if bare or self._first() else whole
+            after = whole[len(before) :] if bare or self._bos() else whole
         log_probabilities, greedy = self._score(before, after)
         return log_probabilities, greedy
 
@@ -142,7 +144,7 @@ class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
         return total
 
     def _score(self, before: Sequence[int], after: Sequence[int]) -> tuple[float, bool]:
-        """The log-likelihood of `after`, and whether greedy decoding would give it."""
+        """The log-likelihood of `after`, and whether greedy decoding would generate it."""
         if not after:
             return 0.0, True
         with torch.no_grad():
@@ -157,20 +159,20 @@ class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
                 turns = json.loads(context.removeprefix(_CHAT))
                 return encode_messages(self._tokenizer, [(role, content) for role, content in turns])
             ids = encode_text(self._tokenizer, context)
-        first = self._first()
-        return [*first, *ids] if ids or first else [self._prefix()]
+        bos = self._bos()
+        return [*bos, *ids] if ids or bos else [self._prefix()]
 
-    def _first(self) -> list[int]:
-        """The BOS token, if this tokenizer puts one in front of a text by itself."""
+    def _bos(self) -> list[int]:
+        """The BOS token as a list, empty if the tokenizer does not add one to texts."""
         ids: list[int] = self._tokenizer("a")["input_ids"]
         return [ids[0]] if len(ids) > 1 and ids[0] == self._tokenizer.bos_token_id else []
 
     def _prefix(self) -> int:
-        """The token that an empty context stands for."""
+        """The token that replaces an empty context."""
         for token in (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id):
             if token is not None:
                 return int(token)
-        raise ConfigError(f"{self.engine.base.name} has neither a BOS nor an EOS token to stand for an empty context.")
+        raise ConfigError(f"{self.engine.base.name} has neither a BOS nor an EOS token for an empty context.")
 
     def _each(self, requests: list[Any], work: Callable[..., Any], name: str, disable_tqdm: bool) -> list[Any]:
         from tqdm import tqdm

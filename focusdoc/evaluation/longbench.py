@@ -1,4 +1,4 @@
-"""LongBench: the 15 tasks of the paper's Table 6 from the benchmark's own files."""
+"""LongBench: the 15 tasks of the paper's Table 6, from the official files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from focusdoc.evaluation.files import context_first, fill, read_json, read_rows,
 from focusdoc.evaluation.item import Item
 from focusdoc.evaluation.scores import LONGBENCH_SCORES
 
-#: The tasks of the paper's Table 6 by the kinds it groups them into.
+#: The tasks of the paper's Table 6, grouped as there.
 KINDS: dict[str, tuple[str, ...]] = {
     "single-document QA": ("narrativeqa", "qasper", "multifieldqa_en"),
     "multi-document QA": ("hotpotqa", "2wikimqa", "musique"),
@@ -20,9 +20,9 @@ KINDS: dict[str, tuple[str, ...]] = {
     "code": ("lcc", "repobench-p"),
 }
 TASKS = tuple(task for tasks in KINDS.values() for task in tasks)
-#: Tasks that the paper's authors ask with the context in front of the instruction.
+#: Tasks that the paper's authors prompt with the context before the instruction.
 CONTEXT_FIRST = frozenset({"gov_report", "qmsum", "multi_news"})
-#: Tasks whose prompts are continued as bare text, with no chat template.
+#: Tasks with bare-text prompts, without a chat template.
 COMPLETIONS = frozenset({"trec", "triviaqa", "samsum", "lcc", "repobench-p"})
 _FIELDS = ("input", "context", "answers", "all_classes", "_id")
 
@@ -33,14 +33,13 @@ def load_items(
     """The items of `tasks`, in the order of the files.
 
     Args:
-        data: the folder with ``<task>.jsonl``, ``dataset2prompt.json`` and ``dataset2maxlen.json``; the latter two
-            may stand in its subfolder ``config``.
+        data: the folder with ``<task>.jsonl``, ``dataset2prompt.json`` and ``dataset2maxlen.json``; the latter two may
+            be in the subfolder ``config``.
         limit: at most this many rows of each task.
-        order: ``"official"`` for the benchmark's prompts as they are, ``"paper"`` for the context in front of the
-            instruction where the authors have it there.
+        order: ``"official"`` for the benchmark's prompts, ``"paper"`` for the authors' order.
 
     Raises:
-        EvaluationError: a task is unknown or not in `data`, or a file is not as it should be.
+        EvaluationError: a task is unknown or not in `data`, or a file is invalid.
     """
     for task in tasks:
         if task not in LONGBENCH_SCORES:
@@ -53,7 +52,7 @@ def load_items(
     for task, path in paths.items():
         for name, table in (("dataset2prompt.json", templates), ("dataset2maxlen.json", limits)):
             if task not in table:
-                raise EvaluationError(f"{_config(data, name)} says nothing of {task}; use the benchmark's own file.")
+                raise EvaluationError(f"{_config(data, name)} has no entry for {task}; use the official file.")
         template = str(templates[task])
         if order == "paper" and task in CONTEXT_FIRST:
             template = context_first(template)

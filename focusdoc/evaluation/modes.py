@@ -1,6 +1,6 @@
-"""The ways to answer a prompt that are compared: ours, and the baselines on the same base model.
+"""The evaluation modes: ours, and the baselines on the same base model.
 
-All take the same items and give their answer as text, so one scorer serves them all.
+All answer the same items with text, so they share the scorers.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from focusdoc.evaluation.retrieval import FINDERS
 from focusdoc.evaluation.settings import ModeSettings, check_modes
 from focusdoc.evaluation.streaming import StreamingDecoder
 
-#: Positions left free for a chat template around a question.
+#: Positions reserved for the chat template.
 TEMPLATE_ROOM = 64
 
 
 class MemoryMode:
-    """Ours: the context is read into a memory, and what follows it is the local context.
+    """Ours: the context is read into a memory, and the rest of the prompt is the local context.
 
     Consecutive items over the same document share its memory.
 
     Args:
-        wide: the local context is filled with the prompt's last tokens, but for the room that passages take; a prompt
-            that it holds whole is seen in full, without a memory.
+        wide: fill the local context with the prompt's last tokens, except for the room that passages need; a prompt
+            that fits is answered by the base model without a memory.
     """
 
     def __init__(self, engine: FocusEngine, settings: ModeSettings, *, wide: bool = False) -> None:
@@ -65,12 +65,12 @@ class MemoryMode:
         document, question = keep_local(tokenizer, document, question, max(1, room))
         if self._plain is not None and not document:
             return self._plain.answer(item)
-        begun = time.perf_counter()
+        start = time.perf_counter()
         memory = self._memory.of(document)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - start
         chat = _is_chat(item, self._settings)
         ids = prompt_ids(engine, question, chat=chat)
-        # Where the answer came from is not asked here, and takes passes of its own.
+        # max_sources=0: sources are not scored here, and would take extra passes.
         *_, last = engine.stream_prompt(
             memory,
             ids,
@@ -97,10 +97,10 @@ class MemoryMode:
 
 
 class SplitMode:
-    """The paper's split: one sequence of tokens, whose last `local_window` are the local context (section 3.1).
+    """The paper's split: the last `local_window` tokens of the prompt are the local context (section 3.1).
 
     Args:
-        bare: the prompt is bare text even for a chat model, as the authors have it, unless the settings say otherwise.
+        bare: use bare text even for chat models, as the authors do, unless the settings override it.
     """
 
     def __init__(self, engine: FocusEngine, settings: ModeSettings, *, bare: bool) -> None:
@@ -128,7 +128,7 @@ class SplitMode:
 
 
 class PlainMode:
-    """The base model's own full attention over a prompt cut to `limit` tokens, in the middle or to its tail."""
+    """The base model's full attention over a prompt truncated to `limit` tokens, in the middle or to its tail."""
 
     def __init__(self, engine: FocusEngine, settings: ModeSettings, *, limit: int | None, tail: bool = False) -> None:
         base = engine.base
@@ -158,7 +158,7 @@ class PlainMode:
 
 
 class StreamingMode:
-    """StreamingLLM on the base model: sinks and a sliding window."""
+    """StreamingLLM on the base model: attention sinks and a sliding window."""
 
     def __init__(self, engine: FocusEngine, settings: ModeSettings) -> None:
         self.engine = engine
@@ -177,10 +177,10 @@ class StreamingMode:
         ids = prompt_ids(engine, item.prompt, chat=_is_chat(item, self._settings))
         decoder = StreamingDecoder(engine.base, engine.kernel, sinks=self._settings.sinks, window=self._window)
         settings = GenerationConfig(max_new_tokens=item.max_new_tokens, stop=item.stop)
-        begun = time.perf_counter()
+        start = time.perf_counter()
         loop = TokenLoop(decoder, decoder.start(ids), settings, history=ids, eos_token_ids=engine.base.eos_token_ids)
         usage = Usage(0, 0, len(ids), 0)
-        output = complete(loop, settings, tokenizer_of(engine), started_at=begun, usage=usage, keep_logits=False)
+        output = complete(loop, settings, tokenizer_of(engine), started_at=start, usage=usage, keep_logits=False)
         return _outcome(engine, item, output, 0, decoder.num_cached)
 
 
@@ -233,9 +233,9 @@ def _outcome(engine: FocusEngine, item: Item, output: Generation, dropped: int, 
 
 
 def cut_middle(tokenizer: Any, text: str, limit: int) -> tuple[str, str, int]:
-    """The two ends of a text that together take `limit` tokens, half each, and how many tokens were dropped.
+    """Truncate a text in the middle; returns its first and last half of `limit` tokens, and how many were dropped.
 
-    A text that is short enough comes back whole, as the first end.
+    A text that fits is returned whole as the first half.
     """
     ids = encode_text(tokenizer, text)
     if len(ids) <= limit:
@@ -246,7 +246,7 @@ def cut_middle(tokenizer: Any, text: str, limit: int) -> tuple[str, str, int]:
 
 
 def cut_tail(tokenizer: Any, text: str, limit: int) -> tuple[str, int]:
-    """The last `limit` tokens of a text, and how many tokens were dropped in front of them."""
+    """The last `limit` tokens of a text, and how many were dropped."""
     ids = encode_text(tokenizer, text)
     if len(ids) <= limit:
         return text, 0
@@ -254,11 +254,11 @@ def cut_tail(tokenizer: Any, text: str, limit: int) -> tuple[str, int]:
 
 
 def split_prompt(tokenizer: Any, document: str, question: str, limit: int | None) -> tuple[str, str, int]:
-    """Document and question, cut in the middle so that together they take at most `limit` tokens.
+    """Truncate document plus question to `limit` tokens, in the middle.
 
     Returns:
-        Document, question, and how many tokens were dropped. The cut goes through the document unless the question
-        takes more than half of the tokens.
+        Document, question, and how many tokens were dropped. The question stays whole unless it takes more than half
+        of the tokens.
     """
     if limit is None:
         return document, question, 0
@@ -271,9 +271,9 @@ def split_prompt(tokenizer: Any, document: str, question: str, limit: int | None
 
 
 def keep_local(tokenizer: Any, document: str, question: str, limit: int) -> tuple[str, str]:
-    """Document and question, with the beginning of a question of more than `limit` tokens moved to the document.
+    """Move the beginning of a question longer than `limit` tokens to the document.
 
-    So the last `limit` tokens of a prompt are its local context, as in the paper (section 3.1).
+    The last `limit` tokens of a prompt are its local context, as in the paper (section 3.1).
     """
     local, dropped = cut_tail(tokenizer, question, limit)
     if dropped == 0 or not question.endswith(local):

@@ -1,4 +1,4 @@
-"""Scores of natural questions: of a prediction, and of the passages found for it."""
+"""Scores of natural questions, for the prediction and for the retrieved passages."""
 
 from __future__ import annotations
 
@@ -11,58 +11,58 @@ from focusdoc.errors import EvaluationError
 from focusdoc.evaluation.item import Span
 from focusdoc.evaluation.text_scores import word_f1, words_of
 
-#: The tasks, by what their answers are: texts, or patterns that a right answer matches.
+#: The tasks, whose answers are texts, or patterns that a right answer matches.
 TEXT_TASK, PATTERN_TASK = "natural", "natural_patterns"
-#: Seconds that a pattern, which a file brings, may take over a document.
+#: Time limit for matching a pattern, which comes from a file, in seconds.
 _SECONDS = 10.0
 
 
 def f1(prediction: str, answers: Sequence[str]) -> float:
-    """F1 of the normalised words with the answer that is nearest, as SQuAD has it."""
+    """F1 of the normalized words, the best over the answers, as in SQuAD."""
     return max(word_f1(prediction, answer) for answer in answers)
 
 
 def contained(prediction: str, answers: Sequence[str]) -> float:
-    """1 where the normalised words of an answer stand in a row among the prediction's, else 0."""
-    said = f" {' '.join(words_of(prediction))} "
+    """1 if the normalized words of an answer occur in sequence in the prediction, else 0."""
+    words = f" {' '.join(words_of(prediction))} "
     golds = (" ".join(words_of(answer)) for answer in answers)
-    return float(any(gold and f" {gold} " in said for gold in golds))
+    return float(any(gold and f" {gold} " in words for gold in golds))
 
 
 def right(prediction: str, answers: Sequence[str]) -> float:
-    """1 where the prediction matches a pattern, else 0; it may begin with a capital that the word has not."""
-    ways = (prediction, prediction[:1].lower() + prediction[1:])
-    return float(any(matches(pattern, text) for pattern in answers for text in ways))
+    """1 if the prediction matches a pattern, else 0; its first letter may be upper case."""
+    variants = (prediction, prediction[:1].lower() + prediction[1:])
+    return float(any(matches(pattern, text) for pattern in answers for text in variants))
 
 
 def matches(pattern: str, text: str) -> list[Span]:
-    """Where a pattern matches in a text.
+    """All matches of a pattern in a text.
 
     Raises:
-        EvaluationError: it is no regular expression, or takes too long.
+        EvaluationError: it is not a regular expression, or takes too long.
     """
     try:
         return [found.span() for found in regex.finditer(pattern, text, timeout=_SECONDS)]
     except regex.error as error:
-        raise EvaluationError(f"The answer {pattern!r} is no regular expression ({error}).") from error
+        raise EvaluationError(f"The answer {pattern!r} is not a regular expression ({error}).") from error
     except TimeoutError as error:
         raise EvaluationError(
-            f"The answer {pattern!r} takes more than {_SECONDS:g} s to be looked for; simplify it."
+            f"The answer {pattern!r} takes more than {_SECONDS:g} s to match; simplify it."
         ) from error
 
 
 #: The score of each task.
 NATURAL_SCORES: Mapping[str, Callable[[str, Sequence[str]], float]] = {TEXT_TASK: f1, PATTERN_TASK: right}
 
-#: What is told of an answer, by its task; of each, 0 to 1.
+#: The measures of an answer, by task; each 0 to 1.
 _MEASURES: Mapping[str, Mapping[str, Callable[[str, Sequence[str]], float]]] = {
     TEXT_TASK: {"F1": f1, "contained": contained},
     PATTERN_TASK: {"right": right},
 }
-#: The place of the answer is looked for among so many passages, the first of them.
+#: Ranks k of "found at k": whether the answer is in one of the first k passages.
 AMONG = (1, 4)
-#: All of these in the order of a report.
-COLUMNS = [*(name for task in _MEASURES.values() for name in task), *(f"found at {most}" for most in AMONG)]
+#: All measures in the order of a report.
+COLUMNS = [*(name for task in _MEASURES.values() for name in task), *(f"found at {rank}" for rank in AMONG)]
 
 
 def of_answer(row: Mapping[str, Any]) -> dict[str, float]:
@@ -71,14 +71,14 @@ def of_answer(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def of_finding(row: Mapping[str, Any]) -> dict[str, float]:
-    """Whether a row's place was found, 0 or 1, among so many passages; nothing where the mode has none."""
+    """Whether the row's answer was in the first passages, 0 or 1; empty for modes without passages."""
     if "passages" not in row:
         return {}
-    return {f"found at {most}": float(row["found"] is not None and row["found"] <= most) for most in AMONG}
+    return {f"found at {rank}": float(row["found"] is not None and row["found"] <= rank) for rank in AMONG}
 
 
 def interval(values: Sequence[float], *, seed: int = 0, draws: int = 10_000) -> tuple[float, float]:
-    """From where to where 95% of the means lie of as many values drawn from these with replacement (bootstrap)."""
+    """The 95% confidence interval of the mean by bootstrap (resampling with replacement)."""
     import numpy as np
 
     known = np.asarray(values)

@@ -1,4 +1,4 @@
-"""Packages that only an extra installs: imported when used, and missed with a sentence."""
+"""Imports of optional packages, with an error that names the extra to install."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def needed(module: str, extra: str) -> Any:
 
 
 def not_installed(package: str, extra: str) -> EvaluationError:
-    """What is said of a package of the extra called `extra` that is not installed."""
-    return EvaluationError(f"The package {package} is not installed; get it with: pip install 'focusdoc[{extra}]'.")
+    """The error for a package of the extra called `extra` that is not installed."""
+    return EvaluationError(f"The package {package} is not installed; run: pip install 'focusdoc[{extra}]'.")

@@ -1,4 +1,4 @@
-"""A needle in a book: one made-up fact at every depth of ever longer parts of a real text."""
+"""Needle in a haystack: one made-up fact at every depth of a real text, truncated to every length."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from focusdoc.evaluation.item import Item
 
 LENGTHS = (4096, 8192, 16_384, 32_768)
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-#: A number and what a chat model may say around it.
+#: Room for a number and the words of a chat model around it.
 MAX_NEW_TOKENS = 24
 _TOWNS = (
     "Almaty", "Bergen", "Cuenca", "Dakar", "Esbjerg", "Fukuoka", "Galway", "Hobart", "Iquitos", "Jaipur", "Kumasi",
@@ -31,12 +31,12 @@ def load_items(
     repeats: int = 1,
     seed: int = 0,
 ) -> Iterator[Item]:
-    """One item, or `repeats`, for every length and depth, the shortest length first.
+    """`repeats` items for every length and depth, shortest length first.
 
     Args:
         tokenizer: measures the lengths.
-        book: the text to hide needles in; its first `length` tokens are taken.
-        depths: 0 for the beginning, 1 for the end; the needle goes to the nearest end of a sentence before it.
+        book: the haystack, truncated to each length.
+        depths: 0 for the beginning, 1 for the end; the needle goes to the end of the sentence before.
 
     Raises:
         EvaluationError: the book is shorter than a length, or a depth is not from 0 to 1.
@@ -47,8 +47,8 @@ def load_items(
     for length in sorted(lengths):
         if not 2 * _FRAME <= length <= len(tokens.token_ids) + _FRAME:
             raise EvaluationError(
-                f"{book.name} has {len(tokens.token_ids):,} tokens, so no needle can be hidden among {length:,} of it; "
-                f"give a longer book, or lengths from {2 * _FRAME} on."
+                f"{book.name} has {len(tokens.token_ids):,} tokens, so a needle cannot be hidden among {length:,}; "
+                f"give a longer book, or lengths of at least {2 * _FRAME}."
             )
         _, end = char_span(tokens, 0, length - _FRAME)
         text = book.text[:end]
@@ -74,7 +74,7 @@ def _item(text: str, length: int, depth: float, number: int, seed: int) -> Item:
 
 
 def _sentence_end(text: str, place: int) -> int:
-    """The nearest end of a sentence at or before `place`, or `place` where there is none."""
+    """The last end of a sentence at or before `place`; `place` if there is none."""
     if place in (0, len(text)):
         return place
     found = max(text.rfind(mark, 0, place) for mark in (". ", ".\n", "? ", "! "))

@@ -1,4 +1,4 @@
-"""Sections of text and figures as Markdown with the figures beside it, and as one self-contained HTML page."""
+"""Writing report sections as Markdown with PNG files, and as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from focusdoc.storage import atomic_write
 
-#: Of a cell without a figure.
+#: The text of a cell without a value.
 EMPTY = "-"
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;"
@@ -26,7 +26,7 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|])")
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure: what it shows, the name of its file, and how it is drawn (only when it is wanted)."""
+    """A figure: its caption, its file name, and a function that draws it as PNG."""
 
     caption: str
     name: str
@@ -35,7 +35,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Section:
-    """A table of text with its heading, sentences under it, and figures."""
+    """A table with a title, notes and figures."""
 
     title: str
     header: Sequence[str]
@@ -45,12 +45,12 @@ class Section:
 
 
 def written(form: str, empty: str = EMPTY) -> Callable[[float], str]:
-    """What writes a number; a cell without one is not a number, which is not equal to itself."""
+    """A formatter for numbers that returns `empty` for NaN."""
     return lambda value: form.format(value) if value == value else empty
 
 
 def write_sections(parts: Sequence[Section], output: Path, name: str, title: str) -> list[Path]:
-    """Write sections as ``NAME.md`` and ``NAME.html``, and their figures; returns what was written."""
+    """Write sections as ``NAME.md`` and ``NAME.html`` with their figures; returns the paths."""
     pictures = {plot.name: plot.draw() for part in parts for plot in part.plots}
     contents = {f"{picture}.png": data for picture, data in pictures.items()}
     contents[f"{name}.md"] = _markdown(parts, title).encode()
@@ -74,7 +74,7 @@ def _markdown(parts: Sequence[Section], title: str) -> str:
 
 
 def _page(parts: Sequence[Section], pictures: Mapping[str, bytes], title: str) -> str:
-    """Sections as one HTML page that loads nothing; whatever comes from results is escaped."""
+    """Sections as one HTML page that loads nothing; all results are escaped."""
     body = [f"<h1>{title}</h1>"]
     for part in parts:
         head = "".join(f"<th>{html.escape(cell)}</th>" for cell in part.header)
@@ -88,14 +88,14 @@ def _page(parts: Sequence[Section], pictures: Mapping[str, bytes], title: str) -
 
 
 def picture(data: bytes, caption: str) -> str:
-    """A PNG as an HTML figure that holds it."""
+    """A PNG as an HTML figure with the image inline."""
     encoded = base64.b64encode(data).decode()
     shown = html.escape(caption, quote=True)
     return f'<figure><img alt="{shown}" src="data:image/png;base64,{encoded}"><figcaption>{shown}</figcaption></figure>'
 
 
 def document(title: str, body: str, style: str) -> str:
-    """A whole HTML page; its policy lets it load and run nothing."""
+    """A whole HTML page; its content security policy forbids it to load or run anything."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -1,4 +1,4 @@
-"""Passkey retrieval in the form of the paper's authors (Figure 1): one key among sentences of noise, at any length."""
+"""Passkey retrieval as the paper's authors have it (Figure 1): one key among sentences of noise, at any length."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from focusdoc.evaluation.item import Item
 
 #: The lengths of Figure 1, in tokens.
 LENGTHS = (4096, 16_384, 65_536, 131_072, 409_600)
-#: Prompts of each length, as the authors have it.
+#: Prompts of each length, as the authors have.
 REPEATS = 10
-#: A key and what a chat model may say around it.
+#: Room for a key and the words of a chat model around it.
 MAX_NEW_TOKENS = 16
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 _TASK = (
@@ -20,19 +20,19 @@ _TASK = (
     "about the important information there."
 )
 _QUESTION = "What is the pass key? The pass key is"
-#: Keys are drawn from 1 to this, the largest not included.
+#: Keys are from 1 to below this.
 _KEYS = 50_000
 
 
 def load_items(
     count: Callable[[str], int], lengths: Sequence[int] = LENGTHS, *, repeats: int = REPEATS, seed: int = 0
 ) -> Iterator[Item]:
-    """Passkey prompts of about `lengths` tokens, the shortest first.
+    """Passkey prompts of about `lengths` tokens, shortest first.
 
-    A key stands at a random place, possibly within a sentence of the noise, as the authors cut it by characters.
+    The key is at a random position, possibly within a sentence of the noise, since the authors split by characters.
 
     Args:
-        count: how many tokens a text takes.
+        count: counts the tokens of a text.
         repeats: prompts of each length.
 
     Raises:
@@ -60,11 +60,11 @@ def load_items(
                 after=f"\n{_TASK}\n{_QUESTION}",
                 answers=[str(key)],
                 max_new_tokens=MAX_NEW_TOKENS,
-                chat=False,  # it ends in the middle of a sentence
+                chat=False,  # it ends with an unfinished sentence
                 facts={"length": length, "depth": round(before / letters, 3)},
             )
 
 
 def statement(key: int) -> str:
-    """The sentences that tell a key."""
+    """The sentences with the key."""
     return f"The pass key is {key}. Remember it. {key} is the pass key."

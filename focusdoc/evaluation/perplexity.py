@@ -1,7 +1,7 @@
 """Perplexity of the last tokens of long texts: by length (the paper's Table 1) and by chunk size (Figure 5).
 
-The last `targets` tokens of a text's first `length` tokens are predicted one by one from all that stands before
-them, the gold tokens fed. Ours has everything but the local window in chunks, as `FocusEngine.generate` splits it.
+The last `targets` of a text's first `length` tokens are predicted from all tokens before them (teacher forcing). Ours
+has everything before the local window in chunks, split as by `FocusEngine.generate`.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from focusdoc.evaluation.streaming import StreamingDecoder
 from focusdoc.memory.reading import read_chunks
 from focusdoc.training.dense import TrainingPrompt, dense_logits
 
-#: The lengths of Table 1, as far as they are powers of two.
+#: The lengths of Table 1 that are powers of two.
 LENGTHS = (4096, 16_384, 32_768, 131_072)
 TARGETS = 256
-#: Candidates of one teacher-forced pass; bounds its memory.
+#: Most candidates of one teacher-forced pass, to limit its memory.
 _MAX_CANDIDATES = 16_384
 
-#: Logits [targets, vocab] of the last `targets` of token ids, from what stands before each.
+#: Called with token ids and `targets`; returns the logits [targets, vocab] of the last `targets` tokens.
 Predict = Callable[[list[int], int], Tensor]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One text at one length (and chunk size): an item of a run."""
+    """One text at one length and chunk size: an item of a run."""
 
     name: str
     token_ids: tuple[int, ...]
@@ -52,7 +52,7 @@ class Job:
 
     @property
     def id(self) -> str:
-        """The text, its length and the chunk size."""
+        """The text's name, the length and the chunk size."""
         size = "" if self.chunk_size is None else f"/{self.chunk_size}"
         return f"{self.name}@{len(self.token_ids)}{size}"
 
@@ -71,14 +71,14 @@ def make_jobs(
     targets: int = TARGETS,
     limit: int | None = None,
 ) -> list[Job]:
-    """The texts that are long enough at every length, the shortest length first.
+    """A job for every length and every text that is long enough, shortest length first.
 
     Args:
-        texts: opened one after another, and no more of them than `limit` asks for.
+        texts: loaded lazily, only as many as `limit` needs.
         limit: at most this many texts of each length.
 
     Raises:
-        EvaluationError: no text is as long as one of the lengths, or a length leaves nothing to predict from.
+        EvaluationError: no text is long enough for one of the lengths, or a length is at most twice `targets`.
     """
     known: list[tuple[str, list[int]]] = []
     for text in texts:
@@ -98,15 +98,15 @@ def make_jobs(
     return jobs
 
 
-#: The engines of the modes that have chunks.
+#: The engines of the modes with chunks.
 _CHUNKED = {"focus": focus_engine, "paper": paper_engine}
 
 
 class PerplexityMode:
-    """A way to predict, by the name of its mode.
+    """Measures the perplexity of one mode.
 
     Raises:
-        ConfigError: the mode is unknown, or none for perplexity. AdapterError: it needs an adapter.
+        ConfigError: the mode is unknown, or not available for perplexity. AdapterError: it needs an adapter.
     """
 
     def __init__(self, name: str, engine: FocusEngine, settings: ModeSettings) -> None:
@@ -127,26 +127,26 @@ class PerplexityMode:
         self._predict: tuple[int | None, Predict] = settings.chunk_size, self._make(settings.chunk_size)
 
     def describe(self) -> dict[str, Any]:
-        """The settings that shape its figures, ready for JSON."""
+        """The settings that affect the results, as JSON values."""
         settings = {"local_window": self._settings.local_window}
         if self._engine_of is None:
             return {**model_facts(self._engine), **settings}
-        # The chunk size is each item's own.
+        # Every job has its own chunk size.
         return {**engine_facts(self._engine_of(self._engine, self._settings)), **settings, "chunk_size": None}
 
     def chunk_sizes(self, sizes: Sequence[int]) -> list[int | None]:
-        """The chunk sizes that make a difference to this mode."""
+        """The chunk sizes to run in this mode; [None] for a mode without chunks."""
         if self._engine_of is None:
             return [None]
         return list(sizes) or [self._engine_of(self._engine, self._settings).chunk_size]
 
     def lengths(self, lengths: Sequence[int]) -> list[int]:
-        """The lengths that this mode can take: full attention ends with the model's positions."""
+        """The lengths that fit this mode; full attention is limited by the model's context."""
         limit = self._engine.base.context_length
         return [length for length in lengths if self._name != "full" or length <= limit]
 
     def work(self, job: Job) -> dict[str, Any]:
-        """The fields of a job's row: mean cross entropy in nats, and over how many tokens."""
+        """The fields of a job's row: mean cross entropy in nats, and the number of target tokens."""
         if self._predict[0] != job.chunk_size:
             self._predict = job.chunk_size, self._make(job.chunk_size)
         ids = list(job.token_ids)
@@ -157,9 +157,9 @@ class PerplexityMode:
 
 
 def condensed_predictor(engine: FocusEngine) -> Predict:
-    """Ours: all targets in few passes, which equals decoding step by step.
+    """Ours: all targets in few passes, equal to decoding step by step.
 
-    The last `local_window` tokens are the local context, targets included; shorter texts are the base model's alone.
+    The last `local_window` tokens are the local context, targets included; shorter texts go to the base model alone.
     """
     if engine.config.local_attention == "refresh":
         return _stepped(engine)
@@ -168,7 +168,7 @@ def condensed_predictor(engine: FocusEngine) -> Predict:
     def predict(ids: list[int], targets: int) -> Tensor:
         split = len(ids) - engine.config.local_window
         if split <= 0:
-            return _plain(engine, lambda given: given)(ids, targets)
+            return _plain(engine, lambda whole: whole)(ids, targets)
         blocks = read_chunks(base, ids[:split], engine.chunk_size, engine.kernel, batch=engine.config.read_batch)
         piece = max(1, min(targets, _MAX_CANDIDATES // sum(block.num_chunks for block in blocks)))
         parts = []
@@ -183,7 +183,7 @@ def condensed_predictor(engine: FocusEngine) -> Predict:
 
 
 def _stepped(engine: FocusEngine) -> Predict:
-    """The paper's decoding: one gold token after another."""
+    """The paper's decoding, one gold token per step."""
     base = engine.base
 
     def predict(ids: list[int], targets: int) -> Tensor:
@@ -192,7 +192,7 @@ def _stepped(engine: FocusEngine) -> Predict:
             before = [bos, *before]
         split = len(before) - engine.config.local_window
         if len(before) < engine.config.threshold or split <= 0:
-            return _plain(engine, lambda given: given)(before + gold, targets)
+            return _plain(engine, lambda whole: whole)(before + gold, targets)
         blocks = read_chunks(base, before[:split], engine.chunk_size, engine.kernel, batch=engine.config.read_batch)
         engine.check_ready()
         decoder = engine.own_way.decoder(blocks, targets)
@@ -204,7 +204,7 @@ def _stepped(engine: FocusEngine) -> Predict:
 
 
 def _plain(engine: FocusEngine, cut: Callable[[list[int]], list[int]]) -> Predict:
-    """The base model's own attention over what `cut` leaves of the tokens."""
+    """The base model's full attention over the tokens that `cut` returns."""
 
     def predict(ids: list[int], targets: int) -> Tensor:
         kept = torch.tensor([cut(ids)], device=engine.base.device)

@@ -1,4 +1,4 @@
-"""The figures of a report, drawn with matplotlib (the extra ``plot``) and returned as PNG."""
+"""The figures of a report as PNG, drawn with matplotlib (the extra ``plot``)."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SIZE, _DPI = (6.4, 3.8), 130
-#: Values whose largest is so many times the smallest get a logarithmic axis.
-_LOG_FROM = 8
-#: More lines than these leave no room for a legend inside the axes.
-_LINES_BESIDE_A_LEGEND = 5
+#: Ratio of the largest to the smallest value above which an axis is logarithmic.
+_LOG_RATIO = 8
+#: Most lines for which the legend is inside the axes.
+_MAX_LINES_WITH_LEGEND = 5
 
 
 def lines(table: pd.DataFrame, *, title: str, x: str, y: str, log_y: bool = False, top: float | None = None) -> bytes:
     """A line for every column of `table` over its index of token counts, on a logarithmic axis.
 
     Args:
-        log_y: a logarithmic y axis too, where the values differ enough for one.
-        top: the end of the y axis, which then begins at 0.
+        log_y: make the y axis logarithmic too, if the values differ enough.
+        top: the end of the y axis, which then starts at 0.
     """
     table = table.dropna(how="all").sort_index()
-    crowded = table.shape[1] > _LINES_BESIDE_A_LEGEND
+    crowded = table.shape[1] > _MAX_LINES_WITH_LEGEND
     figure, ((axes,),) = _figure((_SIZE[0] + 2.2, _SIZE[1]) if crowded else _SIZE)
     for number, (name, column) in enumerate(table.items()):
         points = column.dropna()
-        # Lines that lie on one another stay visible by their marks.
+        # Markers keep overlapping lines visible.
         axes.plot(points.index, points, marker="osD^vP*"[number % 7], markersize=5, label=name, alpha=0.85)
     axes.set_xscale("log", base=2)
     axes.set_xticks(table.index, map(short, table.index))
     axes.minorticks_off()
-    if log_y and table.max(axis=None) > _LOG_FROM * table.min(axis=None) > 0:
+    if log_y and table.max(axis=None) > _LOG_RATIO * table.min(axis=None) > 0:
         ticker = needed("matplotlib.ticker", "plot")
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
@@ -54,10 +54,11 @@ def lines(table: pd.DataFrame, *, title: str, x: str, y: str, log_y: bool = Fals
 
 
 def heat_maps(panels: Mapping[str, pd.DataFrame], *, percent: bool = False) -> bytes:
-    """Grids below one another, by their titles; a grid's index and columns are its labels, and their names the axes'.
+    """Stacked heat maps by title; index and columns are the tick labels, and their names the axis labels.
 
     Args:
-        percent: of 0 to 100, each written into its cell, one without stays white; else every grid has its own scale.
+        percent: values are from 0 to 100 and written into the cells, which stay white for NaN; else each grid has its
+            own scale.
     """
     cell, least = (0.5, _SIZE[1]) if percent else (0.24, 1.6)
     rows, columns = (max(grid.shape[side] for grid in panels.values()) for side in (0, 1))
@@ -79,12 +80,12 @@ def heat_maps(panels: Mapping[str, pd.DataFrame], *, percent: bool = False) -> b
 
 
 def short(tokens: float) -> str:
-    """A token count as people say it: 4K, 128K."""
+    """A token count such as 4K or 128K."""
     return f"{tokens / 1024:g}K" if tokens >= 1024 and tokens % 1024 == 0 else f"{tokens:,.0f}"
 
 
 def _figure(size: tuple[float, float], panels: int = 1) -> tuple[Any, Any]:
-    # Figure and canvas of their own: no state in pyplot, and no window system.
+    # Not pyplot, which has global state and may need a display.
     figure = needed("matplotlib.figure", "plot").Figure(figsize=size, dpi=_DPI, layout="constrained")
     return figure, figure.subplots(panels, squeeze=False)
 

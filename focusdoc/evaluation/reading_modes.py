@@ -1,6 +1,6 @@
-"""Modes that answer from passages: ours as it is asked, and retrieval in front of the same reader.
+"""Modes that answer from passages: ours as in `FocusEngine.ask`, and retrieval with the same reader.
 
-All take what stands behind an item's document for the question.
+In all of them the text after an item's document is the question.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from focusdoc.readers.reader import Messages, Written, collect, reading_prompt
 from focusdoc.readers.reading import BUDGET
 from focusdoc.readers.windows import cut
 
-#: Sources that are asked for: more than any way of finding quotes.
+#: Sources to return, more than are ever quoted.
 MAX_SOURCES = 8
-#: Between paragraphs.
+#: Separates paragraphs.
 _GAP = "\n\n"
 
 
 class NoReader:
-    """Writes nothing, so that only the finding is measured."""
+    """A reader that writes nothing, to measure only the retrieval."""
 
     name = NO_READER
     window = 1 << 20
@@ -54,22 +54,22 @@ class NoReader:
 
 
 class LastMemory:
-    """The memory of the document that was asked for last, so that items over one document share it."""
+    """A cache of the last document's memory, which consecutive items share."""
 
     def __init__(self, engine: FocusEngine) -> None:
         self._engine = engine
         self._known: tuple[str, DocumentMemory] | None = None
 
     def of(self, document: str) -> DocumentMemory:
-        """The memory of a document."""
+        """The memory of a document, read unless it is the last one."""
         if self._known is None or self._known[0] != document:
-            self._known = None  # its memory is let go before the next one is made
+            self._known = None  # free the old memory before the next one is read
             self._known = document, self._engine.read(Document.from_text(document), progress=_silent)
         return self._known[1]
 
 
 class AskMode:
-    """`FocusEngine.ask` with its sources, by the engine's reader where it has one."""
+    """`FocusEngine.ask` with its sources, and with the engine's reader if it has one."""
 
     def __init__(self, engine: FocusEngine) -> None:
         self.engine = engine
@@ -82,9 +82,9 @@ class AskMode:
 
     def answer(self, item: Item) -> Outcome:
         """See `Mode`."""
-        begun = time.perf_counter()
+        start = time.perf_counter()
         memory = self._memory.of(item.document)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - start
         answer = self.engine.ask(
             memory,
             item.after.strip(),
@@ -110,16 +110,16 @@ class AskMode:
 
 
 class RetrievalMode:
-    """The passages that a finder ranks first, in the document's order, and a reader that gets as many tokens as ours.
+    """Retrieval: a reader gets the passages that a finder ranks first, in document order and with our token budget.
 
     Raises:
-        ConfigError: there is no reader, or a setting of the passages is out of range.
+        ConfigError: a setting of the passages is out of range.
     """
 
     def __init__(self, finder: Finder, reader: Reader, settings: ModeSettings) -> None:
         if settings.passages < 1 or settings.window < 2:
             raise ConfigError(
-                f"passages is {settings.passages} and window {settings.window}; take at least 1 and 2 characters."
+                f"passages is {settings.passages} and window {settings.window}; they must be at least 1 and 2."
             )
         self._finder, self._reader, self._settings = finder, reader, settings
         self._known: tuple[str, list[Span], Rank] | None = None
@@ -132,13 +132,13 @@ class RetrievalMode:
     def answer(self, item: Item) -> Outcome:
         """See `Mode`."""
         text, question = item.document, item.after.strip()
-        begun = time.perf_counter()
+        start = time.perf_counter()
         spans, rank = self._index(text)
         indexed = time.perf_counter()
         ranked = (spans[number] for number in rank(question))
         found = passages(text, ranked, budget=BUDGET, count=self._reader.count, limit=self._settings.passages)
-        looked = time.perf_counter()
-        return _read(self._reader, item, found, indexed - begun, looked - indexed)
+        retrieved = time.perf_counter()
+        return _read(self._reader, item, found, indexed - start, retrieved - indexed)
 
     def _index(self, text: str) -> tuple[list[Span], Rank]:
         if self._known is None or self._known[0] != text:
@@ -148,11 +148,7 @@ class RetrievalMode:
 
 
 class PlaceMode:
-    """The reader gets the paragraph that holds the answer and nothing else: what reading can reach.
-
-    Raises:
-        EvaluationError: nobody knows where an item's answer stands.
-    """
+    """The reader gets only the paragraph with the answer (oracle retrieval), an upper bound."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -162,9 +158,13 @@ class PlaceMode:
         return _reader_facts(self._reader)
 
     def answer(self, item: Item) -> Outcome:
-        """See `Mode`."""
+        """See `Mode`.
+
+        Raises:
+            EvaluationError: the place of the answer is not known.
+        """
         if not item.places:
-            raise EvaluationError(f"Where the answer to {item.id} stands is not known, which the mode place needs.")
+            raise EvaluationError(f"The mode place needs the place of the answer, which {item.id} does not have.")
         text, (first, last) = item.document, item.places[0]
         before, after = text.rfind(_GAP, 0, first), text.find(_GAP, last)
         span = (before + len(_GAP) if before >= 0 else 0, after if after >= 0 else len(text))
@@ -178,24 +178,24 @@ def needed_reader(engine: FocusEngine, mode: str) -> Reader:
         ConfigError: it has none.
     """
     if engine.reader is None:
-        raise ConfigError(f"The mode {mode} needs a reader; name one with --reader, or none to measure the finding.")
+        raise ConfigError(f"The mode {mode} needs a reader; name one with --reader; none measures only retrieval.")
     return engine.reader
 
 
 def kv_bytes(engine: FocusEngine, memory: DocumentMemory, usage: Usage) -> int:
-    """Keys and values that ours holds at the end of an answer."""
+    """Bytes of keys and values at the end of an answer of ours."""
     tail = engine.own_way.num_tail_tokens(usage.prompt_tokens, usage.completion_tokens)
     beside = memory.num_chunks * tail + usage.prompt_tokens + usage.quoted_tokens + usage.completion_tokens
     return memory.num_bytes + beside * engine.base.kv_bytes_per_token
 
 
-def _read(reader: Reader, item: Item, found: list[Span], read_seconds: float, looked_seconds: float) -> Outcome:
-    """What a reader makes of the passages `found`, which it gets in the document's order."""
+def _read(reader: Reader, item: Item, found: list[Span], read_seconds: float, retrieval_seconds: float) -> Outcome:
+    """The reader's answer from the passages `found`, in document order."""
     quoted = [item.document[start:end] for start, end in sorted(found)]
     settings = GenerationConfig(max_new_tokens=item.max_new_tokens, stop=item.stop)
-    answered, written = collect(reader.write(reading_prompt(item.after.strip(), quoted), settings))
+    text, written = collect(reader.write(reading_prompt(item.after.strip(), quoted), settings))
     return Outcome(
-        prediction=answered,
+        prediction=text,
         document_tokens=0,
         prompt_tokens=written.prompt_tokens,
         new_tokens=written.completion_tokens,
@@ -203,7 +203,7 @@ def _read(reader: Reader, item: Item, found: list[Span], read_seconds: float, lo
         num_chunks=0,
         kv_bytes=0,
         read_seconds=read_seconds,
-        first_token_seconds=looked_seconds + written.first_token,
+        first_token_seconds=retrieval_seconds + written.first_token,
         decode_seconds=written.decode,
         passages=found,
         passage_tokens=sum(map(reader.count, quoted)),
@@ -215,4 +215,4 @@ def _reader_facts(reader: Reader) -> dict[str, Any]:
 
 
 def _silent(done: int, total: int) -> None:
-    """No bar for the reading: the run has one of its own."""
+    """No progress bar for reading, since the run has one."""

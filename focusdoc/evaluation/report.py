@@ -1,4 +1,4 @@
-"""What a report says: a section for each benchmark, in the paper's layout, from the rows of its modes."""
+"""Building a report from results: a section for each benchmark, in the paper's layout."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from focusdoc.evaluation.summary import Results, named_results, open_all
 if TYPE_CHECKING:
     import pandas as pd
 
-#: The column of the figures that are not ours.
+#: The name of the column with the paper's results.
 PAPER = "paper's own"
 _MIB = 2**20
 TITLES = {
@@ -40,7 +40,7 @@ _HIDDEN = frozenset({"benchmark", "mode", "allow_untrained"})
 
 @dataclass(frozen=True)
 class Reference:
-    """The paper's own figures by benchmark and by task or length; one that is not at hand is left empty, never guessed.
+    """The paper's results by benchmark and by task or length; a missing one is left empty.
 
     Attributes:
         source: where they are from.
@@ -51,16 +51,16 @@ class Reference:
     figures: Mapping[str, Mapping[str, float]]
 
     def of(self, benchmark: str, name: object) -> float | None:
-        """The figure for a task or a length, or None."""
+        """The result for a task or a length, or None."""
         key = f"{name:.0f}" if isinstance(name, float) else str(name)
         return self.figures.get(benchmark, {}).get(key)
 
 
 def load_reference(path: Path | None = None) -> Reference:
-    """The figures of the paper, or those of a JSON file of the same form.
+    """Load the paper's results, or those of a JSON file in the same format.
 
     Raises:
-        EvaluationError: the file cannot be read, or is of another form.
+        EvaluationError: the file cannot be read, or has another format.
     """
     try:
         text = (path or files("focusdoc.evaluation").joinpath("paper.json")).read_text(encoding="utf-8")
@@ -69,18 +69,18 @@ def load_reference(path: Path | None = None) -> Reference:
         return Reference(source, {name: {k: float(v) for k, v in table.items()} for name, table in values.items()})
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise EvaluationError(
-            f'The reference {path} is no JSON of the form {{"source": ..., "longbench": {{"qasper": 1.0}}}} ({error}).'
+            f'The reference {path} is not JSON of the form {{"source": ..., "longbench": {{"qasper": 1.0}}}} ({error}).'
         ) from error
 
 
 def write_report(paths: Sequence[Path], output: Path, reference: Reference) -> list[Path]:
-    """Write ``report.md``, ``report.html`` and the figures; returns what was written.
+    """Write ``report.md``, ``report.html`` and the figures; returns the paths.
 
     Args:
-        paths: result folders, or folders above them.
+        paths: result folders, or parents of them.
 
     Raises:
-        EvaluationError: a path has no results, they are damaged, or a package of an extra is missing.
+        EvaluationError: a path has no results, they are damaged, or an optional package is missing.
     """
     return write_sections(list(sections(open_all(paths), reference)), output, "report", "focusdoc evaluation")
 
@@ -109,7 +109,7 @@ def sections(results: Sequence[Results], reference: Reference) -> Iterator[Secti
 
 
 def overview(results: Sequence[Results]) -> list[Section]:
-    """The figures of one benchmark, mode beside mode, as a run ends with them."""
+    """The results of one benchmark with a column for each mode, which a run prints at its end."""
     if results[0].benchmark == "natural":
         return list(_natural(results))
     names = ["length", "chunk_size"] if results[0].benchmark == "perplexity" else ["task", "length"]
@@ -131,14 +131,14 @@ def _pandas() -> Any:
 
 
 def _values(named: Mapping[str, Results], *names: str) -> pd.DataFrame:
-    """The figures of every mode, a column each, by the facts called `names`."""
+    """A table with a column for each mode, indexed by the facts called `names`."""
     return _pandas().DataFrame({name: one.figures(*names)["value"] for name, one in named.items()}).sort_index()
 
 
 def _section(
     title: str, first: str, table: pd.DataFrame, notes: Sequence[str], label: Callable[[Any], str] = str, *drawn: Plot
 ) -> Section:
-    """A section of figures, whose first column is the index of `table`."""
+    """A section with `table`, whose index becomes the first column."""
     rows = [[label(key), *cells] for key, *cells in table.map(written("{:.2f}")).itertuples()]
     return Section(title, [first, *table.columns], rows, notes, drawn)
 
@@ -202,12 +202,12 @@ def _perplexity(title: str, named: Mapping[str, Results], reference: Reference) 
 
 
 def _columns(table: pd.DataFrame, names: pd.Series, index: str) -> pd.DataFrame:
-    """The values of a table by `index`, a column for each of `names` in their order."""
+    """Pivot a table: rows by `index`, and a column for each of `names` in their order."""
     return table.assign(column=names).pivot(index=index, columns="column", values="value")[names.unique()]
 
 
 def _cost(title: str, benchmark: str, named: Mapping[str, Results]) -> Section:
-    """Memory and time by length, as they were measured beside the answers."""
+    """Memory and time by length."""
     means = {name: one.table.groupby("length").mean(numeric_only=True) for name, one in named.items()}
     held = _pandas().DataFrame({name: mean["kv_bytes"] / _MIB for name, mean in means.items()})
     spent = _pandas().DataFrame(
@@ -227,28 +227,28 @@ def _cost(title: str, benchmark: str, named: Mapping[str, Results]) -> Section:
 
 
 def _natural(results: Sequence[Results]) -> Iterator[Section]:
-    """One table for each file of natural questions, with a line for each mode."""
+    """A table for each file of natural questions, with a row for each mode."""
     for file in dict.fromkeys(str(one.config["file"]) for one in results):
         named = named_results([one for one in results if one.config["file"] == file])
-        told = {name: _pandas().DataFrame(_measures(one), columns=COLUMNS) for name, one in named.items()}
-        columns = [column for column in COLUMNS if any(scores[column].notna().any() for scores in told.values())]
+        scores = {name: _pandas().DataFrame(_measures(one), columns=COLUMNS) for name, one in named.items()}
+        columns = [column for column in COLUMNS if any(table[column].notna().any() for table in scores.values())]
         header = ["mode", "questions", *columns, "characters of the first", "tokens of all", "first token, s", "all, s"]
         lines = [
-            [name, f"{len(one.rows):,}", *(_interval(told[name][column]) for column in columns), *_costs(one)]
+            [name, f"{len(one.rows):,}", *(_interval(scores[name][column]) for column in columns), *_costs(one)]
             for name, one in named.items()
         ]
-        intervals = "In brackets: 95% of the means of questions drawn from these with replacement (bootstrap)."
+        intervals = "In brackets: 95% confidence interval of the mean (bootstrap over questions)."
         yield Section(f"{TITLES['natural']}: {file}", header, lines, [intervals, *_notes(named, "task")])
 
 
 def _measures(one: Results) -> list[dict[str, float]]:
-    """The scores of every row, none of one that failed."""
+    """The scores of every row, empty for failed ones."""
     read = one.config.get("reader") != NO_READER
     return [{} if "error" in row else {**(of_answer(row) if read else {}), **of_finding(row)} for row in one.rows]
 
 
 def _interval(values: pd.Series) -> str:
-    """The mean times 100 with its interval; a row that failed counts 0."""
+    """The mean in percent with its confidence interval; failed rows count as 0."""
     if values.isna().all():
         return EMPTY
     known = values.fillna(0.0)
@@ -257,7 +257,7 @@ def _interval(values: pd.Series) -> str:
 
 
 def _costs(one: Results) -> list[str]:
-    """Means over the rows that did not fail: sizes of passages, seconds to the first token, and in all."""
+    """Means over the rows that did not fail: sizes of passages, seconds to the first token, total seconds."""
     first = _pandas().Series([row["passages"][0] for row in one.rows if row.get("passages")], dtype=object)
     width = first.map(lambda span: span[1] - span[0]).mean()
     means = one.table[["passage_tokens", "first_token", "decode"]].mean()
@@ -267,7 +267,7 @@ def _costs(one: Results) -> list[str]:
 
 
 def _notes(named: Mapping[str, Results], *names: str) -> list[str]:
-    """A sentence for each: on how many items its figures by `names` stand, and under which configuration."""
+    """A note for each mode: the number of items behind its results by `names`, and its configuration."""
     notes = []
     for name, one in named.items():
         counts = one.figures(*names)["items"]
@@ -283,4 +283,4 @@ def _notes(named: Mapping[str, Results], *names: str) -> list[str]:
 
 
 def _source(reference: Reference) -> str:
-    return f"{PAPER}: {reference.source}; a figure that is not at hand is left out."
+    return f"{PAPER}: {reference.source}; missing results are left empty."

@@ -1,4 +1,4 @@
-"""Results on disk: one folder for each benchmark and mode, with its configuration and a JSON line for every item."""
+"""Results on disk: a folder for each benchmark and mode, with the configuration and a JSON line for every item."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _ROWS = re.compile(r"rows(-\d+-of-\d+)?\.jsonl")
 _FIELDS = ("task", "id", "place")
 
 Row = dict[str, Any]
-#: What names an item within a folder: its task and id.
+#: The key of an item within a folder: task and id.
 Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Every `count`-th item, beginning with number `index` (1 for the first)."""
+    """Every `count`-th item, starting with number `index`, from 1."""
 
     index: int = 1
     count: int = 1
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """The shard in ``"2/4"``.
+        """Parse text such as ``"2/4"``.
 
         Raises:
-            EvaluationError: it is no such text.
+            EvaluationError: it has another form.
         """
         found = re.fullmatch(r"(\d+)/(\d+)", text)
         if not found or not 1 <= int(found[1]) <= int(found[2]):
@@ -48,12 +48,12 @@ class Shard:
         return cls(int(found[1]), int(found[2]))
 
     def holds(self, place: int) -> bool:
-        """Whether the item at `place` (0 for the first) is one of this shard's."""
+        """Whether the item at index `place`, from 0, belongs to this shard."""
         return place % self.count == self.index - 1
 
     @property
     def file_name(self) -> str:
-        """Where its rows stand; shards of one run may share a folder."""
+        """The file with its rows; the shards of a run may share a folder."""
         return "rows.jsonl" if self.count == 1 else f"rows-{self.index}-of-{self.count}.jsonl"
 
 
@@ -61,16 +61,16 @@ class ResultFolder:
     """The results of one benchmark in one mode, under one configuration.
 
     Args:
-        path: made if it is missing.
-        config: whatever shapes the results, as plain values.
+        path: created if missing.
+        config: every setting that affects the results, as plain values.
 
     Raises:
-        EvaluationError: the folder holds the results of another configuration, or something else.
+        EvaluationError: the folder has results of another configuration, or other files.
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
         self.path = path
-        # What JSON makes of it is what later runs compare with.
+        # Through JSON, since later runs compare with the file.
         self.config: dict[str, Any] = json.loads(json.dumps(dict(config)))
         self.key = _config_key(self.config)
         if path.exists() and not path.is_dir():
@@ -78,32 +78,31 @@ class ResultFolder:
         if (path / CONFIG).exists():
             _check_same(path, read_config(path), self.config)
         elif path.exists() and any(not found.name.startswith(".") for found in path.iterdir()):
-            raise EvaluationError(f"The output folder {path} holds other files; name a folder of its own.")
+            raise EvaluationError(f"The output folder {path} has other files; name a new folder.")
         else:
             atomic_write(path / CONFIG, (json.dumps(self.config, indent=1, sort_keys=True) + "\n").encode())
 
     @contextmanager
     def appending(self, shard: Shard, *, resume: bool) -> Iterator[RowFile]:
-        """The file of a shard's rows, for this process alone.
+        """Open the file of a shard's rows, locked for this process.
 
         Args:
-            resume: go on with the rows that are there; else there must be none.
+            resume: append to existing rows; otherwise there must be none.
 
         Raises:
-            EvaluationError: rows are there already, or one of them is damaged. FocusdocError: another process
-                writes them.
+            EvaluationError: there are rows already, or one is damaged. FocusdocError: another process has the lock.
         """
         path = self.path / shard.file_name
         with file_lock(self.path / f"{LOCK}-{shard.index}-of-{shard.count}", timeout=1):
             if not resume and path.exists() and path.stat().st_size:
                 raise EvaluationError(
-                    f"{self.path} holds results already; go on with --resume, or name another folder."
+                    f"{self.path} already has results; continue with --resume, or name another folder."
                 )
             yield RowFile(path, self.key)
 
 
 class RowFile:
-    """A JSONL file of rows that only grows; a torn last line, which a killed process leaves, is cut off."""
+    """An append-only JSONL file; an incomplete last line of a killed process is removed."""
 
     def __init__(self, path: Path, key: str) -> None:
         self._path, self._key = path, key
@@ -112,10 +111,10 @@ class RowFile:
         self.rows = _latest([path] if path.exists() else [], key)
 
     def add(self, row: Row) -> None:
-        """Write a row, whole and at once."""
+        """Append a row and flush it to disk."""
         row = {"config": self._key, **row}
         line = json.dumps(row, ensure_ascii=False) + "\n"
-        # Lone surrogates, which a broken row may bring, become question marks.
+        # Lone surrogates in a prediction become question marks.
         with self._path.open("ab") as file:
             file.write(line.encode("utf-8", "replace"))
             file.flush()
@@ -133,19 +132,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise EvaluationError(f"{folder} holds no results of focusdoc eval ({CONFIG} is missing).") from error
+        raise EvaluationError(f"{folder} has no results of focusdoc eval ({CONFIG} is missing).") from error
     except (ValueError, TypeError) as error:
         raise EvaluationError(f"{path} is damaged ({error}); remove the folder and run again.") from error
 
 
 def read_rows_of(folder: Path) -> list[Row]:
-    """The rows of a result folder, all shards together, in the order of the items; of one item the latest row."""
+    """The rows of all shards of a result folder in the order of the items, the latest for each item."""
     paths = sorted(path for path in folder.iterdir() if _ROWS.fullmatch(path.name))
     return _in_order(_latest(paths, _config_key(read_config(folder)), torn=True).values())
 
 
 def find_folders(paths: Sequence[Path]) -> list[Path]:
-    """Every result folder among `paths` and below them, sorted.
+    """All result folders in `paths` and their subfolders, sorted.
 
     Raises:
         EvaluationError: a path has none.
@@ -154,16 +153,16 @@ def find_folders(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         below = sorted(config.parent for config in path.rglob(CONFIG)) if path.is_dir() else []
         if not below:
-            raise EvaluationError(f"{path} holds no results of focusdoc eval; name the --output of a run.")
+            raise EvaluationError(f"{path} has no results of focusdoc eval; name the --output of a run.")
         found += below
     return list(dict.fromkeys(found))
 
 
 def merge(folders: Sequence[Path], output: Path) -> int:
-    """Put the rows of several folders of one configuration into one; returns how many there are.
+    """Merge the rows of several folders with the same configuration; returns their number.
 
     Raises:
-        EvaluationError: the folders differ in their configuration, or `output` holds rows.
+        EvaluationError: the configurations differ, or `output` has rows.
     """
     first = read_config(folders[0])
     rows: dict[Key, Row] = {}
@@ -179,12 +178,12 @@ def merge(folders: Sequence[Path], output: Path) -> int:
 
 
 def _config_key(config: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that name a configuration."""
+    """The first 12 hex digits of a configuration's hash."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _latest(paths: Iterable[Path], key: str, *, torn: bool = False) -> dict[Key, Row]:
-    """The latest row of every item in these files, of the configuration called `key`."""
+    """The latest row of every item in these files, among rows of the configuration `key`."""
     rows = (row for path in paths for row in read_rows(path, _FIELDS, torn=torn))
     return {(row["task"], row["id"]): row for row in rows if row.get("config") == key}
 
@@ -194,11 +193,11 @@ def _in_order(rows: Iterable[Row]) -> list[Row]:
 
 
 def _check_same(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise EvaluationError, naming a setting that differs, unless `folder` was made under `wanted`."""
+    """Raise EvaluationError, naming a setting that differs, unless `folder` has the configuration `wanted`."""
     different = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
     if different:
         name = different[0]
         raise EvaluationError(
-            f"{folder} holds results of another configuration: {name} is {found.get(name)!r} there and "
+            f"{folder} has results of another configuration: {name} is {found.get(name)!r} there and "
             f"{wanted.get(name)!r} here; name another folder."
         )

@@ -1,4 +1,4 @@
-"""Running a benchmark: one item after another, each written as it finishes, errors and all."""
+"""Running a benchmark item by item; each result or error is written as soon as it is there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from focusdoc.evaluation.results import ResultFolder, Shard
 
 
 class Job(Protocol):
-    """Anything that a run works through."""
+    """An item of a run."""
 
     @property
     def task(self) -> str:
@@ -21,7 +21,7 @@ class Job(Protocol):
 
     @property
     def id(self) -> str:
-        """Names it within its task."""
+        """Unique within the task."""
         ...
 
     @property
@@ -35,7 +35,7 @@ J = TypeVar("J", bound=Job)
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is: items done of all of this shard, those of earlier runs among them, and how many failed."""
+    """The progress of a shard: items done (earlier runs included), all items, and failed ones."""
 
     done: int
     total: int
@@ -53,23 +53,23 @@ def run(
     retry: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Progress:
-    """Work through `jobs`, writing a row for each as it finishes.
+    """Run `jobs`, writing a row for each as it finishes.
 
-    An item that fails is written with its error, and the run goes on. A run that was killed, at whatever moment, and
-    is resumed ends with the rows of an uninterrupted one.
+    A failing job is written with its error, and the run continues. A killed run that is resumed ends with the same rows
+    as an uninterrupted one.
 
     Args:
-        work: gives the fields of a job's row.
-        shard: the part of the jobs to do; None for all.
-        resume: leave out what has a row already.
-        retry: with `resume`, work again on what failed.
-        progress: called before every item and at the end.
+        work: returns the fields of a job's row.
+        shard: the part of the jobs to run; None for all.
+        resume: skip jobs that already have a row.
+        retry: with `resume`, run failed jobs again.
+        progress: called before every job and at the end.
 
     Returns:
-        Where the run stands at its end.
+        The final progress.
 
     Raises:
-        EvaluationError: two jobs have one name, or see `ResultFolder.appending`.
+        EvaluationError: two jobs have the same task and id; see also `ResultFolder.appending`.
     """
     shard = shard or Shard()
     _check_names(jobs)
@@ -84,7 +84,7 @@ def run(
                 row = {"task": job.task, "id": job.id, "place": place, "facts": dict(job.facts)}
                 try:
                     row |= work(job)
-                except Exception as error:  # whatever one item does must not end the run; its row says what it was
+                except Exception as error:  # one failing item must not end the run; its row has the error
                     row["error"] = f"{type(error).__name__}: {error}"
                 file.add(row)
             failed += "error" in row
@@ -95,8 +95,8 @@ def run(
 
 
 def _check_names(jobs: Sequence[Job]) -> None:
-    """Refuse jobs of one name: the row of one would stand for both."""
+    """Raise EvaluationError for jobs with the same key, which would share a row."""
     names = Counter((job.task, job.id) for job in jobs)
     for (task, name), count in names.items():
         if count > 1:
-            raise EvaluationError(f"{count} items of {task} are called {name!r}; give each a name of its own.")
+            raise EvaluationError(f"{count} items of {task} are called {name!r}; give each its own name.")

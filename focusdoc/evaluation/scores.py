@@ -1,4 +1,4 @@
-"""The official score of one prediction, quirks included: LongBench's, InfiniteBench's and our own tasks'."""
+"""Scoring one prediction with the official formulas of LongBench and InfiniteBench, quirks included, and our own."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from focusdoc.evaluation.natural_scores import NATURAL_SCORES
 from focusdoc.evaluation.needed import needed
 from focusdoc.evaluation.text_scores import chinese_f1, rouge_l, rouge_l_sum, word_f1
 
-#: Of a prediction, its gold answer and the row's classes.
+#: Called with a prediction, a gold answer and the row's classes.
 LongBenchScore = Callable[[str, str, Sequence[str]], float]
 
-#: Tasks whose predictions are cut to their first line; no other task is post-processed.
+#: Tasks whose predictions are truncated to the first line; no other task is post-processed.
 FIRST_LINE = frozenset({"trec", "triviaqa", "samsum"})
 
 
 def first_line(prediction: str) -> str:
-    """What stands before the first line break, leading line breaks aside."""
+    """The first line, ignoring leading line breaks."""
     return prediction.lstrip("\n").split("\n")[0]
 
 
 def classification(prediction: str, gold: str, all_classes: Sequence[str]) -> float:
-    """One over the number of classes named, if the gold class is among them.
+    """One over the number of classes in the prediction, if the gold class is among them.
 
-    Of the classes named, those that are a proper part of the gold class are taken out. The official code takes them
-    out of the list that it walks over, which skips the one after each; scores depend on it, so this does the same.
+    Classes that are a proper part of the gold class are removed first. The official code removes them from the list
+    while iterating over it, which skips the next one; scores depend on it, so this does the same.
     """
     if not all_classes:
         raise EvaluationError("trec is scored by the row's all_classes; pass the list of class names.")
@@ -39,13 +39,13 @@ def classification(prediction: str, gold: str, all_classes: Sequence[str]) -> fl
 
 
 def number_share(prediction: str, gold: str) -> float:
-    """The share of the numbers in the prediction that are the gold number."""
+    """The share of the prediction's numbers that equal the gold number."""
     numbers = re.findall(r"\d+", prediction)
     return sum(number == gold for number in numbers) / len(numbers) if numbers else 0.0
 
 
 def paragraph_share(prediction: str, gold: str) -> float:
-    """The share of the numbers in the prediction that are the number in the gold "Paragraph N"."""
+    """The share of the prediction's numbers that equal N of the gold "Paragraph N"."""
     wanted = re.search(r"Paragraph (\d+)", gold)
     if wanted is None:
         raise EvaluationError(
@@ -55,7 +55,7 @@ def paragraph_share(prediction: str, gold: str) -> float:
 
 
 def code_similarity(prediction: str, gold: str) -> float:
-    """Edit similarity of the gold line and the first line that is neither comment nor Markdown."""
+    """Edit similarity between the gold line and the first line that is neither comment nor Markdown."""
     lines = prediction.lstrip("\n").split("\n")
     code = next((line for line in lines if not any(mark in line for mark in ("`", "#", "//"))), "")
     return float(needed("fuzzywuzzy.fuzz", "eval").ratio(code, gold)) / 100
@@ -65,7 +65,7 @@ def _without_classes(score: Callable[[str, str], float], *tasks: str) -> dict[st
     return dict.fromkeys(tasks, lambda prediction, gold, _: score(prediction, gold))
 
 
-#: The 15 tasks of the paper's Table 6, and one more, by what scores them.
+#: The scores of the 15 tasks of the paper's Table 6, and of one more.
 LONGBENCH_SCORES: Mapping[str, LongBenchScore] = {
     **_without_classes(word_f1, "narrativeqa", "qasper", "multifieldqa_en", "hotpotqa", "2wikimqa", "musique"),
     **_without_classes(rouge_l, "gov_report", "qmsum", "multi_news"),
@@ -77,7 +77,7 @@ LONGBENCH_SCORES: Mapping[str, LongBenchScore] = {
     **_without_classes(number_share, "passage_count"),
 }
 
-#: Of a prediction and the list of gold answers.
+#: Called with a prediction and the list of gold answers.
 InfiniteBenchScore = Callable[[str, Sequence[Any]], float]
 
 _NUMBER = re.compile(r"\d+\.\d+|\d+")
@@ -107,18 +107,18 @@ def first_number(prediction: str, gold: Sequence[Any]) -> float:
     """math_find: the first number is the gold one, read as the gold's type."""
     found = _NUMBER.search(prediction)
     wanted = gold[0]
-    if isinstance(wanted, str):  # the data set as it is hosted holds every answer as a text
+    if isinstance(wanted, str):  # the hosted data set has all answers as strings
         wanted = float(wanted) if "." in wanted else int(wanted)
     if found is None:
         return 0.0
     try:
         return float(type(wanted)(found[0]) == wanted)
-    except ValueError:  # "3.5" is no int; the official code stops there
+    except ValueError:  # "3.5" is not an int; the official code stops there
         return 0.0
 
 
 def longest_beginning(prediction: str, gold: Sequence[Any]) -> float:
-    """math_calc: the share of the gold's intermediate values that the prediction begins with."""
+    """math_calc: the share of the gold's intermediate values that the prediction starts with."""
     values = [int(value) for value in (gold[0] if isinstance(gold[0], list) else gold)]
     right = 0
     for found, value in zip(re.findall("[0-9]+", prediction), values, strict=False):
@@ -163,7 +163,7 @@ def marked_option(prediction: str, gold: Sequence[Any]) -> float:
 
 
 def name_found(prediction: str, gold: Sequence[Any]) -> float:
-    """longdialogue_qa_eng: a gold name occurs in the prediction, in whatever case."""
+    """longdialogue_qa_eng: a gold name occurs in the prediction, ignoring case."""
     text = prediction.strip().upper()
     return float(any(str(name).upper() in text for name in gold))
 
@@ -174,15 +174,15 @@ def _blanked(text: str, characters: str) -> str:
 
 
 def _last_letter(text: str, letters: str) -> str | None:
-    """The last option letter on its own in the first line that holds one, as the official pattern finds it."""
+    """The last standalone option letter in the first line that has one, by the official pattern."""
     found = re.search(rf"\b[{letters}]\b(?!.*\b[{letters}]\b)", text)
     return found[0] if found else None
 
 
 def _after_prefix(text: str, prefixes: Sequence[str], accepted: Sequence[str]) -> float | None:
-    """Whether an accepted answer follows the first of `prefixes` that occurs; None where none does.
+    """Whether an accepted answer follows the first of `prefixes` that occurs, after any one character.
 
-    One character, whatever it is, may stand between them.
+    None if no prefix occurs.
     """
     for prefix in prefixes:
         place = text.find(prefix)
@@ -195,7 +195,7 @@ def _best(score: Callable[[str, str], float]) -> InfiniteBenchScore:
     return lambda prediction, gold: max((score(prediction, str(answer)) for answer in gold), default=0.0)
 
 
-#: The 12 tasks by what scores them.
+#: The scores of the 12 tasks.
 INFINITEBENCH_SCORES: Mapping[str, InfiniteBenchScore] = {
     "passkey": first_digits,
     "number_string": first_digits,
@@ -217,7 +217,7 @@ NEEDLE = "needle"
 
 
 def known_tasks() -> list[str]:
-    """Every task that `score` knows, by the benchmarks' own names."""
+    """All tasks that `score` supports."""
     return [*LONGBENCH_SCORES, *INFINITEBENCH_SCORES, *NATURAL_SCORES, NEEDLE]
 
 
@@ -225,21 +225,21 @@ def score(task: str, prediction: str, answers: Any, all_classes: Sequence[str] |
     """Score one prediction by the official formula of its task.
 
     Args:
-        task: the benchmark's own name of the task, such as ``"qasper"`` or ``"kv_retrieval"``.
-        prediction: what the model wrote, as it is.
-        answers: the row's gold answers. For LongBench any of them may match, and the best counts. For InfiniteBench
-            the list of the row's ``answer``; a single value stands for a list of one.
-        all_classes: the class names of the row; trec needs them.
+        task: the benchmark's name of the task, such as ``"qasper"`` or ``"kv_retrieval"``.
+        prediction: the model's output, unprocessed.
+        answers: the row's gold answers, a list or a single value. In LongBench the best match counts; in InfiniteBench
+            this is the row's ``answer``.
+        all_classes: the row's class names, which trec needs.
 
     Returns:
-        0 to 1. A benchmark's figure for a task is the mean over its rows, times 100.
+        0 to 1. A benchmark reports the mean over a task's rows, times 100.
 
     Raises:
         EvaluationError: the task is unknown, there is no answer, or a package of the extra ``eval`` is missing.
     """
     golds = list(answers) if isinstance(answers, list | tuple) else [answers]
     if not golds:
-        raise EvaluationError(f"A row of {task} has no answer to be scored against; give it at least one.")
+        raise EvaluationError(f"A row of {task} has no answer to score against; give it at least one.")
     if task in LONGBENCH_SCORES:
         text = first_line(prediction) if task in FIRST_LINE else prediction
         return max(LONGBENCH_SCORES[task](text, str(gold), all_classes or ()) for gold in golds)

@@ -1,10 +1,10 @@
 """StreamingLLM (arXiv 2309.17453): the first tokens as attention sinks, and a sliding window.
 
 Every token attends to the first few tokens (the sinks) and to the latest `window` tokens. Positions are those within
-the cache: once tokens have dropped out, a token stands `sinks + window - 1` behind the first sink, however far it is
-into the text. Only the distance to the sinks differs from the true one, so this file computes the two parts apart,
-the window with true positions, the sinks with queries turned back, and merges them by log-sum-exp. That is exact, and
-lets a long prompt run in blocks.
+the cache: once tokens have been dropped, a token is `sinks + window - 1` after the first sink, wherever it is in the
+text. Only the distance to the sinks differs from the true one, so the two parts are computed separately, the window
+with true positions and the sinks with re-rotated queries, and merged by log-sum-exp. That is exact, and long prompts
+can run in blocks.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class StreamingDecoder:
     """A decoder (see `focusdoc.decoding.generation.StepDecoder`) with constant memory.
 
     Args:
-        sinks: how many of the first tokens stay in sight.
-        window: how many of the latest tokens do, the newest included.
+        sinks: how many of the first tokens are always visible.
+        window: how many of the latest tokens are, the newest included.
 
     Raises:
         ConfigError: `sinks` or `window` is below 1, or both together exceed the model's context.
@@ -47,7 +47,7 @@ class StreamingDecoder:
 
     @property
     def num_cached(self) -> int:
-        """Tokens whose KV is kept."""
+        """Tokens in the KV cache."""
         return min(self._cache.length, self._cache.sinks + self._cache.window)
 
     @torch.no_grad()
@@ -66,7 +66,7 @@ class StreamingDecoder:
         cache, rest = self._cache, list(token_ids)
         hidden: list[Tensor] = []
         while rest:
-            # The sinks go first and alone: they have no window.
+            # The sinks run first in a block of their own, without a window.
             size = cache.sinks - cache.length if cache.length < cache.sinks else BLOCK
             block, rest = rest[:size], rest[size:]
             positions = cache.length + torch.arange(len(block), device=self.base.device)
@@ -81,7 +81,7 @@ class StreamingDecoder:
 
 @dataclass
 class _Cache:
-    """KV of the sinks and of the window, keys rotated at their true positions; the layout of every pass."""
+    """The attention layout, with KV of the sinks and of the window; keys are rotated to their true positions."""
 
     sinks: int
     window: int
@@ -90,12 +90,12 @@ class _Cache:
     length: int = 0
     _sinks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _latest: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    _turned: object = None
+    _rotations: object = None
 
     def begin(self, positions: Tensor) -> None:
-        """Prepare a pass over tokens at `positions`, int64 [rows]."""
+        """Start a pass over tokens at `positions`, int64 [rows]."""
         in_cache = positions.clamp(max=self.sinks + self.window - 1)
-        self._turned = self.rotary.rotations(in_cache - positions)
+        self._rotations = self.rotary.rotations(in_cache - positions)
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
@@ -111,9 +111,9 @@ class _Cache:
         over_window = self.kernel(
             query, keys, values, scaling=scaling, query_start=keys.shape[2] - key.shape[2], window=seen
         )
-        turned = rotate(query, self.rotary.of_layer(self._turned, layer))  # type: ignore[arg-type]
-        over_sinks = self.kernel(turned, *self._sinks[layer], scaling=scaling, query_start=self.sinks)
-        # The newest token of the next pass sees window - 1 of what is kept here.
+        rotated = rotate(query, self.rotary.of_layer(self._rotations, layer))  # type: ignore[arg-type]
+        over_sinks = self.kernel(rotated, *self._sinks[layer], scaling=scaling, query_start=self.sinks)
+        # The newest token of the next pass sees window - 1 of these.
         self._latest[layer] = keys[:, :, -self.window :], values[:, :, -self.window :]
         merged, _ = merge(*over_window, *over_sinks)
         return merged.transpose(1, 2)

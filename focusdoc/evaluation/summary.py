@@ -1,4 +1,4 @@
-"""From rows to figures: each row scored anew from its prediction, then means over tasks, lengths and depths."""
+"""Aggregating results: rows are scored again from their predictions, then averaged over tasks, lengths and depths."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from focusdoc.evaluation.settings import MODES
 if TYPE_CHECKING:
     import pandas as pd
 
-#: What a table has at least.
+#: Columns that every table has.
 _COLUMNS = (
     *("task", "length", "depth", "chunk_size", "error", "nll", "targets", "kv_bytes", "read", "first_token", "decode"),
     "passage_tokens",
@@ -26,7 +26,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Results:
-    """The rows of one result folder with its configuration."""
+    """The rows and the configuration of one result folder."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -34,26 +34,26 @@ class Results:
 
     @classmethod
     def open(cls, folder: Path) -> Results:
-        """Read a result folder.
+        """Load a result folder.
 
         Raises:
-            EvaluationError: it is none, or damaged.
+            EvaluationError: it is not one, or it is damaged.
         """
         return cls(folder, read_config(folder), read_rows_of(folder))
 
     @property
     def benchmark(self) -> str:
-        """Which benchmark: "longbench", "infinitebench", "passkey", "needle", "natural" or "perplexity"."""
+        """The benchmark: "longbench", "infinitebench", "passkey", "needle", "natural" or "perplexity"."""
         return str(self.config.get("benchmark"))
 
     @property
     def mode(self) -> str:
-        """The mode that made them."""
+        """The name of the mode."""
         return str(self.config.get("mode"))
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """A line for every row: its fields and facts, what it took, whether it failed, and its score (0 if so)."""
+        """The rows as a table with fields, facts, usage, timings, ``failed`` and ``score`` (0 if failed)."""
         table = needed("pandas", "plot").json_normalize(list(self.rows))
         table = table.rename(columns=lambda name: name.rpartition(".")[2])
         table = table.reindex(columns=table.columns.union(_COLUMNS, sort=False))
@@ -61,12 +61,12 @@ class Results:
         return table.assign(failed=table["error"].notna(), score=scores, nats=table["nll"] * table["targets"])
 
     def figures(self, *names: str) -> pd.DataFrame:
-        """A mean for every value of ``task`` or of a fact, or of several of them, in the order of the rows.
+        """Means grouped by ``task``, by a fact, or by several of them, in the order of the rows.
 
         Returns:
-            The columns "value" (of scores 0 to 100 to 2 digits, as the benchmarks give them; of perplexities the
-            exponential of the mean cross entropy over all target tokens), "items" and "failed": rows that it stands
-            on, and how many of these ended in an error. They count 0 in a score, and are left out of a perplexity.
+            The columns "value", "items" (rows of the group) and "failed" (those with an error). The value of scores is
+            from 0 to 100 with 2 digits, as in the benchmarks, and failed rows count as 0; the value of perplexities
+            is the exponential of the mean cross entropy over all target tokens, without failed rows.
         """
         groups = self.table.groupby(list(names), dropna=False, sort=False)
         if self.benchmark == "perplexity":
@@ -77,13 +77,13 @@ class Results:
 
 
 def _score(row: Row) -> float:
-    """The score of a row by its task's official formula; 0 of one without a prediction."""
+    """The score of a row by its task's official formula; 0 without a prediction."""
     known = "prediction" in row
     return score(row["task"], row["prediction"], row["answers"], row.get("all_classes")) if known else 0.0
 
 
 def named_results(results: Sequence[Results]) -> dict[str, Results]:
-    """The results of one benchmark by what tells them apart: the mode, and the folder where that is not enough."""
+    """The results of one benchmark by a unique name: the mode, and the folder if several have the same mode."""
     order = list(MODES)
     results = sorted(results, key=lambda one: order.index(one.mode) if one.mode in order else len(order))
     modes = [one.mode for one in results]
@@ -95,7 +95,7 @@ def named_results(results: Sequence[Results]) -> dict[str, Results]:
 
 
 def open_all(paths: Sequence[Path]) -> list[Results]:
-    """The results in these folders and below them.
+    """Load all results in these folders and their subfolders.
 
     Raises:
         EvaluationError: a path has none, or they are damaged.

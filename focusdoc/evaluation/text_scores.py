@@ -1,4 +1,4 @@
-"""Scores of one prediction against one gold text that several benchmarks share: F1 of words, and ROUGE."""
+"""Scores of one prediction against one gold text, shared by several benchmarks: F1 of words, and ROUGE."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 from focusdoc.evaluation.needed import needed
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-#: Punctuation of Chinese texts, as the benchmark removes it.
+#: Chinese punctuation that the benchmark removes.
 _CHINESE = re.compile(
     "[\\u002e\\u2013\\u2014\\u2018\\u2019\\u201b-\\u201f\\u2026\\u2027\\u3001-\\u3003\\u300b-\\u3011\\u3014-\\u301f\\u3030\\u303e"
     "\\u303f\\ufe4f\\uff01-\\uff0d\\uff0f\\uff1a-\\uff20\\uff3b-\\uff40\\uff5b-\\uff64]"
@@ -30,13 +30,13 @@ def chinese_letters_of(text: str) -> list[str]:
 
 
 def bag_f1(found: Sequence[Hashable], gold: Sequence[Hashable]) -> float:
-    """F1 of two bags of tokens; 0 where they share none."""
+    """F1 of two bags of tokens; 0 if they share none."""
     common = sum((Counter(found) & Counter(gold)).values())
     return 2 * common / (len(found) + len(gold)) if common else 0.0
 
 
 def word_f1(prediction: str, gold: str) -> float:
-    """F1 of the normalised words, as SQuAD scores answers."""
+    """F1 of the normalized words, as in SQuAD."""
     return bag_f1(words_of(prediction), words_of(gold))
 
 
@@ -46,16 +46,16 @@ def chinese_f1(prediction: str, gold: str) -> float:
 
 
 def rouge_l(prediction: str, gold: str) -> float:
-    """ROUGE-L F of the ``rouge`` package, which is LongBench's; 0 where it fails (an empty text)."""
+    """ROUGE-L F of the ``rouge`` package, as in LongBench; 0 if it fails (an empty text)."""
     rouge = needed("rouge", "eval")
     try:
         scores = rouge.Rouge().get_scores([prediction], [gold], avg=True)
-    except (ValueError, RecursionError):  # the official code takes every failure for 0
+    except (ValueError, RecursionError):  # the official code scores every failure as 0
         return 0.0
     return float(scores["rouge-l"]["f"])
 
 
 def rouge_l_sum(prediction: str, gold: str) -> float:
-    """ROUGE-Lsum F of the ``rouge_score`` package, which is InfiniteBench's."""
+    """ROUGE-Lsum F of the ``rouge_score`` package, as in InfiniteBench."""
     scorer = needed("rouge_score.rouge_scorer", "eval").RougeScorer(["rougeLsum"])
     return float(scorer.score(gold, prediction)["rougeLsum"].fmeasure)

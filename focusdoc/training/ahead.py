@@ -1,7 +1,7 @@
-"""Samples made ahead of their use, in processes beside the run.
+"""Prefetching of training samples in worker processes.
 
-To make a sample takes a tenth of a second of text work. Beside a CPU that trains for seconds that is nothing; a GPU
-would wait for it as long as it computes.
+Building a sample takes about 0.1 s of text processing. That is negligible next to a training step on a CPU, but on a
+GPU it would take as long as the step itself.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from focusdoc.container import num_cpus
 from focusdoc.training.data import SampleMaker, TrainingSample
 
-#: Processes beside a GPU, at most, and how many samples each makes ahead.
-_MOST_WORKERS, _AHEAD = 8, 4
+#: Most workers next to a GPU, and samples that each prefetches.
+_MAX_WORKERS, _PREFETCH = 8, 4
 
 
 class _Samples(Dataset[TrainingSample]):
@@ -29,16 +29,16 @@ class _Samples(Dataset[TrainingSample]):
         return self.maker.make(number)
 
 
-def usual_workers(device: torch.device) -> int:
-    """How many processes make samples where nobody says: none beside a CPU, which they would take time from."""
-    return 0 if device.type == "cpu" else min(_MOST_WORKERS, max(1, num_cpus() - 1))
+def default_workers(device: torch.device) -> int:
+    """The default number of workers; 0 on a CPU, where they would compete with the training step."""
+    return 0 if device.type == "cpu" else min(_MAX_WORKERS, max(1, num_cpus() - 1))
 
 
-def making_ahead(samples: SampleMaker, numbers: Sequence[int], workers: int) -> Iterator[None]:
-    """Yields when `samples` holds the first of `numbers`, then the second, and so on.
+def prefetch_samples(samples: SampleMaker, numbers: Sequence[int], workers: int) -> Iterator[None]:
+    """Yield once for each of `numbers`, as soon as `samples` has that sample cached.
 
     Args:
-        workers: processes; with 0, `samples` makes each sample when it is drawn, and there is nothing to wait for.
+        workers: number of processes; with 0, `samples` builds each sample when it is drawn.
     """
     if workers == 0:
         yield from (None for _ in numbers)
@@ -48,20 +48,20 @@ def making_ahead(samples: SampleMaker, numbers: Sequence[int], workers: int) -> 
         batch_size=None,
         sampler=numbers,
         num_workers=workers,
-        prefetch_factor=_AHEAD,
+        prefetch_factor=_PREFETCH,
         multiprocessing_context=_context(samples),
-        worker_init_fn=_leave_interrupts,
+        worker_init_fn=_ignore_interrupts,
     )
     for sample in loader:
-        samples.hold(sample)
+        samples.cache_sample(sample)
         yield
 
 
 def _context(samples: SampleMaker) -> Any:
-    """How the processes are started.
+    """The multiprocessing context of the workers.
 
-    A fork of a process that uses a GPU must not touch it, and locks of its threads stay locked, so they are forked from
-    a fresh process. It imports what they need once; each would take seconds for it, and one starts after the other.
+    A fork of a process that uses a GPU is unsafe, and locks held by its threads stay locked. So workers are forked from
+    a fork server, which imports their modules once instead of once for each worker.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return "spawn"
@@ -70,6 +70,6 @@ def _context(samples: SampleMaker) -> Any:
     return context
 
 
-def _leave_interrupts(_: int) -> None:
-    """Ctrl-C reaches every process of a terminal; it is the run's to say when to end."""
+def _ignore_interrupts(_: int) -> None:
+    """Ignore Ctrl-C, which the terminal sends to every process; the training process decides when to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,9 +1,10 @@
-"""Questions of training prompts, with and without passages of the chunks in front of them.
+"""Questions of training prompts, with or without quoted passages in front of them.
 
-At use, the passages that the candidates looked at stand in the local context (`focusdoc.decoding.quoting`). In training
-nothing has been looked at yet, so the passages are drawn: mostly the one that holds the answer, and others beside it.
-They are drawn as looks fall: anywhere in what was planted, so that a neighbour's line may stand before the right one,
-and the others often on the same page, so that it is wrong to take the first name or line.
+At inference, the passages that the candidates attended to are put into the local context
+(`focusdoc.decoding.quoting`). In training nothing has been attended to yet, so passages are sampled: mostly the one
+with the answer, and others beside it. They imitate the errors of retrieval: a passage may start anywhere in the planted
+text, so that a neighbouring line may precede the right one, and distractors often come from the same page, so that
+copying the first name or line is wrong.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from focusdoc.decoding.prompt import GAP, encode_text, question_prompt, with_pas
 from focusdoc.decoding.quoting import REACH, WIDTH
 from focusdoc.training.dense import TrainingPrompt
 
-#: How often the answer is in none of the passages, so that the candidates alone must tell it.
-_ABSENT = 0.12
-#: How many passages there are, at most, and how many of the others are on the page of the answer, tell something of the
-#: kind that was planted, or come from anywhere.
-_MOST_PASSAGES = 5
-_OTHERS = {"near": 0.35, "planted": 0.4, "anywhere": 0.25}
-#: Widths of a passage that the page of the answer reaches, to either side.
+#: How often no passage has the answer, so that it has to come from the candidates.
+_NO_ANSWER = 0.12
+#: Most passages of a question.
+_MAX_PASSAGES = 5
+#: Where distractors come from: near the answer, other planted text, or anywhere.
+_DISTRACTORS = {"near": 0.35, "planted": 0.4, "anywhere": 0.25}
+#: How far from the answer a near distractor may be, to either side, in widths of a passage.
 _PAGE = 4
 
 
@@ -34,12 +35,12 @@ class Question:
     """A question about something planted.
 
     Attributes:
-        text: its words.
         targets: tokens of the answer, and the end token.
-        style: the prompt format; None for bare text that is to be gone on with.
+        style: the prompt format; None for bare text to continue.
         kind: the objective it counts for.
-        planted: the text that holds the answer. at: where in it the answer begins.
-        wordings: of the question; no chunk may hold another answer to one of them.
+        planted: the text with the answer.
+        answer_start: the character of `planted` at which the answer starts.
+        wordings: all wordings of the question; no chunk may have another answer to any of them.
     """
 
     text: str
@@ -47,17 +48,17 @@ class Question:
     style: Literal["chat", "plain"] | None
     kind: str
     planted: str
-    at: int
+    answer_start: int
     wordings: frozenset[str] = frozenset()
 
     def prompt(self, tokenizer: Any, quoted: str = "") -> list[int]:
-        """Token ids up to where the answer begins."""
+        """Token ids of the prompt, up to the answer."""
         if self.style is None:
             return encode_text(tokenizer, with_passages(self.text, quoted))
         return question_prompt(tokenizer, self.text, self.style, quoted)
 
-    def asked(self, tokenizer: Any, quoted: str = "") -> TrainingPrompt:
-        """The question behind every chunk, and in the local context with a text of passages in front of it."""
+    def to_training_prompt(self, tokenizer: Any, quoted: str = "") -> TrainingPrompt:
+        """The question as the dynamic prompt, and as the local context with the quoted passages in front of it."""
         return TrainingPrompt(
             (*self.prompt(tokenizer), *self.targets),
             len(self.targets),
@@ -68,71 +69,71 @@ class Question:
 
 
 class Passages:
-    """Passages of a sample's chunks.
+    """Samples passages from the chunks of a training sample.
 
     Args:
-        chunks: token ids, with everything planted.
-        planted: all texts that were planted.
+        chunks: token ids, planted text included.
+        planted: every text that was planted.
     """
 
     def __init__(self, chunks: Sequence[Sequence[int]], planted: Sequence[str], tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._texts = [tokenizer.decode(chunk, clean_up_tokenization_spaces=False) for chunk in chunks]
-        #: Characters of `WIDTH` and of `REACH` tokens, in each chunk.
-        letters = [len(text) / len(chunk) for text, chunk in zip(self._texts, chunks, strict=True)]
-        self._widths = [round(WIDTH * each) for each in letters]
-        self._reaches = [round(REACH * each) for each in letters]
+        # `WIDTH` and `REACH` in characters, for each chunk.
+        chars_per_token = [len(text) / len(chunk) for text, chunk in zip(self._texts, chunks, strict=True)]
+        self._widths = [round(WIDTH * ratio) for ratio in chars_per_token]
+        self._reaches = [round(REACH * ratio) for ratio in chars_per_token]
         self._planted = planted
 
     def draw(self, rng: random.Random, question: Question) -> str:
-        """A text of passages for `question`, in the order of the chunks; empty where nothing is found."""
-        answer = self._place(question.planted, question.at)
+        """Passages for `question` as one text, in the order of the chunks; empty if there is none."""
+        answer = self._locate(question.planted, question.answer_start)
         points: list[tuple[int, int] | None] = []
-        if answer and rng.random() >= _ABSENT:
-            points.append(self._looked(rng, question, answer))
-        for _ in range(rng.randint(0 if points else 1, _MOST_PASSAGES - 1)):
-            points.append(self._elsewhere(rng, question, answer if points else None))
+        if answer and rng.random() >= _NO_ANSWER:
+            points.append(self._point_near_answer(rng, question, answer))
+        for _ in range(rng.randint(0 if points else 1, _MAX_PASSAGES - 1)):
+            points.append(self._distractor_point(rng, question, answer if points else None))
         quoted = ""
         for count in range(1, len(points) + 1):
-            more = GAP.join(self._cut(sorted(filter(None, points[:count]))))
-            if len(encode_text(self._tokenizer, more)) > QUOTE_TOKENS:
+            longer = GAP.join(self._passages_around(sorted(filter(None, points[:count]))))
+            if len(encode_text(self._tokenizer, longer)) > QUOTE_TOKENS:
                 break
-            quoted = more
+            quoted = longer
         return quoted
 
-    def _place(self, planted: str, at: int) -> tuple[int, int] | None:
-        """Chunk and character of something planted."""
-        found = ((index, text.find(planted)) for index, text in enumerate(self._texts))
-        return next(((index, place + at) for index, place in found if place >= 0), None)
+    def _locate(self, planted: str, offset: int) -> tuple[int, int] | None:
+        """Chunk index and character of `planted` plus `offset`; None if no chunk has it."""
+        starts = ((index, text.find(planted)) for index, text in enumerate(self._texts))
+        return next(((index, start + offset) for index, start in starts if start >= 0), None)
 
-    def _looked(self, rng: random.Random, question: Question, answer: tuple[int, int]) -> tuple[int, int]:
-        """A point in what was planted; a passage around it holds the beginning of the answer."""
-        index, place = answer
+    def _point_near_answer(self, rng: random.Random, question: Question, answer: tuple[int, int]) -> tuple[int, int]:
+        """A point in the planted text; the passage around it includes the start of the answer."""
+        index, start = answer
         half = self._widths[index] // 2
-        first, last = place - question.at, place - question.at + len(question.planted)
-        return index, rng.randint(max(first, place - half), min(last, place + half))
+        first, last = start - question.answer_start, start - question.answer_start + len(question.planted)
+        return index, rng.randint(max(first, start - half), min(last, start + half))
 
-    def _elsewhere(
+    def _distractor_point(
         self, rng: random.Random, question: Question, answer: tuple[int, int] | None
     ) -> tuple[int, int] | None:
-        """A point of another passage; near the `answer` if one is given."""
-        kind = rng.choices(list(_OTHERS), list(_OTHERS.values()))[0]
+        """A point for another passage, possibly near `answer`."""
+        kind = rng.choices(list(_DISTRACTORS), list(_DISTRACTORS.values()))[0]
         if kind == "near" and answer is not None:
-            index, place = answer
+            index, start = answer
             page = _PAGE * self._widths[index]
-            return index, rng.randint(max(0, place - page), min(len(self._texts[index]), place + page))
+            return index, rng.randint(max(0, start - page), min(len(self._texts[index]), start + page))
         if kind == "planted" and self._planted:
             other = rng.choice(self._planted)
-            return None if other == question.planted else self._place(other, rng.randrange(len(other)))
+            return None if other == question.planted else self._locate(other, rng.randrange(len(other)))
         index = rng.randrange(len(self._texts))
         return index, rng.randrange(len(self._texts[index]) or 1)
 
-    def _cut(self, points: Sequence[tuple[int, int]]) -> list[str]:
-        """The passages around `points`; what lies closely between two of them joins them, as at use."""
+    def _passages_around(self, points: Sequence[tuple[int, int]]) -> list[str]:
+        """The passages around `points`; passages close to each other are merged, as at inference."""
         spans: list[tuple[int, int, int]] = []
-        for index, place in points:
+        for index, point in points:
             text, half = self._texts[index], self._widths[index] // 2
-            start, end = max(0, place - half), min(len(text), place + half)
+            start, end = max(0, point - half), min(len(text), point + half)
             if spans and spans[-1][0] == index and start <= spans[-1][2] + self._reaches[index]:
                 start = spans.pop()[1]
             spans.append((index, start, end))

@@ -1,8 +1,8 @@
-"""Which heads of a model look where an answer stands: found on facts that are planted in a text.
+"""Finding a model's retrieval heads, those that attend to where an answer is, with facts planted in a text.
 
-A head scores by how often the most that it takes anywhere in the text lies at the fact that was asked about (retrieval
-heads, arXiv 2404.15574; QRHead, 2506.09944). Half of the facts choose heads, a quarter tells how few layers do, and the
-last quarter how often the chosen heads together find a place. The result is kept in the cache, under the model's
+A head scores one hit for each question whose answer is where the head's attention peaks (retrieval heads, arXiv
+2404.15574; QRHead, 2506.09944). Half of the facts select heads, a quarter selects the number of layers, and the last
+quarter measures how often the selected heads together find the answer. The result is cached under the model's
 fingerprint.
 """
 
@@ -36,24 +36,24 @@ from focusdoc.storage import atomic_write, cache_path
 from focusdoc.terminal import progress_bar
 from focusdoc.training.facts import number_fact, words_fact
 
-#: Counted up with every change of what is looked for, so that no kept result outlives it.
+#: Increased with every change of the method, which invalidates cached results.
 VERSION = 1
-#: Tokens of the text.
+#: Tokens of the text, facts included.
 TOKENS = 6144
-#: Facts that are asked about, at most; half of them numbers, half in words.
+#: Most facts that are asked about; half are numbers, half are in words.
 CASES = 48
-#: Heads that are kept, at most.
+#: Most heads that are selected.
 NUM_HEADS = 16
-#: A head that finds a smaller share of what the best one finds tells nothing.
-_WORTH = 0.25
-#: So few layers are taken that the heads in them have this share of all places that the chosen heads find one by one,
-_KEPT = 0.6
-#: and together lose at most this share of what all of them find at once.
-_LOSS = 0.05
-#: Tokens from the answer within which a look has found it.
-_AWAY = 64
-#: Below this share of places among four, a model is warned of.
-ENOUGH = 0.5
+#: A head needs at least this share of the best head's hits.
+_MIN_HITS = 0.25
+#: The fewest layers are used whose heads have this share of the hits of all selected heads,
+_MIN_LAYER_HITS = 0.6
+#: and whose hit rate is at most this much below that of all selected heads together.
+_MAX_LOSS = 0.05
+#: Attention within so many tokens of the fact is a hit.
+_TOLERANCE = 64
+#: A hit rate among four places below this is logged as a warning.
+LOW_HIT_RATE = 0.5
 Heads = tuple[tuple[int, int], ...]
 
 _log = logging.getLogger(__name__)
@@ -61,12 +61,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The retrieval heads of a model, and how well they find.
+    """The retrieval heads of a model, and their hit rates.
 
     Attributes:
-        heads: (layer, head) pairs, in order.
-        first, among_four: how often the place is the one looked at most, and among the four looked at most.
-        cases: facts that tell it.
+        heads: (layer, head) pairs, sorted.
+        first, among_four: how often the fact is at the place with the most attention, and among the first four.
+        cases: facts that the hit rates are measured on.
     """
 
     heads: Heads
@@ -75,7 +75,7 @@ class Calibration:
     cases: int
 
     def __str__(self) -> str:
-        """In one line, such as "16 heads in the first 19 layers find ..."."""
+        """One line, such as "16 heads in the first 19 layers find ..."."""
         return (
             f"{len(self.heads)} heads in the first {num_layers_for(self.heads)} layers find {self.first:.0%} of "
             f"{self.cases} planted facts at once and {self.among_four:.0%} among four places"
@@ -91,20 +91,20 @@ class Case:
     last: int
 
 
-def heads_of(base: BaseModel, kernel: AttentionKernel) -> Heads:
-    """The retrieval heads of a model: those that are kept, else those that a calibration finds now, with a bar.
+def retrieval_heads(base: BaseModel, kernel: AttentionKernel) -> Heads:
+    """The cached retrieval heads of a model; without a cached result, calibrate now, with a progress bar.
 
     Raises:
-        CalibrationError: it cannot be calibrated.
+        CalibrationError: the model cannot be calibrated.
     """
-    found = kept(base)
+    found = load_calibration(base)
     if found is None:
-        _log.warning("%s is asked for the first time: looking for its retrieval heads.", base.name)
+        _log.warning("%s is used for the first time: looking for its retrieval heads.", base.name)
         with progress_bar(f"Looking for the heads of {base.name}", "steps") as progress:
             found = calibrate(base, kernel, progress=progress)
-        keep(base, found)
-    if found.among_four < ENOUGH:
-        _log.warning("%s finds little by itself: %s; a model with an adapter finds more.", base.name, found)
+        save_calibration(base, found)
+    if found.among_four < LOW_HIT_RATE:
+        _log.warning("%s retrieves poorly by itself: %s; a model with an adapter finds more.", base.name, found)
     return found.heads
 
 
@@ -118,8 +118,8 @@ def calibrate(
     """Find the retrieval heads of a model.
 
     Args:
-        text: the facts are planted in its beginning; None for a text of facts alone.
-        progress: called with (steps done, steps in all).
+        text: facts are planted in its beginning; None for a text of facts alone.
+        progress: called with (steps done, total steps).
 
     Raises:
         CalibrationError: `text` is too short, or the model has no tokenizer.
@@ -127,74 +127,74 @@ def calibrate(
     tokenizer = base.tokenizer
     if tokenizer is None:
         raise CalibrationError(
-            f"{base.name} came without a tokenizer, and its heads are looked for with words; pass tokenizer=, or name "
-            "them in FocusConfig(heads=...)."
+            f"{base.name} has no tokenizer, which calibration needs; pass tokenizer=, or name the heads in "
+            "FocusConfig(heads=...)."
         )
     chunk_size = min(CHUNK_SIZE, base.context_length // 2)
     num_tokens = min(TOKENS, 6 * chunk_size)
     with base.tokenizer_lock:
-        ids, cases = planted(tokenizer, text, num_tokens)
+        ids, cases = plant_facts(tokenizer, text, num_tokens)
     if len(ids) < (least := num_tokens * 3 // 4):
         raise CalibrationError(
-            f"The text has {len(ids)} tokens with the facts planted in it, and a calibration needs {least}; give a "
-            "longer one, or none."
+            f"The text has {len(ids)} tokens, planted facts included, and calibration needs {least}; give a longer "
+            "one, or none."
         )
-    tell = progress or (lambda done, total: None)
-    tell(0, 1 + len(cases))
+    report = progress or (lambda done, total: None)
+    report(0, 1 + len(cases))
     blocks = read_chunks(base, ids, chunk_size, kernel)
-    tell(1, 1 + len(cases))
+    report(1, 1 + len(cases))
     every = [(layer, head) for layer in range(base.num_layers) for head in range(base.num_heads)]
     half, rest = cases[: len(cases) // 2], cases[len(cases) // 2 :]
     hits = torch.zeros(len(every))
-    for number, (case, taken) in enumerate(_looks(base, blocks, kernel, every, half)):
-        hits += _near(_smooth(taken).argmax(dim=1), case).float()
-        tell(2 + number, 1 + len(cases))
-    best = [int(at) for at in hits.argsort(descending=True)[:NUM_HEADS] if hits[at] >= _WORTH * hits.max()]
-    chosen = sorted(every[at] for at in best)
+    for number, (case, mass) in enumerate(_looks(base, blocks, kernel, every, half)):
+        hits += _is_hit(_smooth(mass).argmax(dim=1), case).float()
+        report(2 + number, 1 + len(cases))
+    best = [int(index) for index in hits.argsort(descending=True)[:NUM_HEADS] if hits[index] >= _MIN_HITS * hits.max()]
+    selected = sorted(every[index] for index in best)
     looks = []
-    for case, taken in _looks(base, blocks, kernel, chosen, rest):
-        looks.append((case, taken))
-        tell(1 + len(half) + len(looks), 1 + len(cases))
-    tuning, judged = looks[::2], looks[1::2]
-    found_by = {every[at]: float(hits[at]) for at in best}
-    whole, total = _share(tuning, chosen, base.num_layers, 1), sum(found_by.values())
-    enough = next(
+    for case, mass in _looks(base, blocks, kernel, selected, rest):
+        looks.append((case, mass))
+        report(1 + len(half) + len(looks), 1 + len(cases))
+    tuning, test = looks[::2], looks[1::2]
+    hits_of = {every[index]: float(hits[index]) for index in best}
+    full_rate, total = _hit_rate(tuning, selected, base.num_layers, 1), sum(hits_of.values())
+    num_layers = next(
         layers
         for layers in range(1, base.num_layers + 1)
-        if sum(found for (layer, _), found in found_by.items() if layer < layers) >= _KEPT * total
-        and _share(tuning, chosen, layers, 1) >= whole - _LOSS
+        if sum(count for (layer, _), count in hits_of.items() if layer < layers) >= _MIN_LAYER_HITS * total
+        and _hit_rate(tuning, selected, layers, 1) >= full_rate - _MAX_LOSS
     )
-    heads = tuple(pair for pair in chosen if pair[0] < enough)
-    first, four = (_share(judged, chosen, enough, most) for most in (1, 4))
-    return Calibration(heads=heads, first=first, among_four=four, cases=len(judged))
+    heads = tuple(pair for pair in selected if pair[0] < num_layers)
+    first, four = (_hit_rate(test, selected, num_layers, count) for count in (1, 4))
+    return Calibration(heads=heads, first=first, among_four=four, cases=len(test))
 
 
-def planted(tokenizer: Any, text: str | None, num_tokens: int) -> tuple[list[int], list[Case]]:
-    """Token ids of a text with facts in it, and a question about each of them; the same at every call.
+def plant_facts(tokenizer: Any, text: str | None, num_tokens: int) -> tuple[list[int], list[Case]]:
+    """Token ids of a text with planted facts, and a question about each fact; deterministic.
 
     Args:
-        num_tokens: of both together, at most; facts take at most half of them.
+        num_tokens: most tokens of text and facts together; facts take at most half of them.
     """
     rng = random.Random(VERSION)
     facts = [(number_fact if number % 2 else words_fact)(rng) for number in range(CASES)]
-    stated = _first((encode_text(tokenizer, f"{fact.statement} ") for fact in facts), num_tokens // 2)
-    sentences = _facts(rng) if text is None else _sentences(text)
-    room = num_tokens - sum(map(len, stated))
-    soil = _first((encode_text(tokenizer, f"{sentence} ") for sentence in sentences), room)
-    at = sorted(rng.choices(range(len(soil) + 1), k=len(stated)))
+    statements = _take((encode_text(tokenizer, f"{fact.statement} ") for fact in facts), num_tokens // 2)
+    filler = _random_statements(rng) if text is None else _sentences(text)
+    room = num_tokens - sum(map(len, statements))
+    sentences = _take((encode_text(tokenizer, f"{sentence} ") for sentence in filler), room)
+    slots = sorted(rng.choices(range(len(sentences) + 1), k=len(statements)))
     ids: list[int] = []
     cases: list[Case] = []
-    for place, sentence_ids in enumerate([*soil, []]):
-        while len(cases) < len(stated) and at[len(cases)] == place:
-            fact, own = facts[len(cases)], stated[len(cases)]
-            cases.append(Case(rng.choice(fact.questions), len(ids), len(ids) + len(own)))
-            ids += own
-        ids += sentence_ids
+    for slot, sentence in enumerate([*sentences, []]):
+        while len(cases) < len(statements) and slots[len(cases)] == slot:
+            fact, statement = facts[len(cases)], statements[len(cases)]
+            cases.append(Case(rng.choice(fact.questions), len(ids), len(ids) + len(statement)))
+            ids += statement
+        ids += sentence
     return ids, cases
 
 
-def _first(texts: Iterable[list[int]], num_tokens: int) -> list[list[int]]:
-    """As many of `texts`, from the first one on, as do not take more than `num_tokens` together."""
+def _take(texts: Iterable[list[int]], num_tokens: int) -> list[list[int]]:
+    """The first of `texts` that together fit into `num_tokens`."""
     taken: list[list[int]] = []
     for ids in texts:
         num_tokens -= len(ids)
@@ -204,7 +204,7 @@ def _first(texts: Iterable[list[int]], num_tokens: int) -> list[list[int]]:
     return taken
 
 
-def _facts(rng: random.Random) -> Iterator[str]:
+def _random_statements(rng: random.Random) -> Iterator[str]:
     while True:
         yield words_fact(rng).statement
 
@@ -224,7 +224,7 @@ def _looks(
     heads: Sequence[tuple[int, int]],
     cases: Sequence[Case],
 ) -> Iterator[tuple[Case, Tensor]]:
-    """What each of `heads` takes from every token for each question, float32 [heads, tokens]."""
+    """The attention mass of each head on every token, for each question; float32 [heads, tokens]."""
     for case in cases:
         with base.tokenizer_lock:
             prompt = question_prompt(base.tokenizer, case.question)
@@ -234,48 +234,48 @@ def _looks(
         yield case, torch.cat(decoder.question_token_scores(range(decoder.num_chunks)), dim=1)
 
 
-def _smooth(taken: Tensor) -> Tensor:
-    return functional.avg_pool1d(taken[None], POOL_WIDTH, stride=1, padding=POOL_WIDTH // 2)[0]
+def _smooth(mass: Tensor) -> Tensor:
+    return functional.avg_pool1d(mass[None], POOL_WIDTH, stride=1, padding=POOL_WIDTH // 2)[0]
 
 
-def _near(tokens: Tensor, case: Case) -> Tensor:
-    return (tokens >= case.first - _AWAY) & (tokens < case.last + _AWAY)
+def _is_hit(tokens: Tensor, case: Case) -> Tensor:
+    return (tokens >= case.first - _TOLERANCE) & (tokens < case.last + _TOLERANCE)
 
 
-def _share(looks: Sequence[tuple[Case, Tensor]], heads: Sequence[tuple[int, int]], layers: int, most: int) -> float:
-    """How often the heads below a layer have a fact among the `most` places that they look at together."""
-    kept = [at for at, (layer, _) in enumerate(heads) if layer < layers]
+def _hit_rate(looks: Sequence[tuple[Case, Tensor]], heads: Sequence[tuple[int, int]], layers: int, top: int) -> float:
+    """How often the `top` places with the most attention, over the heads of the first `layers`, include the fact."""
+    rows = [index for index, (layer, _) in enumerate(heads) if layer < layers]
     found = 0
-    for case, taken in looks if kept else ():
-        of_kept = taken[kept]
-        together = (of_kept / of_kept.amax(dim=1, keepdim=True).clamp_min(1e-30)).sum(dim=0)
-        places = [token for _, (_, token) in zip(range(most), points([0], [together]), strict=False)]
-        found += bool(_near(torch.tensor(places), case).any())
+    for case, mass in looks if rows else ():
+        selected = mass[rows]
+        total = (selected / selected.amax(dim=1, keepdim=True).clamp_min(1e-30)).sum(dim=0)
+        places = [token for _, (_, token) in zip(range(top), points([0], [total]), strict=False)]
+        found += bool(_is_hit(torch.tensor(places), case).any())
     return found / max(1, len(looks))
 
 
-def kept(base: BaseModel) -> Calibration | None:
-    """What was found for a model before; None where nothing is kept, or what is kept is of another version."""
+def load_calibration(base: BaseModel) -> Calibration | None:
+    """The cached calibration of a model; None if there is none, or it is of another version."""
     try:
-        told = json.loads(_file(base).read_text(encoding="utf-8"))
-        if told.pop("version") != VERSION:
+        stored = json.loads(_file(base).read_text(encoding="utf-8"))
+        if stored.pop("version") != VERSION:
             return None
-        heads = tuple((int(layer), int(head)) for layer, head in told.pop("heads"))
+        heads = tuple((int(layer), int(head)) for layer, head in stored.pop("heads"))
         fits = heads and all(0 <= layer < base.num_layers and 0 <= head < base.num_heads for layer, head in heads)
-        shares = {name: float(told[name]) for name in ("first", "among_four")}
-        return Calibration(heads=heads, cases=int(told["cases"]), **shares) if fits else None
+        rates = {name: float(stored[name]) for name in ("first", "among_four")}
+        return Calibration(heads=heads, cases=int(stored["cases"]), **rates) if fits else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
-def keep(base: BaseModel, found: Calibration) -> None:
-    """Keep what was found in the cache; where that cannot be written, the next process looks again."""
+def save_calibration(base: BaseModel, found: Calibration) -> None:
+    """Write a calibration to the cache; on failure log a warning, and the next process calibrates again."""
     try:
         file = _file(base)
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         atomic_write(file, json.dumps({"version": VERSION, **asdict(found)}).encode())
     except OSError as error:
-        _log.warning("The heads of %s cannot be kept: %s", base.name, error)
+        _log.warning("The heads of %s cannot be cached: %s", base.name, error)
 
 
 def _file(base: BaseModel) -> Path:

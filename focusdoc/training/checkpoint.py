@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: everything that the next step depends on, written atomically."""
+"""Checkpoints of a training run: the state that the next step depends on, written atomically."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _FILE = "state.safetensors"
 def save_checkpoint(
     folder: Path, weights: nn.ParameterDict, optimizer: torch.optim.AdamW, step: int, identity: Mapping[str, Any]
 ) -> None:
-    """Write the float32 weights, the moments of AdamW and the step; the old checkpoint stays until this one is whole.
+    """Write the float32 weights, AdamW's moments and the step; the previous checkpoint stays until this is complete.
 
     Args:
-        identity: what another run would differ in; `load_checkpoint` compares it.
+        identity: the settings that define the run; `load_checkpoint` compares them.
 
     Raises:
-        TrainingError: it cannot be written (a full disk); the old checkpoint is intact.
+        TrainingError: it cannot be written (a full disk); the previous checkpoint is intact.
     """
     tensors: dict[str, Tensor] = {}
     for name, weight in weights.items():
@@ -52,10 +52,10 @@ def has_checkpoint(folder: Path) -> bool:
 def load_checkpoint(
     folder: Path, weights: nn.ParameterDict, optimizer: torch.optim.AdamW, identity: Mapping[str, Any]
 ) -> int:
-    """Put a checkpoint's state into `weights` and `optimizer`; return its step.
+    """Load a checkpoint into `weights` and `optimizer`; return its step.
 
     Raises:
-        TrainingError: it is damaged, or of a run that differs from `identity`; the message says in what.
+        TrainingError: it is damaged, or its run differs from `identity`; the message names the differences.
     """
     try:
         with safe_open(folder / _FILE, "pt") as stored:
@@ -77,8 +77,8 @@ def load_checkpoint(
 
 
 def _compare(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    wanted = json.loads(json.dumps(wanted))  # tuples become lists, as in what was stored
+    wanted = json.loads(json.dumps(wanted))  # tuples become lists, as in the stored metadata
     differing = sorted(key for key in {*stored, *wanted} if stored.get(key) != wanted.get(key))
     if differing:
-        told = ", ".join(f"{key} was {stored.get(key)!r}, is {wanted.get(key)!r}" for key in differing)
-        raise TrainingError(f"{folder} belongs to another run ({told}); choose another output folder.")
+        changes = ", ".join(f"{key} was {stored.get(key)!r}, is {wanted.get(key)!r}" for key in differing)
+        raise TrainingError(f"{folder} belongs to another run ({changes}); choose another output folder.")

@@ -1,8 +1,8 @@
-"""The dense objective: every target token of a prompt is trained in one pass.
+"""The dense objective: all target tokens of a prompt are trained in one pass.
 
-The paper trains one target token per sample. In incremental mode each token has its own candidates, which see no
-other candidates, so the T targets of a prompt share one pass: an ordinary stream without gradient gives the KV of
-chunks, tails and local prefix; candidates and local rows of all T targets run above it with gradient.
+The paper trains one target token per sample. In incremental mode each token has its own candidates, which see no other
+candidates, so the T targets of a prompt can share a pass: an ordinary stream without gradient computes the KV of
+chunks, tails and local prefix, and the candidates and local rows of all T targets run on top of it with gradient.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.candidate import LayerWeights
 from focusdoc.training.layouts import OrdinaryLayout, TargetLayout
 
-#: What a row of a pass with gradient keeps for the backward pass, in hidden states and in MLP states of every layer.
-_KEPT_HIDDEN, _KEPT_MLP = 30, 6
-#: Share of a GPU's free memory that these rows may take; attention's scores and the logits take from the rest.
-_SHARE = 0.3
+#: Activations that a row keeps for the backward pass in each layer, in units of hidden_size and of intermediate_size.
+_SAVED_HIDDEN, _SAVED_MLP = 30, 6
+#: Share of a GPU's free memory for these activations; the rest is for attention scores and logits.
+_MEMORY_SHARE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,12 @@ class TrainingPrompt:
 
     Attributes:
         token_ids: the local context and the targets.
-        num_targets: how many of the last tokens are targets; at least one token must stand before them.
-        objective: the name under which its loss is reported.
-        prompt_window: longest dynamic prompt in tokens, where it shall be shorter than the configured one.
-        questions: the wordings of the question it asks; no chunk may hold another fact that answers one of them.
-        local_ids: the local context where it holds more than the dynamic prompt does, such as passages; it ends with
-            the same token. Empty for what stands before the targets.
+        num_targets: how many of the last tokens are targets; at least one token must precede them.
+        objective: the name under which the loss is reported.
+        prompt_window: most tokens of the dynamic prompt, if less than configured.
+        questions: the wordings of the question; no chunk may have another fact that answers one of them.
+        local_ids: the local context, if it differs from the tokens before the targets, such as with passages in front;
+            its last token must be the same.
     """
 
     token_ids: tuple[int, ...]
@@ -56,7 +56,7 @@ class TrainingPrompt:
                 f"num_targets is {self.num_targets} of {len(self.token_ids)} tokens; it must leave at least one before."
             )
         if self.local_ids and self.local_ids[-1] != self.token_ids[-self.num_targets - 1]:
-            raise ConfigError("local_ids ends with another token than the prompt; both are followed by the targets.")
+            raise ConfigError("local_ids must end with the token before the first target.")
 
     @property
     def local(self) -> tuple[int, ...]:
@@ -72,14 +72,14 @@ def dense_logits(
     config: FocusConfig,
     kernel: AttentionKernel,
 ) -> list[Tensor]:
-    """Logits of every target of `prompts`, teacher-forced, with gradients for `weights`.
+    """Teacher-forced logits of all targets of `prompts`, with gradients for `weights`.
 
-    They equal what `ParallelDecoder` in incremental mode gives step by step. All prompts share two passes, one without
-    gradient and one with, so the caller bounds their number by the memory there is.
+    They equal those of `ParallelDecoder` in incremental mode, step by step. All prompts share two passes, one without
+    gradient and one with, so the caller has to bound their number by the available memory.
 
     Args:
         weights: candidate weights of every layer, in the model's dtype.
-        blocks: KV of the chunks, constants.
+        blocks: KV of the chunks, without gradient.
         config: with ``candidate_positions`` filled in.
 
     Returns:
@@ -95,12 +95,12 @@ def dense_logits(
         window = min(config.prompt_window, prompt.prompt_window or config.prompt_window)
         locals_.append(list(prompt.local))
         dynamics.append(ids[: -prompt.num_targets][-window:])
-        targets.append(ids[-prompt.num_targets : -1])  # the last target is fed to nobody
+        targets.append(ids[-prompt.num_targets : -1])  # the last target is never an input
     tails = _padded([[*dynamic, *fed] for dynamic, fed in zip(dynamics, targets, strict=True)])
     before = _padded([ids[:-1] or ids for ids in locals_])
     fed = _padded([[ids[-1], *rest] for ids, rest in zip(locals_, targets, strict=True)])
     num_prompts, num_targets = fed.shape
-    # The ordinary stream: every prompt behind every chunk, and the local contexts.
+    # The ordinary stream: each dynamic prompt behind each chunk, and the local contexts.
     stream = OrdinaryLayout(blocks, num_prompts, tails.shape[1], before.shape[1], kernel)
     places = chunk_lens[:, None] + torch.arange(tails.shape[1])
     with torch.no_grad():
@@ -136,27 +136,27 @@ def dense_logits(
         weights=weights,
         num_candidates=positions.numel(),
     )
-    # One product with the head for all prompts: the vocabulary is large, and a call for each of many prompts is slow.
+    # One matrix product with the LM head for all prompts: one call per prompt is slow.
     counts = [prompt.num_targets for prompt in prompts]
-    asked = torch.arange(num_targets) < torch.tensor(counts)[:, None]
-    rows = asked.flatten().nonzero().squeeze(1).to(base.device)
+    is_target = torch.arange(num_targets) < torch.tensor(counts)[:, None]
+    rows = is_target.flatten().nonzero().squeeze(1).to(base.device)
     return list(torch.split(base.logits(hidden[0].index_select(0, rows)), counts))
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
-    """Token ids of unequal length as one tensor, int64 [len(rows), longest]; padding stands at the end."""
+    """Token ids padded at the end, int64 [len(rows), longest row]."""
     return pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
 
 
 def token_losses(logits: Sequence[Tensor], prompts: Sequence[TrainingPrompt]) -> Tensor:
-    """Cross entropy in nats of the targets of all prompts in their order, from their logits [num_targets, vocab]."""
+    """Cross entropy in nats of the targets of all prompts, concatenated; `logits` are [num_targets, vocab] each."""
     targets = torch.tensor([token for prompt in prompts for token in prompt.token_ids[-prompt.num_targets :]])
     flat = torch.cat(tuple(logits)) if len(logits) > 1 else logits[0]
     return functional.cross_entropy(flat, targets.to(flat.device), reduction="none")
 
 
-def means_and_firsts(losses: Tensor, prompts: Sequence[TrainingPrompt]) -> tuple[Tensor, Tensor]:
-    """Of `token_losses`, the mean of each prompt and that of its first target, each [num_prompts]."""
+def mean_and_first_losses(losses: Tensor, prompts: Sequence[TrainingPrompt]) -> tuple[Tensor, Tensor]:
+    """The mean loss of each prompt and the loss of its first target, both [num_prompts], from `token_losses`."""
     counts = torch.tensor([prompt.num_targets for prompt in prompts])
     owners = torch.arange(len(prompts)).repeat_interleave(counts).to(losses.device)
     sums = torch.zeros(len(prompts), device=losses.device).index_add(0, owners, losses)
@@ -164,18 +164,18 @@ def means_and_firsts(losses: Tensor, prompts: Sequence[TrainingPrompt]) -> tuple
 
 
 def target_loss(logits: Tensor, prompt: TrainingPrompt) -> Tensor:
-    """Mean cross entropy of the targets of one prompt, in nats, a scalar."""
+    """Mean cross entropy of the targets of one prompt, in nats; a scalar."""
     return token_losses([logits], [prompt]).mean()
 
 
 @dataclass(frozen=True, slots=True)
 class PassLimits:
-    """How much goes through the model at once on one device.
+    """Batch sizes for one device.
 
     Attributes:
-        gradient_rows: rows of one pass with gradient, padding included.
-        pass_rows: what the passes of a batch cost whatever their length, as rows.
-        read_tokens: chunk tokens that are read in one pass, about.
+        gradient_rows: most rows of a pass with gradient, padding included.
+        pass_rows: the fixed cost of a batch's passes, in rows.
+        read_tokens: about how many chunk tokens are read in one pass.
     """
 
     gradient_rows: int
@@ -184,27 +184,27 @@ class PassLimits:
 
     @classmethod
     def of(cls, base: BaseModel) -> PassLimits:
-        """The limits where `base` is.
+        """The limits for the device of `base`.
 
-        A CPU is busy with few rows, which then stay in its cache. A GPU is not: there a pass of a thousand rows takes
-        as long as one of ten thousand, since what costs is to launch its kernels, and memory is the bound.
+        Few rows saturate a CPU, and stay in its cache. On a GPU a pass of 1,000 rows takes as long as one of 10,000,
+        since kernel launches dominate, so there the memory sets the limit.
         """
         if base.device.type != "cuda":
             return cls(gradient_rows=2048, pass_rows=300, read_tokens=2048)
         free, _ = torch.cuda.mem_get_info(base.device)
         mlp = getattr(base.config, "intermediate_size", 4 * base.config.hidden_size)
-        row = base.num_layers * (_KEPT_HIDDEN * base.config.hidden_size + _KEPT_MLP * mlp) * base.dtype.itemsize
-        return cls(gradient_rows=max(256, int(_SHARE * free) // row), pass_rows=20_000, read_tokens=16_384)
+        row = base.num_layers * (_SAVED_HIDDEN * base.config.hidden_size + _SAVED_MLP * mlp) * base.dtype.itemsize
+        return cls(gradient_rows=max(256, int(_MEMORY_SHARE * free) // row), pass_rows=20_000, read_tokens=16_384)
 
 
 def batches(prompts: Sequence[TrainingPrompt], num_chunks: int, limits: PassLimits) -> Iterator[list[TrainingPrompt]]:
-    """Prompts in batches: alike in length, for all are padded to the longest, and bounded in rows with gradient."""
+    """Batches of prompts of similar length, to save padding, with at most ``limits.gradient_rows``."""
     batch: list[TrainingPrompt] = []
     for prompt in sorted(prompts, key=lambda each: (each.num_targets, len(each.local), len(each.token_ids))):
         together = [*batch, prompt]
         too_many = prompt.num_targets * (num_chunks + 1) * len(together) > limits.gradient_rows
-        apart = _cost(batch, num_chunks, limits) + _cost([prompt], num_chunks, limits)
-        if batch and (too_many or _cost(together, num_chunks, limits) > apart):
+        separate_cost = _cost(batch, num_chunks, limits) + _cost([prompt], num_chunks, limits)
+        if batch and (too_many or _cost(together, num_chunks, limits) > separate_cost):
             yield batch
             together = [prompt]
         batch = together
@@ -212,7 +212,7 @@ def batches(prompts: Sequence[TrainingPrompt], num_chunks: int, limits: PassLimi
 
 
 def _cost(prompts: Sequence[TrainingPrompt], num_chunks: int, limits: PassLimits) -> float:
-    """Rows of the passes of a batch, backward ones and padding included, and what two passes cost besides."""
+    """The cost of a batch in rows: forward and backward with padding, plus the fixed cost of its passes."""
     if not prompts:
         return 0.0
     targets = max(prompt.num_targets for prompt in prompts)

@@ -1,7 +1,7 @@
-"""Evaluation while training: facts planted in texts that are not trained on, and the loss of their continuation.
+"""Evaluation during training: facts planted in held-out texts, and the loss of the texts' continuation.
 
-Answers are judged by greedy exact match, token by token. Under teacher forcing every target is the most probable token
-exactly when greedy decoding gives the whole answer, so one pass tells both the match and the loss.
+Answers are scored by exact match with greedy decoding. With teacher forcing, greedy decoding gives the whole answer
+exactly if every target has the highest logit, so one pass yields both exact match and loss.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from focusdoc.training.settings import SampleShape
 
 
 class _FixedShape(SampleShape):
-    """A shape that is always the largest it allows."""
+    """Always the largest shape."""
 
     def draw(self, rng: random.Random) -> tuple[int, int]:
         return self.max_chunk_size, self.max_chunks
@@ -45,8 +45,8 @@ class HeldOut:
         texts: files that are not trained on.
         shapes: (chunks, tokens of a chunk) of each test.
         kinds: the facts that are planted, names of `FACT_MAKERS`.
-        cases: of each kind, and of continuation, at each shape.
-        seed: of all draws.
+        cases: samples of each kind, and of continuation, at each shape.
+        seed: of the random generator.
     """
 
     tokenizer: Any
@@ -58,7 +58,7 @@ class HeldOut:
     _tokens: dict[Path, list[int]] = field(default_factory=dict, init=False)
 
     def check(self) -> None:
-        """Make sure that every test can be made, before a long run begins.
+        """Check that the texts are long enough for every shape, before a long run starts.
 
         Raises:
             TrainingError: no text is long enough for the largest shape.
@@ -68,19 +68,19 @@ class HeldOut:
                 self._maker("continuation", num_chunks, chunk_size).draw(0)
             except TrainingError as error:
                 raise TrainingError(
-                    f"No held-out text has the tokens that {num_chunks} chunks of {chunk_size} need; give longer ones "
-                    "or a smaller test."
+                    f"No held-out text has enough tokens for {num_chunks} chunks of {chunk_size}; give longer ones or "
+                    "a smaller test."
                 ) from error
 
     @torch.no_grad()
     def evaluate(
         self, base: BaseModel, weights: Sequence[LayerWeights], config: FocusConfig, kernel: AttentionKernel
     ) -> dict[str, float]:
-        """The share of exact answers of each kind, and the mean loss of continuation in nats, at each shape.
+        """The share of exact answers for each kind, and the mean continuation loss in nats, at each shape.
 
         Args:
             weights: candidate weights of every layer, in the model's dtype.
-            config: with ``candidate_positions`` filled in; its mode is the one tested.
+            config: with ``candidate_positions`` filled in; its decode mode is the one evaluated.
 
         Returns:
             For example ``{"number 4x256": 0.75, "continuation loss 4x256": 3.1}``.
@@ -88,7 +88,7 @@ class HeldOut:
         Raises:
             TrainingError: no text is long enough for the largest shape.
         """
-        found: dict[str, list[float]] = defaultdict(list)
+        scores: dict[str, list[float]] = defaultdict(list)
         for num_chunks, chunk_size in self.shapes:
             for kind in (*self.kinds, "continuation"):
                 maker = self._maker(kind, num_chunks, chunk_size)
@@ -96,7 +96,7 @@ class HeldOut:
                     sample = maker.draw(case)
                     prompt = sample.prompts[0]
                     if prompt.objective != kind:
-                        continue  # the fact found no room, and another prompt stands in for it
+                        continue  # the fact did not fit, and another prompt replaced it
                     blocks = read_chunks(base, sample.token_ids, chunk_size, kernel)
                     logits = target_logits(base, weights, blocks, prompt, config, kernel)
                     if kind == "continuation":
@@ -105,8 +105,8 @@ class HeldOut:
                         targets = list(prompt.token_ids[-prompt.num_targets :])
                         score = float(logits.argmax(dim=-1).tolist() == targets)
                     label = "continuation loss" if kind == "continuation" else kind
-                    found[f"{label} {num_chunks}x{chunk_size}"].append(score)
-        return {name: sum(scores) / len(scores) for name, scores in found.items()}
+                    scores[f"{label} {num_chunks}x{chunk_size}"].append(score)
+        return {name: sum(values) / len(values) for name, values in scores.items()}
 
     def _maker(self, kind: str, num_chunks: int, chunk_size: int) -> SampleMaker:
         shape = _FixedShape(
@@ -128,7 +128,7 @@ def target_logits(
     config: FocusConfig,
     kernel: AttentionKernel,
 ) -> Tensor:
-    """Teacher-forced float32 logits [num_targets, vocab] of a prompt's targets in the mode of `config`."""
+    """Teacher-forced float32 logits [num_targets, vocab] of a prompt's targets, in the decode mode of `config`."""
     if config.local_attention == "incremental":
         return dense_logits(base, weights, blocks, [prompt], config, kernel)[0]
     local, targets = list(prompt.token_ids[: -prompt.num_targets]), prompt.token_ids[-prompt.num_targets :]

@@ -1,8 +1,8 @@
-"""Who sees whom when several prompts over the same chunks are trained together: B prompts, padded to one length.
+"""Attention layouts for training several prompts over the same chunks together: B prompts, padded to one length.
 
-A pass of few rows costs almost as much as one of many, and a layer's attention costs calls more than numbers. So the
-rows of all prompts go through every layer together, and each block of chunks is attended to once for all of them.
-Padding stands at the end of a prompt, where causal attention never lets it be seen.
+A pass of few rows costs almost as much as one of many, and attention is bound by the number of calls. So the rows of
+all prompts go through every layer together, and each block of chunks is attended to once for all of them. Padding is at
+the end of a prompt, where causal attention never sees it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from focusdoc.modeling.rotary import Rotary, rotate
 
 @dataclass(slots=True)
 class OrdinaryLayout:
-    """The ordinary stream: rows ``[L prompt rows of every chunk of every prompt | M local rows of every prompt]``.
+    """The ordinary stream: rows ``[L prompt rows for each chunk of each prompt | M local rows of each prompt]``.
 
     Attributes:
-        blocks: the chunks, k in all.
+        blocks: the chunks, k in total.
         num_prompts: B. prompt_len: L. local_len: M.
-        tail_keys, tail_values: what the pass leaves behind the chunks,
-            each of the layers' tensors [B * k, num_kv_heads, L, head_dim].
-        local_keys, local_values: and of the local contexts, [B, num_kv_heads, M, head_dim].
+        tail_keys, tail_values: KV of the prompt rows, written by the pass; for each layer
+            [B * k, num_kv_heads, L, head_dim].
+        local_keys, local_values: KV of the local rows, for each layer [B, num_kv_heads, M, head_dim].
     """
 
     blocks: Sequence[MemoryBlock]
@@ -43,23 +43,26 @@ class OrdinaryLayout:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
     ) -> Tensor:
-        """Causal attention of prompt rows behind their chunks, and of local rows alone; see `AttentionLayout`."""
+        """Causal attention of prompt rows over their chunk, and of local rows among themselves.
+
+        See `AttentionLayout`.
+        """
         num_chunks = sum(block.num_chunks for block in self.blocks)
         rows = self.num_prompts * num_chunks * self.prompt_len
 
         def split(states: Tensor) -> tuple[Tensor, Tensor]:
             # [1, heads, rows, head_dim] -> [B * k, heads, L, head_dim] and [B, heads, M, head_dim]
-            behind = torch.unflatten(states[0, :, :rows], 1, (self.num_prompts * num_chunks, self.prompt_len))
+            prompt = torch.unflatten(states[0, :, :rows], 1, (self.num_prompts * num_chunks, self.prompt_len))
             local = torch.unflatten(states[0, :, rows:], 1, (self.num_prompts, self.local_len))
-            return behind.transpose(0, 1), local.transpose(0, 1)
+            return prompt.transpose(0, 1), local.transpose(0, 1)
 
-        (asked, asked_local), (keys, local_keys), (values, local_values) = split(query), split(key), split(value)
+        (queries, local_queries), (keys, local_keys), (values, local_values) = split(query), split(key), split(value)
         over_chunk = over_chunks(
-            asked, self.blocks, layer, [0] * self.num_prompts, kernel=self.kernel, scaling=scaling, window=window
+            queries, self.blocks, layer, [0] * self.num_prompts, kernel=self.kernel, scaling=scaling, window=window
         )
-        over_tail = self.kernel(asked, keys, values, scaling=scaling, query_start=0, window=window)
+        over_tail = self.kernel(queries, keys, values, scaling=scaling, query_start=0, window=window)
         output, _ = merge(*over_chunk, *over_tail)
-        local, _ = self.kernel(asked_local, local_keys, local_values, scaling=scaling, query_start=0, window=window)
+        local, _ = self.kernel(local_queries, local_keys, local_values, scaling=scaling, query_start=0, window=window)
         self.tail_keys.append(keys)
         self.tail_values.append(values)
         self.local_keys.append(local_keys)
@@ -70,17 +73,17 @@ class OrdinaryLayout:
 
 @dataclass(slots=True)
 class TargetLayout:
-    """The targets: rows ``[T local rows of every prompt | T candidates of every chunk of every prompt]``.
+    """The targets: rows ``[T local rows of each prompt | T candidates for each chunk of each prompt]``.
 
-    Candidate t of a chunk attends to the chunk, to the ordinary tail before it and to itself; local row t to the
-    candidates of its own step, to the local context before the targets and to the local rows up to itself.
+    Candidate t of a chunk attends to the chunk, to the ordinary tail before t and to itself; local row t attends to the
+    candidates of step t, to the local context before the targets and to local rows 0 to t.
 
     Attributes:
         stream: the ordinary stream of the same prompts, after its pass.
-        tail_starts: for each prompt, tokens of the tail before the first target.
-        local_starts: and tokens of the local context before it.
+        tail_starts: for each prompt, tail tokens before the first target.
+        local_starts: for each prompt, local tokens before the first target.
         num_targets: T.
-        distances: how far each candidate's key moves to its local position, int64 [B * k * T].
+        distances: the rotation of each candidate's key to its local position, int64 [B * k * T].
     """
 
     stream: OrdinaryLayout
@@ -91,16 +94,16 @@ class TargetLayout:
     rotary: Rotary
     _rotations: object = field(init=False)
     _starts: list[int] = field(init=False)
-    _seen: dict[int | None, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
+    _masks: dict[int | None, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._rotations = self.rotary.rotations(self.distances)
-        self._starts = self.tail_starts.tolist()  # once: on a GPU it waits for all that was asked of it
+        self._starts = self.tail_starts.tolist()  # once, since it synchronizes a GPU
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
     ) -> Tensor:
-        """Attention of candidates and local rows, with gradients; see `AttentionLayout`."""
+        """Attention of candidates and local rows, with gradient; see `AttentionLayout`."""
         rows = self.stream.num_prompts * self.num_targets
 
         def split(states: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,24 +112,24 @@ class TargetLayout:
             candidates = torch.unflatten(states[0, :, rows:], 1, (-1, self.num_targets))
             return local.transpose(0, 1), candidates.transpose(0, 1)
 
-        turned = rotate(key[0, :, rows:], self.rotary.of_layer(self._rotations, layer))  # type: ignore[arg-type]
-        (asked_local, asked), (local_keys, keys), (local_values, values) = split(query), split(key), split(value)
+        rotated = rotate(key[0, :, rows:], self.rotary.of_layer(self._rotations, layer))  # type: ignore[arg-type]
+        (local_queries, queries), (local_keys, keys), (local_values, values) = split(query), split(key), split(value)
         local = self._local(
             layer,
-            asked_local,
-            self._beside_local(torch.unflatten(turned, 1, (-1, self.num_targets)).transpose(0, 1)),
-            self._beside_local(values),
+            local_queries,
+            self._by_prompt(torch.unflatten(rotated, 1, (-1, self.num_targets)).transpose(0, 1)),
+            self._by_prompt(values),
             local_keys,
             local_values,
             scaling,
             window,
         )
-        candidates = self._candidates(layer, asked, keys, values, scaling, window)
+        candidates = self._candidates(layer, queries, keys, values, scaling, window)
         # [.., heads, T, head_dim] -> [1, rows, heads, head_dim]
         return torch.cat((local.transpose(1, 2).flatten(0, 1), candidates.transpose(1, 2).flatten(0, 1)))[None]
 
-    def _beside_local(self, states: Tensor) -> Tensor:
-        """Candidates [B * k, heads, T, head_dim] as local rows see them, [B, heads, k, T, head_dim]."""
+    def _by_prompt(self, states: Tensor) -> Tensor:
+        """Candidates [B * k, heads, T, head_dim] as [B, heads, k, T, head_dim]."""
         return torch.unflatten(states, 0, (self.stream.num_prompts, -1)).transpose(1, 2)
 
     def _candidates(
@@ -139,38 +142,38 @@ class TargetLayout:
         )
         keys = torch.cat((stream.tail_keys[layer], key), dim=2)
         values = torch.cat((stream.tail_values[layer], value), dim=2)
-        over_tail = masked_attention(query, keys, values, self._visible(window)[0], scaling=scaling)
+        over_tail = masked_attention(query, keys, values, self._visibility(window)[0], scaling=scaling)
         output, _ = merge(*over_chunk, *over_tail)
         return output
 
-    def _visible(self, window: int | None) -> tuple[Tensor, Tensor]:
-        """Who sees whom, the same in all layers of one window.
+    def _visibility(self, window: int | None) -> tuple[Tensor, Tensor]:
+        """The attention masks, shared by all layers with the same sliding window.
 
         Returns:
-            For the candidates, bool [B * k, T, L + T]: the tail before each, and itself. For the local rows, bool
+            For candidates bool [B * k, T, L + T]: the tail before each, and itself. For local rows bool
             [B, T, M + T]: the local context, and the rows up to each.
         """
-        if window not in self._seen:
-            self._seen[window] = self._candidates_see(window), self._local_rows_see(window)
-        return self._seen[window]
+        if window not in self._masks:
+            self._masks[window] = self._candidate_mask(window), self._local_mask(window)
+        return self._masks[window]
 
-    def _candidates_see(self, window: int | None) -> Tensor:
+    def _candidate_mask(self, window: int | None) -> Tensor:
         tail = _before(self.tail_starts, self.num_targets, self.stream.prompt_len, window)
         own = torch.eye(self.num_targets, dtype=torch.bool, device=tail.device).expand(len(tail), -1, -1)
         num_chunks = sum(block.num_chunks for block in self.stream.blocks)
         return torch.cat((tail, own), dim=2).repeat_interleave(num_chunks, dim=0)
 
-    def _local_rows_see(self, window: int | None) -> Tensor:
+    def _local_mask(self, window: int | None) -> Tensor:
         before = _before(self.local_starts, 1, self.stream.local_len, None).expand(-1, self.num_targets, -1)
         steps = torch.arange(self.num_targets, device=before.device)
         among = (steps[None, :] <= steps[:, None]).expand(len(before), -1, -1)
-        seen = torch.cat((before, among), dim=2)
+        mask = torch.cat((before, among), dim=2)
         if window is None:
-            return seen
+            return mask
         rows = self.local_starts[:, None] + steps
         ordinary = torch.arange(self.stream.local_len, device=before.device).expand(len(before), -1)
-        places = torch.cat((ordinary, rows), dim=1)
-        return seen & (places[:, None, :] > rows[:, :, None] - window)
+        positions = torch.cat((ordinary, rows), dim=1)
+        return mask & (positions[:, None, :] > rows[:, :, None] - window)
 
     def _local(
         self,
@@ -183,18 +186,18 @@ class TargetLayout:
         scaling: float,
         window: int | None,
     ) -> Tensor:
-        """Local rows over the candidates of their own step, the local context and one another, [B, heads, T, head_dim].
+        """Local rows over the candidates of their step, the local context and each other, [B, heads, T, head_dim].
 
-        Candidates are never out of sight, not even of a sliding window.
+        A sliding window does not mask candidates.
         """
         keys = torch.cat((self.stream.local_keys[layer], key), dim=2).float()
         values = torch.cat((self.stream.local_values[layer], value), dim=2).float()
         # [B, heads, T, head_dim] -> [B, num_kv_heads, heads per KV head, T, head_dim]
-        asked = torch.unflatten(query.float(), 1, (keys.shape[1], -1)) * scaling
-        to_candidates = torch.einsum("bghtd,bgktd->bghtk", asked, candidate_keys.float())
-        to_local = torch.einsum("bghtd,bgld->bghtl", asked, keys)
-        seen = self._visible(window)[1]
-        scores = torch.cat((to_candidates, to_local.masked_fill(~seen[:, None, None], -torch.inf)), dim=-1)
+        grouped = torch.unflatten(query.float(), 1, (keys.shape[1], -1)) * scaling
+        to_candidates = torch.einsum("bghtd,bgktd->bghtk", grouped, candidate_keys.float())
+        to_local = torch.einsum("bghtd,bgld->bghtl", grouped, keys)
+        mask = self._visibility(window)[1]
+        scores = torch.cat((to_candidates, to_local.masked_fill(~mask[:, None, None], -torch.inf)), dim=-1)
         weights = scores.softmax(dim=-1)
         num_chunks = to_candidates.shape[-1]
         output = torch.einsum("bghtk,bgktd->bghtd", weights[..., :num_chunks], candidate_values.float())
@@ -212,11 +215,11 @@ def over_chunks(
     scaling: float,
     window: int | None,
 ) -> tuple[Tensor, Tensor]:
-    """Rows behind chunks over the chunks' frozen keys, with a gradient for the query.
+    """Attention of rows behind chunks to the chunks' frozen keys, with gradient for the query.
 
     Args:
-        query: [B * k, heads, rows, head_dim], prompt by prompt, in each the chunks of all blocks.
-        starts: for each prompt, tokens between its chunks and its first row.
+        query: [B * k, heads, rows, head_dim], ordered by prompt, then by chunk.
+        starts: for each prompt, tokens between the chunk and the first row.
 
     Returns:
         Output [B * k, heads, rows, head_dim] and float32 lse [B * k, heads, rows].
@@ -228,30 +231,30 @@ def over_chunks(
     first = 0
     for block in blocks:
         keys, values = block.keys[layer], block.values[layer]
-        asked = by_prompt[:, first : (first := first + block.num_chunks)]
-        if window is None:  # every row sees the whole chunk, so the rows of all prompts are one call
+        queries = by_prompt[:, first : (first := first + block.num_chunks)]
+        if window is None:  # every row sees the whole chunk, so one call serves all prompts
             # [B, chunks, heads, rows, head_dim] -> [chunks, heads, B * rows, head_dim]
-            folded = asked.permute(1, 2, 0, 3, 4).flatten(2, 3)
+            folded = queries.permute(1, 2, 0, 3, 4).flatten(2, 3)
             output, lse = attend_frozen(
                 folded, keys, values, kernel=kernel, scaling=scaling, query_start=block.chunk_len
             )
             outputs.append(torch.unflatten(output, 2, (num_prompts, -1)).permute(2, 0, 1, 3, 4))
             lses.append(torch.unflatten(lse, 2, (num_prompts, -1)).permute(2, 0, 1, 3))
             continue
-        found = [
+        results = [
             attend_frozen(
                 rows, keys, values, kernel=kernel, scaling=scaling, query_start=block.chunk_len + start, window=window
             )
-            for rows, start in zip(asked, starts, strict=True)
+            for rows, start in zip(queries, starts, strict=True)
         ]
-        outputs.append(torch.stack([output for output, _ in found]))
-        lses.append(torch.stack([lse for _, lse in found]))
+        outputs.append(torch.stack([output for output, _ in results]))
+        lses.append(torch.stack([lse for _, lse in results]))
     return torch.cat(outputs, dim=1).flatten(0, 1), torch.cat(lses, dim=1).flatten(0, 1)
 
 
 def _before(starts: Tensor, num_rows: int, length: int, window: int | None) -> Tensor:
-    """Bool [B, num_rows, length]: row t of a prompt sees the places before its start plus t, inside the window."""
+    """Bool [B, num_rows, length]: row t of a prompt sees the positions before ``start + t``, within the window."""
     rows = starts[:, None, None] + torch.arange(num_rows, device=starts.device)[None, :, None]
-    places = torch.arange(length, device=starts.device)
-    seen = places < rows
-    return seen if window is None else seen & (rows - places < window)
+    positions = torch.arange(length, device=starts.device)
+    mask = positions < rows
+    return mask if window is None else mask & (rows - positions < window)

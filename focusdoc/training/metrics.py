@@ -1,4 +1,4 @@
-"""What a run tells of itself: a line of JSON for every step, TensorBoard events, and curves thinned for the adapter."""
+"""Metrics of a training run: a line of JSON for every step, TensorBoard events, and a summary for the adapter."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 from focusdoc.errors import TrainingError
 from focusdoc.storage import atomic_write
 
-#: Points of each curve in the adapter's record.
+#: Most points of each curve in the adapter's record.
 CURVE_POINTS = 100
 
 
 class Metrics:
-    """The metrics of the run in `folder`: ``metrics.jsonl``, and ``tensorboard/`` where that is wanted.
+    """The metrics of the run in `folder`: ``metrics.jsonl``, and optionally ``tensorboard/``.
 
     Args:
-        tensorboard: write event files too; without a word none are written where tensorboard is not installed.
+        tensorboard: write event files too; silently skipped if tensorboard is not installed.
     """
 
     def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
@@ -46,20 +46,20 @@ class Metrics:
                 events.add_scalar(name, value, row["step"])
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows so far; a line that a killed process left half-written is passed over."""
+        """All rows so far, without a line that a killed process left incomplete."""
         if not self._path.exists():
             return []
         lines = self._path.read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines if line.endswith("}")]
 
-    def cut(self, step: int) -> None:
-        """Forget what a killed run did after `step`, its last checkpoint: it comes again."""
+    def truncate(self, step: int) -> None:
+        """Drop the rows after `step`, the last checkpoint of a killed run, since those steps run again."""
         if self._path.exists():
             kept = [row for row in self.rows() if row["step"] <= step]
             atomic_write(self._path, "".join(f"{json.dumps(row)}\n" for row in kept).encode())
 
     def close(self) -> None:
-        """Write out the events that are still waiting."""
+        """Flush the event file."""
         if self._events is not None:
             self._events.flush()
 
@@ -76,23 +76,23 @@ class Metrics:
             except ImportError:
                 self._events_folder = None
             else:
-                # What a killed run told after its last checkpoint is not shown twice.
+                # purge_step hides the events that a killed run wrote after its last checkpoint.
                 self._events = SummaryWriter(str(self._events_folder), purge_step=step)
         return self._events
 
 
 def loss_curves(rows: Sequence[Mapping[str, Any]], points: int = CURVE_POINTS) -> dict[str, list[list[float]]]:
-    """For each objective at most `points` pairs [step, mean loss since the pair before]."""
+    """For each objective at most `points` pairs [step, mean loss since the previous pair]."""
     width = -(-len(rows) // points) or 1
     curves: dict[str, list[list[float]]] = defaultdict(list)
     for start in range(0, len(rows), width):
-        stretch = rows[start : start + width]
-        told: dict[str, list[float]] = defaultdict(list)
-        for row in stretch:
+        window = rows[start : start + width]
+        by_objective: dict[str, list[float]] = defaultdict(list)
+        for row in window:
             for objective, loss in row["losses"].items():
-                told[objective].append(loss)
-        for objective, losses in told.items():
-            curves[objective].append([stretch[-1]["step"], round(sum(losses) / len(losses), 4)])
+                by_objective[objective].append(loss)
+        for objective, losses in by_objective.items():
+            curves[objective].append([window[-1]["step"], round(sum(losses) / len(losses), 4)])
     return dict(curves)
 
 

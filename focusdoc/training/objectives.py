@@ -1,4 +1,4 @@
-"""The two objectives behind one face: which samples they draw, the losses of a sample, and the teacher."""
+"""The dense and the paper's objective behind one interface: sampling, losses, and distillation from a teacher."""
 
 from __future__ import annotations
 
@@ -17,12 +17,19 @@ from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.candidate import LayerWeights
-from focusdoc.training.data import REACH, UNPLANTED, SampleMaker, TrainingSample
-from focusdoc.training.dense import PassLimits, TrainingPrompt, batches, dense_logits, means_and_firsts, token_losses
+from focusdoc.training.data import REUSE_WINDOW, UNPLANTED, SampleMaker, TrainingSample
+from focusdoc.training.dense import (
+    PassLimits,
+    TrainingPrompt,
+    batches,
+    dense_logits,
+    mean_and_first_losses,
+    token_losses,
+)
 from focusdoc.training.paper import PaperSample, draw_paper_sample, paper_logits, paper_loss
 from focusdoc.training.settings import TrainingConfig
 
-#: Makes the weights of every layer for one more backward pass.
+#: Returns the weights of every layer, with a fresh graph for one backward pass.
 MakeWeights = Callable[[], Sequence[LayerWeights]]
 SampleT = TypeVar("SampleT")
 
@@ -33,8 +40,8 @@ class TargetLoss(NamedTuple):
     Attributes:
         objective: the name it is reported under.
         value: mean cross entropy of the targets in nats, a scalar.
-        divergence: from the teacher, in nats; None without one.
-        first: cross entropy of the first token of an answer, a scalar; None where the targets answer no question.
+        divergence: KL divergence from the teacher in nats; None without a teacher.
+        first: cross entropy of the answer's first token, a scalar; None if the targets are no answer.
     """
 
     objective: str
@@ -47,7 +54,7 @@ class Objective(Protocol[SampleT]):
     """What a run minimizes."""
 
     def draw(self, samples: SampleMaker, index: int) -> SampleT:
-        """Sample number `index` of the run; a function of the seed and the index alone."""
+        """Sample number `index` of the run; depends on the seed and the index alone."""
         ...
 
     def num_tokens(self, sample: SampleT) -> int:
@@ -55,23 +62,23 @@ class Objective(Protocol[SampleT]):
         ...
 
     def num_losses(self, sample: SampleT) -> int:
-        """How many losses `losses` yields."""
+        """The number of losses that `losses` yields."""
         ...
 
     def losses(self, sample: SampleT, weights: MakeWeights) -> Iterator[list[TargetLoss]]:
-        """The losses of a sample in batches, each with a graph of its own that may be freed before the next is made."""
+        """The losses of a sample in batches; each has its own graph, which may be freed before the next is built."""
         ...
 
 
 @torch.no_grad()
 def teacher_logits(base: BaseModel, token_ids: Sequence[int], num_targets: int) -> Tensor | None:
-    """What the frozen base model itself says at the last `num_targets` tokens, with all of `token_ids` in its context.
+    """Logits of the frozen base model at the last `num_targets` tokens, with full attention to all of `token_ids`.
 
     Args:
         token_ids: the text and the local context, without the last target.
 
     Returns:
-        Float32 logits [num_targets, vocab], without a gradient; None where the tokens do not fit into its context.
+        Float32 logits [num_targets, vocab] without gradient; None if the tokens do not fit into the model's context.
     """
     if len(token_ids) > base.context_length:
         return None
@@ -81,7 +88,7 @@ def teacher_logits(base: BaseModel, token_ids: Sequence[int], num_targets: int) 
 
 
 def divergence(logits: Tensor, teacher: Tensor) -> Tensor:
-    """Mean Kullback-Leibler divergence in nats of `logits` from `teacher`, both [num_targets, vocab]."""
+    """Mean KL divergence in nats of `logits` from `teacher`, both [num_targets, vocab]."""
     return functional.kl_div(
         logits.log_softmax(dim=-1), teacher.log_softmax(dim=-1), reduction="batchmean", log_target=True
     )
@@ -97,7 +104,7 @@ class DenseObjective:
         self._distill = config.distill
         self._limits = PassLimits.of(base)
         self._reuses = False
-        self._read: dict[int, tuple[MemoryBlock, ...]] = {}
+        self._cache: dict[int, tuple[MemoryBlock, ...]] = {}
 
     def draw(self, samples: SampleMaker, index: int) -> TrainingSample:
         """See `Objective`."""
@@ -117,8 +124,8 @@ class DenseObjective:
         blocks = self._blocks(sample)
         num_chunks = sum(block.num_chunks for block in blocks)
         for prompts in batches(sample.prompts, num_chunks, self._limits):
-            told = dense_logits(self._base, weights(), blocks, prompts, self._settings, self._kernel)
-            means, firsts = means_and_firsts(token_losses(told, prompts), prompts)
+            all_logits = dense_logits(self._base, weights(), blocks, prompts, self._settings, self._kernel)
+            means, firsts = mean_and_first_losses(token_losses(all_logits, prompts), prompts)
             yield [
                 TargetLoss(
                     prompt.objective,
@@ -126,28 +133,28 @@ class DenseObjective:
                     self._divergence(sample, prompt, logits),
                     None if prompt.objective in UNPLANTED else first,
                 )
-                for prompt, mean, first, logits in zip(prompts, means, firsts, told, strict=True)
+                for prompt, mean, first, logits in zip(prompts, means, firsts, all_logits, strict=True)
             ]
 
     def _divergence(self, sample: TrainingSample, prompt: TrainingPrompt, logits: Tensor) -> Tensor | None:
         if not self._distill:
             return None
-        shown = [token for one in (*sample.earlier, sample) for token in one.token_ids]
-        teacher = teacher_logits(self._base, [*shown, *prompt.token_ids[:-1]], prompt.num_targets)
+        context = [token for each in (*sample.earlier, sample) for token in each.token_ids]
+        teacher = teacher_logits(self._base, [*context, *prompt.token_ids[:-1]], prompt.num_targets)
         return None if teacher is None else divergence(logits, teacher)
 
     def _blocks(self, sample: TrainingSample) -> list[MemoryBlock]:
-        """The chunks of a sample and of the earlier ones beside it, each read once while it is in reach."""
+        """KV of the sample's chunks and of the earlier ones that it reuses, read once and cached."""
         blocks: list[MemoryBlock] = []
-        for one in (sample, *sample.earlier):
-            if one.number not in self._read:
-                batch = max(1, self._limits.read_tokens // one.chunk_size)
-                self._read[one.number] = read_chunks(
-                    self._base, one.token_ids, one.chunk_size, self._kernel, batch=batch
+        for each in (sample, *sample.earlier):
+            if each.number not in self._cache:
+                batch = max(1, self._limits.read_tokens // each.chunk_size)
+                self._cache[each.number] = read_chunks(
+                    self._base, each.token_ids, each.chunk_size, self._kernel, batch=batch
                 )
-            blocks += self._read[one.number]
-        kept = sorted(self._read)[-REACH:] if self._reuses else []
-        self._read = {number: self._read[number] for number in kept}
+            blocks += self._cache[each.number]
+        kept = sorted(self._cache)[-REUSE_WINDOW:] if self._reuses else []
+        self._cache = {number: self._cache[number] for number in kept}
         return blocks
 
 
@@ -158,34 +165,36 @@ class PaperObjective:
         config: its `local_window` and `memory_strides` are the authors' W and ``memory_stride``.
 
     Raises:
-        ConfigError: the base model names no BOS token.
+        ConfigError: the base model has no BOS token.
     """
 
     def __init__(self, base: BaseModel, config: TrainingConfig, kernel: AttentionKernel) -> None:
         bos = getattr(base.config, "bos_token_id", None)
         if not isinstance(bos, int):
-            raise ConfigError(f"{base.name} names no BOS token, which the paper's objective needs; train dense.")
+            raise ConfigError(f"{base.name} has no BOS token, which the paper's objective needs; train dense.")
         self._base = base
         self._config = config
         self._kernel = kernel
         self._bos = bos
 
     def draw(self, samples: SampleMaker, index: int) -> PaperSample:
-        """A text of W to `max_tokens` tokens, and one target in it; the mix decides between the two forms.
+        """A text of W to `max_tokens` tokens and one target in it; the mix weighs continuation and reconstruction.
 
         Raises:
             ConfigError: W is above `max_tokens`, or the mix has neither continuation nor reconstruction.
         """
-        window, most = self._config.local_window, samples.shape.max_tokens
-        if window > most:
-            raise ConfigError(f"local_window is {window}, but max_tokens is {most}; lower the one or raise the other.")
+        window, max_tokens = self._config.local_window, samples.shape.max_tokens
+        if window > max_tokens:
+            raise ConfigError(
+                f"local_window is {window}, but max_tokens is {max_tokens}; lower the one or raise the other."
+            )
         share = samples.mix.get("reconstruction", 0.0)
         both = share + samples.mix.get("continuation", 0.0)
         if not both:
             raise ConfigError("The paper's objective needs a weight for continuation or reconstruction in the mix.")
         rng = random.Random(f"{samples.seed}-{index}")
         autoencoder = rng.random() * both < share
-        ids, _ = samples.ground(rng, rng.randint(window, most))
+        ids, _ = samples.draw_text(rng, rng.randint(window, max_tokens))
         return draw_paper_sample(
             ids,
             autoencoder=autoencoder,
@@ -215,8 +224,8 @@ class PaperObjective:
         teacher = None
         if self._config.distill:
             teacher = teacher_logits(self._base, [*sample.context_ids, *sample.local_ids], 1)
-        away = None if teacher is None else divergence(logits[None], teacher)
-        yield [TargetLoss(sample.objective, paper_loss(logits, sample), away)]
+        distance = None if teacher is None else divergence(logits[None], teacher)
+        yield [TargetLoss(sample.objective, paper_loss(logits, sample), distance)]
 
 
 def make_objective(

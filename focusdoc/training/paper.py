@@ -1,8 +1,8 @@
-"""The paper's objective: one target token of one sample, as the authors' published code trains it.
+"""The paper's objective: one target token per sample, as in the authors' published code.
 
-A stretch of a long text is the local context, its next token the target; the chunks are what stands before it
-(continuation) or the whole text, the stretch and the target included (repetition). All local rows attend to the
-candidates (refresh mode), so a sample trains one target; `focusdoc.training.dense` trains many.
+A span of a long text is the local context and the next token the target; the chunks are the text before the span
+(continuation) or the whole text, span and target included (repetition). All local rows attend to the candidates
+(refresh mode), so a sample trains one target; `focusdoc.training.dense` trains many.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.candidate import LayerWeights
 
-#: Shortest local context that is drawn, in tokens.
+#: Shortest local context, in tokens.
 SMALLEST_LOCAL = 30
 #: Chunk tokens that go through the base model in one pass.
 _TOKENS_PER_PASS = 2048
 
 
 class Chooser(Protocol):
-    """Where the draws come from: `random.Random`, or a script that replays recorded ones."""
+    """The source of random draws: `random.Random`, or a replay of recorded draws."""
 
     def choice(self, seq: Sequence[int], /) -> int:
-        """One of `seq`, all alike likely."""
+        """One of `seq`, uniformly."""
         ...
 
 
@@ -43,7 +43,7 @@ class PaperSample:
     """One target token with its local context and the text that becomes chunks.
 
     Attributes:
-        context_ids: the text that is cut into chunks, the last one ragged.
+        context_ids: the text that is split into chunks; the last one may be shorter.
         local_ids: the local context, without BOS.
         target: the token after the local context.
         chunk_size: tokens of a chunk.
@@ -60,19 +60,19 @@ class PaperSample:
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
-        """The dynamic prompt: at most a chunk's length of the local context's tail, without BOS."""
+        """The dynamic prompt: the tail of the local context, at most as long as a chunk, without BOS."""
         return self.local_ids[-min(PAPER_PROMPT_WINDOW, self.chunk_size) :]
 
 
 def draw_paper_sample(
     ids: Sequence[int], *, autoencoder: bool, local_window: int, memory_strides: Sequence[int], rng: Chooser
 ) -> PaperSample:
-    """Draw a sample from a text of n tokens, in the order and the ranges of the authors' code (``_beacon_forward``).
+    """Draw a sample from a text, in the order and the ranges of the authors' code (``_beacon_forward``).
 
     Args:
         ids: the text, at least `local_window` tokens.
-        autoencoder: repetition, where the chunks hold all of the text; else continuation, where they hold what
-            stands before the local context.
+        autoencoder: repetition, where the chunks are the whole text; else continuation, where they are the text
+            before the local context.
         local_window: W; the local context has between 30 and W-2 tokens.
         memory_strides: the chunk sizes to choose from.
 
@@ -117,11 +117,11 @@ def paper_logits(
 ) -> Tensor:
     """Logits of the target, with gradients for `weights` through all candidates and all local rows.
 
-    They equal what `RefreshedDecoder` gives for the sample's local context and dynamic prompt.
+    They equal those of `RefreshedDecoder` for the sample's local context and dynamic prompt.
 
     Args:
         weights: candidate weights of every layer, in the model's dtype.
-        bos_token_id: put in front of the dynamic prompt and the local context where it does not stand there yet.
+        bos_token_id: prepended to the dynamic prompt and the local context if missing.
 
     Returns:
         Float32 [vocab].
@@ -133,15 +133,15 @@ def paper_logits(
     blocks = read_chunks(base, sample.context_ids, sample.chunk_size, kernel, batch=batch)
     config = FocusConfig.paper(candidate_positions=candidate_positions)
     decoder = RefreshedDecoder(base, [{}] * base.num_layers, blocks, kernel=kernel, config=config, max_new_tokens=1)
-    # For the ordinary KV of the prompt; the decoder's own local row and candidates are the ones nobody needs.
+    # Only to compute the ordinary KV of the prompt; the decoder's local row and candidates are not used.
     decoder.start(prompt_ids[-1:], prompt_ids)
     tail_start = len(prompt_ids) - 1
     positions = [decoder.local_start + torch.arange(len(local_ids))]
     distances = []
     for group in decoder.groups:
-        place = group.chunk_len + tail_start
-        positions.append(torch.full((group.num_chunks,), place))
-        distances.append((decoder.candidate_positions(group)[:, None] - place).to(base.device))
+        position = group.chunk_len + tail_start
+        positions.append(torch.full((group.num_chunks,), position))
+        distances.append((decoder.candidate_positions(group)[:, None] - position).to(base.device))
     layout = DenseSweep(
         groups=decoder.groups,
         num_targets=1,
@@ -161,5 +161,5 @@ def paper_logits(
 
 
 def paper_loss(logits: Tensor, sample: PaperSample) -> Tensor:
-    """Cross entropy of the one target, in nats, from logits [vocab]."""
+    """Cross entropy of the target in nats, from logits [vocab]."""
     return functional.cross_entropy(logits[None], torch.tensor([sample.target], device=logits.device))

@@ -1,7 +1,7 @@
-"""What is planted in the chunks of one sample, where, and the questions asked of it.
+"""Planting facts and passages in the chunks of a sample, and drawing questions about them.
 
-Planting takes room, and room is what a sample has least of. So a question is often about what stands there already: a
-distractor of an earlier fact, another line of a list, another question of the same passage.
+Chunks have little room for planted text. So a question is often about what is planted already: a distractor of an
+earlier fact, another line of a list, another question of the same passage.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from typing import Any, Literal
 
 from focusdoc.decoding.prompt import encode_text
 from focusdoc.training.asking import Question
-from focusdoc.training.facts import FACT_MAKERS, FORMS, Fact, distractor
+from focusdoc.training.facts import FACT_MAKERS, QUESTION_FRAMES, Fact, distractor
 
-#: Share of what is planted that breaks into a sentence. Notes and tables in a text do, and where a candidate has only
-#: ever read facts behind a full stop, it takes a number that stands elsewhere for part of the sentence around it.
-_ANYWHERE = 0.5
-#: How many distractors stand beside a fact.
+#: Share of planted text that interrupts a sentence, as notes and tables do. A candidate trained only on facts after a
+#: full stop takes a number elsewhere for part of the sentence around it.
+_MID_SENTENCE = 0.5
+#: Numbers of distractors of a fact, drawn uniformly.
 DISTRACTORS = (0, 0, 1, 2, 4, 8)
-#: Share of the facts that are drawn until the answer stands in front of what it belongs to. That is harder to read:
-#: mostly the answer follows the words of the question, and here the text around does.
+#: Share of the facts that are redrawn until the statement starts with the answer. These are harder to read, since the
+#: answer does not follow the words of the question.
 ANSWER_FIRST = 0.4
-#: Share of the questions that are about something planted before, where there is any left to ask about.
-AGAIN = 0.65
-#: Share of the pairs that stand in a chunk full of pairs.
+#: Share of the questions that are about something planted earlier, if anything is left to ask about.
+REUSED = 0.65
+#: Share of the pairs that are planted in a chunk full of pairs.
 LISTED = 0.7
 
-#: Passages from files, and what may be asked of each: question and answer.
+#: (question, answer) pairs by passage.
 PassageQuestions = Mapping[str, Sequence[tuple[str, str]]]
 
 
-class Soil:
-    """The chunks of a sample while facts are planted in them; nothing planted is ever cut or overwritten.
+class ChunkBuilder:
+    """Builds the chunks of a sample with planted text, which is never truncated or overwritten.
 
     Args:
-        chunks: token ids of the text, chunk by chunk, all of one length.
+        chunks: token ids of the chunks, all of one length.
     """
 
     def __init__(self, chunks: list[list[int]], rng: random.Random) -> None:
@@ -47,7 +47,7 @@ class Soil:
         self._room = [len(chunk) for chunk in chunks]
 
     def plant(self, statement: list[int]) -> bool:
-        """Give `statement` a place in a random chunk; False if no chunk tried has room."""
+        """Plant `statement` in a random chunk; False if none of 8 tried has room."""
         for _ in range(8):
             index = self._rng.randrange(len(self._chunks))
             if len(statement) <= self._room[index]:
@@ -57,7 +57,7 @@ class Soil:
         return False
 
     def fill(self, make: Callable[[int], list[int]]) -> bool:
-        """Replace the text of a random untouched chunk by ``make(its length)``; False if none tried is untouched."""
+        """Replace the text of a random unused chunk by ``make(length)``; False if none of 8 tried is unused."""
         for _ in range(8):
             index = self._rng.randrange(len(self._chunks))
             if self._room[index] == len(self._chunks[index]):
@@ -66,137 +66,137 @@ class Soil:
                 return True
         return False
 
-    def chunks(self, sentence_ends: frozenset[int]) -> list[list[int]]:
-        """The chunks with everything planted, mostly at sentence ends where there is one near."""
-        grown = []
+    def build(self, sentence_ends: frozenset[int]) -> list[list[int]]:
+        """The chunks with the planted text, at sentence ends or anywhere; the end of the original text makes room."""
+        chunks = []
         for text, planted in zip(self._chunks, self._planted, strict=True):
-            length = len(text)
-            kept = text[: length - sum(map(len, planted))]
-            places = sorted(self._place(kept, sentence_ends) for _ in planted)
+            kept = text[: len(text) - sum(map(len, planted))]
+            positions = sorted(self._position(kept, sentence_ends) for _ in planted)
             chunk: list[int] = []
-            for begin, end, statement in zip([0, *places], places, planted, strict=False):
+            for begin, end, statement in zip([0, *positions], positions, planted, strict=False):
                 chunk += kept[begin:end] + statement
-            grown.append(chunk + kept[places[-1] if places else 0 :])
-        return grown
+            chunks.append(chunk + kept[positions[-1] if positions else 0 :])
+        return chunks
 
-    def _place(self, kept: list[int], sentence_ends: frozenset[int]) -> int:
-        """Where in `kept` something is planted: in front of this token."""
-        place = self._rng.randint(0, len(kept))
-        return place if self._rng.random() < _ANYWHERE else _near_end(kept, place, sentence_ends)
-
-
-def _near_end(tokens: list[int], place: int, sentence_ends: frozenset[int]) -> int:
-    """`place`, moved back to the end of a sentence if one ends within 40 tokens."""
-    return next((at for at in range(place, max(0, place - 40), -1) if tokens[at - 1] in sentence_ends), place)
+    def _position(self, tokens: list[int], sentence_ends: frozenset[int]) -> int:
+        """A random index of `tokens` to insert planted text at."""
+        position = self._rng.randint(0, len(tokens))
+        return position if self._rng.random() < _MID_SENTENCE else _near_end(tokens, position, sentence_ends)
 
 
-def by_passage(questions: Sequence[tuple[str, str, str]]) -> PassageQuestions:
-    """(context, question, answer) triples by their context; of equal ones one stays."""
-    found: dict[str, dict[tuple[str, str], None]] = defaultdict(dict)
+def _near_end(tokens: list[int], position: int, sentence_ends: frozenset[int]) -> int:
+    """`position`, moved back to the end of a sentence if there is one within 40 tokens."""
+    candidates = range(position, max(0, position - 40), -1)
+    return next((index for index in candidates if tokens[index - 1] in sentence_ends), position)
+
+
+def group_by_passage(questions: Sequence[tuple[str, str, str]]) -> PassageQuestions:
+    """(context, question, answer) triples grouped by context, without duplicates."""
+    groups: dict[str, dict[tuple[str, str], None]] = defaultdict(dict)
     for context, question, answer in questions:
-        found[context][question, answer] = None
-    return {context: tuple(asked) for context, asked in found.items()}
+        groups[context][question, answer] = None
+    return {context: tuple(pairs) for context, pairs in groups.items()}
 
 
 class Planting:
-    """What is planted in the chunks of one sample.
+    """Plants facts and passages in the chunks of one sample, and draws questions about them.
 
     Args:
-        soil: the chunks.
+        builder: of the chunks.
         questions: (context, question, answer) triples to draw passages from.
-        passages: the same by passage.
+        passages: the same grouped by passage.
 
     Attributes:
-        told: the wordings of all questions that something planted answers; none has two answers.
+        answered: the wordings of all questions with a planted answer; none has two answers.
         planted: the statements of all facts.
     """
 
     def __init__(
         self,
         tokenizer: Any,
-        soil: Soil,
+        builder: ChunkBuilder,
         rng: random.Random,
         questions: Sequence[tuple[str, str, str]] = (),
         passages: PassageQuestions | None = None,
     ) -> None:
         self._tokenizer = tokenizer
-        self._soil = soil
+        self._builder = builder
         self._rng = rng
         self._questions = questions
         self._passages = passages or {}
-        # What is planted and not yet asked about.
+        # Planted and not asked about yet.
         self._facts_left: dict[str, list[Fact]] = defaultdict(list)
         self._passages_left: list[tuple[str, str, str]] = []
-        self.told: set[str] = set()
+        self.answered: set[str] = set()
         self.planted: list[str] = []
 
     def ask_fact(self, kind: str) -> Question | None:
-        """A question about a fact of `kind`, planted for it or before; None if there is neither a fact nor room."""
+        """A question about a fact of `kind`, planted now or earlier; None if there is neither a fact nor room."""
         left = self._facts_left[kind]
-        if not left or self._rng.random() >= AGAIN:
-            fact = self._drawn(kind)
-            if not self._known(fact) and self._plant_among_others(fact):
-                return self._about(fact)
-        return self._about(_taken(self._rng, left)) if left else None
+        if not left or self._rng.random() >= REUSED:
+            fact = self._draw_fact(kind)
+            if not self._is_answered(fact) and self._plant_with_distractors(fact):
+                return self._question_about(fact)
+        return self._question_about(_pop_random(self._rng, left)) if left else None
 
     def ask_passage(self) -> Question | None:
-        """A question about a passage from the files, planted whole for it or before; None if there is neither."""
+        """A question about a passage from the files, planted now or earlier; None if there is neither one nor room."""
         left = self._passages_left
-        if not left or self._rng.random() >= AGAIN:
+        if not left or self._rng.random() >= REUSED:
             for _ in range(16):
                 context, question, answer = self._rng.choice(self._questions)
-                if self._soil.plant(encode_text(self._tokenizer, f"\n\n{context}\n\n")):
+                if self._builder.plant(encode_text(self._tokenizer, f"\n\n{context}\n\n")):
                     others = self._passages.get(context, ())
                     left += [(context, *other) for other in others if other[0] != question]
-                    return self._asked(question, answer, "files", context)
+                    return self._question(question, answer, "files", context)
         if not left:
             return None
-        context, question, answer = _taken(self._rng, left)
-        return self._asked(question, answer, "files", context)
+        context, question, answer = _pop_random(self._rng, left)
+        return self._question(question, answer, "files", context)
 
-    def _drawn(self, kind: str) -> Fact:
-        """A fact of `kind`, maybe one whose statement begins with the answer."""
+    def _draw_fact(self, kind: str) -> Fact:
+        """A fact of `kind`, sometimes one whose statement starts with the answer."""
         fact = FACT_MAKERS[kind](self._rng)
         if self._rng.random() < ANSWER_FIRST:
-            for _ in range(16):  # some kinds have none
+            for _ in range(16):  # some kinds have no such statement
                 if fact.statement.startswith(fact.answer):
                     break
                 fact = FACT_MAKERS[kind](self._rng)
         return fact
 
-    def _known(self, fact: Fact) -> bool:
-        """Whether something planted answers a question of `fact` already."""
-        return not self.told.isdisjoint(_wordings(fact))
+    def _is_answered(self, fact: Fact) -> bool:
+        """Whether a planted text already answers a question of `fact`."""
+        return not self.answered.isdisjoint(_wordings(fact))
 
-    def _plant_among_others(self, fact: Fact) -> bool:
-        """Plant `fact`, which is asked for, and distractors of its kind, which may be asked for later."""
+    def _plant_with_distractors(self, fact: Fact) -> bool:
+        """Plant `fact` and distractors of its kind, which may be asked about later; False if there is no room."""
         if fact.kind == "pair" and self._rng.random() < LISTED:
-            placed = self._soil.fill(lambda length: self._list_of_pairs(length, fact))
+            placed = self._builder.fill(lambda length: self._list_of_pairs(length, fact))
         else:
-            placed = self._soil.plant(self._statement(fact))
+            placed = self._builder.plant(self._statement(fact))
         if not placed:
             return False
-        self._keep(fact)
+        self._record(fact)
         if fact.kind != "passkey":
             for _ in range(self._rng.choice(DISTRACTORS)):
                 other = distractor(self._rng, fact)
-                if not self._known(other) and self._soil.plant(self._statement(other)):
-                    self._keep(other)
+                if not self._is_answered(other) and self._builder.plant(self._statement(other)):
+                    self._record(other)
                     self._facts_left[other.kind].append(other)
         return True
 
-    def _keep(self, fact: Fact) -> None:
-        self.told |= _wordings(fact)
+    def _record(self, fact: Fact) -> None:
+        self.answered |= _wordings(fact)
         self.planted.append(fact.statement)
 
     def _statement(self, fact: Fact) -> list[int]:
-        """Tokens of the fact's statement, set off from the text around it."""
-        # The text around brings a space of its own mostly; whoever puts something in may add one.
+        """Tokens of the fact's statement, with white space around it."""
+        # The surrounding text mostly has a space of its own; real insertions may add one.
         before, behind = self._rng.choice([(" ", ""), (" ", " "), ("\n", "\n"), ("\n\n", "\n\n")])
         return encode_text(self._tokenizer, before + fact.statement + behind)
 
     def _list_of_pairs(self, length: int, fact: Fact) -> list[int]:
-        """`length` tokens full of pairs, `fact` among them; any of the others may be asked for later."""
+        """`length` tokens of pairs, `fact` among them; the others may be asked about later."""
         lines = [fact.statement]
         size = len(encode_text(self._tokenizer, fact.statement)) + 1
         known = _wordings(fact)
@@ -205,29 +205,29 @@ class Planting:
             size += len(encode_text(self._tokenizer, other.statement)) + 1
             if size > length - 4:
                 break
-            if not self._known(other) and known.isdisjoint(_wordings(other)):
+            if not self._is_answered(other) and known.isdisjoint(_wordings(other)):
                 known |= _wordings(other)
                 lines.insert(self._rng.randint(0, len(lines)), other.statement)
-                self._keep(other)
+                self._record(other)
                 self._facts_left[other.kind].append(other)
         ids = encode_text(self._tokenizer, "\n".join(lines) + "\n")[:length]
         return ids + (encode_text(self._tokenizer, " -") * length)[: length - len(ids)]
 
-    def _about(self, fact: Fact) -> Question:
-        """Ask for `fact` in one of the formats that `ask` and the framework classes use."""
+    def _question_about(self, fact: Fact) -> Question:
+        """A question about `fact` in a random format: as `ask` and the framework classes prompt, or a completion."""
         rng = self._rng
         if not fact.completions or rng.random() >= 0.2:
-            asked = self._asked(rng.choice(fact.questions), fact.answer, fact.kind, fact.statement)
-            return replace(asked, wordings=_wordings(fact))
+            question = self._question(rng.choice(fact.questions), fact.answer, fact.kind, fact.statement)
+            return replace(question, wordings=_wordings(fact))
         opening = rng.choice(fact.completions)
         targets = encode_text(self._tokenizer, ("" if opening.endswith('"') else " ") + fact.answer)
-        at = max(0, fact.statement.find(fact.answer))
-        return Question(opening, tuple(targets), None, fact.kind, fact.statement, at, _wordings(fact))
+        answer_start = max(0, fact.statement.find(fact.answer))
+        return Question(opening, tuple(targets), None, fact.kind, fact.statement, answer_start, _wordings(fact))
 
-    def _asked(self, question: str, answer: str, kind: str, planted: str) -> Question:
+    def _question(self, question: str, answer: str, kind: str, planted: str) -> Question:
         rng, tokenizer = self._rng, self._tokenizer
         if rng.random() < 0.2:
-            question = rng.choice(FORMS).format(question)
+            question = rng.choice(QUESTION_FRAMES).format(question)
         plain = rng.random() < 0.25 or not getattr(tokenizer, "chat_template", None)
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         targets = encode_text(tokenizer, (" " if plain else "") + answer) + end
@@ -236,10 +236,9 @@ class Planting:
 
 
 def _wordings(fact: Fact) -> frozenset[str]:
-    """What no other fact may answer: the wordings of its question; of pass keys there may be but one."""
+    """The questions that no other fact may answer; one key for all pass keys, since a sample has only one."""
     return frozenset({"passkey"} if fact.kind == "passkey" else fact.questions)
 
 
-def _taken(rng: random.Random, left: list[Any]) -> Any:
-    """One of `left`, which loses it."""
-    return left.pop(rng.randrange(len(left)))
+def _pop_random(rng: random.Random, values: list[Any]) -> Any:
+    return values.pop(rng.randrange(len(values)))

@@ -1,8 +1,8 @@
-"""The processes of a run: this one alone, or as many as `launch` or ``accelerate launch`` (or ``torchrun``) started.
+"""Data-parallel training in one process, or in several that `launch`, ``accelerate launch`` or ``torchrun`` started.
 
-A training step is many small operations, and threads divide each of them badly; processes divide the samples instead.
-Every process draws samples of its own and computes their gradients; the gradients are averaged, so that all processes
-make the same step. Only the main one writes.
+A training step is many small operations, which threads parallelize badly; processes split the samples instead. Each
+process draws its own samples and computes their gradients; the gradients are averaged, so that all processes make the
+same step. Only the main process writes.
 """
 
 from __future__ import annotations
@@ -26,54 +26,54 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-#: Seconds between two looks at the processes, and that the main one has to end by itself once another has failed.
-_LOOK, _GRACE = 0.2, 10.0
+#: Seconds between two polls, and that the main process has to exit after another has failed.
+_POLL, _GRACE = 0.2, 10.0
 
 _Process = subprocess.Popen[bytes]
 ItemT = TypeVar("ItemT")
 
 
 def under_launcher() -> bool:
-    """Whether this process is one of several: of `launch`, ``torchrun`` or ``accelerate launch``."""
+    """Whether `launch`, ``torchrun`` or ``accelerate launch`` started this process."""
     return "WORLD_SIZE" in os.environ
 
 
 def launch(count: int, command: Sequence[str]) -> int:
-    """Run `command` as a run of `count` processes, and wait for them; `Processes.launched` is what they are inside.
+    """Run `command` in `count` processes and wait for them; inside, `Processes.launched` connects them.
 
-    They share the cores. The main one has this process's output, the others are heard only where they fail. Ctrl-C
-    reaches all of them.
+    They share the cores. The main process inherits the output; of the others, stderr is reported if they fail. Ctrl-C
+    is forwarded to all.
 
     Returns:
         The exit status of the main process.
 
     Raises:
         ConfigError: `count` is below 1.
-        TrainingError: another one failed; the message ends with what it said last.
+        TrainingError: another process failed; the message has its last line of stderr.
     """
     if count < 1:
         raise ConfigError(f"processes is {count}; it must be 1 or above.")
     with ExitStack() as stack:
-        said = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count - 1)]
+        stderrs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count - 1)]
         started: list[_Process] = []
-        stack.callback(_end, started)
-        shared = _shared(count)
+        stack.callback(_stop, started)
+        environment = _shared_environment(count)
         for index in range(count):
             process = subprocess.Popen(
                 list(command),
-                env={**os.environ, **shared, "RANK": str(index), "LOCAL_RANK": str(index)},
+                env={**os.environ, **environment, "RANK": str(index), "LOCAL_RANK": str(index)},
                 stdout=subprocess.DEVNULL if index else None,
-                stderr=said[index - 1] if index else None,
-                # A session of its own, or Ctrl-C would reach it twice: from the terminal and from here.
+                stderr=stderrs[index - 1] if index else None,
+                # Its own session, or it would get Ctrl-C twice: from the terminal and from here.
                 start_new_session=True,
             )
             started.append(process)
-        stack.enter_context(_passing_on(started))
-        return _wait(started, said)
+        stack.enter_context(_forward_signals(started))
+        return _wait(started, stderrs)
 
 
-def _shared(count: int) -> dict[str, str]:
-    """What the environments have in common, as ``torch.distributed`` reads it."""
+def _shared_environment(count: int) -> dict[str, str]:
+    """The variables that ``torch.distributed`` reads, the same for all processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -87,29 +87,29 @@ def _shared(count: int) -> dict[str, str]:
     }
 
 
-def _wait(started: Sequence[_Process], said: Sequence[IO[bytes]]) -> int:
-    """Until the main process has ended, or another has failed and the main one does not end for that."""
+def _wait(started: Sequence[_Process], stderrs: Sequence[IO[bytes]]) -> int:
+    """Wait until the main process has exited, or another has failed and the main one does not exit in time."""
     main, *others = started
     while main.poll() is None and not any(other.poll() for other in others):
-        time.sleep(_LOOK)
+        time.sleep(_POLL)
     try:
         status = main.wait(_GRACE)
     except subprocess.TimeoutExpired:
         status = None
     for index, other in enumerate(others):
-        # Where all stumble over the same, the main one has told it. A signal (below 0) is nothing that it knows of.
-        if (found := other.poll()) and (status is None or found < 0 < status):
-            said[index].seek(0)
-            last = said[index].read().decode(errors="replace").strip().splitlines()[-1:] or ["nothing"]
+        # An error common to all was reported by the main process, but not that a signal (below 0) ended another.
+        if (code := other.poll()) and (status is None or code < 0 < status):
+            stderrs[index].seek(0)
+            last = stderrs[index].read().decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
             raise TrainingError(
-                f"Process {index + 2} of {len(started)} ended with status {found} and said: {last[0]}. The last "
-                "checkpoint is kept; if memory was short, go on with fewer processes."
+                f"Process {index + 2} of {len(started)} exited with status {code}: {last[0]}. The last "
+                "checkpoint is kept; if memory was short, resume with fewer processes."
             )
     return status or 0
 
 
-def _end(started: Sequence[_Process]) -> None:
-    """Leave none behind; where all went well they end by themselves."""
+def _stop(started: Sequence[_Process]) -> None:
+    """Kill the processes that are still running; after success, wait for them to exit first."""
     for process in started:
         if started[0].poll() == 0:
             with suppress(subprocess.TimeoutExpired):
@@ -119,14 +119,14 @@ def _end(started: Sequence[_Process]) -> None:
 
 
 @contextmanager
-def _passing_on(started: Sequence[_Process]) -> Iterator[None]:
-    """Inside the block, what would end this process reaches the others instead, and this one waits for them."""
+def _forward_signals(started: Sequence[_Process]) -> Iterator[None]:
+    """Inside the block, forward SIGINT and SIGTERM to the started processes instead of ending this one."""
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
+    def forward(number: int, frame: FrameType | None) -> None:
         for process in started:
             process.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
@@ -135,12 +135,12 @@ def _passing_on(started: Sequence[_Process]) -> Iterator[None]:
 
 
 class Processes:
-    """A run's processes; with one, every method does nothing, so that nothing changes in any bit.
+    """The processes of a run; with one, every method is a no-op, so results are bit-identical.
 
     Attributes:
-        index: of this process, 0 for the main one.
-        count: how many there are.
-        device: where this process meets the others.
+        index: the rank of this process, 0 for the main one.
+        count: the number of processes.
+        device: the device for communication.
     """
 
     def __init__(self, index: int = 0, count: int = 1, device: torch.device | None = None) -> None:
@@ -150,7 +150,7 @@ class Processes:
 
     @classmethod
     def launched(cls, device: torch.device) -> Processes:
-        """Those that the launcher started, as its environment variables tell; connects to them."""
+        """Connect to the processes that the launcher started, by its environment variables."""
         if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
             return cls()
         from accelerate import PartialState
@@ -160,7 +160,7 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Whether this process writes the run's files."""
         return self.index == 0
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -172,11 +172,11 @@ class Processes:
 
         for parameter in parameters:
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            # Offloaded gradients lie on the CPU, where GPUs do not meet.
+            # Offloaded gradients are on the CPU, but GPUs communicate among themselves.
             parameter.grad = reduce(gradient.to(self.device), reduction="mean").to(parameter.device)
 
     def gather(self, items: Sequence[ItemT]) -> list[ItemT]:
-        """The items of all processes, in the order of the processes."""
+        """The items of all processes, in the order of their ranks."""
         if self.count == 1:
             return list(items)
         from accelerate.utils import gather_object
@@ -185,11 +185,11 @@ class Processes:
         return gathered
 
     def any(self, flag: bool) -> bool:
-        """Whether `flag` holds in any process; every process gets the same answer."""
+        """Whether `flag` is true in any process; the same in every process."""
         return any(self.gather([flag]))
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait for all processes (a barrier)."""
         if self.count > 1:
             from accelerate import PartialState
 
@@ -197,13 +197,13 @@ class Processes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workplace:
-    """Where a run works, and what it shows while it does; what it learns does not depend on it.
+class Runtime:
+    """Settings that change how a run executes, not what it learns.
 
     Attributes:
         processes: those of the run.
-        workers: processes that make samples ahead; None for some beside a GPU, and none beside a CPU.
-        offload: keep the trained weights and the optimizer on the CPU, whatever device the base model is on.
+        workers: processes that prefetch samples; None for some with a GPU and none with a CPU.
+        offload: keep the trained weights and the optimizer on the CPU, whatever the base model's device.
         tensorboard: write ``tensorboard/`` in the run's folder too.
     """
 

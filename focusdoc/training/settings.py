@@ -1,4 +1,4 @@
-"""The settings of a training run, and of the samples it draws."""
+"""The settings of a training run and of its samples."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import Annotated, Any, Literal, NamedTuple
 from focusdoc.config import CandidatePositions
 from focusdoc.errors import ConfigError
 
-#: Settings that may change while a run goes on.
-_FREE = frozenset({"save_every", "eval_every", "chunk_size"})
-#: Settings of a run's identity since its beginning; later ones count only where they differ from their default, so
-#: that runs from before them can still be resumed.
-_FIRST = frozenset(
+#: Settings that may change when a run is resumed.
+_CHANGEABLE = frozenset({"save_every", "eval_every", "chunk_size"})
+#: The original settings of a run's identity. Settings added later count only if they differ from their default, so that
+#: older runs can still be resumed.
+_ORIGINAL = frozenset(
     {
         *("steps", "learning_rate", "warmup", "schedule", "clip", "weight_decay", "accumulate", "projections"),
         "candidate_positions",
     }
 )
-#: Parts of the help.
+#: Panels of the help.
 _SAMPLES, _OPTIMIZER, _METHOD, _RUN = "Samples", "Optimizer", "Method", "Run"
 
 
 class Setting(NamedTuple):
-    """What the command line says of a field, and where; see `focusdoc.cli.dataclass_options`.
+    """The command-line option of a field; see `focusdoc.cli.dataclass_options`.
 
     Attributes:
-        panel: the part of the help that it stands in.
-        metavar: what stands for a value there, where its type does not say it.
+        panel: the panel of the help that lists it.
+        metavar: the placeholder of the value; None for the default of its type.
     """
 
     help: str
@@ -42,25 +42,25 @@ class TrainingConfig:
     """How an adapter is trained.
 
     Attributes:
-        learning_rate: of AdamW. schedule: down to a tenth of it.
+        learning_rate: of AdamW. schedule: decays to a tenth of it.
         objective: ``"dense"`` is in incremental mode, ``"paper"`` in refresh mode.
-        local_window, memory_strides: of the paper's objective: W, and the chunk sizes it chooses from, in tokens; the
+        local_window, memory_strides: of the paper's objective: W and the chunk sizes to sample from, in tokens; the
             defaults are those of the authors' training script.
-        rank: of the product of two matrices that is added to where the run starts.
-        distill: weight of the divergence from the teacher; 0 for none.
-        first_token: which of two names or lines is the answer is decided there, and in a long answer it is one token of
-            many (dense objective only).
+        rank: of the low-rank matrices that are added to the initial weights; None for full matrices.
+        distill: weight of the KL divergence from the teacher; 0 for none.
+        first_token: weight of an answer's first token, which decides between two names or lines and would count little
+            in the mean of a long answer (dense objective only).
         candidate_positions: see `FocusConfig`.
     """
 
     steps: Annotated[int, Setting("Optimizer steps.", _OPTIMIZER)] = 300
-    learning_rate: Annotated[float, Setting("Peak of the learning rate.", _OPTIMIZER)] = 3e-4
-    schedule: Annotated[Literal["cosine", "linear", "constant"], Setting("What follows the warm-up.", _OPTIMIZER)] = (
+    learning_rate: Annotated[float, Setting("Peak learning rate.", _OPTIMIZER)] = 3e-4
+    schedule: Annotated[Literal["cosine", "linear", "constant"], Setting("Schedule after the warm-up.", _OPTIMIZER)] = (
         "cosine"
     )
-    warmup: Annotated[int, Setting("Steps of linear rise.", _OPTIMIZER)] = 20
-    clip: Annotated[float, Setting("Largest norm of the gradient.", _OPTIMIZER)] = 1.0
-    accumulate: Annotated[int, Setting("Samples behind one step.", _OPTIMIZER)] = 1
+    warmup: Annotated[int, Setting("Steps of linear warm-up.", _OPTIMIZER)] = 20
+    clip: Annotated[float, Setting("Clip the gradient to this norm.", _OPTIMIZER)] = 1.0
+    accumulate: Annotated[int, Setting("Samples per optimizer step.", _OPTIMIZER)] = 1
     weight_decay: float = 0.0
     objective: Annotated[
         Literal["dense", "paper"],
@@ -68,18 +68,22 @@ class TrainingConfig:
     ] = "dense"
     local_window: Annotated[int, Setting("Local window of the paper's objective, in tokens.", _METHOD)] = 3072
     memory_strides: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
-    rank: Annotated[int | None, Setting("Train matrices of this rank; without it, full ones.", _METHOD, "R")] = None
-    distill: Annotated[float, Setting("Weight of the base model, with all of the text, as a teacher.", _METHOD)] = 0.0
+    rank: Annotated[
+        int | None, Setting("Train low-rank matrices of this rank; without it, full ones.", _METHOD, "R")
+    ] = None
+    distill: Annotated[
+        float, Setting("Weight of distillation from the base model with full attention to the text.", _METHOD)
+    ] = 0.0
     first_token: Annotated[
-        float, Setting("Weight of an answer's first token, beside the mean of all of them.", _METHOD)
+        float, Setting("Extra weight of an answer's first token, added to the mean over all tokens.", _METHOD)
     ] = 0.0
     projections: Annotated[str, Setting("The projections to train, letters of qkvo.", _METHOD, "LETTERS")] = "qkvo"
     candidate_positions: Annotated[
-        CandidatePositions, Setting("Where candidates stand in front of the local context.", _METHOD)
+        CandidatePositions, Setting("Positions of the candidates in front of the local context.", _METHOD)
     ] = "sequential"
-    chunk_size: Annotated[int, Setting("The chunk size that the adapter recommends.", _METHOD)] = 1024
+    chunk_size: Annotated[int, Setting("The adapter's recommended chunk size.", _METHOD)] = 1024
     save_every: Annotated[int, Setting("Steps between checkpoints.", _RUN)] = 25
-    eval_every: Annotated[int, Setting("Steps between evaluations; 0 for one at the end.", _RUN)] = 0
+    eval_every: Annotated[int, Setting("Steps between evaluations; 0 for only one at the end.", _RUN)] = 0
 
     def __post_init__(self) -> None:
         at_least_one = ("steps", "accumulate", "save_every", "chunk_size", *(["rank"] if self.rank is not None else []))
@@ -115,18 +119,18 @@ class TrainingConfig:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The settings that the past of a run depends on."""
+        """The settings that a resumed run must not change."""
         values = asdict(self)
         defaults = {each.name: each.default for each in fields(self)}
         return {
             name: value
             for name, value in values.items()
-            if name in _FIRST or (name not in _FREE and value != defaults[name])
+            if name in _ORIGINAL or (name not in _CHANGEABLE and value != defaults[name])
         }
 
 
 def parse_mix(text: str) -> dict[str, float]:
-    """The weights of the objectives as ``--mix`` has them: ``name=weight,name=weight``.
+    """The weights of the objectives from the form of ``--mix``: ``name=weight,name=weight``.
 
     Raises:
         ConfigError: `text` is not of this form.
@@ -140,32 +144,30 @@ def parse_mix(text: str) -> dict[str, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleShape:
-    """The ranges a sample's shape is drawn from.
+    """The ranges that a sample's chunk size and number of chunks are drawn from.
 
-    Both are drawn log-uniformly, so that many small and few large chunks are alike likely.
+    Both are drawn log-uniformly, so that many small and few large chunks are equally likely.
 
     Attributes:
-        max_rows: of all chunks together; a prompt takes, in every chunk, one row for each of its tokens and two more
-            (forward and backward of its candidates) for each target. The first prompt is always made. None: no bound.
+        max_rows: summed over all chunks. A prompt takes one row per token in every chunk, and two more per target
+            (forward and backward of its candidates). The first prompt is always kept. None for no limit.
     """
 
-    max_tokens: Annotated[int, Setting("Chunk tokens read for a sample, at most.", _SAMPLES)] = 2048
-    max_chunks: Annotated[int, Setting("Chunks of a sample, at most.", _SAMPLES)] = 128
-    min_chunk_size: Annotated[int, Setting("Tokens of a chunk, at least.", _SAMPLES)] = 64
-    max_chunk_size: Annotated[int, Setting("Tokens of a chunk, at most.", _SAMPLES)] = 2048
-    prompts: Annotated[int, Setting("Prompts that share the chunks of a sample, at most.", _SAMPLES)] = 16
+    max_tokens: Annotated[int, Setting("Most chunk tokens of a sample.", _SAMPLES)] = 2048
+    max_chunks: Annotated[int, Setting("Most chunks of a sample.", _SAMPLES)] = 128
+    min_chunk_size: Annotated[int, Setting("Fewest tokens of a chunk.", _SAMPLES)] = 64
+    max_chunk_size: Annotated[int, Setting("Most tokens of a chunk.", _SAMPLES)] = 2048
+    prompts: Annotated[int, Setting("Most prompts that share a sample's chunks.", _SAMPLES)] = 16
     max_rows: Annotated[
-        int | None, Setting("Rows that the prompts of a sample may take; bounds a step's time.", _SAMPLES)
+        int | None, Setting("Most rows of a sample's prompts; limits the time of a step.", _SAMPLES)
     ] = 4000
-    max_reused: Annotated[int, Setting("Earlier samples whose chunks, already read, may join a sample.", _SAMPLES)] = 6
-    max_local: Annotated[int, Setting("Tokens of the local context of a continuation, at most.", _SAMPLES)] = 512
-    quoted: Annotated[
-        float, Setting("Share of questions that are asked with passages beside them, as at use.", _SAMPLES)
-    ] = 0.4
+    max_reused: Annotated[int, Setting("Most earlier samples whose chunks are reused.", _SAMPLES)] = 6
+    max_local: Annotated[int, Setting("Most local tokens of a continuation.", _SAMPLES)] = 512
+    quoted: Annotated[float, Setting("Share of questions with quoted passages, as at inference.", _SAMPLES)] = 0.4
     targets: Annotated[int, Setting("Target tokens of a continuation or reconstruction.", _SAMPLES)] = 16
 
     def __post_init__(self) -> None:
-        # A chunk of one token has no stretch to reconstruct.
+        # A chunk of one token has no span to reconstruct.
         smallest = {"min_chunk_size": 2, "max_chunks": 1, "prompts": 1, "targets": 1, "max_reused": 0, "max_local": 16}
         for name, least in smallest.items():
             if getattr(self, name) < least:
@@ -173,7 +175,7 @@ class SampleShape:
         if not 0 <= self.quoted <= 1:
             raise ConfigError(f"quoted is {self.quoted}; it must be a share from 0 to 1.")
         if self.max_rows is not None and self.max_rows < 1:
-            raise ConfigError(f"max_rows is {self.max_rows}; it must be at least 1, or None for no bound.")
+            raise ConfigError(f"max_rows is {self.max_rows}; it must be at least 1, or None for no limit.")
         for name in ("max_chunk_size", "max_tokens"):
             if getattr(self, name) < self.min_chunk_size:
                 raise ConfigError(
@@ -185,5 +187,5 @@ class SampleShape:
         largest = min(self.max_chunk_size, self.max_tokens)
         chunk_size = round(self.min_chunk_size * (largest / self.min_chunk_size) ** rng.random())
         most = max(1, min(self.max_chunks, self.max_tokens // chunk_size))
-        # The root leans towards many chunks: their number in training is what carries to length.
+        # The root favours many chunks, since training on many generalizes to longer documents.
         return chunk_size, round(most ** math.sqrt(rng.random()))

@@ -1,4 +1,4 @@
-"""From paths to training data: texts to plant facts in, and files of questions: (context, question, answer) triples."""
+"""Loading training data: texts to plant facts in, and files of (context, question, answer) triples."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from focusdoc.errors import TrainingError
 
 TEXT_SUFFIXES = (".txt", ".md", ".markdown", ".pdf")
 QUESTION_SUFFIXES = (".json", ".jsonl")
-#: Names in the adapter's record, of each kind.
-_NAMED = 200
+#: Most file names of each kind in the adapter's record.
+_MAX_NAMES = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What a run learns from.
+    """The data of a run.
 
     Attributes:
-        texts: text files, not read yet.
+        texts: text files, not loaded yet.
         question_files: files of questions. questions: the (context, question, answer) triples in them.
     """
 
@@ -30,32 +30,32 @@ class Sources:
     questions: tuple[tuple[str, str, str], ...]
 
     def describe(self) -> dict[str, Any]:
-        """What the adapter's record tells of them: names without folders, and counts."""
+        """The names without folders, and the counts, for the adapter's record."""
         return {
             "texts": len(self.texts),
-            "text_files": [path.name for path in self.texts[:_NAMED]],
+            "text_files": [path.name for path in self.texts[:_MAX_NAMES]],
             "questions": len(self.questions),
-            "question_files": [path.name for path in self.question_files[:_NAMED]],
+            "question_files": [path.name for path in self.question_files[:_MAX_NAMES]],
         }
 
 
-def gather_sources(paths: Sequence[Path], *, without: Sequence[Path] = ()) -> Sources:
-    """Sort files, and the files in folders at any depth, by what they are; their suffixes decide.
+def load_sources(paths: Sequence[Path], *, exclude: Sequence[Path] = ()) -> Sources:
+    """Find texts and question files by suffix, among `paths` and in folders at any depth, and load the questions.
 
     Args:
-        without: text files to leave out (those held out).
+        exclude: text files to skip (held-out ones).
 
     Raises:
-        TrainingError: a path is not there, is of neither kind, is empty, or is a folder without a usable file; a
-            file of questions is damaged.
+        TrainingError: a path does not exist, has another suffix or is empty, a folder has no usable file, or a file of
+            questions is damaged.
     """
-    left_out = {path.resolve() for path in without}
-    texts: dict[Path, None] = {}  # in order, each once
+    excluded = {path.resolve() for path in exclude}
+    texts: dict[Path, None] = {}  # an ordered set
     question_files: dict[Path, None] = {}
     for path in paths:
         for file in _files(path):
             kind = texts if file.suffix.lower() in TEXT_SUFFIXES else question_files
-            if file.resolve() not in left_out:
+            if file.resolve() not in excluded:
                 kind[file] = None
     questions = [triple for file in question_files for triple in load_questions(file)]
     return Sources(tuple(texts), tuple(question_files), tuple(questions))
@@ -67,12 +67,12 @@ def _files(path: Path) -> list[Path]:
         found = sorted(file for file in path.rglob("*") if file.suffix.lower() in known and file.is_file())
         found = [file for file in found if file.stat().st_size]
         if not found:
-            raise TrainingError(f"The folder {path} holds no data; files ending in {', '.join(known)} are used.")
+            raise TrainingError(f"The folder {path} has no data; files ending in {', '.join(known)} are used.")
         return found
     if not path.exists():
         raise TrainingError(f"There is no data at {path}; check the path.")
     if path.suffix.lower() not in known:
-        raise TrainingError(f"{path} is no data that can be trained on; files end in one of {', '.join(known)}.")
+        raise TrainingError(f"{path} is not training data; give files ending in {', '.join(known)}.")
     if path.stat().st_size == 0:
         raise TrainingError(f"{path} is empty; give a file with text in it.")
     return [path]
@@ -81,23 +81,23 @@ def _files(path: Path) -> list[Path]:
 def load_questions(path: Path) -> list[tuple[str, str, str]]:
     """(context, question, answer) triples of a SQuAD-like JSON file or a JSONL file with those three fields.
 
-    Questions without an answer are left out.
+    Questions without an answer are skipped.
 
     Raises:
-        TrainingError: the file is neither, or has no question with an answer.
+        TrainingError: the file has neither format, or no question with an answer.
     """
     try:
         text = path.read_text(encoding="utf-8")
         found = list(_rows(text) if path.suffix == ".jsonl" else _squad(text))
         if not all(isinstance(part, str) for triple in found for part in triple):
-            raise TypeError("context, question and answer must be texts")
+            raise TypeError("context, question and answer must be strings")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrainingError(
             f"{path} is neither SQuAD-like JSON nor JSONL with context, question and answer ({error!r})."
         ) from error
     answered = [triple for triple in found if triple[2].strip()]
     if not answered:
-        raise TrainingError(f"{path} holds no question with an answer.")
+        raise TrainingError(f"{path} has no question with an answer.")
     return answered
 
 
@@ -111,6 +111,6 @@ def _rows(text: str) -> Iterator[tuple[str, str, str]]:
 def _squad(text: str) -> Iterator[tuple[str, str, str]]:
     for article in json.loads(text)["data"]:
         for paragraph in article["paragraphs"]:
-            for asked in paragraph["qas"]:
-                if asked.get("answers"):
-                    yield paragraph["context"], asked["question"], asked["answers"][0]["text"]
+            for row in paragraph["qas"]:
+                if row.get("answers"):
+                    yield paragraph["context"], row["question"], row["answers"][0]["text"]

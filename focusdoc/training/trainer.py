@@ -1,4 +1,4 @@
-"""The training run: a loop over samples with checkpoints, so that it can stop at any moment and go on."""
+"""The training loop, with checkpoints, so that a run can stop at any moment and resume."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from focusdoc.errors import TrainingError
 from focusdoc.modeling.adapter import Adapter, AdapterConfig, untrained_adapter
 from focusdoc.modeling.adapter_files import load_adapter, save_adapter
 from focusdoc.modeling.base import BaseModel
-from focusdoc.training.ahead import making_ahead, usual_workers
+from focusdoc.training.ahead import default_workers, prefetch_samples
 from focusdoc.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from focusdoc.training.data import SampleMaker
 from focusdoc.training.heldout import HeldOut
 from focusdoc.training.metrics import Metrics
 from focusdoc.training.objectives import TargetLoss, make_objective
-from focusdoc.training.processes import Workplace
+from focusdoc.training.processes import Runtime
 from focusdoc.training.settings import TrainingConfig
 from focusdoc.training.weights import CandidateWeights, FullWeights, LowRankWeights
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one optimizer step did.
+    """The metrics of one optimizer step.
 
     Attributes:
-        losses: the mean loss of each objective in nats; that of "distillation" is the divergence from the teacher.
+        losses: the mean loss of each objective in nats; "distillation" is the KL divergence from the teacher.
         tokens: chunk tokens of all its samples.
-        held_out: the results of the evaluation that followed, if one did.
+        held_out: the results of the evaluation after the step; empty without one.
     """
 
     step: int
@@ -54,12 +54,12 @@ class Trainer:
 
     Args:
         base: the model, frozen.
-        samples: where samples come from.
+        samples: the sampler.
         output: the run's folder: ``checkpoint/`` (weights and optimizer), ``metrics.jsonl``, ``adapter/``.
-        start_from: an adapter to begin with, instead of copies of the base projections.
-        record: what the adapter shall tell about its training (data, command).
+        start_from: an adapter to start from, instead of copies of the base projections.
+        record: metadata to save with the adapter (data, command).
         held_out: evaluated every `eval_every` steps and at the end.
-        workplace: this process alone if not given.
+        runtime: by default one process.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Trainer:
         start_from: Path | None = None,
         record: dict[str, Any] | None = None,
         held_out: HeldOut | None = None,
-        workplace: Workplace | None = None,
+        runtime: Runtime | None = None,
     ) -> None:
         self.base = base
         self.samples = samples
@@ -81,47 +81,48 @@ class Trainer:
         self.record = record or {}
         self.held_out = held_out
         self.step = 0
-        workplace = workplace or Workplace()
-        self.processes = workplace.processes
+        runtime = runtime or Runtime()
+        self.processes = runtime.processes
         self._kernel = attention_kernel("auto")
-        self._objective: Any = make_objective(base, config, self._kernel)  # its kind of sample is its own affair
+        self._objective: Any = make_objective(base, config, self._kernel)  # Any: its type of sample is private to it
         base.model.requires_grad_(False)
         if start_from is not None:
-            first = load_adapter(start_from, base.model)
+            initial = load_adapter(start_from, base.model)
         else:
-            first = untrained_adapter(base.model, config.projections)
-        device = torch.device("cpu") if workplace.offload else base.device
+            initial = untrained_adapter(base.model, config.projections)
+        device = torch.device("cpu") if runtime.offload else base.device
         self.weights: CandidateWeights = (
-            FullWeights(first, device)
+            FullWeights(initial, device)
             if config.rank is None
-            else LowRankWeights(first, device, config.rank, samples.seed)
+            else LowRankWeights(initial, device, config.rank, samples.seed)
         )
         self.optimizer = torch.optim.AdamW(
             self.weights.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
         )
         output.mkdir(parents=True, exist_ok=True)
-        # The paper's samples are cut from a text, which takes no time.
-        drawn = config.objective == "dense"
-        self._workers = (usual_workers(base.device) if workplace.workers is None else workplace.workers) if drawn else 0
-        self._metrics = Metrics(output, tensorboard=workplace.tensorboard and self.processes.is_main)
+        if config.objective == "paper":
+            self._workers = 0  # its samples are spans of a text, which take no time to draw
+        else:
+            self._workers = default_workers(base.device) if runtime.workers is None else runtime.workers
+        self._metrics = Metrics(output, tensorboard=runtime.tensorboard and self.processes.is_main)
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> Iterator[StepReport]:
-        """Train from where the run stands to its last step; yields a report per step.
+        """Train from the current step to the last; yields a report per step.
 
         Args:
-            stop: asked after every step; when it says yes the run saves and ends.
+            stop: called after every step; if it returns true, the run saves a checkpoint and ends.
 
         Raises:
-            TrainingError: the loss or the gradient is not finite; the last good checkpoint stays.
+            TrainingError: the loss or the gradient is not finite; the last checkpoint is kept.
         """
         if self.step == 0 and has_checkpoint(self._checkpoint):
-            raise TrainingError(f"{self.output} holds a run already; resume it, or choose another output folder.")
+            raise TrainingError(f"{self.output} already has a run; resume it, or choose another output folder.")
         if self.processes.is_main:
-            self._metrics.cut(self.step)  # what a killed run told after its last checkpoint comes again
-        numbers = [number for step in range(self.step, self.config.steps) for number in self._numbers(step)]
-        made = making_ahead(self.samples, numbers, self._workers)
+            self._metrics.truncate(self.step)
+        numbers = [number for step in range(self.step, self.config.steps) for number in self._sample_numbers(step)]
+        prefetched = prefetch_samples(self.samples, numbers, self._workers)
         while self.step < self.config.steps:
-            report = self._advance(made)
+            report = self._train_step(prefetched)
             ending = self.processes.any(stop()) or self.step == self.config.steps
             if self.processes.is_main:
                 row = asdict(report)
@@ -135,55 +136,59 @@ class Trainer:
             if ending:
                 return
 
-    def _numbers(self, step: int) -> list[int]:
-        """The samples behind a step, those that this process takes."""
+    def _sample_numbers(self, step: int) -> list[int]:
+        """The samples of a step that this process computes."""
         first, processes = step * self.config.accumulate, self.processes
         return [(first + part) * processes.count + processes.index for part in range(self.config.accumulate)]
 
-    def _advance(self, made: Iterator[None]) -> StepReport:
-        """One optimizer step, and the evaluation if one is due; `made` waits for a sample at a time."""
-        begun = time.perf_counter()
-        told: list[tuple[str, float]] = []
+    def _train_step(self, prefetched: Iterator[None]) -> StepReport:
+        """One optimizer step, and the evaluation if it is due.
+
+        Args:
+            prefetched: see `prefetch_samples`.
+        """
+        start = time.perf_counter()
+        losses: list[tuple[str, float]] = []
         tokens = 0
         self.optimizer.zero_grad(set_to_none=True)
-        for number in self._numbers(self.step):
-            next(made)
+        for number in self._sample_numbers(self.step):
+            next(prefetched)
             sample = self._objective.draw(self.samples, number)
             tokens += self._objective.num_tokens(sample)
-            told += self._backward(sample)
+            losses += self._backward(sample)
         self.processes.average_gradients(self.weights.parameters())
-        told, tokens = self.processes.gather(told), sum(self.processes.gather([tokens]))
+        losses, tokens = self.processes.gather(losses), sum(self.processes.gather([tokens]))
         norm = float(nn.utils.clip_grad_norm_(self.weights.parameters(), self.config.clip))
-        if not math.isfinite(norm) or not all(math.isfinite(loss) for _, loss in told):
+        if not math.isfinite(norm) or not all(math.isfinite(loss) for _, loss in losses):
             raise TrainingError(
-                f"The loss or its gradient is not finite at step {self.step + 1}; the checkpoint of an earlier step is "
-                "kept: resume with a lower learning rate, or in float32."
+                f"The loss or its gradient is not finite at step {self.step + 1}; the last checkpoint is kept: resume "
+                "with a lower learning rate, or in float32."
             )
         rate = self.config.rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.step += 1
-        seconds = time.perf_counter() - begun
-        return StepReport(self.step, _means(told), norm, rate, tokens, seconds, self._evaluate())
+        seconds = time.perf_counter() - start
+        return StepReport(self.step, _means(losses), norm, rate, tokens, seconds, self._evaluate())
 
     def _backward(self, sample: Any) -> Iterator[tuple[str, float]]:
-        """Accumulate the gradient of one sample; yields each prompt's objective and loss."""
+        """Accumulate the gradient of one sample; yields the objective and loss of each prompt."""
         share = 1 / (self._objective.num_losses(sample) * self.config.accumulate)
         for batch in self._objective.losses(sample, self._layers):
-            (torch.stack([self._weighed(loss) for loss in batch]).sum() * share).backward()
-            told = [
+            (torch.stack([self._total_loss(loss) for loss in batch]).sum() * share).backward()
+            named = [
                 (name, loss.detach())
                 for objective, value, divergence, _ in batch
                 for name, loss in ((objective, value), ("distillation", divergence))
                 if loss is not None
             ]
-            # Read in one piece: on a GPU, every number that is read waits for it.
-            values = torch.stack([loss for _, loss in told]).tolist()
-            yield from zip([name for name, _ in told], values, strict=True)
+            # One transfer for all, since each synchronizes a GPU.
+            values = torch.stack([loss for _, loss in named]).tolist()
+            yield from zip([name for name, _ in named], values, strict=True)
 
-    def _weighed(self, loss: TargetLoss) -> Tensor:
-        """What a prompt adds to the gradient, a scalar."""
+    def _total_loss(self, loss: TargetLoss) -> Tensor:
+        """The weighted sum of a prompt's loss terms, a scalar."""
         total = loss.value
         if loss.divergence is not None:
             total = total + self.config.distill * loss.divergence
@@ -195,7 +200,7 @@ class Trainer:
         return self.weights.layers(self.base.device, self.base.dtype)
 
     def _evaluate(self) -> dict[str, float]:
-        """The held-out results where an evaluation is due, else nothing."""
+        """The held-out results if an evaluation is due, else an empty dict."""
         every = self.config.eval_every
         due = self.step == self.config.steps or (every and self.step % every == 0)
         if self.held_out is None or not due or not self.processes.is_main:
@@ -209,7 +214,7 @@ class Trainer:
             return self.held_out.evaluate(self.base, self._layers(), config, self._kernel)
 
     def adapter(self, dtype: torch.dtype = torch.bfloat16) -> Adapter:
-        """The adapter as it stands."""
+        """The adapter with the current weights."""
         shape = asdict(self.samples.shape)
         record = {
             **self.record,
@@ -234,10 +239,10 @@ class Trainer:
         return Adapter(config, self.weights.tensors(dtype))
 
     def save(self) -> None:
-        """Write a checkpoint that `resume` continues from bit by bit, and the adapter; each atomically.
+        """Write a checkpoint, which `resume` continues bit-identically, and the adapter; each atomically.
 
         Raises:
-            TrainingError: the disk is full or not writable; what was saved before is intact.
+            TrainingError: the disk is full or not writable; the previous checkpoint is intact.
         """
         save_checkpoint(self._checkpoint, self.weights.weights, self.optimizer, self.step, self._identity)
         self._metrics.close()
@@ -249,10 +254,10 @@ class Trainer:
             ) from error
 
     def resume(self) -> bool:
-        """Go on from the checkpoint of `output`, if there is one; returns whether there was.
+        """Load the checkpoint in `output`; returns whether there is one.
 
         Raises:
-            TrainingError: the folder holds another run, or its checkpoint is damaged.
+            TrainingError: the checkpoint belongs to another run, or is damaged.
         """
         if not has_checkpoint(self._checkpoint):
             return False
@@ -265,7 +270,7 @@ class Trainer:
 
     @property
     def _identity(self) -> dict[str, Any]:
-        """What the past of this run depends on; a run that differs in any of it is another run."""
+        """The settings that a resumed run must not change."""
         identity: dict[str, Any] = {
             "base_fingerprint": self.base.fingerprint,
             "dtype": str(self.base.dtype),
@@ -278,9 +283,9 @@ class Trainer:
         return identity if self.processes.count == 1 else {**identity, "processes": self.processes.count}
 
 
-def _means(told: list[tuple[str, float]]) -> dict[str, float]:
+def _means(losses: list[tuple[str, float]]) -> dict[str, float]:
     """The mean loss of each objective."""
-    losses: dict[str, list[float]] = defaultdict(list)
-    for objective, loss in told:
-        losses[objective].append(loss)
-    return {objective: sum(values) / len(values) for objective, values in sorted(losses.items())}
+    by_objective: dict[str, list[float]] = defaultdict(list)
+    for objective, loss in losses:
+        by_objective[objective].append(loss)
+    return {objective: sum(values) / len(values) for objective, values in sorted(by_objective.items())}

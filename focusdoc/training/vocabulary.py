@@ -1,4 +1,4 @@
-"""What generated facts are about, from a random generator: the words of ``words.toml``, and what is made of them."""
+"""Random names, places, dates and other slot values of generated facts, from the words of ``words.toml``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def read_table(name: str) -> Any:
-    """What a TOML file of this folder holds."""
+    """Load a TOML file of this folder."""
     return tomllib.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
 
 
@@ -19,12 +19,12 @@ NAMES, THINGS = _TABLES["names"], _TABLES["things"]
 
 
 def digits(rng: random.Random, length: int) -> str:
-    """A number of `length` digits that does not begin with 0."""
+    """A number of `length` digits without a leading 0."""
     return str(rng.randrange(10 ** (length - 1), 10**length))
 
 
 def person(rng: random.Random) -> str:
-    """A first and a last name, the last one coined half of the time."""
+    """A first and a last name; half of the last names are invented."""
     first = rng.choice(NAMES["first_names"])
     return f"{first} {coined(rng) if rng.random() < 0.5 else rng.choice(NAMES['last_names'])}"
 
@@ -38,7 +38,7 @@ def namesake(rng: random.Random, name: str) -> str:
 
 
 def coined(rng: random.Random) -> str:
-    """A name that nobody bears: it can be copied, but not guessed."""
+    """An invented name, which can be copied but not guessed."""
     return "".join(rng.choices(NAMES["syllables"], k=rng.choice([2, 2, 3]))).capitalize()
 
 
@@ -55,7 +55,7 @@ def _place(rng: random.Random) -> str:
 
 
 def _date(rng: random.Random) -> str:
-    """A day of a year, in one of the usual forms."""
+    """A date in one of the usual formats."""
     month, day, year = rng.choice(NAMES["months"]), rng.randint(1, 28), rng.randint(1750, 2020)
     ordinal = f"{day}{'th' if 4 <= day <= 20 else {1: 'st', 2: 'nd', 3: 'rd'}.get(day % 10, 'th')}"
     return rng.choice(NAMES["dates"]).format(day=day, month=month, year=year, ordinal=ordinal)
@@ -90,7 +90,7 @@ def _any_of(words: list[str]) -> Callable[[random.Random], str]:
     return lambda rng: rng.choice(words)
 
 
-#: What fills each slot of a fact in words, in the order in which they are drawn.
+#: The generator of each slot of a fact in words, in the order of the draws.
 SLOTS: Mapping[str, Callable[[random.Random], str]] = {
     "who": person,
     "other": person,

@@ -1,6 +1,6 @@
-"""The trainable weights of a run: full matrices, or products of low rank added to frozen ones.
+"""The trainable weights of a run: full matrices, or low-rank products added to frozen ones (LoRA).
 
-Both are kept in float32 whatever the base model computes in, and both end as full matrices in the adapter.
+Both are float32 whatever the base model's dtype, and are saved as full matrices in the adapter.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from focusdoc.modeling.candidate import LayerWeights
 
 
 class CandidateWeights(nn.Module):
-    """The candidate projections of all layers, as what is trained yields them.
+    """The candidate projections of all layers.
 
     Attributes:
-        weights: what the optimizer trains and checkpoints hold, by name.
+        weights: the trained parameters by name, as in the optimizer and the checkpoints.
     """
 
     weights: nn.ParameterDict
@@ -35,11 +35,11 @@ class CandidateWeights(nn.Module):
 
     @property
     def identity(self) -> dict[str, str]:
-        """What the checkpoint does not hold and a resumed run must have the same."""
+        """Hashes of weights that are not in the checkpoint and that a resumed run must share."""
         return {}
 
     def layers(self, device: torch.device, dtype: torch.dtype) -> list[LayerWeights]:
-        """The projections of every layer as the base model needs them; gradients flow back to the float32 weights."""
+        """The projections of every layer, converted for the base model; gradients reach the float32 weights."""
         return [
             {letter: self.matrix(f"{layer}_{letter}").to(device, dtype) for letter in self.letters}
             for layer in range(self.num_layers)
@@ -47,7 +47,7 @@ class CandidateWeights(nn.Module):
 
     @torch.no_grad()
     def tensors(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Detached copies by their names in an adapter."""
+        """Detached copies by their names in the adapter."""
         return {
             f"layers.{layer}.{letter}.weight": self.matrix(f"{layer}_{letter}").to("cpu", dtype, copy=True).contiguous()
             for layer in range(self.num_layers)
@@ -56,7 +56,7 @@ class CandidateWeights(nn.Module):
 
 
 class FullWeights(CandidateWeights):
-    """Full matrices, beginning as those of `adapter`."""
+    """Full matrices, initialized from `adapter`."""
 
     def __init__(self, adapter: Adapter, device: torch.device) -> None:
         super().__init__(adapter)
@@ -71,9 +71,9 @@ class FullWeights(CandidateWeights):
 
 
 class LowRankWeights(CandidateWeights):
-    """Frozen matrices W plus B A, where A [rank, in_features] begins at random and B [out_features, rank] as zeros.
+    """Frozen W plus B A, with A [rank, in_features] initialized randomly and B [out_features, rank] to zeros.
 
-    Only A and B are trained; W is that of `adapter` and stands in no checkpoint.
+    Only A and B are trained; W comes from `adapter` and is not in the checkpoint.
     """
 
     def __init__(self, adapter: Adapter, device: torch.device, rank: int, seed: int) -> None:
@@ -83,8 +83,8 @@ class LowRankWeights(CandidateWeights):
         self.weights = nn.ParameterDict()
         for name, matrix in self.frozen.items():
             out_features, in_features = matrix.shape
-            narrow = torch.randn(rank, in_features, generator=generator) / in_features**0.5
-            self.weights[f"{name}_a"] = nn.Parameter(narrow.to(device))
+            down = torch.randn(rank, in_features, generator=generator) / in_features**0.5
+            self.weights[f"{name}_a"] = nn.Parameter(down.to(device))
             self.weights[f"{name}_b"] = nn.Parameter(torch.zeros(out_features, rank, device=device))
 
     def matrix(self, name: str) -> Tensor:
@@ -94,7 +94,7 @@ class LowRankWeights(CandidateWeights):
 
     @property
     def identity(self) -> dict[str, str]:
-        """The SHA-256 of the frozen matrices, which a resumed run must begin with as well."""
+        """The SHA-256 of the frozen matrices."""
         digest = hashlib.sha256()
         for name in sorted(self.frozen):
             digest.update(self.frozen[name].cpu().numpy().tobytes())

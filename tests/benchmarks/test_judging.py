@@ -37,10 +37,10 @@ def test_what_tells_right_drafts_from_wrong_ones_gets_weight() -> None:
         {"file": "a", "drafts": [draft(0.0, 0, 1, 0, -3, number % 3), draft(1.0, 0, 1, 0, -1, (number + 1) % 3)]}
         for number in range(12)
     ]
-    weights = judging.chosen_by(rows)
+    weights = judging.fit_selection(rows)
     assert weights[3] > 0.5
     assert abs(weights[4]) < weights[3] / 2
-    assert all(judging.chosen(row, weights)["right"] == 1.0 for row in rows)
+    assert all(judging.selected_draft(row, weights)["right"] == 1.0 for row in rows)
 
 
 @pytest.mark.parametrize("copies", [1, 9])
@@ -48,6 +48,6 @@ def test_doubt_does_not_depend_on_how_many_of_each_kind_there_are(copies: int) -
     told, untold = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[-1.0], [-2.0], [1.5]])
     signals = torch.cat([told.repeat(copies, 1), untold])
     labels = torch.cat([torch.ones(3 * copies), torch.zeros(3)])
-    weights, bias = judging.fitted(signals, labels)
+    weights, bias = judging.fit_confidence(signals, labels)
     # The boundary lies between the two kinds, wherever more of one were asked.
     assert -0.5 < float(-bias / weights[0]) < 1.5

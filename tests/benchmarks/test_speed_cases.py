@@ -43,13 +43,13 @@ def test_beyond_its_limit_a_contender_is_left_out_and_the_reason_is_told() -> No
     options = Options(lengths=[8192, 16_384], contenders=["full"], limits={"full": 8192})
     cases, omitted = plan(options, FACTS, {})
     assert names(cases) == [("full", 8192, 0)]
-    assert omitted == ["full at 16,384 tokens: its limit was set to 8,192"]
+    assert omitted == ["full at 16,384 tokens: its limit is 8,192"]
 
 
 def test_below_its_threshold_the_paper_cuts_no_chunks_and_is_left_out() -> None:
     cases, omitted = plan(Options(lengths=[2048, 4096], contenders=["paper"]), FACTS, {})
     assert names(cases) == [("paper", 4096, 0)]
-    assert omitted == ["paper at 2,048 tokens: below 4,096 it cuts no chunks"]
+    assert omitted == ["paper at 2,048 tokens: below 4,096 it uses no chunks"]
 
 
 def test_without_an_adapter_only_what_needs_none_is_measured() -> None:

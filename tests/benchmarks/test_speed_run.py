@@ -53,7 +53,7 @@ def rows_in(output: Path) -> dict[str, dict[str, Any]]:
 
 def test_every_measurement_is_a_row_and_what_was_stored_is_reopened_and_removed(tmp_path: Path) -> None:
     children = Children()
-    assert run(OPTIONS, SETTINGS, tmp_path / "out", start=children, tell=silent) == []
+    assert run(OPTIONS, SETTINGS, tmp_path / "out", start=children, notify=silent) == []
     assert children.asked == ["machine", "focus", "reopen", "full"]
     rows = rows_in(tmp_path / "out")
     assert rows.keys() == {"focus/4096/1024", "full/4096/0"}
@@ -68,17 +68,17 @@ def test_every_measurement_is_a_row_and_what_was_stored_is_reopened_and_removed(
 def test_what_far_stored_is_recalled_by_another_child(tmp_path: Path) -> None:
     children = Children(reopen=lambda _: {"right": True})
     options = Options(lengths=[4096], contenders=["far"], far_length=9000)
-    run(options, SETTINGS, tmp_path, start=children, tell=silent)
+    run(options, SETTINGS, tmp_path, start=children, notify=silent)
     assert children.asked == ["machine", "far", "reopen"]
     assert rows_in(tmp_path)["far/9000/1024"]["right"] is True
 
 
 def test_what_was_measured_is_not_measured_again_nor_the_machines_rates(tmp_path: Path) -> None:
-    run(OPTIONS, SETTINGS, tmp_path, start=Children(), tell=silent)
+    run(OPTIONS, SETTINGS, tmp_path, start=Children(), notify=silent)
     first = (tmp_path / "rows.jsonl").read_text()
     children = Children()
     longer = Options(lengths=[4096, 8192], contenders=["full"])
-    run(longer, SETTINGS, tmp_path, start=children, tell=silent)
+    run(longer, SETTINGS, tmp_path, start=children, notify=silent)
     assert children.asked == ["machine", "full"]
     assert rows_in(tmp_path).keys() == {"focus/4096/1024", "full/4096/0", "full/8192/0"}
     more = (tmp_path / "rows.jsonl").read_text().removeprefix(first)
@@ -91,44 +91,44 @@ def test_rows_are_on_disk_before_the_next_case_begins(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(OPTIONS, SETTINGS, tmp_path, start=Children(full=interrupted), tell=silent)
+        run(OPTIONS, SETTINGS, tmp_path, start=Children(full=interrupted), notify=silent)
     children = Children()
-    run(OPTIONS, SETTINGS, tmp_path, start=children, tell=silent)
+    run(OPTIONS, SETTINGS, tmp_path, start=children, notify=silent)
     assert children.asked == ["machine", "full"]
 
 
 def test_a_case_that_fails_is_told_does_not_end_the_run_and_is_tried_again(tmp_path: Path) -> None:
     told: list[str] = []
     failing = Children(focus=lambda _: {"error": "out of memory"})
-    run(OPTIONS, SETTINGS, tmp_path, start=failing, tell=told.append)
+    run(OPTIONS, SETTINGS, tmp_path, start=failing, notify=told.append)
     assert failing.asked == ["machine", "focus", "full"]
     assert rows_in(tmp_path)["focus/4096/1024"]["error"] == "out of memory"
     assert "focus at 4,096 tokens in chunks of 1,024 failed: out of memory" in told
     children = Children()
-    run(OPTIONS, SETTINGS, tmp_path, start=children, tell=silent)
+    run(OPTIONS, SETTINGS, tmp_path, start=children, notify=silent)
     assert "error" not in rows_in(tmp_path)["focus/4096/1024"]
     assert children.asked == ["machine", "focus", "reopen"]
 
 
 def test_a_reopening_that_fails_leaves_the_rest_of_its_row(tmp_path: Path) -> None:
-    run(OPTIONS, SETTINGS, tmp_path, start=Children(reopen=lambda _: {"error": "gone"}), tell=silent)
+    run(OPTIONS, SETTINGS, tmp_path, start=Children(reopen=lambda _: {"error": "gone"}), notify=silent)
     row = rows_in(tmp_path)["focus/4096/1024"]
     assert (row["read_seconds"], row["reopen_note"]) == (1.0, "gone")
 
 
 def test_results_of_another_machine_or_setting_are_not_mixed(tmp_path: Path) -> None:
-    run(OPTIONS, SETTINGS, tmp_path, start=Children(), tell=silent)
+    run(OPTIONS, SETTINGS, tmp_path, start=Children(), notify=silent)
     other = Children()
     other.facts["processor"] = "another CPU"
     with pytest.raises(EvaluationError, match="processor is 'a CPU' there and 'another CPU' here"):
-        run(OPTIONS, SETTINGS, tmp_path, start=other, tell=silent)
+        run(OPTIONS, SETTINGS, tmp_path, start=other, notify=silent)
     with pytest.raises(EvaluationError, match="steps is 4 there and 5 here"):
-        run(OPTIONS, Settings(steps=5), tmp_path, start=Children(), tell=silent)
+        run(OPTIONS, Settings(steps=5), tmp_path, start=Children(), notify=silent)
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_reason(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="no such model"):
-        run(OPTIONS, SETTINGS, tmp_path, start=lambda *_: {"error": "no such model"}, tell=silent)
+        run(OPTIONS, SETTINGS, tmp_path, start=lambda *_: {"error": "no such model"}, notify=silent)
 
 
 def test_llama_cpp_is_left_out_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

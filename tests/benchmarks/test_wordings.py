@@ -17,12 +17,12 @@ from wordings import (
     Wording,
     answer_places,
     as_printed,
-    dealt,
+    distribute,
+    paragraph_range,
     plant,
     planted_novel,
     report,
     run,
-    stretch,
 )
 
 from focusdoc import Document, FocusConfig
@@ -52,7 +52,7 @@ NUMBER_FRAMES = (
     r"\bspecial [\w ]+s: for\b",
     r"^what is the [\w ]+ (of|for) [\w ]+\?",
     r"^which [\w ]+ does [\w ]+ have\?",
-    r"^tell me the\b",
+    r"^notify me the\b",
     r"pass ?(key|code|word)|secret (number|code)|hidden in the text",
     r'"[\w-]+": "|\w = \w|\bkey "',
 )
@@ -147,7 +147,7 @@ class TestAmongNovels:
 
 class TestPlanting:
     def test_every_text_has_as_many_facts_of_a_kind_as_any_other_or_one_more(self) -> None:
-        texts = dealt(WORDINGS)
+        texts = distribute(WORDINGS)
         assert [len(text) for text in texts] == [10] * 10
         assert {wording for text in texts for wording in text} == set(WORDINGS)
         for kind in {wording.kind for wording in WORDINGS}:
@@ -175,7 +175,7 @@ class TestPlanting:
 
     def test_a_stretch_fills_its_room_from_a_random_paragraph_on(self) -> None:
         sizes = [7, 11, 13] * 20
-        found = [stretch(sizes, 100, random.Random(seed)) for seed in range(50)]
+        found = [paragraph_range(sizes, 100, random.Random(seed)) for seed in range(50)]
         assert len({each.start for each in found}) > 10
         assert all(100 - 13 < sum(sizes[each]) <= 100 for each in found)
 

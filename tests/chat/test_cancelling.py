@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from focusdoc import Chat, Document, FocusConfig, FocusEngine
-from focusdoc.chat.cancelling import ReadingCancelledError, Turns
+from focusdoc.chat.cancelling import ReadingCancelledError, TextLocks
 from focusdoc.modeling.base import BaseModel
 from tiny_models import random_adapter, tiny_model
 
@@ -110,7 +110,7 @@ def test_waiting_for_anothers_reading_of_the_same_text_can_be_cancelled(
 
 
 def test_who_waited_reads_a_text_that_the_first_gave_up() -> None:
-    turns, order = Turns(), []
+    turns, order = TextLocks(), []
     inside, leave = threading.Event(), threading.Event()
 
     def first() -> None:

@@ -196,7 +196,7 @@ class TestBadCalls:
             Message("tool", "4")
 
     def test_a_part_that_is_no_text(self) -> None:
-        with pytest.raises(ConfigError, match="holds a bytes"):
+        with pytest.raises(ConfigError, match="has a bytes"):
             Message("user", [b"x"])  # type: ignore[list-item]
 
     def test_a_prompt_longer_than_the_memory(self, tiny_engine: FocusEngine) -> None:

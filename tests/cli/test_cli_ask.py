@@ -21,7 +21,7 @@ def test_answer_sources_and_numbers(run: Run, book: Path, tiny: list[str]) -> No
     assert re.search(r"\d+% of the attention", rest)
     assert "1,204 document tokens in 5 chunks" in " ".join(rest.split())
     assert re.search(r"12 of the answer; read in [\d.]+ s; first token after [\d.]+ s; then [\d.,]+ tokens/s\.", rest)
-    assert "cut off at --max-new-tokens 12" in result.stderr
+    assert "truncated at --max-new-tokens 12" in result.stderr
 
 
 def test_the_plan_is_told_before_reading(run: Run, book: Path, tiny: list[str]) -> None:
@@ -114,7 +114,7 @@ def test_pages_are_named_and_empty_ones_reported(run: Run, tmp_path: Path, tiny:
     result = run("ask", book, "What?", *tiny, "--max-new-tokens", 2)
     assert result.exit_code == 0, result.stderr
     assert "1. page 2  100% of the attention" in result.stdout
-    assert "3 of 4 pages hold no text" in result.stderr
+    assert "3 of 4 pages have no text" in result.stderr
     assert "(pages 1, 3-4)" in result.stderr
 
 
@@ -160,8 +160,8 @@ def test_slides_are_named_by_their_titles_and_what_was_left_out_is_said(
     body = "\n".join(f"--x\n{part}" for part in parts)
     letter.write_text(f"Subject: A\nContent-Type: multipart/mixed; boundary=x\n\n{body}\n--x--\n")
     result = run("ask", letter, "What?", *tiny, "--max-new-tokens", 2, "--json")
-    assert "Note: letter.eml: what is attached to it was not read: bill.pdf." in result.stderr
-    assert json.loads(result.stdout)["warnings"] == ["letter.eml: what is attached to it was not read: bill.pdf."]
+    assert "Note: letter.eml: its attachments were not read: bill.pdf." in result.stderr
+    assert json.loads(result.stdout)["warnings"] == ["letter.eml: its attachments were not read: bill.pdf."]
 
 
 class TestReader:

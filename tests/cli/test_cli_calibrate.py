@@ -30,7 +30,7 @@ def test_facts_may_be_planted_in_a_text_of_ones_own(run: Run, tiny_folder: Path,
     text.write_text("The river rose in the night and nobody slept. " * 400)
     assert run("calibrate", "--model", tiny_folder, "--text", text).exit_code == 0
     text.write_text("Short.")
-    assert_one_sentence(run("calibrate", "--model", tiny_folder, "--text", text), "a calibration needs", "longer one")
+    assert_one_sentence(run("calibrate", "--model", tiny_folder, "--text", text), "calibration needs", "longer one")
     assert_one_sentence(run("calibrate", "--text", tmp_path / "missing.txt"), "missing.txt")
 
 

@@ -50,7 +50,7 @@ def test_commands(run: Run, book: Path, tiny: list[str]) -> None:
     result = run("chat", book, *tiny, "--max-new-tokens", 2, input="\n".join(lines))
     assert result.exit_code == 0, result.stderr
     assert "There is no answer yet." in result.stdout
-    assert "/sources  the passages" in result.stdout
+    assert "/sources  show the passages" in result.stdout
     assert "no command /what" in result.stderr
     assert result.stdout.count("Sources\n") == 2
     assert "Not asked" not in result.stdout

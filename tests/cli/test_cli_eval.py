@@ -51,7 +51,7 @@ def test_longbench_compares_modes_in_one_command(run: Run, tiny: list[str], data
         ("qasper", str(n), ["blue"]) for n in range(3)
     ]
     again = run("eval", "longbench", *options, *tiny)
-    assert_one_sentence(again, "holds results already", "--resume")
+    assert_one_sentence(again, "already has results", "--resume")
     assert run("eval", "longbench", *options, "--resume", *tiny).exit_code == 0
     assert rows_in(output / "focus") == rows
     assert_one_sentence(
@@ -155,7 +155,7 @@ def test_natural_questions_with_mistakes(run: Run, tiny: list[str], squad: Path,
         assert_one_sentence(run(*given, "--questions", share), f"--questions is '{share}'", "0:0.8")
     assert_one_sentence(run(*given, "--reader", "none", "--passages", "0"), "passages is 0")
     squad.write_text("{}")
-    assert_one_sentence(run(*given), "name it with --documents")
+    assert_one_sentence(run(*given), "name their folder with --documents")
 
 
 def test_shards_merge_to_the_whole(run: Run, tiny: list[str], data: Path, tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_a_package_that_the_figures_take_is_missed_before_anything_is_loaded(
 
 
 def test_report_of_nothing(run: Run, tmp_path: Path) -> None:
-    assert_one_sentence(run("report", tmp_path, "--output", tmp_path / "report"), "holds no results")
+    assert_one_sentence(run("report", tmp_path, "--output", tmp_path / "report"), "has no results")
 
 
 def test_explain_writes_a_page_and_a_picture(run: Run, tiny: list[str], book: Path, tmp_path: Path) -> None:

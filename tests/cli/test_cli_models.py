@@ -98,5 +98,5 @@ def test_asking_a_model_that_is_not_installed_names_the_command(run: Run, book: 
 
 
 def test_help_teaches(run: Run) -> None:
-    assert "goes on where it ended" in " ".join(run("models", "install", "--help").stdout.split())
+    assert "A stopped install resumes" in " ".join(run("models", "install", "--help").stdout.split())
     assert "focusdoc models list" in " ".join(run("ask", "--help").stdout.split())

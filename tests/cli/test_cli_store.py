@@ -57,7 +57,7 @@ def test_json_tells_how_many_tokens_were_read(run: Run, asked: Path, book: Path,
 
 def test_chat_says_that_it_knows_the_document(run: Run, asked: Path, book: Path, tiny: list[str]) -> None:
     result = run("chat", book, *tiny, "--max-new-tokens", 2, input="What?\n")
-    assert "book.txt: known document, nothing to read. Ask away" in result.stdout
+    assert "book.txt: known document, nothing to read. Ask a question" in result.stdout
     assert re.search(r"Read book.txt in [\d.]+ s", run("chat", book, *tiny, "--no-store", input="/quit\n").stdout)
 
 
@@ -103,7 +103,7 @@ def test_list(run: Run, asked: Path) -> None:
 
 
 def test_list_of_nothing_and_of_rubbish(run: Run, memories: Path) -> None:
-    assert run("store", "list").stdout.startswith("No document is kept in ")
+    assert run("store", "list").stdout.startswith("No document is stored in ")
     (memories / "group" / "entry").mkdir(parents=True)
     (memories / "group" / "entry" / "manifest.json").write_text("{")
     assert "(the manifest is damaged" in run("store", "list").stdout

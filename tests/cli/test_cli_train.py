@@ -85,14 +85,14 @@ class TestTrain:
     ) -> None:
         before = signal.getsignal(signal.SIGINT)
         with monkeypatch.context() as patch:
-            advance = Trainer._advance
+            advance = Trainer._train_step
 
             def interrupted(self: Trainer, made: Any) -> Any:
                 if self.step == 1:
                     os.kill(os.getpid(), signal.SIGINT)
                 return advance(self, made)
 
-            patch.setattr(Trainer, "_advance", interrupted)
+            patch.setattr(Trainer, "_train_step", interrupted)
             result = run(*command)
         assert result.exit_code == 130, result.stderr
         assert "Stopped and saved after step 2" in result.stderr
@@ -174,7 +174,7 @@ class TestMistakes:
             (None, "missing.txt", ["no data at", "missing.txt"]),
             ("", "empty.txt", ["empty.txt is empty"]),
             ("  \n", "blank.txt", ["blank.txt", "no text"]),
-            ("Too short.", "short.txt", ["No text found that is longer than", "--max-tokens"]),
+            ("Too short.", "short.txt", ["No text has more than", "--max-tokens"]),
             ("{}", "broken.json", ["broken.json", "neither SQuAD-like"]),
             ("x", "program.exe", ["program.exe", ".txt"]),
         ],
@@ -191,7 +191,7 @@ class TestMistakes:
     def test_a_folder_without_data(self, run: Run, command: list[object], tmp_path: Path) -> None:
         (tmp_path / "nothing").mkdir()
         command[command.index("--data") + 1] = tmp_path / "nothing"
-        assert_mistake(run(*command), "holds no data")
+        assert_mistake(run(*command), "has no data")
 
     def test_held_out_texts_that_are_too_short(self, run: Run, command: list[object], tmp_path: Path) -> None:
         assert_mistake(run(*command, "--held-out", rhyme(tmp_path / "h.txt", 5)), "held-out", "4 chunks of 256")
@@ -204,7 +204,7 @@ class TestMistakes:
 
     def test_an_output_folder_of_another_run(self, run: Run, command: list[object], output: Path) -> None:
         assert run(*command).exit_code == 0
-        assert_mistake(run(*command), "holds a run already", "--resume")
+        assert_mistake(run(*command), "already has a run", "--resume")
         assert_mistake(run(*command, "--resume", "--learning-rate", "0.5"), "another run", "--learning-rate was")
 
     def test_an_output_folder_of_something_else(self, run: Run, command: list[object], output: Path) -> None:
@@ -219,14 +219,14 @@ class TestMistakes:
         self, run: Run, command: list[object], output: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         show = TrainingProgress.show
-        advance = Trainer._advance
+        advance = Trainer._train_step
 
         def broken(self: Trainer, made: Any) -> Any:
             if self.step == 2:
                 next(iter(self.weights.parameters())).data.fill_(torch.nan)
             return advance(self, made)
 
-        monkeypatch.setattr(Trainer, "_advance", broken)
+        monkeypatch.setattr(Trainer, "_train_step", broken)
         monkeypatch.setattr(TrainingProgress, "show", show)
         assert_mistake(run(*command, "--save-every", "1"), "not finite at step 3", "kept")
         assert load_adapter(output / "adapter").config.training["steps"] == 2

@@ -236,7 +236,7 @@ class TestEmail:
         message.add_attachment(b"%PDF", maintype="application", subtype="pdf", filename="bill.pdf")
         document = load(bytes(message))
         assert document.text.endswith("\n\nThe code")
-        assert document.metadata["left_out"] == ["what is attached to it was not read: bill.pdf"]
+        assert document.metadata["left_out"] == ["its attachments were not read: bill.pdf"]
 
 
 class TestOtherFiles:
@@ -261,7 +261,7 @@ class TestOtherFiles:
     @pytest.mark.parametrize("name", ["a.docx", "a.epub", "a.ods"])
     def test_a_file_that_is_not_what_it_is_called_is_damaged(self, tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_text("text")
-        with pytest.raises(DocumentError, match="no ZIP archive"):
+        with pytest.raises(DocumentError, match="not a ZIP archive"):
             load(tmp_path / name)
 
     @pytest.mark.parametrize("share", [0.5, 0.9])

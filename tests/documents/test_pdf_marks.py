@@ -131,5 +131,5 @@ class TestLeftOut:
 
     def test_pages_without_text_are_left_out(self) -> None:
         assert load(text_pdf(["Words", "", ""])).left_out == (
-            "2 of 3 pages hold no text, so nothing can be found there (pages 2-3)",
+            "2 of 3 pages have no text, so nothing can be found there (pages 2-3)",
         )

@@ -101,7 +101,7 @@ def test_the_page_is_self_contained_and_escapes_everything(explained: Explanatio
     assert "&lt;script&gt;" in page
     assert "&lt;i&gt;book&lt;/i&gt;" in page
     assert "default-src 'none'" in page
-    assert "the candidate of that chunk" in page
+    assert "share of the answer's attention to all candidates" in page
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page)
     assert page.count("<h3>Page ") == 5
     # All of the document's text is there, once.

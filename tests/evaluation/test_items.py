@@ -84,7 +84,7 @@ class TestLongBench:
         with pytest.raises(EvaluationError, match=r"qasper.jsonl, line 2, .* lacks the field 'answers'"):
             list(longbench.load_items(longbench_folder, ["qasper"]))
 
-    @pytest.mark.parametrize(("line", "words"), [("{", "is damaged"), ("[1]", "it is no JSON object")])
+    @pytest.mark.parametrize(("line", "words"), [("{", "is damaged"), ("[1]", "it is not a JSON object")])
     def test_a_damaged_line_is_named(self, longbench_folder: Path, line: str, words: str) -> None:
         (longbench_folder / "qasper.jsonl").write_text(f"\n{line}\n", encoding="utf-8")
         with pytest.raises(EvaluationError, match=f"line 2, .*{words}"):
@@ -97,7 +97,7 @@ class TestLongBench:
 
     def test_tables_that_lack_the_task_or_are_missing(self, longbench_folder: Path) -> None:
         write_json(longbench_folder / "config" / "dataset2maxlen.json", {})
-        with pytest.raises(EvaluationError, match=r"dataset2maxlen.json says nothing of qasper"):
+        with pytest.raises(EvaluationError, match=r"dataset2maxlen.json has no entry for qasper"):
             list(longbench.load_items(longbench_folder, ["qasper"]))
         (longbench_folder / "config" / "dataset2maxlen.json").unlink()
         with pytest.raises(EvaluationError, match=r"dataset2maxlen.json is missing"):
@@ -172,7 +172,7 @@ class TestInfiniteBenchFiles:
             self.items(folder, "passkey_8192", templates="claude")
         row = {"context": "x", "input": "y", "answer": ["z"], "options": ["f", "g", "h", "i"]}
         write_lines(folder / "code_debug.jsonl", [row])
-        with pytest.raises(EvaluationError, match="'z' of a row of code_debug is none of its options"):
+        with pytest.raises(EvaluationError, match="'z' of a row of code_debug is not one of its options"):
             self.items(folder, "code_debug")
         write_lines(folder / "code_debug.jsonl", [{**row, "options": ["f"]}])
         with pytest.raises(EvaluationError, match="1 options, and four are needed"):
@@ -355,5 +355,5 @@ class TestTexts:
         assert len(reference.text) > 400_000
 
     def test_nothing_there_is_an_error(self, tmp_path: Path) -> None:
-        with pytest.raises(EvaluationError, match="holds no text"):
+        with pytest.raises(EvaluationError, match="has no text"):
             list(long_texts(tmp_path))

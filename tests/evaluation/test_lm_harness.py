@@ -84,7 +84,7 @@ def test_sampling_is_as_the_harness_understands_it(model: Any) -> None:
 
 
 def test_a_setting_that_nobody_knows_is_refused(model: Any) -> None:
-    with pytest.raises(ConfigError, match="num_beams, which focusdoc has not"):
+    with pytest.raises(ConfigError, match="num_beams, which focusdoc does not support"):
         model.generate_until([Request("Once", {"num_beams": 4})], disable_tqdm=True)
     assert model.generate_until([Request("Once", {"num_beams": 1, "max_gen_toks": 1})], disable_tqdm=True)
 

@@ -89,7 +89,7 @@ class TestSquad:
     def test_an_answer_that_is_not_at_its_place_is_an_error(self, tmp_path: Path) -> None:
         path = squad_file(tmp_path)
         path.write_text(path.read_text().replace('"answer_start": 24', '"answer_start": 23'))
-        with pytest.raises(EvaluationError, match="'Anna0' does not stand at its place"):
+        with pytest.raises(EvaluationError, match="'Anna0' is not at its answer_start"):
             load_items(path, Choice())
 
     def test_of_the_real_file(self, shared_data: Path) -> None:
@@ -114,16 +114,16 @@ class TestPatterns:
 
     def test_mistakes(self, tmp_path: Path) -> None:
         path = novels_file(tmp_path)
-        with pytest.raises(EvaluationError, match="name it with --documents"):
+        with pytest.raises(EvaluationError, match="name their folder with --documents"):
             load_items(path, Choice())
         (tmp_path / "books" / "city.txt").unlink()
         with pytest.raises(DocumentError, match=r"city\.txt"):
             load_items(path, Choice(), documents=tmp_path / "books")
         write_json(path, {"../books/sea": [{"question": "What?", "answer": "x"}]})
-        with pytest.raises(EvaluationError, match="a name without folders is needed"):
+        with pytest.raises(EvaluationError, match="it must be a name without folders"):
             load_items(path, Choice(), documents=tmp_path / "books")
         write_json(path, {"sea": [{"question": "What?", "answer": "(x"}]})
-        with pytest.raises(EvaluationError, match=r"'\(x' is no regular expression"):
+        with pytest.raises(EvaluationError, match=r"'\(x' is not a regular expression"):
             load_items(path, Choice(), documents=tmp_path / "books")
 
     def test_a_pattern_that_never_ends_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,12 +197,12 @@ def test_a_limit_draws_by_the_seed_and_keeps_the_order(tmp_path: Path) -> None:
 WRONG: dict[str, tuple[Any, str]] = {
     "no JSON": ("{", "cannot be read as JSON"),
     "a number": ("7", "must be a JSON object, or lines"),
-    "something else": ('{"a": {"b": 1}}', "name it with --documents|no file of questions"),
-    "rows without a field": ('[{"question": "x"}]', "no file of questions .*KeyError"),
+    "something else": ('{"a": {"b": 1}}', "name their folder with --documents|not a file of questions"),
+    "rows without a field": ('[{"question": "x"}]', "not a file of questions .*KeyError"),
     "no answers": ('[{"question": "x", "answers": [], "ctxs": [{"text": "y"}]}]', "has no question between 0 and 1"),
     "a question of another kind": (
         '[{"question": 5, "answers": ["y"], "ctxs": [{"text": "y"}]}]',
-        "question '0' or its answers are no texts",
+        "question '0' or its answers are not strings",
     ),
     "deep": ("[" * 200_000, "cannot be read as JSON"),
 }
@@ -219,7 +219,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, kind: str) -> None:
 def test_a_file_is_read_under_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(natural, "MAX_BYTES", 1000)
     (tmp_path / "bomb.gz").write_bytes(gzip.compress(b" " * 100_000))
-    with pytest.raises(EvaluationError, match="takes more than 1,000 bytes"):
+    with pytest.raises(EvaluationError, match="has more than 1,000 bytes"):
         load_items(tmp_path / "bomb.gz", Choice())
     with pytest.raises(EvaluationError, match="cannot be read"):
         load_items(tmp_path / "none.json", Choice())

@@ -173,5 +173,5 @@ class TestPlace:
         assert [text[start:end] for start, end in outcome.passages] == [text.split("\n\n")[1]]
 
     def test_an_answer_without_a_place_is_told(self, engine: FocusEngine) -> None:
-        with pytest.raises(EvaluationError, match="is not known, which the mode place needs"):
+        with pytest.raises(EvaluationError, match="needs the place of the answer"):
             mode_with(engine, Told(), "place").answer(replace(ITEM, places=()))

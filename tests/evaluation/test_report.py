@@ -133,12 +133,12 @@ def test_another_reference(tmp_path: Path) -> None:
     assert reference.of("passkey", 4096) is None
     for wrong in ("{", "[]", '{"longbench": {}}', '{"source": "x", "longbench": {"qasper": "high"}}'):
         path.write_text(wrong)
-        with pytest.raises(EvaluationError, match="no JSON of the form"):
+        with pytest.raises(EvaluationError, match="not JSON of the form"):
             load_reference(path)
 
 
 def test_no_results_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="holds no results"):
+    with pytest.raises(EvaluationError, match="has no results"):
         write_report([tmp_path], tmp_path / "report", load_reference())
 
 

@@ -79,7 +79,7 @@ def test_resume_does_only_what_is_missing(tmp_path: Path) -> None:
 
 def test_without_resume_results_are_not_touched(tmp_path: Path) -> None:
     run(JOBS, Worker(), folder(tmp_path))
-    with pytest.raises(EvaluationError, match="holds results already; go on with --resume"):
+    with pytest.raises(EvaluationError, match="already has results; continue with --resume"):
         run(JOBS, Worker(), folder(tmp_path))
 
 
@@ -183,7 +183,7 @@ def test_a_folder_of_another_configuration_is_refused(tmp_path: Path) -> None:
 def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "thesis.doc").write_text("x")
-    with pytest.raises(EvaluationError, match="holds other files"):
+    with pytest.raises(EvaluationError, match="has other files"):
         folder(tmp_path)
     with pytest.raises(EvaluationError, match="is a file"):
         ResultFolder(tmp_path / "results" / "thesis.doc", CONFIG)
@@ -209,7 +209,7 @@ def test_folders_are_found_below(tmp_path: Path) -> None:
     run(JOBS, Worker(), ResultFolder(tmp_path / "a" / "full", {**CONFIG, "mode": "full"}))
     assert find_folders([tmp_path, tmp_path / "a" / "full"]) == [tmp_path / "a" / "focus", tmp_path / "a" / "full"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(EvaluationError, match="empty holds no results"):
+    with pytest.raises(EvaluationError, match="empty has no results"):
         find_folders([tmp_path / "empty"])
 
 

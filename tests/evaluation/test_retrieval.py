@@ -97,7 +97,7 @@ class TestFinders:
     @needs_embedding
     def test_embeddings_are_those_of_the_published_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(retrieval, "EMBEDDING_SHA256", "0" * 64)
-        with pytest.raises(EvaluationError, match="is not the model expected"):
+        with pytest.raises(EvaluationError, match="is not the expected model"):
             FINDERS["embedding"]()
 
     @pytest.mark.parametrize(("name", "package"), [("bm25", "bm25s"), ("embedding", EMBEDDING_PACKAGE)])

@@ -75,8 +75,8 @@ def test_what_was_never_planted_is_not_quoted(passages: Passages) -> None:
 
 @pytest.mark.parametrize("style", ["chat", "plain", None])
 def test_the_dynamic_prompt_has_no_passages_and_ends_alike(tiny_tokenizer: Any, style: Any) -> None:
-    asked = question(style).asked(tiny_tokenizer, "A passage.")
-    alone = question(style).asked(tiny_tokenizer)
+    asked = question(style).to_training_prompt(tiny_tokenizer, "A passage.")
+    alone = question(style).to_training_prompt(tiny_tokenizer)
     assert asked.token_ids == alone.token_ids
     assert not alone.local_ids
     assert alone.local == alone.token_ids[:-2]
@@ -85,7 +85,7 @@ def test_the_dynamic_prompt_has_no_passages_and_ends_alike(tiny_tokenizer: Any, 
 
 
 def test_a_local_context_of_another_question_is_refused() -> None:
-    with pytest.raises(ConfigError, match="local_ids ends with another token"):
+    with pytest.raises(ConfigError, match="local_ids must end with the token"):
         TrainingPrompt((5, 6, 7), 1, "test", local_ids=(5, 9))
 
 

@@ -19,7 +19,15 @@ from focusdoc.decoding.state import QuestionRows
 from focusdoc.errors import CalibrationError
 from focusdoc.modeling.base import BaseModel
 from focusdoc.training import calibration
-from focusdoc.training.calibration import CASES, Calibration, calibrate, heads_of, keep, kept, planted
+from focusdoc.training.calibration import (
+    CASES,
+    Calibration,
+    calibrate,
+    load_calibration,
+    plant_facts,
+    retrieval_heads,
+    save_calibration,
+)
 from tiny_models import tiny_model
 
 STORY = "The river rose in the night and nobody slept. In the morning the miller went out to see what was left. " * 40
@@ -40,7 +48,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class TestPlanting:
     @pytest.mark.parametrize("text", [None, STORY])
     def test_every_fact_stands_where_it_says(self, tiny_tokenizer: Any, text: str | None) -> None:
-        ids, cases = planted(tiny_tokenizer, text, 8000)
+        ids, cases = plant_facts(tiny_tokenizer, text, 8000)
         assert len(ids) <= 8000
         assert len(ids) > (7800 if text is None else len(text))
         assert len(cases) == CASES
@@ -51,10 +59,10 @@ class TestPlanting:
         assert all(one.last <= other.first for one, other in pairwise(cases))
 
     def test_it_is_the_same_at_every_call(self, tiny_tokenizer: Any) -> None:
-        assert planted(tiny_tokenizer, STORY, 4000) == planted(tiny_tokenizer, STORY, 4000)
+        assert plant_facts(tiny_tokenizer, STORY, 4000) == plant_facts(tiny_tokenizer, STORY, 4000)
 
     def test_all_of_a_short_text_is_taken(self, tiny_tokenizer: Any) -> None:
-        ids, cases = planted(tiny_tokenizer, "One sentence. And another one", 100_000)
+        ids, cases = plant_facts(tiny_tokenizer, "One sentence. And another one", 100_000)
         told = {token for case in cases for token in range(case.first, case.last)}
         rest = tiny_tokenizer.decode([ids[at] for at in range(len(ids)) if at not in told])
         assert rest == "One sentence. And another one "
@@ -65,7 +73,7 @@ class TestCalibrating:
         self, base: BaseModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Two heads are given a look of their own at what was asked for; the others keep that of random weights."""
-        _, cases = planted(base.tokenizer, None, 6 * 256)
+        _, cases = plant_facts(base.tokenizer, None, 6 * 256)
         told = {case.question: case for case in cases}
         knowing = {(0, 2), (1, 1)}
         real = calibration._looks
@@ -99,16 +107,16 @@ class TestCalibrating:
     def test_steps_are_told(self, base: BaseModel) -> None:
         told: list[tuple[int, int]] = []
         calibrate(base, attention_kernel("auto"), progress=lambda *step: told.append(step))
-        steps = 1 + len(planted(base.tokenizer, None, 6 * 256)[1])
+        steps = 1 + len(plant_facts(base.tokenizer, None, 6 * 256)[1])
         assert told == [(step, steps) for step in range(1 + steps)]
 
     def test_a_model_without_a_tokenizer(self) -> None:
         engine = FocusEngine(BaseModel(tiny_model()), None, FocusConfig(chunk_size=16, local_window=9))
-        with pytest.raises(CalibrationError, match="without a tokenizer"):
+        with pytest.raises(CalibrationError, match="has no tokenizer"):
             engine.generate(list(range(3, 60)), max_new_tokens=1)
 
     def test_a_text_that_is_too_short(self, base: BaseModel) -> None:
-        with pytest.raises(CalibrationError, match="tokens with the facts planted in it, and a calibration needs 1152"):
+        with pytest.raises(CalibrationError, match="tokens, planted facts included, and calibration needs 1152"):
             calibrate(base, attention_kernel("auto"), text="Short.")
 
 
@@ -116,15 +124,15 @@ class TestKeeping:
     FOUND = Calibration(heads=((0, 1), (1, 3)), first=0.5, among_four=0.75, cases=12)
 
     def test_what_was_found_is_known_again(self, base: BaseModel, cache: Path) -> None:
-        assert kept(base) is None
-        keep(base, self.FOUND)
-        assert kept(base) == self.FOUND
+        assert load_calibration(base) is None
+        save_calibration(base, self.FOUND)
+        assert load_calibration(base) == self.FOUND
         assert [file.name for file in cache.iterdir()] == [f"{base.fingerprint}.json"]
 
     def test_another_models_is_not_taken(self, base: BaseModel, tiny_tokenizer: Any) -> None:
-        keep(base, self.FOUND)
+        save_calibration(base, self.FOUND)
         other = tiny_model("qwen2", vocab_size=len(tiny_tokenizer), max_position_embeddings=512)
-        assert kept(BaseModel(other, tiny_tokenizer)) is None
+        assert load_calibration(BaseModel(other, tiny_tokenizer)) is None
 
     @pytest.mark.parametrize(
         "damage",
@@ -142,24 +150,24 @@ class TestKeeping:
     def test_what_is_damaged_or_of_another_version_is_not_taken(
         self, base: BaseModel, cache: Path, damage: dict[str, Any]
     ) -> None:
-        keep(base, self.FOUND)
+        save_calibration(base, self.FOUND)
         (file,) = cache.iterdir()
         file.write_text(json.dumps(json.loads(file.read_text()) | damage))
-        assert kept(base) is None
+        assert load_calibration(base) is None
 
     @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"3"])
     def test_files_that_are_none_of_ours(self, base: BaseModel, cache: Path, content: bytes) -> None:
-        keep(base, self.FOUND)
+        save_calibration(base, self.FOUND)
         (file,) = cache.iterdir()
         file.write_bytes(content)
-        assert kept(base) is None
+        assert load_calibration(base) is None
 
     def test_a_cache_that_cannot_be_written_is_told_of(
         self, base: BaseModel, cache: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         cache.write_text("a file")
-        keep(base, self.FOUND)
-        assert "cannot be kept" in caplog.text
+        save_calibration(base, self.FOUND)
+        assert "cannot be cached" in caplog.text
 
 
 class TestEngines:
@@ -193,13 +201,13 @@ class TestEngines:
         assert untrained.heads == ()
 
     def test_whose_heads_find_little_warn(self, base: BaseModel, caplog: pytest.LogCaptureFixture) -> None:
-        keep(base, Calibration(heads=((0, 1),), first=0.1, among_four=0.25, cases=12))
+        save_calibration(base, Calibration(heads=((0, 1),), first=0.1, among_four=0.25, cases=12))
         with caplog.at_level(logging.WARNING, "focusdoc"):
-            assert heads_of(base, attention_kernel("auto")) == ((0, 1),)
+            assert retrieval_heads(base, attention_kernel("auto")) == ((0, 1),)
         assert "find 10% of 12 planted facts at once and 25% among four" in caplog.text
 
     def test_a_look_by_all_heads_is_what_is_calibrated_on(self, base: BaseModel) -> None:
-        ids, (case, *_) = planted(base.tokenizer, None, 1000)
+        ids, (case, *_) = plant_facts(base.tokenizer, None, 1000)
         kernel = attention_kernel("auto")
         blocks = calibration.read_chunks(base, ids, 128, kernel)
         heads = ((0, 0), (1, 3))

@@ -17,10 +17,10 @@ from transformers import PreTrainedTokenizerFast
 
 from focusdoc.decoding.prompt import encode_text, question_prompt
 from focusdoc.errors import ConfigError, DocumentError, TrainingError
-from focusdoc.training.data import DEFAULT_MIX, REACH, SampleMaker, TrainingSample
+from focusdoc.training.data import DEFAULT_MIX, REUSE_WINDOW, SampleMaker, TrainingSample
 from focusdoc.training.dense import TrainingPrompt
-from focusdoc.training.facts import FACT_MAKERS, FORMS
-from focusdoc.training.planting import Soil
+from focusdoc.training.facts import FACT_MAKERS, QUESTION_FRAMES
+from focusdoc.training.planting import ChunkBuilder
 from focusdoc.training.settings import SampleShape
 from focusdoc.training.sources import load_questions
 
@@ -79,19 +79,19 @@ class TestSoil:
     def test_keeps_lengths_and_everything_planted(self, data: st.DataObject, seed: int) -> None:
         size, count = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 5))
         text = [[100 * chunk + place for place in range(size)] for chunk in range(count)]
-        soil = Soil([list(chunk) for chunk in text], random.Random(seed))
+        builder = ChunkBuilder([list(chunk) for chunk in text], random.Random(seed))
         placed, filled = [], []
         for number, length in enumerate(data.draw(st.lists(st.integers(-5, 20), max_size=12)), start=1):
             if length < 0:
                 made = [-number] * size
-                if soil.fill(lambda length, made=made: made[:length]):  # type: ignore[misc]
+                if builder.fill(lambda length, made=made: made[:length]):  # type: ignore[misc]
                     filled.append(made)
             else:
                 statement = [-1000 * number - place for place in range(length)]
-                if soil.plant(statement):
+                if builder.plant(statement):
                     placed.append(statement)
         ends = frozenset(data.draw(st.sets(st.integers(0, 100 * count), max_size=30)))
-        chunks = soil.chunks(ends)
+        chunks = builder.build(ends)
 
         assert [len(chunk) for chunk in chunks] == [size] * count
         assert all(made in chunks for made in filled)
@@ -103,28 +103,28 @@ class TestSoil:
                 assert len(kept) + sum(len(statement) for statement in placed if contains(chunk, statement)) == size
 
     def test_refuses_what_does_not_fit(self) -> None:
-        soil = Soil([[1, 2, 3]], random.Random(0))
-        assert not soil.plant([7] * 4)
-        assert soil.plant([7] * 3)
-        assert not soil.plant([7])
-        assert not soil.fill(lambda length: [8] * length)
-        assert soil.chunks(frozenset()) == [[7, 7, 7]]
+        builder = ChunkBuilder([[1, 2, 3]], random.Random(0))
+        assert not builder.plant([7] * 4)
+        assert builder.plant([7] * 3)
+        assert not builder.plant([7])
+        assert not builder.fill(lambda length: [8] * length)
+        assert builder.build(frozenset()) == [[7, 7, 7]]
 
     def test_fills_only_untouched_chunks(self) -> None:
-        soil = Soil([[1, 2, 3]], random.Random(0))
-        assert soil.fill(lambda length: [8] * length)
-        assert not soil.fill(lambda length: [9] * length)
-        assert not soil.plant([7])
-        assert soil.chunks(frozenset()) == [[8, 8, 8]]
+        builder = ChunkBuilder([[1, 2, 3]], random.Random(0))
+        assert builder.fill(lambda length: [8] * length)
+        assert not builder.fill(lambda length: [9] * length)
+        assert not builder.plant([7])
+        assert builder.build(frozenset()) == [[8, 8, 8]]
 
     def test_plants_behind_the_end_of_a_sentence_where_one_is_near(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("focusdoc.training.planting._ANYWHERE", 0)
+        monkeypatch.setattr("focusdoc.training.planting._MID_SENTENCE", 0)
         end = 99
         text = [0, 1, 2, end] * 30
         for seed in range(20):
-            soil = Soil([list(text)], random.Random(seed))
-            soil.plant([-1, -2])
-            chunk = soil.chunks(frozenset({end}))[0]
+            builder = ChunkBuilder([list(text)], random.Random(seed))
+            builder.plant([-1, -2])
+            chunk = builder.build(frozenset({end}))[0]
             at = chunk.index(-1)
             assert at == 0 or chunk[at - 1] == end or at < 4
 
@@ -133,9 +133,9 @@ class TestSoil:
         text = [*range(10), end] * 12
         behind = 0
         for seed in range(runs):
-            soil = Soil([list(text)], random.Random(seed))
-            soil.plant([-1, -2])
-            chunk = soil.chunks(frozenset({end}))[0]
+            builder = ChunkBuilder([list(text)], random.Random(seed))
+            builder.plant([-1, -2])
+            chunk = builder.build(frozenset({end}))[0]
             at = chunk.index(-1)
             behind += at == 0 or chunk[at - 1] == end
         # One place in eleven is behind an end anyway.
@@ -248,7 +248,7 @@ class TestEarlierSamples:
         assert not drawn[0].earlier
         assert max(len(sample.earlier) for sample in drawn) == 3
         for sample in drawn:
-            assert all(sample.number - REACH <= other.number < sample.number for other in sample.earlier)
+            assert all(sample.number - REUSE_WINDOW <= other.number < sample.number for other in sample.earlier)
             assert len({other.number for other in sample.earlier}) == len(sample.earlier)
             chunks = sum(one.num_chunks for one in (sample, *sample.earlier))
             assert chunks <= max(12, sample.num_chunks)
@@ -267,7 +267,7 @@ class TestEarlierSamples:
         together = [sample for sample in map(maker.draw, range(40)) if sample.earlier]
         for sample in together:  # every chunk may hold a pass key, so no other may be asked for
             for other in sample.earlier:
-                assert not any(prompt.questions & other.told for prompt in sample.prompts)
+                assert not any(prompt.questions & other.answered for prompt in sample.prompts)
 
     def test_of_other_processes_are_left_to_them(self, reusing: SampleMaker) -> None:
         taking_turns = replace(reusing, stride=3)
@@ -302,7 +302,7 @@ class TestQuestions:
         known = {
             tuple(question_prompt(tiny_tokenizer, form.format(question), style)): (style, answer)
             for _, question, answer in QUESTIONS
-            for form in ("{}", *FORMS)  # bare, and as frameworks put it
+            for form in ("{}", *QUESTION_FRAMES)  # bare, and as frameworks put it
             for style in ("chat", "plain")
         }
         for _, prompt in prompts_of(only(tiny_tokenizer, prose, "files")):
@@ -451,7 +451,7 @@ class TestBadSources:
 
     def test_texts_that_are_all_too_short(self, tiny_tokenizer: Any, tmp_path: Path) -> None:
         (tmp_path / "short.txt").write_text("Too short.")
-        with pytest.raises(TrainingError, match="longer than"):
+        with pytest.raises(TrainingError, match="has more than"):
             SampleMaker(tiny_tokenizer, [tmp_path / "short.txt"], shape=SHAPE).draw(0)
 
     def test_one_long_text_among_many_short_ones_is_found(
@@ -559,7 +559,7 @@ class TestLoadQuestions:
     )
     def test_refuses_a_file_without_an_answer(self, name: str, content: str, tmp_path: Path) -> None:
         (tmp_path / name).write_text(content)
-        with pytest.raises(TrainingError, match=f"{name} holds no question with an answer"):
+        with pytest.raises(TrainingError, match=f"{name} has no question with an answer"):
             load_questions(tmp_path / name)
 
     def test_refuses_a_missing_file(self, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from focusdoc.errors import ConfigError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
-from focusdoc.training.dense import TrainingPrompt, dense_logits, means_and_firsts, target_loss, token_losses
+from focusdoc.training.dense import TrainingPrompt, dense_logits, mean_and_first_losses, target_loss, token_losses
 from incremental_reference import IncrementalReference
 from tiny_models import random_weights, tiny_model
 
@@ -288,7 +288,7 @@ class TestTrainingPrompt:
 
     def test_means_and_firsts_of_prompts_of_unequal_lengths(self) -> None:
         losses = torch.tensor([0.5, 1.5, 4.0, 3.0, 0.0, 6.0])
-        means, firsts = means_and_firsts(losses, [prompt_of(4, 2), prompt_of(4, 1), prompt_of(4, 3)])
+        means, firsts = mean_and_first_losses(losses, [prompt_of(4, 2), prompt_of(4, 1), prompt_of(4, 3)])
         assert means.tolist() == [1.0, 4.0, 3.0]
         assert firsts.tolist() == [0.5, 4.0, 3.0]
 
@@ -308,7 +308,7 @@ def test_on_a_gpu_losses_and_gradients_are_those_on_the_cpu(gpu: torch.device, f
         kernel = attention_kernel("auto", device)
         blocks = [*blocks_of(base, 40), *blocks_of(base, 32)]
         logits = dense_logits(base, weights, blocks, prompts, settings_of(), kernel)
-        losses, _ = means_and_firsts(token_losses(logits, prompts), prompts)
+        losses, _ = mean_and_first_losses(token_losses(logits, prompts), prompts)
         losses.sum().backward()
         found.append((losses.detach().cpu(), {name: each.cpu() for name, each in gradients(weights).items()}))
     (losses, wanted), (there, grads) = found

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from focusdoc.training.asking import Question
 from focusdoc.training.facts import FACT_MAKERS
-from focusdoc.training.planting import Planting, Soil, by_passage
+from focusdoc.training.planting import ChunkBuilder, Planting, group_by_passage
 
 PASSAGE = "The keeper of the light is called Anna Brandt, and she is forty."
 QUESTIONS = [
@@ -22,10 +22,12 @@ QUESTIONS = [
 ]
 
 
-def planting_in(tokenizer: Any, seed: int, *, num_chunks: int = 4, chunk_size: int = 2048) -> tuple[Planting, Soil]:
+def planting_in(
+    tokenizer: Any, seed: int, *, num_chunks: int = 4, chunk_size: int = 2048
+) -> tuple[Planting, ChunkBuilder]:
     rng = random.Random(seed)
-    soil = Soil([[0] * chunk_size for _ in range(num_chunks)], rng)
-    return Planting(tokenizer, soil, rng, QUESTIONS, by_passage(QUESTIONS)), soil
+    builder = ChunkBuilder([[0] * chunk_size for _ in range(num_chunks)], rng)
+    return Planting(tokenizer, builder, rng, QUESTIONS, group_by_passage(QUESTIONS)), builder
 
 
 def asked_of(planting: Planting, kind: str, count: int) -> list[Question]:
@@ -37,24 +39,24 @@ class TestFacts:
     @given(seed=st.integers(0, 10_000))
     @settings(max_examples=10, deadline=None)
     def test_are_asked_about_once_each_and_stand_in_a_chunk(self, tiny_tokenizer: Any, kind: str, seed: int) -> None:
-        planting, soil = planting_in(tiny_tokenizer, seed)
+        planting, builder = planting_in(tiny_tokenizer, seed)
         asked = asked_of(planting, kind, 12)
-        text = "".join(tiny_tokenizer.decode(chunk) for chunk in soil.chunks(frozenset()))
+        text = "".join(tiny_tokenizer.decode(chunk) for chunk in builder.build(frozenset()))
         assert asked
         assert max(Counter(question.planted for question in asked).values()) == 1
         for question in asked:
             assert question.planted in planting.planted
             assert question.planted in text
-            assert question.wordings <= planting.told
+            assert question.wordings <= planting.answered
 
     def test_are_asked_about_though_planted_as_distractors(self, tiny_tokenizer: Any) -> None:
         """Where only the first fact finds room, the questions that follow are about what came with it."""
         most = 0
         for seed in range(20):
-            planting, soil = planting_in(tiny_tokenizer, seed, num_chunks=1, chunk_size=900)
+            planting, builder = planting_in(tiny_tokenizer, seed, num_chunks=1, chunk_size=900)
             first = asked_of(planting, "words", 1)
             planted = len(planting.planted)
-            soil.plant = lambda statement: False  # type: ignore[method-assign]  # full from here on
+            builder.plant = lambda statement: False  # type: ignore[method-assign]  # full from here on
             later = asked_of(planting, "words", 20)
             assert len(first) + len(later) == planted
             most = max(most, len(later))
@@ -92,9 +94,9 @@ class TestFacts:
         monkeypatch.setattr("focusdoc.training.planting.DISTRACTORS", (0,))
         found = set()
         for seed in range(40):
-            planting, soil = planting_in(tiny_tokenizer, seed, num_chunks=1)
+            planting, builder = planting_in(tiny_tokenizer, seed, num_chunks=1)
             planting.ask_fact("number")
-            text = tiny_tokenizer.decode(soil.chunks(frozenset())[0])
+            text = tiny_tokenizer.decode(builder.build(frozenset())[0])
             ground = tiny_tokenizer.decode([0])
             left, right = text.split(planting.planted[0])
             found.add((left.replace(ground, ""), right.replace(ground, "")))
@@ -103,7 +105,7 @@ class TestFacts:
 
 class TestPassages:
     def test_are_asked_every_question_before_they_are_planted_again(self, tiny_tokenizer: Any) -> None:
-        planting, soil = planting_in(tiny_tokenizer, 3, num_chunks=1, chunk_size=len(PASSAGE) + 20)
+        planting, builder = planting_in(tiny_tokenizer, 3, num_chunks=1, chunk_size=len(PASSAGE) + 20)
         asked = [planting.ask_passage() for _ in range(4)]
         texts = [question.text for question in asked if question is not None]
         assert (
@@ -111,9 +113,9 @@ class TestPassages:
             == [False] * 2 + [True] * 2
         )
         assert [question is None for question in asked] == [False, False, True, True]  # there is room for one
-        assert PASSAGE in tiny_tokenizer.decode(soil.chunks(frozenset())[0])
+        assert PASSAGE in tiny_tokenizer.decode(builder.build(frozenset())[0])
 
     def test_come_with_each_question_once(self) -> None:
-        assert by_passage(QUESTIONS) == {
+        assert group_by_passage(QUESTIONS) == {
             PASSAGE: (("Who keeps the light?", "Anna Brandt"), ("How old is the keeper?", "forty"))
         }

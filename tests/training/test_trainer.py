@@ -175,7 +175,7 @@ class TestStoppingAndGoingOn:
 
     def test_refuses_a_folder_that_holds_a_run_already(self, make_trainer: TrainerMaker) -> None:
         list(make_trainer(steps=2).run())
-        with pytest.raises(TrainingError, match="holds a run already"):
+        with pytest.raises(TrainingError, match="already has a run"):
             next(make_trainer(steps=2).run())
 
     @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ class TestBrokenRuns:
         trainer = make_trainer()
         (tmp_path / "short.txt").write_text("Too short.")
         trainer.samples.texts = [tmp_path / "short.txt"]
-        with pytest.raises(TrainingError, match="longer than"):
+        with pytest.raises(TrainingError, match="has more than"):
             next(trainer.run())
         assert trainer.step == 0
 

@@ -20,12 +20,12 @@ from torch import Tensor
 from focusdoc.errors import ConfigError, TrainingError
 from focusdoc.modeling.adapter_files import load_adapter
 from focusdoc.modeling.base import BaseModel
-from focusdoc.training.ahead import usual_workers
+from focusdoc.training.ahead import default_workers
 from focusdoc.training.data import SampleMaker
 from focusdoc.training.heldout import HeldOut
 from focusdoc.training.metrics import loss_curves
 from focusdoc.training.objectives import divergence, teacher_logits
-from focusdoc.training.processes import Processes, Workplace
+from focusdoc.training.processes import Processes, Runtime
 from focusdoc.training.settings import SampleShape, TrainingConfig
 from focusdoc.training.trainer import Trainer
 from tiny_models import tiny_model
@@ -50,13 +50,13 @@ def make_trainer(tmp_path: Path, tiny_tokenizer: Any, rhyme: Path) -> TrainerMak
 
     def make(output: str = "run", *, mix: Any = None, shape: Any = None, context: int = 512, **given: Any) -> Trainer:
         place, own = ("processes", "tensorboard", "offload", "workers"), ("start_from", "held_out", "record")
-        workplace = Workplace(**{name: given.pop(name) for name in place if name in given})
+        runtime = Runtime(**{name: given.pop(name) for name in place if name in given})
         arguments = {name: given.pop(name) for name in own if name in given}
         mix = mix or {"continuation": 1, "reconstruction": 1}
         samples = SampleMaker(tiny_tokenizer, [rhyme], mix=mix, shape=replace(SHAPE, **(shape or {})))
         config = TrainingConfig(**{"steps": 6, "learning_rate": 3e-3, "warmup": 2, "save_every": 2, **given})
         base = BaseModel(tiny_model(vocab_size=260, max_position_embeddings=context))
-        return Trainer(base, samples, config, tmp_path / output, workplace=workplace, **arguments)
+        return Trainer(base, samples, config, tmp_path / output, runtime=runtime, **arguments)
 
     return make
 
@@ -337,8 +337,8 @@ class TestSamplesAhead:
             make_trainer(workers=-1, objective=objective)
 
     def test_nobody_makes_them_beside_a_cpu_by_default(self) -> None:
-        assert usual_workers(torch.device("cpu")) == 0
-        assert 1 <= usual_workers(torch.device("cuda")) <= 8
+        assert default_workers(torch.device("cpu")) == 0
+        assert 1 <= default_workers(torch.device("cuda")) <= 8
 
 
 class TestMetrics:
@@ -449,7 +449,7 @@ from focusdoc.modeling.base import BaseModel
 from focusdoc.training.data import TrainingSample
 from focusdoc.training.settings import SampleShape
 from focusdoc.training.dense import TrainingPrompt
-from focusdoc.training.processes import Processes, Workplace
+from focusdoc.training.processes import Processes, Runtime
 from focusdoc.training.trainer import Trainer
 from focusdoc.training.settings import TrainingConfig
 
@@ -461,8 +461,8 @@ class Samples:
 
 processes = Processes.launched(torch.device("cpu"))
 config = TrainingConfig(steps=2, accumulate=2 // processes.count, clip=100.0)
-place = Workplace(processes=processes)
-trainer = Trainer(BaseModel(tiny_model()), Samples(), config, pathlib.Path(sys.argv[1]), workplace=place)
+place = Runtime(processes=processes)
+trainer = Trainer(BaseModel(tiny_model()), Samples(), config, pathlib.Path(sys.argv[1]), runtime=place)
 list(trainer.run())
 """
 

@@ -1,4 +1,4 @@
-"""ChatFocusLLM: the chat model for chains, with structured output by constrained decoding."""
+"""ChatFocusLLM: a chat model for chains, with structured output by constrained decoding."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from focusdoc.decoding.answer import TextPiece
     from focusdoc.readers import Reader
 
-#: Parameters of every LangChain chat model that mean nothing to a model in this process.
-_MEANINGLESS = frozenset({"api_key", "base_url", "timeout", "max_retries"})
-#: Settings of one call: LangChain's name and focusdoc's.
+#: Parameters of remote LangChain chat models, which are ignored.
+_IGNORED = frozenset({"api_key", "base_url", "timeout", "max_retries"})
+#: Settings of a call: LangChain's names and focusdoc's.
 _SETTINGS = {
     "max_tokens": "max_new_tokens",
     "max_new_tokens": "max_new_tokens",
@@ -44,35 +44,35 @@ _SETTINGS = {
     "repetition_penalty": "repetition_penalty",
     "seed": "seed",
 }
-#: What may come with a call besides settings.
+#: Other keyword arguments of a call.
 _CALL_EXTRAS = frozenset(
     {"model", "cancel", "response_format", "ls_structured_output_format", "stream", "stream_usage"}
 )
-#: What calls a model's tools, which there are none of.
+#: Keyword arguments for tools, which are not supported.
 _TOOLS = frozenset({"tools", "tool_choice", "functions"})
 
 
 class ChatFocusLLM(BaseChatModel):
-    """A local chat model that reads prompts far longer than its context (FocusLLM, arXiv 2408.11745).
+    """A local chat model for prompts far longer than its context (FocusLLM, arXiv 2408.11745).
 
-    A prompt that fits into the local window goes to the model as it is. Of a longer one, the text between its
-    instructions and its question is read into a memory, once; asking again over the same text reads nothing again,
-    and ``usage_metadata["input_token_details"]["cache_read"]`` says so. Nothing is loaded before the first call, and
-    all objects with the same settings share one model. With a `reader` that writes: a short prompt by itself, a long
-    one from its frame and the passages that the model finds.
+    A prompt that fits into the local window goes to the model unchanged. In a longer one, the text between instructions
+    and question is read into a memory, once; later calls with the same text reuse it, which
+    ``usage_metadata["input_token_details"]["cache_read"]`` shows. The model is loaded at the first call, and all
+    objects with the same settings share it. A `reader` answers short prompts by itself, and long ones from their frame
+    and the passages that the model finds.
 
     Example:
         ```python
         from langchain_focusdoc import ChatFocusLLM
 
-        llm = ChatFocusLLM()  # the embedded default model; runs offline on a CPU
+        llm = ChatFocusLLM()  # the default model; runs offline on a CPU
         print(llm.invoke("What is the capital of France?").content)
         ```
 
     Raises:
-        FocusRequestError: from every call: an empty prompt, images, tools, a setting out of range.
-        FocusContextOverflowError: a prompt longer than the memory can hold.
-        focusdoc.errors.ReaderError: the reader cannot be reached or breaks off; `.sources` has what was found.
+        FocusRequestError: in calls: an empty prompt, images, tools, a setting out of range.
+        FocusContextOverflowError: a prompt does not fit into the memory.
+        focusdoc.errors.ReaderError: the reader cannot be reached or fails; `.sources` has the passages.
     """
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
@@ -82,21 +82,21 @@ class ChatFocusLLM(BaseChatModel):
     adapter: str | None = "auto"
     """A folder, a file, "auto" for the shipped one, or None."""
     config: FocusConfig | None = None
-    """Chunk size, local window and decode mode; None takes the adapter's."""
+    """Chunk size, local window and decode mode; None for the adapter's."""
     device: str = "auto"
     dtype: str = "auto"
     attention: str = "auto"
     store: str | None = "auto"
-    """Where memories are kept on disk: "auto", a folder, or None."""
+    """The document store on disk: "auto", a folder, or None."""
     reader: Any | None = None
-    """What writes the answers from passages that the model finds: a name, a folder or a hub name, the address of an
-    OpenAI-compatible endpoint, a chat model of LangChain; None for the model itself."""
+    """The model that answers from the passages that `model` finds: a name, a folder or a hub name, the address of an
+    OpenAI-compatible endpoint, or a LangChain chat model; None for `model` itself."""
     reader_model: str | None = None
-    """What the reader's endpoint calls its model."""
+    """The model name at the reader's endpoint."""
     max_memory_bytes: int | None = Field(default=None, ge=1)
-    """For memories; None for half of the RAM."""
+    """Bytes for memories; None for half of the RAM."""
     max_tokens: int = Field(default=256, ge=1)
-    """At most this many new tokens."""
+    """Most new tokens."""
     temperature: float = Field(default=0.0, ge=0.0)
     """0 for greedy decoding."""
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
@@ -104,21 +104,20 @@ class ChatFocusLLM(BaseChatModel):
     repetition_penalty: float = Field(default=1.0, gt=0.0)
     seed: int | None = None
     stop: list[str] | None = Field(default=None, alias="stop_sequences")
-    """Texts that end the answer; one may come without a list."""
+    """Stop strings; a single one may be a plain string."""
     streaming: bool = False
     """Whether `invoke` streams as well."""
     max_sources: int = Field(default=3, ge=0)
-    """Passages named with each answer."""
+    """Most sources of an answer."""
 
     engine: Any | None = Field(default=None, exclude=True, repr=False)
-    """A `focusdoc.FocusEngine` (or a `focusdoc.Chat` to share its memories) of your own, in the place of the settings
-    that say how to load one."""
+    """A `focusdoc.FocusEngine` (or a `focusdoc.Chat` to share its memories), instead of the settings for loading."""
 
     @model_validator(mode="before")
     @classmethod
     def _known(cls, values: Any) -> Any:
         if isinstance(values, dict):
-            values = {name: value for name, value in values.items() if name not in _MEANINGLESS}
+            values = {name: value for name, value in values.items() if name not in _IGNORED}
         return known_fields(cls, values)
 
     @model_validator(mode="after")
@@ -143,11 +142,11 @@ class ChatFocusLLM(BaseChatModel):
 
     @property
     def focus(self) -> LazyChat:
-        """The model with its memories and its reader, shared by all objects with the same settings; `.get()` loads."""
+        """The chat backend, shared by all objects with the same settings; `.get()` loads it."""
         return self.engine or self._shared(self.model)
 
     def get_token_ids(self, text: str) -> list[int]:
-        """Token ids of a text, by the model's own tokenizer."""
+        """Token ids of a text, by the model's tokenizer."""
         with as_langchain_errors():
             return self.focus.get().encode(text)
 
@@ -159,7 +158,7 @@ class ChatFocusLLM(BaseChatModel):
     def _identifying_params(self) -> dict[str, Any]:
         return {
             "model_name": self._model_name,
-            "engine": self.engine.get().identity if self.engine else self._told(),
+            "engine": self.engine.get().identity if self.engine else self._loading_settings(),
             "max_tokens": self.max_tokens,
             "temperature": self.temperature,
             "top_p": self.top_p,
@@ -175,8 +174,8 @@ class ChatFocusLLM(BaseChatModel):
         own: LazyChat | None = self.engine
         return own.get().engine.base.name if own else self.model or DEFAULT_MODEL
 
-    def _told(self) -> str:
-        """The settings that say how to load a model; to look at it would load it."""
+    def _loading_settings(self) -> str:
+        """The settings for loading the model, which identify it without loading it."""
         return repr({name: getattr(self, name) for name in LOADING})
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
@@ -202,9 +201,10 @@ class ChatFocusLLM(BaseChatModel):
         chat, pieces = self._pieces(messages, stop, kwargs)
         with as_langchain_errors():
             answer = last_answer(pieces)
-        told = metadata_of(answer, chat.engine)
-        message = AIMessage(content=answer.text, usage_metadata=usage_of(answer), response_metadata=told)
-        return ChatResult(generations=[ChatGeneration(message=message)], llm_output={"model_name": told["model_name"]})
+        metadata = metadata_of(answer, chat.engine)
+        message = AIMessage(content=answer.text, usage_metadata=usage_of(answer), response_metadata=metadata)
+        llm_output = {"model_name": metadata["model_name"]}
+        return ChatResult(generations=[ChatGeneration(message=message)], llm_output=llm_output)
 
     def _stream(
         self,
@@ -257,15 +257,15 @@ class ChatFocusLLM(BaseChatModel):
         """A chain whose answers are objects of `schema`, by constrained decoding.
 
         Args:
-            schema: a pydantic class, a dataclass, an Enum, a Literal, ``list[...]``, which give their objects; a
-                TypedDict, a JSON schema or an OpenAI function, which give plain values.
-            include_raw: give a dictionary of raw message, parsed object and parsing error.
-            method: all three keep the answer to the schema in the same way, and `strict` is always in force; they
-                are there so that chains written for other models run.
+            schema: a pydantic class, a dataclass, an Enum, a Literal or ``list[...]`` for objects; a TypedDict, a JSON
+                schema or an OpenAI function for plain values.
+            include_raw: return a dictionary with the raw message, the parsed object and the parsing error.
+            method: all three have the same effect, and `strict` is always on; they exist for chains that were written
+                for other models.
 
         Raises:
-            FocusRequestError: the schema cannot be used. FocusIncompleteAnswerError: from the chain, when an answer
-                does not end within `max_tokens`; with `include_raw` it is the parsing error.
+            FocusRequestError: the schema cannot be used. FocusIncompleteAnswerError: in the chain, if an answer does
+                not end within `max_tokens`; with `include_raw` it is the parsing error.
         """
         with as_langchain_errors():
             refuse_unknown(kwargs, ("include_raw", "method", "strict"), "with_structured_output")
@@ -305,13 +305,13 @@ class ChatFocusLLM(BaseChatModel):
             return chat, chat.stream(conversation, max_sources=self.max_sources, cancel=cancel, **settings)
 
     def _settings(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """focusdoc's settings of one call: those of this object, overridden by what comes with the call."""
+        """focusdoc's settings of a call: those of this object, overridden by the call's."""
         settings = {focus: getattr(self, name) for name, focus in _SETTINGS.items() if name != "max_new_tokens"}
         settings["stop"] = tuple(one_or_many(stop if stop is not None else self.stop or ()))
         if called := [name for name in _TOOLS & kwargs.keys() if kwargs[name]]:
             raise FocusRequestError(f"ChatFocusLLM cannot call tools; leave {called[0]}= out.")
         with as_langchain_errors():
-            refuse_unknown(kwargs.keys() - _CALL_EXTRAS - _MEANINGLESS - _TOOLS, _SETTINGS, "A call of ChatFocusLLM")
+            refuse_unknown(kwargs.keys() - _CALL_EXTRAS - _IGNORED - _TOOLS, _SETTINGS, "A call of ChatFocusLLM")
         settings |= {_SETTINGS[name]: kwargs[name] for name in _SETTINGS if kwargs.get(name) is not None}
         return settings
 

@@ -1,4 +1,4 @@
-"""FocusDocumentLoader: PDFs, texts, e-books, office files and others as LangChain documents, one for each page."""
+"""FocusDocumentLoader: PDFs, texts, e-books, office files and others as LangChain documents, one per page."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from focusdoc.documents.limits import LoadLimits
 
 
 class FocusDocumentLoader(BaseLoader):
-    """Reads a file of any kind that `focusdoc.load` knows, all but texts in a limited child process.
+    """Loads a file of any kind that `focusdoc.load` supports; all but texts are parsed in a limited child process.
 
     Args:
         file_path: the file.
         password: of an encrypted PDF.
-        limits: what the file may cost; focusdoc's own by default.
+        limits: by default focusdoc's ``LoadLimits()``.
     """
 
     def __init__(self, file_path: str | Path, *, password: str | None = None, limits: LoadLimits | None = None) -> None:
@@ -27,11 +27,11 @@ class FocusDocumentLoader(BaseLoader):
         self._limits = limits
 
     def lazy_load(self) -> Iterator[Document]:
-        """One document for each page that has text.
+        """One document for each page with text.
 
-        Metadata: source, page (from 0), page_label (as printed on the page, where the file says, or the title of a
-        chapter, slide, sheet or section), total_pages, and where the file has them title, author and left_out (what
-        it shows its readers and the text lacks).
+        Metadata: source, page (from 0), page_label (the printed page number, or the title of a chapter, slide, sheet or
+        section), total_pages, and if available title, author and left_out (content that a viewer shows but the text
+        lacks).
 
         Raises:
             focusdoc.errors.DocumentError: the file is missing, damaged, encrypted, empty or too large.

@@ -1,4 +1,4 @@
-"""What goes wrong, as LangChain's own exceptions; each is a ValueError too."""
+"""focusdoc's errors as LangChain exceptions; each is also a ValueError."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from langchain_core.exceptions import ContextOverflowError, LangChainException, 
 
 from focusdoc.errors import ConfigError, DocumentError, IncompleteAnswerError, PromptTooLongError
 
-# Newer than the oldest langchain-core that this package takes.
+# Missing in the oldest supported langchain-core.
 _InvalidRequest: type[Exception] = getattr(exceptions, "ModelInvalidRequestError", LangChainException)
 
 
 class FocusRequestError(_InvalidRequest, ValueError):  # type: ignore[misc, valid-type]  # a base chosen at run time
-    """The model cannot do what a call asks for; the message names what, and what to do about it."""
+    """A call is invalid; the message names the problem and the remedy."""
 
 
 class FocusContextOverflowError(ContextOverflowError, ValueError):
-    """A prompt is longer than the memory can hold; nothing of it was cut."""
+    """A prompt does not fit into the memory; it is never truncated."""
 
 
 class FocusIncompleteAnswerError(OutputParserException, IncompleteAnswerError):
@@ -28,7 +28,7 @@ class FocusIncompleteAnswerError(OutputParserException, IncompleteAnswerError):
 
 @contextmanager
 def as_langchain_errors() -> Iterator[None]:
-    """Raise focusdoc's complaints about a call as LangChain's."""
+    """Convert focusdoc's errors about a call to LangChain's."""
     try:
         yield
     except PromptTooLongError as error:

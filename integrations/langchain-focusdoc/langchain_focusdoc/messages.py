@@ -1,4 +1,4 @@
-"""LangChain messages as focusdoc's, and answers as LangChain messages' metadata."""
+"""Converting LangChain messages to focusdoc's, and answers to message metadata."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _ROLES = {
     "ai": "assistant",
     "assistant": "assistant",
 }
-#: Blocks that a model wrote for itself, which no model is shown again.
+#: Blocks with a model's reasoning, which are not part of later prompts.
 _THOUGHTS = frozenset({"reasoning", "reasoning_content", "thinking", "redacted_thinking"})
 
 
 def to_messages(messages: Sequence[BaseMessage]) -> list[Message]:
-    """The same conversation; each text block is a part of its own, and a model's reasoning is left out.
+    """Convert a conversation; each text block becomes a part, and reasoning is skipped.
 
     Raises:
-        FocusRequestError: a role or a content that this model does not know (tools, images, audio, files).
+        FocusRequestError: a role or content is not supported (tools, images, audio, files).
     """
-    told = ((_role_of(message), _parts_of(message)) for message in messages)
-    return [Message(role, parts) for role, parts in told if parts]  # none where all was reasoning
+    converted = ((_role_of(message), _parts_of(message)) for message in messages)
+    return [Message(role, parts) for role, parts in converted if parts]  # without messages of only reasoning
 
 
 def _role_of(message: BaseMessage) -> str:
@@ -43,8 +43,8 @@ def _role_of(message: BaseMessage) -> str:
     role = role.removesuffix("MessageChunk").lower()
     if role not in _ROLES or (isinstance(message, AIMessage) and (message.tool_calls or message.invalid_tool_calls)):
         raise FocusRequestError(
-            f"ChatFocusLLM cannot call tools, and this conversation holds a message of the role {role!r} that it "
-            f"has no place for; it knows {', '.join(sorted(set(_ROLES)))}, without tool calls."
+            f"ChatFocusLLM cannot call tools, and this conversation has a message of the role {role!r} that is not "
+            f"supported; use {', '.join(sorted(set(_ROLES)))}, without tool calls."
         )
     return _ROLES[role]
 
@@ -62,14 +62,14 @@ def _parts_of(message: BaseMessage) -> list[str]:
             parts.append(block["text"])
         else:
             raise FocusRequestError(
-                f"ChatFocusLLM reads text alone, and a message holds content of the type {block.get('type')!r}; for "
-                "a PDF or a text file use FocusDocumentLoader."
+                f"ChatFocusLLM accepts only text, and a message has content of the type {block.get('type')!r}; for a "
+                "PDF or a text file use FocusDocumentLoader."
             )
     return parts
 
 
 def usage_of(answer: Answer) -> UsageMetadata:
-    """Tokens of the answer; ``cache_read`` of them were read for an earlier call, ``cache_creation`` for this one."""
+    """Token usage; ``cache_read`` input tokens had a memory, ``cache_creation`` ones were read for this call."""
     usage = answer.usage
     prompt_tokens = usage.document_tokens + usage.prompt_tokens + usage.reader_tokens
     return UsageMetadata(
@@ -83,7 +83,7 @@ def usage_of(answer: Answer) -> UsageMetadata:
 
 
 def metadata_of(answer: Answer, engine: FocusEngine) -> dict[str, Any]:
-    """What `response_metadata` holds: the model, why it stopped, timings in seconds, the passages looked at."""
+    """The `response_metadata`: model, finish reason, timings in seconds, sources."""
     by_reader: dict[str, Any] = {}
     if engine.reader:
         by_reader = {

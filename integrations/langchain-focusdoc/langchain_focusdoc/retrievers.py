@@ -1,4 +1,4 @@
-"""FocusRetriever: the passages that the model's own attention points to, found without an index or embeddings."""
+"""FocusRetriever: passages found by the model's attention, without an index or embeddings."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from langchain_focusdoc.errors import FocusRequestError, as_langchain_errors
 
 
 class FocusRetriever(BaseRetriever):
-    """Finds passages by the attention of the model that is about to answer.
+    """Retrieves passages by the attention of the model.
 
-    The documents are read once. For a query the model begins its answer, and the passages of the chunks that it
-    attends to most come back, the most looked at first, with the share of attention in ``metadata["score"]``.
+    The documents are read once. For a query the model generates the first tokens of an answer, and the passages of the
+    chunks with the most attention mass are returned, ranked, with the share of attention in ``metadata["score"]``.
 
-    Build it with `from_documents` or `from_files`.
+    Create it with `from_documents` or `from_files`.
     """
 
     llm: ChatFocusLLM
     documents: list[Document]
     k: int = Field(default=4, ge=1)
-    """At most this many passages; one a chunk."""
+    """Most passages, one per chunk."""
     look_tokens: int = Field(default=8, ge=1)
-    """Tokens of the answer whose attention counts."""
+    """Tokens of the answer whose attention is used."""
 
     _files: list[FocusDocument] = PrivateAttr(default_factory=list)
 
@@ -45,7 +45,7 @@ class FocusRetriever(BaseRetriever):
         return known_fields(cls, values)
 
     def model_post_init(self, context: Any, /) -> None:
-        """Put the pages of each file together; a ValidationError where there is no text."""
+        """Join the pages of each file; a ValidationError if there is no text."""
         super().model_post_init(context)
         self._files = _to_files(self.documents)
 
@@ -53,25 +53,25 @@ class FocusRetriever(BaseRetriever):
     def from_documents(
         cls, documents: Document | Sequence[Document], llm: ChatFocusLLM | None = None, **settings: Any
     ) -> FocusRetriever:
-        """A retriever over LangChain documents; those of one source count as its pages.
+        """A retriever over LangChain documents; those with the same source become pages of one document.
 
         Args:
             documents: one, or a list.
-            llm: by default one with the embedded default model.
-            settings: `k`, `look_tokens`, and what every retriever has.
+            llm: by default one with the default model.
+            settings: `k`, `look_tokens`, and the settings of every retriever.
 
         Raises:
-            FocusRequestError: there is no document with text in it.
+            FocusRequestError: no document has text.
         """
         documents = list(one_or_many(documents, Document))
-        _to_files(documents)  # raised from here, or pydantic would make a ValidationError of it
+        _to_files(documents)  # raise here, since pydantic would convert the error to a ValidationError
         return cls(llm=llm or ChatFocusLLM(), documents=documents, **settings)
 
     @classmethod
     def from_files(
         cls, files: str | Path | Sequence[str | Path], llm: ChatFocusLLM | None = None, **settings: Any
     ) -> FocusRetriever:
-        """A retriever over one or several files of the kinds that `focusdoc.load` knows.
+        """A retriever over one or several files of the kinds that `focusdoc.load` supports.
 
         Raises:
             focusdoc.errors.DocumentError: a file cannot be loaded.
@@ -90,14 +90,14 @@ class FocusRetriever(BaseRetriever):
         return await run_in_thread(lambda cancel: self._find(query, cancel, settings))
 
     def _find(self, query: str, cancel: threading.Event | None, settings: dict[str, Any]) -> list[Document]:
-        """The passages; `settings` are of this call, and take the place of `k` and `look_tokens`."""
+        """The passages for a query; `settings` of the call override `k` and `look_tokens`."""
         with as_langchain_errors():
             refuse_unknown(settings, ("k", "look_tokens"), "A call of FocusRetriever")
             k, look_tokens = settings.get("k"), settings.get("look_tokens")
             answer = (
                 self.llm.focus.get()
                 .with_reader(None)
-                .ask(  # it finds; who writes need not be asked
+                .ask(  # only retrieval is needed, not the reader
                     self._files,
                     query,
                     max_sources=self.k if k is None else k,
@@ -120,7 +120,7 @@ class FocusRetriever(BaseRetriever):
 
 
 def _to_files(documents: Sequence[Document]) -> list[FocusDocument]:
-    """One document for each source, its LangChain documents as pages; one without a source stands alone."""
+    """One document for each source, with its LangChain documents as pages; without a source each is separate."""
     sources: dict[str, list[Document]] = {}
     for number, document in enumerate(documents, start=1):
         if document.page_content.strip():
@@ -138,7 +138,7 @@ def _join(name: str, documents: Sequence[Document]) -> FocusDocument:
         start = len(text)
         text += document.page_content
         if number < len(documents) and not text.endswith(("\n", "\f", " ")):
-            text += "\n"  # or the last word of a page and the first of the next would be one
+            text += "\n"  # keeps the words of two pages apart
         label = document.metadata.get("page_label")
         pages.append(Page(number, None if label is None else str(label), start, len(text)))
     of_pages = [document.metadata for document in documents]

@@ -1,4 +1,4 @@
-"""Structured output: schemas as grammars for constrained decoding, and answers as objects."""
+"""Structured output: grammars for constrained decoding from schemas, and parsing answers to objects."""
 
 from __future__ import annotations
 
@@ -54,20 +54,20 @@ def structured_output(
 
 
 class AnswerParser(BaseCumulativeTransformOutputParser[Any]):
-    """Objects of an `AnswerType`; of a stream, every object that the answer makes on its way."""
+    """Parses answers to objects of an `AnswerType`; a stream yields every partial object."""
 
     kind: AnswerType
 
     def parse_result(self, result: list[Generation], *, partial: bool = False) -> Any:
-        """The object of an answer; None where a stream has not come to one yet.
+        """The object of an answer; None if a stream has none yet.
 
         Raises:
-            FocusIncompleteAnswerError: the answer ended before its JSON did. OutputParserException: it is no object of
+            FocusIncompleteAnswerError: the answer ended before its JSON did. OutputParserException: it does not match
                 the schema.
         """
         text = result[0].text
         message = getattr(result[0], "message", None)
-        reason = getattr(message, "response_metadata", {}).get("finish_reason")  # comes with a stream's last piece
+        reason = getattr(message, "response_metadata", {}).get("finish_reason")  # only in a stream's last piece
         try:
             if partial and reason is None:
                 return self.kind.read(to_json(from_json(text, allow_partial="trailing-strings")).decode())
@@ -81,15 +81,15 @@ class AnswerParser(BaseCumulativeTransformOutputParser[Any]):
             raise OutputParserException(f"The answer does not fit its schema: {error}", llm_output=text) from error
 
     def parse(self, text: str) -> Any:
-        """The object of a whole answer."""
+        """The object of a complete answer."""
         return self.parse_result([Generation(text=text)])
 
 
 def _answer_type(schema: Any) -> AnswerType:
-    """What answers of a `schema` are to be: objects of a type; plain values where it is no class of objects.
+    """The answer type of a `schema`: objects of a class, or plain values for other schemas.
 
     Raises:
-        FocusRequestError: it is no schema, or says nothing of what an answer holds.
+        FocusRequestError: it is not a schema, or it is empty.
     """
     by_langchain = isinstance(schema, dict | BaseTool) or is_typeddict(schema) or inspect.isroutine(schema)
     older = isinstance(schema, type) and is_pydantic_v1_subclass(schema)
@@ -101,14 +101,14 @@ def _answer_type(schema: Any) -> AnswerType:
     except (TypeError, ValueError) as error:
         raise FocusRequestError(f"This schema cannot be used: {error}") from error
     if isinstance(schema, dict) and "title" in schema and "name" not in schema:
-        json_schema = schema  # of a JSON schema that is no object, LangChain keeps nothing but its title
+        json_schema = schema  # LangChain keeps only the title of a JSON schema that is not an object
     if not json_schema.keys() - {"title", "description"}:
-        raise FocusRequestError(f"This schema cannot be used: {schema!r} says nothing of what an answer holds.")
+        raise FocusRequestError(f"This schema cannot be used: {schema!r} does not describe the answer.")
     return AnswerType(json_schema, schema.parse_raw) if older else AnswerType(json_schema)
 
 
 def grammar_of(chat: Chat, response_format: Any) -> JsonGrammar:
-    """The grammar of a `response_format` as other providers know it: a JSON schema, or any JSON object.
+    """The grammar of a `response_format` as with other providers: a JSON schema, or any JSON object.
 
     Raises:
         FocusRequestError: it is neither.

@@ -294,7 +294,7 @@ class TestBadCalls:
             llm.chat([ChatMessage(role="user", content="Hi")], tools=[{"name": "add"}])
 
     def test_images(self, llm: FocusLLM) -> None:
-        with pytest.raises(ValueError, match="reads text alone.*ImageBlock"):
+        with pytest.raises(ValueError, match="accepts only text.*ImageBlock"):
             llm.chat([ChatMessage(role="user", blocks=[ImageBlock(image=b"iVBORw0KGgo=")])])
 
     def test_empty_stop_string(self, llm: FocusLLM) -> None:
@@ -320,7 +320,7 @@ class TestBadCalls:
             FocusSynthesizer(llm, stream=True)
 
     def test_settings_of_a_model_that_is_loaded_already(self, llm: FocusLLM) -> None:
-        with pytest.raises(ValueError, match="engine= is loaded already, so device= would mean nothing"):
+        with pytest.raises(ValueError, match="engine= is already loaded, so device= has no effect"):
             FocusLLM(engine=llm.focus.get(), device="cpu")
 
     def test_half_a_surrogate_pair(self, llm: FocusLLM) -> None:
@@ -345,7 +345,7 @@ class TestBadCalls:
     def test_a_prompt_longer_than_the_memory_can_hold(self, llm: FocusLLM) -> None:
         small = FocusLLM(engine=llm.focus.get().engine, max_memory_bytes=5_000_000)
         assert small.metadata.context_window < 500
-        with pytest.raises(ValueError, match=r"take [\d,]+ tokens, but the memory holds .*raise max_memory_bytes"):
+        with pytest.raises(ValueError, match=r"have [\d,]+ tokens, but the memory holds .*raise max_memory_bytes"):
             small.complete(planted("Oslo", "771204") + QUESTION)
 
     def test_a_model_that_is_not_there(self, tmp_path: Any) -> None:

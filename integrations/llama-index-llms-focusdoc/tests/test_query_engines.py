@@ -101,7 +101,7 @@ class TestFocusQueryEngine:
         path = tmp_path / "letter.eml"
         path.write_bytes(mail_with_bill(planted("Oslo", "771204", length=900)))
         response = FocusQueryEngine.from_files([path], llm).query(QUESTION)
-        assert response.metadata["warnings"] == [f"{path}: what is attached to it was not read: bill.pdf."]
+        assert response.metadata["warnings"] == [f"{path}: its attachments were not read: bill.pdf."]
 
     @pytest.mark.parametrize("documents", [[], [Document(text="  ")]])
     def test_empty_documents(self, llm: FocusLLM, documents: list[Document]) -> None:
@@ -209,7 +209,7 @@ class TestFocusReader:
         path = tmp_path / "letter.eml"
         path.write_bytes(mail_with_bill("Text"))
         (found,) = FocusReader().load_data(path)
-        assert found.metadata["left_out"] == "what is attached to it was not read: bill.pdf"
+        assert found.metadata["left_out"] == "its attachments were not read: bill.pdf"
         assert "bill" not in found.get_content(MetadataMode.LLM) + found.get_content(MetadataMode.EMBED)
 
     def test_a_missing_file(self, tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ class TestSettings:
             pickle.dumps(with_reader(llm, llm.focus.get().engine.base))
 
     def test_what_cannot_be(self, llm: FocusLLM) -> None:
-        with pytest.raises(ValueError, match="engine= is loaded already, so reader= would mean nothing"):
+        with pytest.raises(ValueError, match="engine= is already loaded, so reader= has no effect"):
             FocusLLM(engine=llm.focus.get(), reader=Told())
         with pytest.raises(ConfigError, match="reader= names no endpoint"):
             with_reader(llm, None, reader_model="m").complete("Hi")

@@ -476,7 +476,7 @@ class TestBadCalls:
         ids=lambda block: block["type"],
     )
     def test_images_audio_and_files(self, llm: ChatFocusLLM, block: dict[str, Any]) -> None:
-        with pytest.raises(FocusRequestError, match=f"reads text alone.*{block['type']}"):
+        with pytest.raises(FocusRequestError, match=f"accepts only text.*{block['type']}"):
             llm.invoke([HumanMessage(content=[{"type": "text", "text": "What is this?"}, block])])
 
     def test_empty_stop_string(self, llm: ChatFocusLLM) -> None:
@@ -492,7 +492,7 @@ class TestBadCalls:
             ChatFocusLLM(temprature=1)
 
     def test_settings_of_a_model_that_is_loaded_already(self, llm: ChatFocusLLM) -> None:
-        with pytest.raises(ValidationError, match="engine= is loaded already, so device= would mean nothing"):
+        with pytest.raises(ValidationError, match="engine= is already loaded, so device= has no effect"):
             ChatFocusLLM(engine=llm.focus.get(), device="cpu")
 
     def test_half_a_surrogate_pair(self, llm: ChatFocusLLM) -> None:
@@ -509,5 +509,5 @@ class TestBadCalls:
 
     def test_a_prompt_longer_than_the_memory_can_hold(self, llm: ChatFocusLLM) -> None:
         small = ChatFocusLLM(engine=llm.focus.get().engine, max_memory_bytes=5_000_000)
-        with pytest.raises(ContextOverflowError, match=r"take [\d,]+ tokens, but the memory holds .*max_memory_bytes"):
+        with pytest.raises(ContextOverflowError, match=r"have [\d,]+ tokens, but the memory holds .*max_memory_bytes"):
             small.invoke(planted("Oslo", "771204") + "\n\nQuestion: Which code?")

@@ -45,7 +45,7 @@ class TestLoader:
         message.add_attachment(b"%PDF", maintype="application", subtype="pdf", filename="bill.pdf")
         path = tmp_path / "letter.eml"
         path.write_bytes(bytes(message))
-        said = "what is attached to it was not read: bill.pdf"
+        said = "its attachments were not read: bill.pdf"
         (page,) = FocusDocumentLoader(path).load()
         assert page.metadata["left_out"] == said
         assert FocusRetriever.from_files([path], llm, k=1).invoke(QUESTION)[0].metadata["left_out"] == said

@@ -196,7 +196,7 @@ class TestSettings:
         assert with_reader(llm, Told())._get_llm_string() == reading._get_llm_string()
 
     def test_what_cannot_be(self, llm: ChatFocusLLM) -> None:
-        with pytest.raises(ValidationError, match="engine= is loaded already, so reader= would mean nothing"):
+        with pytest.raises(ValidationError, match="engine= is already loaded, so reader= has no effect"):
             ChatFocusLLM(engine=llm.focus.get(), reader=Told())
         with pytest.raises(ValueError, match="reader= names no endpoint"):
             with_reader(llm, None, reader_model="m").invoke("Hi")

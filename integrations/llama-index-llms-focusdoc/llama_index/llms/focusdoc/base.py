@@ -1,4 +1,4 @@
-"""FocusLLM: the model object for `Settings.llm`, chat engines and query engines."""
+"""FocusLLM: the LLM for `Settings.llm`, chat engines and query engines."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ if TYPE_CHECKING:
     from focusdoc.readers import Reader
 
 R = TypeVar("R")
-#: Settings of one call that LlamaIndex users know by another name.
+#: LlamaIndex's names of call settings, and focusdoc's.
 _OTHER_NAMES = {"max_tokens": "max_new_tokens", "stop_sequences": "stop"}
 _SETTINGS = frozenset(
     {"max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "stop", "seed", "grammar"}
 )
-#: What calls a model's tools, which there are none of.
+#: Keyword arguments for tools, which are not supported.
 _TOOLS = frozenset({"tools", "tool_choice", "functions"})
 
 
 class FocusLLM(CustomLLM):
-    """A local language model that reads prompts far longer than its context (FocusLLM, arXiv 2408.11745).
+    """A local LLM for prompts far longer than its context (FocusLLM, arXiv 2408.11745).
 
-    A prompt that fits into the local window goes to the model as it is. Of a longer one, the text between its
-    instructions and its question is read into a memory, once; asking again over the same text reads nothing again.
-    Nothing is loaded before the first call, and all objects with the same settings share one model. With a `reader`
-    that writes: a short prompt by itself, a long one from its frame and the passages that the model finds.
+    A prompt that fits into the local window goes to the model unchanged. In a longer one, the text between instructions
+    and question is read into a memory, once; later calls with the same text reuse it. The model is loaded at the first
+    call, and all objects with the same settings share it. A `reader` answers short prompts by itself, and long ones
+    from their frame and the passages that the model finds.
 
     Examples:
         `pip install llama-index-llms-focusdoc`
@@ -61,13 +61,13 @@ class FocusLLM(CustomLLM):
         from llama_index.core import Settings
         from llama_index.llms.focusdoc import FocusLLM
 
-        Settings.llm = FocusLLM()  # the embedded default model; runs offline on a CPU
+        Settings.llm = FocusLLM()  # the default model; runs offline on a CPU
         print(Settings.llm.complete("What is the capital of France?"))
         ```
 
     Raises:
-        ValueError: for a setting that it has not; from every call, with a sentence that names what is wrong: an empty
-            prompt, images or tools, a setting out of range, a prompt longer than the memory can hold.
+        ValueError: an unknown setting; in calls, an empty prompt, images or tools, a setting out of range, a prompt
+            that does not fit into the memory.
     """
 
     model: str | None = Field(
@@ -78,25 +78,25 @@ class FocusLLM(CustomLLM):
     device: str = Field(default="auto", description='"auto", "cpu" or "cuda".')
     dtype: str = Field(default="auto", description='"auto", "float32" or "bfloat16".')
     attention: str = Field(default="auto", description='The attention kernel: "auto", "sdpa" or "naive".')
-    store: str | None = Field(default="auto", description='Where memories are kept: "auto", a folder, or None.')
+    store: str | None = Field(default="auto", description='The document store: "auto", a folder, or None.')
     reader: Any | None = Field(
         default=None,
-        description="What writes the answers from passages that the model finds: a name, a folder or a hub name, an "
-        "OpenAI-compatible endpoint's address, an LLM of LlamaIndex; None: the model itself.",
+        description="The model that answers from the passages found: a name, a folder or a hub name, the address of an "
+        "OpenAI-compatible endpoint, or a LlamaIndex LLM; None: the model itself.",
     )
-    reader_model: str | None = Field(default=None, description="What the reader's endpoint calls its model.")
-    max_memory_bytes: int | None = Field(default=None, description="For memories; None for half of the RAM.", ge=1)
-    max_new_tokens: int = Field(default=256, description="At most this many new tokens.", ge=1)
+    reader_model: str | None = Field(default=None, description="The model name at the reader's endpoint.")
+    max_memory_bytes: int | None = Field(default=None, description="Bytes for memories; None for half of RAM.", ge=1)
+    max_new_tokens: int = Field(default=256, description="Most new tokens.", ge=1)
     temperature: float = Field(default=0.0, description="0 for greedy decoding.", ge=0.0)
-    stop: list[str] = Field(default_factory=list, description="Texts that end the answer; one may stand alone.")
-    max_sources: int = Field(default=3, description="Passages named with each answer.", ge=0)
+    stop: list[str] = Field(default_factory=list, description="Stop strings; a single one may be a plain string.")
+    max_sources: int = Field(default=3, description="Most sources of an answer.", ge=0)
     generate_kwargs: dict[str, Any] = Field(
-        default_factory=dict, description="More settings of every call: top_p, top_k, repetition_penalty, seed."
+        default_factory=dict, description="Further settings of every call: top_p, top_k, repetition_penalty, seed."
     )
 
     engine: Any | None = Field(
         default=None,
-        description="A FocusEngine, or a Chat to share its memories, in the place of the settings that load one.",
+        description="A FocusEngine, or a Chat to share its memories, instead of the settings for loading.",
         exclude=True,
         repr=False,
     )
@@ -128,7 +128,7 @@ class FocusLLM(CustomLLM):
 
     @field_serializer("reader")
     def _named_reader(self, value: Any) -> str | None:
-        """A name, a folder or an address as it is; of an object what it is, which no object is made of again."""
+        """A name, folder or address unchanged; a description of an object, which cannot be deserialized."""
         return None if value is None else str(value)
 
     @field_validator("generate_kwargs")
@@ -138,7 +138,7 @@ class FocusLLM(CustomLLM):
         return value
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled. LlamaIndex leaves out what cannot be, and would load another model, or ask no reader.
+        """The state for pickling. LlamaIndex would drop what cannot be pickled, and then use another model or reader.
 
         Raises:
             ConfigError: the object was made from ``engine=``. TypeError and others: its reader cannot be pickled.
@@ -150,20 +150,20 @@ class FocusLLM(CustomLLM):
 
     @classmethod
     def class_name(cls) -> str:
-        """The name under which LlamaIndex stores the object."""
+        """The class name in LlamaIndex's serialization."""
         return "FocusLLM"
 
     @property
     def focus(self) -> LazyChat:
-        """The model with its memories and its reader, shared by all objects with the same settings; `.get()` loads."""
+        """The chat backend, shared by all objects with the same settings; `.get()` loads it."""
         settings = {name: getattr(self, name) for name in LOADING}
         return self.engine or shared_chat(**settings, max_memory_bytes=self.max_memory_bytes)
 
     @property
     def metadata(self) -> LLMMetadata:
-        """What query engines need to know. Loads the model, since its window depends on it.
+        """The metadata for query engines; loads the model.
 
-        The context window is what the memory can hold: by bytes, and by the positions that the model knows.
+        The context window is what fits into the memory, limited by bytes and by the model's positions.
         """
         chat = self.focus.get()
         return LLMMetadata(
@@ -174,34 +174,34 @@ class FocusLLM(CustomLLM):
         )
 
     def tokenizer(self, text: str) -> list[int]:
-        """Token ids of a text; for ``Settings.tokenizer = llm.tokenizer``, so that LlamaIndex counts as the model."""
+        """Token ids of a text; set ``Settings.tokenizer = llm.tokenizer`` to count the model's tokens in LlamaIndex."""
         return self.focus.get().encode(text)
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """The answer to a prompt. Unless it is `formatted`, it is put into the model's chat template.
+        """The answer to a prompt, which is put into the model's chat template unless it is `formatted`.
 
-        A `formatted` one is continued by the model itself, even where there is a reader.
+        The model itself continues a `formatted` prompt, even if there is a reader.
 
         Args:
             kwargs: settings of this call: max_tokens, temperature, top_p, top_k, repetition_penalty, stop, seed;
-                ``cancel=`` takes a `threading.Event` that ends the answer after its current token.
+                ``cancel=``, a `threading.Event`, stops the answer after its current token.
         """
         return _last(self._completions(prompt, formatted, kwargs))
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        """Like `complete`, in pieces; the last one holds usage and sources."""
+        """Like `complete`, as a stream; the last piece has usage and sources."""
         return self._completions(prompt, formatted, kwargs)
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """The next message of a conversation; settings as of `complete`."""
+        """The next message of a conversation; settings as for `complete`."""
         return _last(self._chats(messages, kwargs))
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        """Like `chat`, in pieces; the last one holds usage and sources."""
+        """Like `chat`, as a stream; the last piece has usage and sources."""
         return self._chats(messages, kwargs)
 
     @llm_completion_callback()
@@ -214,7 +214,7 @@ class FocusLLM(CustomLLM):
 
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
-        """Like `stream_complete`, computed in a thread; leaving the stream ends the answer."""
+        """Like `stream_complete`, computed in a thread; closing the stream stops the answer."""
         return await stream_in_thread(
             lambda cancel: self._completions(prompt, formatted, {**kwargs, "cancel": cancel}), kwargs.get("cancel")
         )
@@ -228,7 +228,7 @@ class FocusLLM(CustomLLM):
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        """Like `stream_chat`, computed in a thread; leaving the stream ends the answer."""
+        """Like `stream_chat`, computed in a thread; closing the stream stops the answer."""
         return await stream_in_thread(
             lambda cancel: self._chats(messages, {**kwargs, "cancel": cancel}), kwargs.get("cancel")
         )
@@ -240,12 +240,12 @@ class FocusLLM(CustomLLM):
         llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> BaseModel:
-        """The answer as an object of `output_cls`: constrained decoding keeps it to the class's JSON schema.
+        """The answer as an object of `output_cls`, by constrained decoding with its JSON schema.
 
-        A dataclass, an Enum, a Literal or ``list[...]`` may take the place of the class.
+        A dataclass, an Enum, a Literal or ``list[...]`` may be used instead of a class.
 
         Raises:
-            IncompleteAnswerError: the answer did not end within max_new_tokens; a ValueError too.
+            IncompleteAnswerError: the answer did not end within max_new_tokens; also a ValueError.
         """
         kind = AnswerType.of(output_cls)
         grammar = self.focus.get().grammar(kind.schema)
@@ -271,10 +271,10 @@ class FocusLLM(CustomLLM):
         )
 
     def call_settings(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The settings of one call: those of this object, overridden by `kwargs`.
+        """The settings of a call: those of this object, overridden by `kwargs`.
 
         Raises:
-            ValueError: `kwargs` names a setting that there is none, or tools.
+            ValueError: `kwargs` has an unknown setting, or tools.
         """
         settings = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature, "stop": tuple(self.stop)}
         if called := [name for name in _TOOLS & kwargs.keys() if kwargs[name]]:

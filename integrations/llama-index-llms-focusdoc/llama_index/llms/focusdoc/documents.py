@@ -1,4 +1,4 @@
-"""LlamaIndex documents as focusdoc's: the pages of one file put together again, so that it is read as one text."""
+"""Converting LlamaIndex documents to focusdoc's, with the pages of a file joined to one text."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from focusdoc.documents import Document, Page
 if TYPE_CHECKING:
     from focusdoc.decoding.answer import Source
 
-#: Metadata that names a page's file, in the order of trust.
+#: Metadata keys for a page's file, in order of preference.
 _FILE_KEYS = ("file_path", "source", "file_name")
 
 
 def to_documents(nodes: Sequence[BaseNode]) -> list[Document]:
-    """One document for each file, its nodes as pages in their order; a node that names no file is its own document.
+    """One document for each file, with its nodes as pages; nodes without a file are separate documents.
 
     Raises:
-        ValueError: there is no node with text in it.
+        ValueError: no node has text.
     """
     files: dict[str, list[BaseNode]] = {}
     for node in nodes:
@@ -32,7 +32,7 @@ def to_documents(nodes: Sequence[BaseNode]) -> list[Document]:
 
 
 def to_nodes(sources: Sequence[Source], documents: Sequence[Document]) -> Iterator[NodeWithScore]:
-    """The passages of an answer as nodes with their page's metadata, the page label and the attention as score."""
+    """The sources of an answer as nodes, with the metadata and label of their page and their score."""
     known = {document.name: document for document in documents}
     for source in sources:
         document = known[source.document]
@@ -58,7 +58,7 @@ def _join(file: str, nodes: Sequence[BaseNode]) -> Document:
         start = len(text)
         text += node.get_content(metadata_mode=MetadataMode.NONE)
         if number < len(nodes) and not text.endswith(("\n", "\f", " ")):
-            text += "\n"  # or the last word of a page and the first of the next would be one
+            text += "\n"  # keeps the words of two pages apart
         label = node.metadata.get("page_label")
         pages.append(Page(number, None if label is None else str(label), start, len(text)))
     of_pages = [node.metadata for node in nodes]

@@ -1,4 +1,4 @@
-"""LlamaIndex messages as focusdoc's, and answers as LlamaIndex responses."""
+"""Converting LlamaIndex messages to focusdoc's, and answers to LlamaIndex responses."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _ROLES = {
     MessageRole.CHATBOT: "assistant",
     MessageRole.MODEL: "assistant",
 }
-#: Blocks that are no part of what was said: a model's reasoning, and marks for the caches of services.
-_NOT_SAID = frozenset({"thinking", "cache"})
+#: Blocks that are not part of the conversation: a model's reasoning, and cache markers.
+_SKIPPED = frozenset({"thinking", "cache"})
 
 
 def to_messages(messages: Sequence[ChatMessage]) -> list[Message]:
-    """The same conversation; each text block is a part of its own, and a model's reasoning is left out.
+    """Convert a conversation; each text block becomes a part, and reasoning is skipped.
 
     Raises:
-        ValueError: a role or a content that this model does not know (tools, images, audio, files).
+        ValueError: a role or content is not supported (tools, images, audio, files).
     """
-    told = ((_role_of(message), _parts_of(message)) for message in messages)
-    return [Message(role, parts) for role, parts in told if parts]  # none where all was reasoning
+    converted = ((_role_of(message), _parts_of(message)) for message in messages)
+    return [Message(role, parts) for role, parts in converted if parts]  # without messages of only reasoning
 
 
 def _role_of(message: ChatMessage) -> str:
     calls = message.additional_kwargs.get("tool_calls") or any(_kind(block) == "tool_call" for block in message.blocks)
     if message.role not in _ROLES or calls:
         raise ValueError(
-            f"FocusLLM cannot call tools, and this conversation holds a message of the role "
+            f"FocusLLM cannot call tools, and this conversation has a message of the role "
             f"{message.role.value!r} that belongs to a tool call; leave such messages out."
         )
     return _ROLES[message.role]
@@ -49,11 +49,11 @@ def _role_of(message: ChatMessage) -> str:
 def _parts_of(message: ChatMessage) -> list[str]:
     parts = []
     for block in message.blocks:
-        if _kind(block) in _NOT_SAID:
+        if _kind(block) in _SKIPPED:
             continue
         if not isinstance(block, TextBlock):
             raise ValueError(
-                f"FocusLLM reads text alone, and a message holds a {type(block).__name__}; for a PDF or a text file "
+                f"FocusLLM accepts only text, and a message has a {type(block).__name__}; for a PDF or a text file "
                 "use FocusReader or FocusQueryEngine.from_files."
             )
         parts.append(block.text)
@@ -65,7 +65,7 @@ def _kind(block: Any) -> str:
 
 
 def raw_of(answer: Answer, engine: FocusEngine) -> dict[str, Any]:
-    """What `response.raw` holds: usage under the names that LlamaIndex's handlers look for, timings in seconds."""
+    """The `response.raw`: usage with the keys that LlamaIndex's handlers expect, timings in seconds, and more."""
     usage = answer.usage
     prompt_tokens = usage.document_tokens + usage.prompt_tokens + usage.reader_tokens
     return {
@@ -90,5 +90,5 @@ def raw_of(answer: Answer, engine: FocusEngine) -> dict[str, Any]:
 
 
 def sources_of(answer: Answer) -> dict[str, Any]:
-    """What `response.additional_kwargs` holds: the passages behind the answer, the most looked at first."""
+    """The `response.additional_kwargs`: the sources of the answer, ranked."""
     return {"sources": [asdict(source) for source in answer.sources]}

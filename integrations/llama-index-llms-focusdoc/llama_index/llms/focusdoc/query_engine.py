@@ -1,4 +1,4 @@
-"""FocusQueryEngine: questions over whole documents, with no index and no retriever."""
+"""FocusQueryEngine: questions about whole documents, without an index or a retriever."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from focusdoc.documents import Document as FocusDocument
 
 
 class FocusQueryEngine(CustomQueryEngine):
-    """Answers questions over documents, each of which is read once.
+    """Answers questions about documents, each of which is read once.
 
-    `Response.source_nodes` are the passages that the model's own attention points to, with their page labels and the
-    share of attention as the score; `Response.metadata` holds usage and timings.
+    `Response.source_nodes` are the passages with the most attention, with page labels and the share of attention as
+    score; `Response.metadata` has usage and timings.
 
-    Build it with `from_documents` or `from_files`.
+    Create it with `from_documents` or `from_files`.
     """
 
     llm: FocusLLM
     documents: list[FocusDocument]
     max_sources: int | None = None
-    """At most this many passages; None for the model's `max_sources`."""
+    """Most passages; None for the LLM's `max_sources`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -46,15 +46,15 @@ class FocusQueryEngine(CustomQueryEngine):
     def from_documents(
         cls, documents: BaseNode | Sequence[BaseNode], llm: FocusLLM | None = None, **settings: Any
     ) -> FocusQueryEngine:
-        """An engine over LlamaIndex documents or nodes; those of one file count as its pages.
+        """An engine over LlamaIndex documents or nodes; those of the same file become its pages.
 
         Args:
             documents: one, or a list.
-            llm: by default `Settings.llm`, where it is a FocusLLM, else the embedded default.
+            llm: by default `Settings.llm`, else the default model.
             settings: `max_sources`, `callback_manager`.
 
         Raises:
-            ValueError: there is no text, or the model is no FocusLLM.
+            ValueError: there is no text, or the LLM is not a FocusLLM.
         """
         model = focus_llm(llm)
         settings.setdefault("callback_manager", model.callback_manager)
@@ -64,7 +64,7 @@ class FocusQueryEngine(CustomQueryEngine):
     def from_files(
         cls, files: str | Path | Sequence[str | Path], llm: FocusLLM | None = None, **settings: Any
     ) -> FocusQueryEngine:
-        """An engine over one or several files of the kinds that `focusdoc.load` knows.
+        """An engine over one or several files of the kinds that `focusdoc.load` supports.
 
         Raises:
             focusdoc.errors.DocumentError: a file cannot be loaded. ValueError: as `from_documents`.
@@ -74,7 +74,7 @@ class FocusQueryEngine(CustomQueryEngine):
         return cls.from_documents(pages, llm, **settings)
 
     def read(self) -> int:
-        """Read the documents now, not with the first question; returns how many tokens were not known yet."""
+        """Read the documents now instead of at the first question; returns how many tokens had to be read."""
         chat = self.llm.focus.get()
         return sum(chat.read(document)[1] for document in self.documents)
 
@@ -82,7 +82,7 @@ class FocusQueryEngine(CustomQueryEngine):
         """The answer to a question.
 
         Raises:
-            ValueError: the question is empty or too long, or the documents are longer than the memory can hold.
+            ValueError: the question is empty or too long, or the documents do not fit into the memory.
         """
         return self._answer(query_str, None)
 

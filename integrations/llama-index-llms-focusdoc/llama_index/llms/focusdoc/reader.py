@@ -1,4 +1,4 @@
-"""FocusReader: PDFs, texts, e-books, office files and others as LlamaIndex documents, one for each page."""
+"""FocusReader: PDFs, texts, e-books, office files and others as LlamaIndex documents, one per page."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from focusdoc.documents.limits import LoadLimits
 
 
 class FocusReader(BaseReader):
-    """Reads files of every kind that `focusdoc.load` knows, all but texts in a limited child process.
+    """Loads files of all kinds that `focusdoc.load` supports; all but texts are parsed in a limited child process.
 
-    It also serves as a file extractor: ``SimpleDirectoryReader(folder, file_extractor={".pdf": FocusReader()})``.
+    Also a file extractor: ``SimpleDirectoryReader(folder, file_extractor={".pdf": FocusReader()})``.
 
     Args:
         password: of encrypted PDFs.
-        limits: what a file may cost; focusdoc's own by default.
+        limits: by default focusdoc's ``LoadLimits()``.
     """
 
     def __init__(self, password: str | None = None, limits: LoadLimits | None = None) -> None:
@@ -28,12 +28,11 @@ class FocusReader(BaseReader):
         self._limits = limits
 
     def lazy_load_data(self, file: str | Path, extra_info: dict[str, Any] | None = None) -> Iterable[Document]:
-        """One document for each page that has text.
+        """One document for each page with text.
 
-        Metadata: file_path, file_name, page_label (as printed on the page, where the file says, or the title of
-        a chapter, slide, sheet or section), page (from 1),
-        total_pages, left_out (what the file shows its readers and the text lacks, if there is anything), and what
-        `extra_info` adds.
+        Metadata: file_path, file_name, page_label (the printed page number, or the title of a chapter, slide, sheet or
+        section), page (from 1), total_pages, left_out (content that a viewer shows but the text lacks, if any), and
+        `extra_info`.
 
         Raises:
             focusdoc.errors.DocumentError: the file is missing, damaged, encrypted, empty or too large.
@@ -54,7 +53,7 @@ class FocusReader(BaseReader):
                 **left_out,
                 **(extra_info or {}),
             }
-            hidden = list(left_out)  # for whoever shows an answer, and neither for the model nor for an index
+            hidden = list(left_out)  # for display, neither for the LLM nor for embeddings
             yield Document(
                 text=text,
                 metadata=metadata,

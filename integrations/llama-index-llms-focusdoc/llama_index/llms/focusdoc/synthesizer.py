@@ -1,4 +1,4 @@
-"""FocusSynthesizer: any retriever's nodes, as many as it likes, in one call."""
+"""FocusSynthesizer: answers from any number of retrieved nodes in one call."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 class FocusSynthesizer(BaseSynthesizer):
     """Answers from all nodes at once, without packing them into a prompt and without refining.
 
-    Each node is read on its own and known again by its text: the next question may bring the same nodes in another
-    order and with other ones between them, and only new nodes are read.
+    Each node has its own memory, found by its text: a later question may have the same nodes in another order and among
+    others, and only new nodes are read.
 
     Args:
-        llm: by default `Settings.llm`, where it is a FocusLLM, else the embedded default.
+        llm: by default `Settings.llm`, else the default model.
         settings: see `BaseSynthesizer`: `streaming`, `callback_manager`, `output_cls`, `empty_response`.
 
     Raises:
-        ValueError: the model is no FocusLLM, a setting is unknown, or `output_cls` has no JSON schema.
+        ValueError: the LLM is not a FocusLLM, a setting is unknown, or `output_cls` has no JSON schema.
     """
 
     def __init__(self, llm: FocusLLM | None = None, **settings: Any) -> None:
@@ -41,13 +41,13 @@ class FocusSynthesizer(BaseSynthesizer):
         self._kind = None if self._output_cls is None else AnswerType.of(self._output_cls)
 
     def get_response(self, query_str: str, text_chunks: Sequence[str], **response_kwargs: Any) -> Any:
-        """The answer: text, a generator of texts where `streaming`, or an object of `output_cls`.
+        """The answer: text, a generator of texts if `streaming`, or an object of `output_cls`.
 
         Args:
             response_kwargs: settings of this call, see `FocusLLM.complete`.
 
         Raises:
-            ValueError: the question or all chunks are empty, or they are longer than the memory can hold.
+            ValueError: the question or all chunks are empty, or they do not fit into the memory.
         """
         pieces = self._pieces(query_str, text_chunks, response_kwargs)
         return (str(piece) for piece in pieces) if self._streaming else self._result(pieces)
@@ -85,7 +85,7 @@ class FocusSynthesizer(BaseSynthesizer):
         return self._kind.parse(answer.text, answer.finish_reason, answer.usage.completion_tokens)
 
     def _get_prompts(self) -> dict[str, Any]:
-        """No prompts: the model's own template is all there is."""
+        """No prompts; only the model's chat template is used."""
         return {}
 
     def _update_prompts(self, prompts: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Questions that go to the engine by themselves, shown to LlamaIndex's callbacks as what they are: model calls."""
+"""Answering questions with the engine directly, reported to LlamaIndex's callbacks as LLM calls."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def focus_llm(llm: Any | None) -> FocusLLM:
-    """`llm`, or `Settings.llm`, or else the embedded default.
+    """`llm`, or `Settings.llm`, or else the default model.
 
     Raises:
-        ValueError: it is no FocusLLM.
+        ValueError: it is not a FocusLLM.
     """
     chosen = llm if llm is not None else Settings._llm or FocusLLM()
     if not isinstance(chosen, FocusLLM):
@@ -41,10 +41,10 @@ def stream_question(
     cancel: threading.Event | None = None,
     **settings: Any,
 ) -> Generator[TextPiece, None, None]:
-    """Ask documents, within an LLM event that shows the question, the answer, its tokens and timings.
+    """Answer a question about documents, within an LLM event with question, answer, tokens and timings.
 
     Args:
-        max_sources: by default the model's.
+        max_sources: by default the LLM's.
         settings: of this call, see `FocusLLM.call_settings`.
     """
     payload: dict[str, Any] = {EventPayload.PROMPT: question, EventPayload.SERIALIZED: llm.to_payload()}

@@ -1,4 +1,4 @@
-"""An LLM of LlamaIndex as the reader: it writes the answers from the passages that the base model finds."""
+"""A LlamaIndex LLM as the reader, which answers from the passages that the base model finds."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from focusdoc.readers.reader import Messages
 
 
 class LlamaIndexReader(ObjectReader):
-    """Writes by the LLM's `stream_chat`."""
+    """Generates answers with the LLM's `stream_chat`."""
 
     def context_window(self) -> int | None:
-        """As the LLM's metadata has it."""
+        """The context window in the LLM's metadata."""
         window: int = self.model.metadata.context_window
         return window
 
     def pieces(self, messages: Messages, stop: tuple[str, ...]) -> Generator[str, None, Ended]:
-        """See `ObjectReader.pieces`; LLMs name their stop strings each in a way of its own, so none are passed on."""
+        """See `ObjectReader.pieces`; stop strings are not passed, since every LLM has its own name for them."""
         usage: Any = None
         for response in self.model.stream_chat([ChatMessage(role=role, content=text) for role, text in messages]):
             if response.delta:
