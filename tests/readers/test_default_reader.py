@@ -66,7 +66,7 @@ class TestCommandLine:
         set_up(monkeypatch, installed=False, free=0)
         assert self.reader() is None
         said = " ".join(capsys.readouterr().err.split())
-        assert f"poorly: focusdoc models install {NAME.lower()} brings {NAME}" in said
+        assert f"which is worse: focusdoc models install {NAME.lower()} brings {NAME}" in said
 
     @pytest.mark.parametrize("other", [{"given": "none"}, {"model": "folder"}, {"paper": True}])
     def test_none_a_model_of_ones_own_and_paper_mode_write_by_themselves(
