@@ -3,7 +3,7 @@
     python benchmarks/million.py --data ../shared/data --store runs/million --output million.json
 
 Reports time and memory of reading, opening and answering: a pass key planted at 37% of the text, and the first question
-about each of the last three novels of qa/novels.json. Nothing else should run at the same time. The store takes 12 GB
+about each of the three longest novels among them. Nothing else should run at the same time. The store takes 12 GB
 for the default model (int8 if memory is short); remove it afterwards.
 """
 
@@ -22,17 +22,18 @@ from focusdoc import Document, FocusEngine
 
 KEY, DEPTH = "48213", 0.37
 PASS_KEY = f"\n\nThe pass key is {KEY}. Remember it. {KEY} is the pass key.\n\n"
-BOOKS = 10
+BOOKS, WITH_QUESTIONS = 10, 6
 
 
 def library(data: Path) -> tuple[Document, list[tuple[str, str]]]:
-    """The concatenated novels, those with questions first, and the questions with their answers."""
+    """The concatenated novels (the shortest six that have questions, and four others) and questions with answers."""
     asked: dict[str, Any] = json.loads((data / "qa" / "novels.json").read_text(encoding="utf-8"))
-    others = sorted(path.stem for path in (data / "books").glob("*.txt") if path.stem not in asked)
-    names = [*asked, *others][:BOOKS]
+    by_size = [path.stem for path in sorted((data / "books").glob("*.txt"), key=lambda path: path.stat().st_size)]
+    with_questions = [name for name in by_size if name in asked][:WITH_QUESTIONS]
+    names = [*with_questions, *(name for name in by_size if name not in asked)][:BOOKS]
     text = "\n\n".join((data / "books" / f"{name}.txt").read_text(encoding="utf-8") for name in names)
     at = text.index("\n\n", int(DEPTH * len(text)))
-    questions = [(asked[name][0]["question"], asked[name][0]["answer"]) for name in list(asked)[-3:]]
+    questions = [(asked[name][0]["question"], asked[name][0]["answer"]) for name in with_questions[-3:]]
     return Document.from_text(text[:at] + PASS_KEY + text[at:], {"name": "ten novels"}), [
         ("What is the pass key?", KEY),
         *questions,
