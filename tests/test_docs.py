@@ -99,6 +99,7 @@ def test_commands(block: Block, desk: Path) -> None:
     from focusdoc.cli.main import app
 
     for words in block.commands:
+        assert words[:2] != ["focusdoc", "serve"], "a server never ends: mark its block as not run"
         if words[0] == "focusdoc":
             result = CliRunner().invoke(app, words[1:])
             assert result.exit_code == 0, (words, result.output)
