@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from focusdoc.chat.messages import Message
-from focusdoc.decoding.attribution import SENTENCE_END
+from focusdoc.documents.sentences import SENTENCE_END
 
 #: Most characters of the frame at either end of a long text, about 200 tokens of English. The tail runs behind every
 #: chunk for every question, so a longer one would cost as much as reading the text again.

@@ -13,8 +13,8 @@ from torch import Tensor
 from focusdoc.attention import AttentionKernel
 from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.decoding.answer import Answer, Source, TextPiece, Timings, Usage
-from focusdoc.decoding.attribution import chunk_shares, find_sources
 from focusdoc.decoding.generation import AnswerDecoder, Step, StepDecoder, TextStream, TokenLoop
+from focusdoc.decoding.looking import chunk_shares, find_sources
 from focusdoc.decoding.prompt import Request
 from focusdoc.decoding.state import TAIL_STEP, check_free_memory
 from focusdoc.errors import PromptTooLongError

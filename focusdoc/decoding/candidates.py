@@ -1,8 +1,4 @@
-"""Answering with candidates, which carry each chunk's information into the local context.
-
-Several questions share every linear layer, and each chunk's stored keys are read once for all of them: memory traffic
-dominates a step over a long document.
-"""
+"""Answering with candidates, which carry each chunk's information into the local context."""
 
 from __future__ import annotations
 
@@ -17,10 +13,11 @@ from focusdoc.attention import AttentionKernel
 from focusdoc.config import FocusConfig
 from focusdoc.decoding.answer import Answer
 from focusdoc.decoding.answering import OwnWay
-from focusdoc.decoding.parallel import MAX_ROWS, ParallelDecoder, RefreshedDecoder
+from focusdoc.decoding.parallel import ParallelDecoder, RefreshedDecoder
 from focusdoc.decoding.prompt import Request
 from focusdoc.decoding.state import max_question_batch
-from focusdoc.decoding.sweep import PassRows, SideBySide
+from focusdoc.decoding.sweep import MAX_ROWS
+from focusdoc.decoding.together import Together, run_together
 from focusdoc.errors import AdapterError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.modeling.adapter import Adapter
@@ -75,6 +72,7 @@ class Candidates(OwnWay[ParallelDecoder]):
     def __init__(self, base: BaseModel, config: FocusConfig, kernel: AttentionKernel, projections: Projections) -> None:
         super().__init__(base, config, kernel)
         self.projections = projections
+        self._together = Together()
 
     def decoder(
         self, blocks: Sequence[MemoryBlock], max_new_tokens: int, chunk_batch: int | None = None
@@ -82,7 +80,15 @@ class Candidates(OwnWay[ParallelDecoder]):
         """See `OwnWay.decoder`; `chunk_batch` overrides the setting."""
         config = self.config if chunk_batch is None else replace(self.config, chunk_batch=chunk_batch)
         weights = self.projections.packed()
-        return self.kind(self.base, weights, blocks, kernel=self.kernel, config=config, max_new_tokens=max_new_tokens)
+        return self.kind(
+            self.base,
+            weights,
+            blocks,
+            kernel=self.kernel,
+            config=config,
+            max_new_tokens=max_new_tokens,
+            together=self._together,
+        )
 
     def num_candidate_positions(self, num_chunks: int) -> int:
         """See `OwnWay.num_candidate_positions`: one per chunk, or one for all."""
@@ -171,33 +177,8 @@ def step_batch(decoders: Sequence[ParallelDecoder], tokens: Sequence[int]) -> li
 
 def _advance(decoders: Sequence[ParallelDecoder], fed: Sequence[tuple[list[int], list[int]]]) -> list[Tensor]:
     passes = [decoder.passes(*tokens) for decoder, tokens in zip(decoders, fed, strict=True)]
-    rounds = max(map(len, passes))
-    hidden: dict[int, Tensor] = {}
-    for number in range(rounds):
-        # Align the last passes: they have the local rows, which attend to the candidates of the passes before.
-        active = [index for index, own in enumerate(passes) if len(own) >= rounds - number]
-        rows = [passes[index][number - rounds] for index in active]
-        hidden |= zip(active, _run(decoders[0], rows), strict=True)
+    found = run_together(decoders[0].base, decoders[0].weights, passes)
     return [
-        decoder.finish_passes(own[-1], hidden[index], len(ordinary), len(local_ids))
-        for index, (decoder, own, (ordinary, local_ids)) in enumerate(zip(decoders, passes, fed, strict=True))
+        decoder.finish_passes(own[-1], hidden, len(ordinary), len(local_ids))
+        for decoder, own, hidden, (ordinary, local_ids) in zip(decoders, passes, found, fed, strict=True)
     ]
-
-
-def _run(decoder: ParallelDecoder, passes: Sequence[PassRows]) -> list[Tensor]:
-    """One pass for all; returns the final hidden states of each decoder's leading rows, [num_leading, hidden_size]."""
-
-    def arrange(rows: Sequence[Tensor]) -> Tensor:
-        leading = [row[: each.num_leading] for row, each in zip(rows, passes, strict=True)]
-        candidates = [row[each.num_leading :] for row, each in zip(rows, passes, strict=True)]
-        return torch.cat(leading + candidates)[None].to(decoder.base.device)
-
-    layout = SideBySide(passes)
-    hidden = decoder.base.run(
-        arrange([each.token_ids for each in passes]),
-        arrange([each.positions for each in passes]),
-        layout,
-        weights=decoder.weights,
-        num_candidates=sum(each.num_candidates for each in passes),
-    )
-    return [hidden[0, leading] for leading, _ in layout.spans]

@@ -17,11 +17,11 @@ from torch import Tensor
 from focusdoc.attention import AttentionKernel
 from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.decoding.looking import question_retrieval_scores
-from focusdoc.decoding.parallel import MAX_ROWS
 from focusdoc.decoding.plain import PlainDecoder
 from focusdoc.decoding.prompt import Request, encode_text
 from focusdoc.decoding.quoting import WIDTH, Quoting
 from focusdoc.decoding.state import QuestionRows, question_rows
+from focusdoc.decoding.sweep import MAX_ROWS
 from focusdoc.errors import PromptTooLongError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.modeling.base import BaseModel

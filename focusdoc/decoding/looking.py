@@ -1,4 +1,4 @@
-"""Retrieval scores: which tokens of a chunk the retrieving heads attend to.
+"""Retrieval scores: which tokens of a chunk the retrieving heads attend to, and the passages that an answer is from.
 
 Attention averaged over heads is mostly noise: it rests on the first tokens of a text (attention sinks), whose values
 are small, and a little on every frequent word. The few retrieval heads put most of their attention on one place, and
@@ -15,13 +15,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from focusdoc.attention import visibility
+from focusdoc.decoding.answer import Source
+from focusdoc.decoding.generation import AnswerDecoder
 from focusdoc.decoding.state import ChunkGroup, QuestionRows
 from focusdoc.decoding.sweep import CandidateQueries
+from focusdoc.documents import Document
+from focusdoc.documents.chunking import Chunk, char_span
+from focusdoc.documents.sentences import whole_sentences
+from focusdoc.memory.chunk_memory import DocumentMemory
 
 #: The first tokens of a text are attention sinks; their scores are set to 0.
 SINK_TOKENS = 4
 #: Window in tokens over which a head's attention is pooled around each token.
 POOL_WIDTH = 16
+#: Tokens of a passage around the highest score, before it is widened to whole sentences.
+PASSAGE_TOKENS = 48
 
 
 def retrieval_scores(weights: Tensor, values: Tensor) -> Tensor:
@@ -179,3 +187,89 @@ def _gather_kv(
         keys[row, :, :chunk_len], values[row] = stored_keys[0], stored_values[0]
         keys[row, :, chunk_len : chunk_len + tail_len] = entry.group.tail_keys[layer, 0, :, :tail_len]
     return keys, values
+
+
+def chunk_shares(masses: Tensor) -> Tensor:
+    """Each chunk's share of the attention mass; `masses` is [steps, num_chunks]."""
+    per_chunk = masses.sum(dim=0)
+    return per_chunk / per_chunk.sum().clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def page_shares(document: Document, chunks: Sequence[Chunk], shares: Sequence[float]) -> dict[int, float]:
+    """Each page's share of the attention, by its number; a chunk on several pages is divided by characters.
+
+    Args:
+        shares: of each chunk.
+    """
+    found = {page.number: 0.0 for page in document.pages}
+    for chunk, share in zip(chunks, shares, strict=True):
+        length = max(1, chunk.char_end - chunk.char_start)
+        for page in document.pages_between(chunk.char_start, chunk.char_end):
+            overlap = min(page.end, chunk.char_end) - max(page.start, chunk.char_start)
+            found[page.number] += share * max(0, overlap) / length
+    return found
+
+
+def find_sources(
+    decoder: AnswerDecoder,
+    memories: Sequence[DocumentMemory],
+    token_ids: Sequence[int],
+    masses: Tensor,
+    *,
+    prompt_len: int,
+    limit: int = 3,
+) -> tuple[Source, ...]:
+    """The passages that support an answer, ordered by their chunks' attention mass.
+
+    Args:
+        decoder: in its state after the answer.
+        memories: the documents whose chunks the decoder has, in order.
+        token_ids: the token fed at each step: the last prompt token, then the answer's tokens except the last.
+        masses: float32 [steps, num_chunks], `AnswerDecoder.candidate_mass` of each step.
+        prompt_len: tokens of the dynamic prompt.
+        limit: maximum number of sources.
+    """
+    if any(memory.document is None for memory in memories):
+        return ()  # made from bare token ids, so there is no text to quote
+    shares = chunk_shares(masses)
+    ranked: list[int] = shares.argsort(descending=True)[:limit].tolist()
+    owners = [(memory, chunk) for memory in memories for chunk in memory.chunks]
+    scores = decoder.answer_token_scores(ranked, token_ids, masses, prompt_len=prompt_len)
+    sources = []
+    for index, attention in zip(ranked, scores, strict=True):
+        memory, chunk = owners[index]
+        if memory.document is None or memory.tokenized is None:
+            continue
+        first, last, centre = passage_tokens(attention)
+        begin, stop = char_span(memory.tokenized, chunk.token_start + first, chunk.token_start + last)
+        page = memory.document.page_at(
+            char_span(memory.tokenized, chunk.token_start + centre, chunk.token_start + last)[0]
+        )
+        # The passage stays on the page of its highest-scoring token.
+        start, end = whole_sentences(memory.document.text, max(begin, page.start), min(stop, page.end))
+        start, end = max(start, page.start), min(end, page.end)
+        sources.append(
+            Source(
+                page=page.number,
+                start=start,
+                end=end,
+                text=memory.document.text[start:end],
+                score=float(shares[index]),
+                chunk=chunk.index,
+                document=memory.document.name,
+                page_label=page.label,
+            )
+        )
+    return tuple(sources)
+
+
+def passage_tokens(attention: Tensor) -> tuple[int, int, int]:
+    """The tokens [first, last) around the highest scores in `attention` [chunk_len], and the centre of those."""
+    length = len(attention)
+    if length <= PASSAGE_TOKENS:
+        return 0, length, int(attention.argmax())
+    width = PASSAGE_TOKENS // 3
+    smooth = functional.avg_pool1d(attention[None, None], width, stride=1)[0, 0]
+    centre = int(smooth.argmax()) + width // 2
+    first = min(max(0, centre - PASSAGE_TOKENS // 2), length - PASSAGE_TOKENS)
+    return first, first + PASSAGE_TOKENS, centre

@@ -21,12 +21,10 @@ from focusdoc.decoding.state import (
     select_groups,
     shrink_local,
 )
-from focusdoc.decoding.sweep import CandidateQueries, PassRows, Sweep
+from focusdoc.decoding.sweep import MAX_ROWS, CandidateQueries, PassRows, Sweep
+from focusdoc.decoding.together import Together, run_alone
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.modeling.base import BaseModel, CandidateWeights
-
-#: Rows per sweep if `FocusConfig.chunk_batch` is None; bounds the activations of the prompt phase.
-MAX_ROWS = 8192
 
 
 class ParallelDecoder:
@@ -39,6 +37,7 @@ class ParallelDecoder:
         weights: the candidate weights of every layer.
         blocks: the chunks' KV, at least one chunk.
         max_new_tokens: steps that the local KV is allocated for; the tails of the chunks grow step by step.
+        together: where it shares its passes with concurrent questions; None for nowhere.
     """
 
     def __init__(
@@ -50,9 +49,11 @@ class ParallelDecoder:
         kernel: AttentionKernel,
         config: FocusConfig,
         max_new_tokens: int,
+        together: Together | None = None,
     ) -> None:
         self.base = base
         self.weights = weights
+        self._together = together or Together()
         self._blocks = blocks
         self.kernel = kernel
         self._config = config
@@ -130,7 +131,7 @@ class ParallelDecoder:
         self.local = before.cleared(len(local_ids) + self._max_new_tokens)
         self._local_ids = list(local_ids)
         rows = self._rows([], [], self._local_ids)
-        hidden = self._run(rows)
+        hidden = run_alone(self.base, self.weights, rows)
         self.local.length = len(local_ids)
         return self.base.logits(hidden[-1])
 
@@ -230,10 +231,9 @@ class ParallelDecoder:
 
     def _advance(self, ordinary: list[int], local_ids: list[int]) -> Tensor:
         """Feed `ordinary` and the newest token, as candidate, to every chunk, and `local_ids` to the local context."""
-        *others, last = self.passes(ordinary, local_ids)
-        for each in others:
-            self._run(each)
-        return self.finish_passes(last, self._run(last), len(ordinary), len(local_ids))
+        passes = self.passes(ordinary, local_ids)
+        hidden = self._together.run(self.base, self.weights, passes)
+        return self.finish_passes(passes[-1], hidden, len(ordinary), len(local_ids))
 
     def passes(self, ordinary: list[int], local_ids: list[int]) -> list[PassRows]:
         """The passes that feed these tokens, in order; the last one has the local rows."""
@@ -268,16 +268,6 @@ class ParallelDecoder:
         self.candidate_mass = mass.new_zeros(self.num_chunks)
         self.candidate_mass[self.active] = mass
         return self.base.logits(hidden[last.num_leading - 1])
-
-    def _run(self, rows: PassRows) -> Tensor:
-        """Final hidden states of all rows of a pass, [rows, hidden_size]."""
-        return self.base.run(
-            rows.token_ids[None].to(self.base.device),
-            rows.positions[None].to(self.base.device),
-            rows.layout,
-            weights=self.weights,
-            num_candidates=rows.num_candidates,
-        )[0]
 
     def _rows(self, groups: Sequence[ChunkGroup], ordinary: list[int], local_ids: list[int]) -> PassRows:
         """The rows of one pass: `ordinary` and a candidate for every chunk of `groups`, and `local_ids`."""

@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from focusdoc.decoding.answering import AnswerWriter, DecoderT, OwnWay
-from focusdoc.decoding.attribution import LINE_END, SENTENCE_END, whole_sentences
 from focusdoc.decoding.candidates import Candidates
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.decoding.prompt import GAP, Request, local_and_prompt
+from focusdoc.documents.sentences import LINE_END, SENTENCE_END, whole_sentences
 from focusdoc.memory.chunk_memory import DocumentMemory
 
 #: Tokens around a point, before widening to whole sentences.

@@ -18,9 +18,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from focusdoc.attention import AttentionKernel, blend
+from focusdoc.attention import AttentionKernel
 from focusdoc.decoding.state import ChunkGroup, LocalContext, QuestionRows
 from focusdoc.modeling.rotary import Rotary, rotate
+
+#: Rows per sweep if `FocusConfig.chunk_batch` is None; bounds the activations of the prompt phase.
+MAX_ROWS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,68 +266,3 @@ class PassRows:
     def num_leading(self) -> int:
         """Rows before the candidates; the last of them is the newest local row, if there are local rows."""
         return len(self.token_ids) - self.num_candidates
-
-
-class SideBySide:
-    """The layout of several sweeps in one pass: ``[leading rows, sweep by sweep | candidates, sweep by sweep]``."""
-
-    def __init__(self, passes: Sequence[PassRows]) -> None:
-        self._passes = passes
-        self.spans: list[tuple[slice, slice]] = []
-        lead, behind = 0, sum(each.num_leading for each in passes)
-        for each in passes:
-            leading, candidates = slice(lead, lead + each.num_leading), slice(behind, behind + each.num_candidates)
-            self.spans.append((leading, candidates))
-            lead, behind = leading.stop, candidates.stop
-
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
-    ) -> Tensor:
-        """Attention of every sweep in one layer; see `AttentionLayout`."""
-        queries, keys, values = (
-            # [1, heads, rows of all sweeps, head_dim] -> for each sweep [1, heads, its rows, head_dim]
-            [torch.cat([states[:, :, span] for span in spans], dim=2) for spans in self.spans]
-            for states in (query, key, value)
-        )
-        inputs = list(zip((each.layout for each in self._passes), queries, keys, values, strict=True))
-        by_group = [sweep.store_kv(layer, *own) for sweep, *own in inputs]
-        over = self._attend_chunks(layer, by_group, scaling, window)
-        leading: list[Tensor] = []
-        candidates: list[Tensor] = []
-        for each, (sweep, q, k, v), rows, found in zip(self._passes, inputs, by_group, over, strict=True):
-            merged = [
-                blend(*over_chunk, *sweep.attend_tail(layer, group, own, scaling, window))
-                for group, own, over_chunk in zip(sweep.groups, rows, found, strict=True)
-            ]
-            output = sweep.finish(layer, q, k, v, merged, scaling, window)
-            leading.append(output[:, : each.num_leading])
-            candidates.append(output[:, each.num_leading :])
-        return torch.cat(leading + candidates, dim=1)
-
-    def _attend_chunks(
-        self, layer: int, queries: Sequence[Sequence[Tensor]], scaling: float, window: int | None
-    ) -> list[list[tuple[Tensor, Tensor]]]:
-        """For each sweep and group, output and log-sum-exp over the chunks; each chunk is read once for all sweeps."""
-        sweeps = [each.layout for each in self._passes]
-        over: list[list[tuple[Tensor, Tensor]]] = [[] for _ in sweeps]
-        same_chunks = len({tuple(group.block.keys.data_ptr() for group in sweep.groups) for sweep in sweeps}) == 1
-        if not same_chunks or window is not None:  # with a window, each question's positions matter
-            for sweep, own, found in zip(sweeps, queries, over, strict=True):
-                for group, rows in zip(sweep.groups, own, strict=True):
-                    start = group.chunk_len + sweep.tail_start
-                    found.append(
-                        group.block.attend(
-                            layer, rows, kernel=sweep.kernel, scaling=scaling, query_start=start, window=window
-                        )
-                    )
-            return over
-        for number, group in enumerate(sweeps[0].groups):
-            together = torch.cat([own[number] for own in queries], dim=2)
-            output, lse = group.block.attend(
-                layer, together, kernel=sweeps[0].kernel, scaling=scaling, query_start=group.chunk_len
-            )
-            row = 0
-            for own, found in zip(queries, over, strict=True):
-                own_rows = slice(row, row := row + own[number].shape[2])
-                found.append((output[:, :, own_rows], lse[:, :, own_rows]))
-        return over

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from focusdoc.attention import AttentionKernel, attention_weights
 from focusdoc.decoding.answer import Source
+from focusdoc.decoding.looking import page_shares
 from focusdoc.decoding.prompt import local_and_prompt, question_prompt
 from focusdoc.documents import Document
 from focusdoc.documents.chunking import Chunk
@@ -130,14 +131,8 @@ class Explanation:
         return shares
 
     def page_shares(self) -> dict[int, float]:
-        """The share of every page; a chunk on several pages is divided by characters."""
-        shares = {page.number: 0.0 for page in self.document.pages}
-        for chunk, share in zip(self.chunks, self.chunk_shares, strict=True):
-            length = max(1, chunk.char_end - chunk.char_start)
-            for page in self.document.pages_between(chunk.char_start, chunk.char_end):
-                overlap = min(page.end, chunk.char_end) - max(page.start, chunk.char_start)
-                shares[page.number] += share * max(0, overlap) / length
-        return shares
+        """Each page's share, by its number."""
+        return page_shares(self.document, self.chunks, self.chunk_shares)
 
 
 def check_layer_and_head(engine: FocusEngine, layer: int | None, head: int | None) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from focusdoc.decoding.attribution import SENTENCE_END
+from focusdoc.documents.sentences import SENTENCE_END
 from focusdoc.readers.finding import Found
 from focusdoc.readers.passages import Passage, choose_passages, overlaps
 from focusdoc.readers.reader import Messages

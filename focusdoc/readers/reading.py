@@ -10,7 +10,7 @@ from typing import Any
 
 from focusdoc.decoding.answer import Answer, TextPiece, Timings, Usage
 from focusdoc.decoding.answering import OwnWay, Way, document_warnings
-from focusdoc.decoding.attribution import chunk_shares
+from focusdoc.decoding.looking import chunk_shares
 from focusdoc.decoding.prompt import Request, local_and_prompt, question_prompt
 from focusdoc.errors import ReaderError
 from focusdoc.readers.confidence import MIN_CONFIDENCE

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from focusdoc.decoding.answer import Source
-from focusdoc.decoding.attribution import SENTENCE_END
+from focusdoc.documents.sentences import SENTENCE_END
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.readers.passages import Passage, text_of
 from focusdoc.readers.windows import words_of

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from focusdoc.decoding.attribution import whole_sentences
+from focusdoc.documents.sentences import whole_sentences
 
 if TYPE_CHECKING:
     import numpy

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
@@ -38,31 +39,75 @@ class ServerSettings:
 
 
 class Turns:
-    """A bounded queue for answers."""
+    """A bounded queue for answers: the first waits until there is a slot and memory for it.
 
-    def __init__(self, settings: ServerSettings) -> None:
-        self._slots = asyncio.Semaphore(settings.max_concurrent)
-        self._most = settings.max_waiting
-        self.waiting = 0
+    Args:
+        free_bytes: of memory, now.
+    """
+
+    def __init__(self, settings: ServerSettings, free_bytes: Callable[[], int]) -> None:
+        self._settings, self._free_bytes = settings, free_bytes
+        self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._running = 0
+        self._promised = 0
+
+    @property
+    def waiting(self) -> int:
+        """Answers that wait for their turn."""
+        return len(self._queue)
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Hold a slot.
+    async def turn(self, needed: int) -> AsyncIterator[None]:
+        """Hold a slot and `needed` bytes.
 
         Raises:
             BusyError: too many wait.
         """
-        if self._slots.locked() and self.waiting >= self._most:
-            raise BusyError(f"{self.waiting} questions wait already; try again in a few seconds.")
-        self.waiting += 1
-        try:
-            await self._slots.acquire()
-        finally:
-            self.waiting -= 1
+        if not self._queue and self._fits(needed):
+            self._take(needed)
+        elif len(self._queue) >= self._settings.max_waiting:
+            raise BusyError(f"{len(self._queue)} questions wait already; try again in a few seconds.")
+        else:
+            await self._wait(needed)
         try:
             yield
         finally:
-            self._slots.release()
+            self._give_back(needed)
+
+    async def _wait(self, needed: int) -> None:
+        place = needed, asyncio.get_running_loop().create_future()
+        self._queue.append(place)
+        try:
+            await place[1]
+        except asyncio.CancelledError:
+            if place[1].cancelled():
+                self._queue = deque(other for other in self._queue if other is not place)
+                self._call_next()  # a smaller one may fit
+            else:  # its turn had just come
+                self._give_back(needed)
+            raise
+
+    def _fits(self, needed: int) -> bool:
+        """Whether an answer may begin; one alone always may, and fails by itself if memory is short."""
+        if not self._running:
+            return True
+        return self._running < self._settings.max_concurrent and self._promised + needed <= self._free_bytes()
+
+    def _take(self, needed: int) -> None:
+        self._running += 1
+        self._promised += needed
+
+    def _give_back(self, needed: int) -> None:
+        self._running -= 1
+        self._promised -= needed
+        self._call_next()
+
+    def _call_next(self) -> None:
+        while self._queue and self._fits(self._queue[0][0]):
+            needed, called = self._queue.popleft()
+            if not called.cancelled():
+                self._take(needed)
+                called.set_result(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +146,7 @@ async def answer(
         return [*(library.document(file, cancel) for file in question.files), *inline]
 
     documents = await run_in_thread(opened)
-    async with turns.turn():
+    async with turns.turn(library.answer_bytes(documents, question.options.get("max_new_tokens", 0))):
         begun: float | None = time.perf_counter()
 
         def pieces(cancel: threading.Event) -> Generator[TextPiece, None, None]:

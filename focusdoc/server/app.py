@@ -8,6 +8,7 @@ import hmac
 import threading
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,13 +72,18 @@ def create_app(library: Library, settings: ServerSettings, model: str) -> FastAP
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         library.start()
-        app.state.turns = Turns(settings)
+        app.state.turns = Turns(settings, library.free_bytes)
         metrics.waiting = lambda: app.state.turns.waiting
         yield
         await asyncio.to_thread(library.stop)
 
     app = FastAPI(title="focusdoc", lifespan=lifespan, redoc_url=None)
-    app.add_middleware(LimitedBody, max_upload=library.files.max_bytes, max_json=settings.max_json_bytes)
+    app.add_middleware(
+        LimitedBody,
+        max_upload=library.files.max_bytes,
+        max_json=settings.max_json_bytes,
+        free_disk=library.files.free_bytes,
+    )
     app.add_middleware(OwnOrigin, any_name=bool(settings.keys))
     add_errors(app)
     app.state.keys = [key.encode() for key in settings.keys]
@@ -184,7 +190,8 @@ def create_app(library: Library, settings: ServerSettings, model: str) -> FastAP
             options["grammar"] = await asyncio.to_thread(chat.grammar, schema.schema_)
         question = question_of(owner, wire.conversation(asked.messages), options)
         pieces = answer(question, library, app.state.turns, metrics)
-        written = wire.Completion(model, question.files, str(request.base_url))
+        shares = partial(library.page_shares, question.files)
+        written = wire.Completion(model, question.files, str(request.base_url), shares)
         if asked.stream:
             with_usage = asked.stream_options is not None and asked.stream_options.include_usage
             return await sse(written.chunks(pieces, with_usage=with_usage), request, done=True)

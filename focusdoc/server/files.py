@@ -81,6 +81,10 @@ class FileStore:
             if path.name.startswith("."):
                 shutil.rmtree(path, ignore_errors=True)
 
+    def free_bytes(self) -> int:
+        """Free bytes on the disk."""
+        return shutil.disk_usage(self._folder).free
+
     def add(
         self, content: BinaryIO, *, filename: str, purpose: str, owner: str, expires_after: int | None = None
     ) -> StoredFile:

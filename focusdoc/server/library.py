@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -11,13 +12,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from focusdoc.chat.cancelling import ReadingCancelledError
+from focusdoc.decoding.answer import Answer
+from focusdoc.decoding.looking import page_shares
 from focusdoc.documents import Document, LoadLimits, load
 from focusdoc.errors import FocusdocError
+from focusdoc.memory.plan import QUESTION_TOKENS, free_bytes
 from focusdoc.server.files import FileStore, StoredFile
 
 if TYPE_CHECKING:
     from focusdoc.chat.conversation import Chat
 
+#: Characters of a token of a document that is not read yet, for an estimate.
+_CHARACTERS_OF_TOKEN = 4
 #: Seconds between two looks for files whose time is over.
 _SWEEP_SECONDS = 60.0
 
@@ -132,6 +138,40 @@ class Library:
                 return
             with self._changed:
                 self._changed.wait(0.5)
+
+    def free_bytes(self) -> int:
+        """Free bytes where the model's keys and values are."""
+        return free_bytes(self.chat.engine.base.device)
+
+    def answer_bytes(self, documents: Sequence[Document], max_new_tokens: int) -> int:
+        """Bytes of keys and values for an answer behind every chunk, at most about this many."""
+        engine, pool = self.chat.engine, self.chat.pool
+        chunks = 0
+        for document in documents:
+            memory = pool.find(document.text)
+            tokens = memory.num_tokens if memory is not None else len(document.text) // _CHARACTERS_OF_TOKEN
+            chunks += math.ceil(tokens / engine.chunk_size)
+        behind = engine.own_way.num_tail_tokens(QUESTION_TOKENS, max_new_tokens)
+        return chunks * behind * engine.base.kv_bytes_per_token
+
+    def page_shares(self, files: Sequence[StoredFile], answer: Answer) -> dict[str, list[float]]:
+        """Each page's share of the attention behind an answer, for every file with several pages.
+
+        Args:
+            files: in the order in which they were asked.
+        """
+        found: dict[str, list[float]] = {}
+        shares = answer.chunk_shares
+        for file in files:
+            document = self.reading(file).document
+            memory = self.chat.pool.find(document.text) if document is not None else None
+            if document is None or memory is None or len(shares) < memory.num_chunks:
+                break  # deleted meanwhile
+            own, shares = shares[: memory.num_chunks], shares[memory.num_chunks :]
+            if len(document.pages) > 1:
+                by_page = page_shares(document, memory.chunks, own)
+                found[file.id] = [round(share, 4) for share in by_page.values()]
+        return found
 
     def delete(self, file: StoredFile) -> None:
         """Remove a file; its memory too, once no other file has the same content."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -17,6 +19,8 @@ from focusdoc.server.library import NotLoadedError
 
 #: Seconds after which a client that was refused may try again.
 RETRY_AFTER = 5
+
+_FULL = "The server's disk is full; delete files, or try a smaller one."
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +74,12 @@ def add_errors(app: FastAPI) -> None:
         where = ".".join(str(part) for part in first["loc"] if part != "body")
         return _error(400, f"The request is not valid: {where or 'its body'}: {first['msg']}.")
 
+    @app.exception_handler(OSError)
+    def system(request: Request, error: OSError) -> Response:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _error(507, _FULL)
+        return fault(request, error)
+
     @app.exception_handler(Exception)
     def fault(request: Request, error: Exception) -> Response:
         _log.exception("A request failed")
@@ -77,21 +87,29 @@ def add_errors(app: FastAPI) -> None:
 
 
 class LimitedBody:
-    """Refuses bodies that are too long, whatever their headers say."""
+    """Refuses bodies that are too long, whatever their headers say, and uploads that the disk has no room for.
 
-    def __init__(self, app: ASGIApp, max_upload: int, max_json: int) -> None:
-        self._app, self._max_upload, self._max_json = app, max_upload, max_json
+    Args:
+        free_disk: bytes for uploads, now.
+    """
+
+    def __init__(self, app: ASGIApp, max_upload: int, max_json: int, free_disk: Callable[[], int]) -> None:
+        self._app, self._max_upload, self._max_json, self._free_disk = app, max_upload, max_json, free_disk
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._max_upload + (1 << 20) if scope["path"] == "/v1/files" else self._max_json
+        is_upload = scope["path"] == "/v1/files"
+        limit = self._max_upload + (1 << 20) if is_upload else self._max_json
         headers = dict(scope["headers"])
         told = headers.get(b"content-length", b"")
         if told.isdigit() and int(told) > limit:
             await _error(413, f"The request has more than the {limit:,} bytes that are taken.")(scope, receive, send)
+            return
+        if is_upload and told.isdigit() and int(told) > self._free_disk():
+            await _error(507, _FULL)(scope, receive, send)
             return
         seen = 0
 

@@ -6,7 +6,7 @@ import base64
 import binascii
 import secrets
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -201,10 +201,13 @@ class Completion:
     Args:
         files: that its sources may stand in.
         base_url: of the server, as the client sees it.
+        page_shares: each page's share of the attention behind an answer, by file.
     """
 
-    def __init__(self, model: str, files: Sequence[StoredFile], base_url: str) -> None:
-        self._files, self._base_url = files, base_url
+    def __init__(
+        self, model: str, files: Sequence[StoredFile], base_url: str, page_shares: Callable[[Answer], dict[str, Any]]
+    ) -> None:
+        self._files, self._base_url, self._page_shares = files, base_url, page_shares
         self._head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
 
     def whole(self, answer: Answer) -> dict[str, Any]:
@@ -212,7 +215,7 @@ class Completion:
         message = {"role": "assistant", "content": answer.text, "refusal": None, "annotations": self._cited(answer)}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason(answer)}
         head = {**self._head, "object": "chat.completion"}
-        return {**head, "choices": [choice], "usage": usage(answer), "focusdoc": found(answer)}
+        return {**head, "choices": [choice], "usage": usage(answer), "focusdoc": self._found(answer)}
 
     async def chunks(
         self, pieces: AsyncGenerator[TextPiece, None], *, with_usage: bool
@@ -227,9 +230,12 @@ class Completion:
                     delta = {}
                 if (answer := piece.answer) is not None:
                     last = _choice({**delta, "annotations": self._cited(answer)}, _finish_reason(answer))
-                    yield {**head, "choices": [last], "focusdoc": found(answer)}
+                    yield {**head, "choices": [last], "focusdoc": self._found(answer)}
                     if with_usage:
                         yield {**head, "choices": [], "usage": usage(answer)}
+
+    def _found(self, answer: Answer) -> dict[str, Any]:
+        return {**found(answer), "page_shares": self._page_shares(answer)}
 
     def _cited(self, answer: Answer) -> list[dict[str, Any]]:
         return [

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from focusdoc.config import QUOTE_TOKENS
-from focusdoc.decoding.attribution import whole_sentences
 from focusdoc.decoding.prompt import GAP, encode_text, question_prompt, with_passages
 from focusdoc.decoding.quoting import REACH, WIDTH
+from focusdoc.documents.sentences import whole_sentences
 from focusdoc.training.dense import TrainingPrompt
 
 #: How often no passage has the answer, so that it has to come from the candidates.

@@ -22,12 +22,12 @@ from torch.nn import functional
 
 from focusdoc.attention import AttentionKernel
 from focusdoc.config import CHUNK_SIZE
-from focusdoc.decoding.attribution import SENTENCE_END
 from focusdoc.decoding.look import LookDecoder, num_layers_for
 from focusdoc.decoding.looking import POOL_WIDTH
 from focusdoc.decoding.prompt import encode_text, question_prompt
 from focusdoc.decoding.quoting import points
 from focusdoc.decoding.state import question_rows
+from focusdoc.documents.sentences import SENTENCE_END
 from focusdoc.errors import CalibrationError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.reading import read_chunks

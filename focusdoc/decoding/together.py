@@ -1,0 +1,237 @@
+"""Concurrent questions over the same chunks: one pass for all of them.
+
+They share every linear layer, and each chunk's stored keys and values are read once for all: memory traffic dominates a
+step over a long document.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from focusdoc.attention import blend
+from focusdoc.decoding.sweep import MAX_ROWS, PassRows
+from focusdoc.modeling.base import BaseModel, CandidateWeights
+
+#: How long a pass waits for the other questions of the pass before, as a share of that pass's time.
+_PATIENCE = 0.1
+
+
+class SideBySide:
+    """The layout of several sweeps in one pass: ``[leading rows, sweep by sweep | candidates, sweep by sweep]``."""
+
+    def __init__(self, passes: Sequence[PassRows]) -> None:
+        self._passes = passes
+        self.spans: list[tuple[slice, slice]] = []
+        lead, behind = 0, sum(each.num_leading for each in passes)
+        for each in passes:
+            leading, candidates = slice(lead, lead + each.num_leading), slice(behind, behind + each.num_candidates)
+            self.spans.append((leading, candidates))
+            lead, behind = leading.stop, candidates.stop
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
+    ) -> Tensor:
+        """Attention of every sweep in one layer; see `AttentionLayout`."""
+        queries, keys, values = (
+            # [1, heads, rows of all sweeps, head_dim] -> for each sweep [1, heads, its rows, head_dim]
+            [torch.cat([states[:, :, span] for span in spans], dim=2) for spans in self.spans]
+            for states in (query, key, value)
+        )
+        inputs = list(zip((each.layout for each in self._passes), queries, keys, values, strict=True))
+        by_group = [sweep.store_kv(layer, *own) for sweep, *own in inputs]
+        over = self._attend_chunks(layer, by_group, scaling, window)
+        leading: list[Tensor] = []
+        candidates: list[Tensor] = []
+        for each, (sweep, q, k, v), rows, found in zip(self._passes, inputs, by_group, over, strict=True):
+            merged = [
+                blend(*over_chunk, *sweep.attend_tail(layer, group, own, scaling, window))
+                for group, own, over_chunk in zip(sweep.groups, rows, found, strict=True)
+            ]
+            output = sweep.finish(layer, q, k, v, merged, scaling, window)
+            leading.append(output[:, : each.num_leading])
+            candidates.append(output[:, each.num_leading :])
+        return torch.cat(leading + candidates, dim=1)
+
+    def _attend_chunks(
+        self, layer: int, queries: Sequence[Sequence[Tensor]], scaling: float, window: int | None
+    ) -> list[list[tuple[Tensor, Tensor]]]:
+        """For each sweep and group, output and log-sum-exp over the chunks; each chunk is read once for all sweeps."""
+        sweeps = [each.layout for each in self._passes]
+        over: list[list[tuple[Tensor, Tensor]]] = [[] for _ in sweeps]
+        same_chunks = len({tuple(group.block.keys.data_ptr() for group in sweep.groups) for sweep in sweeps}) == 1
+        if not same_chunks or window is not None:  # with a window, each question's positions matter
+            for sweep, own, found in zip(sweeps, queries, over, strict=True):
+                for group, rows in zip(sweep.groups, own, strict=True):
+                    start = group.chunk_len + sweep.tail_start
+                    found.append(
+                        group.block.attend(
+                            layer, rows, kernel=sweep.kernel, scaling=scaling, query_start=start, window=window
+                        )
+                    )
+            return over
+        for number, group in enumerate(sweeps[0].groups):
+            together = torch.cat([own[number] for own in queries], dim=2)
+            output, lse = group.block.attend(
+                layer, together, kernel=sweeps[0].kernel, scaling=scaling, query_start=group.chunk_len
+            )
+            row = 0
+            for own, found in zip(queries, over, strict=True):
+                own_rows = slice(row, row := row + own[number].shape[2])
+                found.append((output[:, :, own_rows], lse[:, :, own_rows]))
+        return over
+
+
+def run_alone(base: BaseModel, weights: CandidateWeights, rows: PassRows) -> Tensor:
+    """One pass of one question; returns the final hidden states of its rows, [rows, hidden_size]."""
+    return base.run(
+        rows.token_ids[None].to(base.device),
+        rows.positions[None].to(base.device),
+        rows.layout,
+        weights=weights,
+        num_candidates=rows.num_candidates,
+    )[0]
+
+
+def run_together(base: BaseModel, weights: CandidateWeights, questions: Sequence[Sequence[PassRows]]) -> list[Tensor]:
+    """The passes of several questions, one pass for all of them at a time.
+
+    Args:
+        questions: the passes of each, in order.
+
+    Returns:
+        For each question, the final hidden states of its last pass, whose leading rows come first: [rows, hidden_size].
+    """
+    rounds = max(map(len, questions))
+    hidden: dict[int, Tensor] = {}
+    for number in range(rounds):
+        # Align the last passes: they have the local rows, which attend to the candidates of the passes before.
+        active = [index for index, own in enumerate(questions) if len(own) >= rounds - number]
+        rows = [questions[index][number - rounds] for index in active]
+        hidden |= zip(active, _run_round(base, weights, rows), strict=True)
+    return [hidden[index] for index in range(len(questions))]
+
+
+def _run_round(base: BaseModel, weights: CandidateWeights, passes: Sequence[PassRows]) -> list[Tensor]:
+    if len(passes) == 1:
+        return [run_alone(base, weights, passes[0])]
+
+    def arrange(rows: Sequence[Tensor]) -> Tensor:
+        leading = [row[: each.num_leading] for row, each in zip(rows, passes, strict=True)]
+        candidates = [row[each.num_leading :] for row, each in zip(rows, passes, strict=True)]
+        return torch.cat(leading + candidates)[None].to(base.device)
+
+    layout = SideBySide(passes)
+    hidden = base.run(
+        arrange([each.token_ids for each in passes]),
+        arrange([each.positions for each in passes]),
+        layout,
+        weights=weights,
+        num_candidates=sum(each.num_candidates for each in passes),
+    )
+    return [hidden[0, leading] for leading, _ in layout.spans]
+
+
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """The passes of a question's next step, and what came of them."""
+
+    passes: Sequence[PassRows]
+    taken: bool = False
+    hidden: Tensor | None = None
+    error: BaseException | None = None
+
+    @property
+    def rows(self) -> int:
+        return max(len(each.token_ids) for each in self.passes)
+
+
+#: The chunks of a pass: addresses of their keys.
+_Chunks = tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Together:
+    """Where the steps of concurrent questions meet; thread-safe.
+
+    One thread runs the passes of all that wait for the same chunks, and the others wait for it. So questions join and
+    leave between steps, and a question that is alone waits for nobody.
+    """
+
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _waiting: dict[_Chunks, list[_Turn]] = field(default_factory=dict)
+    #: Over which chunks a pass is running.
+    _running: set[_Chunks] = field(default_factory=set)
+    #: Where several questions shared the last pass: how many, and its seconds.
+    _last: dict[_Chunks, tuple[int, float]] = field(default_factory=dict)
+
+    @property
+    def num_waiting(self) -> int:
+        """Questions that wait for a pass."""
+        with self._changed:
+            return sum(map(len, self._waiting.values()))
+
+    def run(self, base: BaseModel, weights: CandidateWeights, passes: Sequence[PassRows]) -> Tensor:
+        """The final hidden states of the last of `passes`, leading rows first: [rows, hidden_size].
+
+        Args:
+            weights: the same for all questions.
+        """
+        turn = _Turn(passes)
+        chunks = tuple(group.block.keys.data_ptr() for each in passes for group in each.layout.groups)
+        with self._changed:
+            self._waiting.setdefault(chunks, []).append(turn)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: turn.hidden is not None or turn.error or self._may_lead(turn, chunks))
+            if turn.hidden is None and turn.error is None:
+                self._running.add(chunks)
+                turns = self._take(turn, chunks)
+        if turn.hidden is None and turn.error is None:
+            self._lead(base, weights, turns, chunks)
+        if turn.error is not None:
+            raise turn.error
+        assert turn.hidden is not None
+        return turn.hidden
+
+    def _may_lead(self, turn: _Turn, chunks: _Chunks) -> bool:
+        return not turn.taken and chunks not in self._running
+
+    def _take(self, own: _Turn, chunks: _Chunks) -> list[_Turn]:
+        """The turns for the next pass, `own` first, up to `MAX_ROWS`; waits a little for those of the last pass."""
+        expected, seconds = self._last.get(chunks, (1, 0.0))
+        waiting = self._waiting[chunks]
+        self._changed.wait_for(lambda: len(waiting) >= expected, timeout=_PATIENCE * seconds)
+        taken, rows = [own], own.rows
+        for turn in waiting:
+            if turn is not own and rows + turn.rows <= MAX_ROWS:
+                taken.append(turn)
+                rows += turn.rows
+        for turn in taken:
+            turn.taken = True
+            waiting.remove(turn)
+        if not waiting:
+            del self._waiting[chunks]
+        return taken
+
+    def _lead(self, base: BaseModel, weights: CandidateWeights, turns: list[_Turn], chunks: _Chunks) -> None:
+        """Run one pass for all `turns`."""
+        begun = time.perf_counter()
+        try:
+            found = run_together(base, weights, [turn.passes for turn in turns])
+            for turn, hidden in zip(turns, found, strict=True):
+                turn.hidden = hidden
+        except BaseException as error:
+            for turn in turns:
+                turn.error = error
+        finally:
+            with self._changed:
+                self._running.discard(chunks)
+                self._last.pop(chunks, None)
+                if len(turns) > 1:
+                    self._last[chunks] = len(turns), time.perf_counter() - begun
+                self._changed.notify_all()
