@@ -26,10 +26,15 @@ from focusdoc.modeling.candidate import LayerWeights
 
 
 class Projections:
-    """An adapter's candidate projections on the base model's device, packed when a decoder first needs them."""
+    """An adapter's candidate projections on the base model's device, packed when a decoder first needs them.
+
+    Attributes:
+        together: where the steps of concurrent questions with these projections meet.
+    """
 
     def __init__(self, base: BaseModel, adapter: Adapter | None) -> None:
         self._base = base
+        self.together = Together()
         self._packed: CandidateWeights | None = None
         self._layers: list[LayerWeights] | None = None
         if adapter is not None:
@@ -72,7 +77,6 @@ class Candidates(OwnWay[ParallelDecoder]):
     def __init__(self, base: BaseModel, config: FocusConfig, kernel: AttentionKernel, projections: Projections) -> None:
         super().__init__(base, config, kernel)
         self.projections = projections
-        self._together = Together()
 
     def decoder(
         self, blocks: Sequence[MemoryBlock], max_new_tokens: int, chunk_batch: int | None = None
@@ -87,7 +91,7 @@ class Candidates(OwnWay[ParallelDecoder]):
             kernel=self.kernel,
             config=config,
             max_new_tokens=max_new_tokens,
-            together=self._together,
+            together=self.projections.together,
         )
 
     def num_candidate_positions(self, num_chunks: int) -> int:

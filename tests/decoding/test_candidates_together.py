@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from focusdoc import Document, DocumentMemory, FocusConfig, FocusEngine
 from focusdoc.attention import attention_kernel
 from focusdoc.decoding.candidates import start_batch, step_batch
 from focusdoc.decoding.parallel import ParallelDecoder, RefreshedDecoder
+from focusdoc.decoding.together import run_together
 from focusdoc.errors import ConfigError, PromptTooLongError
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.adapter import Adapter, untrained_adapter
@@ -113,6 +115,28 @@ def test_can_be_cancelled(engine: FocusEngine, memory: DocumentMemory) -> None:
     cancel.set()
     answers = engine.ask_many(memory, QUESTIONS, cancel=cancel)
     assert [(answer.finish_reason, answer.text) for answer in answers] == [("cancelled", "")] * 3
+
+
+def test_questions_of_several_threads_share_their_passes(
+    engine: FocusEngine, memory: DocumentMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    all_here = threading.Barrier(3, timeout=10)
+
+    def counted(*args: Any) -> list[torch.Tensor]:
+        sizes.append(len(args[2]))
+        return run_together(*args)
+
+    def ask(question: str) -> list[int]:
+        all_here.wait()
+        return list(engine.ask(memory, question, max_new_tokens=40, ignore_eos=True).token_ids)
+
+    expected = [list(engine.ask(memory, each, max_new_tokens=40, ignore_eos=True).token_ids) for each in QUESTIONS]
+    monkeypatch.setattr("focusdoc.decoding.together.run_together", counted)
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(ask, QUESTIONS)) == expected
+    assert sum(sizes) == 3 * 40
+    assert len(sizes) < 3 * 40
 
 
 @pytest.mark.parametrize(
