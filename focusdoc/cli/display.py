@@ -44,9 +44,7 @@ def show_doubt(answer: Answer) -> None:
     """Print a warning if the documents probably do not have the answer."""
     if answer.found is False:
         probability = f"probability {answer.confidence:.0%}"
-        output.print(
-            Text(f"The text probably does not say this ({probability}); the answer is a guess.", style="yellow")
-        )
+        output.print(Text(f"The text may not say this ({probability}); the answer is a guess.", style="yellow"))
 
 
 def show_steps(answer: Answer) -> None:

@@ -80,7 +80,8 @@ class Answer:
         found: False if they probably do not, in which case `text` is a best guess; None if unknown.
         log_likelihood: of the tokens, in nats; None if unknown.
         steps: (question, answer) pairs that were resolved first.
-        chunk_shares: each chunk's share of the attention, over all memories in order; they sum to 1.
+        chunk_shares: each chunk's share of the attention, over all memories in order; with a reader, the probability
+            that the answer is in it. They sum to 1.
     """
 
     text: str

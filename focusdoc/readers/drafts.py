@@ -8,6 +8,7 @@ passages that cannot yield a better draft are skipped.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -50,6 +51,12 @@ def draft_replies(session: Session, question: str, found: Found, passages: Seque
 def is_truncated(session: Session, reply: Reply) -> bool:
     """Whether the draft hit the draft limit before the answer was complete."""
     return reply.written.finish_reason == "length" and session.request.settings.max_new_tokens > DRAFT_TOKENS
+
+
+def repeats_the_question(reply: Reply) -> bool:
+    """Whether the draft says nothing that the question does not, which only a choice ("Is it this or that?") may."""
+    chooses = re.search(r"\bor\b", reply.question, re.IGNORECASE)
+    return not reply.adds_words and not chooses and reply.written.finish_reason != "cancelled"
 
 
 def best_draft(replies: Sequence[Reply]) -> Reply:

@@ -82,6 +82,10 @@ class Found:
     look_peak: float = 0.0
     words_peak: float = 0.0
 
+    def chunk_probabilities(self, num_chunks: int) -> Tensor:
+        """The probability that the place is in each chunk, over all memories: float32 [num_chunks]."""
+        return torch.zeros(num_chunks).index_add_(0, self.places.chunks, self.scores.softmax(dim=0))
+
 
 class Finder:
     """Ranks the windows of documents for a question.

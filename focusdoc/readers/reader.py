@@ -22,6 +22,8 @@ SYSTEM_INSTRUCTION = (
 ANSWER_INSTRUCTION = "Answer with a few words copied from the passages above."
 #: Instruction for a retry after a reply that only repeats the question.
 RETRY_INSTRUCTION = "Answer with a few words copied from the passages above that the question does not have."
+#: Instruction for an explanation, which has no words to copy.
+EXPLAIN_INSTRUCTION = "Answer in one or two sentences, from the passages above."
 #: Question to a reader that judges an answer.
 JUDGE_QUESTION = "Do the passages above state this answer to the question? Reply Yes or No."
 #: Minimum length of the line of dashes between passages.

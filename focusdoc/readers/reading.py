@@ -10,15 +10,14 @@ from typing import Any
 
 from focusdoc.decoding.answer import Answer, TextPiece, Timings, Usage
 from focusdoc.decoding.answering import OwnWay, Way, document_warnings
-from focusdoc.decoding.looking import chunk_shares
 from focusdoc.decoding.prompt import Request, local_and_prompt, question_prompt
 from focusdoc.errors import ReaderError
 from focusdoc.readers.confidence import MIN_CONFIDENCE
-from focusdoc.readers.drafts import CONFIDENT, best_draft, draft_replies, is_truncated
+from focusdoc.readers.drafts import CONFIDENT, best_draft, draft_replies, is_truncated, repeats_the_question
 from focusdoc.readers.finding import Finder, Found
 from focusdoc.readers.fitting import fit_reading
 from focusdoc.readers.passages import Passage, choose_passages
-from focusdoc.readers.reader import Judge, Reader
+from focusdoc.readers.reader import ANSWER_INSTRUCTION, EXPLAIN_INSTRUCTION, Judge, Reader
 from focusdoc.readers.replies import Reply, Session
 from focusdoc.readers.sources import sources_of
 from focusdoc.readers.steps import find_description, name_of, resolve_description
@@ -91,7 +90,7 @@ class Read(Way):
                 Timings(session.first - started_at, session.decode),
                 (),
                 reply.written.finish_reason,
-                tuple(chunk_shares(decoder.candidate_mass[None].cpu()).tolist()),
+                tuple(found.chunk_probabilities(decoder.num_chunks).tolist()),
                 document_warnings(request.memories),
                 reply.confidence if self.reports_confidence else None,
                 reply.confidence >= MIN_CONFIDENCE if self.reports_confidence else None,
@@ -109,18 +108,23 @@ class Read(Way):
     ) -> Generator[TextPiece, None, Reply]:
         """Yield the answer's text; return the reply."""
         steps: tuple[Reply, ...] = ()
+        instruction = ANSWER_INSTRUCTION
         # Choosing between drafts takes a judge, and drafts may be truncated, which a grammar does not allow.
         if isinstance(self.reader, Judge) and session.request.settings.grammar is None:
             drafts = draft_replies(session, question, found, passages)
             if not is_truncated(session, drafts[0]):
                 best = self.try_two_steps(session, best_draft(drafts))
-                if not is_truncated(session, best):
+                question, found, passages, steps = best.question, best.found, list(best.passages), best.steps
+                if repeats_the_question(best):
+                    instruction, passages = EXPLAIN_INSTRUCTION, self.passages(session, found)
+                elif not is_truncated(session, best):
                     session.first, session.decode = time.perf_counter(), 0.0
                     yield TextPiece(best.text)
                     return best
-                question, found, passages, steps = best.question, best.found, list(best.passages), best.steps
         retrieve = partial(self._find_again, session.request)
-        reply = yield from session.reply(question, found, passages, session.request.settings, retrieve=retrieve)
+        reply = yield from session.reply(
+            question, found, passages, session.request.settings, instruction, retrieve=retrieve
+        )
         return replace(reply, steps=steps)
 
     def try_two_steps(self, session: Session, reply: Reply) -> Reply:

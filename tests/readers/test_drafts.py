@@ -10,7 +10,7 @@ import pytest
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.readers import drafts, windows
 from focusdoc.readers.drafts import DRAFT_TOKENS
-from focusdoc.readers.reader import RETRY_INSTRUCTION, Written
+from focusdoc.readers.reader import EXPLAIN_INSTRUCTION, RETRY_INSTRUCTION, Written
 from focusdoc.readers.replies import Reply
 from scripted_reader import JudgingReader, ScriptedReader
 from tiny_models import tiny_engine
@@ -111,7 +111,22 @@ def test_a_draft_that_says_the_question_again_is_asked_for_other_words(engine: F
     reader = JudgingReader({RETRY_INSTRUCTION: ("crimson", 0.0)}, again)
     assert asked_with(engine, reader).text == "crimson"
     assert [RETRY_INSTRUCTION in messages[-1][1] for messages in reader.asked[:2]] == [False, True]
-    assert asked_with(engine, JudgingReader({}, again)).text == again[0]  # where there is nothing else to say
+
+
+def test_where_no_draft_says_more_than_the_question_an_explanation_is_asked_for(engine: FocusEngine) -> None:
+    again = ("The colour of the house.", 2.0)
+    reader = JudgingReader({EXPLAIN_INSTRUCTION: ("It was painted in a year.", 1.0)}, again)
+    answer = asked_with(engine, reader)
+    assert answer.text == "It was painted in a year."
+    prompt = reader.asked[-1][-1][1]
+    assert all(source.text in prompt for source in answer.sources)  # from all passages together
+    assert len(answer.sources) > 1
+
+
+def test_a_choice_may_repeat_the_question(engine: FocusEngine) -> None:
+    reader = JudgingReader({EXPLAIN_INSTRUCTION: ("no", 1.0)}, ("The colour", 2.0))
+    memory = engine.read(Document.from_text(TEXT))
+    assert engine.with_reader(reader).ask(memory, "Is it the colour or the owner?").text == "The colour"
 
 
 @pytest.mark.parametrize("again", ["The owner of a house", "house", "colour, and its owner!"])

@@ -59,6 +59,7 @@ def test_the_answer_is_what_the_reader_wrote(plain: FocusEngine, memory: Any) ->
     assert (answer.usage.reader_tokens, answer.usage.completion_tokens) == (77, 3)
     assert answer.timings.first_token >= 0.5
     assert sum(answer.chunk_shares) == pytest.approx(1, abs=1e-4)
+    assert answer.chunk_shares[answer.sources[0].chunk] > 1 / len(answer.chunk_shares)
     assert [source.score for source in answer.sources] == sorted((s.score for s in answer.sources), reverse=True)
 
 
