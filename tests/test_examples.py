@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import httpx
 import pytest
 
 import focusdoc
@@ -60,3 +67,43 @@ def test_a_file_and_a_question(book_example: ModuleType, capsys: pytest.CaptureF
     assert "Q: What is counted?\nA: " in capsys.readouterr().out
     with pytest.raises(focusdoc.FocusdocError, match="no file"):
         book_example.main([str(tmp_path / "missing")])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: pip install 'focusdoc[cluster]'")
+def test_the_server_answers_behind_ray_serve(tmp_path: Path) -> None:
+    samples = _load(ROOT / "tests" / "cli" / "cli_samples.py")
+    model = samples.save_tiny_model(tmp_path / "tiny")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    given = ["--model", str(model), "--reader", "none", "--folder", str(tmp_path / "files"), "--port", str(port)]
+    # A machine that is busy takes longer than Ray allows.
+    environment = os.environ | {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60", "RAY_USAGE_STATS_ENABLED": "0"}
+    command = [sys.executable, str(ROOT / "examples" / "ray_serve.py"), *given]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as api:
+            until = time.monotonic() + 300
+            while not _is_healthy(api):
+                assert process.poll() is None
+                assert time.monotonic() < until
+                time.sleep(1)
+            file = api.post("/v1/files", data={"purpose": "user_data"}, files={"file": ("a.txt", b"Ships. " * 99)})
+            part = {"type": "file", "file": {"file_id": file.json()["id"]}}
+            message = {"role": "user", "content": [part, {"type": "text", "text": "What?"}]}
+            lines = api.post(
+                "/v1/chat/completions", json={"messages": [message], "max_tokens": 3, "stream": True}
+            ).text.splitlines()
+            assert lines[0].startswith("data: {")
+            assert "data: [DONE]" in lines
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+
+
+def _is_healthy(api: httpx.Client) -> bool:
+    try:
+        return api.get("/health").status_code == 200
+    except httpx.HTTPError:
+        return False

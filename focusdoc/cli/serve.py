@@ -70,7 +70,7 @@ def serve(
 
     library = Library(FileStore(folder or cache_dir() / "server", max_file_bytes), lambda: Chat(loading.load()))
     settings = ServerSettings(keys=keys, max_concurrent=max_concurrent)
-    app = create_app(library, settings, loading.model or "focusdoc")
+    app = create_app(library, settings, Path(loading.model).name if loading.model else "focusdoc")
     errors.print(f"http://{host}:{port}/v1 is the base URL for clients; /docs documents the API.", markup=False)
     uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=_GRACE)
 

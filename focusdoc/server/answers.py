@@ -43,12 +43,15 @@ class Turns:
 
     Args:
         free_bytes: of memory, now.
+
+    Attributes:
+        running: answers that are being written.
     """
 
     def __init__(self, settings: ServerSettings, free_bytes: Callable[[], int]) -> None:
         self._settings, self._free_bytes = settings, free_bytes
         self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self._running = 0
+        self.running = 0
         self._promised = 0
 
     @property
@@ -89,16 +92,16 @@ class Turns:
 
     def _fits(self, needed: int) -> bool:
         """Whether an answer may begin; one alone always may, and fails by itself if memory is short."""
-        if not self._running:
+        if not self.running:
             return True
-        return self._running < self._settings.max_concurrent and self._promised + needed <= self._free_bytes()
+        return self.running < self._settings.max_concurrent and self._promised + needed <= self._free_bytes()
 
     def _take(self, needed: int) -> None:
-        self._running += 1
+        self.running += 1
         self._promised += needed
 
     def _give_back(self, needed: int) -> None:
-        self._running -= 1
+        self.running -= 1
         self._promised -= needed
         self._call_next()
 

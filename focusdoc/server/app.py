@@ -74,6 +74,7 @@ def create_app(library: Library, settings: ServerSettings, model: str) -> FastAP
         library.start()
         app.state.turns = Turns(settings, library.free_bytes)
         metrics.waiting = lambda: app.state.turns.waiting
+        library.is_answering = lambda: app.state.turns.running > 0
         yield
         await asyncio.to_thread(library.stop)
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Characters of a token of a document that is not read yet, for an estimate.
 _CHARACTERS_OF_TOKEN = 4
+#: Longest that a pass of reading waits for answers, in seconds.
+_YIELD_SECONDS = 10.0
 #: Seconds between two looks for files whose time is over.
 _SWEEP_SECONDS = 60.0
 
@@ -72,6 +74,8 @@ class Library:
         self.failure: str | None = None
         self._readings: dict[str, Reading] = {}
         self._changed = threading.Condition()
+        #: Whether answers are being written; reading lets them go first.
+        self.is_answering: Callable[[], bool] = lambda: False
         self._queue: queue.Queue[StoredFile | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="focusdoc-reading", daemon=True)
 
@@ -206,6 +210,12 @@ class Library:
                 swept = time.monotonic()
                 self._delete_all(self.files.expired())
 
+    def _let_answers_go_first(self, reading: Reading) -> None:
+        """Wait between two passes while answers are written, but not forever: files have to be read too."""
+        until = time.monotonic() + _YIELD_SECONDS
+        while self.is_answering() and not reading.cancel.is_set() and time.monotonic() < until:
+            time.sleep(0.02)
+
     def _delete_all(self, files: Sequence[StoredFile]) -> None:
         for file in files:
             self.delete(file)
@@ -219,6 +229,7 @@ class Library:
             reading.done, reading.total = done, total
             with self._changed:
                 self._changed.notify_all()
+            self._let_answers_go_first(reading)
 
         try:
             document = load(self.files.content(file).read_bytes(), name=file.document_name, limits=self._limits)

@@ -76,6 +76,7 @@ def test_what_is_there_outlives_a_kill(start: Start, port: int, tmp_path: Path) 
     api = client(f"http://127.0.0.1:{port}/v1")
     process = start()
     file = uploaded(api)
+    assert [model.id for model in api.models.list()] == ["tiny"]  # its name, and no path of the server
     before = asked(api, file).choices[0].message.content
     read_half = api.files.create(file=("long.txt", (STORY * 40).encode()), purpose="user_data")
 

@@ -6,6 +6,7 @@ import base64
 import importlib.util
 import re
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,19 @@ class TestChatCompletions:
         stream.close()
         until(lambda: "focusdoc_waiting 0.0" in httpx.get(f"{url[:-3]}/metrics").text)
         assert asked(api, file).choices  # the only slot is free again
+
+    def test_reading_waits_while_an_answer_is_written(self, serve: Serve) -> None:
+        api = client(serve())
+        file = uploaded(api)
+        answering = asked(api, file, stream=True, extra_body={"max_completion_tokens": 2000})
+        next(iter(answering))
+        other = api.files.create(file=("other.txt", STORY.replace("ships", "stars").encode() * 3), purpose="user_data")
+        until(lambda: api.files.retrieve(other.id).tokens_read > 0)  # type: ignore[attr-defined]
+        time.sleep(0.3)
+        begun = api.files.retrieve(other.id)
+        assert begun.status == "uploaded"
+        answering.close()
+        until(lambda: api.files.retrieve(other.id).status == "processed")
 
     def test_more_than_may_wait_are_refused(self, serve: Serve) -> None:
         api = client(serve(max_concurrent=1, max_waiting=0))
