@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -22,29 +24,58 @@ async def run_in_thread(work: Callable[[threading.Event], T], cancel: threading.
         cancel: the caller's own event; None for a new one.
     """
     event = cancel or threading.Event()
+    own = _OwnThread()
     try:
-        return await asyncio.to_thread(work, event)
+        return await own.run(work, event)
     except asyncio.CancelledError:
         event.set()
         raise
+    finally:
+        own.end()
 
 
 async def stream_in_thread(
     make: Callable[[threading.Event], Generator[T, None, None]], cancel: threading.Event | None = None
 ) -> AsyncGenerator[T, None]:
-    """The items of the generator `make(cancel)`, each computed in a thread.
+    """The items of the generator `make(cancel)`, all computed in one thread, each when it is asked for.
 
     Exceptions of `make` itself are raised here, before the first item.
     """
     event = cancel or threading.Event()
-    return _stream(await run_in_thread(make, event), event)
+    own = _OwnThread()
+    try:
+        items = await own.run(make, event)
+    except BaseException:
+        event.set()
+        own.end()
+        raise
+    return _stream(items, event, own)
 
 
-async def _stream(items: Generator[T, None, None], cancel: threading.Event) -> AsyncGenerator[T, None]:
+class _OwnThread:
+    """A thread for one call.
+
+    Every thread that ever computed keeps OpenMP workers, and as soon as a process has more of them than cores, all stop
+    waiting actively: a question took a fifth longer. So threads are not shared or kept, and end with their call.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="focusdoc")
+
+    def run(self, work: Callable[..., T], *args: object) -> asyncio.Future[T]:
+        """`work(*args)` in the thread, with the caller's context variables."""
+        return asyncio.get_running_loop().run_in_executor(self._pool, copy_context().run, work, *args)
+
+    def end(self) -> None:
+        """End the thread after what it is doing."""
+        self._pool.shutdown(wait=False)
+
+
+async def _stream(items: Generator[T, None, None], cancel: threading.Event, own: _OwnThread) -> AsyncGenerator[T, None]:
     step: asyncio.Future[object] | None = None
     try:
         while True:
-            step = asyncio.ensure_future(asyncio.to_thread(next, items, _END))
+            step = own.run(next, items, _END)
             # Shielded, since a thread cannot be stopped, and the generator must not be closed before it ends.
             item = await asyncio.shield(step)
             if item is _END:
@@ -56,3 +87,4 @@ async def _stream(items: Generator[T, None, None], cancel: threading.Event) -> A
             items.close()
         else:
             step.add_done_callback(lambda _: items.close())
+        own.end()

@@ -8,8 +8,10 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from focusdoc.chat.cancelling import ReadingCancelledError
 from focusdoc.decoding.answer import Answer
@@ -28,6 +30,8 @@ _CHARACTERS_OF_TOKEN = 4
 _YIELD_SECONDS = 10.0
 #: Seconds between two looks for files whose time is over.
 _SWEEP_SECONDS = 60.0
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -191,7 +195,7 @@ class Library:
 
     def _work(self) -> None:
         try:
-            self._chat = self._make_chat()
+            self._chat = _in_own_thread(self._make_chat)
         except FocusdocError as error:
             self.failure = str(error)
             _log.error("The model cannot be loaded: %s", error)
@@ -205,7 +209,7 @@ class Library:
             else:
                 if file is None:
                     return
-                self._read(file)
+                _in_own_thread(partial(self._read, file))
             if time.monotonic() - swept >= _SWEEP_SECONDS:
                 swept = time.monotonic()
                 self._delete_all(self.files.expired())
@@ -246,3 +250,9 @@ class Library:
             reading.status, reading.details = "error", "It could not be read; the server's log says why."
         with self._changed:
             self._changed.notify_all()
+
+
+def _in_own_thread(work: Callable[[], T]) -> T:
+    """The result of `work()` in a thread that ends with it; see `focusdoc.chat.threads`."""
+    with ThreadPoolExecutor(1, thread_name_prefix="focusdoc-reading") as own:
+        return own.submit(work).result()
