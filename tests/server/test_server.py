@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import importlib.util
 import re
 import threading
@@ -16,6 +17,7 @@ import pytest
 from server_conftest import MAX_BYTES, Serve, until
 
 from focusdoc import Chat, FocusEngine
+from focusdoc.server.files import FileStore
 
 STORY = "The keeper of the lighthouse counts ships. " * 30
 QUESTION = "What does the keeper count?"
@@ -48,6 +50,10 @@ def asked(api: openai.OpenAI, *files: str, **more: Any) -> Any:
     parts: list[Any] = [{"type": "file", "file": {"file_id": file}} for file in files]
     message: Any = {"role": "user", "content": [*parts, {"type": "text", "text": QUESTION}]}
     return api.chat.completions.create(model="tiny", messages=[message], max_tokens=8, **more)
+
+
+def asked_without_files(api: openai.OpenAI) -> Any:
+    return api.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "Hello"}], max_tokens=2)
 
 
 class TestFiles:
@@ -220,6 +226,32 @@ class TestChatCompletions:
             asked(api, file)
         assert refused.value.response.headers["Retry-After"] == "5"
         first.close()
+
+
+class TestFullDisk:
+    def test_an_upload_that_has_no_room_is_refused_before_it_comes(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(FileStore, "free_bytes", lambda self: 1000)
+        url = serve()
+        with pytest.raises(openai.InternalServerError, match="disk is full") as refused:
+            uploaded(client(url))
+        assert refused.value.status_code == 507
+        assert asked_without_files(client(url)).choices  # everything else goes on
+
+    def test_a_disk_that_fills_up_while_an_upload_comes_keeps_nothing_of_it(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        def full(*_: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        url = serve(folder=tmp_path / "files")
+        with monkeypatch.context() as patch:
+            patch.setattr("focusdoc.server.files.asdict", full)
+            with pytest.raises(openai.InternalServerError, match="disk is full"):
+                uploaded(client(url))
+        assert list((tmp_path / "files").iterdir()) == []
+        assert uploaded(client(url))
 
 
 class TestResponses:
