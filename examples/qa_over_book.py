@@ -83,7 +83,8 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"   page {source.page}{label}, {source.score:.0%}: {quote[:90]}{'...' if len(quote) > 90 else ''}")
         timings, usage = answer.timings, answer.usage
         print(
-            f"   {usage.completion_tokens} tokens in {timings.total:.1f} s, the first after {timings.first_token:.1f} s"
+            f"   {usage.completion_tokens} token{'s' * (usage.completion_tokens != 1)} in {timings.total:.1f} s, "
+            f"the first after {timings.first_token:.1f} s"
         )
 
 
