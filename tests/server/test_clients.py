@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,3 +47,19 @@ def test_llama_index(serve: Serve) -> None:
     whole = model.chat(said).message.content
     *_, last = model.stream_chat(said)
     assert last.message.content == whole
+
+
+def test_the_example(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    for needed in ("langchain_openai", "llama_index.llms.openai_like"):
+        pytest.importorskip(needed, reason=f"{needed} is not installed")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+    path = tmp_path / "story.txt"
+    path.write_text(STORY, encoding="utf-8")
+    importlib.import_module("serve_clients").main([str(path), QUESTION, "--url", serve()])
+    printed = capsys.readouterr().out
+    assert [line for line in printed.splitlines() if line in ("openai:", "LangChain:", "LlamaIndex:")] == [
+        "openai:",
+        "LangChain:",
+        "LlamaIndex:",
+    ]
+    assert "story.txt, page 1" in printed
