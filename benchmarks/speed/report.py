@@ -163,7 +163,9 @@ def measured(results: Results) -> pd.DataFrame:
     own = table["task"].isin(_OWN_WEIGHTS)
     candidates = config["candidate_bytes"] * table["task"].isin(("focus", "int8"))
     step_bytes = config["weight_bytes"] + candidates + table["kv_bytes"]
-    operations = config["linear_operations_per_token"] * table["tokens"]
+    # A look reads the lower layers alone, and keeps no KV of the others.
+    layers_read = (table["kv_bytes"] / table["kv_bytes_as_computed"]).where(table["task"] == "look", 1.0)
+    operations = config["linear_operations_per_token"] * table["tokens"] * layers_read
     return table.assign(
         one=1.0,
         speed=table["tokens"] / table["read_seconds"],

@@ -35,6 +35,11 @@ class TestRoofline:
         assert at(measured(results), "focus", 8192)["products"] == pytest.approx(0.8192)
         assert at(measured(results), "full", 8192)["products"] == pytest.approx(0.8192 / 3)
 
+    def test_a_look_counts_the_layers_that_it_reads(self, results: Results) -> None:
+        look = row("look", 8192, 1024, read_seconds=10.0, kv_bytes=600, kv_bytes_as_computed=1000)
+        found = at(measured(with_rows(results, look)), "look", 8192)
+        assert found["products"] == pytest.approx(0.8192 * 0.6)
+
     def test_decoding_counts_the_bytes_that_a_step_must_read(self, results: Results) -> None:
         # (10e6 + 2e6 of candidates + 8.192e6) bytes in 0.1 s, on a machine of 1e9 a second
         assert at(measured(results), "focus", 8192)["of_bandwidth"] == pytest.approx(0.20192)
