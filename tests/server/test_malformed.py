@@ -38,6 +38,8 @@ RESPONSE: dict[str, Any] = {
     "max_output_tokens": 1,
     "previous_response_id": "resp_0",
 }
+#: What uvicorn itself says of a method that its parser does not know.
+NO_HTTP = "Invalid HTTP request received."
 JSON = {"Content-Type": "application/json"}
 Send = Callable[..., httpx.Response]
 
@@ -115,7 +117,9 @@ def test_each_is_refused_in_a_sentence(serve: Serve, tmp_path: Path) -> None:
             assert answer.status_code < 500, (number, answer.request.url, answer.request.content[:300], answer.text)
             if answer.status_code >= 400:
                 refused += 1
-                message = answer.json()["error"]["message"] if answer.request.method != "HEAD" else "."
+                if answer.text == NO_HTTP:
+                    continue
+                message = answer.json()["error"]["message"]
                 assert message, number
                 assert "Traceback" not in message, message
                 assert str(tmp_path) not in message, message
