@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -46,6 +48,14 @@ def serve(
     max_concurrent: Annotated[
         int, typer.Option(metavar="N", min=1, help="Most concurrent answers.", rich_help_panel=_SERVER)
     ] = 4,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help="A website whose pages may use the API from a browser, as https://chat.example.org; may be repeated.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
     folder: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="The folder for uploads; by default in the cache.", rich_help_panel=_SERVER),
@@ -69,7 +79,7 @@ def serve(
     from focusdoc.server.library import Library
 
     library = Library(FileStore(folder or cache_dir() / "server", max_file_bytes), lambda: Chat(loading.load()))
-    settings = ServerSettings(keys=keys, max_concurrent=max_concurrent)
+    settings = ServerSettings(keys=keys, max_concurrent=max_concurrent, origins=_origins(cors or ()))
     app = create_app(library, settings, Path(loading.model).name if loading.model else "focusdoc")
     errors.print(f"http://{host}:{port}/v1 is the base URL for clients; /docs documents the API.", markup=False)
     uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=_GRACE)
@@ -90,6 +100,19 @@ def _keys(file: Path | None) -> tuple[str, ...]:
     if not keys or any(len(key) < 16 for key in keys):
         raise ConfigError(f"{file} needs a key of at least 16 characters on each line.")
     return keys
+
+
+def _origins(given: Sequence[str]) -> tuple[str, ...]:
+    """Origins as browsers send them.
+
+    Raises:
+        ConfigError: one is not a scheme, a host and perhaps a port.
+    """
+    for origin in given:
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or not parts.hostname or f"{parts.scheme}://{parts.netloc}" != origin:
+            raise ConfigError(f"--cors {origin} is no origin; name each website, as https://chat.example.org.")
+    return tuple(given)
 
 
 def _is_loopback(host: str) -> bool:

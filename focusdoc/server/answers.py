@@ -30,12 +30,14 @@ class ServerSettings:
         max_concurrent: answers that are written at once.
         max_waiting: answers that may wait for their turn; more are refused with 429.
         max_json_bytes: of a request that is no upload.
+        origins: websites whose pages may use the API from a browser (CORS), such as "https://chat.example.org".
     """
 
     keys: tuple[str, ...] = ()
     max_concurrent: int = 4
     max_waiting: int = 32
     max_json_bytes: int = 64 << 20
+    origins: tuple[str, ...] = ()
 
 
 class Turns:
@@ -59,6 +61,12 @@ class Turns:
         """Answers that wait for their turn."""
         return len(self._queue)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the next answer would be refused."""
+        is_busy = self.waiting > 0 or self.running >= self._settings.max_concurrent
+        return is_busy and self.waiting >= self._settings.max_waiting
+
     @asynccontextmanager
     async def turn(self, needed: int) -> AsyncIterator[None]:
         """Hold a slot and `needed` bytes.
@@ -68,7 +76,7 @@ class Turns:
         """
         if not self._queue and self._fits(needed):
             self._take(needed)
-        elif len(self._queue) >= self._settings.max_waiting:
+        elif self.waiting >= self._settings.max_waiting:
             raise BusyError(f"{len(self._queue)} questions wait already; try again in a few seconds.")
         else:
             await self._wait(needed)

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from focusdoc.chat.threads import stream_in_thread
 from focusdoc.decoding.answer import Answer
@@ -23,7 +24,7 @@ from focusdoc.server import wire
 from focusdoc.server.answers import Question, ServerSettings, Turns, answer
 from focusdoc.server.files import StoredFile
 from focusdoc.server.library import Library
-from focusdoc.server.metrics import Metrics
+from focusdoc.server.metrics import CountedRequests, Metrics
 from focusdoc.server.refusals import LimitedBody, OwnOrigin, add_errors
 from focusdoc.server.render import picture
 from focusdoc.server.responses import ResponseRequest, StoredResponses, WrittenResponse
@@ -85,7 +86,15 @@ def create_app(library: Library, settings: ServerSettings, model: str) -> FastAP
         max_json=settings.max_json_bytes,
         free_disk=library.files.free_bytes,
     )
-    app.add_middleware(OwnOrigin, any_name=bool(settings.keys))
+    app.add_middleware(OwnOrigin, any_name=bool(settings.keys), allowed=settings.origins)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=settings.origins,
+        allow_methods=("GET", "POST", "DELETE"),
+        allow_headers=("*",),
+        expose_headers=("Retry-After", "X-Mark-Top"),
+    )
+    app.add_middleware(CountedRequests, metrics=metrics)
     add_errors(app)
     app.state.keys = [key.encode() for key in settings.keys]
 
@@ -95,9 +104,13 @@ def create_app(library: Library, settings: ServerSettings, model: str) -> FastAP
 
     @app.get("/health")
     def health() -> Response:
-        if library.is_ready:
-            return JSONResponse({"status": "ok"})
-        return JSONResponse({"status": "error" if library.failure else "loading", "details": library.failure}, 503)
+        if library.failure:
+            status = "error"
+        elif not library.is_ready:
+            status = "loading"
+        else:
+            status = "busy" if app.state.turns.is_full else "ok"
+        return JSONResponse({"status": status, "details": library.failure}, 200 if status == "ok" else 503)
 
     @app.get("/metrics")
     def show_metrics(owner: Owner) -> Response:

@@ -75,6 +75,7 @@ class Library:
         self._make_chat = chat
         self._limits = limits or LoadLimits()
         self._chat: Chat | None = None
+        #: Why no question can be answered, or no file read, until the server is started again.
         self.failure: str | None = None
         self._readings: dict[str, Reading] = {}
         self._changed = threading.Condition()
@@ -196,10 +197,15 @@ class Library:
     def _work(self) -> None:
         try:
             self._chat = _in_own_thread(self._make_chat)
+            self._read_all()
         except FocusdocError as error:
             self.failure = str(error)
             _log.error("The model cannot be loaded: %s", error)
-            return
+        except Exception:  # /health has to tell of it, whatever it was
+            self.failure = "The server failed; its log says why."
+            _log.exception("The server cannot go on")
+
+    def _read_all(self) -> None:
         swept = time.monotonic()
         while True:
             try:
@@ -222,7 +228,10 @@ class Library:
 
     def _delete_all(self, files: Sequence[StoredFile]) -> None:
         for file in files:
-            self.delete(file)
+            try:
+                self.delete(file)
+            except OSError as error:
+                _log.error("The expired file %s cannot be deleted: %s", file.id, error)
 
     def _read(self, file: StoredFile) -> None:
         reading = self._readings.get(file.id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from focusdoc.decoding.answer import Answer
 from focusdoc.server.library import Library
@@ -18,9 +19,10 @@ class Metrics:
         #: How many answers wait for their turn.
         self.waiting: Callable[[], int] = lambda: 0
 
-        def counter(name: str, about: str) -> Counter:
-            return Counter(f"focusdoc_{name}", about, registry=self._registry)
+        def counter(name: str, about: str, labels: tuple[str, ...] = ()) -> Counter:
+            return Counter(f"focusdoc_{name}", about, labels, registry=self._registry)
 
+        self._requests = counter("requests", "Requests, refused ones too.", ("method", "route", "status"))
         self._answers = counter("answers", "Answers that were written to their end.")
         self._written = counter("completion_tokens", "Tokens of answers.")
         self._read = counter("document_tokens_read", "Tokens of documents read for answers.")
@@ -35,6 +37,13 @@ class Metrics:
         waiting.set_function(lambda: self.waiting())
         held = Gauge("focusdoc_memory_bytes", "Bytes of keys and values held.", registry=self._registry)
         held.set_function(lambda: library.chat.pool.num_bytes if library.is_ready else 0)
+
+    def requested(self, scope: Scope, status: int) -> None:
+        """A request has been answered or refused."""
+        # The route, not the path, and no method of a client's own: what clients send must not make series without end.
+        route = getattr(scope.get("route"), "path", "")
+        method = scope["method"] if route else ""
+        self._requests.labels(method, route, status).inc()
 
     def first_token(self, seconds: float) -> None:
         """The first token of an answer has come."""
@@ -51,3 +60,27 @@ class Metrics:
     def text(self) -> str:
         """All of it, as Prometheus scrapes it."""
         return generate_latest(self._registry).decode()
+
+
+class CountedRequests:
+    """Counts every request by its status."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._metrics.requested(scope, message["status"])
+            await send(message)
+
+        try:
+            await self._app(scope, receive, counted)
+        except Exception:
+            self._metrics.requested(scope, 500)  # that answer is written outside of this middleware
+            raise

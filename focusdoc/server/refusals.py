@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -132,10 +132,11 @@ class OwnOrigin:
 
     Args:
         any_name: whether the server may be called by any name, since it asks for a key.
+        allowed: origins whose pages may send requests.
     """
 
-    def __init__(self, app: ASGIApp, *, any_name: bool) -> None:
-        self._app, self._any_name = app, any_name
+    def __init__(self, app: ASGIApp, *, any_name: bool, allowed: Collection[str] = ()) -> None:
+        self._app, self._any_name, self._allowed = app, any_name, allowed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -145,7 +146,8 @@ class OwnOrigin:
             if not self._any_name and host.rsplit(":", 1)[0].strip("[]") not in ("localhost", "127.0.0.1", "::1"):
                 await _error(403, f"This server is not called {host!r}; use localhost.")(scope, receive, send)
                 return
-            if origin and origin.partition("://")[2] != host:
-                await _error(403, f"Requests of the website {origin!r} are not taken.")(scope, receive, send)
+            if origin and origin.partition("://")[2] != host and origin not in self._allowed:
+                message = f"Requests of the website {origin!r} are not taken; --cors names those that are."
+                await _error(403, message)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

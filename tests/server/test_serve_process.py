@@ -118,6 +118,9 @@ def test_a_sigterm_lets_running_answers_end(start: Start, port: int) -> None:
         (["--host", "0.0.0.0"], "--api-key-file"),
         (["--api-key-file", "missing"], "cannot be read"),
         (["--host", "books.example"], "--api-key-file"),
+        (["--cors", "*"], "is no origin"),
+        (["--cors", "chat.example"], "is no origin"),
+        (["--cors", "https://chat.example/page"], "is no origin"),
     ],
 )
 def test_is_refused_before_anything_is_loaded(arguments: list[str], what: str) -> None:

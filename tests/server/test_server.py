@@ -52,8 +52,9 @@ def asked(api: openai.OpenAI, *files: str, **more: Any) -> Any:
     return api.chat.completions.create(model="tiny", messages=[message], max_tokens=8, **more)
 
 
-def asked_without_files(api: openai.OpenAI) -> Any:
-    return api.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "Hello"}], max_tokens=2)
+def asked_without_files(api: openai.OpenAI, max_tokens: int = 2, **more: Any) -> Any:
+    message: Any = {"role": "user", "content": "Hello"}
+    return api.chat.completions.create(model="tiny", messages=[message], max_tokens=max_tokens, **more)
 
 
 class TestFiles:
@@ -341,6 +342,25 @@ class TestPage:
         headers = {"Host": "books.example", "Authorization": "Bearer one-key-of-sixteen"}
         assert httpx.get(f"{keyed}/files", headers=headers).status_code == 200
 
+    def test_websites_that_are_named_can(self, serve: Serve) -> None:
+        chat, evil = "https://chat.example", "https://evil.example"
+        url = serve(keys=("one-key-of-sixteen",), origins=(chat,))
+
+        def preflight(origin: str) -> httpx.Response:
+            asked_for = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+            return httpx.options(f"{url}/chat/completions", headers={"Origin": origin, **asked_for})
+
+        assert preflight(chat).status_code == 200  # a browser sends no key with it
+        assert preflight(chat).headers["Access-Control-Allow-Origin"] == chat
+        assert "authorization" in preflight(chat).headers["Access-Control-Allow-Headers"]
+        assert "Access-Control-Allow-Origin" not in preflight(evil).headers
+        with_key = {"Authorization": "Bearer one-key-of-sixteen"}
+        allowed = httpx.get(f"{url}/models", headers={"Origin": chat, **with_key})
+        assert (allowed.status_code, allowed.headers["Access-Control-Allow-Origin"]) == (200, chat)
+        without_key = httpx.get(f"{url}/models", headers={"Origin": chat})
+        assert (without_key.status_code, without_key.headers["Access-Control-Allow-Origin"]) == (401, chat)
+        assert httpx.get(f"{url}/models", headers={"Origin": evil, **with_key}).status_code == 403
+
 
 class TestMistakes:
     @pytest.mark.parametrize(
@@ -375,6 +395,43 @@ class TestMistakes:
             client(url).chat.completions.create(model="tiny", messages=[{"role": "user", "content": "a"}])
         loaded.set()
         until(lambda: httpx.get(f"{url[:-3]}/health").status_code == 200)
+
+    def test_when_the_model_cannot_be_loaded_it_says_so(self, serve: Serve) -> None:
+        def load() -> Chat:
+            raise RuntimeError("the reason is in the log, not in answers")
+
+        url = serve(chat=load, wait=False)
+        until(lambda: httpx.get(f"{url[:-3]}/health").json()["status"] == "error")
+        health = httpx.get(f"{url[:-3]}/health")
+        assert (health.status_code, health.json()["details"]) == (503, "The server failed; its log says why.")
+
+    def test_it_is_busy_while_the_next_question_would_be_refused(self, serve: Serve) -> None:
+        url = serve(max_concurrent=1, max_waiting=0)
+        assert httpx.get(f"{url[:-3]}/health").status_code == 200
+        stream = asked_without_files(client(url), max_tokens=2000, stream=True)
+        next(iter(stream))
+        with pytest.raises(openai.RateLimitError):
+            asked_without_files(client(url))
+        health = httpx.get(f"{url[:-3]}/health")
+        assert (health.status_code, health.json()["status"]) == (503, "busy")
+        stream.close()
+        until(lambda: httpx.get(f"{url[:-3]}/health").status_code == 200)
+
+    def test_requests_are_counted_with_those_refused(self, serve: Serve) -> None:
+        url = serve(keys=("one-key-of-sixteen",))
+        for path in ("models", "models", "files/file-0", "nowhere/" + "x" * 50):
+            httpx.get(f"{url}/{path}")
+        asked_without_files(client(url, "one-key-of-sixteen"))
+        headers = {"Authorization": "Bearer one-key-of-sixteen"}
+        metrics = httpx.get(f"{url[:-3]}/metrics", headers=headers).text
+        for line in (
+            'focusdoc_requests_total{method="GET",route="/v1/models",status="401"} 2.0',
+            'focusdoc_requests_total{method="GET",route="/v1/files/{file_id}",status="401"} 1.0',
+            'focusdoc_requests_total{method="",route="",status="404"} 1.0',
+            'focusdoc_requests_total{method="POST",route="/v1/chat/completions",status="200"} 1.0',
+        ):
+            assert line in metrics
+        assert "xxx" not in metrics
 
     def test_models_and_metrics(self, serve: Serve) -> None:
         url = serve()
