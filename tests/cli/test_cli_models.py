@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -74,6 +75,23 @@ def test_install_says_what_it_does_and_what_comes_next(run: Run, index: Index, o
     again = run("models", "install", "sample-model", "--json")
     assert json.loads(again.stdout) == {"name": "Sample-Model", "folder": str(folder)}
     assert (again.stderr, len(index.asked)) == ("", 3)
+
+
+def test_without_a_name_the_default_model_and_reader_are_installed(
+    run: Run, index: Index, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = (sample_model(HUB, MIRROR), dataclasses.replace(sample_model(HUB, MIRROR), name="Sample-Reader"))
+    monkeypatch.setattr(catalogue, "CATALOGUE", both)
+    monkeypatch.setattr(catalogue, "DEFAULT_MODEL", "Sample-Model")
+    monkeypatch.setattr(catalogue, "DEFAULT_READER", "Sample-Reader")
+    result = run("models", "install")
+    assert result.exit_code == 0, result.stderr
+    assert [line.split(" is installed")[0] for line in result.stdout.splitlines()[:2]] == [
+        "Sample-Model",
+        "Sample-Reader",
+    ]
+    assert "--model" not in result.stdout
+    assert {"Sample-Model", "Sample-Reader"} <= {path.name for path in (own_cache / "models").iterdir()}
 
 
 def test_an_unknown_name_tells_the_known_ones(run: Run, index: Index) -> None:
