@@ -8,9 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import torch
 from torch import Tensor
@@ -44,6 +44,9 @@ from focusdoc.storage import cache_path
 from focusdoc.terminal import progress_bar
 from focusdoc.training.calibration import Heads, retrieval_heads
 
+if TYPE_CHECKING:
+    from focusdoc.cluster.head import Cluster
+
 Memories = DocumentMemory | Sequence[DocumentMemory]
 
 
@@ -59,6 +62,7 @@ class FocusEngine:
         kernel: the attention implementation.
         store: where memories are kept on disk, or None.
         reader: the model that writes answers from the passages that `base` finds; None if `base` writes them itself.
+        cluster: the processes that keep the chunks; None to keep them in this one.
     """
 
     def __init__(
@@ -69,11 +73,13 @@ class FocusEngine:
         attention: str = "auto",
         store: DocumentStore | str | Path | None = None,
         reader: Reader | None = None,
+        cluster: Cluster | None = None,
     ) -> None:
         if adapter is not None:
             check_adapter(adapter, base.model, model_fingerprint=base.fingerprint)
         self.base = base
         self.reader = reader
+        self.cluster = cluster
         self.store = open_store(store)
         self.config = resolve_config(config, base, adapter)
         untrained = adapter is None and self.config.allow_untrained
@@ -95,6 +101,7 @@ class FocusEngine:
         store: DocumentStore | str | Path | None = "auto",
         reader: Reader | str | Path | Any | None = None,
         reader_model: str | None = None,
+        cluster: int | str | None = None,
     ) -> FocusEngine:
         """Load a model and its adapter.
 
@@ -118,8 +125,11 @@ class FocusEngine:
                 ``FOCUSDOC_READER_KEY``), or a `Reader`; "auto" for the catalogue's, if it is installed and fits
                 (``FOCUSDOC_READER`` overrides it); None if `model` writes the answers itself.
             reader_model: the model name at the endpoint.
+            cluster: where the chunks are kept: a number of processes on this machine, ``"auto"`` or the address of a
+                Ray cluster (docs/cluster.md); None for this process.
 
         Raises:
+            ClusterError: the cluster cannot be used.
             ModelNotFoundError, UnsupportedModelError, AdapterError, ConfigError: the model, the adapter or a setting
                 cannot be used.
         """
@@ -134,7 +144,25 @@ class FocusEngine:
             )
         loaded = load_adapter(path) if path is not None else None
         opened = open_reader(reader, reader_model=reader_model, device=device, dtype=dtype)
-        return cls(base, loaded, config, attention, store, opened)
+        spread = None
+        if cluster is not None:
+            from focusdoc.cluster.holder import HolderSettings
+            from focusdoc.cluster.ray_holders import open_cluster
+
+            kept = store.folder if isinstance(store, DocumentStore) else store
+            spread = open_cluster(
+                cluster,
+                HolderSettings(
+                    model=model,
+                    adapter=loaded,
+                    fingerprint=base.fingerprint,
+                    device=device,
+                    dtype=str(base.dtype).removeprefix("torch."),
+                    attention=attention,
+                    store=None if kept is None else str(kept),
+                ),
+            )
+        return cls(base, loaded, config, attention, store, opened, spread)
 
     def read(
         self,
@@ -223,6 +251,10 @@ class FocusEngine:
         at_least("batch", batch, 1)
         request = [self._request(memory, each, options) for each in questions]
         ways = [self._way(each) for each in request]
+        if self.cluster is not None:
+            from focusdoc.cluster.spread import answer_at_once
+
+            return answer_at_once(ways, request, batch)
         if len({type(way) for way in ways}) > 1:
             return [way.answer(each) for way, each in zip(ways, request, strict=True)]
         return ways[0].answer_many(request, batch)
@@ -347,7 +379,12 @@ class FocusEngine:
     @property
     def own_way(self) -> OwnWay[Any]:
         """How the base model answers without a reader."""
-        return own_way(self.base, self.config, self.kernel, self._projections, lambda: self.heads)
+        way = own_way(self.base, self.config, self.kernel, self._projections, lambda: self.heads)
+        if self.cluster is None:
+            return way
+        from focusdoc.cluster.spread import spread_way
+
+        return spread_way(way, self.cluster)
 
     @property
     def chunk_size(self) -> int:
@@ -387,7 +424,12 @@ class FocusEngine:
         return whole if whole is not self.documents and whole.is_stored(ids) else self.documents
 
     def _document_reader(self, base: BaseModel, store: DocumentStore | None) -> DocumentReader:
-        return DocumentReader(
+        kind = DocumentReader
+        if self.cluster is not None:
+            from focusdoc.cluster.reading import SpreadReader
+
+            kind = partial(SpreadReader, cluster=self.cluster)  # type: ignore[assignment]
+        return kind(
             base,
             self.chunk_size,
             self.kernel,
@@ -424,7 +466,11 @@ class FocusEngine:
         """The way to answer a request, after checking the request with it."""
         way = choose_way(request, self.own_way, self.reader, lambda: self.finder)
         way.check(request)
-        return way
+        if self.cluster is None:
+            return way
+        from focusdoc.cluster.spread import Counted
+
+        return Counted(way, self.cluster)
 
     def _request(self, memory: Memories | None, question: str, options: Options) -> Request:
         """The request for a question; `memory` is None for documents that are not read yet."""

@@ -72,6 +72,14 @@ class MemoryShortageError(FocusdocError, MemoryError):
     """A document's memory is larger than what is free; told before any of it is read."""
 
 
+class ClusterError(FocusdocError):
+    """A cluster cannot be used: Ray is missing, nobody answers, or there is no place for its processes."""
+
+
+class WorkerLostError(ClusterError):
+    """A process that kept chunks of a document is gone, and there is no place to start it again."""
+
+
 class TrainingError(FocusdocError):
     """Training cannot start or go on (no data, a NaN loss, an output folder of another run)."""
 

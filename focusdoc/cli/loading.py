@@ -36,6 +36,7 @@ class EngineOptions:
         no_store: do not use the document store.
         reader, reader_model: see `FocusEngine.from_pretrained`; the reader may also be "none", or "auto" for the
             catalogue's reader, if it is installed and fits and `model` is not given.
+        cluster: see `FocusEngine.from_pretrained`.
     """
 
     model: options.Model = None
@@ -49,6 +50,7 @@ class EngineOptions:
     memory_dtype: options.MemoryDtype = "auto"
     quote_tokens: options.QuoteTokens = None
     no_store: options.NoStore = False
+    cluster: options.Cluster = None
 
     def __post_init__(self) -> None:
         FocusConfig(**self._settings())
@@ -74,11 +76,19 @@ class EngineOptions:
                 store=None if self.no_store else "auto",
                 reader=self._reader(),
                 reader_model=self.reader_model,
+                cluster=self.cluster,
             )
             # The decode mode comes from the adapter, so the other settings are applied after loading.
             config = replace(engine.config, **self._settings())
             if config != engine.config:
-                engine = FocusEngine(engine.base, engine.adapter, config, store=engine.store, reader=engine.reader)
+                engine = FocusEngine(
+                    engine.base,
+                    engine.adapter,
+                    config,
+                    store=engine.store,
+                    reader=engine.reader,
+                    cluster=engine.cluster,
+                )
         return engine
 
     def _reader(self) -> str | None:

@@ -118,6 +118,16 @@ QuoteTokens = Annotated[
         show_default=False,
     ),
 ]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|auto|ADDRESS",
+        help="Keep the document in other processes: N on this machine, or those of a Ray cluster, auto for the one "
+        "that this machine belongs to.",
+        rich_help_panel=_MODEL,
+        show_default=False,
+    ),
+]
 MaxNewTokens = Annotated[
     int,
     typer.Option(metavar="N", help="Most tokens of the answer.", rich_help_panel=_ANSWER),

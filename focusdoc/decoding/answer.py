@@ -42,6 +42,7 @@ class Usage:
     `encoded_tokens` of the documents' tokens were read for this answer; the memory of the others existed already.
     `quoted_tokens` counts passages quoted in the local context or in the reader's prompt. With a reader,
     `reader_tokens` counts its prompts, `completion_tokens` what it wrote; all three in the reader's own tokens.
+    `lost_workers` counts processes of a cluster that were lost and replaced while the answer was written.
     """
 
     document_tokens: int
@@ -51,6 +52,7 @@ class Usage:
     encoded_tokens: int = 0
     quoted_tokens: int = 0
     reader_tokens: int = 0
+    lost_workers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

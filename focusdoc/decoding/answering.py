@@ -265,7 +265,11 @@ class OwnWay(Way, Generic[DecoderT]):
                 f"{what.format(num_chunks)}, {local_len} local tokens and {new} new ones take {taken} positions, but "
                 f"{base.name} has {base.context_length}; {remedy}."
             )
-        check_free_memory(base, num_chunks, self.num_tail_tokens(local_len, min(TAIL_STEP, new)))
+        self.check_memory(num_chunks, self.num_tail_tokens(local_len, min(TAIL_STEP, new)))
+
+    def check_memory(self, num_chunks: int, tokens: int) -> None:
+        """See `check_free_memory`."""
+        check_free_memory(self.base, num_chunks, tokens)
 
     def stream(self, request: Request) -> Generator[TextPiece, None, None]:
         """See `Way.stream`."""

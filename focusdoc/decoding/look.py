@@ -106,12 +106,16 @@ class LookDecoder:
 
     def look(self, local_ids: Sequence[int], prompt_ids: Sequence[int], question: QuestionRows) -> None:
         """See `AnswerDecoder.look`; the local context is not used."""
+        self._head_scores = self.head_scores(prompt_ids, question)
+        self._head_max = torch.stack([scores.amax(dim=1) for scores in self._head_scores]).amax(dim=0).clamp_min(1e-30)
+        self.candidate_mass = torch.stack([self._combined_scores(scores).max() for scores in self._head_scores])
+
+    def head_scores(self, prompt_ids: Sequence[int], question: QuestionRows) -> list[Tensor]:
+        """Each head's scores in every chunk, float32 [heads, chunk_len] each."""
         rows = replace(question, heads=self._heads)
         lower = self.base.first_layers(num_layers_for(self._heads))
         batches = self._chunk_batches(len(prompt_ids), rows)
-        self._head_scores = [scores for block in batches for scores in self._pass(lower, block, prompt_ids, rows)]
-        self._head_max = torch.stack([scores.amax(dim=1) for scores in self._head_scores]).amax(dim=0).clamp_min(1e-30)
-        self.candidate_mass = torch.stack([self._combined_scores(scores).max() for scores in self._head_scores])
+        return [scores for block in batches for scores in self._pass(lower, block, prompt_ids, rows)]
 
     def _pass(
         self, lower: BaseModel, block: MemoryBlock, prompt_ids: Sequence[int], rows: QuestionRows

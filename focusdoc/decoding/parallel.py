@@ -97,7 +97,7 @@ class ParallelDecoder:
     def prepare_start(self, local_ids: Sequence[int], prompt_ids: Sequence[int]) -> tuple[list[int], list[int]]:
         """The tokens that `start` feeds: to every chunk before its candidate, and to the local context."""
         self.groups = list(self._make_groups(len(prompt_ids)))
-        self.local = LocalContext.empty(self.groups[0], self.num_chunks, len(local_ids) + self._max_new_tokens)
+        self.local = LocalContext.empty(self.base, self.num_chunks, len(local_ids) + self._max_new_tokens)
         self._local_ids = list(local_ids)
         self._newest = prompt_ids[-1]
         return list(prompt_ids[:-1]), self._local_ids
@@ -110,7 +110,7 @@ class ParallelDecoder:
     def prepare_step(self, token: int) -> tuple[list[int], list[int]]:
         """The tokens that `step` feeds; see `prepare_start`."""
         if not self._stepped and self._config.active_chunks != "all":
-            self._drop_inactive()
+            self.keep_active(choose_active(self.candidate_mass.cpu(), self._config.active_chunks))
         self._stepped = True
         previous, self._newest = self._newest, token
         return [previous], [token]
@@ -198,9 +198,8 @@ class ParallelDecoder:
         block = group.block.chunks(at.start, at.stop)
         return ChunkGroup(block, group.tail_keys[:, at], group.tail_values[:, at], slot)
 
-    def _drop_inactive(self) -> None:
-        """Deactivate the chunks that the first token paid no attention to."""
-        active = choose_active(self.candidate_mass.cpu(), self._config.active_chunks)
+    def keep_active(self, active: list[int]) -> None:
+        """Deactivate all chunks but `active`, those that the first token paid attention to."""
         if len(active) == self.num_chunks:
             return
         self._inactive_groups, self.active = self.groups, active

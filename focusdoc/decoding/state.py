@@ -94,12 +94,11 @@ class LocalContext:
     length: int = 0
 
     @classmethod
-    def empty(cls, group: ChunkGroup, num_candidates: int, room: int) -> LocalContext:
-        """An empty context with capacity for `room` local tokens, in the dtype and on the device of `group`."""
-        like = group.tail_keys
-        num_layers, _, num_kv_heads, _, head_dim = like.shape
-        shape = (num_layers, num_kv_heads, num_candidates + room, head_dim)
-        return cls(like.new_empty(shape), like.new_empty(shape), num_candidates)
+    def empty(cls, base: BaseModel, num_candidates: int, room: int) -> LocalContext:
+        """An empty context with capacity for `room` local tokens, in the dtype and on the device of `base`."""
+        shape = (base.num_layers, base.num_kv_heads, num_candidates + room, base.head_dim)
+        keys, values = (torch.empty(shape, dtype=base.dtype, device=base.device) for _ in range(2))
+        return cls(keys, values, num_candidates)
 
     def cleared(self, room: int) -> LocalContext:
         """The same candidates without local tokens, with capacity for `room` of them."""

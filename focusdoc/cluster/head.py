@@ -1,0 +1,176 @@
+"""The head of a cluster: knows which holder keeps which chunks, and replaces holders that are lost."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from focusdoc.cluster.holder import Part, UnknownQuestionError
+from focusdoc.errors import WorkerLostError
+
+#: A method of `Holder` and its arguments.
+Call = tuple[str, tuple[Any, ...]]
+#: How often a call is tried again on a holder that was lost meanwhile.
+_TRIES = 3
+
+_log = logging.getLogger(__name__)
+
+
+class HolderLostError(Exception):
+    """A holder died, or hangs; never leaves the cluster.
+
+    Attributes:
+        generation: how often the holder had been replaced when it was called.
+    """
+
+    def __init__(self, why: str, generation: int) -> None:
+        super().__init__(why)
+        self.generation = generation
+
+
+class Holders(Protocol):
+    """Where holders run."""
+
+    def __len__(self) -> int: ...
+
+    def call(self, calls: Mapping[int, Call]) -> dict[int, Any]:
+        """Call several holders at once and wait for all.
+
+        Returns:
+            For each holder what it returned, or its HolderLostError or UnknownQuestionError.
+
+        Raises:
+            FocusdocError: what a holder raised.
+        """
+        ...
+
+    def tell(self, index: int, call: Call) -> None:
+        """Call a holder without waiting; it does not matter if it is lost."""
+        ...
+
+    def replace(self, index: int, generation: int) -> bool:
+        """Start a lost holder again, without its parts; False if another thread has done so.
+
+        Raises:
+            WorkerLostError: there is no place for it.
+        """
+        ...
+
+    def free_bytes(self) -> dict[str, int]:
+        """Free bytes of each host, or of each GPU, by its name."""
+        ...
+
+    def hosts(self) -> list[str]:
+        """The host, or GPU, of each holder."""
+        ...
+
+    def close(self) -> None:
+        """End all holders."""
+        ...
+
+
+class Cluster:
+    """Holders and the parts that they keep. Thread-safe.
+
+    Attributes:
+        num_replaced: holders that were lost and replaced so far.
+    """
+
+    def __init__(self, holders: Holders) -> None:
+        self.holders = holders
+        self.num_replaced = 0
+        self._lock = threading.RLock()
+        self._names = itertools.count()
+        #: What holders need not keep any more. It is told with the next call: objects are collected at any moment,
+        #: also while a call is under way.
+        self._freed: deque[tuple[int, Call]] = deque()
+        #: Each part, and the holder that keeps it.
+        self._parts: dict[str, tuple[int, Part]] = {}
+
+    def __len__(self) -> int:
+        return len(self.holders)
+
+    def name(self, kind: str) -> str:
+        """A new name for a part or a question."""
+        return f"{kind}-{next(self._names)}"
+
+    def holder_of(self, part: str) -> int:
+        """The holder that keeps a part."""
+        return self._parts[part][0]
+
+    def keep(self, index: int, part: Part) -> tuple[list[tuple[int, int]], int, int]:
+        """Let a holder read a part; see `Holder.read`."""
+        found: tuple[list[tuple[int, int]], int, int] = self.call({index: ("read", (part,))})[index]
+        with self._lock:
+            self._parts[part.key] = index, part
+        return found
+
+    def drop(self, key: str) -> None:
+        """Let a part's holder free it; may be called while objects are collected."""
+        index, _ = self._parts.pop(key)
+        self._freed.append((index, ("drop", (key,))))
+
+    def close_question(self, key: str, indexes: Sequence[int]) -> None:
+        """Let holders forget a question."""
+        self._freed += ((index, ("close", (key,))) for index in indexes)
+
+    def call(
+        self, calls: Mapping[int, Call], rebuild: Callable[[int, Call], Sequence[Call]] = lambda _, call: [call]
+    ) -> dict[int, Any]:
+        """Call holders; those that are lost are replaced, their parts are read again, and the call is repeated.
+
+        Args:
+            rebuild: the calls that a new holder needs in place of this one; the last one's result counts.
+
+        Returns:
+            The result of each holder.
+
+        Raises:
+            WorkerLostError: a holder is lost and there is no place for another one, or it is lost again and again.
+        """
+        self._free()
+        found: dict[int, Any] = {}
+        tries: Counter[int] = Counter()
+        waiting = {index: [call] for index, call in calls.items()}
+        while waiting:
+            for index, result in self.holders.call({index: todo[0] for index, todo in waiting.items()}).items():
+                if isinstance(result, HolderLostError | UnknownQuestionError):
+                    tries[index] += 1
+                    if tries[index] > _TRIES:
+                        raise WorkerLostError(
+                            f"The process that keeps {self._kept(index)} was lost {tries[index]} times ({result})."
+                        )
+                    if isinstance(result, HolderLostError):
+                        self._replace(index, result)
+                    waiting[index] = list(rebuild(index, calls[index]))
+                elif waiting[index].pop(0) and not waiting[index]:
+                    found[index] = result
+                    del waiting[index]
+        return found
+
+    def _replace(self, index: int, lost: HolderLostError) -> None:
+        """Start a lost holder again, and let it read its parts."""
+        with self._lock:
+            if not self.holders.replace(index, lost.generation):
+                return
+            self.num_replaced += 1
+            parts = [part for holder, part in self._parts.values() if holder == index]
+            _log.warning("A process that kept %s was lost (%s); it was started again.", self._kept(index), lost)
+            for part in parts:
+                self.call({index: ("read", (part,))})
+
+    def _kept(self, index: int) -> str:
+        """What a holder keeps, in words."""
+        parts = [part for holder, part in self._parts.values() if holder == index]
+        tokens = sum(len(part.token_ids) for part in parts)
+        documents = ", ".join(sorted({part.document for part in parts if part.document}))
+        return f"{tokens:,} tokens of {documents}" if documents else f"{tokens:,} tokens"
+
+    def _free(self) -> None:
+        """Tell holders what they need not keep any more."""
+        while self._freed:
+            self.holders.tell(*self._freed.popleft())

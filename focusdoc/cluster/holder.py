@@ -1,0 +1,273 @@
+"""A holder: a process that keeps some of the chunks, and runs the dynamic prompt behind them.
+
+Candidates never see the local context (FocusLLM, section 3.1), so a chunk can be anywhere: each step, the newest token
+goes out to the holders, and one key and one value per chunk, layer and KV head come back.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from focusdoc.attention import attention_kernel
+from focusdoc.config import FocusConfig
+from focusdoc.decoding.candidates import Projections
+from focusdoc.decoding.look import LookDecoder
+from focusdoc.decoding.parallel import ParallelDecoder
+from focusdoc.decoding.state import ChunkGroup, QuestionRows
+from focusdoc.errors import MemoryMismatchError
+from focusdoc.memory.chunk_memory import MemoryBlock
+from focusdoc.memory.library import DocumentReader, open_store
+from focusdoc.memory.plan import free_bytes
+from focusdoc.modeling.adapter import Adapter
+from focusdoc.modeling.base import BaseModel, load_base
+from focusdoc.modeling.candidate import LayerWeights
+
+
+@dataclass(frozen=True, kw_only=True)
+class HolderSettings:
+    """What a holder loads.
+
+    Attributes:
+        model: as for `FocusEngine.from_pretrained`; a name or folder must be there on the holder's host too.
+        adapter: its candidate projections, or None.
+        fingerprint: of the head's base model.
+        store: where the chunks' keys and values are kept on disk, as for `open_store`; a folder that hosts share lets
+            one holder take over from another without reading.
+        num_threads: threads of a holder; 0 leaves it to torch.
+    """
+
+    model: Any
+    adapter: Adapter | None
+    fingerprint: str
+    device: str = "auto"
+    dtype: str = "auto"
+    attention: str = "auto"
+    store: str | None = "auto"
+    num_threads: int = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive chunks of one document that a holder keeps.
+
+    Attributes:
+        key: its name among all parts.
+        token_ids: its tokens.
+        num_layers: layers of the base model whose keys and values are kept.
+    """
+
+    key: str
+    token_ids: tuple[int, ...]
+    chunk_size: int
+    num_layers: int
+    batch: int
+    memory_dtype: str
+    document: str = ""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question as a holder needs it.
+
+    Attributes:
+        key: its name among all questions.
+        parts: keys of the parts that it is asked of, in order.
+        places: the index of each of their chunks among all chunks.
+        prompt_ids: the dynamic prompt.
+        question: rows to score for, see `AnswerDecoder.look`.
+    """
+
+    key: str
+    parts: tuple[str, ...]
+    places: tuple[int, ...]
+    config: FocusConfig
+    prompt_ids: tuple[int, ...]
+    max_new_tokens: int
+    question: QuestionRows | None = None
+
+
+@dataclass(frozen=True)
+class CandidateStep:
+    """What a step feeds to every chunk.
+
+    Attributes:
+        ordinary: tokens before the candidate.
+        newest: the candidate's token.
+        active: the holder's own chunks that stay active from this step on; None if nothing changes.
+    """
+
+    ordinary: tuple[int, ...]
+    newest: int
+    active: tuple[int, ...] | None = None
+
+
+class UnknownQuestionError(Exception):
+    """A holder that was started again is asked to go on with a question; never leaves the cluster."""
+
+
+class ChunkSide(ParallelDecoder):
+    """The chunks' half of a `ParallelDecoder`: its sweeps have candidates and no local rows."""
+
+    def __init__(self, *args: Any, asked: Asked, **kwargs: Any) -> None:
+        super().__init__(*args, config=asked.config, max_new_tokens=asked.max_new_tokens, **kwargs)
+        self._places = asked.places
+        self._question = asked.question
+        self.num_steps = 0
+        self.prepare_start([], asked.prompt_ids)
+
+    def candidate_positions(self, group: ChunkGroup) -> Tensor:
+        """See `ParallelDecoder.candidate_positions`; places count over the chunks of all holders."""
+        own = super().candidate_positions(group)
+        return own if self._shared else torch.tensor(self._places)[own]
+
+    @torch.no_grad()
+    def condense(self, step: CandidateStep) -> tuple[Tensor, Tensor]:
+        """The candidates' keys and values after a step, [num_layers, num_kv_heads, active chunks, head_dim] each."""
+        if step.active is not None:
+            self.keep_active(list(step.active))
+        self._stepped = self.num_steps > 0
+        self._newest = step.newest
+        passes = self.passes(list(step.ordinary), [])
+        self._together.run(self.base, self.weights, passes)
+        self.tail_len += len(step.ordinary)
+        self.num_steps += 1
+        count = len(self.active)
+        return self.local.keys[:, :, :count].cpu(), self.local.values[:, :, :count].cpu()
+
+
+@dataclass
+class _Held:
+    """A part, and its blocks once they are read."""
+
+    part: Part
+    blocks: tuple[MemoryBlock, ...] = ()
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Holder:
+    """Keeps parts of documents and the questions asked of them. Thread-safe: concurrent questions share their passes.
+
+    Raises:
+        MemoryMismatchError: the base model on this host is another one.
+    """
+
+    def __init__(self, settings: HolderSettings) -> None:
+        if settings.num_threads:
+            torch.set_num_threads(settings.num_threads)
+        self._base = load_base(settings.model, device=settings.device, dtype=settings.dtype)
+        if self._base.fingerprint != settings.fingerprint:
+            raise MemoryMismatchError(
+                f"A holder's base model {self._base.name} has the fingerprint {self._base.fingerprint[:12]}, the "
+                f"head's {settings.fingerprint[:12]}; install the same model on every host."
+            )
+        self._kernel = attention_kernel(settings.attention, self._base.device)
+        self._projections = Projections(self._base, settings.adapter)
+        self._store = open_store(settings.store)
+        self._parts: dict[str, _Held] = {}
+        self._asked: dict[str, ChunkSide] = {}
+
+    def free_bytes(self) -> int:
+        """Free bytes where keys and values are kept."""
+        return free_bytes(self._base.device)
+
+    def num_stored(self, parts: Sequence[Part]) -> int:
+        """Tokens of those parts that the store has."""
+        return sum(len(part.token_ids) for part in parts if self._reader(part).is_stored(part.token_ids))
+
+    def forget(self, parts: Sequence[Part]) -> None:
+        """Remove parts from the store; those that are held stay usable."""
+        for part in parts:
+            self._reader(part).forget(part.token_ids)
+
+    def read(self, part: Part) -> tuple[list[tuple[int, int]], int, int]:
+        """Read a part, or load it from the store.
+
+        Returns:
+            Number and length of the chunks of each block, the bytes of all, and the tokens that were read.
+        """
+        held = self._parts.setdefault(part.key, _Held(part))
+        with held.lock:
+            encoded = 0
+            if not held.blocks:
+                held.blocks, encoded = self._reader(part).read(
+                    part.token_ids,
+                    document=part.document,
+                    on_plan=lambda _: None,
+                )
+            shapes = [(block.num_chunks, block.chunk_len) for block in held.blocks]
+            return shapes, sum(block.num_bytes for block in held.blocks), encoded
+
+    def drop(self, key: str) -> None:
+        """Free a part."""
+        self._parts.pop(key, None)
+
+    def condense(self, asked: Asked, done: int, steps: Sequence[CandidateStep]) -> tuple[Tensor, Tensor]:
+        """Run `steps` after the first `done`; see `ChunkSide.condense`.
+
+        Raises:
+            UnknownQuestionError: this holder did not run those `done` steps.
+        """
+        decoder = self._asked.get(asked.key)
+        if done == 0:
+            decoder = self._asked[asked.key] = self._decoder(asked)
+        if decoder is None or decoder.num_steps != done:
+            raise UnknownQuestionError(asked.key)
+        for step in steps:
+            found = decoder.condense(step)
+        return found
+
+    def answer_token_scores(
+        self, key: str, chunks: Sequence[int], token_ids: Sequence[int], masses: Tensor, prompt_len: int
+    ) -> list[Tensor]:
+        """See `AnswerDecoder.answer_token_scores`; `chunks` counts this holder's own chunks of the question."""
+        return self._known(key).answer_token_scores(chunks, token_ids, masses, prompt_len=prompt_len)
+
+    def question_token_scores(self, key: str, chunks: Sequence[int]) -> list[Tensor]:
+        """See `AnswerDecoder.question_token_scores`; `chunks` as for `answer_token_scores`."""
+        return self._known(key).question_token_scores(chunks)
+
+    def head_scores(self, asked: Asked, heads: tuple[tuple[int, int], ...]) -> list[Tensor]:
+        """The retrieval heads' scores of every chunk for the question: float32 [heads, chunk_len] each."""
+        assert asked.question is not None
+        decoder = LookDecoder(
+            self._base, self._blocks(asked), kernel=self._kernel, heads=heads, chunk_batch=asked.config.chunk_batch
+        )
+        return decoder.head_scores(asked.prompt_ids, asked.question)
+
+    def close(self, key: str) -> None:
+        """Forget a question."""
+        self._asked.pop(key, None)
+
+    def _known(self, key: str) -> ChunkSide:
+        if key not in self._asked:
+            raise UnknownQuestionError(key)
+        return self._asked[key]
+
+    def _blocks(self, asked: Asked) -> list[MemoryBlock]:
+        if missing := [key for key in asked.parts if key not in self._parts]:
+            raise UnknownQuestionError(missing[0])
+        return [block for key in asked.parts for block in self._parts[key].blocks]
+
+    def _decoder(self, asked: Asked) -> ChunkSide:
+        blocks = self._blocks(asked)
+        weights: Sequence[LayerWeights] | Any = self._projections.packed()
+        return ChunkSide(
+            self._base, weights, blocks, asked=asked, kernel=self._kernel, together=self._projections.together
+        )
+
+    def _reader(self, part: Part) -> DocumentReader:
+        base: BaseModel = self._base.first_layers(part.num_layers)
+        return DocumentReader(
+            base,
+            part.chunk_size,
+            self._kernel,
+            store=self._store,
+            batch=part.batch,
+            memory_dtype=part.memory_dtype,  # type: ignore[arg-type]  # checked by the head's configuration
+        )

@@ -1,0 +1,216 @@
+"""Reading documents into a cluster: each holder reads the chunks that it will keep."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+from focusdoc.cluster.head import Cluster
+from focusdoc.cluster.holder import Part
+from focusdoc.config import BlockDtype, MemoryDtype
+from focusdoc.memory.chunk_memory import MemoryBlock
+from focusdoc.memory.library import DocumentReader
+from focusdoc.memory.plan import SPARE_BYTES, FreeSpace, MemoryNeeds, MemoryPlan, memory_bytes, plan_memory
+from focusdoc.memory.reading import Progress
+
+#: Chunks of a part. Parts are cut on a fixed grid, so that the store knows them again however many holders there are,
+#: and when the document grows.
+PART_CHUNKS = 8
+
+
+class RemoteBlock(MemoryBlock):
+    """A block that a holder keeps: its tensors have shapes and no contents.
+
+    Attributes:
+        part: the name of the part that it belongs to.
+        num_bytes: bytes of it at the holder.
+    """
+
+    part: str
+    _num_bytes: int
+
+    @classmethod
+    def of(cls, like: Any, num_chunks: int, chunk_len: int, part: str, num_bytes: int) -> RemoteBlock:
+        """A block of so many chunks for the model `like`."""
+        shape = (like.num_layers, num_chunks, like.num_kv_heads, chunk_len, like.head_dim)
+        block = cls(*(torch.empty(shape, dtype=like.dtype, device="meta") for _ in range(2)))
+        object.__setattr__(block, "part", part)
+        object.__setattr__(block, "_num_bytes", num_bytes)
+        return block
+
+    @property
+    def num_bytes(self) -> int:
+        """See the class."""
+        return self._num_bytes
+
+
+def parts_of(token_ids: Sequence[int], chunk_size: int) -> list[tuple[int, ...]]:
+    """The tokens of each part."""
+    size = PART_CHUNKS * chunk_size
+    return [tuple(token_ids[start : start + size]) for start in range(0, len(token_ids), size)]
+
+
+def placed(sizes: Sequence[int], shares: Sequence[float]) -> list[int]:
+    """The holder of each part: consecutive parts, in proportion to `shares`.
+
+    Args:
+        sizes: tokens of each part.
+        shares: what each holder takes of all.
+    """
+    total, whole = sum(sizes), sum(shares)
+    ends = [sum(shares[: index + 1]) / whole * total for index in range(len(shares))]
+    found, begun = [], 0
+    for size in sizes:
+        middle = begun + size / 2
+        found.append(next((index for index, end in enumerate(ends) if middle <= end), len(shares) - 1))
+        begun += size
+    return found
+
+
+class SpreadReader(DocumentReader):
+    """A `DocumentReader` whose documents are read and kept by the holders of a cluster.
+
+    Args:
+        cluster: the holders.
+    """
+
+    def __init__(self, *args: Any, cluster: Cluster, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._cluster = cluster
+
+    @property
+    def maker(self) -> str:
+        """See `DocumentReader.maker`; such a memory is of use to this cluster only."""
+        return f"{super().maker}, in cluster {id(self._cluster):x}"
+
+    def is_stored(self, token_ids: Sequence[int]) -> bool:
+        """See `DocumentReader.is_stored`."""
+        kind: BlockDtype = "model" if self._memory_dtype == "auto" else self._memory_dtype
+        return self._num_stored(token_ids, kind) == len(token_ids)
+
+    def forget(self, token_ids: Sequence[int]) -> None:
+        """See `DocumentReader.forget`."""
+        for kind in ("model", "int8"):
+            parts = self._parts(token_ids, kind, "")
+            self._cluster.call({0: ("forget", (parts,))})
+
+    def plan(self, token_ids: Sequence[int]) -> MemoryPlan:
+        """See `DocumentReader.plan`; bytes and seconds are those of the whole cluster."""
+        needs = MemoryNeeds(
+            kv=self.base,
+            dtype=self.base.dtype,
+            num_tokens=len(token_ids),
+            chunk_size=self.chunk_size,
+            memory_dtype=self._memory_dtype,
+            tail_tokens=self._tail_tokens,
+        )
+        free = self._cluster.holders.free_bytes()
+        # Every host keeps some of its memory free.
+        space = FreeSpace(free=sum(free.values()) - SPARE_BYTES * (len(free) - 1))
+        return plan_memory(
+            needs,
+            space,
+            known=lambda kind: self._num_stored(token_ids, kind),
+            seconds_per_token=lambda: self.seconds_per_token() / len(self._cluster),
+        )
+
+    def read(
+        self,
+        token_ids: Sequence[int],
+        *,
+        progress: Progress | None = None,
+        document: str = "",
+        on_plan: Callable[[MemoryPlan], None] | None = None,
+    ) -> tuple[tuple[MemoryBlock, ...], int]:
+        """See `DocumentReader.read`.
+
+        Raises:
+            WorkerLostError: a holder was lost, and there is no place for another one.
+        """
+        plan = self.plan(token_ids)
+        plan.check(document)
+        if on_plan is not None:
+            on_plan(plan)
+        parts = self._parts(token_ids, plan.memory_dtype, document)
+        holders = placed([len(part.token_ids) for part in parts], self._shares(plan))
+        blocks: list[list[RemoteBlock]] = [[] for _ in parts]
+        done, encoded, lock = 0, 0, threading.Lock()
+        failed = threading.Event()
+
+        def read_own(index: int) -> None:
+            nonlocal done, encoded
+            for number in (number for number, holder in enumerate(holders) if holder == index):
+                if failed.is_set():
+                    return
+                part = parts[number]
+                try:
+                    shapes, num_bytes, num_read = self._cluster.keep(index, part)
+                    blocks[number] = self._remote(part, shapes, num_bytes)
+                    with lock:
+                        done, encoded = done + len(part.token_ids), encoded + num_read
+                        if progress is not None:
+                            progress(done, len(token_ids))
+                except BaseException:
+                    failed.set()
+                    raise
+
+        with ThreadPoolExecutor(len(self._cluster), thread_name_prefix="focusdoc-spread") as pool:
+            for each in [pool.submit(read_own, index) for index in range(len(self._cluster))]:
+                each.result()
+        return tuple(block for own in blocks for block in own), encoded
+
+    def _remote(self, part: Part, shapes: Sequence[tuple[int, int]], num_bytes: int) -> list[RemoteBlock]:
+        """The blocks of a part, which its holder frees with the last of them."""
+        tokens = sum(count * length for count, length in shapes)
+        found = [
+            RemoteBlock.of(self.base, count, length, part.key, num_bytes * count * length // tokens)
+            for count, length in shapes
+        ]
+        left = [len(found)]
+
+        def gone() -> None:
+            left[0] -= 1
+            if not left[0]:
+                self._cluster.drop(part.key)
+
+        for block in found:
+            weakref.finalize(block, gone).atexit = False
+        return found
+
+    def _parts(self, token_ids: Sequence[int], kind: MemoryDtype, document: str) -> list[Part]:
+        return [
+            Part(
+                self._cluster.name("part"),
+                ids,
+                self.chunk_size,
+                self.base.num_layers,
+                self._batch,
+                kind,
+                f"{document}, part {number + 1}" if number else document,
+            )
+            for number, ids in enumerate(parts_of(token_ids, self.chunk_size))
+        ]
+
+    def _num_stored(self, token_ids: Sequence[int], kind: BlockDtype) -> int:
+        """Tokens of the document that a holder's store has."""
+        parts = self._parts(token_ids, kind, "")
+        holders = placed([len(part.token_ids) for part in parts], [1.0] * len(self._cluster))
+        calls = {
+            index: ("num_stored", ([part for part, holder in zip(parts, holders, strict=True) if holder == index],))
+            for index in set(holders)
+        }
+        return sum(self._cluster.call(calls).values())
+
+    def _shares(self, plan: MemoryPlan) -> list[float]:
+        """What each holder keeps: the same, unless a host has no room for that."""
+        free, hosts = self._cluster.holders.free_bytes(), self._cluster.holders.hosts()
+        needed = memory_bytes(self.base, self.base.dtype, plan.memory_dtype, plan.num_tokens, self.chunk_size)
+        equal = {host: needed * hosts.count(host) / len(hosts) for host in free}
+        if plan.rung == "store" or all(equal[host] + SPARE_BYTES <= free[host] for host in free):
+            return [1.0] * len(hosts)
+        return [max(0, free[host] - SPARE_BYTES) / hosts.count(host) for host in hosts]

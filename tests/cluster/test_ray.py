@@ -1,0 +1,202 @@
+"""Holders as processes of Ray: the same answers, also when one of them is killed or stopped."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from focusdoc import FocusConfig, FocusEngine
+from focusdoc.cluster import ray_holders
+from focusdoc.cluster.head import Cluster
+from focusdoc.cluster.holder import HolderSettings
+from focusdoc.cluster.ray_holders import RayHolders, open_cluster
+from focusdoc.errors import ClusterError, ConfigError, MemoryMismatchError, WorkerLostError
+from focusdoc.modeling.base import BaseModel
+from tiny_models import random_adapter, tiny_model
+
+TEXT = b"The keeper of the lighthouse counts ships at dawn. " * 40
+NEW = 40
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_tokenizer: Any) -> FocusEngine:
+    """One process, the judge."""
+    model = tiny_model("llama", vocab_size=len(tiny_tokenizer), max_position_embeddings=4096)
+    base = BaseModel(model, tiny_tokenizer, "tiny")
+    config = FocusConfig(chunk_size=64, local_window=512, quote_tokens=64)
+    return FocusEngine(base, random_adapter(model), config, store=None)
+
+
+@pytest.fixture(scope="module")
+def settings(alone: FocusEngine) -> HolderSettings:
+    model, fingerprint = alone.base.model, alone.base.fingerprint
+    return HolderSettings(model=model, adapter=alone.adapter, fingerprint=fingerprint, store=None)
+
+
+@pytest.fixture(scope="module")
+def spread(alone: FocusEngine, settings: HolderSettings) -> Iterator[FocusEngine]:
+    """Two processes; whatever a test does to one of them, there are two for the next."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed (the extra cluster)")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(ray_holders.TIMEOUT_VARIABLE, "2")
+        patch.setattr(ray_holders, "_PATIENCE", 0.5)
+        yield FocusEngine(alone.base, alone.adapter, alone.config, store=None, cluster=open_cluster(2, settings))
+    ray.shutdown()
+
+
+def processes() -> list[psutil.Process]:
+    """The holders' processes, oldest first."""
+    found = [each for each in psutil.Process().children(recursive=True) if "ray::Actor" in " ".join(each.cmdline()[:1])]
+    return sorted(found, key=psutil.Process.create_time)
+
+
+@pytest.mark.slow
+class TestFaults:
+    def test_answers_are_those_of_one_process(self, alone: FocusEngine, spread: FocusEngine) -> None:
+        one, other = (each.ask(each.read(TEXT), "What?", max_new_tokens=NEW) for each in (alone, spread))
+        assert other.token_ids == one.token_ids
+        assert [(each.start, each.end) for each in other.sources] == [(each.start, each.end) for each in one.sources]
+        assert len(processes()) == 2
+
+    @pytest.mark.parametrize("which", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+    @pytest.mark.parametrize("after", [0, 7], ids=["before the answer", "within it"])
+    def test_a_lost_process_changes_nothing(
+        self, alone: FocusEngine, spread: FocusEngine, which: signal.Signals, after: int
+    ) -> None:
+        expected = alone.ask(alone.read(TEXT), "What?", max_new_tokens=NEW)
+        memory = spread.read(TEXT)
+        pieces = spread.stream(memory, "What?", max_new_tokens=NEW)
+        if after:
+            next(pieces)
+        processes()[1].send_signal(which)
+        *_, last = pieces
+        assert last.answer is not None
+        assert last.answer.token_ids == expected.token_ids
+        assert last.answer.usage.lost_workers == 1
+        assert len(processes()) == 2
+
+    def test_so_does_one_lost_while_documents_are_read(self, alone: FocusEngine, spread: FocusEngine) -> None:
+        killed: list[int] = []
+
+        def progress(done: int, total: int) -> None:
+            if not killed:
+                killed.append(done)
+                processes()[0].kill()
+
+        memory = spread.read(TEXT, progress=progress)
+        assert 0 < killed[0] < memory.num_tokens
+        expected = alone.ask(alone.read(TEXT), "What?", max_new_tokens=NEW)
+        assert spread.ask(memory, "What?", max_new_tokens=NEW).token_ids == expected.token_ids
+
+    def test_without_a_place_for_another_it_says_what_is_lost(
+        self, spread: FocusEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        memory = spread.read(TEXT)
+        assert spread.cluster is not None
+        monkeypatch.setattr(ray_holders, "_START", 2.0)
+        monkeypatch.setattr(spread.cluster.holders, "_resources", {"num_cpus": 99})
+        processes()[0].kill()
+        with pytest.raises(WorkerLostError, match="found no place"):
+            spread.ask(memory, "What?", max_new_tokens=2)
+        monkeypatch.undo()
+        assert spread.ask(memory, "What?", max_new_tokens=2).usage.lost_workers == 1  # there is a place again
+
+    def test_a_cluster_that_is_too_small(self, spread: FocusEngine, settings: HolderSettings) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ray_holders, "_START", 2.0)
+            with pytest.raises(ClusterError, match="found no place within 2 s: each takes 99 CPU"):
+                RayHolders(2, settings, {"num_cpus": 99})
+
+    def test_another_model_is_refused_by_name(self, spread: FocusEngine, settings: HolderSettings) -> None:
+        import dataclasses
+
+        with pytest.raises(MemoryMismatchError, match="fingerprint"):
+            RayHolders(1, dataclasses.replace(settings, fingerprint="0" * 64), {"num_cpus": 0})
+
+    def test_two_heads_do_not_disturb_each_other(
+        self, alone: FocusEngine, spread: FocusEngine, settings: HolderSettings
+    ) -> None:
+        second = Cluster(RayHolders(1, settings, {"num_cpus": 0}))
+        other = FocusEngine(alone.base, alone.adapter, alone.config, store=None, cluster=second)
+        one, two = (each.ask(each.read(TEXT), "What?", max_new_tokens=4) for each in (spread, other))
+        assert one.token_ids == two.token_ids
+        second.holders.close()
+        assert spread.ask(spread.read(TEXT), "What?", max_new_tokens=4).token_ids == one.token_ids
+
+
+@pytest.mark.slow
+def test_nothing_runs_on_when_the_head_is_killed(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed (the extra cluster)")
+    helpers = Path(__file__).parents[1] / "helpers"
+    script = f"""
+        import os, sys, time
+        sys.path.insert(0, {str(helpers)!r})
+        import psutil
+        from focusdoc.cluster.holder import HolderSettings
+        from focusdoc.cluster.ray_holders import open_cluster
+        from focusdoc.modeling.base import BaseModel
+        from tiny_models import tiny_model
+        base = BaseModel(tiny_model("llama"))
+        settings = HolderSettings(model=base.model, adapter=None, fingerprint=base.fingerprint, store=None)
+        cluster = open_cluster(2, settings)
+        children = psutil.Process().children(recursive=True)
+        print(*(each.pid for each in children if "ray::Actor" in each.cmdline()[0]), flush=True)
+        time.sleep(600)
+    """
+    head = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True)
+    assert head.stdout is not None
+    started = [int(pid) for pid in head.stdout.readline().split()]
+    assert len(started) == 2
+    os.kill(head.pid, signal.SIGKILL)
+    head.wait()
+    until = time.monotonic() + 30
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in started):
+        assert time.monotonic() < until, "processes of the cluster are left"
+        time.sleep(0.2)
+
+
+class TestMistakes:
+    def test_without_ray(self, settings: HolderSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+        real = builtins.__import__
+
+        def without(name: str, *args: Any, **kwargs: Any) -> Any:
+            if name == "ray":
+                raise ImportError(name)
+            return real(name, *args, **kwargs)
+
+        monkeypatch.setattr(builtins, "__import__", without)
+        with pytest.raises(ClusterError, match=r"pip install 'focusdoc\[cluster\]'"):
+            open_cluster(2, settings)
+
+    def test_fewer_than_one_process(self, settings: HolderSettings) -> None:
+        pytest.importorskip("ray", reason="Ray is not installed (the extra cluster)")
+        with pytest.raises(ConfigError, match="at least 1"):
+            open_cluster("0", settings)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("address", ["auto", "127.0.0.1:9", "nonsense"])
+    def test_nobody_answers(self, address: str, settings: HolderSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("ray", reason="Ray is not installed (the extra cluster)")
+        with pytest.raises(ClusterError, match=f"Nobody answers at the cluster {address}"):
+            open_cluster(address, settings)
+
+    def test_the_address_of_a_client(self, settings: HolderSettings) -> None:
+        pytest.importorskip("ray", reason="Ray is not installed (the extra cluster)")
+        with pytest.raises(ConfigError, match="on a host of the cluster"):
+            open_cluster("ray://127.0.0.1:9", settings)
+
+    def test_a_time_limit_that_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(ray_holders.TIMEOUT_VARIABLE, "soon")
+        with pytest.raises(ConfigError, match="soon"):
+            ray_holders._timeout()

@@ -1,0 +1,190 @@
+"""Chunks that are spread over holders give what one process gives, also when holders are lost."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+import torch
+
+from focusdoc import FocusConfig, FocusEngine
+from focusdoc.cluster import reading
+from focusdoc.cluster.reading import placed
+from focusdoc.errors import MemoryMismatchError, WorkerLostError
+from focusdoc.modeling.base import BaseModel
+from holders_here import HoldersHere, cluster_here
+from tiny_models import CLASSES, random_adapter, tiny_model
+
+TOLERANCE = {"atol": 2e-5, "rtol": 1e-4}
+#: 71 tokens are 4 full chunks of 16 and one of 7; parts have two chunks.
+DOCUMENT, QUESTION, NEW = 71, 9, 6
+
+
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "PART_CHUNKS", 2)
+
+
+def ids(count: int, seed: int) -> list[int]:
+    return torch.randint(3, 96, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def engines(count: int, family: str = "llama", **config: Any) -> tuple[FocusEngine, FocusEngine]:
+    """One process as the judge, and the same engine over `count` holders."""
+    base = BaseModel(tiny_model(family))
+    adapter = random_adapter(base.model)
+    settings = FocusConfig(**{"chunk_size": 16, "prompt_window": 6, "local_window": 12, "quote_tokens": 0, **config})
+    return FocusEngine(base, adapter, settings, store=None), FocusEngine(
+        base, adapter, settings, store=None, cluster=cluster_here(count, base, adapter)
+    )
+
+
+def generated(engine: FocusEngine) -> tuple[list[int], torch.Tensor]:
+    found = engine.generate(ids(DOCUMENT + 12, 1), max_new_tokens=NEW, return_logits=True)
+    assert found.logits is not None
+    return found.token_ids, found.logits
+
+
+def holders(engine: FocusEngine) -> HoldersHere:
+    assert engine.cluster is not None
+    assert isinstance(engine.cluster.holders, HoldersHere)
+    return engine.cluster.holders
+
+
+@pytest.mark.parametrize("family", CLASSES)
+@pytest.mark.parametrize("positions", ["sequential", "shared"])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_logits_are_those_of_one_process(family: str, positions: str, count: int) -> None:
+    alone, spread = engines(count, family, candidate_positions=positions)
+    tokens, logits = generated(alone)
+    own_tokens, own_logits = generated(spread)
+    torch.testing.assert_close(own_logits, logits, **TOLERANCE)
+    assert own_tokens == tokens
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"local_attention": "refresh"},
+        {"active_chunks": 2},
+        {"memory_dtype": "int8"},
+        {"chunk_batch": 1},
+        {"condensing": "look", "heads": ((0, 1), (1, 2)), "quote_tokens": 8},
+    ],
+    ids=["paper mode", "few active chunks", "int8", "one chunk a pass", "look"],
+)
+def test_so_are_those_of_every_setting(config: dict[str, Any]) -> None:
+    alone, spread = engines(3, **config)
+    torch.testing.assert_close(generated(spread)[1], generated(alone)[1], **TOLERANCE)
+
+
+def test_a_step_is_one_round_trip_to_each_holder() -> None:
+    _, spread = engines(2)
+    generated(spread)
+    assert holders(spread).rounds["condense"] == NEW
+
+
+@pytest.mark.parametrize("after", range(11))
+def test_a_lost_holder_changes_nothing(after: int) -> None:
+    alone, spread = engines(2, active_chunks=3)
+    holders(spread).dies_after = (after % 2, after)
+    torch.testing.assert_close(generated(spread)[1], generated(alone)[1], **TOLERANCE)
+    assert spread.cluster is not None
+    assert spread.cluster.num_replaced == 1
+
+
+def test_an_answer_tells_of_lost_holders(tiny_tokenizer: Any) -> None:
+    base = BaseModel(tiny_model("llama", vocab_size=len(tiny_tokenizer), max_position_embeddings=4096), tiny_tokenizer)
+    config = FocusConfig(chunk_size=64, local_window=512, quote_tokens=0)
+    adapter = random_adapter(base.model)
+    spread = FocusEngine(base, adapter, config, store=None, cluster=cluster_here(2, base, adapter))
+    memory = spread.read(b"The keeper counts ships at dawn. " * 9)
+    undisturbed = spread.ask(memory, "What?", max_new_tokens=4)
+    assert (undisturbed.usage.lost_workers, undisturbed.warnings) == (0, ())
+    holders(spread).kill(1)
+    answer = spread.ask(memory, "What?", max_new_tokens=4)
+    assert answer.token_ids == undisturbed.token_ids
+    assert answer.usage.lost_workers == 1
+    assert "lost and replaced" in answer.warnings[0]
+
+
+def test_without_a_place_for_another_one_it_says_what_is_lost() -> None:
+    _, spread = engines(2)
+    holders(spread).dies_after = (1, 8)
+    holders(spread).has_place = False
+    with pytest.raises(WorkerLostError):
+        generated(spread)
+
+
+class TestQuestions:
+    """Over documents with text, with passages, sources and several documents."""
+
+    TEXTS = ("The keeper counts ships at dawn. " * 9, "The baker sells bread before noon. " * 5)
+
+    @pytest.fixture
+    def pair(self, tiny_tokenizer: Any) -> tuple[FocusEngine, FocusEngine]:
+        model = tiny_model("llama", vocab_size=len(tiny_tokenizer), max_position_embeddings=4096)
+        base = BaseModel(model, tiny_tokenizer)
+        adapter = random_adapter(base.model)
+        config = FocusConfig(chunk_size=64, local_window=512, quote_tokens=64)
+        return FocusEngine(base, adapter, config, store=None), FocusEngine(
+            base, adapter, config, store=None, cluster=cluster_here(2, base, adapter)
+        )
+
+    @staticmethod
+    def asked(engine: FocusEngine, **options: Any) -> Any:
+        memories = [engine.read(text.encode()) for text in TestQuestions.TEXTS]
+        return engine.ask(memories, "What does the keeper count?", max_new_tokens=8, **options)
+
+    def test_answers_sources_and_shares_are_the_same(self, pair: tuple[FocusEngine, FocusEngine]) -> None:
+        one, other = (self.asked(engine) for engine in pair)
+        assert other.token_ids == one.token_ids
+        assert [(s.document, s.start, s.end) for s in other.sources] == [
+            (s.document, s.start, s.end) for s in one.sources
+        ]
+        assert other.chunk_shares == pytest.approx(one.chunk_shares, abs=1e-4)
+        assert other.usage == one.usage
+
+    def test_several_questions_at_once(self, pair: tuple[FocusEngine, FocusEngine]) -> None:
+        alone, spread = pair
+        questions = ["What does the keeper count?", "What does the baker sell?", "Who is at dawn?"]
+        one, other = (
+            engine.ask_many(engine.read(self.TEXTS[0].encode()), questions, max_new_tokens=5)
+            for engine in (alone, spread)
+        )
+        assert [each.token_ids for each in other] == [each.token_ids for each in one]
+
+    def test_what_is_not_needed_is_freed(self, pair: tuple[FocusEngine, FocusEngine]) -> None:
+        _, spread = pair
+        self.asked(spread)
+        gc.collect()
+        spread.plan(b"Some text")  # the next call tells
+        told = [method for method, _ in holders(spread).told]
+        assert told.count("close") == 2
+        assert told.count("drop") == sum(-(-len(text) // 128) for text in self.TEXTS)
+
+    def test_a_memory_is_of_use_to_its_cluster_only(self, pair: tuple[FocusEngine, FocusEngine]) -> None:
+        for one, other in (pair, pair[::-1]):
+            with pytest.raises(MemoryMismatchError):
+                one.ask(other.read(b"Some text"), "What?")
+
+
+def test_another_model_at_a_holder_is_refused() -> None:
+    base, other = BaseModel(tiny_model("llama")), BaseModel(tiny_model("qwen3"))
+    with pytest.raises(MemoryMismatchError, match="fingerprint"):
+        cluster_here(1, base, None, model=other.model)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shares", "holders"),
+    [
+        ([8, 8, 8, 8], [1, 1], [0, 0, 1, 1]),
+        ([8, 8, 8, 3], [1, 1], [0, 0, 1, 1]),
+        ([8, 8, 8, 8], [3, 1], [0, 0, 0, 1]),
+        ([5], [1, 1, 1], [1]),
+        ([8, 8], [1, 0], [0, 0]),
+    ],
+)
+def test_parts_are_placed_in_order_and_by_shares(sizes: list[int], shares: list[int], holders: list[int]) -> None:
+    assert placed(sizes, shares) == holders
