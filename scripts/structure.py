@@ -21,9 +21,11 @@ FOLDERS = (
     "memory",
     "decoding",
     "readers",
+    "cluster",
     "training",
     "chat",
     "evaluation",
+    "server",
     "cli",
 )
 

@@ -23,7 +23,7 @@ FLOORS = [
     {"modeling", "documents"},
     {"memory"},
     {"decoding"},
-    {"training", "readers"},
+    {"training", "readers", "cluster"},
     {"engine"},
     {"chat", "evaluation"},
     {"focusdoc", "server"},  # the facade, __init__.py, beside the server

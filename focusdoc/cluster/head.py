@@ -111,8 +111,7 @@ class Cluster:
 
     def drop(self, key: str) -> None:
         """Let a part's holder free it; may be called while objects are collected."""
-        index, _ = self._parts.pop(key)
-        self._freed.append((index, ("drop", (key,))))
+        self._freed.append((self._parts[key][0], ("drop", (key,))))
 
     def close_question(self, key: str, indexes: Sequence[int]) -> None:
         """Let holders forget a question."""
@@ -172,5 +171,9 @@ class Cluster:
 
     def _free(self) -> None:
         """Tell holders what they need not keep any more."""
-        while self._freed:
-            self.holders.tell(*self._freed.popleft())
+        with self._lock:
+            while self._freed:
+                index, call = self._freed.popleft()
+                if call[0] == "drop":
+                    del self._parts[call[1][0]]
+                self.holders.tell(index, call)

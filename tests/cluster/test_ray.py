@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import os
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from focusdoc.cluster import ray_holders
 from focusdoc.cluster.head import Cluster
 from focusdoc.cluster.holder import HolderSettings
 from focusdoc.cluster.ray_holders import RayHolders, open_cluster
-from focusdoc.errors import ClusterError, ConfigError, MemoryMismatchError, WorkerLostError
+from focusdoc.errors import ClusterError, MemoryMismatchError, WorkerLostError
 from focusdoc.modeling.base import BaseModel
 from tiny_models import random_adapter, tiny_model
 
@@ -164,39 +163,3 @@ def test_nothing_runs_on_when_the_head_is_killed(tmp_path: Path) -> None:
     while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in started):
         assert time.monotonic() < until, "processes of the cluster are left"
         time.sleep(0.2)
-
-
-class TestMistakes:
-    def test_without_ray(self, settings: HolderSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-        real = builtins.__import__
-
-        def without(name: str, *args: Any, **kwargs: Any) -> Any:
-            if name == "ray":
-                raise ImportError(name)
-            return real(name, *args, **kwargs)
-
-        monkeypatch.setattr(builtins, "__import__", without)
-        with pytest.raises(ClusterError, match=r"pip install 'focusdoc\[cluster\]'"):
-            open_cluster(2, settings)
-
-    def test_fewer_than_one_process(self, settings: HolderSettings) -> None:
-        pytest.importorskip("ray", reason="Ray is not installed (the extra cluster)")
-        with pytest.raises(ConfigError, match="at least 1"):
-            open_cluster("0", settings)
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize("address", ["auto", "127.0.0.1:9", "nonsense"])
-    def test_nobody_answers(self, address: str, settings: HolderSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-        pytest.importorskip("ray", reason="Ray is not installed (the extra cluster)")
-        with pytest.raises(ClusterError, match=f"Nobody answers at the cluster {address}"):
-            open_cluster(address, settings)
-
-    def test_the_address_of_a_client(self, settings: HolderSettings) -> None:
-        pytest.importorskip("ray", reason="Ray is not installed (the extra cluster)")
-        with pytest.raises(ConfigError, match="on a host of the cluster"):
-            open_cluster("ray://127.0.0.1:9", settings)
-
-    def test_a_time_limit_that_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv(ray_holders.TIMEOUT_VARIABLE, "soon")
-        with pytest.raises(ConfigError, match="soon"):
-            ray_holders._timeout()
