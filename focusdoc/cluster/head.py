@@ -145,6 +145,7 @@ class Cluster:
                         )
                     if isinstance(result, HolderLostError):
                         self._replace(index, result)
+                    self._refill(index)
                     waiting[index] = list(rebuild(index, calls[index]))
                 elif waiting[index].pop(0) and not waiting[index]:
                     found[index] = result
@@ -152,15 +153,19 @@ class Cluster:
         return found
 
     def _replace(self, index: int, lost: HolderLostError) -> None:
-        """Start a lost holder again, and let it read its parts."""
+        """Start a lost holder again."""
         with self._lock:
-            if not self.holders.replace(index, lost.generation):
-                return
-            self.num_replaced += 1
-            parts = [part for holder, part in self._parts.values() if holder == index]
-            _log.warning("A process that kept %s was lost (%s); it was started again.", self._kept(index), lost)
-            for part in parts:
-                self.call({index: ("read", (part,))})
+            if self.holders.replace(index, lost.generation):
+                self.num_replaced += 1
+                _log.warning("A process that kept %s was lost (%s); it was started again.", self._kept(index), lost)
+
+    def _refill(self, index: int) -> None:
+        """Let a holder read those of its parts that it does not have."""
+        with self._lock:
+            parts = [part for holder, part in list(self._parts.values()) if holder == index]
+        for part in parts:
+            if isinstance(self.holders.call({index: ("read", (part,))})[index], HolderLostError):
+                return  # the call that follows finds it lost, and it is replaced again
 
     def _kept(self, index: int) -> str:
         """What a holder keeps, in words."""

@@ -19,7 +19,7 @@ from focusdoc.config import FocusConfig
 from focusdoc.decoding.candidates import Projections
 from focusdoc.decoding.look import LookDecoder
 from focusdoc.decoding.parallel import ParallelDecoder
-from focusdoc.decoding.state import ChunkGroup, QuestionRows
+from focusdoc.decoding.state import TAIL_STEP, ChunkGroup, QuestionRows, check_free_memory
 from focusdoc.errors import MemoryMismatchError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.library import DocumentReader, open_store
@@ -256,6 +256,8 @@ class Holder:
 
     def _decoder(self, asked: Asked) -> ChunkSide:
         blocks = self._blocks(asked)
+        tokens = len(asked.prompt_ids) + min(TAIL_STEP, asked.max_new_tokens)
+        check_free_memory(self._base, sum(block.num_chunks for block in blocks), tokens)
         weights: Sequence[LayerWeights] | Any = self._projections.packed()
         return ChunkSide(
             self._base, weights, blocks, asked=asked, kernel=self._kernel, together=self._projections.together

@@ -117,6 +117,7 @@ class RayHolders:
             try:
                 self._load([index])
             except ClusterError as error:
+                self._ray.kill(self._actors[index])  # should it find a place later, it would lack its parts
                 raise WorkerLostError(f"A process that kept chunks was lost, and {error}") from error
             return True
 

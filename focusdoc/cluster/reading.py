@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -94,10 +94,10 @@ class SpreadReader(DocumentReader):
         return self._num_stored(token_ids, kind) == len(token_ids)
 
     def forget(self, token_ids: Sequence[int]) -> None:
-        """See `DocumentReader.forget`."""
-        for kind in ("model", "int8"):
+        """See `DocumentReader.forget`; every host has a store of its own, unless they share one."""
+        for kind in get_args(BlockDtype):
             parts = self._parts(token_ids, kind, "")
-            self._cluster.call({0: ("forget", (parts,))})
+            self._cluster.call({index: ("forget", (parts,)) for index in range(len(self._cluster))})
 
     def plan(self, token_ids: Sequence[int]) -> MemoryPlan:
         """See `DocumentReader.plan`; bytes and seconds are those of the whole cluster."""

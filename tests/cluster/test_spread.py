@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -115,6 +116,37 @@ def test_without_a_place_for_another_one_it_says_what_is_lost() -> None:
     holders(spread).has_place = False
     with pytest.raises(WorkerLostError):
         generated(spread)
+
+
+def test_once_there_is_a_place_again_it_goes_on() -> None:
+    alone, spread = engines(2)
+    memory = ids(DOCUMENT, 1)
+    blocks, _ = spread.documents.read(memory)
+    holders(spread).kill(1)
+    holders(spread).has_place = False
+    local, prompt = ids(9, 2), ids(9, 2)[-6:]
+    with pytest.raises(WorkerLostError):
+        spread.own_way.decoder(blocks, NEW).start(local, prompt)
+    holders(spread).has_place = True
+    found = spread.own_way.decoder(blocks, NEW).start(local, prompt)
+    expected = alone.own_way.decoder(alone.documents.read(memory)[0], NEW).start(local, prompt)
+    torch.testing.assert_close(found, expected, **TOLERANCE)
+
+
+def test_what_every_host_stores_is_forgotten(tmp_path: Path) -> None:
+    base = BaseModel(tiny_model("llama"))
+    adapter = random_adapter(base.model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FOCUSDOC_STORE", "on")
+        cluster = cluster_here(2, base, adapter, store=str(tmp_path))
+        engine = FocusEngine(base, adapter, FocusConfig(chunk_size=16), store=None, cluster=cluster)
+        tokens = ids(DOCUMENT, 1)
+        assert engine.documents.read(tokens)[1] == DOCUMENT
+        assert engine.documents.read(tokens)[1] == 0
+        assert engine.documents.plan(tokens).num_known == DOCUMENT
+        assert engine.documents.read([*tokens, *ids(40, 3)])[1] < DOCUMENT  # whole parts are known again
+        engine.documents.forget(tokens)
+        assert not engine.documents.is_stored(tokens)
 
 
 class TestQuestions:
