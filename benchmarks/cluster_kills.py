@@ -2,9 +2,9 @@
 
     python benchmarks/cluster_kills.py --text ../shared/data/books/36_the_war_of_the_worlds.txt --kills 50
 
-Each round reads the text and answers a question over two processes, of which one is killed after a random share of the time
-that an undisturbed round takes. Nothing is stored. Prints how many answers equal the undisturbed one, and where the kills
-fell.
+Each round reads the text and answers a question over two processes, of which one is killed after a random share of the
+time that an undisturbed round takes. Nothing is stored. Prints how many answers equal the undisturbed one, and what was
+going on at the kills.
 """
 
 from __future__ import annotations
