@@ -17,6 +17,7 @@ import pytest
 from server_conftest import MAX_BYTES, Serve, until
 
 from focusdoc import Chat, FocusEngine
+from focusdoc.server import library, streams
 from focusdoc.server.files import FileStore
 
 STORY = "The keeper of the lighthouse counts ships. " * 30
@@ -105,6 +106,21 @@ class TestFiles:
             api.files.create(file=("big.txt", b"a" * (3 * MAX_BYTES)), purpose="user_data")
         assert list((tmp_path / "kept").iterdir()) == []
 
+    def test_expire(self, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(library, "_SWEEP_SECONDS", 0.05)
+        api = client(serve(folder=tmp_path / "kept"))
+        file = api.files.create(
+            file=("story.txt", STORY.encode()),
+            purpose="user_data",
+            expires_after={"anchor": "created_at", "seconds": 3600},
+        )
+        assert file.expires_at == file.created_at + 3600
+        stays = uploaded(api, "Another one. " * 9)
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + 3601)
+        assert [each.id for each in api.files.list()] == [stays]
+        until(lambda: [path.name for path in (tmp_path / "kept").iterdir()] == [stays])
+
     def test_of_another_key_are_not_there(self, serve: Serve) -> None:
         url = serve(keys=("one-key-of-sixteen", "other-key-sixteen"))
         one, other = client(url, "one-key-of-sixteen"), client(url, "other-key-sixteen")
@@ -152,6 +168,13 @@ class TestChatCompletions:
         assert last.choices[0].finish_reason == "length"
         assert last.choices[0].delta.annotations[0]["url_citation"]["file_id"] == file
         assert usage.usage.completion_tokens == whole.usage.completion_tokens
+
+    def test_a_stream_without_tokens_sends_comments(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(streams, "KEEP_ALIVE", 0.001)
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 20, "stream": True}
+        text = httpx.post(f"{serve()}/chat/completions", json=body).text
+        assert ": still at work\n\n" in text
+        assert text.endswith("data: [DONE]\n\n")
 
     def test_take_files_inside_messages_and_pasted_texts(self, serve: Serve) -> None:
         api = client(serve())
