@@ -60,10 +60,6 @@ class Holders(Protocol):
         """
         ...
 
-    def free_bytes(self) -> dict[str, int]:
-        """Free bytes of each host, or of each GPU, by its name."""
-        ...
-
     def hosts(self) -> list[str]:
         """The host, or GPU, of each holder."""
         ...
@@ -93,6 +89,12 @@ class Cluster:
 
     def __len__(self) -> int:
         return len(self.holders)
+
+    def free_bytes(self) -> dict[str, int]:
+        """Free bytes of each host, or of each GPU, by its name."""
+        hosts = self.holders.hosts()
+        found = self.call({hosts.index(host): ("free_bytes", ()) for host in set(hosts)})
+        return {hosts[index]: free for index, free in found.items()}
 
     def name(self, kind: str) -> str:
         """A new name for a part or a question."""

@@ -121,13 +121,6 @@ class RayHolders:
                 raise WorkerLostError(f"A process that kept chunks was lost, and {error}") from error
             return True
 
-    def free_bytes(self) -> dict[str, int]:
-        """See `Holders.free_bytes`."""
-        calls = {self._hosts.index(host): ("free_bytes", ()) for host in set(self._hosts)}
-        return {
-            self._hosts[index]: found for index, found in self.call(calls).items() if not isinstance(found, Exception)
-        }
-
     def hosts(self) -> list[str]:
         """See `Holders.hosts`."""
         return list(self._hosts)

@@ -15,7 +15,7 @@ from focusdoc.cluster.holder import Part
 from focusdoc.config import BlockDtype, MemoryDtype
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.library import DocumentReader
-from focusdoc.memory.plan import SPARE_BYTES, FreeSpace, MemoryNeeds, MemoryPlan, memory_bytes, plan_memory
+from focusdoc.memory.plan import SPARE_BYTES, FreeSpace, MemoryNeeds, MemoryPlan, plan_memory
 from focusdoc.memory.reading import Progress
 
 #: Chunks of a part. Parts are cut on a fixed grid, so that the store knows them again however many holders there are,
@@ -109,7 +109,7 @@ class SpreadReader(DocumentReader):
             memory_dtype=self._memory_dtype,
             tail_tokens=self._tail_tokens,
         )
-        free = self._cluster.holders.free_bytes()
+        free = self._cluster.free_bytes()
         # Every host keeps some of its memory free.
         space = FreeSpace(free=sum(free.values()) - SPARE_BYTES * (len(free) - 1))
         return plan_memory(
@@ -208,9 +208,8 @@ class SpreadReader(DocumentReader):
 
     def _shares(self, plan: MemoryPlan) -> list[float]:
         """What each holder keeps: the same, unless a host has no room for that."""
-        free, hosts = self._cluster.holders.free_bytes(), self._cluster.holders.hosts()
-        needed = memory_bytes(self.base, self.base.dtype, plan.memory_dtype, plan.num_tokens, self.chunk_size)
-        equal = {host: needed * hosts.count(host) / len(hosts) for host in free}
-        if plan.rung == "store" or all(equal[host] + SPARE_BYTES <= free[host] for host in free):
+        free, hosts = self._cluster.free_bytes(), self._cluster.holders.hosts()
+        equal = {host: plan.bytes_needed * hosts.count(host) / len(hosts) for host in free}
+        if all(equal[host] + SPARE_BYTES <= free[host] for host in free):
             return [1.0] * len(hosts)
         return [max(0, free[host] - SPARE_BYTES) / hosts.count(host) for host in hosts]

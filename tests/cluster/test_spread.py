@@ -11,8 +11,11 @@ import torch
 
 from focusdoc import FocusConfig, FocusEngine
 from focusdoc.cluster import reading
+from focusdoc.cluster.head import Cluster
 from focusdoc.cluster.reading import placed
-from focusdoc.errors import MemoryMismatchError, WorkerLostError
+from focusdoc.cluster.spread import shares_of
+from focusdoc.errors import MemoryMismatchError, MemoryShortageError, WorkerLostError
+from focusdoc.memory.plan import SPARE_BYTES
 from focusdoc.modeling.base import BaseModel
 from holders_here import HoldersHere, cluster_here
 from tiny_models import CLASSES, random_adapter, tiny_model
@@ -200,6 +203,23 @@ class TestQuestions:
         for one, other in (pair, pair[::-1]):
             with pytest.raises(MemoryMismatchError):
                 one.ask(other.read(b"Some text"), "What?")
+
+
+def test_a_host_with_less_memory_keeps_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, spread = engines(2)
+    monkeypatch.setattr(holders(spread), "hosts", lambda: ["large", "small"])
+    needed = spread.documents.plan(ids(DOCUMENT, 1)).bytes_needed
+    free = {"large": SPARE_BYTES + needed * 9 // 10, "small": SPARE_BYTES + needed // 10 + 1}
+    monkeypatch.setattr(Cluster, "free_bytes", lambda self: free)
+    blocks, _ = spread.documents.read(ids(DOCUMENT, 1))
+    assert spread.cluster is not None
+    assert {index: places for index, (_, places) in shares_of(spread.cluster, blocks).items()} == {
+        0: [0, 1, 2, 3],
+        1: [4],
+    }
+    free["large"] -= needed // 2
+    with pytest.raises(MemoryShortageError):
+        spread.documents.read(ids(DOCUMENT, 1))
 
 
 def test_another_model_at_a_holder_is_refused() -> None:

@@ -66,9 +66,6 @@ class HoldersHere:
         self._generations[index] += 1
         return True
 
-    def free_bytes(self) -> dict[str, int]:
-        return {"here": 1 << 40}
-
     def hosts(self) -> list[str]:
         return ["here"] * len(self._holders)
 
