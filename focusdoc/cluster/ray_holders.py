@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import threading
 from collections.abc import Mapping
@@ -200,7 +201,7 @@ def open_cluster(where: int | str, settings: HolderSettings) -> Cluster:
         at_least("cluster", count, 1)
         threads = max(1, torch.get_num_threads() // count)
         if not ray.is_initialized():
-            ray.init(address="local", num_cpus=count, include_dashboard=False, object_store_memory=256 << 20, **quiet)
+            _start(address="local", num_cpus=count, include_dashboard=False, object_store_memory=256 << 20, **quiet)
         return Cluster(RayHolders(count, replace(settings, num_threads=threads), {"num_cpus": 1}))
     if where.startswith("ray://"):
         raise ConfigError(f"{where} is for Ray's client; run on a host of the cluster, with its address or auto.")
@@ -209,7 +210,7 @@ def open_cluster(where: int | str, settings: HolderSettings) -> Cluster:
             if where != "auto":  # Ray would try for minutes
                 host, _, port = where.rpartition(":")
                 socket.create_connection((host, int(port)), timeout=_ANSWER).close()
-            ray.init(address=where, **quiet)
+            _start(address=where, **quiet)
         except (OSError, ValueError, RuntimeError) as error:
             raise ClusterError(
                 f"Nobody answers at the cluster {where} ({str(error).partition(chr(10))[0]}); start it with "
@@ -218,6 +219,29 @@ def open_cluster(where: int | str, settings: HolderSettings) -> Cluster:
     gpus = int(ray.cluster_resources().get("GPU", 0)) if settings.device in ("auto", "cuda") else 0
     hosts = sum(node["Alive"] for node in ray.nodes())
     return Cluster(RayHolders(gpus or hosts, settings, {"num_gpus": 1} if gpus else {"num_cpus": 1}))
+
+
+def _start(**options: Any) -> None:
+    """`ray.init`. On Linux the processes that Ray starts end with the thread that started them, so it has to stay."""
+    import ray
+
+    if threading.current_thread() is threading.main_thread():
+        ray.init(**options)
+        return
+    outcome: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def start_and_stay() -> None:
+        try:
+            ray.init(**options)
+        except BaseException as error:
+            outcome.put(error)
+            return
+        outcome.put(None)
+        threading.Event().wait()
+
+    threading.Thread(target=start_and_stay, name="focusdoc-ray", daemon=True).start()
+    if (error := outcome.get()) is not None:
+        raise error
 
 
 def _in_words(resources: Mapping[str, float]) -> str:

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,9 @@ def spread(alone: FocusEngine, settings: HolderSettings) -> Iterator[FocusEngine
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(ray_holders.TIMEOUT_VARIABLE, "2")
         patch.setattr(ray_holders, "_PATIENCE", 0.5)
-        yield FocusEngine(alone.base, alone.adapter, alone.config, store=None, cluster=open_cluster(2, settings))
+        with ThreadPoolExecutor(1) as pool:  # as a server does: the thread ends, the cluster stays
+            cluster = pool.submit(open_cluster, 2, settings).result()
+        yield FocusEngine(alone.base, alone.adapter, alone.config, store=None, cluster=cluster)
     ray.shutdown()
 
 
