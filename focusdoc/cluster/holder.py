@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ class HolderSettings:
         store: where the chunks' keys and values are kept on disk, as for `open_store`; a folder that hosts share lets
             one holder take over from another without reading.
         num_threads: threads of a holder; 0 leaves it to torch.
+        version: of the focusdoc at the head.
     """
 
     model: Any
@@ -50,6 +52,7 @@ class HolderSettings:
     attention: str = "auto"
     store: str | None = "auto"
     num_threads: int = 0
+    version: str = field(default_factory=lambda: version("focusdoc"))
 
 
 @dataclass(frozen=True)
@@ -154,10 +157,14 @@ class Holder:
     """Keeps parts of documents and the questions asked of them. Thread-safe: concurrent questions share their passes.
 
     Raises:
-        MemoryMismatchError: the base model on this host is another one.
+        MemoryMismatchError: focusdoc or the base model on this host is another one.
     """
 
     def __init__(self, settings: HolderSettings) -> None:
+        if (own := version("focusdoc")) != settings.version:
+            raise MemoryMismatchError(
+                f"A holder has focusdoc {own}, the head {settings.version}; install the same version on every host."
+            )
         if settings.num_threads:
             torch.set_num_threads(settings.num_threads)
         self._base = load_base(settings.model, device=settings.device, dtype=settings.dtype)

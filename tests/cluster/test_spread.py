@@ -228,6 +228,11 @@ def test_another_model_at_a_holder_is_refused() -> None:
         cluster_here(1, base, None, model=other.model)
 
 
+def test_another_version_at_a_holder_is_refused() -> None:
+    with pytest.raises(MemoryMismatchError, match=r"the head 0\.0"):
+        cluster_here(1, BaseModel(tiny_model("llama")), None, version="0.0")
+
+
 @pytest.mark.parametrize(
     ("sizes", "shares", "holders"),
     [
