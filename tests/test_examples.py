@@ -70,7 +70,10 @@ def test_a_file_and_a_question(book_example: ModuleType, capsys: pytest.CaptureF
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: pip install 'focusdoc[cluster]'")
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("ray", "grpc")),  # Ray alone does not bring its Serve
+    reason="needs Ray Serve: pip install 'focusdoc[cluster]'",
+)
 def test_the_server_answers_behind_ray_serve(tmp_path: Path) -> None:
     samples = _load(ROOT / "tests" / "cli" / "cli_samples.py")
     model = samples.save_tiny_model(tmp_path / "tiny")
