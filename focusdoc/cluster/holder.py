@@ -27,7 +27,6 @@ from focusdoc.memory.library import DocumentReader, open_store
 from focusdoc.memory.plan import free_bytes
 from focusdoc.modeling.adapter import Adapter
 from focusdoc.modeling.base import BaseModel, load_base
-from focusdoc.modeling.candidate import LayerWeights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +62,9 @@ class Part:
         key: its name among all parts.
         token_ids: its tokens.
         num_layers: layers of the base model whose keys and values are kept.
+        batch: chunks per pass of reading.
+        memory_dtype: see `FocusConfig`.
+        document: its name and which part of it, for ``focusdoc store list``.
     """
 
     key: str
@@ -257,7 +259,8 @@ class Holder:
         return self._asked[key]
 
     def _blocks(self, asked: Asked) -> list[MemoryBlock]:
-        if missing := [key for key in asked.parts if key not in self._parts]:
+        # A part is listed while it is still read: without its blocks, chunks would be missing from the answer.
+        if missing := [key for key in asked.parts if key not in self._parts or not self._parts[key].blocks]:
             raise UnknownQuestionError(missing[0])
         return [block for key in asked.parts for block in self._parts[key].blocks]
 
@@ -265,7 +268,7 @@ class Holder:
         blocks = self._blocks(asked)
         tokens = len(asked.prompt_ids) + min(TAIL_STEP, asked.max_new_tokens)
         check_free_memory(self._base, sum(block.num_chunks for block in blocks), tokens)
-        weights: Sequence[LayerWeights] | Any = self._projections.packed()
+        weights = self._projections.packed()
         return ChunkSide(
             self._base, weights, blocks, asked=asked, kernel=self._kernel, together=self._projections.together
         )

@@ -15,7 +15,7 @@ from focusdoc.cluster.holder import Part
 from focusdoc.config import BlockDtype, MemoryDtype
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.library import DocumentReader
-from focusdoc.memory.plan import SPARE_BYTES, FreeSpace, MemoryNeeds, MemoryPlan, plan_memory
+from focusdoc.memory.plan import SPARE_BYTES, FreeSpace, MemoryPlan, plan_memory
 from focusdoc.memory.reading import Progress
 
 #: Chunks of a part. Parts are cut on a fixed grid, so that the store knows them again however many holders there are,
@@ -101,19 +101,11 @@ class SpreadReader(DocumentReader):
 
     def plan(self, token_ids: Sequence[int]) -> MemoryPlan:
         """See `DocumentReader.plan`; bytes and seconds are those of the whole cluster."""
-        needs = MemoryNeeds(
-            kv=self.base,
-            dtype=self.base.dtype,
-            num_tokens=len(token_ids),
-            chunk_size=self.chunk_size,
-            memory_dtype=self._memory_dtype,
-            tail_tokens=self._tail_tokens,
-        )
         free = self._cluster.free_bytes()
         # Every host keeps some of its memory free.
         space = FreeSpace(free=sum(free.values()) - SPARE_BYTES * (len(free) - 1))
         return plan_memory(
-            needs,
+            self._needs(len(token_ids)),
             space,
             known=lambda kind: self._num_stored(token_ids, kind),
             seconds_per_token=lambda: self.seconds_per_token() / len(self._cluster),

@@ -289,6 +289,16 @@ class DocumentReader:
             maker, name = maker_key(self.base, plan.memory_dtype), self.base.name
             self._store.save(token_ids, blocks, self.chunk_size, maker, known=known, document=document, model=name)
 
+    def _needs(self, num_tokens: int) -> MemoryNeeds:
+        return MemoryNeeds(
+            kv=self.base,
+            dtype=self.base.dtype,
+            num_tokens=num_tokens,
+            chunk_size=self.chunk_size,
+            memory_dtype=self._memory_dtype,
+            tail_tokens=self._tail_tokens,
+        )
+
     def _known(self, token_ids: Sequence[int], kind: BlockDtype) -> KnownChunks:
         if self._store is None:
             return KnownChunks()
@@ -302,14 +312,6 @@ class DocumentReader:
             found[kind] = self._known(token_ids, kind)
             return found[kind].num_tokens
 
-        needs = MemoryNeeds(
-            kv=base,
-            dtype=base.dtype,
-            num_tokens=len(token_ids),
-            chunk_size=self.chunk_size,
-            memory_dtype=self._memory_dtype,
-            tail_tokens=self._tail_tokens,
-        )
         room = FreeSpace.of(base.device, self._store.free_space if self._store is not None else None)
-        plan = plan_memory(needs, room, known=known, seconds_per_token=self.seconds_per_token)
+        plan = plan_memory(self._needs(len(token_ids)), room, known=known, seconds_per_token=self.seconds_per_token)
         return plan, found.get(plan.memory_dtype, KnownChunks())

@@ -12,9 +12,11 @@ import torch
 from focusdoc import FocusConfig, FocusEngine
 from focusdoc.cluster import reading
 from focusdoc.cluster.head import Cluster
+from focusdoc.cluster.holder import Asked, CandidateStep, Holder, HolderSettings, Part, UnknownQuestionError
 from focusdoc.cluster.reading import placed
 from focusdoc.cluster.spread import shares_of
 from focusdoc.errors import MemoryMismatchError, MemoryShortageError, WorkerLostError
+from focusdoc.memory.library import DocumentReader
 from focusdoc.memory.plan import SPARE_BYTES
 from focusdoc.modeling.base import BaseModel
 from holders_here import HoldersHere, cluster_here
@@ -134,6 +136,28 @@ def test_once_there_is_a_place_again_it_goes_on() -> None:
     found = spread.own_way.decoder(blocks, NEW).start(local, prompt)
     expected = alone.own_way.decoder(alone.documents.read(memory)[0], NEW).start(local, prompt)
     torch.testing.assert_close(found, expected, **TOLERANCE)
+
+
+def test_a_part_that_is_not_read_yet_is_never_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, spread = engines(1)
+    base, tokens = spread.base, tuple(ids(32, 1))
+    holder = Holder(HolderSettings(model=base.model, adapter=spread.adapter, fingerprint=base.fingerprint, store=None))
+    parts = [Part(key, tokens, 16, base.num_layers, 2, "model") for key in ("first", "second")]
+    holder.read(parts[0])
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise MemoryShortageError("while it is read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DocumentReader, "read", fails)
+        with pytest.raises(MemoryShortageError):
+            holder.read(parts[1])
+    asked = Asked("question", ("first", "second"), (0, 1, 2, 3), spread.config, (5, 6), 4)
+    step = CandidateStep((5,), 6)
+    with pytest.raises(UnknownQuestionError):
+        holder.condense(asked, 0, [step])
+    holder.read(parts[1])
+    assert holder.condense(asked, 0, [step])[0].shape[2] == 4
 
 
 def test_what_every_host_stores_is_forgotten(tmp_path: Path) -> None:
