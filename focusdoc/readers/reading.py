@@ -20,7 +20,7 @@ from focusdoc.readers.passages import Passage, choose_passages
 from focusdoc.readers.reader import ANSWER_INSTRUCTION, EXPLAIN_INSTRUCTION, Judge, Reader
 from focusdoc.readers.replies import Reply, Session
 from focusdoc.readers.sources import sources_of
-from focusdoc.readers.steps import find_description, name_of, resolve_description
+from focusdoc.readers.steps import could_be_name, find_description, name_of, only_names, resolve_description
 
 #: Default budget for passages, in the reader's tokens.
 BUDGET = 1000
@@ -128,8 +128,12 @@ class Read(Way):
         return replace(reply, steps=steps)
 
     def try_two_steps(self, session: Session, reply: Reply) -> Reply:
-        """`reply`, or the reply to a question with its description replaced by a name, if that is more confident."""
-        if reply.confidence >= CONFIDENT or reply.written.finish_reason == "cancelled":
+        """`reply`, or the reply to a question with its description replaced by a name.
+
+        The second is kept if it is more confident, or if `reply` only resolves the description.
+        """
+        confident = reply.confidence >= CONFIDENT and not could_be_name(reply)
+        if confident or reply.written.finish_reason == "cancelled":
             return reply
         description = find_description(session, reply.question)
         known = description and resolve_description(
@@ -137,10 +141,14 @@ class Read(Way):
         )
         if not description or not known:
             return reply
+        unanswered = only_names(reply, known)
+        if reply.confidence >= CONFIDENT and not unanswered:
+            return reply
         question = reply.question.replace(description, name_of(known))
         found = self._find_again(session.request, question)
         better = best_draft(draft_replies(session, question, found, self.passages(session, found)))
-        return replace(better, steps=(known,)) if better.confidence > reply.confidence else reply
+        keep = better.confidence > reply.confidence or (unanswered and better.adds_words)
+        return replace(better, steps=(known,)) if keep else reply
 
     def _find_again(self, request: Request, question: str) -> Found:
         """The scored windows for another question, with the question alone as the dynamic prompt."""

@@ -70,6 +70,17 @@ def resolve_description(session: Session, description: str, found: Found, passag
     return reply if is_name and not set(reply_words) <= set(question_words) else None
 
 
+def could_be_name(reply: Reply) -> bool:
+    """Whether a reply is as short as a name and has no digit, so that it is worth comparing with one."""
+    return len(name_of(reply)) <= _MAX_NAME and not re.search(r"\d", reply.text)
+
+
+def only_names(reply: Reply, known: Reply) -> bool:
+    """Whether a reply to the whole question says only what resolves its description: Jules White, not his birthday."""
+    said, asked, name = map(set, words_of([reply.text, reply.question, name_of(known)]))
+    return bool(said - asked) and said - asked <= name
+
+
 def name_of(reply: Reply) -> str:
     """The name in a reply, without surrounding punctuation."""
     return reply.text.strip().rstrip(".")

@@ -54,6 +54,35 @@ def test_a_sure_answer_needs_no_second_look(engine: FocusEngine, memory: Any) ->
     assert not asked_by(reader, "When was Frank Launder born?")
 
 
+@pytest.mark.parametrize("certainty", [-6.0, 30.0])
+@pytest.mark.parametrize("name", ["Frank Launder", "Launder.", "The owner of the mill is Frank Launder."])
+def test_the_name_alone_is_no_answer(engine: FocusEngine, memory: Any, name: str, certainty: float) -> None:
+    told = {"When was Frank Launder born?": ("28 January 1906", -9.0)}
+    reader = JudgingReader(NAMES | told | {f"Question: {QUESTION}": (name, certainty)} | DESCRIBES)
+    answer = engine.with_reader(reader).ask(memory, QUESTION)
+    assert (answer.text, answer.steps) == (
+        "28 January 1906",
+        (("Who or what is the owner of the mill?", "Frank Launder."),),
+    )
+
+
+def test_the_name_stays_where_the_second_reply_only_repeats_it(engine: FocusEngine, memory: Any) -> None:
+    reader = JudgingReader(
+        NAMES
+        | {"When was Frank Launder born?": ("Frank Launder", -9.0), f"Question: {QUESTION}": ("Frank Launder", 30.0)}
+        | DESCRIBES
+    )
+    assert engine.with_reader(reader).ask(memory, QUESTION).steps == ()
+
+
+def test_a_sure_answer_that_is_another_name_stays(engine: FocusEngine, memory: Any) -> None:
+    question = "Where was the owner of the mill born?"
+    reader = JudgingReader(NAMES | {f"Question: {question}": ("Hitchin", 30.0), question: ("the owner of the mill", 0)})
+    answer = engine.with_reader(reader).ask(memory, question)
+    assert (answer.text, answer.steps) == ("Hitchin", ())
+    assert not asked_by(reader, "Where was Frank Launder born?")
+
+
 def test_the_first_answer_stays_where_the_second_is_no_surer(engine: FocusEngine, memory: Any) -> None:
     reader = JudgingReader(NAMES | {"When was Frank Launder born?": ("nobody knows", -9.0)} | UNSURE | DESCRIBES)
     answer = engine.with_reader(reader).ask(memory, QUESTION)
