@@ -1,6 +1,6 @@
 """Two-hop questions: one retrieval step compared with several.
 
-    python benchmarks/two_hop.py --data ../shared/data --reader NAME --output two_hop.json [--part tuning]
+    python benchmarks/two_hop.py --data ../shared/data --reader NAME --output FILE [--part tuning] [--ways steps]
 
 From Wikipedia passages, a film's passage that names its director and the director's passage with the date of birth give
 a question by rule: "When was the director of the film X born?" The film's passage does not have the date, and the
@@ -20,7 +20,7 @@ import json
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ _DIRECTOR = re.compile(r"(?:directed by|film by) ([A-Z][\w.\-]+(?: [A-Z][\w.\-]+
 _BORN = re.compile(r"\([^()]*?(\d{1,2} [A-Z][a-z]+ \d{4}|[A-Z][a-z]+ \d{1,2}, \d{4})")
 #: The date of birth is within so many first characters of a person's passage.
 _HEAD = 200
+WAYS = ("wide", "written", "steps")
 
 
 def main() -> None:
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder with qa/")
     parser.add_argument("--reader", help="as for focusdoc ask; one in this process")
     parser.add_argument("--part", choices=("tuning", "held out"), default="held out", help="the half of the questions")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="beside one, which is always answered")
     parser.add_argument("--cases", type=int, default=100)
     parser.add_argument("--store", default="auto")
     parser.add_argument("--output", type=Path, required=True, help="rows; existing ones are kept")
@@ -56,7 +58,7 @@ def main() -> None:
         engine = FocusEngine.from_pretrained(reader=args.reader, store=args.store)
         memory = engine.read(Document.from_text(text, {"name": "films and directors"}))
         for row in asked[len(rows) :]:
-            rows.append(row | {"ways": in_all_ways(engine, memory, row)})
+            rows.append(row | {"ways": in_ways(engine, memory, row, args.ways)})
             args.output.write_text(json.dumps(rows, indent=1) + "\n")
             print(f"{len(rows)} of {len(asked)}", end="\r", flush=True)
     report(rows)
@@ -80,8 +82,10 @@ def questions(file: Path, part: str) -> tuple[str, list[dict[str, str]]]:
     return "\n\n".join(texts[title] for title in titles), asked
 
 
-def in_all_ways(engine: FocusEngine, memory: DocumentMemory, row: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """For each way the answer, whether it is right, the tokens of its passages, and its seconds."""
+def in_ways(
+    engine: FocusEngine, memory: DocumentMemory, row: dict[str, str], ways: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """For one look and each of `ways` the answer, whether it is right, the tokens of its passages, and its seconds."""
     reader, question, clock = engine.reader, row["question"], time.perf_counter
     assert reader is not None, "name a reader"
     way = Read(engine.own_way, reader, engine.finder)
@@ -111,12 +115,16 @@ def in_all_ways(engine: FocusEngine, memory: DocumentMemory, row: dict[str, str]
         return max(first, second, key=lambda reply: reply.confidence)
 
     first, one = timed(lambda session: from_look(session, found), looked)
-    _, wide = timed(lambda session: from_look(session, found, enough=1.1), looked)
-    _, written = timed(again, one["seconds"])
-    _, steps = timed(lambda session: way.try_two_steps(session, first), one["seconds"])
-    written["tokens"] += one["tokens"]
-    steps["tokens"] += one["tokens"]
-    return {"one": one, "wide": wide, "written": written, "steps": steps}
+    more: dict[str, Callable[[], tuple[Reply, dict[str, Any]]]] = {
+        "wide": lambda: timed(lambda session: from_look(session, found, enough=1.1), looked),
+        "written": lambda: timed(again, one["seconds"]),
+        "steps": lambda: timed(lambda session: way.try_two_steps(session, first), one["seconds"]),
+    }
+    results = {"one": one} | {name: more[name]()[1] for name in ways if name in more}
+    for name in ("written", "steps"):
+        if name in results:
+            results[name]["tokens"] += one["tokens"]
+    return results
 
 
 def is_date(text: str, born: str) -> bool:
@@ -135,9 +143,10 @@ def report(rows: list[dict[str, Any]]) -> None:
             f"{name:<8} right {sum(right) / len(right):.0%} ({low:.0%} to {high:.0%}), {tokens:.0f} tokens of passages,"
             f" {seconds:.1f} s"
         )
-    gained = [row["ways"]["steps"]["right"] - row["ways"]["one"]["right"] for row in rows]
-    low, high = interval(gained)
-    print(f"steps against one look: {sum(gained) / len(gained):+.0%} ({low:+.0%} to {high:+.0%})")
+    if "steps" in rows[0]["ways"]:
+        gained = [row["ways"]["steps"]["right"] - row["ways"]["one"]["right"] for row in rows]
+        low, high = interval(gained)
+        print(f"steps against one look: {sum(gained) / len(gained):+.0%} ({low:+.0%} to {high:+.0%})")
 
 
 if __name__ == "__main__":
