@@ -29,6 +29,7 @@ from focusdoc.errors import AdapterError, ConfigError
 from focusdoc.memory.chunk_memory import DocumentMemory, MemoryBlock, check_maker
 from focusdoc.memory.library import DocumentReader, open_store
 from focusdoc.memory.plan import QUESTION_TOKENS, MemoryPlan
+from focusdoc.memory.pool import total_memory
 from focusdoc.memory.reading import Progress
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.adapter import Adapter, check_adapter, untrained_adapter
@@ -390,6 +391,11 @@ class FocusEngine:
     def chunk_size(self) -> int:
         """Tokens of one chunk."""
         return self.config.chunk_size or 0
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the RAM, or of the GPU, that keeps memories; of a cluster those that are free, of all hosts."""
+        return total_memory(self.base.device) if self.cluster is None else sum(self.cluster.free_bytes().values())
 
     @cached_property
     def heads(self) -> Heads:

@@ -34,7 +34,7 @@ def in_time(seconds: float) -> str:
 
 
 @contextmanager
-def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(what: str, unit: str) -> Iterator[Callable[[float, int], None]]:
     """A progress bar on standard error, if that is a terminal; yields the function to call with (done, total).
 
     It tells what is done, how much of it in a second and the time left, and is gone when the block ends.
@@ -51,7 +51,7 @@ def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         def render(self, task: Task) -> Text:
             if task.total is None:
                 return Text("starting", style="dim")
-            speed = "" if task.speed is None else f", {task.speed:,.0f} {unit}/s"
+            speed = "" if task.speed is None or task.speed < 1 else f", {task.speed:,.0f} {unit}/s"
             return Text(f"{task.completed:,.0f} of {task.total:,.0f} {unit}{speed}")
 
     console = Console(stderr=True, highlight=False)
@@ -60,7 +60,7 @@ def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(plain(what), total=None)
 
-        def update(done: int, total: int) -> None:
+        def update(done: float, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
         yield update

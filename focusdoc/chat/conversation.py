@@ -29,7 +29,7 @@ from focusdoc.documents import Document, cut_chunks, tokenize
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError, PromptTooLongError
 from focusdoc.memory.chunk_memory import DocumentMemory
-from focusdoc.memory.pool import MemoryPool, half_of_memory
+from focusdoc.memory.pool import MemoryPool
 from focusdoc.memory.reading import Progress
 from focusdoc.readers.reader import Messages, Reader
 
@@ -48,7 +48,7 @@ class Chat:
     Args:
         engine: with a tokenizer.
         max_memory_bytes: for the memories of one call, and for those cached between calls; None for half of the RAM
-            (or of the GPU's memory, if the model is on a GPU).
+            (or of the GPU's memory, if the model is on a GPU; or of what the hosts of a cluster have free).
 
     Raises:
         ConfigError: the engine has no tokenizer, or `max_memory_bytes` is below 1.
@@ -60,7 +60,7 @@ class Chat:
         if max_memory_bytes is not None and max_memory_bytes < 1:
             raise ConfigError(f"max_memory_bytes is {max_memory_bytes}; it must be at least 1, or None.")
         self.engine = engine
-        self.pool = MemoryPool(max_memory_bytes or half_of_memory(engine.base.device))
+        self.pool = MemoryPool(max_memory_bytes or engine.memory_bytes // 2)
         # Threads with the same document read it once.
         self._locks = TextLocks()
 

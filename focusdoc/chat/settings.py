@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from focusdoc.readers import Reader
 
 #: The settings of loading a model; see `focusdoc.chat.shared.shared_chat`.
-LOADING = ("model", "adapter", "config", "device", "dtype", "attention", "store", "reader", "reader_model")
+LOADING = ("model", "adapter", "config", "device", "dtype", "attention", "store", "reader", "reader_model", "cluster")
 
 
 def refuse_unknown(names: Iterable[str], known: Collection[str], owner: str) -> None:

@@ -102,12 +102,13 @@ def shared_chat(
     store: str | Path | None = "auto",
     reader: Reader | str | Path | None = None,
     reader_model: str | None = None,
+    cluster: int | str | None = None,
     max_memory_bytes: int | None = None,
 ) -> LazyChat:
     """The chat of `FocusEngine.from_pretrained` with these settings; the same object for the same settings.
 
-    Chats that differ only in their readers share a model and its memories. A `Reader` object gets a new chat at every
-    call, which is cheap, since the caller already has the reader.
+    Chats that differ only in their readers share a model, its cluster and its memories. A `Reader` object gets a new
+    chat at every call, which is cheap, since the caller already has the reader.
     """
 
     def make() -> Chat:
@@ -115,7 +116,14 @@ def shared_chat(
         from focusdoc.engine import FocusEngine
 
         engine = FocusEngine.from_pretrained(
-            model, adapter=adapter, config=config, device=device, dtype=dtype, attention=attention, store=store
+            model,
+            adapter=adapter,
+            config=config,
+            device=device,
+            dtype=dtype,
+            attention=attention,
+            store=store,
+            cluster=cluster,
         )
         return Chat(engine, max_memory_bytes)
 
@@ -124,7 +132,8 @@ def shared_chat(
 
         return alone.get().with_reader(open_reader(reader, reader_model=reader_model, device=device, dtype=dtype))
 
-    key = (str(model), str(adapter), config, device, dtype, attention, str(store), max_memory_bytes)
+    where = None if cluster is None else str(cluster)  # 2 and "2" are the same
+    key = (str(model), str(adapter), config, device, dtype, attention, str(store), where, max_memory_bytes)
     with _lock:
         alone = _chats.setdefault(key, LazyChat(make))
         if reader is None and reader_model is None:

@@ -17,7 +17,7 @@ import typer
 from focusdoc.cli import options
 from focusdoc.cli.ask import answer_question
 from focusdoc.cli.dataclass_options import dataclass_options
-from focusdoc.cli.display import KNOWN, errors, output, show_sources, show_totals
+from focusdoc.cli.display import KNOWN, errors, output, show_error, show_sources, show_totals
 from focusdoc.cli.loading import AnswerOptions, EngineOptions, check_question, open_documents, read
 from focusdoc.errors import ConfigError, FocusdocError
 from focusdoc.terminal import plain
@@ -70,7 +70,7 @@ def chat(
                 show_totals(answer, None)
         except FocusdocError as error:  # the next question may succeed
             failed = True
-            errors.print(f"Error: {plain(str(error))}", style="red", soft_wrap=True, markup=False)
+            show_error(error)
         except KeyboardInterrupt:  # a second Ctrl-C before the first took effect
             errors.print("\nThe answer was stopped.", style="yellow")
     if failed and not sys.stdin.isatty():

@@ -6,6 +6,7 @@ control the terminal.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,10 +15,28 @@ from rich.console import Console
 from rich.text import Text
 
 from focusdoc.documents import Document
+from focusdoc.errors import FocusdocError
 from focusdoc.terminal import plain
 
 if TYPE_CHECKING:
     from focusdoc.decoding.answer import Answer, Source
+
+#: Settings in the library's messages that are options here. Quoted text is matched first, so that it stays as it is.
+_SETTING = re.compile(
+    r"'[^']*'|\b(chunk_size|max_new_tokens|top_p|top_k|repetition_penalty|learning_rate|max_tokens|max_chunks"
+    r"|min_chunk_size|max_chunk_size|save_every|eval_every|candidate_positions|memory_dtype|quote_tokens|reader_model)\b"
+)
+_REMEDIES = (
+    ("(password=...)", "with --password, or in FOCUSDOC_PASSWORD"),
+    ("reader_model=", "reader_model"),
+    ("pass adapter=<folder>", "pass --adapter FOLDER"),
+    (", or FocusConfig(allow_untrained=True) for experiments", ""),
+    ("shorten it, or raise local_window", "shorten it"),
+    ("lower chunk_size, prompt_window or", "lower chunk_size or"),
+    ("pass tokenizer=, put", "put"),
+    (", or use generate(input_ids)", ""),
+    (" (to use the string itself as the document, call focusdoc.load_text)", ""),
+)
 
 #: Answers and results.
 output = Console(highlight=False)
@@ -32,6 +51,18 @@ _INDENT = "   "
 #: Printed instead of the reading time for a stored document.
 KNOWN = "known document, nothing to read"
 _MORE = " …"
+
+
+def in_options(message: str) -> str:
+    """A message of the library with settings and remedies rewritten for the command line."""
+    for in_python, here in _REMEDIES:
+        message = message.replace(in_python, here)
+    return _SETTING.sub(lambda found: "--" + found[1].replace("_", "-") if found[1] else found[0], message)
+
+
+def show_error(error: FocusdocError, where: str = "Error") -> None:
+    """Print an error of the library on standard error, in terms of the command line."""
+    errors.print(plain(f"{where}: {in_options(str(error))}"), style="red", soft_wrap=True, markup=False)
 
 
 def write(text: str) -> None:

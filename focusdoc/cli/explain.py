@@ -17,7 +17,7 @@ from focusdoc.storage import atomic_write
 _OUTPUT = "Output"
 
 
-@dataclass_options(without=("reader", "reader_model", "memory_dtype", "quote_tokens", "cluster"))
+@dataclass_options(without=("reader", "reader_model", "memory_dtype", "quote_tokens"))
 def explain(
     file: options.File,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes.", show_default=False)],

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import sys
 from typing import Annotated, Any
 
@@ -21,39 +20,22 @@ from focusdoc.cli.adapter import adapter
 from focusdoc.cli.ask import ask
 from focusdoc.cli.calibrate import calibrate
 from focusdoc.cli.chat import chat
-from focusdoc.cli.display import errors
+from focusdoc.cli.display import errors, show_error
 from focusdoc.cli.eval import evaluate
 from focusdoc.cli.explain import explain
 from focusdoc.cli.info import info
 from focusdoc.cli.models import models
+from focusdoc.cli.read import read
 from focusdoc.cli.report import report
 from focusdoc.cli.serve import serve
 from focusdoc.cli.store import store
 from focusdoc.cli.train import train
 from focusdoc.errors import FocusdocError
-from focusdoc.terminal import plain
 
 #: Exit code of a user error: an option, a file, a question.
 MISTAKE = 2
 #: Exit code of a command stopped by Ctrl-C: 128 + SIGINT, as shells expect.
 INTERRUPTED = 130
-
-#: Settings in the library's messages that are options here. Quoted text is matched first, so that it stays as it is.
-_SETTING = re.compile(
-    r"'[^']*'|\b(chunk_size|max_new_tokens|top_p|top_k|repetition_penalty|learning_rate|max_tokens|max_chunks"
-    r"|min_chunk_size|max_chunk_size|save_every|eval_every|candidate_positions|memory_dtype|quote_tokens|reader_model)\b"
-)
-_REMEDIES = (
-    ("(password=...)", "with --password, or in FOCUSDOC_PASSWORD"),
-    ("reader_model=", "reader_model"),
-    ("pass adapter=<folder>", "pass --adapter FOLDER"),
-    (", or FocusConfig(allow_untrained=True) for experiments", ""),
-    ("shorten it, or raise local_window", "shorten it"),
-    ("lower chunk_size, prompt_window or", "lower chunk_size or"),
-    ("pass tokenizer=, put", "put"),
-    (", or use generate(input_ids)", ""),
-    (" (to use the string itself as the document, call focusdoc.load_text)", ""),
-)
 
 
 class _Commands(TyperGroup):
@@ -65,7 +47,7 @@ class _Commands(TyperGroup):
             sys.stdout.flush()  # here, where a broken pipe is still caught
             return result
         except FocusdocError as error:
-            errors.print(f"Error: {plain(in_options(str(error)))}", style="red", soft_wrap=True, markup=False)
+            show_error(error)
             raise typer.Exit(MISTAKE) from None
         except KeyboardInterrupt:
             # On a terminal, end the line of the partial answer or of the prompt.
@@ -88,13 +70,6 @@ app = typer.Typer(
 )
 
 
-def in_options(message: str) -> str:
-    """A message of the library with settings and remedies rewritten for the command line."""
-    for in_python, here in _REMEDIES:
-        message = message.replace(in_python, here)
-    return _SETTING.sub(lambda found: "--" + found[1].replace("_", "-") if found[1] else found[0], message)
-
-
 def _show_version(wanted: bool) -> None:
     if wanted:
         print(f"focusdoc {__version__}")
@@ -115,6 +90,7 @@ def focusdoc(
 
 app.command(epilog="For example: focusdoc ask letters.pdf 'Who wrote the first letter?' --max-new-tokens 40")(ask)
 app.command(epilog="For example: focusdoc chat letters.pdf, or with questions from a file: ... < questions.txt")(chat)
+app.command(epilog="For example: focusdoc read archive/, then focusdoc ask archive/1923.pdf 'Who won?'")(read)
 app.command(epilog="For example: focusdoc info letters.pdf, or for programs: focusdoc info letters.pdf --json")(info)
 app.command(epilog="For example: focusdoc train --data books/ --data questions.jsonl --output runs/mine")(train)
 app.command(epilog="For example: focusdoc explain letters.pdf 'Who wrote the first letter?' --html first.html")(explain)

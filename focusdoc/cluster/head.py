@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from focusdoc.cluster.holder import Part, UnknownQuestionError
@@ -73,11 +75,13 @@ class Cluster:
     """Holders and the parts that they keep. Thread-safe.
 
     Attributes:
+        id: tells it from other clusters.
         num_replaced: holders that were lost and replaced so far.
     """
 
     def __init__(self, holders: Holders) -> None:
         self.holders = holders
+        self.id = uuid.uuid4().hex
         self.num_replaced = 0
         self._lock = threading.RLock()
         self._names = itertools.count()
@@ -86,6 +90,8 @@ class Cluster:
         self._freed: deque[tuple[int, Call]] = deque()
         #: Each part, and the holder that keeps it.
         self._parts: dict[str, tuple[int, Part]] = {}
+        #: Tokens of documents that a holder is reading as a whole.
+        self._reserved: Counter[int] = Counter()
 
     def __len__(self) -> int:
         return len(self.holders)
@@ -103,6 +109,28 @@ class Cluster:
     def holder_of(self, part: str) -> int:
         """The holder that keeps a part."""
         return self._parts[part][0]
+
+    @contextmanager
+    def reserved(self, stored: Mapping[int, int], tokens: int) -> Iterator[int]:
+        """Choose a holder for a whole document of so many tokens; they count as its own while it reads them.
+
+        Args:
+            stored: the holders with room for it, and how many of its tokens each has in its store.
+
+        Yields:
+            The one with most of it in its store; of those, the one that keeps the fewest tokens.
+        """
+        with self._lock:
+            kept = Counter(self._reserved)
+            for index, part in self._parts.values():
+                kept[index] += len(part.token_ids)
+            chosen = min(stored, key=lambda index: (-stored[index], kept[index]))
+            self._reserved[chosen] += tokens
+        try:
+            yield chosen
+        finally:
+            with self._lock:
+                self._reserved[chosen] -= tokens
 
     def keep(self, index: int, part: Part) -> tuple[list[tuple[int, int]], int, int]:
         """Let a holder read a part; see `Holder.read`."""

@@ -143,7 +143,7 @@ class ChunkSide(ParallelDecoder):
         self.tail_len += len(step.ordinary)
         self.num_steps += 1
         count = len(self.active)
-        return self.local.keys[:, :, :count].cpu(), self.local.values[:, :, :count].cpu()
+        return _alone(self.local.keys[:, :, :count]), _alone(self.local.values[:, :, :count])
 
 
 @dataclass
@@ -235,11 +235,12 @@ class Holder:
         self, key: str, chunks: Sequence[int], token_ids: Sequence[int], masses: Tensor, prompt_len: int
     ) -> list[Tensor]:
         """See `AnswerDecoder.answer_token_scores`; `chunks` counts this holder's own chunks of the question."""
-        return self._known(key).answer_token_scores(chunks, token_ids, masses, prompt_len=prompt_len)
+        scores = self._known(key).answer_token_scores(chunks, token_ids, masses, prompt_len=prompt_len)
+        return [_alone(each) for each in scores]
 
     def question_token_scores(self, key: str, chunks: Sequence[int]) -> list[Tensor]:
         """See `AnswerDecoder.question_token_scores`; `chunks` as for `answer_token_scores`."""
-        return self._known(key).question_token_scores(chunks)
+        return [_alone(each) for each in self._known(key).question_token_scores(chunks)]
 
     def head_scores(self, asked: Asked, heads: tuple[tuple[int, int], ...]) -> list[Tensor]:
         """The retrieval heads' scores of every chunk for the question: float32 [heads, chunk_len] each."""
@@ -247,7 +248,7 @@ class Holder:
         decoder = LookDecoder(
             self._base, self._blocks(asked), kernel=self._kernel, heads=heads, chunk_batch=asked.config.chunk_batch
         )
-        return decoder.head_scores(asked.prompt_ids, asked.question)
+        return [_alone(each) for each in decoder.head_scores(asked.prompt_ids, asked.question)]
 
     def close(self, key: str) -> None:
         """Forget a question."""
@@ -283,3 +284,8 @@ class Holder:
             batch=part.batch,
             memory_dtype=part.memory_dtype,  # type: ignore[arg-type]  # checked by the head's configuration
         )
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """The tensor in a CPU storage of its own: a view is sent with all of the storage that it is a part of."""
+    return tensor.cpu().clone(memory_format=torch.contiguous_format)

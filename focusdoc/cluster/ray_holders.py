@@ -202,7 +202,8 @@ def open_cluster(where: int | str, settings: HolderSettings) -> Cluster:
         threads = max(1, torch.get_num_threads() // count)
         if not ray.is_initialized():
             _start(address="local", num_cpus=count, include_dashboard=False, object_store_memory=256 << 20, **quiet)
-        return Cluster(RayHolders(count, replace(settings, num_threads=threads), {"num_cpus": 1}))
+        # They share this machine's cores, so a second cluster of this program has a place too.
+        return Cluster(RayHolders(count, replace(settings, num_threads=threads), {"num_cpus": 0}))
     if where.startswith("ray://"):
         raise ConfigError(f"{where} is for Ray's client; run on a host of the cluster, with its address or auto.")
     if not ray.is_initialized():

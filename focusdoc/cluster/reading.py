@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any, get_args
 
 import torch
@@ -21,6 +22,9 @@ from focusdoc.memory.reading import Progress
 #: Chunks of a part. Parts are cut on a fixed grid, so that the store knows them again however many holders there are,
 #: and when the document grows.
 PART_CHUNKS = 8
+#: A document of at most so many parts stays whole on one holder where it fits. A longer one is spread: then two
+#: questions to two documents take as long together as with whole documents, and one alone less (docs/cluster.md).
+WHOLE_PARTS = 1
 
 
 class RemoteBlock(MemoryBlock):
@@ -86,7 +90,7 @@ class SpreadReader(DocumentReader):
     @property
     def maker(self) -> str:
         """See `DocumentReader.maker`; such a memory is of use to this cluster only."""
-        return f"{super().maker}, in cluster {id(self._cluster):x}"
+        return f"{super().maker}, in cluster {self._cluster.id}"
 
     def is_stored(self, token_ids: Sequence[int]) -> bool:
         """See `DocumentReader.is_stored`."""
@@ -129,7 +133,21 @@ class SpreadReader(DocumentReader):
         if on_plan is not None:
             on_plan(plan)
         parts = self._parts(token_ids, plan.memory_dtype, document)
-        holders = placed([len(part.token_ids) for part in parts], self._shares(plan))
+        whole = self._whole(parts, plan)
+        with self._cluster.reserved(whole, len(token_ids)) if whole else nullcontext() as holder:
+            shares = (
+                self._shares(plan)
+                if holder is None
+                else [float(index == holder) for index in range(len(self._cluster))]
+            )
+            return self._read(parts, shares, progress)
+
+    def _read(
+        self, parts: Sequence[Part], shares: Sequence[float], progress: Progress | None
+    ) -> tuple[tuple[MemoryBlock, ...], int]:
+        """Let the holders read their shares of `parts`; see `read`."""
+        holders = placed([len(part.token_ids) for part in parts], shares)
+        total = sum(len(part.token_ids) for part in parts)
         blocks: list[list[RemoteBlock]] = [[] for _ in parts]
         done, encoded, lock = 0, 0, threading.Lock()
         failed = threading.Event()
@@ -146,7 +164,7 @@ class SpreadReader(DocumentReader):
                     with lock:
                         done, encoded = done + len(part.token_ids), encoded + num_read
                         if progress is not None:
-                            progress(done, len(token_ids))
+                            progress(done, total)
                 except BaseException:
                     failed.set()
                     raise
@@ -189,17 +207,30 @@ class SpreadReader(DocumentReader):
         ]
 
     def _num_stored(self, token_ids: Sequence[int], kind: BlockDtype) -> int:
-        """Tokens of the document that a holder's store has."""
+        """Tokens of the document that are in the store of the holder that will keep them."""
         parts = self._parts(token_ids, kind, "")
+        if len(parts) <= WHOLE_PARTS:
+            return max(self._stored({index: parts for index in range(len(self._cluster))}).values())
         holders = placed([len(part.token_ids) for part in parts], [1.0] * len(self._cluster))
-        calls = {
-            index: ("num_stored", ([part for part, holder in zip(parts, holders, strict=True) if holder == index],))
-            for index in set(holders)
-        }
-        return sum(self._cluster.call(calls).values())
+        shares: dict[int, list[Part]] = {}
+        for part, holder in zip(parts, holders, strict=True):
+            shares.setdefault(holder, []).append(part)
+        return sum(self._stored(shares).values())
+
+    def _stored(self, parts: Mapping[int, Sequence[Part]]) -> dict[int, int]:
+        """For each holder, how many tokens of these parts its store has."""
+        return self._cluster.call({index: ("num_stored", (own,)) for index, own in parts.items()})
+
+    def _whole(self, parts: Sequence[Part], plan: MemoryPlan) -> dict[int, int]:
+        """The holders that can keep the whole document, and how much of it each has stored; none if it is spread."""
+        if len(parts) > WHOLE_PARTS:
+            return {}
+        free, hosts = self._cluster.free_bytes(), self._cluster.holders.hosts()
+        roomy = [index for index, host in enumerate(hosts) if plan.bytes_needed + SPARE_BYTES <= free[host]]
+        return self._stored({index: parts for index in roomy}) if roomy else {}
 
     def _shares(self, plan: MemoryPlan) -> list[float]:
-        """What each holder keeps: the same, unless a host has no room for that."""
+        """What each holder keeps of a document that is spread: the same, unless a host has no room for that."""
         free, hosts = self._cluster.free_bytes(), self._cluster.holders.hosts()
         equal = {host: plan.bytes_needed * hosts.count(host) / len(hosts) for host in free}
         if all(equal[host] + SPARE_BYTES <= free[host] for host in free):

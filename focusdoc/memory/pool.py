@@ -67,8 +67,8 @@ class MemoryPool:
             self._memories.clear()
 
 
-def half_of_memory(device: torch.device) -> int:
-    """Half the bytes of the machine's RAM, or of the GPU's memory."""
+def total_memory(device: torch.device) -> int:
+    """Bytes of the machine's RAM, or of the GPU's memory."""
     if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory // 2)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 
-from focusdoc import FocusConfig, FocusEngine
+from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.chat.shared import LazyChat, clear_shared_chats, shared_chat
-from focusdoc.errors import ConfigError, ModelNotFoundError
+from focusdoc.cluster import ray_holders
+from focusdoc.cluster.spread import shares_of
+from focusdoc.errors import ConfigError, MemoryMismatchError, ModelNotFoundError
+from holders_here import open_here
 from scripted_reader import ScriptedReader
+from tiny_models import save_tiny
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +62,35 @@ def test_chats_with_and_without_readers_share_one_model_and_its_memories(
     assert loaded == [1]
     assert [one.engine.reader for one in chats] == [None, *readers]
     assert len({id(one.pool) for one in chats}) == 1
+
+
+def test_clusters_make_chats_of_their_own(tmp_path: Path) -> None:
+    named = {where: shared_chat(tmp_path, cluster=where) for where in (None, 2, 3, "auto")}
+    assert len({id(one) for one in named.values()}) == 4
+    assert named[None] is shared_chat(tmp_path)
+    assert named[2] is shared_chat(tmp_path, cluster=2) is shared_chat(tmp_path, cluster="2")
+
+
+def test_a_cluster_answers_as_one_process_and_keeps_its_memories_to_itself(
+    tmp_path: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_holders, "open_cluster", open_here)
+    settings = {**save_tiny(tmp_path, tiny_tokenizer), "config": FocusConfig(chunk_size=16, local_window=512)}
+    document = Document.from_text("The gold was stolen by Anna. She lives in Oslo. " * 10)  # 31 chunks, 4 parts
+    alone, spread = shared_chat(**settings).get(), shared_chat(**settings, cluster=2).get()
+    wanted, found = (chat.ask([document], "Who stole the gold?", max_new_tokens=12) for chat in (alone, spread))
+    assert found.text == wanted.text != ""
+    assert [source.text for source in found.sources] == [source.text for source in wanted.sources] != []
+    assert alone.engine.cluster is None
+    assert spread.engine.cluster is not None
+    memory, encoded = spread.read(document)
+    assert encoded == 0
+    assert len(shares_of(spread.engine.cluster, memory.blocks)) == 2
+    with pytest.raises(MemoryMismatchError):
+        alone.engine.ask(memory, "Who?")
+    told = shared_chat(**settings, cluster=2, reader=ScriptedReader("x")).get()
+    assert told.engine.cluster is spread.engine.cluster
+    assert told.pool is spread.pool is not alone.pool
 
 
 def test_a_model_for_no_endpoint_is_refused(chat: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cli_samples import CONTEXT, Run, pdf
 
-from focusdoc.cli.main import in_options
+from focusdoc.cli.display import in_options
 
 
 def assert_one_sentence(result: object, *words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from focusdoc.cluster.head import Cluster
 from focusdoc.cluster.holder import Asked, CandidateStep, Holder, HolderSettings, Part, UnknownQuestionError
 from focusdoc.cluster.reading import placed
 from focusdoc.cluster.spread import shares_of
+from focusdoc.decoding.state import QuestionRows
 from focusdoc.errors import MemoryMismatchError, MemoryShortageError, WorkerLostError
 from focusdoc.memory.library import DocumentReader
 from focusdoc.memory.plan import SPARE_BYTES
@@ -30,6 +32,7 @@ DOCUMENT, QUESTION, NEW = 71, 9, 6
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "PART_CHUNKS", 2)
+    monkeypatch.setattr(reading, "WHOLE_PARTS", 2)
 
 
 def ids(count: int, seed: int) -> list[int]:
@@ -83,6 +86,24 @@ def test_logits_are_those_of_one_process(family: str, positions: str, count: int
 def test_so_are_those_of_every_setting(config: dict[str, Any]) -> None:
     alone, spread = engines(3, **config)
     torch.testing.assert_close(generated(spread)[1], generated(alone)[1], **TOLERANCE)
+
+
+def test_only_the_candidates_are_sent() -> None:
+    base = BaseModel(tiny_model("llama"))
+    adapter = random_adapter(base.model)
+    holder = Holder(HolderSettings(model=base.model, adapter=adapter, fingerprint=base.fingerprint, store=None))
+    holder.read(Part("part", tuple(ids(48, 1)), 16, base.num_layers, 2, "model"))
+    rows = QuestionRows(1, 2, ((0, 1), (1, 0)))
+    asked = Asked("question", ("part",), (0, 1, 2), FocusConfig(chunk_size=16), (5, 6, 7), 50, rows)
+    sent = [
+        *holder.condense(asked, 0, [CandidateStep((5, 6), 7)]),
+        *holder.answer_token_scores("question", [2, 0], [7], torch.ones(1, 3), 3),
+        *holder.question_token_scores("question", [1, 2]),
+        *holder.head_scores(asked, rows.heads),
+    ]
+    assert len(sent) == 2 + 2 + 2 + 3
+    for tensor in sent:
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes
 
 
 def test_a_step_is_one_round_trip_to_each_holder() -> None:
@@ -227,6 +248,82 @@ class TestQuestions:
         for one, other in (pair, pair[::-1]):
             with pytest.raises(MemoryMismatchError):
                 one.ask(other.read(b"Some text"), "What?")
+
+
+class TestPlacement:
+    """Short documents stay whole on a holder; long ones are spread."""
+
+    SHORT, LONG = 2 * 2 * 16, 2 * 2 * 16 + 1
+
+    @staticmethod
+    def kept_by(engine: FocusEngine, blocks: Any) -> list[int]:
+        assert engine.cluster is not None
+        return sorted(shares_of(engine.cluster, blocks))
+
+    def test_short_documents_are_whole_on_the_holder_that_keeps_least(self) -> None:
+        _, spread = engines(3)
+        read = [spread.documents.read(ids(length, length))[0] for length in (self.SHORT, 10, 12, 50, 8)]
+        assert [self.kept_by(spread, blocks) for blocks in read] == [[0], [1], [2], [1], [2]]
+
+    def test_long_ones_are_spread(self) -> None:
+        _, spread = engines(2)
+        assert self.kept_by(spread, spread.documents.read(ids(self.LONG, 1))[0]) == [0, 1]
+
+    def test_a_whole_document_goes_where_it_is_stored(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("FOCUSDOC_STORE", "on")
+        base = BaseModel(tiny_model("llama"))
+        cluster = cluster_here(2, base, None, stores=[str(tmp_path / "first"), str(tmp_path / "second")])
+        engine = FocusEngine(base, random_adapter(base.model), FocusConfig(chunk_size=16), store=None, cluster=cluster)
+        first, second = ids(self.SHORT, 1), ids(self.SHORT, 2)
+        for tokens, holder in ((first, [0]), (second, [1]), (second, [1]), (second, [1]), (first, [0])):
+            blocks, _ = engine.documents.read(tokens)
+            assert self.kept_by(engine, blocks) == holder
+            kept = blocks  # noqa: F841  # until the next one is read
+        assert engine.documents.plan(second).num_known == len(second)
+
+    def test_documents_that_are_read_at_once_go_to_different_holders(self) -> None:
+        _, spread = engines(2)
+        begun, found = threading.Barrier(2, timeout=60), []
+
+        def read(seed: int) -> None:
+            def wait(done: int, total: int) -> None:
+                begun.wait()
+
+            found.append(self.kept_by(spread, spread.documents.read(ids(16, seed), progress=wait)[0]))
+
+        threads = [threading.Thread(target=read, args=(seed,)) for seed in (1, 2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(found) == [[0], [1]]
+
+    def test_without_room_on_one_host_it_is_spread(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        _, spread = engines(2)
+        needed = spread.documents.plan(ids(self.SHORT, 1)).bytes_needed
+        monkeypatch.setattr(holders(spread), "hosts", lambda: ["one", "other"])
+        monkeypatch.setattr(
+            Cluster, "free_bytes", lambda self: dict.fromkeys(("one", "other"), SPARE_BYTES + needed - 1)
+        )
+        assert self.kept_by(spread, spread.documents.read(ids(self.SHORT, 1))[0]) == [0, 1]
+
+
+def test_a_holder_without_the_store_of_a_lost_one_reads_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOCUSDOC_STORE", "on")
+    base = BaseModel(tiny_model("llama"))
+    adapter = random_adapter(base.model)
+    config = FocusConfig(chunk_size=16, prompt_window=6, local_window=12, quote_tokens=0)
+    stores = [str(tmp_path / name) for name in ("first", "second")]
+    spread = FocusEngine(base, adapter, config, store=None, cluster=cluster_here(2, base, adapter, stores=stores))
+    tokens = ids(DOCUMENT, 1)
+    blocks, _ = spread.documents.read(tokens)
+    holders(spread).kill(1)
+    holders(spread).stores[1] = str(tmp_path / "another host")
+    alone = FocusEngine(base, adapter, config, store=None)
+    expected = alone.own_way.decoder(alone.documents.read(tokens)[0], NEW).start(ids(9, 2), ids(6, 3))
+    found = spread.own_way.decoder(blocks, NEW).start(ids(9, 2), ids(6, 3))
+    torch.testing.assert_close(found, expected, **TOLERANCE)
+    assert list((tmp_path / "another host").glob("*/*/chunks-0.safetensors"))
 
 
 def test_a_host_with_less_memory_keeps_less(monkeypatch: pytest.MonkeyPatch) -> None:

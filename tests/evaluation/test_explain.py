@@ -12,6 +12,7 @@ from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.errors import EvaluationError
 from focusdoc.evaluation.explain import Explanation, explain, explanation_page, explanation_png
 from focusdoc.memory.chunk_memory import DocumentMemory
+from holders_here import cluster_here
 
 TEXT = "\f".join(f"Page {n}. <script>alert({n})</script> The house {n} is blue & {{{n}}}. " * 2 for n in range(1, 6))
 QUESTION = "What is <b>blue</b>?"
@@ -111,3 +112,12 @@ def test_the_page_is_self_contained_and_escapes_everything(explained: Explanatio
 
 def test_the_picture_is_a_png(explained: Explanation) -> None:
     assert explanation_png(explained).startswith(b"\x89PNG")
+
+
+def test_over_a_cluster_it_is_the_same(asked: FocusEngine, explained: Explanation) -> None:
+    cluster = cluster_here(2, asked.base, asked.adapter)
+    spread = FocusEngine(asked.base, asked.adapter, asked.config, store=None, cluster=cluster)
+    found = explain(spread, spread.read(explained.document), QUESTION, max_new_tokens=5)
+    assert found.answer == explained.answer
+    torch.testing.assert_close(found.candidates, explained.candidates, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(found.local, explained.local, atol=2e-5, rtol=1e-4)

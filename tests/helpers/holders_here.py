@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from focusdoc.cluster.head import Call, Cluster, HolderLostError
@@ -17,12 +18,14 @@ class HoldersHere:
     Attributes:
         rounds: for each method, how often it was called, on however many holders at once.
         dies_after: a holder, and the number of rounds after which it dies once.
+        stores: the store of each holder, where they do not share one.
         has_place: whether a lost holder can be started again.
     """
 
-    def __init__(self, count: int, settings: HolderSettings) -> None:
+    def __init__(self, count: int, settings: HolderSettings, stores: Sequence[str] | None = None) -> None:
         self._settings = settings
-        self._holders: list[Holder | None] = [Holder(settings) for _ in range(count)]
+        self.stores = [settings.store] * count if stores is None else list(stores)
+        self._holders: list[Holder | None] = [self._started(index) for index in range(count)]
         self._generations = [0] * count
         self.rounds: Counter[str] = Counter()
         self.told: list[Call] = []
@@ -31,6 +34,9 @@ class HoldersHere:
 
     def __len__(self) -> int:
         return len(self._holders)
+
+    def _started(self, index: int) -> Holder:
+        return Holder(replace(self._settings, store=self.stores[index]))
 
     def kill(self, index: int) -> None:
         self._holders[index] = None
@@ -62,7 +68,7 @@ class HoldersHere:
             raise WorkerLostError("there is no place")
         if self._generations[index] != generation:
             return False
-        self._holders[index] = Holder(self._settings)
+        self._holders[index] = self._started(index)
         self._generations[index] += 1
         return True
 
@@ -73,7 +79,14 @@ class HoldersHere:
         self._holders = [None] * len(self._holders)
 
 
-def cluster_here(count: int, base: Any, adapter: Any, **settings: Any) -> Cluster:
+def open_here(where: int | str, settings: HolderSettings) -> Cluster:
+    """In place of `focusdoc.cluster.ray_holders.open_cluster`: so many holders in this process."""
+    return Cluster(HoldersHere(int(where), settings))
+
+
+def cluster_here(
+    count: int, base: Any, adapter: Any, *, stores: Sequence[str] | None = None, **settings: Any
+) -> Cluster:
     """A cluster of holders in this process."""
     given = {"model": base.model, "adapter": adapter, "fingerprint": base.fingerprint, "store": None, **settings}
-    return Cluster(HoldersHere(count, HolderSettings(**given)))
+    return Cluster(HoldersHere(count, HolderSettings(**given), stores))

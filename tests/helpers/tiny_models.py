@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from focusdoc import FocusConfig, FocusEngine
 from focusdoc.modeling.adapter import Adapter, untrained_adapter
+from focusdoc.modeling.adapter_files import save_adapter
 from focusdoc.modeling.base import BaseModel
 
 CLASSES: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -81,6 +83,15 @@ def random_adapter(model: Any) -> Adapter:
         for letter, weight in weights.items():
             adapter.weights[f"layers.{layer}.{letter}.weight"] = weight
     return adapter
+
+
+def save_tiny(folder: Path, tokenizer: Any) -> dict[str, str]:
+    """Write a tiny Llama that reads and writes by `tokenizer`, and a random adapter; returns the settings for both."""
+    model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=2048)
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    save_adapter(random_adapter(model), folder / "adapter")
+    return {"model": str(folder / "model"), "adapter": str(folder / "adapter")}
 
 
 def tiny_engine(tokenizer: Any, config: FocusConfig) -> FocusEngine:

@@ -93,6 +93,9 @@ class ChatFocusLLM(BaseChatModel):
     OpenAI-compatible endpoint, or a LangChain chat model; None for `model` itself."""
     reader_model: str | None = None
     """The model name at the reader's endpoint."""
+    cluster: int | str | None = None
+    """Where the chunks are kept: a number of processes on this machine, "auto" or the address of a Ray cluster; None
+    for this process."""
     max_memory_bytes: int | None = Field(default=None, ge=1)
     """Bytes for memories; None for half of the RAM."""
     max_tokens: int = Field(default=256, ge=1)

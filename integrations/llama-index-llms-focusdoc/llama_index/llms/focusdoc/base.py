@@ -85,6 +85,11 @@ class FocusLLM(CustomLLM):
         "OpenAI-compatible endpoint, or a LlamaIndex LLM; None: the model itself.",
     )
     reader_model: str | None = Field(default=None, description="The model name at the reader's endpoint.")
+    cluster: int | str | None = Field(
+        default=None,
+        description='Where the chunks are kept: a number of processes on this machine, "auto" or the address of a Ray '
+        "cluster; None: this process.",
+    )
     max_memory_bytes: int | None = Field(default=None, description="Bytes for memories; None for half of RAM.", ge=1)
     max_new_tokens: int = Field(default=256, description="Most new tokens.", ge=1)
     temperature: float = Field(default=0.0, description="0 for greedy decoding.", ge=0.0)
