@@ -191,11 +191,13 @@ def open_cluster(where: int | str, settings: HolderSettings) -> Cluster:
         ConfigError: the number is below 1, or the address is one of Ray's client.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray prints a paragraph about a lost process on standard output; it is logged here, and replaced.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed")
     try:
         import ray
     except ImportError as error:
         raise ClusterError("A cluster needs Ray; run: pip install 'focusdoc[cluster]'") from error
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if isinstance(where, int) or where.isdigit():
         count = int(where)
         at_least("cluster", count, 1)
