@@ -1,22 +1,26 @@
 """A million tokens on one machine: ten concatenated novels are read, stored, opened by a new process, and asked about.
 
-    python benchmarks/million.py --data ../shared/data --store runs/million --output million.json
+    python benchmarks/million.py --data ../shared/data --store runs/million --output million.json [--cluster 2]
 
 Reports time and memory of reading, opening and answering: a pass key planted at 37% of the text, and the first question
 about each of the three longest novels among them. Nothing else should run at the same time. The store takes 12 GB
-for the default model (int8 if memory is short); remove it afterwards.
+for the default model (int8 if memory is short); remove it afterwards. With --cluster, so many processes keep the chunks.
+Memory is that of all processes together, shared pages counted once.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import re
-import resource
+import threading
 import time
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from focusdoc import Document, FocusEngine
 
@@ -40,10 +44,23 @@ def library(data: Path) -> tuple[Document, list[tuple[str, str]]]:
     ]
 
 
-def read(data: Path, store: Path, reader: str, pipe: Any) -> None:
+def watch_memory(peak: list[int]) -> None:
+    """Note the most memory of this process and its children, every other second."""
+    while True:
+        total = 0
+        for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_full_info().pss
+        peak[0] = max(peak[0], total)
+        time.sleep(2)
+
+
+def read(data: Path, store: Path, reader: str, cluster: int | None, pipe: Any) -> None:
     """The child process: read or open the novels, then ask."""
+    peak = [0]
+    threading.Thread(target=watch_memory, args=(peak,), daemon=True).start()
     document, questions = library(data)
-    engine = FocusEngine.from_pretrained(store=store, reader=None if reader == "none" else reader)
+    engine = FocusEngine.from_pretrained(store=store, reader=None if reader == "none" else reader, cluster=cluster)
     started = time.perf_counter()
     memory = engine.read(document)
     found: dict[str, Any] = {
@@ -58,7 +75,7 @@ def read(data: Path, store: Path, reader: str, pipe: Any) -> None:
             answer = engine.ask(memory, question, max_new_tokens=48)
             row = {"question": question, "answer": answer.text, "seconds": answer.timings.total}
             found["answers"].append(row | {"right": bool(re.search(pattern, answer.text, re.IGNORECASE))})
-    found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found["peak_bytes"] = peak[0]
     pipe.send(found)
 
 
@@ -68,11 +85,12 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--reader", default="auto")
+    parser.add_argument("--cluster", type=int, metavar="N")
     args = parser.parse_args()
     results = {}
     for name in ("read", "opened"):
         ours, theirs = multiprocessing.get_context("spawn").Pipe()
-        arguments = (args.data, args.store, args.reader, theirs)
+        arguments = (args.data, args.store, args.reader, args.cluster, theirs)
         process = multiprocessing.get_context("spawn").Process(target=read, args=arguments)
         process.start()
         results[name] = ours.recv()
