@@ -3,8 +3,8 @@
     python benchmarks/million.py --data ../shared/data --store runs/million --output million.json [--cluster 2]
 
 Reports time and memory of reading, opening and answering: a pass key planted at 37% of the text, and the first question
-about each of the three longest novels among them. Nothing else should run at the same time. The store takes 12 GB
-for the default model (int8 if memory is short); remove it afterwards. With --cluster, so many processes keep the chunks.
+about each of the three longest novels among them. Nothing else should run at the same time. The store takes 12 GB for
+the default model (int8 if memory is short); remove it afterwards. With --cluster, so many processes keep the chunks.
 Memory is that of all processes together, shared pages counted once.
 """
 
