@@ -21,6 +21,8 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from focusdoc.storage import cache_path
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += sorted(ROOT.glob("integrations/*/README.md"))
@@ -76,6 +78,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (folder / name).write_bytes(_samples("document_samples").text_pdf(list(FACTS)))
     (folder / "a.docx").write_bytes(office.docx("".join(map(office.words, FACTS))))
     (folder / "slides.pptx").write_bytes(office.pptx([(f"Slide {fact[:9]}", [fact]) for fact in (*FACTS, FACTS[0])]))
+    (folder / "archive").mkdir()
+    (folder / "archive" / "letter.txt").write_text(FACTS[0])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         yield folder
@@ -95,9 +99,12 @@ def test_python(block: Block, desk: Path, spaces: dict[Path, dict[str, Any]]) ->
 
 @pytest.mark.default_model
 @pytest.mark.parametrize("block", [each for each in BLOCKS if each.kind == "bash" and not each.why], ids=str)
-def test_commands(block: Block, desk: Path) -> None:
+def test_commands(block: Block, desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from focusdoc.cli.main import app
 
+    (tmp_path / "models").symlink_to(cache_path() / "models")
+    monkeypatch.setenv("FOCUSDOC_CACHE", str(tmp_path))
+    monkeypatch.setenv("FOCUSDOC_STORE", "on")  # `focusdoc read` needs one
     for words in block.commands:
         assert words[:2] != ["focusdoc", "serve"], "a server never ends: mark its block as not run"
         if words[0] == "focusdoc":

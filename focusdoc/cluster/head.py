@@ -200,6 +200,8 @@ class Cluster:
     def _kept(self, index: int) -> str:
         """What a holder keeps, in words."""
         parts = [part for holder, part in self._parts.values() if holder == index]
+        if not parts:
+            return "no document yet"
         tokens = sum(len(part.token_ids) for part in parts)
         documents = ", ".join(sorted({part.document for part in parts if part.document}))
         return f"{tokens:,} tokens of {documents}" if documents else f"{tokens:,} tokens"

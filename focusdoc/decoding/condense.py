@@ -19,7 +19,7 @@ from torch import Tensor
 from focusdoc.attention import AttentionKernel, attend_frozen, masked_attention, merge, visibility
 from focusdoc.decoding.looking import retrieval_scores
 from focusdoc.decoding.state import ChunkGroup
-from focusdoc.modeling.rotary import Rotary, rotate
+from focusdoc.modeling.rotary import Rotary, Rotations, rotate
 
 
 class LocalRows(Protocol):
@@ -115,7 +115,7 @@ class DenseSweep:
     local: LocalRows | None = None
     token_weights: Sequence[Tensor] | None = None
     token_scores: list[Tensor] = field(init=False)
-    _rotations: list[object] = field(init=False)
+    _rotations: list[Rotations] = field(init=False)
 
     def __post_init__(self) -> None:
         device = self.groups[0].tail_keys.device
@@ -144,7 +144,7 @@ class DenseSweep:
                 )
             )
             if self.local is not None:
-                rotation = self.rotary.of_layer(self._rotations[index], layer)  # type: ignore[arg-type]
+                rotation = self.rotary.of_layer(self._rotations[index], layer)
                 shape = (group.num_chunks, self.num_targets)
                 candidate_keys.append(torch.unflatten(rotate(key[0, :, rows], rotation), 1, shape))
                 candidate_values.append(torch.unflatten(value[0, :, rows], 1, shape))

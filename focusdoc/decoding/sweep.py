@@ -20,7 +20,7 @@ from torch import Tensor
 
 from focusdoc.attention import AttentionKernel
 from focusdoc.decoding.state import ChunkGroup, LocalContext, QuestionRows
-from focusdoc.modeling.rotary import Rotary, rotate
+from focusdoc.modeling.rotary import Rotary, Rotations, rotate
 
 #: Rows per sweep if `FocusConfig.chunk_batch` is None; bounds the activations of the prompt phase.
 MAX_ROWS = 8192
@@ -71,7 +71,7 @@ class Sweep:
     kernel: AttentionKernel
     recorded: list[CandidateQueries] | None = None
     question: QuestionRows | None = None
-    _rotations: list[object] = field(init=False)
+    _rotations: list[Rotations] = field(init=False)
     #: The last local row in every layer, float32: its scaled query [num_heads, head_dim] and its lse [num_heads].
     _last_queries: list[Tensor] = field(default_factory=list)
     _last_lses: list[Tensor] = field(default_factory=list)
@@ -140,7 +140,7 @@ class Sweep:
             group.tail_keys[layer, :, :, self.tail_start : stop] = self._by_chunk(key[0], rows, group.num_chunks)
             group.tail_values[layer, :, :, self.tail_start : stop] = self._by_chunk(value[0], rows, group.num_chunks)
             queries.append(self._by_chunk(query[0], rows, group.num_chunks))
-            rotated = rotate(key[0, :, rows[1]], self.rotary.of_layer(rotation, layer))  # type: ignore[arg-type]
+            rotated = rotate(key[0, :, rows[1]], self.rotary.of_layer(rotation, layer))
             self.local.keys[layer, :, group.span] = rotated
             self.local.values[layer, :, group.span] = value[0, :, rows[1]]
         return queries

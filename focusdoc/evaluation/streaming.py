@@ -18,7 +18,7 @@ from torch import Tensor
 from focusdoc.attention import AttentionKernel, merge
 from focusdoc.errors import ConfigError
 from focusdoc.modeling.base import BaseModel
-from focusdoc.modeling.rotary import Rotary, rotate
+from focusdoc.modeling.rotary import Rotary, Rotations, rotate
 
 #: Tokens of one pass over the prompt.
 BLOCK = 1024
@@ -90,7 +90,7 @@ class _Cache:
     length: int = 0
     _sinks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _latest: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    _rotations: object = None
+    _rotations: Rotations = field(init=False)
 
     def begin(self, positions: Tensor) -> None:
         """Start a pass over tokens at `positions`, int64 [rows]."""
@@ -111,7 +111,7 @@ class _Cache:
         over_window = self.kernel(
             query, keys, values, scaling=scaling, query_start=keys.shape[2] - key.shape[2], window=seen
         )
-        rotated = rotate(query, self.rotary.of_layer(self._rotations, layer))  # type: ignore[arg-type]
+        rotated = rotate(query, self.rotary.of_layer(self._rotations, layer))
         over_sinks = self.kernel(rotated, *self._sinks[layer], scaling=scaling, query_start=self.sinks)
         # The newest token of the next pass sees window - 1 of these.
         self._latest[layer] = keys[:, :, -self.window :], values[:, :, -self.window :]

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 #: cos and sin, each float32 [num_positions, head_dim].
 Rotation = tuple[Tensor, Tensor]
+#: One for every layer type.
+Rotations = Mapping[str | None, Rotation]
 
 
 class Rotary:
@@ -24,11 +26,11 @@ class Rotary:
         per_type = layer_types is not None and any(hasattr(module, f"{name}_inv_freq") for name in set(layer_types))
         self._types: tuple[str | None, ...] = tuple(layer_types) if per_type and layer_types else (None,) * num_layers
 
-    def rotations(self, distances: Tensor) -> Mapping[str | None, Rotation]:
+    def rotations(self, distances: Tensor) -> Rotations:
         """Rotations by `distances` (new minus old position; int [n]) for every layer type."""
         return {name: self._tables(distances, name) for name in set(self._types)}
 
-    def of_layer(self, rotations: Mapping[str | None, Rotation], layer: int) -> Rotation:
+    def of_layer(self, rotations: Rotations, layer: int) -> Rotation:
         """The rotation in `rotations` for `layer`."""
         return rotations[self._types[layer]]
 

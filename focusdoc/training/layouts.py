@@ -15,7 +15,7 @@ from torch import Tensor
 
 from focusdoc.attention import AttentionKernel, attend_frozen, masked_attention, merge
 from focusdoc.memory.chunk_memory import MemoryBlock
-from focusdoc.modeling.rotary import Rotary, rotate
+from focusdoc.modeling.rotary import Rotary, Rotations, rotate
 
 
 @dataclass(slots=True)
@@ -92,7 +92,7 @@ class TargetLayout:
     num_targets: int
     distances: Tensor
     rotary: Rotary
-    _rotations: object = field(init=False)
+    _rotations: Rotations = field(init=False)
     _starts: list[int] = field(init=False)
     _masks: dict[int | None, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
 
@@ -112,7 +112,7 @@ class TargetLayout:
             candidates = torch.unflatten(states[0, :, rows:], 1, (-1, self.num_targets))
             return local.transpose(0, 1), candidates.transpose(0, 1)
 
-        rotated = rotate(key[0, :, rows:], self.rotary.of_layer(self._rotations, layer))  # type: ignore[arg-type]
+        rotated = rotate(key[0, :, rows:], self.rotary.of_layer(self._rotations, layer))
         (local_queries, queries), (local_keys, keys), (local_values, values) = split(query), split(key), split(value)
         local = self._local(
             layer,
