@@ -46,7 +46,7 @@ class Outcome:
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
-        return {**asdict(self), "error": in_options(str(self.error)) if self.error else None}
+        return asdict(replace(self, error=None)) | {"error": in_options(str(self.error)) if self.error else None}
 
 
 @dataclass_options(without=("reader", "reader_model", "paper", "quote_tokens", "no_store"))
