@@ -183,9 +183,9 @@ class Cluster:
         return found
 
     def _replace(self, index: int, lost: HolderLostError) -> None:
-        """Start a lost holder again."""
-        with self._lock:
-            if self.holders.replace(index, lost.generation):
+        """Start a lost holder again; meanwhile, questions to others go on."""
+        if self.holders.replace(index, lost.generation):
+            with self._lock:
                 self.num_replaced += 1
                 _log.warning("A process that kept %s was lost (%s); it was started again.", self._kept(index), lost)
 

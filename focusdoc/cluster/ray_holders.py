@@ -77,7 +77,7 @@ class RayHolders:
         self._actors = [self._actor() for _ in range(count)]
         self._hosts = [""] * count
         try:
-            self._load(range(count))
+            self._load(dict(enumerate(self._actors)))
         except BaseException:
             self.close()
             raise
@@ -113,13 +113,17 @@ class RayHolders:
             if self._generations[index] != generation:
                 return False
             self._ray.kill(self._actors[index])
-            self._actors[index] = self._actor()
-            self._generations[index] += 1
+            actor = self._actor()
             try:
-                self._load([index])
-            except ClusterError as error:
-                self._ray.kill(self._actors[index])  # should it find a place later, it would lack its parts
-                raise WorkerLostError(f"A process that kept chunks was lost, and {error}") from error
+                self._load({index: actor})
+            except BaseException as error:
+                self._ray.kill(actor)  # should it find a place later, it would lack its parts
+                if isinstance(error, ClusterError):
+                    raise WorkerLostError(f"A process that kept chunks was lost, and {error}") from error
+                raise
+            # Only now: until its model is loaded, calls find the lost one.
+            self._actors[index] = actor
+            self._generations[index] += 1
             return True
 
     def hosts(self) -> list[str]:
@@ -137,13 +141,13 @@ class RayHolders:
         options = {"max_restarts": 0, "max_concurrency": _CONCURRENCY, "scheduling_strategy": "SPREAD"}
         return self._ray.remote(**options, **self._resources)(Actor).remote()
 
-    def _load(self, indexes: Any) -> None:
+    def _load(self, actors: Mapping[int, Any]) -> None:
         """Wait until holders have a place and their models.
 
         Raises:
             ClusterError: it takes too long, or one dies.
         """
-        waiting = {self._actors[index].load.remote(self._settings): index for index in indexes}
+        waiting = {actor.load.remote(self._settings): index for index, actor in actors.items()}
         ready, pending = self._ray.wait(list(waiting), num_returns=len(waiting), timeout=_START)
         for each in ready:
             host = self._result(each, 0)

@@ -136,6 +136,32 @@ def test_an_answer_tells_of_lost_holders(tiny_tokenizer: Any) -> None:
     assert "lost and replaced" in answer.warnings[0]
 
 
+def test_questions_to_other_holders_go_on_while_one_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, spread = engines(2)
+    cluster, begun, may_end = spread.cluster, threading.Event(), threading.Event()
+    assert cluster is not None
+    replace = holders(spread).replace
+
+    def slow(index: int, generation: int) -> bool:
+        begun.set()
+        assert may_end.wait(60)
+        return replace(index, generation)
+
+    monkeypatch.setattr(holders(spread), "replace", slow)
+    holders(spread).kill(0)
+    lost = threading.Thread(target=cluster.call, args=({0: ("free_bytes", ())},))
+    lost.start()
+    assert begun.wait(60)
+    other = threading.Thread(target=cluster.call, args=({1: ("free_bytes", ())},))
+    other.start()
+    other.join(30)
+    went_on = not other.is_alive()
+    may_end.set()
+    lost.join(60)
+    assert went_on
+    assert cluster.num_replaced == 1
+
+
 def test_without_a_place_for_another_one_it_says_what_is_lost() -> None:
     _, spread = engines(2)
     holders(spread).dies_after = (1, 8)
