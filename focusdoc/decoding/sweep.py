@@ -79,6 +79,11 @@ class Sweep:
     def __post_init__(self) -> None:
         self._rotations = [self.rotary.rotations(distance) for distance in self.distances]
 
+    def restart(self) -> None:
+        """Forget what an unfinished pass has recorded; its keys and values are overwritten by the next one."""
+        for recorded in (self._last_queries, self._last_lses, self.recorded or []):
+            recorded.clear()
+
     @property
     def num_candidates(self) -> int:
         """Candidates made by this sweep."""

@@ -144,7 +144,6 @@ class _Turn:
     passes: Sequence[PassRows]
     taken: bool = False
     hidden: Tensor | None = None
-    error: BaseException | None = None
 
     @property
     def rows(self) -> int:
@@ -160,7 +159,8 @@ class Together:
     """Where the steps of concurrent questions meet; thread-safe.
 
     One thread runs the passes of all that wait for the same chunks, and the others wait for it. So questions join and
-    leave between steps, and a question that is alone waits for nobody.
+    leave between steps, and a question that is alone waits for nobody. If a pass fails (memory is short, Ctrl-C), that
+    is an error of the question whose thread ran it; the others try again without it.
     """
 
     _changed: threading.Condition = field(default_factory=threading.Condition)
@@ -187,14 +187,12 @@ class Together:
         with self._changed:
             self._waiting.setdefault(chunks, []).append(turn)
             self._changed.notify_all()
-            self._changed.wait_for(lambda: turn.hidden is not None or turn.error or self._may_lead(turn, chunks))
-            if turn.hidden is None and turn.error is None:
+            self._changed.wait_for(lambda: turn.hidden is not None or self._may_lead(turn, chunks))
+            if turn.hidden is None:
                 self._running.add(chunks)
                 turns = self._take(turn, chunks)
-        if turn.hidden is None and turn.error is None:
+        if turn.hidden is None:
             self._lead(base, weights, turns, chunks)
-        if turn.error is not None:
-            raise turn.error
         assert turn.hidden is not None
         return turn.hidden
 
@@ -225,9 +223,14 @@ class Together:
             found = run_together(base, weights, [turn.passes for turn in turns])
             for turn, hidden in zip(turns, found, strict=True):
                 turn.hidden = hidden
-        except BaseException as error:
-            for turn in turns:
-                turn.error = error
+        except BaseException:
+            with self._changed:
+                for turn in turns[1:]:
+                    turn.taken = False
+                    for each in turn.passes:
+                        each.layout.restart()
+                    self._waiting.setdefault(chunks, []).append(turn)
+            raise
         finally:
             with self._changed:
                 self._running.discard(chunks)

@@ -132,7 +132,38 @@ def test_another_document_waits_for_nobody(
     assert passes.sizes == [1, 1]
 
 
-def test_a_failed_pass_fails_its_questions_and_no_later_one(
+def test_a_failed_pass_fails_one_question_and_the_others_try_again(
+    make: Callable[..., ParallelDecoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes, together = Passes(monkeypatch), Together()
+    counted = module.run_together
+
+    def fails_for_three(base: Any, weights: Any, questions: Sequence[Sequence[PassRows]]) -> list[Tensor]:
+        found = counted(base, weights, questions)
+        if len(questions) == 3:
+            raise RuntimeError("out of memory")
+        return found
+
+    monkeypatch.setattr(module, "run_together", fails_for_three)
+    with ThreadPoolExecutor(len(QUESTIONS)) as pool:
+        first = pool.submit(answered, make(together), QUESTIONS[0], 0)
+        assert passes.begun.acquire(timeout=10)
+        others = [pool.submit(answered, make(together), question, 1) for question in QUESTIONS[1:]]
+        wait_for(3, together)
+        passes.go.set()
+        errors = [each.exception(10) for each in (first, *others)]
+    assert passes.sizes[:3] == [1, 3, 2]
+    (failed,) = [error for error in errors if error is not None]
+    assert str(failed) == "out of memory"
+    for one, error, question in zip(others, errors[1:], QUESTIONS[1:], strict=True):
+        if error is None:
+            torch.testing.assert_close(
+                torch.stack(one.result()), torch.stack(answered(make(), question, 1)), **TOLERANCE
+            )
+    assert together.num_waiting == 0
+
+
+def test_a_failed_pass_fails_its_question_and_no_later_one(
     make: Callable[..., ParallelDecoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = Together()
