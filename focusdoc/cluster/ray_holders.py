@@ -26,6 +26,8 @@ _PATIENCE = 2.0
 _START = 300.0
 #: Seconds for the address of a cluster to answer.
 _ANSWER = 5.0
+#: How often a holder is started in place of a lost one, if it dies while it loads its model.
+_STARTS = 3
 #: Calls that a holder works on at once.
 _CONCURRENCY = 64
 
@@ -52,6 +54,10 @@ class Actor:
     def is_alive(self) -> bool:
         """True."""
         return True
+
+
+class _DiedError(ClusterError):
+    """A holder died while it loaded its model."""
 
 
 class RayHolders:
@@ -113,18 +119,24 @@ class RayHolders:
             if self._generations[index] != generation:
                 return False
             self._ray.kill(self._actors[index])
-            actor = self._actor()
-            try:
-                self._load({index: actor})
-            except BaseException as error:
-                self._ray.kill(actor)  # should it find a place later, it would lack its parts
-                if isinstance(error, ClusterError):
-                    raise WorkerLostError(f"A process that kept chunks was lost, and {error}") from error
-                raise
-            # Only now: until its model is loaded, calls find the lost one.
-            self._actors[index] = actor
+            # Until another one's model is loaded, calls find the lost one.
+            self._actors[index] = self._another(index)
             self._generations[index] += 1
             return True
+
+    def _another(self, index: int, starts: int = _STARTS) -> Any:
+        """A new actor with its model, in place of a lost one."""
+        actor = self._actor()
+        try:
+            self._load({index: actor})
+        except BaseException as error:
+            self._ray.kill(actor)  # should it find a place later, it would lack its parts
+            if isinstance(error, _DiedError) and starts > 1:
+                return self._another(index, starts - 1)
+            if isinstance(error, ClusterError):
+                raise WorkerLostError(f"A process that kept chunks was lost, and {error}") from error
+            raise
+        return actor
 
     def hosts(self) -> list[str]:
         """See `Holders.hosts`."""
@@ -152,7 +164,7 @@ class RayHolders:
         for each in ready:
             host = self._result(each, 0)
             if isinstance(host, HolderLostError):
-                raise ClusterError(f"a new one died while it loaded its model: {host}.")
+                raise _DiedError(f"a new one died while it loaded its model: {host}.")
             self._hosts[waiting[each]] = host
         if pending:
             free = self._ray.available_resources()

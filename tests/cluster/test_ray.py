@@ -113,6 +113,28 @@ class TestFaults:
         expected = alone.ask(alone.read(TEXT), "What?", max_new_tokens=NEW)
         assert spread.ask(memory, "What?", max_new_tokens=NEW).token_ids == expected.token_ids
 
+    def test_a_new_one_that_dies_while_it_loads_is_replaced_too(
+        self, alone: FocusEngine, spread: FocusEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import ray
+
+        assert spread.cluster is not None
+        load, died = spread.cluster.holders._load, []
+
+        def dies_once(actors: dict[int, Any]) -> None:
+            if not died:
+                died.extend(actors.values())
+                ray.kill(died[0])
+            load(actors)
+
+        monkeypatch.setattr(spread.cluster.holders, "_load", dies_once)
+        memory = spread.read(TEXT)
+        processes()[0].kill()
+        answer = spread.ask(memory, "What?", max_new_tokens=NEW)
+        assert len(died) == 1
+        assert answer.usage.lost_workers == 1
+        assert answer.token_ids == alone.ask(alone.read(TEXT), "What?", max_new_tokens=NEW).token_ids
+
     def test_without_a_place_for_another_it_says_what_is_lost(
         self, spread: FocusEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
