@@ -20,7 +20,7 @@ from focusdoc.readers.passages import Passage, choose_passages
 from focusdoc.readers.reader import ANSWER_INSTRUCTION, EXPLAIN_INSTRUCTION, Judge, Reader
 from focusdoc.readers.replies import Reply, Session
 from focusdoc.readers.sources import sources_of
-from focusdoc.readers.steps import could_be_name, find_description, name_of, only_names, resolve_description
+from focusdoc.readers.steps import find_description, may_only_name, name_of, only_names, resolve_description
 
 #: Default budget for passages, in the reader's tokens.
 BUDGET = 1000
@@ -132,7 +132,7 @@ class Read(Way):
 
         The second is kept if it is more confident, or if `reply` only resolves the description.
         """
-        confident = reply.confidence >= CONFIDENT and not could_be_name(reply)
+        confident = reply.confidence >= CONFIDENT and not may_only_name(reply)
         if confident or reply.written.finish_reason == "cancelled":
             return reply
         description = find_description(session, reply.question)

@@ -38,6 +38,9 @@ _RELATION = re.compile(r"\b(?:of|that|which|who|whom|whose|by|where)\b|['\u2019]
 #: If only such words remain, the question itself asks for the name, and there is no second step.
 _ASKING = {"who", "whom", "whose", "what", "which", "was", "were", "is", "are", "did", "does", "do", "name", "called"}
 
+#: The first words of questions that no name of a person or thing answers. "Which book ...?" asks for one.
+_NOT_FOR_NAMES = {"when", "where", "why", "how"}
+
 
 def find_description(session: Session, question: str) -> str | None:
     """The part of `question` that describes somebody or something without a name; None if there is none.
@@ -70,15 +73,16 @@ def resolve_description(session: Session, description: str, found: Found, passag
     return reply if is_name and not set(reply_words) <= set(question_words) else None
 
 
-def could_be_name(reply: Reply) -> bool:
-    """Whether a reply is as short as a name and has no digit, so that it is worth comparing with one."""
-    return len(name_of(reply)) <= _MAX_NAME and not re.search(r"\d", reply.text)
+def may_only_name(reply: Reply) -> bool:
+    """Whether a reply is as short as a name and has no digit, where no name answers the question."""
+    first_word = reply.question.partition(" ")[0].casefold()
+    return first_word in _NOT_FOR_NAMES and len(name_of(reply)) <= _MAX_NAME and not re.search(r"\d", reply.text)
 
 
 def only_names(reply: Reply, known: Reply) -> bool:
     """Whether a reply to the whole question says only what resolves its description: Jules White, not his birthday."""
     said, asked, name = map(set, words_of([reply.text, reply.question, name_of(known)]))
-    return bool(said - asked) and said - asked <= name
+    return may_only_name(reply) and bool(said - asked) and said - asked <= name
 
 
 def name_of(reply: Reply) -> str:

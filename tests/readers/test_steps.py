@@ -66,6 +66,15 @@ def test_the_name_alone_is_no_answer(engine: FocusEngine, memory: Any, name: str
     )
 
 
+def test_a_question_for_a_name_is_answered_by_it(engine: FocusEngine, memory: Any) -> None:
+    question = "Which person whom the owner of the mill knows was born?"
+    told = {"Which person whom Frank Launder knows was born?": ("28 January 1906", -9.0)}
+    reader = JudgingReader(
+        NAMES | told | {f"Question: {question}": ("Frank Launder", -6.0), question: ("the owner of the mill", 0)}
+    )
+    assert engine.with_reader(reader).ask(memory, question).text == "Frank Launder"
+
+
 def test_the_name_stays_where_the_second_reply_only_repeats_it(engine: FocusEngine, memory: Any) -> None:
     reader = JudgingReader(
         NAMES
