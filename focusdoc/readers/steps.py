@@ -38,8 +38,8 @@ _RELATION = re.compile(r"\b(?:of|that|which|who|whom|whose|by|where)\b|['\u2019]
 #: If only such words remain, the question itself asks for the name, and there is no second step.
 _ASKING = {"who", "whom", "whose", "what", "which", "was", "were", "is", "are", "did", "does", "do", "name", "called"}
 
-#: The first words of questions that no name of a person or thing answers. "Which book ...?" asks for one.
-_NOT_FOR_NAMES = {"when", "where", "why", "how"}
+#: The first words of questions that no name answers. "Which book ...?" asks for one, and "Where is the home of ...?".
+_NOT_FOR_NAMES = {"when", "why", "how"}
 
 
 def find_description(session: Session, question: str) -> str | None:
