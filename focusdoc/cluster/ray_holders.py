@@ -219,6 +219,7 @@ def open_cluster(where: int | str, settings: HolderSettings) -> Cluster:
         at_least("cluster", count, 1)
         threads = max(1, torch.get_num_threads() // count)
         if not ray.is_initialized():
+            os.environ.setdefault("RAY_worker_niceness", "0")  # else every other program goes before the holders
             _start(address="local", num_cpus=count, include_dashboard=False, object_store_memory=256 << 20, **quiet)
         # They share this machine's cores, so a second cluster of this program has a place too.
         return Cluster(RayHolders(count, replace(settings, num_threads=threads), {"num_cpus": 0}))
