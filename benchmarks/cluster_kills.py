@@ -25,12 +25,12 @@ from focusdoc import Answer, Document, FocusEngine
 QUESTION = "Where did the first cylinder fall?"
 
 
-def answered(engine: FocusEngine, document: Document, where: list[str]) -> Answer:
+def answered(engine: FocusEngine, document: Document, new_tokens: int, where: list[str]) -> Answer:
     """Read and answer; `where` says what is going on."""
     where[0] = "reading"
     memory = engine.read(document, progress=lambda done, total: None)
     where[0] = "answering"
-    answer = engine.ask(memory, QUESTION, max_new_tokens=24, ignore_eos=True)
+    answer = engine.ask(memory, QUESTION, max_new_tokens=new_tokens, ignore_eos=True)
     where[0] = "done"
     return answer
 
@@ -39,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--characters", type=int, default=60_000)
+    parser.add_argument("--new-tokens", type=int, default=24, help="of the answer; with more, more kills fall into it")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -47,9 +48,9 @@ def main() -> None:
     engine = FocusEngine.from_pretrained(reader=None, store=None, cluster=2)
     assert engine.cluster is not None
     where, fell = [""], Counter[str]()
-    answered(engine, document, where)
+    answered(engine, document, args.new_tokens, where)
     begun = time.perf_counter()
-    expected = answered(engine, document, where)
+    expected = answered(engine, document, args.new_tokens, where)
     seconds = time.perf_counter() - begun
     same = 0
 
@@ -63,7 +64,7 @@ def main() -> None:
     for number in range(args.kills):
         timer = threading.Timer(rng.uniform(0, 0.95 * seconds), kill)
         timer.start()
-        answer = answered(engine, document, where)
+        answer = answered(engine, document, args.new_tokens, where)
         timer.join()
         same += answer.token_ids == expected.token_ids
         print(f"{number + 1} of {args.kills}: {same} equal, {engine.cluster.num_replaced} replaced", flush=True)
