@@ -107,7 +107,9 @@ def read_all(engine: FocusEngine, files: Sequence[Path], password: str | None) -
         raise ConfigError("The document store is off, so nothing can be kept; unset FOCUSDOC_STORE.")
     # One more than there are processes, so that the next document is being opened meanwhile.
     count = 1 if engine.cluster is None else len(engine.cluster) + 1
-    room = engine.store.free_space() if engine.cluster is None else None
+    # Several hosts may have a store each, whose limits are not known here.
+    one_store = engine.cluster is None or len(set(engine.cluster.holders.hosts())) == 1
+    room = engine.store.free_space() if one_store else None
     stopped = threading.Event()
     shares = dict.fromkeys(files, 0.0)
     outcomes: list[Outcome] = []

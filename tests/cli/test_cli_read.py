@@ -11,10 +11,8 @@ from cli_samples import Run
 
 from focusdoc.cli.read import FAILED
 from focusdoc.cluster import ray_holders
-from focusdoc.cluster.head import Cluster
-from focusdoc.cluster.holder import HolderSettings
 from focusdoc.engine import FocusEngine
-from holders_here import HoldersHere
+from holders_here import open_here
 
 TEXTS = {name: f"The {name} counts ships at dawn. " * 40 for name in ("keeper", "baker", "miller")}
 
@@ -80,11 +78,13 @@ def test_stopped_it_goes_on_where_it_was(
     assert "2 read, 1 known already" in run("read", folder, *tiny).stdout
 
 
+@pytest.mark.parametrize("cluster", [[], ["--cluster", 2]], ids=["one process", "cluster"])
 def test_a_folder_beyond_the_store_is_refused(
-    run: Run, folder: Path, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+    run: Run, folder: Path, tiny: list[str], cluster: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ray_holders, "open_cluster", open_here)
     monkeypatch.setenv("FOCUSDOC_STORE_BYTES", "1000000")
-    result = run("read", folder, *tiny)
+    result = run("read", folder, *tiny, *cluster)
     assert result.exit_code == 2
     assert "FOCUSDOC_STORE_BYTES" in result.stderr
 
@@ -113,9 +113,6 @@ def test_without_a_store_nothing_is_read(
 
 
 def test_over_a_cluster(run: Run, folder: Path, tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def opened(where: str, settings: HolderSettings) -> Cluster:
-        return Cluster(HoldersHere(int(where), settings))
-
-    monkeypatch.setattr(ray_holders, "open_cluster", opened)
+    monkeypatch.setattr(ray_holders, "open_cluster", open_here)
     assert "3 read, 0 known" in run("read", folder, *tiny, "--cluster", 2).stdout
     assert "0 read, 3 known" in run("read", folder, *tiny, "--cluster", 3).stdout
