@@ -31,7 +31,7 @@ from focusdoc.modeling.base import BaseModel, load_base
 from focusdoc.modeling.catalogue import DEFAULT_READER, known_model
 from focusdoc.modeling.installed import find_gguf
 from focusdoc.readers.local import LocalReader
-from focusdoc.readers.reader import reading_prompt, whole
+from focusdoc.readers.reader import collect, reading_prompt
 
 #: Seconds to the first token, seconds per further token, CPU seconds per further token.
 Times = tuple[float, float, float]
@@ -177,7 +177,7 @@ def answers(plain: BaseModel, few: BaseModel, file: Path, count: int) -> dict[st
     equal = 0
     for number, (context, question, golds) in enumerate(random.Random(0).sample(rows, count), start=1):
         said = [
-            whole(LocalReader(each).write(reading_prompt(question, [context]), settings))[0] for each in (plain, few)
+            collect(LocalReader(each).write(reading_prompt(question, [context]), settings))[0] for each in (plain, few)
         ]
         for name, text in zip(scores, said, strict=True):
             scores[name].append(f1(text, golds))
