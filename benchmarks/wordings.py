@@ -5,7 +5,8 @@
 Each text is a part of a held-out novel with ten facts of different kinds (dialogue, narration, songs, lists ...)
 between random paragraphs; it is read once and asked ten questions. The place of a fact are the words of its answer; it
 is found if the passages of the best window, or of the best four, include them. An answer is right if the fact's pattern
-matches it. `--reader none` measures only retrieval. Rows go to the folder `--output`, where a stopped run resumes.
+matches it. `--reader none` measures only retrieval; `--part tuning` takes other facts, to try changes on. Rows go to
+the folder `--output`, where a stopped run resumes.
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ from focusdoc.evaluation.results import ResultFolder, Row, Shard
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.readers.passages import Passage, choose_passages
 
-WORDINGS = Path(__file__).with_suffix(".json")
+#: The facts of each part; nothing may be tuned on those held out.
+WORDINGS = {
+    "held out": Path(__file__).with_suffix(".json"),
+    "tuning": Path(__file__).with_name("wordings_tuning.json"),
+}
 #: Facts in one text.
 PER_TEXT = 10
 #: Characters of a line of prose, about as in the novels.
@@ -60,8 +65,8 @@ class Planted:
     spans: list[tuple[int, int]]
 
 
-def load_wordings(path: Path = WORDINGS) -> list[Wording]:
-    return [Wording(**fact) for fact in json.loads(path.read_text(encoding="utf-8"))]
+def load_wordings(part: str = "held out") -> list[Wording]:
+    return [Wording(**fact) for fact in json.loads(WORDINGS[part].read_text(encoding="utf-8"))]
 
 
 def distribute(wordings: Sequence[Wording], per_text: int = PER_TEXT) -> list[list[Wording]]:
@@ -193,6 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="holds books/*.txt")
     parser.add_argument("--output", type=Path, required=True, help="a folder for this run")
+    parser.add_argument("--part", choices=list(WORDINGS), default="held out")
     parser.add_argument("--reader", default="none", help="the model that answers; none measures only retrieval")
     parser.add_argument("--reader-model")
     parser.add_argument("--adapter", default="auto")
@@ -202,7 +208,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="use only the first N texts")
     args = parser.parse_args()
     settings = {name: getattr(args, name) for name in ("reader", "reader_model", "adapter", "tokens", "seed")}
-    settings["wordings"] = hashlib.sha256(WORDINGS.read_bytes()).hexdigest()
+    settings["wordings"] = hashlib.sha256(WORDINGS[args.part].read_bytes()).hexdigest()
     novels = [load(args.data / "books" / f"{name}.txt").text for name in NOVELS]
     engine = FocusEngine.from_pretrained(
         adapter=args.adapter,
@@ -210,7 +216,7 @@ def main() -> None:
         reader=None if args.reader == "none" else args.reader,
         reader_model=args.reader_model,
     )
-    texts = distribute(load_wordings())[: args.limit]
+    texts = distribute(load_wordings(args.part))[: args.limit]
     with ResultFolder(args.output, settings).appending(Shard(), resume=True) as file:
         for row in run(engine, texts, novels, file.rows, tokens=args.tokens, seed=args.seed):
             file.add(row)

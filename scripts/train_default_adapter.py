@@ -1,6 +1,8 @@
-"""The recipe of the adapter shipped for the default model. A stopped run resumes.
+"""The recipe of the adapter shipped for the default model, for any other model too. A stopped run resumes.
 
     python scripts/train_default_adapter.py --data ../shared/data --output runs/default
+    python scripts/train_default_adapter.py --data ../shared/data --output runs/half \
+      --model qwen2.5-coder-0.5b-instruct --rank 64
 
 `--data` has books/*.txt, and in qa/ xquad.en.json, nq-open-oracle.jsonl.gz and 2wikimultihopqa_corpus.json; the
 held-out data below is never trained on.
@@ -69,6 +71,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--model", help="as for focusdoc train; by default the default model")
+    parser.add_argument("--rank", type=int, help="train low-rank matrices; by default full ones")
     parser.add_argument("--steps", type=int, default=420)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--min-chunk-size", type=int, default=384)
@@ -92,7 +96,7 @@ def main() -> None:
         raise SystemExit(launch(options.processes, [sys.executable, *sys.argv]))
     books = sorted((options.data / "books").glob("*.txt"))
     samples = SampleMaker(
-        (base := load_base(dtype="bfloat16")).tokenizer,
+        (base := load_base(options.model, dtype="bfloat16")).tokenizer,
         [book for book in books if book.stem not in HELD_OUT_BOOKS],
         questions(options.data / "qa"),
         mix=mix,
@@ -112,6 +116,7 @@ def main() -> None:
         steps=options.steps,
         learning_rate=options.learning_rate,
         accumulate=options.accumulate,
+        rank=options.rank,
         first_token=options.first_token,
         candidate_positions="shared",
         chunk_size=1024,

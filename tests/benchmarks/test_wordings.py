@@ -36,6 +36,7 @@ from scripted_reader import ScriptedReader
 from tiny_models import tiny_engine
 
 WORDINGS = benchmark.load_wordings()
+TUNING = benchmark.load_wordings("tuning")
 GROUND = [f"Paragraph {number} of a long walk over the moor." for number in range(40)]
 #: What any novel writes with a capital: titles, days, feasts, peoples.
 COMMON = {
@@ -79,10 +80,14 @@ class TestFacts:
     def test_a_third_of_the_answers_are_numbers(self) -> None:
         assert 30 <= sum(re.search(r"\d{2}", wording.answer) is not None for wording in WORDINGS) <= 40
 
-    @pytest.mark.parametrize("wording", WORDINGS, ids=lambda wording: wording.question[:40])
+    @pytest.mark.parametrize("wording", [*WORDINGS, *TUNING], ids=lambda wording: wording.question[:40])
     def test_the_text_holds_the_answer_and_the_question_does_not_tell_it(self, wording: Wording) -> None:
         assert matches(wording.answer, wording.text)
         assert not matches(wording.answer, wording.question)
+
+    def test_no_fact_for_tuning_is_among_them(self) -> None:
+        assert not {wording.text for wording in WORDINGS} & {wording.text for wording in TUNING}
+        assert not {wording.question for wording in WORDINGS} & {wording.question for wording in TUNING}
 
     @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.told[0])
     def test_no_frame_of_training_tells_or_asks_it(self, kind: Any) -> None:
