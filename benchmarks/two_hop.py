@@ -11,6 +11,10 @@ same first retrieval:
 - wide: from the best eight passages of one step, so that it reads as much as the others;
 - written: a second step for the question plus the first answer; the reply with more confidence is kept;
 - steps: focusdoc.readers.steps, as in `focusdoc ask`: the person is looked up and named in the question first.
+
+`--write FOLDER` writes the document and its questions instead, for retrieval with the same reader:
+
+    focusdoc eval natural --data FOLDER/questions.json --documents FOLDER --mode bm25 --reader NAME --output DIR
 """
 
 from __future__ import annotations
@@ -49,10 +53,13 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="beside one, which is always answered")
     parser.add_argument("--cases", type=int, default=100)
     parser.add_argument("--store", default="auto")
-    parser.add_argument("--output", type=Path, required=True, help="rows; existing ones are kept")
+    parser.add_argument("--output", type=Path, default=Path("two_hop.json"), help="rows; existing ones are kept")
+    parser.add_argument("--write", type=Path, help="write files of questions to this folder, and answer none")
     args = parser.parse_args()
     text, asked = questions(args.data / "qa" / "2wikimultihopqa_corpus.json", args.part)
     asked = asked[: args.cases]
+    if args.write is not None:
+        return write(args.write, text, asked)
     rows = json.loads(args.output.read_text()) if args.output.exists() else []
     if len(rows) < len(asked):
         engine = FocusEngine.from_pretrained(reader=args.reader, store=args.store)
@@ -80,6 +87,21 @@ def questions(file: Path, part: str) -> tuple[str, list[dict[str, str]]]:
     draw.shuffle(titles)
     asked = [row | {"question": f"When was the director of the film {row['film']} born?"} for row in rows]
     return "\n\n".join(texts[title] for title in titles), asked
+
+
+def write(folder: Path, text: str, asked: list[dict[str, str]]) -> None:
+    """The document and its questions, as files for `focusdoc eval natural`; the place is where the date is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "films.txt").write_text(text, encoding="utf-8", newline="")
+    rows = [
+        {
+            "question": row["question"],
+            "answer": "(?s)" + "".join(rf"(?=.*\b{part}\b)" for part in re.findall(r"\w+", row["born"])),
+            "places": [found.span() for found in re.finditer(re.escape(row["born"]), text)],
+        }
+        for row in asked
+    ]
+    (folder / "questions.json").write_text(json.dumps({"films": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 def in_ways(

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The figures of docs/reading.md: natural questions compared with retrieval and the same reader, facts in wordings that no
-# template has, unanswerable questions, and two-hop questions. About four hours on two cores.
+# template has, unanswerable questions, and two-hop questions. About six hours on two cores.
 #   scripts/measure_reading.sh OUTPUT [DATA]
 # A stopped run resumes. DATA is the folder with books/ and qa/ (default ../shared/data); READER
 # is the model that answers.
@@ -23,8 +23,12 @@ natural() {  # the answers, and beside them the finding alone: with a reader, so
 natural xquad --data "$data/qa/xquad.en.json" --questions 0.82:1 --limit 200
 natural nq --data "$data/qa/nq-open-oracle.jsonl.gz" --questions 0.8:1 --limit 200
 natural novels --data "$data/qa/novels.json" --documents "$data/books" --questions 0.5:1
+for name in wordings two_hop; do
+  [ $name = wordings ] && option=--output || option=--write
+  "$VENV/bin/python" "$root/benchmarks/$name.py" --data "$data" $option "$output/files/$name"
+  natural $name --data "$output/files/$name/questions.json" --documents "$output/files/$name"
+done
 run() { "$VENV/bin/python" "$root/benchmarks/$1.py" --reader "$reader" --store "$output/store" "${@:2}"; }
-run wordings --data "$data" --output "$output/wordings"
 run judging --data "$data" --output "$output/judging.json"
 run two_hop --data "$data" --output "$output/two_hop.json"
 "$VENV/bin/focusdoc" report "$output" --output "$output/report"

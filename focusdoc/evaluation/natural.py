@@ -3,7 +3,7 @@
 The format of a file is detected from its contents:
 
 - patterns, ``{"document": [{"question": ..., "answer": "a regular expression that a right answer matches"}]}``, with
-  the documents in a folder;
+  the documents in a folder; ``"places"`` says which ``[start, end]`` characters answer it, by default all matches;
 - SQuAD, whose paragraphs are joined with blank lines to one document;
 - JSON lines with ``question``, ``answers`` and ``ctxs``, whose first passage has the answer; sampled passages are
   joined to one document.
@@ -110,7 +110,9 @@ def _of_patterns(values: dict[str, Any], choice: Choice, folder: Path | None) ->
             raise EvaluationError(f"The document is named {name!r}; it must be a name without folders.")
         text = load(folder / f"{name}.txt").text
         for number, row in enumerate(rows):
-            places = matches(row["answer"], text)
+            places = [(start, end) for start, end in row.get("places", matches(row["answer"], text))]
+            if not all(0 <= start < end <= len(text) for start, end in places):
+                raise ValueError(f"the places {places} of {row['question']!r} are not within its document")
             yield _item(PATTERN_TASK, f"{name}-{number}", name, text, row["question"], [row["answer"]], places)
 
 

@@ -6,11 +6,9 @@ import random
 import re
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 import wordings as benchmark
 from novel import NOVELS
 from wordings import (
@@ -21,19 +19,14 @@ from wordings import (
     paragraph_range,
     plant,
     planted_novel,
-    report,
-    run,
+    write,
 )
 
-from focusdoc import Document, FocusConfig
+from focusdoc.evaluation.item import Item
+from focusdoc.evaluation.natural import Choice, load_items
 from focusdoc.evaluation.natural_scores import matches
-from focusdoc.evaluation.results import ResultFolder, Row, Shard
-from focusdoc.readers.finding import Found, Places
-from focusdoc.readers.windows import cut
 from focusdoc.training.facts import KINDS
 from focusdoc.training.vocabulary import NAMES, THINGS
-from scripted_reader import ScriptedReader
-from tiny_models import tiny_engine
 
 WORDINGS = benchmark.load_wordings()
 TUNING = benchmark.load_wordings("tuning")
@@ -194,76 +187,23 @@ class TestPlanting:
         assert planted.text[start:end] == "ten\nto five"
 
 
-class Pretended:
-    """An engine that finds the windows which hold `best` before all others, and answers with `reply`."""
-
-    def __init__(self, tokenizer: Any, best: str, reply: str | None) -> None:
-        self.base = SimpleNamespace(tokenizer=tokenizer)
-        self.best, self.reply = best, reply
-        self.reader = None if reply is None else object()
-        self.read_texts: list[str] = []
-
-    def read(self, document: Document) -> Any:
-        self.read_texts.append(document.text)
-        return SimpleNamespace(document=document)
-
-    def find(self, memory: Any, question: str) -> Found:
-        text = memory.document.text
-        spans = [(0, start, end) for start, end in cut(text)]
-        scores = torch.tensor([9.0 if self.best in text[start:end] else 1.0 for _, start, end in spans])
-        chunks = torch.zeros(len(spans), dtype=torch.int64)
-        return Found(Places(spans, torch.zeros(len(spans), 2), chunks, [0]), scores[:, None], scores)
-
-    def ask(self, memory: Any, question: str, **generation: Any) -> Any:
-        return SimpleNamespace(text=self.reply)
-
-
-class TestAsking:
+class TestFiles:
     FACTS = (
         Wording("dialogue", "“It was the grebe,” said Miss Hallibut.", "Which bird was it?", "(?i)grebe"),
-        Wording("notice", "NO BATHING, by order of Col. Ruddle.", "Who forbids bathing?", "(?i)ruddle"),
+        Wording("notice", "NO WALKING on the moor,\nby order of Col. Ruddle.", "Who forbids it?", "(?i)ruddle|walk"),
     )
 
-    def rows(self, engine: Any, done: dict[tuple[str, str], Row] | None = None, tokens: int = 4000) -> list[Row]:
-        novel = "\n\n".join(GROUND * 9)
-        return list(run(engine, [list(self.FACTS)], [novel], done or {}, tokens=tokens, seed=0))
+    @pytest.fixture
+    def items(self, tiny_tokenizer: Any, tmp_path: Path) -> list[Item]:
+        write(tmp_path, tiny_tokenizer, [self.FACTS], ["\n\n".join(GROUND * 9)], tokens=4000, seed=0)
+        return load_items(tmp_path / "questions.json", Choice(), documents=tmp_path)
 
-    def test_what_is_found_and_answered_is_told_of_every_fact(self, tiny_tokenizer: Any) -> None:
-        dialogue, notice = self.rows(Pretended(tiny_tokenizer, "grebe", "Grebe, I think."))
-        assert (dialogue["found at 1"], dialogue["found at 4"], dialogue["right"]) == (True, True, True)
-        assert (notice["found at 1"], notice["right"]) == (False, False)
-        assert "grebe" in dialogue["passages"][0]
-        assert notice["answered"] == "Grebe, I think."
+    def test_every_fact_is_a_question_about_its_text(self, items: list[Item]) -> None:
+        assert [item.after.strip() for item in items] == [fact.question for fact in self.FACTS]
+        for item, fact in zip(items, self.FACTS, strict=True):
+            assert fact.text in item.context
 
-    def test_the_report_counts_each_kind_and_lists_what_was_missed(self, tiny_tokenizer: Any) -> None:
-        told = report(self.rows(Pretended(tiny_tokenizer, "grebe", "Grebe, I think.")))
-        lines = [[part.strip() for part in line.strip("| ").split("|")] for line in told.splitlines()]
-        assert lines[1] == ["all", "2", *["50% (  0% to 100%)"] * 2, lines[1][4]]
-        assert lines[2][:4] == ["dialogue", "1", *["100% (100% to 100%)"] * 2]
-        assert "notice 0-1: right: no, found at 1: no" in told
-        assert "wanted   (?i)ruddle" in told
-        assert "dialogue 0-0:" not in told
-
-    def test_without_a_reader_the_finding_alone_is_told(self, tiny_tokenizer: Any) -> None:
-        rows = self.rows(Pretended(tiny_tokenizer, "Ruddle", None))
-        assert [row["found at 1"] for row in rows] == [False, True]
-        assert not any({"answered", "right"} & row.keys() for row in rows)
-        assert "right" not in report(rows)
-
-    def test_what_was_asked_is_not_asked_again(self, tiny_tokenizer: Any, tmp_path: Path) -> None:
-        engine = Pretended(tiny_tokenizer, "grebe", "Grebe.")
-        first, second = self.rows(engine)
-        with ResultFolder(tmp_path / "run", {"seed": 0}).appending(Shard(), resume=True) as file:
-            file.add(first)
-        with ResultFolder(tmp_path / "run", {"seed": 0}).appending(Shard(), resume=True) as file:
-            (again,) = self.rows(engine, file.rows)
-            assert (again["task"], again["id"]) == (second["task"], second["id"])
-            file.add(again)
-            assert self.rows(engine, file.rows) == []
-        assert len(engine.read_texts) == 2
-
-    def test_a_real_engine_is_asked(self, tiny_tokenizer: Any) -> None:
-        engine = tiny_engine(tiny_tokenizer, FocusConfig(chunk_size=128, local_window=512))
-        rows = self.rows(engine.with_reader(ScriptedReader("Colonel Ruddle")), tokens=2000)
-        assert [row["right"] for row in rows] == [False, True]
-        assert all(isinstance(row["found at 4"], bool) and row["passages"] for row in rows)
+    def test_the_place_is_in_the_fact_alone(self, items: list[Item]) -> None:
+        text = items[1].context
+        assert text.count("walk") > 1  # a paragraph of the ground has the word too
+        assert [text[start:end] for start, end in items[1].places] == ["WALK", "Ruddle"]

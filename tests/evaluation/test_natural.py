@@ -126,6 +126,17 @@ class TestPatterns:
         with pytest.raises(EvaluationError, match=r"'\(x' is not a regular expression"):
             load_items(path, Choice(), documents=tmp_path / "books")
 
+    def test_places_may_be_given(self, tmp_path: Path) -> None:
+        path = novels_file(tmp_path)
+        row = {"question": "What?", "answer": "hound", "places": [[0, 3]]}
+        write_json(path, {"moor": [row]})
+        (item,) = load_items(path, Choice(), documents=tmp_path / "books")
+        assert item.places == ((0, 3),)
+        for wrong in ([[2, 1]], [[0, 10_000]], [[-1, 2]], [["a", "b"]], [3]):
+            write_json(path, {"moor": [row | {"places": wrong}]})
+            with pytest.raises(EvaluationError, match="is not a file of questions"):
+                load_items(path, Choice(), documents=tmp_path / "books")
+
     def test_a_pattern_that_never_ends_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("focusdoc.evaluation.natural_scores._SECONDS", 0.1)
         path = novels_file(tmp_path)
