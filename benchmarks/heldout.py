@@ -274,6 +274,7 @@ def f1(prediction: str, gold: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", help="as for focusdoc ask; by default the default model")
     parser.add_argument("--adapter", default="auto")
     parser.add_argument("--output", type=Path, default=Path("heldout.json"))
     parser.add_argument("--only", nargs="*", help="names of tests: numbers, far, rows, noise, pairs, words, ...")
@@ -282,7 +283,7 @@ def main() -> None:
     options = parser.parse_args()
     data, cases = options.data, options.cases
     config = FocusConfig(quote_tokens=options.quote_tokens)
-    engine = FocusEngine.from_pretrained(adapter=options.adapter, config=config)
+    engine = FocusEngine.from_pretrained(options.model, adapter=options.adapter, config=config)
     rows = data / "infinitebench"
     tests: dict[str, Callable[[], Iterable[Result]]] = {
         "numbers": lambda: (needles(engine, data, "number", 16_384, size, cases) for size in (512, 2048)),
