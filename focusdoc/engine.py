@@ -37,6 +37,7 @@ from focusdoc.modeling.adapter_files import load_adapter, shipped_adapter_path
 from focusdoc.modeling.base import BaseModel, load_base
 from focusdoc.modeling.candidate import LayerWeights
 from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
+from focusdoc.modeling.low_rank import merged
 from focusdoc.readers import Reader, open_reader
 from focusdoc.readers.finding import Finder, Found
 from focusdoc.readers.reader import Messages
@@ -78,6 +79,7 @@ class FocusEngine:
     ) -> None:
         if adapter is not None:
             check_adapter(adapter, base.model, model_fingerprint=base.fingerprint)
+            adapter = merged(adapter, base.model, model_fingerprint=base.fingerprint)
         self.base = base
         self.reader = reader
         self.cluster = cluster
@@ -143,7 +145,9 @@ class FocusEngine:
                 f"(fingerprint {base.fingerprint[:12]}); remove it to convert it again, and install the versions of "
                 "constraints.txt. adapter=None uses the model without an adapter, by a look."
             )
-        loaded = load_adapter(path) if path is not None else None
+        loaded = None
+        if path is not None:
+            loaded = merged(load_adapter(path), base.model, model_fingerprint=base.fingerprint)
         opened = open_reader(reader, reader_model=reader_model, device=device, dtype=dtype)
         spread = None
         if cluster is not None:

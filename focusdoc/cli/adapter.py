@@ -72,7 +72,14 @@ def convert(
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="FOLDER|NAME", help="With ours: check against this base model and record it in the result."
+            metavar="FOLDER|NAME",
+            help="Check against this base model, and record it in ours; to make a low-rank adapter official.",
+        ),
+    ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(
+            metavar="R", help="With ours and --model: store low-rank differences to the base, as of train --rank."
         ),
     ] = None,
 ) -> None:
@@ -83,16 +90,20 @@ def convert(
         raise AdapterError(f"{target} exists already; name a new {'file' if to == 'official' else 'folder'}.")
     if to == "official" and target.suffix != ".safetensors":
         raise ConfigError(f"The output {target} must end in .safetensors, the file type of the official format.")
+    if rank is not None and (to != "ours" or model is None):
+        raise ConfigError("--rank stores the difference to the base model's weights; add --to ours and --model.")
     from focusdoc.modeling.quiet import quiet_libraries
 
     with errors.status("Converting"), quiet_libraries():
         from focusdoc.modeling.adapter_files import save_adapter, to_official_names
 
         found = _load(source)
+        if model is not None:
+            found = _of_model(found, model, rank, full=to == "official")
         if to == "official":
             _write(to_official_names(found), target)
         else:
-            save_adapter(_named(found, model), target)
+            save_adapter(found, target)
     output.print(f"Written to {target}.", markup=False, soft_wrap=True)
 
 
@@ -102,17 +113,24 @@ def _load(source: Path) -> Adapter:
     return load_adapter(source)
 
 
-def _named(found: Adapter, model: str | None) -> Adapter:
-    """The adapter with the name and fingerprint of `model`, after checking it against that."""
-    if model is None:
-        return found
+def _of_model(found: Adapter, model: str, rank: int | None, *, full: bool) -> Adapter:
+    """The adapter with the name and fingerprint of `model`, after checking it against that.
+
+    Args:
+        rank: make it low-rank.
+        full: give it full matrices.
+    """
     from focusdoc.modeling.adapter import Adapter, check_adapter
     from focusdoc.modeling.base import load_base
+    from focusdoc.modeling.low_rank import low_rank, merged
 
     base = load_base(model, device="cpu")
     check_adapter(found, base.model)
     names = {"base_model": base.name, "base_fingerprint": base.fingerprint}
-    return Adapter(found.config.model_copy(update=names), found.weights)
+    named = Adapter(found.config.model_copy(update=names), found.weights)
+    if rank is not None:
+        return low_rank(named, base.model, rank)
+    return merged(named, base.model, model_fingerprint=base.fingerprint) if full else named
 
 
 def _write(tensors: dict[str, Any], target: Path) -> None:

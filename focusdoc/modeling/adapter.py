@@ -35,6 +35,7 @@ class AdapterConfig(BaseModel):
             (``beacon_param`` in the authors' code).
         num_layers: decoder layers of the base model.
         hidden_size: width of its hidden states.
+        rank: of the low-rank matrices that are added to the base's weights; None for full matrices.
         chunk_size: tokens per chunk in training; None leaves it to the engine.
         local_attention: the decode mode in training.
         candidate_positions: the candidates' positions in training.
@@ -51,6 +52,7 @@ class AdapterConfig(BaseModel):
     projections: list[Literal["q", "k", "v", "o"]] = Field(min_length=1)
     num_layers: int = Field(ge=1)
     hidden_size: int = Field(ge=1)
+    rank: int | None = Field(default=None, ge=1)
     chunk_size: int | None = Field(default=None, ge=1)
     local_attention: LocalAttention = "incremental"
     candidate_positions: CandidatePositions = "sequential"
@@ -71,14 +73,15 @@ class Adapter:
     Attributes:
         config: its metadata.
         weights: the candidate projections by the name ``layers.{i}.{q|k|v|o}.weight``, each [out_features,
-            in_features]. They share the base projections' biases.
+            in_features]. They share the base projections' biases. With a rank, pairs ``...a`` [rank, in_features] and
+            ``...b`` [out_features, rank] instead, which `focusdoc.modeling.low_rank.merged` adds to the base's weights.
     """
 
     config: AdapterConfig
     weights: dict[str, Tensor]
 
     def of_layer(self, layer: int) -> dict[str, Tensor]:
-        """The weights of one layer by letter, ``{"q": [out_features, in_features], ...}``."""
+        """The full weights of one layer by letter, ``{"q": [out_features, in_features], ...}``."""
         return {letter: self.weights[f"layers.{layer}.{letter}.weight"] for letter in self.config.projections}
 
 
@@ -106,7 +109,10 @@ def check_adapter(adapter: Adapter, model: nn.Module, *, model_fingerprint: str 
             "choose an adapter of this model."
         )
     for tensor_name, weight in adapter.weights.items():
-        expected = shapes[tensor_name.removesuffix(".weight")]
+        name_in_model, _, part = tensor_name.rpartition(".")
+        out_features, in_features = shapes[name_in_model]
+        rank = config.rank or 0
+        expected = {"a": (rank, in_features), "b": (out_features, rank)}.get(part, (out_features, in_features))
         if tuple(weight.shape) != expected:
             raise AdapterError(
                 f"The adapter's tensor {tensor_name} has shape {list(weight.shape)}, but {name} needs "
@@ -170,13 +176,15 @@ def base_model_name(model: nn.Module) -> str:
 
 
 def check_names(adapter: Adapter) -> None:
-    """Check that the adapter has exactly one weight for each of its projections in each layer.
+    """Check that the adapter has exactly one weight, or pair, for each of its projections in each layer.
 
     Raises:
         AdapterError: tensors are missing or unexpected; the message names them.
     """
     config = adapter.config
-    expected = {f"layers.{i}.{letter}.weight" for i in range(config.num_layers) for letter in config.projections}
+    parts = ("weight",) if config.rank is None else ("a", "b")
+    names = [f"layers.{i}.{letter}" for i in range(config.num_layers) for letter in config.projections]
+    expected = {f"{name}.{part}" for name in names for part in parts}
     if missing := sorted(expected - adapter.weights.keys()):
         raise AdapterError(
             f"The adapter is incomplete, {listed(missing)} is missing; a projection must be there in all of its "

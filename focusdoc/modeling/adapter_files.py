@@ -1,7 +1,7 @@
 """Adapters on disk: our folder, the authors' checkpoints, and the ones shipped with focusdoc.
 
-An adapter folder has ``adapter.json`` (`AdapterConfig`) and ``adapter.safetensors`` (weights named
-``layers.{i}.{q|k|v|o}.weight``). Nothing is ever unpickled.
+An adapter folder has ``adapter.json`` (`AdapterConfig`) and ``adapter.safetensors`` (the weights of `Adapter`).
+Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -139,7 +139,16 @@ def from_official_names(tensors: Mapping[str, Tensor], *, base_model: str = "unk
 
 
 def to_official_names(adapter: Adapter) -> dict[str, Tensor]:
-    """The weights under the names of the authors' code (without ``beacon_embed_tokens``, which it never reads)."""
+    """The weights under the names of the authors' code (without ``beacon_embed_tokens``, which it never reads).
+
+    Raises:
+        AdapterError: the adapter is low-rank.
+    """
+    if adapter.config.rank is not None:
+        raise AdapterError(
+            f"The adapter has rank {adapter.config.rank}, and the authors' format full matrices only; name its base "
+            "model (--model) to merge it."
+        )
     official = {}
     for name, weight in adapter.weights.items():
         _, layer, letter, _ = name.split(".")

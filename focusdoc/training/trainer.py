@@ -19,6 +19,7 @@ from focusdoc.errors import TrainingError
 from focusdoc.modeling.adapter import Adapter, AdapterConfig, untrained_adapter
 from focusdoc.modeling.adapter_files import load_adapter, save_adapter
 from focusdoc.modeling.base import BaseModel
+from focusdoc.modeling.low_rank import merged
 from focusdoc.training.ahead import default_workers, prefetch_samples
 from focusdoc.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from focusdoc.training.data import SampleMaker
@@ -87,7 +88,7 @@ class Trainer:
         self._objective: Any = make_objective(base, config, self._kernel)  # Any: its type of sample is private to it
         base.model.requires_grad_(False)
         if start_from is not None:
-            initial = load_adapter(start_from, base.model)
+            initial = merged(load_adapter(start_from, base.model), base.model)
         else:
             initial = untrained_adapter(base.model, config.projections)
         device = torch.device("cpu") if runtime.offload else base.device

@@ -311,8 +311,21 @@ class TestAdapter:
         assert again.config.base_fingerprint == first.config.base_fingerprint
         assert again.config.local_attention == "refresh"
 
+    def test_convert_to_a_low_rank_and_on_to_the_authors_names(
+        self, run: Run, tiny: list[str], tiny_folder: Path, tmp_path: Path
+    ) -> None:
+        low, official = tmp_path / "low", tmp_path / "beacon.safetensors"
+        result = run("adapter", "convert", tiny[3], low, "--to", "ours", "--model", tiny_folder, "--rank", 2)
+        assert result.exit_code == 0, result.stderr
+        assert load_adapter(low).config.rank == 2
+        assert run("adapter", "verify", low, "--model", tiny_folder).exit_code == 0
+        assert_mistake(run("adapter", "convert", low, official, "--to", "official"), "name its base model")
+        assert run("adapter", "convert", low, official, "--to", "official", "--model", tiny_folder).exit_code == 0
+        assert len(load_file(official)) == len(load_adapter(tiny[3]).weights)
+
     def test_mistakes(self, run: Run, tiny: list[str], tmp_path: Path) -> None:
         adapter = tiny[3]
+        assert_mistake(run("adapter", "convert", adapter, tmp_path / "x", "--to", "ours", "--rank", 2), "add --to ours")
         assert_mistake(run("adapter", "info", tmp_path / "none"), "no adapter at")
         assert_mistake(run("adapter", "convert", adapter, tmp_path / "new", "--to", "theirs"), "--to is 'theirs'")
         assert_mistake(run("adapter", "convert", adapter, tmp_path / "new", "--to", "official"), ".safetensors")

@@ -230,7 +230,7 @@ class TestDamaged:
             ({"projections": []}, "projections: List should have at least 1 item"),
             ({"projections": ["w"]}, r"projections\.0: Input should be 'q'"),
             ({"num_layers": "many"}, "num_layers: Input should be a valid integer"),
-            ({"rank": 8}, "rank: Extra inputs are not permitted"),
+            ({"alpha": 8}, "alpha: Extra inputs are not permitted"),
         ],
         ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
     )

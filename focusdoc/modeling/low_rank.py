@@ -1,0 +1,68 @@
+"""Low-rank adapters: only A and B of W_candidate = W_base + B A are stored (LoRA, arXiv 2106.09685)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from focusdoc.errors import AdapterError
+from focusdoc.modeling.adapter import Adapter, check_adapter
+from focusdoc.modeling.families import projection_modules, projection_shapes, projection_weight
+
+
+def low_rank(adapter: Adapter, model: nn.Module, rank: int) -> Adapter:
+    """The best approximation of a full adapter by matrices of a rank (truncated SVD of its difference to the base).
+
+    Args:
+        adapter: full matrices; those of a run with ``--rank`` are exact up to rounding.
+        model: its base model.
+        rank: at least 1.
+
+    Raises:
+        AdapterError: the adapter has a rank already, does not fit the model, or `rank` is out of range.
+    """
+    if adapter.config.rank is not None:
+        raise AdapterError(f"The adapter has rank {adapter.config.rank} already; convert the full one.")
+    check_adapter(adapter, model)
+    base = _base_weights(adapter, model)
+    most = min(min(weight.shape) for weight in base.values())
+    if not 1 <= rank <= most:
+        raise AdapterError(f"The rank is {rank}; it must be 1 to {most}, the width of the smallest projection.")
+    weights: dict[str, Tensor] = {}
+    for name, base_weight in base.items():
+        weight = adapter.weights[f"{name}.weight"]
+        left, values, right = torch.linalg.svd(weight.float() - base_weight, full_matrices=False)
+        root = values[:rank].sqrt()
+        weights[f"{name}.a"] = (root[:, None] * right[:rank]).to(weight.dtype)
+        weights[f"{name}.b"] = (left[:, :rank] * root).to(weight.dtype)
+    return Adapter(adapter.config.model_copy(update={"rank": rank}), weights)
+
+
+def merged(adapter: Adapter, model: nn.Module, *, model_fingerprint: str | None = None) -> Adapter:
+    """The adapter with full matrices; a full one is returned as it is.
+
+    Args:
+        model: its base model.
+        model_fingerprint: `fingerprint(model)`, if already known.
+
+    Raises:
+        AdapterError: it does not fit the model.
+    """
+    if adapter.config.rank is None:
+        return adapter
+    check_adapter(adapter, model, model_fingerprint=model_fingerprint)
+    weights = {}
+    for name, base_weight in _base_weights(adapter, model).items():
+        a, b = adapter.weights[f"{name}.a"], adapter.weights[f"{name}.b"]
+        weights[f"{name}.weight"] = (base_weight + b.float() @ a.float()).to(a.dtype)
+    return Adapter(adapter.config.model_copy(update={"rank": None}), weights)
+
+
+def _base_weights(adapter: Adapter, model: nn.Module) -> dict[str, Tensor]:
+    """Float32 copies on the CPU of the base projections that the adapter has, by name."""
+    shapes = projection_shapes(model)
+    return {
+        name: projection_weight(module, shapes[name][1], torch.float32).to("cpu", torch.float32)
+        for name, module in projection_modules(model).items()
+        if name[-1] in adapter.config.projections
+    }
