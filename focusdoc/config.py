@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 LocalAttention = Literal["incremental", "refresh"]
 Condensing = Literal["candidates", "look"]
-#: "all", "auto", or how many.
+#: "all", "auto", or a number of chunks.
 ActiveChunks = Literal["all", "auto"] | int
 CandidatePositions = Literal["sequential", "shared"]
-#: Numbers of a chunk memory: as the model computes them, or in 8 bits.
+#: Dtype of a chunk memory: as computed by the model, or 8-bit integers.
 BlockDtype = Literal["model", "int8"]
 MemoryDtype = Literal["auto"] | BlockDtype
 
@@ -25,9 +25,9 @@ MemoryDtype = Literal["auto"] | BlockDtype
 PAPER_DIRECT_THRESHOLD = 4096
 #: Logits divided by less than this may overflow float32.
 _COLDEST = 1e-4
-#: Tokens of a chunk, where neither an adapter nor the model's context asks for others; heads are calibrated in such.
+#: Default chunk size in tokens, used to calibrate heads; an adapter or the model's context may require another.
 CHUNK_SIZE = 1024
-#: Tokens of passages in the local context, where quoting is on and nothing else is said.
+#: Default for `FocusConfig.quote_tokens` where quoting is on.
 QUOTE_TOKENS = 384
 #: The authors' cap on the length of the dynamic prompt, in tokens.
 PAPER_PROMPT_WINDOW = 512
@@ -35,40 +35,39 @@ PAPER_PROMPT_WINDOW = 512
 
 @dataclass(frozen=True, kw_only=True)
 class FocusConfig:
-    """How a document is cut and how its candidates meet the local context.
+    """How documents are cut into chunks, and how their candidates enter the local context.
 
     Attributes:
         local_attention: ``"incremental"`` keeps the local KV and gives candidates to the newest token only
             (the default, what our adapters are trained for); ``"refresh"`` re-encodes the local context at every
             step with the candidates in front of all of it, as the paper's authors do.
-        condensing: ``"candidates"`` makes one candidate of every chunk, which takes an adapter; ``"look"`` needs no
-            training: the model's own retrieval heads find passages, which it reads with its own attention; ``None``
-            takes candidates where there is an adapter, else looks.
-        heads: of a look, the model's (layer, head) pairs; ``None`` for those that `focusdoc calibrate` found.
+        condensing: ``"candidates"`` makes one candidate per chunk and needs an adapter; ``"look"`` needs no training:
+            the model's own retrieval heads find passages, which it reads with ordinary attention; ``None`` for
+            candidates if there is an adapter, else a look.
+        heads: (layer, head) pairs of the model for a look; ``None`` for those found by `focusdoc calibrate`.
         local_window: tokens the decoder sees in full. ``generate`` cuts longer inputs: their last
             ``local_window`` tokens stay local, the rest becomes chunks (paper, section 3.1).
-        chunk_size: tokens of one chunk; ``None`` takes the adapter's, else 1,024, in which heads are calibrated, or
-            what the model's context length leaves beside the dynamic prompt and the answer.
-        prompt_window: longest dynamic prompt in tokens: how much of the local context's tail runs behind
+        chunk_size: tokens per chunk; ``None`` for the adapter's, else 1,024 (with which heads are calibrated), or
+            less if the model's context length leaves less beside the dynamic prompt and the answer.
+        prompt_window: maximum length of the dynamic prompt in tokens: the tail of the local context that runs behind
             every chunk.
         direct_threshold: inputs of ``generate`` shorter than this take the plain path, with no chunks;
             ``None`` means ``local_window``.
         prompt_bos: put the BOS token in front of the dynamic prompt and of the local context unless it is
-            already there (the authors' rule); ``None`` decides by ``local_attention``: yes for ``"refresh"``.
+            already there (the authors' rule); ``None`` for yes in ``"refresh"`` mode, else no.
         bos_token_id: the BOS token for ``prompt_bos``; ``None`` takes the model's.
         candidate_positions: ``"sequential"`` puts the candidates of k chunks at positions 0..k-1,
             ``"shared"`` all at position 0; ``None`` takes the adapter's, else sequential.
-        active_chunks: which chunks take part after the first token: ``"all"``; that many, those that the first token
-            paid most attention to; or ``"auto"``, as many as hold nearly all of it. Fewer is faster, and approximate.
-        quote_tokens: for questions to a memory, the passages that the candidates looked at first are put word by word
-            into the local context, in at most this many tokens; 0 for none, ``None`` for 384 in incremental mode with a
+        active_chunks: which chunks take part after the first token: ``"all"``; a number, for those with most of the
+            first token's attention; or ``"auto"``, for those with nearly all of it. Fewer is faster, but approximate.
+        quote_tokens: for questions to a memory, the passages that the candidates attend to first are quoted verbatim
+            in the local context, in at most this many tokens; 0 for none, ``None`` for 384 in incremental mode with a
             trained adapter or a look, else 0.
-        chunk_batch: chunks decoded together; ``None`` for all at once. Changes memory use and speed, never
-            results.
+        chunk_batch: chunks decoded together; ``None`` for as many as the rows of a pass allow. Changes memory use and
+            speed, never results.
         read_batch: chunks encoded together while reading.
-        memory_dtype: what keys and values of a document are kept in: ``"model"`` as the model computes them, ``"int8"``
-            in half the bytes, with a scale per channel of keys and per token of values; ``"auto"`` as the model
-            computes them where they fit.
+        memory_dtype: dtype of a document's keys and values: ``"model"`` for the model's, ``"int8"`` for half the bytes,
+            with a scale per channel of keys and per token of values; ``"auto"`` for the model's where they fit.
         allow_untrained: run with candidates that are copies of the base projections when there is no
             adapter. For experiments only: such candidates retrieve nothing.
     """
@@ -101,7 +100,7 @@ class FocusConfig:
             raise ConfigError(f"heads is {self.heads!r}; give (layer, head) pairs, such as ((16, 2), (19, 1)).")
         counted = type(self.active_chunks) is int and self.active_chunks >= 1
         if self.active_chunks not in ("all", "auto") and not counted:
-            raise ConfigError(f"active_chunks is {self.active_chunks!r}; use 'all', 'auto' or a number from 1 on.")
+            raise ConfigError(f"active_chunks is {self.active_chunks!r}; use 'all', 'auto' or a number of at least 1.")
         if self.active_chunks != "all" and (self.looks or self.local_attention == "refresh"):
             raise ConfigError(
                 f"active_chunks is {self.active_chunks!r}, but chunks can only sit out in incremental mode with "
@@ -154,21 +153,21 @@ class FocusConfig:
 
     @property
     def uses_bos(self) -> bool:
-        """Whether the BOS rule of the authors applies."""
+        """Whether the authors' BOS rule applies."""
         return self.local_attention == "refresh" if self.prompt_bos is None else self.prompt_bos
 
     @property
     def looks(self) -> bool:
-        """Whether the model's own heads look, with no candidates."""
+        """Whether the model's retrieval heads are used, without candidates."""
         return self.condensing == "look"
 
     def with_defaults(
         self, *, chunk_size: int, candidate_positions: CandidatePositions, condensing: Condensing, quotes: bool
     ) -> FocusConfig:
-        """This configuration with the settings that were left open filled in (from the adapter or the model).
+        """This configuration with the unset settings filled in (from the adapter or the model).
 
         Args:
-            quotes: whether there are trained candidates, which can show what to quote.
+            quotes: whether there are trained candidates, which can locate passages to quote.
         """
         condensing = self.condensing or condensing
         quotes = condensing == "look" or (quotes and self.local_attention == "incremental")
@@ -182,24 +181,24 @@ class FocusConfig:
 
 
 class GrammarState(Protocol):
-    """Where one answer stands in its grammar."""
+    """The state of one answer in its grammar."""
 
     @property
     def complete(self) -> bool:
-        """Whether the answer is whole and nothing more may come."""
+        """Whether the answer is complete and no token may follow."""
         ...
 
     def mask(self, scores: Tensor) -> Tensor:
-        """`scores` [1, vocab] with minus infinity for every token that may not come next."""
+        """`scores` [1, vocab] with minus infinity for every token that may not follow."""
         ...
 
     def accept(self, token: int) -> None:
-        """Go on past the chosen `token`."""
+        """Advance past the chosen `token`."""
         ...
 
 
 class Grammar(Protocol):
-    """What answers may look like, for constrained decoding; holds no state, so many answers may share it."""
+    """A grammar of answers, for constrained decoding; stateless, so answers may share it."""
 
     def start(self) -> GrammarState:
         """The state before the first token of one answer."""
@@ -216,12 +215,12 @@ class GenerationConfig:
         top_p: keep the most probable tokens that sum to this probability, in (0, 1].
         top_k: keep this many most probable tokens; 0 keeps all.
         repetition_penalty: above 1 makes tokens of the input (for `ask`, of the question) and of the answer less
-            likely to come again.
+            likely to recur.
         stop: texts that end the answer; the answer does not contain them. Needs a tokenizer.
         seed: makes sampling repeatable; ``None`` draws from the global generator.
-        ignore_eos: go on past the model's end-of-text token (for benchmarks).
-        grammar: keeps the answer inside a grammar, such as `focusdoc.chat.json_grammar.JsonGrammar`, made for the
-            tokens of `FocusEngine.writer`.
+        ignore_eos: continue past the model's end-of-text token (for benchmarks).
+        grammar: constrains the answer, such as `focusdoc.chat.json_grammar.JsonGrammar`; made for the tokens of
+            `FocusEngine.writer`.
     """
 
     max_new_tokens: int = 128

@@ -1,8 +1,8 @@
-"""What the control groups of a container leave to a process: bytes of memory, and processors.
+"""Limits of a container's control groups on this process: bytes of memory, and CPUs.
 
-The system tells a container of the whole machine; what counts is the narrowest of the groups it is in (version 1 and 2
-of Linux's control groups). A process that takes more memory than that is killed, and one that starts more threads than
-its quota of processor time stands still most of the time.
+Inside a container the system still reports the whole machine; what counts is the tightest of the process's nested
+control groups (Linux, versions 1 and 2). A process that exceeds the memory limit is killed, and one with more threads
+than its CPU quota is throttled most of the time.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 
 _PROCESS = Path("/proc/self")
-#: A limit of version 1 from here on is none.
+#: Version 1 limits from here on mean no limit.
 _NO_LIMIT = 1 << 60
 
 
 def memory_left(process: Path = _PROCESS) -> int | None:
-    """Bytes that the groups of this process may still take; None where they have no limit.
+    """Bytes that the control groups of this process may still allocate; None without a limit.
 
-    Pages of files are counted as free: they go first.
+    The page cache counts as free: it is reclaimed first.
     """
     left = [
         limit - max(0, usage - files)
@@ -32,7 +32,7 @@ def memory_left(process: Path = _PROCESS) -> int | None:
 
 
 def num_cpus(process: Path = _PROCESS) -> int:
-    """Processors that this process may keep busy, at least 1: where it may run, within its quota of time."""
+    """CPUs that this process may keep busy, at least 1: those of its affinity, within the quotas of its groups."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     quotas = (_cpus(group, version) for group, version in _groups("cpu", process))
     counts = [len(affinity(0)) if affinity else os.cpu_count() or 1, *(int(each) for each in quotas if each)]
@@ -40,7 +40,7 @@ def num_cpus(process: Path = _PROCESS) -> int:
 
 
 def _memory(group: Path, version: int) -> tuple[int | None, int, int]:
-    """Limit, usage and pages of files in bytes."""
+    """Limit, usage and page cache in bytes."""
     if version == 2:
         limits = [limit for name in ("memory.max", "memory.high") if (limit := _number(group / name)) is not None]
         usage, prefix = _number(group / "memory.current"), ""
@@ -53,7 +53,7 @@ def _memory(group: Path, version: int) -> tuple[int | None, int, int]:
 
 
 def _cpus(group: Path, version: int) -> float | None:
-    """The quota of processor time in processors."""
+    """The CPU quota in CPUs; None without one."""
     if version == 2:
         quota, _, period = _read(group / "cpu.max").strip().partition(" ")
     else:
@@ -64,7 +64,7 @@ def _cpus(group: Path, version: int) -> float | None:
 
 
 def _groups(controller: str, process: Path) -> Iterator[tuple[Path, int]]:
-    """The folder of the process's group under `controller` and of all groups around it, each with its version."""
+    """The folders of the process's group under `controller` and of all its ancestors, each with its version."""
     paths: dict[str, str] = {}
     for line in _read(process / "cgroup").splitlines():
         _, names, path = line.split(":", 2) if line.count(":") > 1 else ("", "none", "")

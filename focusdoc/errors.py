@@ -1,6 +1,6 @@
-"""Every error this library raises on purpose; one base class, so one ``except`` catches them all.
+"""The errors that focusdoc raises on purpose, with one base class, so that one ``except`` catches them all.
 
-Each message names the value that was wrong and what to do about it.
+Each message names the wrong value and the remedy.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ class ConfigError(FocusdocError, ValueError):
 
 
 class DocumentError(FocusdocError):
-    """A document cannot be loaded: missing, unreadable, binary, damaged."""
+    """A document cannot be loaded: it is missing, unreadable, binary or damaged."""
 
 
 class EmptyDocumentError(DocumentError):
-    """A document holds no text (an empty file, a scanned PDF without a text layer)."""
+    """A document has no text (an empty file, or a scanned PDF without a text layer)."""
 
 
 class EncryptedDocumentError(DocumentError):
-    """A PDF is encrypted and no password, or a wrong one, was given."""
+    """A PDF is encrypted, and no password or a wrong one was given."""
 
 
 class DocumentLimitError(DocumentError):
@@ -31,7 +31,7 @@ class DocumentLimitError(DocumentError):
 
 
 class UnsupportedModelError(FocusdocError):
-    """The model's architecture has no q/k/v/o projections this library knows how to wrap."""
+    """The model's architecture has no q/k/v/o projections that focusdoc can wrap."""
 
 
 class ModelNotFoundError(FocusdocError):
@@ -39,7 +39,7 @@ class ModelNotFoundError(FocusdocError):
 
 
 class CalibrationError(FocusdocError):
-    """The retrieval heads of a model cannot be looked for."""
+    """The retrieval heads of a model cannot be searched for."""
 
 
 class AdapterError(FocusdocError):
@@ -51,38 +51,38 @@ class PromptTooLongError(FocusdocError, ValueError):
 
 
 class IncompleteAnswerError(FocusdocError, ValueError):
-    """A structured answer ended before its JSON did, most often because `max_new_tokens` was too few."""
+    """A structured answer ended before its JSON was complete, usually because `max_new_tokens` was too low."""
 
 
 class ReaderError(FocusdocError):
-    """A reader cannot be reached, refuses, or breaks off.
+    """A reader cannot be reached, refuses a request, or breaks off.
 
     Attributes:
-        sources: the passages that it was given, as sources (`focusdoc.Source`); they are found all the same.
+        sources: the passages it was given (`focusdoc.Source`); they are valid without an answer.
     """
 
     sources: tuple[object, ...] = ()
 
 
 class MemoryMismatchError(FocusdocError):
-    """A document memory was made by another model, or with other settings, than the engine that got it."""
+    """A document memory was made by another model, or with other settings, than those of the engine."""
 
 
 class MemoryShortageError(FocusdocError, MemoryError):
-    """A document's memory is larger than what is free; told before any of it is read."""
+    """A document or an answer does not fit in free memory; raised before reading, where that can be known."""
 
 
 class ClusterError(FocusdocError):
-    """A cluster cannot be used: Ray is missing, nobody answers, or there is no place for its processes."""
+    """A cluster cannot be used: Ray is missing, the address does not answer, or processes cannot be placed."""
 
 
 class WorkerLostError(ClusterError):
-    """A process that kept chunks of a document is gone, and there is no place to start it again."""
+    """A process that kept chunks of a document was lost and cannot be replaced."""
 
 
 class TrainingError(FocusdocError):
-    """Training cannot start or go on (no data, a NaN loss, an output folder of another run)."""
+    """Training cannot start or continue (no data, a NaN loss, an output folder of another run)."""
 
 
 class EvaluationError(FocusdocError):
-    """An evaluation cannot run (an unknown task, a data folder without it, a row without a field, other results)."""
+    """An evaluation cannot run (an unknown task, missing data, a row without a field, conflicting results)."""

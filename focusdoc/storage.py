@@ -1,4 +1,4 @@
-"""Where focusdoc keeps files of its own, and how it writes them: whole or not at all."""
+"""focusdoc's cache folder, and how it writes files: completely or not at all."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from focusdoc.errors import ConfigError, FocusdocError
 CACHE_VARIABLE = "FOCUSDOC_CACHE"
 #: Middle part of the names of unfinished files and folders, which a killed process may leave behind.
 TEMP_MARK = ".focusdoc-tmp-"
-#: So often, in seconds, whoever waits for a lock is asked whether to go on.
+#: Seconds between calls of `waiting` while a lock is held by another.
 _WAITING_SECONDS = 0.2
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """`path` with the user's home in place of a ``~``.
+    """`path` with ``~`` replaced by the user's home.
 
     Raises:
-        ConfigError: this user has no home.
+        ConfigError: the user has no home.
     """
     try:
         return Path(path).expanduser()
@@ -41,12 +41,12 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 
 
 def cache_path() -> Path:
-    """The folder for converted models and stored memories, whether it is there or not.
+    """The folder for converted models and stored memories, which may not exist yet.
 
-    It is the platform's user cache folder, or the one that the environment variable ``FOCUSDOC_CACHE`` names.
+    It is the platform's user cache folder, or the one named by the environment variable ``FOCUSDOC_CACHE``.
 
     Raises:
-        ConfigError: the user has no home, and the variable does not say otherwise.
+        ConfigError: the user has no home, and the variable is not set.
     """
     if chosen := os.environ.get(CACHE_VARIABLE):
         return expanded(chosen)
@@ -60,10 +60,10 @@ def cache_path() -> Path:
 
 
 def cache_dir() -> Path:
-    """`cache_path` to write to, made on first use for its owner alone (mode 0700).
+    """`cache_path` for writing, created on first use for its owner only (mode 0700).
 
     Raises:
-        ConfigError: the folder cannot be made or written.
+        ConfigError: the folder cannot be created or written.
     """
     folder = cache_path()
     try:
@@ -79,9 +79,9 @@ def cache_dir() -> Path:
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write `data` to `path` so that every reader finds the whole old content or the whole new one.
+    """Write `data` to `path` so that every reader finds the complete old content or the complete new one.
 
-    Missing parent folders are made. Raises the ``OSError`` of the file system, and leaves the old file then.
+    Creates missing parent folders. Raises the file system's ``OSError``, and then keeps the old file.
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -98,11 +98,11 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
 
 @contextmanager
 def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield an empty folder beside `target` that takes its place, as a whole, when the block ends well.
+    """Yield an empty folder beside `target` that replaces it, as a whole, if the block succeeds.
 
-    A folder that stood at `target` is removed with all it holds. On Linux the two are exchanged in one step, so
-    that there is no moment without a folder at `target`; elsewhere there is one between two renames. When the
-    block raises, the old folder stays and the new one is removed. A file at `target` is a ``NotADirectoryError``.
+    An existing folder at `target` is removed with its contents. On Linux the two are swapped in one step, so `target`
+    always exists; elsewhere it is missing between two renames. If the block raises, the old folder stays and the new
+    one is removed. A file at `target` raises ``NotADirectoryError``.
     """
     final = Path(os.path.realpath(target))
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
         sync_folder(temp)
         put_in_place(temp, final)
     finally:
-        # What lies here now is the unfinished new folder or the exchanged old one.
+        # By now this is the unfinished new folder, or the old one after the swap.
         shutil.rmtree(temp, ignore_errors=True)
 
 
@@ -137,13 +137,13 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 def file_lock(
     path: str | os.PathLike[str], *, timeout: float = 600.0, waiting: Callable[[], None] | None = None
 ) -> Iterator[None]:
-    """Hold the lock file `path` while the block runs, against other processes and threads.
+    """Hold the lock file `path` while the block runs; excludes other processes and threads.
 
-    The operating system frees the lock when its holder dies. The file itself stays.
+    The operating system releases the lock if its holder dies. The file itself stays.
 
     Args:
         timeout: seconds to wait for another holder.
-        waiting: called several times a second meanwhile; what it raises ends the waiting.
+        waiting: called several times a second while waiting; an exception it raises ends the wait.
 
     Raises:
         FocusdocError: another process held the lock for `timeout` seconds.
@@ -174,7 +174,7 @@ def _temp_beside(target: Path) -> Path:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the content of all files in `folder` on the disk, as before the folder gets its final name."""
+    """Flush all files in `folder` to disk, before the folder gets its final name."""
     for path in folder.rglob("*"):
         if path.is_file():
             with open(path, "rb+") as file:
@@ -182,10 +182,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def put_in_place(new: Path, final: Path) -> None:
-    """Give the folder `new` the name `final`; a folder that had it ends up under the name of `new`.
+    """Rename the folder `new` to `final`; a folder of that name ends up as `new`.
 
     Raises:
-        NotADirectoryError: a file has that name. OSError: it cannot be done.
+        NotADirectoryError: `final` is a file. OSError: renaming fails.
     """
     if not final.exists():
         os.rename(new, final)
@@ -203,7 +203,7 @@ def put_in_place(new: Path, final: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names in one atomic step; False where the system or the file system cannot do it."""
+    """Swap two names atomically; False where the system or the file system cannot."""
     if sys.platform != "linux":
         return False
     libc = ctypes.CDLL(None, use_errno=True)

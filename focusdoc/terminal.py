@@ -1,21 +1,21 @@
-"""What a terminal may be shown: text that cannot command it, numbers in words, and a progress bar."""
+"""Terminal output: text without control characters, readable numbers, and a progress bar."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-#: C0 and C1 control characters and DEL, but for line break and tab.
+#: C0 and C1 control characters and DEL, except line feed and tab.
 _CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
 def plain(text: str) -> str:
-    """The text without terminal control characters and halves of surrogate pairs, which no terminal can show."""
+    """The text without terminal control characters; lone surrogates, which cannot be shown, become ``?``."""
     return text.translate(_CONTROLS).encode("utf-8", "replace").decode("utf-8")
 
 
 def in_bytes(count: float) -> str:
-    """A number of bytes in words, in powers of 1,000."""
+    """A number of bytes with its unit, in powers of 1,000."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:,.0f} {unit}" if unit in ("bytes", "kB") or count >= 100 else f"{count:.1f} {unit}"
@@ -24,7 +24,7 @@ def in_bytes(count: float) -> str:
 
 
 def in_time(seconds: float) -> str:
-    """A rough duration in words."""
+    """A rounded duration with its unit."""
     if seconds < 1:
         return "1 s"
     if seconds < 90:
@@ -37,10 +37,10 @@ def in_time(seconds: float) -> str:
 def progress_bar(what: str, unit: str) -> Iterator[Callable[[float, int], None]]:
     """A progress bar on standard error, if that is a terminal; yields the function to call with (done, total).
 
-    It tells what is done, how much of it in a second and the time left, and is gone when the block ends.
+    Shows progress, rate and remaining time; removed when the block ends.
 
     Args:
-        what: is done, such as "Reading book.txt".
+        what: the task, such as "Reading book.txt".
         unit: what is counted, such as "tokens".
     """
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""Texts as users give them: what no tokenizer can take, and one kind of line end."""
+"""Texts from users: a check for lone surrogates, and uniform line ends."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from focusdoc.errors import ConfigError, FocusdocError
 
 
 def check_text(text: str, name: str, error: type[FocusdocError] = ConfigError) -> None:
-    """Refuse half of a surrogate pair, which a text cut in the middle of an emoji holds and no tokenizer can encode.
+    """Refuse lone surrogates, as in a text cut in the middle of an emoji: no tokenizer can encode them.
 
     Args:
-        name: what to call the text in the message.
+        name: the text's name in the message.
 
     Raises:
         FocusdocError: of the class `error`.
@@ -18,7 +18,7 @@ def check_text(text: str, name: str, error: type[FocusdocError] = ConfigError) -
         text.encode("utf-8")
     except UnicodeEncodeError as found:
         raise error(
-            f"{name} holds half of a surrogate pair at character {found.start}, which is no text; decode the bytes it "
+            f"{name} holds half of a surrogate pair at character {found.start}, which is not text; decode the bytes it "
             "came from with the right encoding, or drop it with text.encode('utf-8', 'ignore').decode('utf-8')."
         ) from None
 

@@ -1,4 +1,4 @@
-"""Reading from several threads: one at a time for each text, and cancellable, also while waiting."""
+"""Reading in several threads: one thread at a time per text, cancellable even while waiting."""
 
 from __future__ import annotations
 

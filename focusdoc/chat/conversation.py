@@ -1,4 +1,4 @@
-"""The backend of the framework integrations: an engine with a cache of memories and grammars."""
+"""The backend of the framework integrations and the server: an engine with a cache of memories."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Chat:
 
     Args:
         engine: with a tokenizer.
-        max_memory_bytes: for the memories of one call, and for those cached between calls; None for half of the RAM
-            (or of the GPU's memory, if the model is on a GPU; or of what the hosts of a cluster have free).
+        max_memory_bytes: limit for the memories of one call, and for those cached between calls; None for half of the
+            RAM (of the GPU's memory if the model is on a GPU, or of the free memory of a cluster's hosts).
 
     Raises:
         ConfigError: the engine has no tokenizer, or `max_memory_bytes` is below 1.
@@ -72,7 +72,7 @@ class Chat:
 
     @cached_property
     def identity(self) -> str:
-        """A hash of what answers depend on besides a call's settings: weights, adapter, configuration, reader."""
+        """A hash of all that determines answers besides a call's settings: weights, adapter, configuration, reader."""
         engine = self.engine
         described = f"{engine.base.fingerprint} {engine.base.dtype} {engine.config} {engine.reader!r}"
         digest = hashlib.sha256(described.encode())
@@ -106,7 +106,7 @@ class Chat:
             return encode_text(self.engine.base.tokenizer, text)
 
     def grammar(self, schema: Mapping[str, Any]) -> JsonGrammar:
-        """The grammar for answers in JSON of this schema: ``stream(..., grammar=chat.grammar(schema))``.
+        """The grammar of JSON answers with this schema: ``stream(..., grammar=chat.grammar(schema))``.
 
         Raises:
             ConfigError: the schema cannot be used, the grammar library is not installed, or the reader is not in this
@@ -128,13 +128,13 @@ class Chat:
     def read(
         self, document: Document, *, cancel: threading.Event | None = None, progress: Progress | None = None
     ) -> tuple[DocumentMemory, int]:
-        """The memory of a document, and how many tokens had to be read (0 for a cached one).
+        """The memory of a document, and the number of tokens read for it (0 if cached).
 
         Args:
             progress: called with (tokens read, total tokens).
 
         Raises:
-            PromptTooLongError: it is longer than `max_tokens`. Else as `FocusEngine.read`.
+            PromptTooLongError: it is longer than `max_tokens`. Otherwise as `FocusEngine.read`.
         """
         self._check_size([document])
         return self._read(document, cancel, progress)
@@ -200,7 +200,7 @@ class Chat:
         The base model continues it even if there is a reader, since a reader needs a conversation.
 
         Raises:
-            ConfigError: the text is empty. Else as `stream`.
+            ConfigError: the text is empty. Otherwise as `stream`.
         """
         if not text.strip():
             raise ConfigError("The prompt is empty; write at least one word.")

@@ -1,4 +1,4 @@
-"""JSON answers by constrained decoding: a grammar library masks the tokens that must not come next."""
+"""JSON answers by constrained decoding: a grammar library masks the tokens that are not allowed next."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class JsonGrammar:
 
         self._tokenizer = tokenizer
         try:
-            # Where white space is allowed, small models generate it without end.
+            # If white space is allowed, small models generate it endlessly.
             self._grammar = LLMatcher.grammar_from_json_schema(
                 _closed(dict(schema)), defaults={"whitespace_flexible": False}
             )
@@ -72,7 +72,7 @@ class JsonGrammar:
 
 
 def _closed(schema: Any) -> Any:
-    """The schema without additional properties, since a model would invent them without end."""
+    """The schema without additional properties, which a model would invent endlessly."""
     if isinstance(schema, list):
         return [_closed(part) for part in schema]
     if not isinstance(schema, dict):

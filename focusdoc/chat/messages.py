@@ -22,10 +22,10 @@ class Message:
     Attributes:
         role: ``"system"``, ``"user"`` or ``"assistant"``.
         parts: its texts, with LF line ends. Each long part has its own memory, so a repeated part is not read again,
-            in whatever order.
+            in any order.
 
     Raises:
-        ConfigError: another role, or a part that is not a string.
+        ConfigError: the role is unknown, or a part is not a string.
     """
 
     role: str

@@ -1,7 +1,7 @@
 """A process-wide cache of chats by their loading settings.
 
-It is focusdoc's only global state: frameworks create model objects again and again, which must not load the weights
-each time. `clear_shared_chats` empties it.
+It is focusdoc's only global state: frameworks create many model objects, which must not load the weights each time.
+`clear_shared_chats` empties it.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ def _tail_start(text: str, frame: int, asks: bool) -> int:
     """Where the question at the end of `text` starts.
 
     At the last rule; else at the last line that starts with "Question:"; else, if it `asks`, at the first blank line,
-    line break, sentence or word of the last `frame` characters: better too long a tail than half a question.
+    line break, sentence or word of the last `frame` characters: a long tail is better than half a question.
     """
     for marker in (_RULE, _QUESTION):
         for match in reversed(list(marker.finditer(text, len(text) - 2 * frame))):
@@ -137,7 +137,7 @@ def _tail_start(text: str, frame: int, asks: bool) -> int:
 
 
 def _oldest_messages(messages: Sequence[Message], sizes: Sequence[int], window: int, known: KnownPrefix) -> list[int]:
-    """The messages that go to the memory, without system messages and the last one; the same as before if possible."""
+    """Indices of the messages that go to the memory, never system messages or the last; as before if possible."""
     movable = [index for index, message in enumerate(messages[:-1]) if message.role != "system"]
     total = sum(sizes)
     stored = known(_transcript(messages[index] for index in movable))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def last_answer(pieces: Iterable[TextPiece]) -> Answer:
-    """Consume a stream; returns its answer.
+    """Consume a stream and return its answer.
 
     Raises:
         FocusdocError: it was cancelled before there was an answer.

@@ -41,7 +41,7 @@ class AnswerType:
         """
         try:
             if kind is None:
-                raise TypeError("None is no type")
+                raise TypeError("None is not a type")
             adapter: TypeAdapter[Any] = TypeAdapter(kind)
             schema = adapter.json_schema()
             for member in kind if isinstance(kind, type) and issubclass(kind, Enum) else ():
@@ -83,7 +83,7 @@ def missing_fields(schema: Mapping[str, Any], text: str) -> list[str]:
 
     def walk(part: Any, value: Any, place: str) -> Iterator[str]:
         part = _resolved(part, schema)
-        if isinstance(value, list) and value:  # all others are complete
+        if isinstance(value, list) and value:  # earlier items are complete
             yield from walk(part.get("items", {}), value[-1], f"{place}[{len(value) - 1}]")
         if isinstance(value, dict):
             prefix = f"{place}." if place else ""
@@ -97,7 +97,7 @@ def missing_fields(schema: Mapping[str, Any], text: str) -> list[str]:
 
 
 def _resolved(part: Any, schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A part of a schema with its reference resolved; choices (``anyOf``) are not looked into."""
+    """A part of a schema with its reference resolved; choices (``anyOf``) are not followed."""
     for _ in range(_MAX_REFERENCES):
         if not isinstance(part, Mapping) or not isinstance(part.get("$ref"), str):
             return part if isinstance(part, Mapping) else {}

@@ -1,4 +1,4 @@
-"""Running blocking calls of coroutines in threads, so that the event loop is not blocked.
+"""Running blocking calls in threads, so that coroutines do not block the event loop.
 
 Both helpers pass a `threading.Event` to the work. It is set when the coroutine is cancelled or its consumer stops; the
 work then ends after its current token and frees its resources.
@@ -37,7 +37,7 @@ async def run_in_thread(work: Callable[[threading.Event], T], cancel: threading.
 async def stream_in_thread(
     make: Callable[[threading.Event], Generator[T, None, None]], cancel: threading.Event | None = None
 ) -> AsyncGenerator[T, None]:
-    """The items of the generator `make(cancel)`, all computed in one thread, each when it is asked for.
+    """The items of the generator `make(cancel)`, computed on demand, all in one thread.
 
     Exceptions of `make` itself are raised here, before the first item.
     """
@@ -55,19 +55,19 @@ async def stream_in_thread(
 class _OwnThread:
     """A thread for one call.
 
-    Every thread that ever computed keeps OpenMP workers, and as soon as a process has more of them than cores, all stop
-    waiting actively: a question took a fifth longer. So threads are not shared or kept, and end with their call.
+    A thread that has computed keeps its OpenMP workers. Once a process has more workers than cores, they stop spinning
+    while they wait, and a question took a fifth longer. So threads are not shared or kept, and end with their call.
     """
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="focusdoc")
 
     def run(self, work: Callable[..., T], *args: object) -> asyncio.Future[T]:
-        """`work(*args)` in the thread, with the caller's context variables."""
+        """Run `work(*args)` in the thread, with the caller's context variables."""
         return asyncio.get_running_loop().run_in_executor(self._pool, copy_context().run, work, *args)
 
     def end(self) -> None:
-        """End the thread after what it is doing."""
+        """End the thread after its current call."""
         self._pool.shutdown(wait=False)
 
 

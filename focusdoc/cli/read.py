@@ -1,4 +1,4 @@
-"""``focusdoc read``: read documents and folders into the document store, so that questions about them start at once."""
+"""``focusdoc read``: read documents and folders into the document store, so that later questions need no reading."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ FAILED = 1
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a file.
+    """The result of reading a file.
 
     Attributes:
-        tokens, bytes: of the document's keys and values.
-        tokens_read: those that were not in the store; all others are 0 too if `error` says why it was not read.
-        left_out: what of the document could not be used.
+        tokens, bytes: size of the document and of its keys and values.
+        tokens_read: tokens that were not in the store; like the others, 0 if `error` is set.
+        left_out: what is in the document but missing from its text.
+        error: why it could not be read, or None.
     """
 
     file: str
@@ -53,16 +54,16 @@ class Outcome:
 def read(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="FOLDER|FILE", help="All files of a folder and its subfolders.", show_default=False),
+        typer.Argument(metavar="FOLDER|FILE", help="A file, or a folder with its subfolders.", show_default=False),
     ],
     *,
     loading: EngineOptions,
     password: options.Password = None,
     json_output: options.Json = False,
 ) -> None:
-    """Read documents, or folders of them, into the document store, so that questions about them start at once.
+    """Read documents, or folders of them, into the document store, so that later questions need no reading.
 
-    Stopped and started again, it goes on where it was. With --cluster, several documents are read at the same time.
+    If stopped, run it again: it resumes where it stopped. With --cluster, several documents are read at the same time.
     Exit code 1 if some cannot be read; they are listed at the end.
     """
     files = list(files_of(paths))
@@ -77,7 +78,7 @@ def read(
 
 
 def files_of(paths: Sequence[Path]) -> Iterator[Path]:
-    """The files, and those of the folders, but for hidden ones; each once.
+    """The given files and all files of the given folders, except hidden ones; each once.
 
     Raises:
         ConfigError: a path does not exist, or a folder has no file.
@@ -98,16 +99,16 @@ def _is_shown(file: Path, folder: Path) -> bool:
 
 
 def read_all(engine: FocusEngine, files: Sequence[Path], password: str | None) -> list[Outcome]:
-    """Read files into the store, with a progress bar; as many at the same time as the cluster has processes.
+    """Read files into the store, with a progress bar; over a cluster, several at a time.
 
     Raises:
-        ConfigError: there is no store, or it cannot keep all of them. ClusterError: the cluster is lost.
+        ConfigError: there is no store, or it cannot keep all of them. ClusterError: the cluster fails.
     """
     if engine.store is None:
         raise ConfigError("The document store is off, so nothing can be kept; unset FOCUSDOC_STORE.")
-    # One more than there are processes, so that the next document is being opened meanwhile.
+    # One more than the processes, so that the next document is loaded in the meantime.
     count = 1 if engine.cluster is None else len(engine.cluster) + 1
-    # Several hosts may have a store each, whose limits are not known here.
+    # Hosts may have separate stores, whose limits are not known here.
     one_store = engine.cluster is None or len(set(engine.cluster.holders.hosts())) == 1
     room = engine.store.free_space() if one_store else None
     stopped = threading.Event()
@@ -127,7 +128,7 @@ def read_all(engine: FocusEngine, files: Sequence[Path], password: str | None) -
                 if room is not None and (needed := sum(outcome.bytes for outcome in outcomes)) > room:
                     raise ConfigError(
                         f"The store keeps at most {in_bytes(room)}, and {len(outcomes)} of the {len(files)} documents "
-                        f"already take {in_bytes(needed)}, so that the first are removed again; raise "
+                        f"already take {in_bytes(needed)}, so the first are evicted again; raise "
                         "FOCUSDOC_STORE_BYTES, make room on the disk, or read fewer."
                     )
         except BaseException:
@@ -142,7 +143,7 @@ class _StoppedError(Exception):
 
 
 def _read_one(engine: FocusEngine, file: Path, password: str | None, show: Callable[[Path, float], None]) -> Outcome:
-    """Read one file; only a lost cluster is an error."""
+    """Read one file; errors are part of the outcome, except those of the cluster."""
     show(file, 0.0)
     try:
         document = load(file, password=password)

@@ -1,4 +1,4 @@
-"""``focusdoc serve``: an OpenAI-compatible server over documents that are read once."""
+"""``focusdoc serve``: an OpenAI-compatible server over documents that are read only once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from focusdoc.errors import ConfigError
 from focusdoc.storage import cache_dir
 
 _SERVER = "The server"
-#: Seconds that running answers get after SIGTERM.
+#: Seconds for running answers to finish after SIGTERM.
 _GRACE = 30
 
 
@@ -27,7 +27,7 @@ def serve(
         str,
         typer.Option(
             metavar="ADDRESS",
-            help="The address to bind; other than loopback needs --api-key-file.",
+            help="The address to bind; any other than loopback needs --api-key-file.",
             rich_help_panel=_SERVER,
         ),
     ] = "127.0.0.1",
@@ -38,21 +38,21 @@ def serve(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="API keys, one per line; each sees only its own files. Without it no key is needed.",
+            help="API keys, one per line; each sees only its own files. Without it, no key is needed.",
             rich_help_panel=_SERVER,
         ),
     ] = None,
     max_file_bytes: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Most bytes of an upload.", rich_help_panel=_SERVER)
+        int, typer.Option(metavar="N", min=1, help="Maximum bytes per upload.", rich_help_panel=_SERVER)
     ] = 200 << 20,
     max_concurrent: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Most concurrent answers.", rich_help_panel=_SERVER)
+        int, typer.Option(metavar="N", min=1, help="Maximum concurrent answers.", rich_help_panel=_SERVER)
     ] = 4,
     cors: Annotated[
         list[str] | None,
         typer.Option(
             metavar="ORIGIN",
-            help="A website whose pages may use the API from a browser, as https://chat.example.org; may be repeated.",
+            help="A website whose pages may use the API from a browser, such as https://chat.example.org; repeatable.",
             rich_help_panel=_SERVER,
         ),
     ] = None,
@@ -89,7 +89,7 @@ def _keys(file: Path | None) -> tuple[str, ...]:
     """The API keys in a file.
 
     Raises:
-        ConfigError: it cannot be read, has no key, or a key of less than 16 characters.
+        ConfigError: it cannot be read, has no key, or has a key of less than 16 characters.
     """
     if file is None:
         return ()
@@ -103,15 +103,15 @@ def _keys(file: Path | None) -> tuple[str, ...]:
 
 
 def _origins(given: Sequence[str]) -> tuple[str, ...]:
-    """Origins as browsers send them.
+    """The given origins, checked to be as browsers send them.
 
     Raises:
-        ConfigError: one is not a scheme, a host and perhaps a port.
+        ConfigError: one is not a scheme, a host and an optional port.
     """
     for origin in given:
         parts = urlsplit(origin)
         if parts.scheme not in ("http", "https") or not parts.hostname or f"{parts.scheme}://{parts.netloc}" != origin:
-            raise ConfigError(f"--cors {origin} is no origin; name each website, as https://chat.example.org.")
+            raise ConfigError(f"--cors {origin} is no origin; name each website, such as https://chat.example.org.")
     return tuple(given)
 
 

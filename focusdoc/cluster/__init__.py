@@ -1,1 +1,1 @@
-"""The chunks of documents over many processes: one head keeps the local context, holders keep the chunks."""
+"""Documents spread over several processes: the head keeps the local context, holders keep the chunks."""

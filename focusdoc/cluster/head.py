@@ -1,4 +1,4 @@
-"""The head of a cluster: knows which holder keeps which chunks, and replaces holders that are lost."""
+"""The head of a cluster: tracks which holder keeps which chunks, and replaces lost holders."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from focusdoc.errors import WorkerLostError
 
 #: A method of `Holder` and its arguments.
 Call = tuple[str, tuple[Any, ...]]
-#: How often a call is tried again on a holder that was lost meanwhile.
+#: Maximum retries of a call on a holder that is lost.
 _TRIES = 3
 
 _log = logging.getLogger(__name__)
 
 
 class HolderLostError(Exception):
-    """A holder died, or hangs; never leaves the cluster.
+    """A holder died or hangs. Internal to the cluster.
 
     Attributes:
-        generation: how often the holder had been replaced when it was called.
+        generation: how often the holder had been replaced before the call.
     """
 
     def __init__(self, why: str, generation: int) -> None:
@@ -35,30 +35,30 @@ class HolderLostError(Exception):
 
 
 class Holders(Protocol):
-    """Where holders run."""
+    """A set of running holders."""
 
     def __len__(self) -> int: ...
 
     def call(self, calls: Mapping[int, Call]) -> dict[int, Any]:
-        """Call several holders at once and wait for all.
+        """Call several holders concurrently and wait for all.
 
         Returns:
-            For each holder what it returned, or its HolderLostError or UnknownQuestionError.
+            Each holder's result, or its HolderLostError or UnknownQuestionError.
 
         Raises:
-            FocusdocError: what a holder raised.
+            FocusdocError: raised by a holder.
         """
         ...
 
     def tell(self, index: int, call: Call) -> None:
-        """Call a holder without waiting; it does not matter if it is lost."""
+        """Call a holder without waiting for the result; nothing happens if it is lost."""
         ...
 
     def replace(self, index: int, generation: int) -> bool:
-        """Start a lost holder again, without its parts; False if another thread has done so.
+        """Restart a lost holder, without its parts; False if another thread already did.
 
         Raises:
-            WorkerLostError: there is no place for it.
+            WorkerLostError: it cannot be placed.
         """
         ...
 
@@ -67,16 +67,16 @@ class Holders(Protocol):
         ...
 
     def close(self) -> None:
-        """End all holders."""
+        """Stop all holders."""
         ...
 
 
 class Cluster:
-    """Holders and the parts that they keep. Thread-safe.
+    """Holders and the parts they keep. Thread-safe.
 
     Attributes:
-        id: tells it from other clusters.
-        num_replaced: holders that were lost and replaced so far.
+        id: a unique id.
+        num_replaced: number of holders lost and replaced so far.
     """
 
     def __init__(self, holders: Holders) -> None:
@@ -85,25 +85,25 @@ class Cluster:
         self.num_replaced = 0
         self._lock = threading.RLock()
         self._names = itertools.count()
-        #: What holders need not keep any more. It is told with the next call: objects are collected at any moment,
-        #: also while a call is under way.
+        #: Calls that free parts and questions, by holder. Sent with the next call, since finalizers may run at any
+        #: time, even during a call.
         self._freed: deque[tuple[int, Call]] = deque()
-        #: Each part, and the holder that keeps it.
+        #: By key: each part and its holder.
         self._parts: dict[str, tuple[int, Part]] = {}
-        #: Tokens of documents that a holder is reading as a whole.
+        #: By holder: tokens of the whole documents it is reading.
         self._reserved: Counter[int] = Counter()
 
     def __len__(self) -> int:
         return len(self.holders)
 
     def free_bytes(self) -> dict[str, int]:
-        """Free bytes of each host, or of each GPU, by its name."""
+        """Free bytes by host, or by GPU."""
         hosts = self.holders.hosts()
         found = self.call({hosts.index(host): ("free_bytes", ()) for host in set(hosts)})
         return {hosts[index]: free for index, free in found.items()}
 
     def name(self, kind: str) -> str:
-        """A new name for a part or a question."""
+        """A new unique key for a part or a question."""
         return f"{kind}-{next(self._names)}"
 
     def holder_of(self, part: str) -> int:
@@ -112,13 +112,13 @@ class Cluster:
 
     @contextmanager
     def reserved(self, stored: Mapping[int, int], tokens: int) -> Iterator[int]:
-        """Choose a holder for a whole document of so many tokens; they count as its own while it reads them.
+        """Choose a holder for a whole document, and count its `tokens` as kept by that holder inside the context.
 
         Args:
-            stored: the holders with room for it, and how many of its tokens each has in its store.
+            stored: the holders with room for it, each with the number of its tokens in the holder's store.
 
         Yields:
-            The one with most of it in its store; of those, the one that keeps the fewest tokens.
+            The holder whose store has most of it; among equals, the one that keeps the fewest tokens.
         """
         with self._lock:
             kept = Counter(self._reserved)
@@ -133,33 +133,33 @@ class Cluster:
                 self._reserved[chosen] -= tokens
 
     def keep(self, index: int, part: Part) -> tuple[list[tuple[int, int]], int, int]:
-        """Let a holder read a part; see `Holder.read`."""
+        """Have a holder read and keep a part; see `Holder.read`."""
         found: tuple[list[tuple[int, int]], int, int] = self.call({index: ("read", (part,))})[index]
         with self._lock:
             self._parts[part.key] = index, part
         return found
 
     def drop(self, key: str) -> None:
-        """Let a part's holder free it; may be called while objects are collected."""
+        """Have a part's holder free it; may be called by finalizers."""
         self._freed.append((self._parts[key][0], ("drop", (key,))))
 
     def close_question(self, key: str, indexes: Sequence[int]) -> None:
-        """Let holders forget a question."""
+        """Have holders discard a question; may be called by finalizers."""
         self._freed += ((index, ("close", (key,))) for index in indexes)
 
     def call(
         self, calls: Mapping[int, Call], rebuild: Callable[[int, Call], Sequence[Call]] = lambda _, call: [call]
     ) -> dict[int, Any]:
-        """Call holders; those that are lost are replaced, their parts are read again, and the call is repeated.
+        """Call holders; replace lost ones, have them read their parts again, and retry.
 
         Args:
-            rebuild: the calls that a new holder needs in place of this one; the last one's result counts.
+            rebuild: returns the calls for a retry, on a holder without state; the result of the last one counts.
 
         Returns:
-            The result of each holder.
+            Each holder's result.
 
         Raises:
-            WorkerLostError: a holder is lost and there is no place for another one, or it is lost again and again.
+            WorkerLostError: a lost holder's replacement cannot be placed, or a holder is lost repeatedly.
         """
         self._free()
         found: dict[int, Any] = {}
@@ -183,22 +183,22 @@ class Cluster:
         return found
 
     def _replace(self, index: int, lost: HolderLostError) -> None:
-        """Start a lost holder again; meanwhile, questions to others go on."""
+        """Replace a lost holder, without blocking calls to the others."""
         if self.holders.replace(index, lost.generation):
             with self._lock:
                 self.num_replaced += 1
-                _log.warning("A process that kept %s was lost (%s); it was started again.", self._kept(index), lost)
+                _log.warning("A process that kept %s was lost (%s) and has been restarted.", self._kept(index), lost)
 
     def _refill(self, index: int) -> None:
-        """Let a holder read those of its parts that it does not have."""
+        """Have a holder read those of its parts that it lacks."""
         with self._lock:
             parts = [part for holder, part in list(self._parts.values()) if holder == index]
         for part in parts:
             if isinstance(self.holders.call({index: ("read", (part,))})[index], HolderLostError):
-                return  # the call that follows finds it lost, and it is replaced again
+                return  # the retry finds it lost again, and replaces it
 
     def _kept(self, index: int) -> str:
-        """What a holder keeps, in words."""
+        """Describe what a holder keeps, for messages."""
         parts = [part for holder, part in self._parts.values() if holder == index]
         if not parts:
             return "no document yet"
@@ -207,7 +207,7 @@ class Cluster:
         return f"{tokens:,} tokens of {documents}" if documents else f"{tokens:,} tokens"
 
     def _free(self) -> None:
-        """Tell holders what they need not keep any more."""
+        """Send the queued calls that free parts and questions."""
         with self._lock:
             while self._freed:
                 index, call = self._freed.popleft()

@@ -1,7 +1,7 @@
 """A holder: a process that keeps some of the chunks, and runs the dynamic prompt behind them.
 
-Candidates never see the local context (FocusLLM, section 3.1), so a chunk can be anywhere: each step, the newest token
-goes out to the holders, and one key and one value per chunk, layer and KV head come back.
+Candidates never see the local context (FocusLLM, section 3.1), so any process can keep a chunk: each step sends the
+newest token to the holders, which return one key and one value per chunk, layer and KV head.
 """
 
 from __future__ import annotations
@@ -34,13 +34,12 @@ class HolderSettings:
     """What a holder loads.
 
     Attributes:
-        model: as for `FocusEngine.from_pretrained`; a name or folder must be there on the holder's host too.
+        model: as for `FocusEngine.from_pretrained`; a name or folder must exist on the holder's host.
         adapter: its candidate projections, or None.
         fingerprint: of the head's base model.
-        store: where the chunks' keys and values are kept on disk, as for `open_store`; a folder that hosts share lets
-            one holder take over from another without reading.
-        num_threads: threads of a holder; 0 leaves it to torch.
-        version: of the focusdoc at the head.
+        store: as for `open_store`; a folder shared by all hosts lets a holder take over from another without reading.
+        num_threads: threads of a holder; 0 for torch's default.
+        version: the head's version of focusdoc.
     """
 
     model: Any
@@ -59,12 +58,12 @@ class Part:
     """Consecutive chunks of one document that a holder keeps.
 
     Attributes:
-        key: its name among all parts.
+        key: unique among all parts.
         token_ids: its tokens.
         num_layers: layers of the base model whose keys and values are kept.
-        batch: chunks per pass of reading.
+        batch: chunks per pass while reading.
         memory_dtype: see `FocusConfig`.
-        document: its name and which part of it, for ``focusdoc store list``.
+        document: display name of document and part, for ``focusdoc store list``.
     """
 
     key: str
@@ -78,12 +77,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Asked:
-    """A question as a holder needs it.
+    """A holder's share of a question.
 
     Attributes:
-        key: its name among all questions.
-        parts: keys of the parts that it is asked of, in order.
-        places: the index of each of their chunks among all chunks.
+        key: unique among all questions.
+        parts: keys of the holder's parts, in order.
+        places: index of each of their chunks among all chunks of the question.
         prompt_ids: the dynamic prompt.
         question: rows to score for, see `AnswerDecoder.look`.
     """
@@ -99,12 +98,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class CandidateStep:
-    """What a step feeds to every chunk.
+    """The tokens that a step feeds to every chunk.
 
     Attributes:
         ordinary: tokens before the candidate.
         newest: the candidate's token.
-        active: the holder's own chunks that stay active from this step on; None if nothing changes.
+        active: indices of the holder's chunks that stay active from this step on; None for no change.
     """
 
     ordinary: tuple[int, ...]
@@ -113,11 +112,11 @@ class CandidateStep:
 
 
 class UnknownQuestionError(Exception):
-    """A holder that was started again is asked to go on with a question; never leaves the cluster."""
+    """A holder lacks the state of a question, as after a restart. Internal to the cluster."""
 
 
 class ChunkSide(ParallelDecoder):
-    """The chunks' half of a `ParallelDecoder`: its sweeps have candidates and no local rows."""
+    """The chunks' side of a `ParallelDecoder`: its sweeps have candidates but no local rows."""
 
     def __init__(self, *args: Any, asked: Asked, **kwargs: Any) -> None:
         super().__init__(*args, config=asked.config, max_new_tokens=asked.max_new_tokens, **kwargs)
@@ -127,13 +126,13 @@ class ChunkSide(ParallelDecoder):
         self.prepare_start([], asked.prompt_ids)
 
     def candidate_positions(self, group: ChunkGroup) -> Tensor:
-        """See `ParallelDecoder.candidate_positions`; places count over the chunks of all holders."""
+        """See `ParallelDecoder.candidate_positions`; counts the chunks of all holders."""
         own = super().candidate_positions(group)
         return own if self._shared else torch.tensor(self._places)[own]
 
     @torch.no_grad()
     def condense(self, step: CandidateStep) -> tuple[Tensor, Tensor]:
-        """The candidates' keys and values after a step, [num_layers, num_kv_heads, active chunks, head_dim] each."""
+        """Run a step; return its candidates' keys and values, [num_layers, num_kv_heads, active chunks, head_dim]."""
         if step.active is not None:
             self.keep_active(list(step.active))
         self._stepped = self.num_steps > 0
@@ -148,7 +147,7 @@ class ChunkSide(ParallelDecoder):
 
 @dataclass
 class _Held:
-    """A part, and its blocks once they are read."""
+    """A part, and its blocks once read."""
 
     part: Part
     blocks: tuple[MemoryBlock, ...] = ()
@@ -159,7 +158,7 @@ class Holder:
     """Keeps parts of documents and the questions asked of them. Thread-safe: concurrent questions share their passes.
 
     Raises:
-        MemoryMismatchError: focusdoc or the base model on this host is another one.
+        MemoryMismatchError: this host's version of focusdoc or base model differs from the head's.
     """
 
     def __init__(self, settings: HolderSettings) -> None:
@@ -182,15 +181,15 @@ class Holder:
         self._asked: dict[str, ChunkSide] = {}
 
     def free_bytes(self) -> int:
-        """Free bytes where keys and values are kept."""
+        """Free bytes on the device of the keys and values."""
         return free_bytes(self._base.device)
 
     def num_stored(self, parts: Sequence[Part]) -> int:
-        """Tokens of those parts that the store has."""
+        """Total tokens of those parts that are in the store."""
         return sum(len(part.token_ids) for part in parts if self._reader(part).is_stored(part.token_ids))
 
     def forget(self, parts: Sequence[Part]) -> None:
-        """Remove parts from the store; those that are held stay usable."""
+        """Remove parts from the store; parts in memory stay usable."""
         for part in parts:
             self._reader(part).forget(part.token_ids)
 
@@ -198,7 +197,7 @@ class Holder:
         """Read a part, or load it from the store.
 
         Returns:
-            Number and length of the chunks of each block, the bytes of all, and the tokens that were read.
+            (num_chunks, chunk_len) of each block, the bytes of all blocks, and the tokens that went through the model.
         """
         held = self._parts.setdefault(part.key, _Held(part))
         with held.lock:
@@ -217,10 +216,10 @@ class Holder:
         self._parts.pop(key, None)
 
     def condense(self, asked: Asked, done: int, steps: Sequence[CandidateStep]) -> tuple[Tensor, Tensor]:
-        """Run `steps` after the first `done`; see `ChunkSide.condense`.
+        """Run `steps` after `done` earlier ones; return the candidates of the last, see `ChunkSide.condense`.
 
         Raises:
-            UnknownQuestionError: this holder did not run those `done` steps.
+            UnknownQuestionError: this holder has not run exactly `done` steps.
         """
         decoder = self._asked.get(asked.key)
         if done == 0:
@@ -234,7 +233,7 @@ class Holder:
     def answer_token_scores(
         self, key: str, chunks: Sequence[int], token_ids: Sequence[int], masses: Tensor, prompt_len: int
     ) -> list[Tensor]:
-        """See `AnswerDecoder.answer_token_scores`; `chunks` counts this holder's own chunks of the question."""
+        """See `AnswerDecoder.answer_token_scores`; `chunks` index this holder's chunks of the question."""
         scores = self._known(key).answer_token_scores(chunks, token_ids, masses, prompt_len=prompt_len)
         return [_alone(each) for each in scores]
 
@@ -243,7 +242,7 @@ class Holder:
         return [_alone(each) for each in self._known(key).question_token_scores(chunks)]
 
     def head_scores(self, asked: Asked, heads: tuple[tuple[int, int], ...]) -> list[Tensor]:
-        """The retrieval heads' scores of every chunk for the question: float32 [heads, chunk_len] each."""
+        """The retrieval heads' scores for the question in every chunk: float32 [heads, chunk_len] each."""
         assert asked.question is not None
         decoder = LookDecoder(
             self._base, self._blocks(asked), kernel=self._kernel, heads=heads, chunk_batch=asked.config.chunk_batch
@@ -251,7 +250,7 @@ class Holder:
         return [_alone(each) for each in decoder.head_scores(asked.prompt_ids, asked.question)]
 
     def close(self, key: str) -> None:
-        """Forget a question."""
+        """Discard a question."""
         self._asked.pop(key, None)
 
     def _known(self, key: str) -> ChunkSide:
@@ -260,7 +259,7 @@ class Holder:
         return self._asked[key]
 
     def _blocks(self, asked: Asked) -> list[MemoryBlock]:
-        # A part is listed while it is still read: without its blocks, chunks would be missing from the answer.
+        # A part is listed before it is read; without its blocks, its chunks would be missing from the answer.
         if missing := [key for key in asked.parts if key not in self._parts or not self._parts[key].blocks]:
             raise UnknownQuestionError(missing[0])
         return [block for key in asked.parts for block in self._parts[key].blocks]
@@ -287,5 +286,5 @@ class Holder:
 
 
 def _alone(tensor: Tensor) -> Tensor:
-    """The tensor in a CPU storage of its own: a view is sent with all of the storage that it is a part of."""
+    """A copy in its own CPU storage: sending a view would send its whole storage."""
     return tensor.cpu().clone(memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""Holders as Ray actors: Ray places and watches their processes, and carries what is sent."""
+"""Holders as Ray actors: Ray places and monitors their processes, and carries the messages."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from focusdoc.cluster.holder import Holder, HolderSettings, UnknownQuestionError
 from focusdoc.config import at_least
 from focusdoc.errors import ClusterError, ConfigError, FocusdocError, WorkerLostError
 
-#: Environment variable: seconds without a sign of life after which a holder counts as lost.
+#: Environment variable: seconds to wait for a health check before a holder counts as lost.
 TIMEOUT_VARIABLE = "FOCUSDOC_CLUSTER_TIMEOUT"
 _TIMEOUT = 30.0
-#: Seconds after which a holder that has not answered is asked whether it is alive.
+#: Seconds to wait for a call before its holder's health is checked.
 _PATIENCE = 2.0
-#: Seconds for a holder to find a place, start and load its model.
+#: Timeout in seconds for a holder to be placed, start and load its model.
 _START = 300.0
-#: Seconds for the address of a cluster to answer.
+#: Timeout in seconds to connect to the address of a cluster.
 _ANSWER = 5.0
-#: How often a holder is started in place of a lost one, if it dies while it loads its model.
+#: Maximum attempts to replace a lost holder, if replacements die while loading their model.
 _STARTS = 3
-#: Calls that a holder works on at once.
+#: Maximum concurrent calls of a holder.
 _CONCURRENCY = 64
 
 
 class Actor:
-    """A holder in a process of its own, and the answers to whether it is alive."""
+    """A holder in its own process, with a health check."""
 
     def __init__(self) -> None:
         self._holder: Holder | None = None
@@ -52,12 +52,12 @@ class Actor:
         return getattr(self._holder, method)(*arguments)
 
     def is_alive(self) -> bool:
-        """True."""
+        """The health check: True."""
         return True
 
 
 class _DiedError(ClusterError):
-    """A holder died while it loaded its model."""
+    """A holder died while loading its model."""
 
 
 class RayHolders:
@@ -65,10 +65,10 @@ class RayHolders:
 
     Args:
         count: number of holders.
-        resources: what each of them takes of Ray's, such as ``{"num_cpus": 1}``.
+        resources: Ray resources of each holder, such as ``{"num_cpus": 1}``.
 
     Raises:
-        ClusterError: there is no place for all of them. MemoryMismatchError: a host has another model.
+        ClusterError: they cannot all be placed. MemoryMismatchError: a host has another model or version of focusdoc.
     """
 
     def __init__(self, count: int, settings: HolderSettings, resources: Mapping[str, float]) -> None:
@@ -106,7 +106,7 @@ class RayHolders:
             for each in pending:
                 if (index := waiting[each]) in hanging:
                     del waiting[each]
-                    found[index] = HolderLostError(f"no sign of life for {self._timeout:g} s", generations[index])
+                    found[index] = HolderLostError(f"no response for {self._timeout:g} s", generations[index])
         return found
 
     def tell(self, index: int, call: Call) -> None:
@@ -119,18 +119,18 @@ class RayHolders:
             if self._generations[index] != generation:
                 return False
             self._ray.kill(self._actors[index])
-            # Until another one's model is loaded, calls find the lost one.
+            # Until the replacement has loaded its model, calls still go to the lost holder.
             self._actors[index] = self._another(index)
             self._generations[index] += 1
             return True
 
     def _another(self, index: int, starts: int = _STARTS) -> Any:
-        """A new actor with its model, in place of a lost one."""
+        """A new actor to replace a lost one, with its model loaded."""
         actor = self._actor()
         try:
             self._load({index: actor})
         except BaseException as error:
-            self._ray.kill(actor)  # should it find a place later, it would lack its parts
+            self._ray.kill(actor)  # else it might still be placed later, without its parts
             if isinstance(error, _DiedError) and starts > 1:
                 return self._another(index, starts - 1)
             if isinstance(error, ClusterError):
@@ -149,22 +149,22 @@ class RayHolders:
                 self._ray.kill(actor)
 
     def _actor(self) -> Any:
-        # A lost holder is started again here, since it has to read its parts first.
+        # No restarts by Ray: a replacement must read its parts first.
         options = {"max_restarts": 0, "max_concurrency": _CONCURRENCY, "scheduling_strategy": "SPREAD"}
         return self._ray.remote(**options, **self._resources)(Actor).remote()
 
     def _load(self, actors: Mapping[int, Any]) -> None:
-        """Wait until holders have a place and their models.
+        """Have actors load their models once placed, and wait for all.
 
         Raises:
-            ClusterError: it takes too long, or one dies.
+            ClusterError: it takes too long, or an actor dies.
         """
         waiting = {actor.load.remote(self._settings): index for index, actor in actors.items()}
         ready, pending = self._ray.wait(list(waiting), num_returns=len(waiting), timeout=_START)
         for each in ready:
             host = self._result(each, 0)
             if isinstance(host, HolderLostError):
-                raise _DiedError(f"a new one died while it loaded its model: {host}.")
+                raise _DiedError(f"a new one died while loading its model: {host}.")
             self._hosts[waiting[each]] = host
         if pending:
             free = self._ray.available_resources()
@@ -175,7 +175,7 @@ class RayHolders:
             )
 
     def _result(self, reference: Any, generation: int) -> Any:
-        """What a call returned, or how its holder was lost."""
+        """A call's result, or its HolderLostError or UnknownQuestionError."""
         try:
             return self._ray.get(reference)
         except self._ray.exceptions.RayActorError as error:
@@ -187,7 +187,7 @@ class RayHolders:
             raise cause from (None if isinstance(cause, FocusdocError) else error)
 
     def _hanging(self, actors: Mapping[int, Any]) -> set[int]:
-        """Which of these give no sign of life in time."""
+        """The holders of those actors that do not answer a health check in time."""
         if not actors:
             return set()
         asked = {actor.is_alive.remote(): index for index, actor in actors.items()}
@@ -196,18 +196,18 @@ class RayHolders:
 
 
 def open_cluster(where: int | str, settings: HolderSettings) -> Cluster:
-    """The cluster that a setting names.
+    """Open the cluster that a setting names.
 
     Args:
-        where: a number of processes on this machine; ``"auto"`` for the Ray cluster that this machine belongs to, or
-            the address of one. There, every GPU gets a holder, or else every host.
+        where: a number of processes on this machine, ``"auto"`` for the Ray cluster that this machine belongs to, or
+            the address of a Ray cluster. A Ray cluster gets a holder per GPU, or per host if there is no GPU to use.
 
     Raises:
-        ClusterError: Ray is not installed, nobody answers at the address, or there is no place.
-        ConfigError: the number is below 1, or the address is one of Ray's client.
+        ClusterError: Ray is not installed, the address does not answer, or the holders cannot be placed.
+        ConfigError: the number is below 1, or the address is for Ray Client.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray prints a paragraph about a lost process on standard output; it is logged here, and replaced.
+    # Ray would print a paragraph about a lost process on standard output; `Cluster` logs it instead.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed")
     try:
         import ray
@@ -219,15 +219,15 @@ def open_cluster(where: int | str, settings: HolderSettings) -> Cluster:
         at_least("cluster", count, 1)
         threads = max(1, torch.get_num_threads() // count)
         if not ray.is_initialized():
-            os.environ.setdefault("RAY_worker_niceness", "0")  # else every other program goes before the holders
+            os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 would slow them down
             _start(address="local", num_cpus=count, include_dashboard=False, object_store_memory=256 << 20, **quiet)
-        # They share this machine's cores, so a second cluster of this program has a place too.
+        # No CPUs are reserved, so that a second cluster of this program can be placed too.
         return Cluster(RayHolders(count, replace(settings, num_threads=threads), {"num_cpus": 0}))
     if where.startswith("ray://"):
-        raise ConfigError(f"{where} is for Ray's client; run on a host of the cluster, with its address or auto.")
+        raise ConfigError(f"{where} is for Ray Client; run on a host of the cluster, with its address or auto.")
     if not ray.is_initialized():
         try:
-            if where != "auto":  # Ray would try for minutes
+            if where != "auto":  # Ray would retry for minutes
                 host, _, port = where.rpartition(":")
                 socket.create_connection((host, int(port)), timeout=_ANSWER).close()
             _start(address=where, **quiet)
@@ -242,7 +242,7 @@ def open_cluster(where: int | str, settings: HolderSettings) -> Cluster:
 
 
 def _start(**options: Any) -> None:
-    """`ray.init`. On Linux the processes that Ray starts end with the thread that started them, so it has to stay."""
+    """Call `ray.init` in a thread that stays: on Linux, Ray's processes end with the thread that started them."""
     import ray
 
     if threading.current_thread() is threading.main_thread():
@@ -269,10 +269,10 @@ def _in_words(resources: Mapping[str, float]) -> str:
 
 
 def _timeout() -> float:
-    """Seconds without a sign of life.
+    """Seconds to wait for a health check.
 
     Raises:
-        ConfigError: the environment variable is not a number of seconds.
+        ConfigError: the environment variable is not a positive number.
     """
     given = os.environ.get(TIMEOUT_VARIABLE, "")
     try:

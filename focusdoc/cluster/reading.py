@@ -1,4 +1,4 @@
-"""Reading documents into a cluster: each holder reads the chunks that it will keep."""
+"""Reading documents into a cluster: each holder reads the chunks it will keep."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from focusdoc.memory.library import DocumentReader
 from focusdoc.memory.plan import SPARE_BYTES, FreeSpace, MemoryPlan, plan_memory
 from focusdoc.memory.reading import Progress
 
-#: Chunks of a part. Parts are cut on a fixed grid, so that the store knows them again however many holders there are,
-#: and when the document grows.
+#: Chunks per part. Parts are cut on a fixed grid, so that stored ones are found again with any number of holders, and
+#: when the document grows.
 PART_CHUNKS = 8
-#: A document of at most so many parts stays whole on one holder where it fits. A longer one is spread: then two
-#: questions to two documents take as long together as with whole documents, and one alone less (docs/cluster.md).
+#: A document of at most this many parts stays whole on one holder, if one has room. Longer ones are spread: two
+#: concurrent questions to two documents take as long either way, and a lone question less (docs/cluster.md).
 WHOLE_PARTS = 1
 
 
 class RemoteBlock(MemoryBlock):
-    """A block that a holder keeps: its tensors have shapes and no contents.
+    """A block kept by a holder: its tensors have shapes but no contents.
 
     Attributes:
-        part: the name of the part that it belongs to.
-        num_bytes: bytes of it at the holder.
+        part: the key of its part.
+        num_bytes: its bytes at the holder.
     """
 
     part: str
@@ -40,7 +40,7 @@ class RemoteBlock(MemoryBlock):
 
     @classmethod
     def of(cls, like: Any, num_chunks: int, chunk_len: int, part: str, num_bytes: int) -> RemoteBlock:
-        """A block of so many chunks for the model `like`."""
+        """A block of `num_chunks` chunks of `part`, for the model `like`."""
         shape = (like.num_layers, num_chunks, like.num_kv_heads, chunk_len, like.head_dim)
         block = cls(*(torch.empty(shape, dtype=like.dtype, device="meta") for _ in range(2)))
         object.__setattr__(block, "part", part)
@@ -64,7 +64,7 @@ def placed(sizes: Sequence[int], shares: Sequence[float]) -> list[int]:
 
     Args:
         sizes: tokens of each part.
-        shares: what each holder takes of all.
+        shares: relative share of each holder.
     """
     total, whole = sum(sizes), sum(shares)
     ends = [sum(shares[: index + 1]) / whole * total for index in range(len(shares))]
@@ -89,7 +89,7 @@ class SpreadReader(DocumentReader):
 
     @property
     def maker(self) -> str:
-        """See `DocumentReader.maker`; such a memory is of use to this cluster only."""
+        """See `DocumentReader.maker`; its memories are usable in this cluster only."""
         return f"{super().maker}, in cluster {self._cluster.id}"
 
     def is_stored(self, token_ids: Sequence[int]) -> bool:
@@ -98,15 +98,15 @@ class SpreadReader(DocumentReader):
         return self._num_stored(token_ids, kind) == len(token_ids)
 
     def forget(self, token_ids: Sequence[int]) -> None:
-        """See `DocumentReader.forget`; every host has a store of its own, unless they share one."""
+        """See `DocumentReader.forget`; holders may have separate stores."""
         for kind in get_args(BlockDtype):
             parts = self._parts(token_ids, kind, "")
             self._cluster.call({index: ("forget", (parts,)) for index in range(len(self._cluster))})
 
     def plan(self, token_ids: Sequence[int]) -> MemoryPlan:
-        """See `DocumentReader.plan`; bytes and seconds are those of the whole cluster."""
+        """See `DocumentReader.plan`; for the whole cluster."""
         free = self._cluster.free_bytes()
-        # Every host keeps some of its memory free.
+        # Every host keeps SPARE_BYTES free; the plan subtracts them once.
         space = FreeSpace(free=sum(free.values()) - SPARE_BYTES * (len(free) - 1))
         return plan_memory(
             self._needs(len(token_ids)),
@@ -126,7 +126,7 @@ class SpreadReader(DocumentReader):
         """See `DocumentReader.read`.
 
         Raises:
-            WorkerLostError: a holder was lost, and there is no place for another one.
+            WorkerLostError: a holder was lost and cannot be replaced.
         """
         plan = self.plan(token_ids)
         plan.check(document)
@@ -145,7 +145,7 @@ class SpreadReader(DocumentReader):
     def _read(
         self, parts: Sequence[Part], shares: Sequence[float], progress: Progress | None
     ) -> tuple[tuple[MemoryBlock, ...], int]:
-        """Let the holders read their shares of `parts`; see `read`."""
+        """Have the holders read their shares of `parts`; see `read`."""
         holders = placed([len(part.token_ids) for part in parts], shares)
         total = sum(len(part.token_ids) for part in parts)
         blocks: list[list[RemoteBlock]] = [[] for _ in parts]
@@ -175,7 +175,7 @@ class SpreadReader(DocumentReader):
         return tuple(block for own in blocks for block in own), encoded
 
     def _remote(self, part: Part, shapes: Sequence[tuple[int, int]], num_bytes: int) -> list[RemoteBlock]:
-        """The blocks of a part, which its holder frees with the last of them."""
+        """The blocks of a part; its holder frees it when the last of them is finalized."""
         tokens = sum(count * length for count, length in shapes)
         found = [
             RemoteBlock.of(self.base, count, length, part.key, num_bytes * count * length // tokens)
@@ -183,13 +183,13 @@ class SpreadReader(DocumentReader):
         ]
         left = [len(found)]
 
-        def gone() -> None:
+        def finalize_one() -> None:
             left[0] -= 1
             if not left[0]:
                 self._cluster.drop(part.key)
 
         for block in found:
-            weakref.finalize(block, gone).atexit = False
+            weakref.finalize(block, finalize_one).atexit = False
         return found
 
     def _parts(self, token_ids: Sequence[int], kind: MemoryDtype, document: str) -> list[Part]:
@@ -207,7 +207,7 @@ class SpreadReader(DocumentReader):
         ]
 
     def _num_stored(self, token_ids: Sequence[int], kind: BlockDtype) -> int:
-        """Tokens of the document that are in the store of the holder that will keep them."""
+        """The document's tokens that are in the store of the holder that will keep them."""
         parts = self._parts(token_ids, kind, "")
         if len(parts) <= WHOLE_PARTS:
             return max(self._stored({index: parts for index in range(len(self._cluster))}).values())
@@ -218,11 +218,11 @@ class SpreadReader(DocumentReader):
         return sum(self._stored(shares).values())
 
     def _stored(self, parts: Mapping[int, Sequence[Part]]) -> dict[int, int]:
-        """For each holder, how many tokens of these parts its store has."""
+        """For each holder, the tokens of its parts that are in its store."""
         return self._cluster.call({index: ("num_stored", (own,)) for index, own in parts.items()})
 
     def _whole(self, parts: Sequence[Part], plan: MemoryPlan) -> dict[int, int]:
-        """The holders that can keep the whole document, and how much of it each has stored; none if it is spread."""
+        """The holders with room for the whole document, each with its stored tokens; empty if it is spread."""
         if len(parts) > WHOLE_PARTS:
             return {}
         free, hosts = self._cluster.free_bytes(), self._cluster.holders.hosts()
@@ -230,7 +230,7 @@ class SpreadReader(DocumentReader):
         return self._stored({index: parts for index in roomy}) if roomy else {}
 
     def _shares(self, plan: MemoryPlan) -> list[float]:
-        """What each holder keeps of a document that is spread: the same, unless a host has no room for that."""
+        """Each holder's share of a spread document: equal, or by free memory if that does not fit."""
         free, hosts = self._cluster.free_bytes(), self._cluster.holders.hosts()
         equal = {host: plan.bytes_needed * hosts.count(host) / len(hosts) for host in free}
         if all(equal[host] + SPARE_BYTES <= free[host] for host in free):

@@ -1,4 +1,4 @@
-"""Answering over chunks that holders keep: the head's half of the decoders, and the ways of answering with them."""
+"""Answering over chunks kept by holders: the head's side of the decoders, and the ways of answering with them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from focusdoc.memory.chunk_memory import MemoryBlock
 
 
 def shares_of(cluster: Cluster, blocks: Sequence[MemoryBlock]) -> dict[int, tuple[list[str], list[int]]]:
-    """For each holder that keeps some of `blocks`: its parts, and the places of their chunks among all chunks."""
+    """For each holder of some of `blocks`: the keys of its parts, and the indices of their chunks among all chunks."""
     found: dict[int, tuple[list[str], list[int]]] = {}
     first = 0
     for block in blocks:
-        assert isinstance(block, RemoteBlock)  # the engine checks that a memory is its own
+        assert isinstance(block, RemoteBlock)  # the engine checks the makers of memories
         parts, places = found.setdefault(cluster.holder_of(block.part), ([], []))
         if block.part not in parts:
             parts.append(block.part)
@@ -43,16 +43,16 @@ def shares_of(cluster: Cluster, blocks: Sequence[MemoryBlock]) -> dict[int, tupl
 
 
 class SpreadDecoder(ParallelDecoder):
-    """A `ParallelDecoder` whose chunks are kept by holders. A step makes one round trip to each."""
+    """A `ParallelDecoder` whose chunks are kept by holders; a step takes one round trip to each."""
 
     def __init__(self, *args: Any, cluster: Cluster, together: object = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._cluster = cluster
         self._places = {index: places for index, (_, places) in shares_of(cluster, self._blocks).items()}
         self._asked: dict[int, Asked] = {}
-        #: What each holder has been fed, so that another one can take its place.
+        #: The steps of each holder so far, to replay on a replacement.
         self._steps: dict[int, list[CandidateStep]] = {index: [] for index in self._places}
-        #: Whether holders still have to be told which chunks are active.
+        #: Whether the active chunks have changed since the last step.
         self._changed = False
 
     def prepare_start(self, local_ids: Sequence[int], prompt_ids: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -110,7 +110,7 @@ class SpreadDecoder(ParallelDecoder):
         return self._scores(chunks, lambda index, own: ("question_token_scores", (self._asked[index].key, own)))
 
     def _scores(self, chunks: Sequence[int], call: Callable[[int, list[int]], Call]) -> list[Tensor]:
-        """What each chunk's holder returns for it."""
+        """The scores of `chunks` from their holders, in order."""
         own: dict[int, dict[int, int]] = {}
         for index, places in self._places.items():
             number_of = {place: number for number, place in enumerate(places)}
@@ -123,13 +123,13 @@ class SpreadDecoder(ParallelDecoder):
         return [found[chunk] for chunk in chunks]
 
     def _rebuilt(self, index: int, call: Call) -> list[Call]:
-        """The calls that bring a new holder to where the lost one was."""
+        """The calls that replay a question on a new holder, ending with the result of `call`."""
         again: Call = "condense", (self._asked[index], 0, self._steps[index])
         return [again] if call[0] == "condense" else [again, call]
 
 
 class SpreadRefreshedDecoder(SpreadDecoder, RefreshedDecoder):
-    """As `RefreshedDecoder`."""
+    """See `RefreshedDecoder`."""
 
 
 class SpreadLookDecoder(LookDecoder):
@@ -192,7 +192,7 @@ class SpreadLook(Look):
 
 
 class Counted(Way):
-    """A way of answering that tells of processes which were lost and replaced meanwhile."""
+    """Wraps a way of answering to report holders that were lost and replaced during the answer."""
 
     def __init__(self, way: Way, cluster: Cluster) -> None:
         self._way, self._cluster = way, cluster
@@ -207,24 +207,24 @@ class Counted(Way):
         for piece in self._way.stream(request):
             lost = self._cluster.num_replaced - before
             if piece.answer is not None and lost:
-                told = f"{lost} of the processes that keep the documents were lost and replaced while this was written."
+                warning = f"{lost} of the processes that keep the documents were lost and replaced during this answer."
                 usage = replace(piece.answer.usage, lost_workers=lost)
-                answer = replace(piece.answer, usage=usage, warnings=(*piece.answer.warnings, told))
+                answer = replace(piece.answer, usage=usage, warnings=(*piece.answer.warnings, warning))
                 piece = TextPiece(piece, answer)
             yield piece
 
 
 def answer_at_once(ways: Sequence[Way], questions: Sequence[Request], batch: int) -> list[Answer]:
-    """Answer questions, up to `batch` at the same time: they share the holders' passes."""
+    """Answer questions, up to `batch` concurrently; these share the holders' passes."""
     with ThreadPoolExecutor(min(batch, len(questions)), thread_name_prefix="focusdoc-question") as pool:
         return list(pool.map(lambda way, question: way.answer(question), ways, questions))
 
 
 def spread_way(way: OwnWay[Any], cluster: Cluster) -> OwnWay[Any]:
-    """`way` over the chunks that a cluster keeps."""
+    """The counterpart of `way` over chunks kept by a cluster."""
     if isinstance(way, Look):
         return SpreadLook(way.base, way.config, way.kernel, way.heads, cluster=cluster)
-    assert isinstance(way, Candidates)  # there is no other
+    assert isinstance(way, Candidates)  # the only other kind
     kinds: dict[type[Candidates], type[_Spread]] = {Quoted: SpreadQuoted, Refreshed: SpreadRefreshed}
     spread = kinds.get(type(way), SpreadCandidates)
     decoder = SpreadRefreshedDecoder if isinstance(way, Refreshed) else SpreadDecoder

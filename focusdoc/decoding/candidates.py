@@ -29,7 +29,7 @@ class Projections:
     """An adapter's candidate projections on the base model's device, packed when a decoder first needs them.
 
     Attributes:
-        together: where the steps of concurrent questions with these projections meet.
+        together: batches the steps of concurrent questions with these projections.
     """
 
     def __init__(self, base: BaseModel, adapter: Adapter | None) -> None:
@@ -58,7 +58,7 @@ class Projections:
 
     def packed(self) -> CandidateWeights:
         """`required`, packed for decoding steps; see `BaseModel.packed`."""
-        with self._base.lock:  # pack once, whichever thread comes first
+        with self._base.lock:  # pack only once
             if self._packed is None:
                 self._packed = self._base.packed(self.required())
             return self._packed
@@ -136,8 +136,8 @@ class Candidates(OwnWay[ParallelDecoder]):
             for index in running:
                 writer = writers[index]
                 step = writer.loop.take(logits[index])
-                goes_on = step is not None and writer.add(step) is not None and not writer.stopped
-                if step is not None and goes_on and not writer.loop.over:
+                continues = step is not None and writer.add(step) is not None and not writer.stopped
+                if step is not None and continues and not writer.loop.over:
                     fed.append((index, step.token))
                 else:
                     answers[index] = writer.finish().answer

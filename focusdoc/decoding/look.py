@@ -69,7 +69,7 @@ class LookLayout:
 
 
 class LookDecoder:
-    """Scores the chunks of `blocks` for one question; then the base model decodes by itself.
+    """Scores the chunks of `blocks` for one question; then the base model decodes alone.
 
     Args:
         heads: the retrieval heads, (layer, head) pairs.

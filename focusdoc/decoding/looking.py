@@ -1,8 +1,8 @@
-"""Retrieval scores: which tokens of a chunk the retrieving heads attend to, and the passages that an answer is from.
+"""Retrieval scores: which tokens of a chunk the retrieval heads attend to, and the passages an answer comes from.
 
-Attention averaged over heads is mostly noise: it rests on the first tokens of a text (attention sinks), whose values
-are small, and a little on every frequent word. The few retrieval heads put most of their attention on one place, and
-the values there are large.
+Attention averaged over heads is mostly noise: most of it is on the first tokens of a text (attention sinks), whose
+values are small, and a little on every frequent word. The few retrieval heads put most of their attention on one
+place, and the values there are large.
 """
 
 from __future__ import annotations

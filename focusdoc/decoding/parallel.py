@@ -31,13 +31,13 @@ class ParallelDecoder:
     """Decodes one answer over the chunks of `blocks`.
 
     Call `start` once with the local context, then `step` with every chosen token; each returns the next token's logits.
-    The local KV is cached, and only the newest local token sees candidates (`RefreshedDecoder` decodes as the paper).
+    The local KV is cached, and only the newest local token sees candidates (`RefreshedDecoder` follows the paper).
 
     Args:
         weights: the candidate weights of every layer.
         blocks: the chunks' KV, at least one chunk.
         max_new_tokens: steps that the local KV is allocated for; the tails of the chunks grow step by step.
-        together: where it shares its passes with concurrent questions; None for nowhere.
+        together: batches its passes with those of concurrent questions; None to share none.
     """
 
     def __init__(

@@ -71,7 +71,7 @@ class Request:
         local_ids, prompt_ids: see `focusdoc.decoding.generation.AnswerDecoder.start`.
         tokenizer: of the base model.
         messages: the conversation in the prompt as (role, content) pairs, ending with the question; empty if the prompt
-            is no conversation.
+            is not a conversation.
         quoted: renders the prompt again with passages in it, ending with the same token; None to quote none.
         overview: whether the question is about the whole document; None to decide by keywords.
         max_sources: maximum number of sources, at least 0.

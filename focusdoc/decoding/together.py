@@ -18,7 +18,7 @@ from focusdoc.attention import blend
 from focusdoc.decoding.sweep import MAX_ROWS, PassRows
 from focusdoc.modeling.base import BaseModel, CandidateWeights
 
-#: How long a pass waits for the other questions of the pass before, as a share of that pass's time.
+#: How long a pass waits for the other questions of the previous pass, as a share of that pass's time.
 _PATIENCE = 0.1
 
 
@@ -139,7 +139,7 @@ def _run_round(base: BaseModel, weights: CandidateWeights, passes: Sequence[Pass
 
 @dataclass(slots=True, eq=False)
 class _Turn:
-    """The passes of a question's next step, and what came of them."""
+    """The passes of a question's next step, and their result."""
 
     passes: Sequence[PassRows]
     taken: bool = False
@@ -156,23 +156,23 @@ _Chunks = tuple[int, ...]
 
 @dataclass(slots=True)
 class Together:
-    """Where the steps of concurrent questions meet; thread-safe.
+    """Batches the steps of concurrent questions; thread-safe.
 
-    One thread runs the passes of all that wait for the same chunks, and the others wait for it. So questions join and
-    leave between steps, and a question that is alone waits for nobody. If a pass fails (memory is short, Ctrl-C), that
-    is an error of the question whose thread ran it; the others try again without it.
+    One thread runs the passes of all questions that wait for the same chunks, and the others wait for it. So questions
+    join and leave between steps, and a lone question does not wait. If a pass fails (out of memory, Ctrl-C), only the
+    question whose thread ran it fails; the others retry without it.
     """
 
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _waiting: dict[_Chunks, list[_Turn]] = field(default_factory=dict)
-    #: Over which chunks a pass is running.
+    #: The chunks over which a pass is running.
     _running: set[_Chunks] = field(default_factory=set)
-    #: Where several questions shared the last pass: how many, and its seconds.
+    #: For chunks whose last pass was shared: the number of its questions, and its seconds.
     _last: dict[_Chunks, tuple[int, float]] = field(default_factory=dict)
 
     @property
     def num_waiting(self) -> int:
-        """Questions that wait for a pass."""
+        """Number of questions that wait for a pass."""
         with self._changed:
             return sum(map(len, self._waiting.values()))
 
@@ -200,7 +200,7 @@ class Together:
         return not turn.taken and chunks not in self._running
 
     def _take(self, own: _Turn, chunks: _Chunks) -> list[_Turn]:
-        """The turns for the next pass, `own` first, up to `MAX_ROWS`; waits a little for those of the last pass."""
+        """The turns of the next pass, `own` first, up to `MAX_ROWS`; waits briefly for those of the last pass."""
         expected, seconds = self._last.get(chunks, (1, 0.0))
         waiting = self._waiting[chunks]
         self._changed.wait_for(lambda: len(waiting) >= expected, timeout=_PATIENCE * seconds)

@@ -1,1 +1,1 @@
-"""The memory of a document: chunks read once, their keys and values kept."""
+"""The memory of a document: the keys and values of its chunks, computed once and kept."""

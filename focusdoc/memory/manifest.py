@@ -184,7 +184,7 @@ def check_segment(entry: Path, segment: Segment) -> None:
 
 
 def _checksum(path: Path, start: int) -> str:
-    """Read instead of mapped: if the file is truncated meanwhile, the checksum differs, and no SIGBUS is raised."""
+    """Reads instead of mapping: if the file is truncated meanwhile, the checksum differs, and no SIGBUS is raised."""
     digest, buffer, left = hashlib.sha256(), bytearray(_READ), _SLICE
     with open(path, "rb", buffering=0) as file:
         file.seek(start)

@@ -15,7 +15,7 @@ class MemoryPool:
     """An LRU cache of memories, limited to `max_bytes` of keys and values; thread-safe.
 
     Args:
-        max_bytes: a memory that is larger by itself is not kept.
+        max_bytes: the limit; a single larger memory is not kept.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -57,7 +57,7 @@ class MemoryPool:
                 total -= evicted.num_bytes
 
     def forget(self, text: str) -> DocumentMemory | None:
-        """Let go of the memory of `text`, and return it."""
+        """Remove the memory of `text`, and return it."""
         with self._lock:
             return self._memories.pop(text, None)
 

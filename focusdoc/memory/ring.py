@@ -1,7 +1,7 @@
-"""Streaming a memory in host RAM through a GPU: two buffers, one filled while the other is computed with.
+"""Streaming a memory in host RAM through a GPU: two buffers, one filled while the other is in use.
 
-Copies run on a side stream. The next part is predicted to be the one that came next the last time: every step over a
-document uses the same parts in the same order, so from the second step on a copy is always in flight, also across
+Copies run on a side stream. The next part is predicted to be the one that followed last time: every step over a
+document uses the same parts in the same order, so from the second step on a copy is always in flight, even across
 layers and steps. A wrong prediction costs one wasted copy.
 """
 

@@ -122,7 +122,7 @@ def open_segment(path: Path, segment: Segment) -> MemoryBlock:
         with safe_open(path, framework="pt") as file:
             block = kind(*(file.get_tensor(name) for name in parts))
     except SafetensorError as error:
-        raise DamagedEntryError(f"{path.name} is no safetensors file with {', '.join(parts)} ({error})") from error
+        raise DamagedEntryError(f"{path.name} is not a safetensors file with {', '.join(parts)} ({error})") from error
     for name, tensor in block.tensors().items():
         found, wanted = (tuple(tensor.shape), tensor.dtype), parts[name]
         if found != wanted:

@@ -1,4 +1,4 @@
-"""Answers for requests: their turn, their documents, and their text as it comes."""
+"""Answering requests: wait for the documents, queue for a slot, stream the text."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from focusdoc.server.refusals import BusyError
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """What a server allows.
+    """Access and limits of a server.
 
     Attributes:
-        keys: API keys, each of which sees its own files only; none for no key at all.
-        max_concurrent: answers that are written at once.
-        max_waiting: answers that may wait for their turn; more are refused with 429.
-        max_json_bytes: of a request that is no upload.
+        keys: API keys, each of which sees only its own files; empty if the server needs none.
+        max_concurrent: most answers written at once.
+        max_waiting: most queued answers; more are refused with 429.
+        max_json_bytes: most bytes of a request other than an upload.
         origins: websites whose pages may use the API from a browser (CORS), such as "https://chat.example.org".
     """
 
@@ -41,13 +41,13 @@ class ServerSettings:
 
 
 class Turns:
-    """A bounded queue for answers: the first waits until there is a slot and memory for it.
+    """A bounded first-in, first-out queue of answers, each of which needs a slot and memory.
 
     Args:
-        free_bytes: of memory, now.
+        free_bytes: returns the free bytes of memory.
 
     Attributes:
-        running: answers that are being written.
+        running: number of answers being written.
     """
 
     def __init__(self, settings: ServerSettings, free_bytes: Callable[[], int]) -> None:
@@ -58,7 +58,7 @@ class Turns:
 
     @property
     def waiting(self) -> int:
-        """Answers that wait for their turn."""
+        """Number of queued answers."""
         return len(self._queue)
 
     @property
@@ -69,15 +69,15 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, needed: int) -> AsyncIterator[None]:
-        """Hold a slot and `needed` bytes.
+        """Wait for a slot and `needed` bytes of memory, and hold them.
 
         Raises:
-            BusyError: too many wait.
+            BusyError: the queue is full.
         """
         if not self._queue and self._fits(needed):
             self._take(needed)
         elif self.waiting >= self._settings.max_waiting:
-            raise BusyError(f"{len(self._queue)} questions wait already; try again in a few seconds.")
+            raise BusyError(f"{len(self._queue)} questions are already waiting; try again in a few seconds.")
         else:
             await self._wait(needed)
         try:
@@ -86,20 +86,20 @@ class Turns:
             self._give_back(needed)
 
     async def _wait(self, needed: int) -> None:
-        place = needed, asyncio.get_running_loop().create_future()
-        self._queue.append(place)
+        entry = needed, asyncio.get_running_loop().create_future()
+        self._queue.append(entry)
         try:
-            await place[1]
+            await entry[1]
         except asyncio.CancelledError:
-            if place[1].cancelled():
-                self._queue = deque(other for other in self._queue if other is not place)
+            if entry[1].cancelled():
+                self._queue = deque(other for other in self._queue if other is not entry)
                 self._call_next()  # a smaller one may fit
-            else:  # its turn had just come
+            else:  # it had just been called
                 self._give_back(needed)
             raise
 
     def _fits(self, needed: int) -> bool:
-        """Whether an answer may begin; one alone always may, and fails by itself if memory is short."""
+        """Whether an answer may start; a single one always may, and fails later if memory is short."""
         if not self.running:
             return True
         return self.running < self._settings.max_concurrent and self._promised + needed <= self._free_bytes()
@@ -123,7 +123,7 @@ class Turns:
 
 @dataclass(frozen=True, slots=True)
 class Inline:
-    """A file that came inside a message."""
+    """A file sent inside a message."""
 
     data: bytes
     filename: str
@@ -131,10 +131,10 @@ class Inline:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What a request asks.
+    """The parsed request.
 
     Attributes:
-        files: uploaded ones that it is about, and `inline` those that came with it.
+        files: the uploaded files that it names, beside the `inline` ones.
     """
 
     messages: Sequence[Message]
@@ -146,9 +146,9 @@ class Question:
 async def answer(
     question: Question, library: Library, turns: Turns, metrics: Metrics
 ) -> AsyncGenerator[TextPiece, None]:
-    """The answer's text as it comes; the last piece carries the whole `Answer`.
+    """Stream the text of an answer; the last piece carries the `Answer`.
 
-    It waits for its files to be read before it takes a turn, so that nobody else waits for them.
+    It waits for its files to be read before it queues for a slot, so that other answers do not wait for them.
     """
     chat = library.chat
 
@@ -158,7 +158,7 @@ async def answer(
 
     documents = await run_in_thread(opened)
     async with turns.turn(library.answer_bytes(documents, question.options.get("max_new_tokens", 0))):
-        begun: float | None = time.perf_counter()
+        started: float | None = time.perf_counter()
 
         def pieces(cancel: threading.Event) -> Generator[TextPiece, None, None]:
             options = question.options.copy()
@@ -167,9 +167,9 @@ async def answer(
 
         async with aclosing(await stream_in_thread(pieces)) as stream:
             async for piece in stream:
-                if begun is not None:
-                    metrics.first_token(time.perf_counter() - begun)
-                    begun = None
+                if started is not None:
+                    metrics.first_token(time.perf_counter() - started)
+                    started = None
                 if piece.answer is not None:
                     metrics.answered(piece.answer)
                 yield piece

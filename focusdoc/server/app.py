@@ -1,4 +1,4 @@
-"""The application: files, chat completions, models, health and metrics, as clients of OpenAI's API expect them."""
+"""The web application: files, chat completions, responses, models, health and metrics, as in OpenAI's API."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ from focusdoc.server.responses import ResponseRequest, StoredResponses, WrittenR
 from focusdoc.server.streams import last_answer, sse, unless_gone
 
 _PAGE = Path(__file__).with_name("page.html")
-#: The page loads nothing from elsewhere, and nobody frames it.
+#: The start page loads nothing from other sites and cannot be framed.
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-#: OpenAI's bounds of a file's life, in seconds.
+#: OpenAI's limits of `expires_after`, in seconds.
 _SHORTEST, _LONGEST = 3600, 2_592_000
 
 
 def _owner_of(request: Request) -> str:
-    """Whose request it is: a digest of its key; empty where none is needed.
+    """The owner of a request: a digest of its API key, or empty if the server needs none.
 
     Raises:
-        HTTPException: 401.
+        HTTPException: 401, the key is missing or wrong.
     """
     keys: list[bytes] = request.app.state.keys
     if not keys:
         return ""
     given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
-    # All keys are compared, so that the time says nothing about which begins alike.
+    # All keys are compared, so that the time reveals nothing about them.
     if not any([hmac.compare_digest(given, key) for key in keys]):
         raise HTTPException(401, "The API key is missing or wrong; send it as a bearer token.")
     return hashlib.sha256(given).hexdigest()[:32]
@@ -62,11 +62,11 @@ Owner = Annotated[str, Depends(_owner_of)]
 
 
 def create_app(library: Library, settings: ServerSettings, model: str) -> FastAPI:
-    """The application.
+    """Create the application.
 
     Args:
-        library: started when the application starts.
-        model: the name that clients see.
+        library: started and stopped with the application.
+        model: the model's name for clients.
     """
     metrics, responses = Metrics(library), StoredResponses()
 
@@ -151,17 +151,17 @@ def create_app(library: Library, settings: ServerSettings, model: str) -> FastAP
     @app.get("/v1/files/{file_id}/content")
     def content(owner: Owner, file_id: str) -> Response:
         file = library.files.get(file_id, owner)
-        # Never shown by a browser as a page of this server.
+        # Sandboxed, so that browsers never show it as a page of this server's origin.
         headers = {"Content-Security-Policy": "sandbox", "X-Content-Type-Options": "nosniff"}
         return FileResponse(library.files.content(file), media_type=_media_type(file), headers=headers)
 
     @app.get("/v1/files/{file_id}/pages/{number}")
     def page(owner: Owner, file_id: str, number: int, quote: Annotated[str, Query(max_length=4000)] = "") -> Response:
-        """A page as a picture with the quote marked, of a PDF; of other files, its text."""
+        """A page of a PDF as a PNG with the quote marked; of other files, the page's text as JSON."""
         file = library.files.get(file_id, owner)
         document = library.reading(file).document
         if document is None or not 1 <= number <= len(document.pages):
-            raise HTTPException(404, f"The file {file_id} has no page {number}, or is not read yet.")
+            raise HTTPException(404, f"The file {file_id} has no page {number}, or has not been read yet.")
         data = library.files.content(file).read_bytes()
         if document.metadata.get("format") == "pdf":
             drawn, top = picture(data, number, quote)
@@ -187,7 +187,7 @@ def create_app(library: Library, settings: ServerSettings, model: str) -> FastAP
         return {"id": file_id, "object": "file", "deleted": True}
 
     def question_of(owner: str, conversation: wire.Conversation, options: Options) -> Question:
-        """What a conversation asks; its files must be there, and the owner's."""
+        """Build a question; raises UnknownFileError if a file is missing or has another owner."""
         return Question(
             messages=conversation.messages,
             files=[library.files.get(each, owner) for each in dict.fromkeys(conversation.file_ids)],
@@ -197,7 +197,7 @@ def create_app(library: Library, settings: ServerSettings, model: str) -> FastAP
 
     @app.post("/v1/chat/completions")
     async def chat_completions(owner: Owner, request: Request, asked: wire.ChatRequest) -> Response:
-        chat = library.chat  # before anything is promised
+        chat = library.chat  # refuses the request if the model is not loaded
         options = asked.options()
         if asked.response_format is not None and asked.response_format.type != "text":
             schema = asked.response_format.json_schema or wire.JsonSchema()
@@ -243,6 +243,6 @@ def create_app(library: Library, settings: ServerSettings, model: str) -> FastAP
 
 
 def _media_type(file: StoredFile) -> str:
-    """Of the kinds that browsers show; anything else is bytes."""
+    """The media type of a PDF or text file; anything else is an octet stream."""
     kinds = {".pdf": "application/pdf", ".txt": "text/plain; charset=utf-8", ".md": "text/plain; charset=utf-8"}
     return kinds.get(Path(file.filename).suffix.lower(), "application/octet-stream")

@@ -1,4 +1,4 @@
-"""Uploaded files on disk: whole or not at all, each for its owner alone, and still there after a restart."""
+"""Uploaded files on disk: written atomically, visible only to their owners, kept across restarts."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _PIECE = 1 << 20
 
 
 class UnknownFileError(FocusdocError):
-    """There is no such file, or it belongs to another key."""
+    """A file or response does not exist, or belongs to another owner."""
 
 
 class FileTooLargeError(FocusdocError):
-    """An upload has more bytes than the server takes."""
+    """An upload exceeds the size limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +34,12 @@ class StoredFile:
 
     Attributes:
         id: such as ``file-0123...``.
-        filename: as the client named it; data, never a path.
-        num_bytes: its size.
+        filename: the client's name for it; never used as a path.
+        num_bytes: size of the content.
         created_at, expires_at: Unix times in seconds; `expires_at` is None for never.
-        purpose: as the client said.
-        owner: whose it is: a digest of the API key, or empty without keys.
-        sha256: of its content.
+        purpose: as sent by the client.
+        owner: a digest of the owner's API key, or empty if the server needs none.
+        sha256: hex digest of the content.
     """
 
     id: str
@@ -53,21 +53,24 @@ class StoredFile:
 
     @property
     def document_name(self) -> str:
-        """What its document is called: two files of one name are two documents, and the suffix tells kinds of text."""
+        """The document's name: the id makes it unique, and the suffix distinguishes text formats."""
         return f"{self.id} {self.filename}"
 
     @property
     def is_expired(self) -> bool:
-        """Whether its time is over."""
+        """Whether it has expired."""
         return self.expires_at is not None and self.expires_at <= time.time()
 
 
 class FileStore:
-    """A folder with a folder for each file: its content, and what is known of it as JSON.
+    """A folder with a subfolder for each file: its content, and its metadata as JSON.
 
     Args:
-        folder: made for its owner alone (mode 0700).
-        max_bytes: of one file.
+        folder: created with mode 0700 if missing.
+        max_bytes: size limit of a file.
+
+    Raises:
+        ConfigError: the folder cannot be created.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
@@ -76,8 +79,8 @@ class FileStore:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"The folder {folder} for uploads cannot be made ({error.strerror}).") from error
-        for path in folder.iterdir():  # what a killed process left half written
+            raise ConfigError(f"The folder {folder} for uploads cannot be created ({error.strerror}).") from error
+        for path in folder.iterdir():  # left half written by a killed process
             if path.name.startswith("."):
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -88,13 +91,13 @@ class FileStore:
     def add(
         self, content: BinaryIO, *, filename: str, purpose: str, owner: str, expires_after: int | None = None
     ) -> StoredFile:
-        """Keep a file.
+        """Store a file.
 
         Args:
-            expires_after: seconds until it is removed; None for never.
+            expires_after: seconds until it expires; None for never.
 
         Raises:
-            FileTooLargeError: it has more than `max_bytes`; nothing of it stays.
+            FileTooLargeError: it has more than `max_bytes`; nothing is stored.
         """
         name, now = f"file-{secrets.token_hex(12)}", int(time.time())
         target = self._folder / name
@@ -104,7 +107,7 @@ class FileStore:
                 while piece := content.read(_PIECE):
                     size += len(piece)
                     if size > self.max_bytes:
-                        raise FileTooLargeError(f"The file has more than the {self.max_bytes:,} bytes that are taken.")
+                        raise FileTooLargeError(f"The file has more than the {self.max_bytes:,} bytes allowed.")
                     digest.update(piece)
                     kept.write(piece)
             file = StoredFile(
@@ -122,32 +125,32 @@ class FileStore:
         return file
 
     def get(self, file_id: str, owner: str) -> StoredFile:
-        """A file of this owner.
+        """The owner's file with this id.
 
         Raises:
-            UnknownFileError: there is none.
+            UnknownFileError: there is none, it has another owner, or it has expired.
         """
         file = self._read(file_id) if _ID.fullmatch(file_id) else None
         if file is None or file.owner != owner or file.is_expired:
-            raise UnknownFileError(f"There is no file {file_id!r}; upload it, or list what is there.")
+            raise UnknownFileError(f"There is no file {file_id!r}; upload it, or list the files.")
         return file
 
     def all(self) -> Iterator[StoredFile]:
-        """The files of all owners, the oldest first; expired ones are left out."""
+        """The files of all owners, oldest first, without expired ones."""
         found = (self._read(path.name) for path in self._folder.iterdir() if _ID.fullmatch(path.name))
         yield from sorted((file for file in found if file and not file.is_expired), key=lambda file: file.created_at)
 
     def expired(self) -> list[StoredFile]:
-        """The files whose time is over."""
+        """The expired files of all owners."""
         found = (self._read(path.name) for path in self._folder.iterdir() if _ID.fullmatch(path.name))
         return [file for file in found if file and file.is_expired]
 
     def content(self, file: StoredFile) -> Path:
-        """Where its bytes are."""
+        """The path of a file's content."""
         return self._folder / file.id / "content"
 
     def delete(self, file: StoredFile) -> None:
-        """Remove a file."""
+        """Delete a file."""
         shutil.rmtree(self._folder / file.id, ignore_errors=True)
 
     def _read(self, file_id: str) -> StoredFile | None:

@@ -1,4 +1,4 @@
-"""The documents behind uploaded files: read one after another in a thread of their own, then asked by any number."""
+"""The documents of uploaded files: read one after another in the background, then shared by all questions."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from focusdoc.server.files import FileStore, StoredFile
 if TYPE_CHECKING:
     from focusdoc.chat.conversation import Chat
 
-#: Characters of a token of a document that is not read yet, for an estimate.
+#: Characters per token, to estimate the length of a document without a memory.
 _CHARACTERS_OF_TOKEN = 4
-#: Longest that a pass of reading waits for answers, in seconds.
+#: Most seconds that reading waits for answers between two passes.
 _YIELD_SECONDS = 10.0
-#: Seconds between two looks for files whose time is over.
+#: Seconds between two sweeps of expired files.
 _SWEEP_SECONDS = 60.0
 
 T = TypeVar("T")
@@ -38,12 +38,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Reading:
-    """How far a file is.
+    """Progress of a file.
 
     Attributes:
-        status: "uploaded" until it has been read, then "processed", or "error".
-        details: what went wrong, or how far it is, in a sentence.
-        done, total: tokens read, and tokens in all; 0 until they are known.
+        status: "uploaded" until it has been read, then "processed" or "error".
+        details: why reading failed, or what the parser left out.
+        done, total: tokens read and total tokens; 0 until known.
     """
 
     status: Literal["uploaded", "processed", "error"] = "uploaded"
@@ -55,19 +55,19 @@ class Reading:
 
 
 class FileNotReadyError(FocusdocError):
-    """A file cannot be asked: it could not be read, or was deleted meanwhile."""
+    """A file cannot be asked: reading it failed, or it was deleted."""
 
 
 class NotLoadedError(FocusdocError):
-    """The model is not loaded yet, or could not be."""
+    """The model is still loading, or loading failed."""
 
 
 class Library:
-    """Reads uploaded files, and hands out their documents.
+    """Reads uploaded files and provides their documents.
 
     Args:
-        chat: makes the chat; called in the reading thread, since it loads the model.
-        limits: under which files are parsed.
+        chat: creates the chat; called in the background, since it loads the model.
+        limits: for parsing files.
     """
 
     def __init__(self, files: FileStore, chat: Callable[[], Chat], limits: LoadLimits | None = None) -> None:
@@ -75,23 +75,23 @@ class Library:
         self._make_chat = chat
         self._limits = limits or LoadLimits()
         self._chat: Chat | None = None
-        #: Why no question can be answered, or no file read, until the server is started again.
+        #: Why the server cannot answer questions or read files until it is restarted.
         self.failure: str | None = None
         self._readings: dict[str, Reading] = {}
         self._changed = threading.Condition()
-        #: Whether answers are being written; reading lets them go first.
+        #: Whether answers are being written; reading yields to them.
         self.is_answering: Callable[[], bool] = lambda: False
         self._queue: queue.Queue[StoredFile | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="focusdoc-reading", daemon=True)
 
     def start(self) -> None:
-        """Load the model and go on with the files that are there."""
+        """Load the model and read the stored files, in the background."""
         for file in self.files.all():
             self.add(file)
         self._thread.start()
 
     def stop(self) -> None:
-        """End reading after the current pass."""
+        """Cancel reading after the current pass; waits up to 30 seconds."""
         for reading in self._readings.values():
             reading.cancel.set()
         self._queue.put(None)
@@ -103,7 +103,7 @@ class Library:
         """The chat.
 
         Raises:
-            NotLoadedError: the model is not loaded yet, or could not be.
+            NotLoadedError: the model is still loading, or loading failed.
         """
         if self._chat is None:
             raise NotLoadedError(self.failure or "The model is being loaded; try again in a few seconds.")
@@ -115,19 +115,19 @@ class Library:
         return self._chat is not None
 
     def add(self, file: StoredFile) -> None:
-        """Read a file as soon as those before it are read."""
+        """Queue a file for reading."""
         self._readings[file.id] = Reading()
         self._queue.put(file)
 
     def reading(self, file: StoredFile) -> Reading:
-        """How far a file is."""
+        """Progress of a file; an error if it was deleted."""
         return self._readings.get(file.id) or Reading(status="error", details="It was deleted.")
 
     def document(self, file: StoredFile, cancel: threading.Event) -> Document:
-        """The document of a file, once it has been read.
+        """Wait until a file has been read, and return its document.
 
         Raises:
-            FileNotReadyError: it could not be read, or was deleted. ReadingCancelledError: `cancel` was set before.
+            FileNotReadyError: reading failed, or the file was deleted. ReadingCancelledError: `cancel` was set.
         """
         with self._changed:
             while (reading := self.reading(file)).status == "uploaded":
@@ -139,7 +139,7 @@ class Library:
         return reading.document
 
     def progress(self, file: StoredFile) -> Iterator[Reading]:
-        """How far a file is, again and again, until it is read."""
+        """Yield the progress of a file at least twice a second, until reading ends."""
         while True:
             reading = self.reading(file)
             yield reading
@@ -149,25 +149,25 @@ class Library:
                 self._changed.wait(0.5)
 
     def free_bytes(self) -> int:
-        """Free bytes where the model's keys and values are."""
+        """Free bytes on the model's device."""
         return free_bytes(self.chat.engine.base.device)
 
     def answer_bytes(self, documents: Sequence[Document], max_new_tokens: int) -> int:
-        """Bytes of keys and values for an answer behind every chunk, at most about this many."""
+        """Estimate the most bytes of keys and values that an answer adds behind all chunks of `documents`."""
         engine, pool = self.chat.engine, self.chat.pool
         chunks = 0
         for document in documents:
             memory = pool.find(document.text)
             tokens = memory.num_tokens if memory is not None else len(document.text) // _CHARACTERS_OF_TOKEN
             chunks += math.ceil(tokens / engine.chunk_size)
-        behind = engine.own_way.num_tail_tokens(QUESTION_TOKENS, max_new_tokens)
-        return chunks * behind * engine.base.kv_bytes_per_token
+        tail = engine.own_way.num_tail_tokens(QUESTION_TOKENS, max_new_tokens)
+        return chunks * tail * engine.base.kv_bytes_per_token
 
     def page_shares(self, files: Sequence[StoredFile], answer: Answer) -> dict[str, list[float]]:
-        """Each page's share of the attention behind an answer, for every file with several pages.
+        """Each page's share of an answer's attention mass, by file id; only for files with several pages.
 
         Args:
-            files: in the order in which they were asked.
+            files: in the order of the question.
         """
         found: dict[str, list[float]] = {}
         shares = answer.chunk_shares
@@ -175,7 +175,7 @@ class Library:
             document = self.reading(file).document
             memory = self.chat.pool.find(document.text) if document is not None else None
             if document is None or memory is None or len(shares) < memory.num_chunks:
-                break  # deleted meanwhile
+                break  # deleted or evicted meanwhile
             own, shares = shares[: memory.num_chunks], shares[memory.num_chunks :]
             if len(document.pages) > 1:
                 by_page = page_shares(document, memory.chunks, own)
@@ -183,7 +183,7 @@ class Library:
         return found
 
     def delete(self, file: StoredFile) -> None:
-        """Remove a file; its memory too, once no other file has the same content."""
+        """Delete a file, and its memory once no other file has the same content."""
         reading = self._readings.pop(file.id, None)
         self.files.delete(file)
         if reading is None:
@@ -201,9 +201,9 @@ class Library:
         except FocusdocError as error:
             self.failure = str(error)
             _log.error("The model cannot be loaded: %s", error)
-        except Exception:  # /health has to tell of it, whatever it was
+        except Exception:  # /health reports every failure
             self.failure = "The server failed; its log says why."
-            _log.exception("The server cannot go on")
+            _log.exception("The server cannot continue")
 
     def _read_all(self) -> None:
         swept = time.monotonic()
@@ -221,7 +221,7 @@ class Library:
                 self._delete_all(self.files.expired())
 
     def _let_answers_go_first(self, reading: Reading) -> None:
-        """Wait between two passes while answers are written, but not forever: files have to be read too."""
+        """Wait between two passes while answers are written, at most `_YIELD_SECONDS`."""
         until = time.monotonic() + _YIELD_SECONDS
         while self.is_answering() and not reading.cancel.is_set() and time.monotonic() < until:
             time.sleep(0.02)
@@ -254,7 +254,7 @@ class Library:
             reading.status, reading.details = "error", "Reading was cancelled."
         except (FocusdocError, OSError) as error:
             reading.status, reading.details = "error", str(error)
-        except Exception:  # a fault of ours must not end the thread that all files wait for
+        except Exception:  # a bug must not end the thread that reads all files
             _log.exception("Reading %s failed", file.id)
             reading.status, reading.details = "error", "It could not be read; the server's log says why."
         with self._changed:
@@ -262,6 +262,6 @@ class Library:
 
 
 def _in_own_thread(work: Callable[[], T]) -> T:
-    """The result of `work()` in a thread that ends with it; see `focusdoc.chat.threads`."""
+    """Run `work()` in a thread that ends afterwards; see `focusdoc.chat.threads`."""
     with ThreadPoolExecutor(1, thread_name_prefix="focusdoc-reading") as own:
         return own.submit(work).result()

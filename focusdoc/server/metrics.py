@@ -1,4 +1,4 @@
-"""What the server measures, in Prometheus's text format."""
+"""Prometheus metrics of the server."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ from focusdoc.server.library import Library
 
 
 class Metrics:
-    """Counts answers, tokens and seconds; each application has its own."""
+    """The metrics of one application: requests, answers, tokens and seconds."""
 
     def __init__(self, library: Library) -> None:
         self._registry = CollectorRegistry()
-        #: How many answers wait for their turn.
+        #: Returns the number of queued answers.
         self.waiting: Callable[[], int] = lambda: 0
 
         def counter(name: str, about: str, labels: tuple[str, ...] = ()) -> Counter:
             return Counter(f"focusdoc_{name}", about, labels, registry=self._registry)
 
-        self._requests = counter("requests", "Requests, refused ones too.", ("method", "route", "status"))
-        self._answers = counter("answers", "Answers that were written to their end.")
+        self._requests = counter("requests", "Requests, including refused ones.", ("method", "route", "status"))
+        self._answers = counter("answers", "Completed answers.")
         self._written = counter("completion_tokens", "Tokens of answers.")
-        self._read = counter("document_tokens_read", "Tokens of documents read for answers.")
-        self._reused = counter("document_tokens_reused", "Tokens of documents that were in memory when asked.")
+        self._read = counter("document_tokens_read", "Document tokens read for answers.")
+        self._reused = counter("document_tokens_reused", "Document tokens that answers found in memory.")
         self._first = Histogram(
             "focusdoc_first_token_seconds",
-            "Seconds from the turn of a question to its first token.",
+            "Seconds from getting a slot to the first token.",
             buckets=(0.25, 0.5, 1, 2, 4, 8, 16, 32, 64),
             registry=self._registry,
         )
-        waiting = Gauge("focusdoc_waiting", "Answers that wait for their turn.", registry=self._registry)
+        waiting = Gauge("focusdoc_waiting", "Queued answers.", registry=self._registry)
         waiting.set_function(lambda: self.waiting())
-        held = Gauge("focusdoc_memory_bytes", "Bytes of keys and values held.", registry=self._registry)
+        held = Gauge("focusdoc_memory_bytes", "Bytes of cached keys and values.", registry=self._registry)
         held.set_function(lambda: library.chat.pool.num_bytes if library.is_ready else 0)
 
     def requested(self, scope: Scope, status: int) -> None:
-        """A request has been answered or refused."""
-        # The route, not the path, and no method of a client's own: what clients send must not make series without end.
+        """Count an answered or refused request."""
+        # Paths and unknown methods are no labels: clients could create any number of series.
         route = getattr(scope.get("route"), "path", "")
         method = scope["method"] if route else ""
         self._requests.labels(method, route, status).inc()
 
     def first_token(self, seconds: float) -> None:
-        """The first token of an answer has come."""
+        """Record the seconds to the first token of an answer."""
         self._first.observe(seconds)
 
     def answered(self, answer: Answer) -> None:
-        """An answer is whole."""
+        """Count a completed answer and its tokens."""
         used = answer.usage
         self._answers.inc()
         self._written.inc(used.completion_tokens)
@@ -58,12 +58,12 @@ class Metrics:
         self._reused.inc(max(0, used.document_tokens - used.encoded_tokens))
 
     def text(self) -> str:
-        """All of it, as Prometheus scrapes it."""
+        """All metrics in Prometheus's text format."""
         return generate_latest(self._registry).decode()
 
 
 class CountedRequests:
-    """Counts every request by its status."""
+    """Middleware that counts every request by its status."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -82,5 +82,5 @@ class CountedRequests:
         try:
             await self._app(scope, receive, counted)
         except Exception:
-            self._metrics.requested(scope, 500)  # that answer is written outside of this middleware
+            self._metrics.requested(scope, 500)  # the error response is sent outside of this middleware
             raise

@@ -1,4 +1,4 @@
-"""What a request is refused with: one sentence in the form of OpenAI's errors, with the status that clients expect."""
+"""Refused requests: errors in OpenAI's format, limits of request bodies, and the origin check."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from focusdoc.errors import FocusdocError, MemoryShortageError, ReaderError
 from focusdoc.server.files import FileTooLargeError, UnknownFileError
 from focusdoc.server.library import NotLoadedError
 
-#: Seconds after which a client that was refused may try again.
+#: Seconds after which a refused client may try again.
 RETRY_AFTER = 5
 
 _FULL = "The server's disk is full; delete files, or try a smaller one."
@@ -26,10 +26,10 @@ _log = logging.getLogger(__name__)
 
 
 class BusyError(FocusdocError):
-    """Too many answers wait already."""
+    """The queue of answers is full."""
 
 
-#: The status of each kind of error; what is not here is the client's mistake.
+#: The HTTP status of each kind of error; all others are the client's mistake (400).
 _STATUS: tuple[tuple[type[FocusdocError], int], ...] = (
     (UnknownFileError, 404),
     (FileTooLargeError, 413),
@@ -46,7 +46,7 @@ def status_of(error: FocusdocError) -> int:
 
 
 def error_body(status: int, message: str) -> dict[str, Any]:
-    """An error as OpenAI's clients read it."""
+    """An error in OpenAI's format."""
     kinds = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
     kind = kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return {"error": {"message": message, "type": kind, "param": None, "code": None}}
@@ -58,7 +58,7 @@ def _error(status: int, message: str) -> JSONResponse:
 
 
 def add_errors(app: FastAPI) -> None:
-    """Every error is one sentence in OpenAI's form; none names a path of the server."""
+    """Make `app` return errors as one sentence in OpenAI's format; details of unexpected ones are only logged."""
 
     @app.exception_handler(FocusdocError)
     def ours(request: Request, error: FocusdocError) -> Response:
@@ -87,10 +87,11 @@ def add_errors(app: FastAPI) -> None:
 
 
 class LimitedBody:
-    """Refuses bodies that are too long, whatever their headers say, and uploads that the disk has no room for.
+    """Refuses bodies that are too long, whatever their headers say, and uploads that do not fit on the disk.
 
     Args:
-        free_disk: bytes for uploads, now.
+        max_upload, max_json: most bytes of an uploaded file, and of any other request.
+        free_disk: returns the free bytes for uploads.
     """
 
     def __init__(self, app: ASGIApp, max_upload: int, max_json: int, free_disk: Callable[[], int]) -> None:
@@ -104,11 +105,11 @@ class LimitedBody:
         is_upload = scope["path"] == "/v1/files"
         limit = self._max_upload + (1 << 20) if is_upload else self._max_json
         headers = dict(scope["headers"])
-        told = headers.get(b"content-length", b"")
-        if told.isdigit() and int(told) > limit:
-            await _error(413, f"The request has more than the {limit:,} bytes that are taken.")(scope, receive, send)
+        length = headers.get(b"content-length", b"")
+        if length.isdigit() and int(length) > limit:
+            await _error(413, f"The request has more than the {limit:,} bytes allowed.")(scope, receive, send)
             return
-        if is_upload and told.isdigit() and int(told) > self._free_disk():
+        if is_upload and length.isdigit() and int(length) > self._free_disk():
             await _error(507, _FULL)(scope, receive, send)
             return
         seen = 0
@@ -118,20 +119,20 @@ class LimitedBody:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > limit:
-                raise HTTPException(413, f"The request has more than the {limit:,} bytes that are taken.")
+                raise HTTPException(413, f"The request has more than the {limit:,} bytes allowed.")
             return message
 
         await self._app(scope, counted, send)
 
 
 class OwnOrigin:
-    """Refuses requests that another website makes a browser send, and names that only point to this machine.
+    """Refuses cross-site requests from browsers, and requests under other host names than localhost.
 
-    Without a key, whatever page somebody has open could upload files here, or read them by a name of its own that it
-    points to this address (DNS rebinding).
+    Without API keys, any page open in a browser could upload files here, or read them under a host name of its own
+    that resolves to this address (DNS rebinding).
 
     Args:
-        any_name: whether the server may be called by any name, since it asks for a key.
+        any_name: accept any host name, since API keys are required.
         allowed: origins whose pages may send requests.
     """
 
@@ -144,10 +145,10 @@ class OwnOrigin:
             headers = dict(scope["headers"])
             host, origin = (headers.get(name, b"").decode("latin-1") for name in (b"host", b"origin"))
             if not self._any_name and host.rsplit(":", 1)[0].strip("[]") not in ("localhost", "127.0.0.1", "::1"):
-                await _error(403, f"This server is not called {host!r}; use localhost.")(scope, receive, send)
+                await _error(403, f"The host name {host!r} is not allowed; use localhost.")(scope, receive, send)
                 return
             if origin and origin.partition("://")[2] != host and origin not in self._allowed:
-                message = f"Requests of the website {origin!r} are not taken; --cors names those that are."
+                message = f"Requests from the website {origin!r} are not allowed; --cors allows them."
                 await _error(403, message)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -1,7 +1,7 @@
-"""Pages of PDFs as pictures with a quote marked; run in a child process with limits, since files are untrusted.
+"""Rendering PDF pages with a quote marked, in a child process with limits, since files are untrusted.
 
-``python -m focusdoc.server.render`` reads a line of JSON (page, quote) and the file's bytes, and writes where the mark
-begins and a PNG.
+``python -m focusdoc.server.render`` reads a line of JSON (page, quote) and the file's bytes from standard input, and
+writes the position of the mark and a PNG to standard output.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from focusdoc.errors import DocumentError
 
 #: Pixels of a page's longer side.
 _LONGEST = 1600
-#: Points within which the next line of a quote stands below the one before.
+#: Most points from a line of a quote down to the next one.
 _LINE = 24.0
 _SECONDS, _MEMORY = 20, 2 << 30
 _MARK = (255, 214, 0, 90)
@@ -27,14 +27,14 @@ Box = tuple[float, float, float, float]
 
 
 def picture(data: bytes, page: int, quote: str) -> tuple[bytes, float]:
-    """A page of a PDF as PNG, and how far down the mark begins, as a share of its height.
+    """Render a page of a PDF as PNG; also returns the top of the mark as a share of the page's height.
 
     Args:
-        page: 1 for the first.
-        quote: marked where it stands, line by line; empty for none.
+        page: the page number, from 1.
+        quote: the text to mark, line by line; empty for none.
 
     Raises:
-        DocumentError: it cannot be rendered.
+        DocumentError: rendering failed or took too long.
     """
     request = json.dumps({"page": page, "quote": quote}).encode("ascii") + b"\n"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
@@ -48,17 +48,17 @@ def picture(data: bytes, page: int, quote: str) -> tuple[bytes, float]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise DocumentError(f"Page {page} takes longer than {_SECONDS} seconds to draw.") from None
+        raise DocumentError(f"Page {page} takes longer than {_SECONDS} seconds to render.") from None
     top, _, drawn = done.stdout.partition(b"\n")
     if done.returncode or not drawn.startswith(b"\x89PNG"):
-        raise DocumentError(f"Page {page} cannot be drawn.")
+        raise DocumentError(f"Page {page} cannot be rendered.")
     return drawn, float(top)
 
 
 def boxes_of(page: Any, quote: str) -> list[Box]:
-    """Where the lines of a quote stand on a page of pypdfium2: (left, bottom, right, top) of each, in points.
+    """Find the lines of a quote on a pypdfium2 page: (left, bottom, right, top) of each, in points.
 
-    The words of columns come mixed, so each line is looked for by itself, right below the one before.
+    The text of columns may be interleaved, so each line is searched separately, right below the one before.
     """
     words = page.get_textpage()
     shown = words.get_text_range()
@@ -98,7 +98,7 @@ def _draw(data: bytes, number: int, quote: str) -> bytes:
 def _limit() -> None:
     try:
         import resource
-    except ImportError:  # a system without such limits
+    except ImportError:  # not on Windows
         return
     for which, value in ((resource.RLIMIT_AS, _MEMORY), (resource.RLIMIT_CPU, _SECONDS)):
         resource.setrlimit(which, (value, value))
@@ -106,7 +106,7 @@ def _limit() -> None:
 
 if __name__ == "__main__":
     answer = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever prints from here on must not mix with the picture
-    asked = json.loads(sys.stdin.buffer.readline())
+    os.dup2(2, 1)  # printed output must not mix with the picture
+    request = json.loads(sys.stdin.buffer.readline())
     _limit()
-    answer.write(_draw(sys.stdin.buffer.read(), asked["page"], asked["quote"]))
+    answer.write(_draw(sys.stdin.buffer.read(), request["page"], request["quote"]))

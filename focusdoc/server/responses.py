@@ -1,4 +1,4 @@
-"""OpenAI's responses: what they ask, what they answer, the events of their streams, and those that are kept."""
+"""OpenAI's Responses API: requests, responses, stream events, and the store of recent responses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from focusdoc.decoding.prompt import Options
 from focusdoc.server import wire
 from focusdoc.server.files import StoredFile, UnknownFileError
 
-#: Responses that are kept for `previous_response_id`; the oldest go first.
+#: Most responses stored for `previous_response_id`; the oldest are dropped first.
 MAX_KEPT = 1000
 
 
@@ -38,7 +38,7 @@ class ResponseRequest(wire.Request):
     metadata: dict[str, str] | None = None
 
     def options(self) -> Options:
-        """As the engine takes them."""
+        """The options for the engine."""
         options: Options = {"max_new_tokens": self.max_output_tokens or 256}
         if self.temperature is not None:
             options["temperature"] = self.temperature
@@ -47,22 +47,22 @@ class ResponseRequest(wire.Request):
         return options
 
     def conversation(self, before: KeptResponse | None) -> wire.Conversation:
-        """What is said, behind the response that it goes on from."""
+        """The request's messages, after the conversation of the previous response."""
         given = [wire.ChatMessage(role="user", content=self.input)] if isinstance(self.input, str) else self.input
         return wire.conversation(given, before.conversation if before is not None else None)
 
     def instructed(self, conversation: wire.Conversation) -> wire.Conversation:
-        """A conversation behind the instructions, which hold for this response alone."""
+        """The conversation preceded by the instructions, which apply to this response only."""
         if not self.instructions:
             return conversation
         return replace(conversation, messages=(Message("system", self.instructions), *conversation.messages))
 
 
 class WrittenResponse:
-    """A response, whole or as events.
+    """A response, complete or as stream events.
 
     Args:
-        files: that its sources may stand in.
+        files: the uploaded files that may be cited.
     """
 
     def __init__(self, asked: ResponseRequest, model: str, files: Sequence[StoredFile]) -> None:
@@ -87,7 +87,7 @@ class WrittenResponse:
         }
 
     def whole(self, answer: Answer) -> dict[str, Any]:
-        """All of it."""
+        """The complete response."""
         used = wire.usage(answer)
         cut = answer.finish_reason == "length"
         return {
@@ -108,7 +108,7 @@ class WrittenResponse:
     async def events(
         self, pieces: AsyncGenerator[TextPiece, None], keep: Callable[[Answer], None]
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """The events of its stream, in OpenAI's order.
+        """The stream's events in OpenAI's order.
 
         Args:
             keep: called with the answer before the last event.
@@ -164,7 +164,7 @@ class WrittenResponse:
 
 @dataclass(frozen=True, slots=True)
 class KeptResponse:
-    """A response that another may go on from."""
+    """A stored response that another may continue."""
 
     owner: str
     conversation: wire.Conversation
@@ -172,17 +172,17 @@ class KeptResponse:
 
 
 class StoredResponses:
-    """The last responses, in memory; a restart forgets them."""
+    """The last `MAX_KEPT` responses, in memory; a restart loses them."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, KeptResponse] = OrderedDict()
         self._lock = threading.Lock()
 
     def keep(self, response_id: str, owner: str, conversation: wire.Conversation, response: dict[str, Any]) -> None:
-        """Keep a response.
+        """Store a response.
 
         Args:
-            conversation: what another one goes on from.
+            conversation: including the answer, for a response that continues it.
         """
         with self._lock:
             self._kept[response_id] = KeptResponse(owner, conversation, response)
@@ -190,10 +190,10 @@ class StoredResponses:
                 self._kept.popitem(last=False)
 
     def get(self, response_id: str, owner: str) -> KeptResponse:
-        """A response of this owner.
+        """The owner's response with this id.
 
         Raises:
-            UnknownFileError: there is none.
+            UnknownFileError: there is none, or it has another owner.
         """
         kept = self._kept.get(response_id)
         if kept is None or kept.owner != owner:
@@ -201,10 +201,10 @@ class StoredResponses:
         return kept
 
     def delete(self, response_id: str, owner: str) -> None:
-        """Forget a response.
+        """Delete a response.
 
         Raises:
-            UnknownFileError: there is none.
+            UnknownFileError: there is none, or it has another owner.
         """
         self.get(response_id, owner)
         with self._lock:

@@ -1,4 +1,4 @@
-"""Answers while they are written: server-sent events, and clients that go away."""
+"""Server-sent events, and cancelling the answers of disconnected clients."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from focusdoc.decoding.answer import Answer, TextPiece
 from focusdoc.errors import FocusdocError
 from focusdoc.server.refusals import error_body, status_of
 
-#: Seconds without a token after which a stream gets a comment, so that no proxy takes it for dead.
+#: Seconds without an event after which a stream sends a comment, so that proxies keep the connection open.
 KEEP_ALIVE = 10.0
-#: So often, in seconds, it is checked whether a client has gone.
+#: Seconds between two checks whether the client is connected.
 _LOOK = 0.25
 
 T = TypeVar("T")
 
 
 async def last_answer(pieces: AsyncGenerator[TextPiece, None]) -> Answer:
-    """The whole answer of a stream.
+    """Consume a stream and return its answer.
 
     Raises:
-        ReadingCancelledError: it was cancelled before there was one.
+        ReadingCancelledError: it was cancelled before there was an answer.
     """
     found = None
     async with aclosing(pieces):
@@ -41,12 +41,12 @@ async def last_answer(pieces: AsyncGenerator[TextPiece, None]) -> Answer:
 
 
 async def unless_gone(work: Coroutine[Any, Any, T], request: Request) -> T:
-    """The result of `work`, which is cancelled when the client goes away."""
+    """The result of `work`; cancels it and raises HTTPException 499 if the client disconnects."""
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait({task}, timeout=_LOOK))[0]:
             if await request.is_disconnected():
-                raise HTTPException(499, "The client has gone.")
+                raise HTTPException(499, "The client disconnected.")
         return task.result()
     finally:
         if not task.done():
@@ -56,11 +56,13 @@ async def unless_gone(work: Coroutine[Any, Any, T], request: Request) -> T:
 async def sse(
     events: AsyncGenerator[dict[str, Any], None], request: Request, *, done: bool = False, named: bool = False
 ) -> Response:
-    """Server-sent events. What goes wrong soon is an HTTP error; later it is an event.
+    """A response of server-sent events.
+
+    An error before the first event, within `KEEP_ALIVE` seconds, is raised; a later `FocusdocError` becomes an event.
 
     Args:
-        done: the last line is OpenAI's ``[DONE]``.
-        named: each event is called by its type.
+        done: end with OpenAI's ``[DONE]``.
+        named: send the type of each event as its name.
     """
     step: asyncio.Future[dict[str, Any]] = asyncio.ensure_future(anext(events))
     waited = 0.0
@@ -68,7 +70,7 @@ async def sse(
         waited += _LOOK
         if await request.is_disconnected():
             step.cancel()
-            raise HTTPException(499, "The client has gone.")
+            raise HTTPException(499, "The client disconnected.")
     if step.done() and not isinstance(step.exception(), StopAsyncIteration):
         step.result()
 
@@ -89,7 +91,7 @@ async def sse(
             yield f"data: {json.dumps(error_body(status_of(error), str(error)))}\n\n"
         finally:
             step.cancel()
-            with suppress(RuntimeError):  # it still runs, and ends by itself
+            with suppress(RuntimeError):  # it is still running, and ends by itself
                 await events.aclose()
 
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}

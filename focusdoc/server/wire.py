@@ -1,4 +1,4 @@
-"""What goes over the wire: requests as clients of OpenAI's API write them, and answers as they read them."""
+"""The wire format: requests and answers of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from focusdoc.server.answers import Inline
 from focusdoc.server.files import StoredFile
 from focusdoc.server.library import Reading
 
-#: Characters of all texts of a request, at most.
+#: Most characters of all texts of a conversation.
 MAX_CHARACTERS = 20_000_000
 
 
 class Request(BaseModel):
-    """Fields that we do not know are ignored, as clients send many."""
+    """A request or a part of one; ignores unknown fields, since clients send many."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class FileRef(Request):
-    """A file of a message: an uploaded one, or its bytes as a data URL."""
+    """A file in a message: the id of an uploaded file, or its bytes as a data URL."""
 
     file_id: str | None = None
     file_data: str | None = None
@@ -40,7 +40,7 @@ class FileRef(Request):
 
 
 class Part(FileRef):
-    """A part of a message's content; a file stands in `file` in chat completions, in the part itself in responses."""
+    """A part of a message's content; files are in `file` for chat completions, in the part itself for responses."""
 
     type: str
     text: str | None = None
@@ -55,20 +55,20 @@ class ChatMessage(Request):
 
 
 class StreamOptions(Request):
-    """How a stream ends."""
+    """Options of a stream."""
 
     include_usage: bool = False
 
 
 class JsonSchema(Request):
-    """A schema that the answer has to fit."""
+    """The JSON schema of the answer."""
 
-    # `schema` would hide a method of pydantic's.
+    # `schema` would shadow a method of pydantic's.
     schema_: dict[str, Any] = Field(alias="schema", default_factory=lambda: {"type": "object"})
 
 
 class ResponseFormat(Request):
-    """What the answer has to be."""
+    """The format of the answer."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
     json_schema: JsonSchema | None = None
@@ -91,7 +91,7 @@ class ChatRequest(Request):
     response_format: ResponseFormat | None = None
 
     def options(self) -> Options:
-        """As the engine takes them."""
+        """The options for the engine."""
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         options: Options = {"max_new_tokens": self.max_completion_tokens or self.max_tokens or 256, "stop": tuple(stop)}
         if self.temperature is not None:
@@ -105,22 +105,22 @@ class ChatRequest(Request):
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """The messages of a request, and the files that they name, by id or inline, in order."""
+    """The messages of a request, and their files in order, by id or inline."""
 
     messages: tuple[Message, ...]
     file_ids: tuple[str, ...] = ()
     inline: tuple[Inline, ...] = ()
 
     def with_answer(self, text: str) -> Conversation:
-        """The conversation with an answer at its end."""
+        """The conversation with an answer appended."""
         return replace(self, messages=(*self.messages, Message("assistant", text)))
 
 
 def conversation(messages: Sequence[ChatMessage], before: Conversation | None = None) -> Conversation:
-    """What messages say, behind an earlier conversation.
+    """Parse messages, and append them to an earlier conversation.
 
     Raises:
-        ConfigError: a part is of another kind, or the texts are too long.
+        ConfigError: a part is invalid or of an unknown type, or the texts are too long.
     """
     found = list(before.messages) if before else []
     file_ids, inline = (list(before.file_ids), list(before.inline)) if before else ([], [])
@@ -133,7 +133,7 @@ def conversation(messages: Sequence[ChatMessage], before: Conversation | None = 
                 continue
             file = part.file if part.type == "file" else part if part.type == "input_file" else None
             if file is None:
-                raise ConfigError(f"A message holds a part of type {part.type!r}; send text and file parts.")
+                raise ConfigError(f"A message has a part of type {part.type!r}; send only text and file parts.")
             if file.file_id:
                 file_ids.append(file.file_id)
             else:
@@ -152,11 +152,11 @@ def _inline(ref: FileRef) -> Inline:
     try:
         return Inline(base64.b64decode(encoded, validate=True), ref.filename or "file")
     except (binascii.Error, ValueError) as error:
-        raise ConfigError("file_data is no base64; send a data URL such as data:application/pdf;base64,...") from error
+        raise ConfigError("file_data is not base64; send a data URL such as data:application/pdf;base64,...") from error
 
 
 def file_object(file: StoredFile, reading: Reading) -> dict[str, Any]:
-    """OpenAI's file object, and beside its fields how many tokens are read of all."""
+    """OpenAI's file object, with the progress as `tokens_read` and `tokens`."""
     return {
         "id": file.id,
         "object": "file",
@@ -173,18 +173,18 @@ def file_object(file: StoredFile, reading: Reading) -> dict[str, Any]:
 
 
 def cited(answer: Answer, files: Sequence[StoredFile]) -> Iterator[tuple[Source, StoredFile]]:
-    """The sources of an answer that stand in uploaded files."""
+    """The sources of an answer in uploaded files, each with its file."""
     by_name = {file.document_name: file for file in files}
     yield from ((source, by_name[source.document]) for source in answer.sources if source.document in by_name)
 
 
 def found(answer: Answer) -> dict[str, Any]:
-    """What OpenAI's answers have no field for: whether the documents say so."""
+    """Fields that OpenAI lacks: whether the documents contain the answer, and the confidence."""
     return {"found": answer.found, "confidence": answer.confidence}
 
 
 def usage(answer: Answer) -> dict[str, Any]:
-    """Tokens as OpenAI counts them: those of documents are prompt tokens, and cached where they were known."""
+    """Usage in OpenAI's format: document tokens are prompt tokens, and cached if they were in memory."""
     used = answer.usage
     prompt = used.document_tokens + (used.reader_tokens or used.prompt_tokens + used.quoted_tokens)
     return {
@@ -196,12 +196,12 @@ def usage(answer: Answer) -> dict[str, Any]:
 
 
 class Completion:
-    """A chat completion, whole or in chunks.
+    """A chat completion, complete or in chunks.
 
     Args:
-        files: that its sources may stand in.
-        base_url: of the server, as the client sees it.
-        page_shares: each page's share of the attention behind an answer, by file.
+        files: the uploaded files that may be cited.
+        base_url: the server's URL as the client sees it.
+        page_shares: returns each page's share of an answer's attention mass, by file id.
     """
 
     def __init__(
@@ -211,7 +211,7 @@ class Completion:
         self._head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
 
     def whole(self, answer: Answer) -> dict[str, Any]:
-        """All of it."""
+        """The complete chat completion."""
         message = {"role": "assistant", "content": answer.text, "refusal": None, "annotations": self._cited(answer)}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason(answer)}
         head = {**self._head, "object": "chat.completion"}
@@ -220,7 +220,7 @@ class Completion:
     async def chunks(
         self, pieces: AsyncGenerator[TextPiece, None], *, with_usage: bool
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """Its chunks: the last one has the citations, and tokens come behind it where they are wanted."""
+        """The stream's chunks: the last one has the citations; with `with_usage`, the usage follows."""
         head = {**self._head, "object": "chat.completion.chunk"}
         delta: dict[str, Any] = {"role": "assistant"}
         async with aclosing(pieces):
