@@ -196,10 +196,14 @@ class Cluster:
         for part in parts:
             if isinstance(self.holders.call({index: ("read", (part,))})[index], HolderLostError):
                 return  # the retry finds it lost again, and replaces it
+            with self._lock:
+                if part.key not in self._parts:  # freed meanwhile
+                    self.holders.tell(index, ("drop", (part.key,)))
 
     def _kept(self, index: int) -> str:
         """Describe what a holder keeps, for messages."""
-        parts = [part for holder, part in self._parts.values() if holder == index]
+        with self._lock:
+            parts = [part for holder, part in self._parts.values() if holder == index]
         if not parts:
             return "no document yet"
         tokens = sum(len(part.token_ids) for part in parts)

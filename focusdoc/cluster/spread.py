@@ -98,8 +98,10 @@ class SpreadDecoder(ParallelDecoder):
         """See `ParallelDecoder.answer_token_scores`."""
 
         def call(index: int, own: list[int]) -> Call:
-            arguments = (self._asked[index].key, own, list(token_ids), masses[:, self._places[index]].cpu(), prompt_len)
-            return "answer_token_scores", arguments
+            places = self._places[index]
+            # Without an active chunk, a holder has run no step after the first.
+            ids = list(token_ids) if set(places) & set(self.active) else list(token_ids[:1])
+            return "answer_token_scores", (self._asked[index].key, own, ids, masses[:, places].cpu(), prompt_len)
 
         return self._scores(chunks, call)
 

@@ -47,10 +47,12 @@ class MemoryPool:
             return max((known for known in self._memories if text.startswith(known)), key=len, default=None)
 
     def keep(self, text: str, memory: DocumentMemory) -> None:
-        """Keep the memory of `text`."""
+        """Keep the memory of `text`, and evict the least recently used ones beyond the limit."""
         with self._lock:
+            self._memories.pop(text, None)
+            if memory.num_bytes > self.max_bytes:
+                return
             self._memories[text] = memory
-            self._memories.move_to_end(text)
             total = sum(kept.num_bytes for kept in self._memories.values())
             while total > self.max_bytes:
                 _, evicted = self._memories.popitem(last=False)

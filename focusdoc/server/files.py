@@ -9,6 +9,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -150,8 +151,13 @@ class FileStore:
         return self._folder / file.id / "content"
 
     def delete(self, file: StoredFile) -> None:
-        """Delete a file."""
-        shutil.rmtree(self._folder / file.id, ignore_errors=True)
+        """Delete a file.
+
+        Raises:
+            OSError: it cannot be deleted.
+        """
+        with suppress(FileNotFoundError):  # another request deleted it
+            shutil.rmtree(self._folder / file.id)
 
     def _read(self, file_id: str) -> StoredFile | None:
         try:

@@ -120,8 +120,11 @@ class Library:
         self._queue.put(file)
 
     def reading(self, file: StoredFile) -> Reading:
-        """Progress of a file; an error if it was deleted."""
-        return self._readings.get(file.id) or Reading(status="error", details="It was deleted.")
+        """Progress of a file; an error if it was deleted, or if nothing is read any more."""
+        reading = self._readings.get(file.id) or Reading(status="error", details="It was deleted.")
+        if reading.status == "uploaded" and self.failure is not None:
+            return Reading(status="error", details=self.failure)
+        return reading
 
     def document(self, file: StoredFile, cancel: threading.Event) -> Document:
         """Wait until a file has been read, and return its document.
@@ -184,8 +187,8 @@ class Library:
 
     def delete(self, file: StoredFile) -> None:
         """Delete a file, and its memory once no other file has the same content."""
-        reading = self._readings.pop(file.id, None)
         self.files.delete(file)
+        reading = self._readings.pop(file.id, None)
         if reading is None:
             return
         reading.cancel.set()
@@ -200,10 +203,12 @@ class Library:
             self._read_all()
         except FocusdocError as error:
             self.failure = str(error)
-            _log.error("The model cannot be loaded: %s", error)
+            _log.error("The server cannot continue: %s", error)
         except Exception:  # /health reports every failure
             self.failure = "The server failed; its log says why."
             _log.exception("The server cannot continue")
+        with self._changed:
+            self._changed.notify_all()
 
     def _read_all(self) -> None:
         swept = time.monotonic()
@@ -252,8 +257,11 @@ class Library:
             reading.details = "; ".join(document.left_out) or None
         except ReadingCancelledError:
             reading.status, reading.details = "error", "Reading was cancelled."
-        except (FocusdocError, OSError) as error:
+        except FocusdocError as error:
             reading.status, reading.details = "error", str(error)
+        except OSError as error:  # its text would name a path of the server
+            _log.error("Reading %s failed: %s", file.id, error)
+            reading.status, reading.details = "error", f"It could not be read ({error.strerror})."
         except Exception:  # a bug must not end the thread that reads all files
             _log.exception("Reading %s failed", file.id)
             reading.status, reading.details = "error", "It could not be read; the server's log says why."

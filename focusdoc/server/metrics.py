@@ -74,13 +74,18 @@ class CountedRequests:
             await self._app(scope, receive, send)
             return
 
+        started = False
+
         async def counted(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 self._metrics.requested(scope, message["status"])
             await send(message)
 
         try:
             await self._app(scope, receive, counted)
         except Exception:
-            self._metrics.requested(scope, 500)  # the error response is sent outside of this middleware
+            if not started:
+                self._metrics.requested(scope, 500)  # the error response is sent outside of this middleware
             raise

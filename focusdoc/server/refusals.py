@@ -6,6 +6,7 @@ import errno
 import logging
 from collections.abc import Callable, Collection
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -20,6 +21,8 @@ from focusdoc.server.library import NotLoadedError
 #: Seconds after which a refused client may try again.
 RETRY_AFTER = 5
 
+#: The message of an unexpected error.
+FAILED = "The server failed; its log says why."
 _FULL = "The server's disk is full; delete files, or try a smaller one."
 
 _log = logging.getLogger(__name__)
@@ -83,7 +86,7 @@ def add_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     def fault(request: Request, error: Exception) -> Response:
         _log.exception("A request failed")
-        return _error(500, "The server failed; its log says why.")
+        return _error(500, FAILED)
 
 
 class LimitedBody:
@@ -144,7 +147,7 @@ class OwnOrigin:
         if scope["type"] == "http":
             headers = dict(scope["headers"])
             host, origin = (headers.get(name, b"").decode("latin-1") for name in (b"host", b"origin"))
-            if not self._any_name and host.rsplit(":", 1)[0].strip("[]") not in ("localhost", "127.0.0.1", "::1"):
+            if not self._any_name and _name_of(host) not in ("localhost", "127.0.0.1", "::1"):
                 await _error(403, f"The host name {host!r} is not allowed; use localhost.")(scope, receive, send)
                 return
             if origin and origin.partition("://")[2] != host and origin not in self._allowed:
@@ -152,3 +155,11 @@ class OwnOrigin:
                 await _error(403, message)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+def _name_of(host: str) -> str | None:
+    """The name or address in a Host header, without its port; None if it is malformed."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None

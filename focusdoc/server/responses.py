@@ -19,8 +19,8 @@ from focusdoc.decoding.prompt import Options
 from focusdoc.server import wire
 from focusdoc.server.files import StoredFile, UnknownFileError
 
-#: Most responses stored for `previous_response_id`; the oldest are dropped first.
-MAX_KEPT = 1000
+#: Most responses stored for `previous_response_id`, and most bytes of their conversations; the oldest go first.
+MAX_KEPT, MAX_KEPT_BYTES = 1000, 1 << 28
 
 
 class ResponseRequest(wire.Request):
@@ -172,10 +172,11 @@ class KeptResponse:
 
 
 class StoredResponses:
-    """The last `MAX_KEPT` responses, in memory; a restart loses them."""
+    """The last responses, in memory; a restart loses them."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, KeptResponse] = OrderedDict()
+        self._num_bytes = 0
         self._lock = threading.Lock()
 
     def keep(self, response_id: str, owner: str, conversation: wire.Conversation, response: dict[str, Any]) -> None:
@@ -186,8 +187,9 @@ class StoredResponses:
         """
         with self._lock:
             self._kept[response_id] = KeptResponse(owner, conversation, response)
-            while len(self._kept) > MAX_KEPT:
-                self._kept.popitem(last=False)
+            self._num_bytes += conversation.num_bytes
+            while len(self._kept) > MAX_KEPT or (self._num_bytes > MAX_KEPT_BYTES and len(self._kept) > 1):
+                self._num_bytes -= self._kept.popitem(last=False)[1].conversation.num_bytes
 
     def get(self, response_id: str, owner: str) -> KeptResponse:
         """The owner's response with this id.
@@ -208,4 +210,5 @@ class StoredResponses:
         """
         self.get(response_id, owner)
         with self._lock:
-            self._kept.pop(response_id, None)
+            if (kept := self._kept.pop(response_id, None)) is not None:
+                self._num_bytes -= kept.conversation.num_bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from starlette.exceptions import HTTPException
 from focusdoc.chat.cancelling import ReadingCancelledError
 from focusdoc.decoding.answer import Answer, TextPiece
 from focusdoc.errors import FocusdocError
-from focusdoc.server.refusals import error_body, status_of
+from focusdoc.server.refusals import FAILED, error_body, status_of
 
 #: Seconds without an event after which a stream sends a comment, so that proxies keep the connection open.
 KEEP_ALIVE = 10.0
@@ -23,6 +24,8 @@ KEEP_ALIVE = 10.0
 _LOOK = 0.25
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 
 async def last_answer(pieces: AsyncGenerator[TextPiece, None]) -> Answer:
@@ -58,7 +61,7 @@ async def sse(
 ) -> Response:
     """A response of server-sent events.
 
-    An error before the first event, within `KEEP_ALIVE` seconds, is raised; a later `FocusdocError` becomes an event.
+    An error before the first event, within `KEEP_ALIVE` seconds, is raised; a later one becomes an event.
 
     Args:
         done: end with OpenAI's ``[DONE]``.
@@ -89,6 +92,9 @@ async def sse(
                 yield "data: [DONE]\n\n"
         except FocusdocError as error:
             yield f"data: {json.dumps(error_body(status_of(error), str(error)))}\n\n"
+        except Exception:
+            _log.exception("A stream failed")
+            yield f"data: {json.dumps(error_body(500, FAILED))}\n\n"
         finally:
             step.cancel()
             with suppress(RuntimeError):  # it is still running, and ends by itself

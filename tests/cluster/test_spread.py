@@ -121,6 +121,22 @@ def test_a_lost_holder_changes_nothing(after: int) -> None:
     assert spread.cluster.num_replaced == 1
 
 
+def test_sources_are_those_of_one_process_where_a_holder_has_no_active_chunk(tiny_tokenizer: Any) -> None:
+    base = BaseModel(tiny_model("llama", vocab_size=len(tiny_tokenizer), max_position_embeddings=4096), tiny_tokenizer)
+    config = FocusConfig(chunk_size=64, local_window=512, quote_tokens=0, active_chunks=1)
+    adapter = random_adapter(base.model)
+    alone = FocusEngine(base, adapter, config, store=None)
+    spread = FocusEngine(base, adapter, config, store=None, cluster=cluster_here(3, base, adapter))
+    text = " ".join(f"On day {day} the keeper counts {7 * day % 31} ships at dawn." for day in range(12)).encode()
+    answers = [
+        engine.ask(engine.read(text), "What?", max_new_tokens=80, ignore_eos=True, max_sources=5)
+        for engine in (alone, spread)
+    ]
+    places = [[(source.start, source.end) for source in answer.sources] for answer in answers]
+    assert len(places[0]) > 1
+    assert places[0] == places[1]
+
+
 def test_an_answer_tells_of_lost_holders(tiny_tokenizer: Any) -> None:
     base = BaseModel(tiny_model("llama", vocab_size=len(tiny_tokenizer), max_position_embeddings=4096), tiny_tokenizer)
     config = FocusConfig(chunk_size=64, local_window=512, quote_tokens=0)
@@ -160,6 +176,26 @@ def test_questions_to_other_holders_go_on_while_one_is_started(monkeypatch: pyte
     lost.join(60)
     assert went_on
     assert cluster.num_replaced == 1
+
+
+def test_a_part_that_is_freed_while_a_new_holder_reads_it_is_dropped_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, spread = engines(2)
+    cluster, own = spread.cluster, holders(spread)
+    assert cluster is not None
+    cluster.keep(0, Part("part", tuple(ids(16, 1)), 16, 2, 1, "model"))
+    own.kill(0)
+    call = own.call
+
+    def freed(calls: Any) -> Any:
+        found = call(calls)
+        if calls[0][0] == "read":
+            cluster.drop("part")
+            cluster.call({1: ("free_bytes", ())})  # of another question
+        return found
+
+    monkeypatch.setattr(own, "call", lambda calls: freed(calls) if 0 in calls else call(calls))
+    cluster.call({0: ("free_bytes", ())})
+    assert own.told == [("drop", ("part",))] * 2
 
 
 def test_without_a_place_for_another_one_it_says_what_is_lost() -> None:

@@ -8,10 +8,10 @@ from focusdoc.memory.chunk_memory import DocumentMemory, MemoryBlock
 from focusdoc.memory.pool import MemoryPool
 
 
-def memory() -> DocumentMemory:
-    """One of 640 bytes."""
-    block = MemoryBlock.empty((1, 1, 1, 10, 8), torch.float32, torch.device("cpu"))
-    return DocumentMemory((0,) * 10, (), (block,), "maker")
+def memory(tokens: int = 10) -> DocumentMemory:
+    """One of 640 bytes, or of 64 a token."""
+    block = MemoryBlock.empty((1, 1, 1, tokens, 8), torch.float32, torch.device("cpu"))
+    return DocumentMemory((0,) * tokens, (), (block,), "maker")
 
 
 def test_a_memory_is_found_by_its_text_alone() -> None:
@@ -40,10 +40,13 @@ def test_the_memory_used_longest_ago_goes_first() -> None:
     assert pool.find("a") is not None
 
 
-def test_one_too_large_is_not_kept() -> None:
-    pool = MemoryPool(600)
+def test_one_too_large_is_not_kept_and_evicts_no_other() -> None:
+    pool = MemoryPool(700)
     pool.keep("a", memory())
-    assert len(pool) == 0
+    pool.keep("b", memory(11))
+    assert (pool.find("b"), len(pool)) == (None, 1)
+    pool.keep("a", memory(11))
+    assert len(pool) == 0  # the older memory of the same text is not current
 
 
 def test_clear() -> None:

@@ -17,7 +17,7 @@ import pytest
 from server_conftest import MAX_BYTES, Serve, until
 
 from focusdoc import Chat, FocusEngine
-from focusdoc.server import library, streams
+from focusdoc.server import files, library, responses, streams
 from focusdoc.server.files import FileStore
 
 STORY = "The keeper of the lighthouse counts ships. " * 30
@@ -89,6 +89,29 @@ class TestFiles:
         assert (read.status, "text" in (read.status_details or "")) == ("error", True)
         with pytest.raises(openai.BadRequestError, match="cannot be asked"):
             asked(api, file.id)
+
+    def test_that_the_disk_does_not_give_say_so_without_a_path(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(FileStore, "content", lambda self, file: Path("/a/secret/place"))
+        api = client(serve())
+        file = api.files.create(file=("story.txt", STORY.encode()), purpose="user_data")
+        read = api.files.wait_for_processing(file.id, poll_interval=0.05)
+        assert (read.status, read.status_details) == ("error", "It could not be read (No such file or directory).")
+
+    def test_that_cannot_be_deleted_stay(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        api = client(serve())
+        file = uploaded(api)
+
+        def locked(path: Path) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files.shutil, "rmtree", locked)
+            with pytest.raises(openai.InternalServerError, match="its log says why"):
+                api.files.delete(file)
+        assert asked(api, file).choices[0].message.annotations
+        assert api.files.delete(file).deleted
 
     def test_are_still_there_after_a_restart(self, serve: Serve, tmp_path: Path) -> None:
         file = uploaded(client(serve(folder=tmp_path / "kept")))
@@ -334,6 +357,19 @@ class TestResponses:
             with pytest.raises(openai.NotFoundError, match="no response"):
                 api.responses.create(model="tiny", input="More?", previous_response_id=gone)
 
+    def test_the_oldest_are_dropped_when_their_files_are_too_many_bytes(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(responses, "MAX_KEPT_BYTES", 3 * len(STORY))
+        api = client(serve())
+        data = "data:text/plain;base64," + base64.b64encode(STORY.encode()).decode()
+        file = {"type": "input_file", "file_data": data, "filename": "story.txt"}
+        parts: Any = [file, {"type": "input_text", "text": QUESTION}]
+        made = [api.responses.create(model="tiny", input=[{"role": "user", "content": parts}]) for _ in range(3)]
+        assert [response.id for response in made[1:]] == [api.responses.retrieve(each.id).id for each in made[1:]]
+        with pytest.raises(openai.NotFoundError):
+            api.responses.retrieve(made[0].id)
+
 
 class TestPage:
     def test_loads_nothing_from_elsewhere(self, serve: Serve) -> None:
@@ -361,6 +397,8 @@ class TestPage:
         url = serve()
         assert httpx.get(f"{url}/files", headers={"Origin": "https://evil.example"}).status_code == 403
         assert httpx.get(f"{url}/files", headers={"Host": "evil.example"}).status_code == 403
+        for host, status in (("[::1]", 200), ("[::1]:80", 200), ("LOCALHOST:1", 200), ("[::1", 403), ("::2", 403)):
+            assert httpx.get(f"{url}/files", headers={"Host": host}).status_code == status, host
         keyed = serve(keys=("one-key-of-sixteen",))
         headers = {"Host": "books.example", "Authorization": "Bearer one-key-of-sixteen"}
         assert httpx.get(f"{keyed}/files", headers=headers).status_code == 200
@@ -427,6 +465,41 @@ class TestMistakes:
         until(lambda: httpx.get(f"{url[:-3]}/health").json()["status"] == "error")
         health = httpx.get(f"{url[:-3]}/health")
         assert (health.status_code, health.json()["details"]) == (503, "The server failed; its log says why.")
+        file = client(url).files.create(file=("story.txt", STORY.encode()), purpose="user_data")
+        assert '"status": "error"' in httpx.get(f"{url}/files/{file.id}/events").text  # and it ends
+
+    def test_when_reading_ends_for_good_files_and_their_questions_say_so(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(library, "_SWEEP_SECONDS", 0.0)
+
+        def broken(self: FileStore) -> list[Any]:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(FileStore, "expired", broken)
+        url = serve()
+        until(lambda: httpx.get(f"{url[:-3]}/health").json()["status"] == "error")
+        api = client(url)
+        file = api.files.create(file=("story.txt", STORY.encode()), purpose="user_data")
+        with pytest.raises(openai.BadRequestError, match="cannot be asked: The server failed"):
+            asked(api, file.id)
+
+    def test_a_stream_that_fails_ends_with_an_error(
+        self, serve: Serve, tiny_engine: FocusEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Broken(Chat):
+            def stream(self, *args: Any, **more: Any) -> Any:
+                for number, piece in enumerate(super().stream(*args, **more)):
+                    if number == 1:
+                        raise RuntimeError("a bug")
+                    yield piece
+
+        url = serve(chat=lambda: Broken(tiny_engine, 10_000_000))
+        with pytest.raises(openai.APIError, match="its log says why"):
+            list(asked_without_files(client(url), max_tokens=50, stream=True))
+        metrics = httpx.get(f"{url[:-3]}/metrics").text
+        assert 'route="/v1/chat/completions",status="200"} 1.0' in metrics
+        assert 'status="500"' not in metrics
 
     def test_it_is_busy_while_the_next_question_would_be_refused(self, serve: Serve) -> None:
         url = serve(max_concurrent=1, max_waiting=0)
