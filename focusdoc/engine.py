@@ -202,10 +202,11 @@ class FocusEngine:
             blocks, encoded = reader.read(tokenized.token_ids, progress=show, document=document.name, on_plan=on_plan)
         return DocumentMemory(tuple(tokenized.token_ids), chunks, blocks, reader.maker, document, tokenized, encoded)
 
-    def forget(self, memory: DocumentMemory) -> None:
+    def forget(self, document: Document | DocumentMemory) -> None:
         """Remove a document from the store; its memory stays usable."""
+        ids = self._tokenized(document).token_ids if isinstance(document, Document) else document.token_ids
         for reader in {self.documents, self._full_documents}:
-            reader.forget(memory.token_ids)
+            reader.forget(ids)
 
     def plan(self, document: Document | str | os.PathLike[str] | bytes) -> MemoryPlan:
         """The bytes and seconds that reading a document would take, and where its memory would be; reads nothing.

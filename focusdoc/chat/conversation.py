@@ -71,6 +71,11 @@ class Chat:
         return other
 
     @cached_property
+    def without_reader(self) -> Chat:
+        """The same chat, answered by the base model."""
+        return self if self.engine.reader is None else self.with_reader(None)
+
+    @cached_property
     def identity(self) -> str:
         """A hash of all that determines answers besides a call's settings: weights, adapter, configuration, reader."""
         engine = self.engine
@@ -141,9 +146,8 @@ class Chat:
 
     def forget(self, text: str) -> None:
         """Remove the memory of a text, from RAM and disk; running answers that use it continue."""
-        memory = self.pool.forget(text)
-        if memory is not None:
-            self.engine.forget(memory)
+        self.pool.forget(text)
+        self.engine.forget(Document.from_text(text))
 
     def _read(
         self, document: Document, cancel: threading.Event | None, progress: Progress | None = None

@@ -64,6 +64,8 @@ def split_prompt(
 
     if sum(map(size, messages)) <= window:
         return SplitPrompt(tuple(messages), ())
+    filled = [(message.role, [part for part in message.parts if part.strip()]) for message in messages]
+    messages = [Message(role, parts) for role, parts in filled if parts] or messages
     local: list[Message] = []
     documents: list[str] = []
     for message in messages:
@@ -71,7 +73,7 @@ def split_prompt(
         for number, part in enumerate(message.parts, start=1):
             is_last = message is messages[-1] and number == len(message.parts)
             head, body, tail = split_text(part, known, asks=is_last, frame=_frame(part, count, window))
-            documents += [body] if body else []
+            documents += [body] if body.strip() else []
             parts += [head + tail] if head + tail else []
         local.append(Message(message.role, parts))
     sizes = [size(message) for message in local]

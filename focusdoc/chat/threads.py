@@ -73,16 +73,19 @@ class _OwnThread:
 
 async def _stream(items: Generator[T, None, None], cancel: threading.Event, own: _OwnThread) -> AsyncGenerator[T, None]:
     step: asyncio.Future[object] | None = None
+    left_early = True
     try:
         while True:
             step = own.run(next, items, _END)
             # Shielded, since a thread cannot be stopped, and the generator must not be closed before it ends.
             item = await asyncio.shield(step)
             if item is _END:
+                left_early = False
                 return
             yield item  # type: ignore[misc]  # anything but _END is a T
     finally:
-        cancel.set()
+        if left_early:
+            cancel.set()
         if step is None or step.done():
             items.close()
         else:

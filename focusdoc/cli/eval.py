@@ -250,6 +250,10 @@ def perplexity(
 
     if targets < 1:
         raise EvaluationError(f"--targets is {targets}; it must be at least 1.")
+    if 2 * targets >= settings.local_window:
+        raise EvaluationError(
+            f"--targets is {targets} and --local-window {settings.local_window}; it must be less than half of it."
+        )
     run_perplexity(
         run,
         settings,

@@ -137,21 +137,19 @@ class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
         return log_probabilities, greedy
 
     def _whole(self, text: str) -> float:
-        ids = encode_text(self._tokenizer, text)
-        total, size = 0.0, max(1, self.engine.config.local_window // 2)
-        for start in range(0, len(ids), size):
-            total += self._score([self._prefix(), *ids[:start]], ids[start : start + size])[0]
-        return total
+        return self._score([self._prefix()], encode_text(self._tokenizer, text))[0]
 
     def _score(self, before: Sequence[int], after: Sequence[int]) -> tuple[float, bool]:
-        """The log-likelihood of `after`, and whether greedy decoding would generate it."""
-        if not after:
-            return 0.0, True
-        with torch.no_grad():
-            logits = self._predict([*before, *after], len(after)).float()
-        gold = torch.tensor(list(after), device=logits.device)
-        loss = functional.cross_entropy(logits, gold, reduction="sum")
-        return -float(loss), bool((logits.argmax(dim=-1) == gold).all())
+        """The log-likelihood of `after`, and whether greedy decoding generates it; in steps of half a local window."""
+        total, is_greedy, size = 0.0, True, max(1, self.engine.config.local_window // 2)
+        for start in range(0, len(after), size):
+            part = list(after[start : start + size])
+            with torch.no_grad():
+                logits = self._predict([*before, *after[:start], *part], len(part)).float()
+            gold = torch.tensor(part, device=logits.device)
+            total -= float(functional.cross_entropy(logits, gold, reduction="sum"))
+            is_greedy = is_greedy and bool((logits.argmax(dim=-1) == gold).all())
+        return total, is_greedy
 
     def _encode(self, context: str) -> list[int]:
         with self.engine.base.tokenizer_lock:

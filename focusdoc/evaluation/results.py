@@ -98,17 +98,21 @@ class ResultFolder:
                 raise EvaluationError(
                     f"{self.path} already has results; continue with --resume, or name another folder."
                 )
-            yield RowFile(path, self.key)
+            yield RowFile(path, self.key, _row_files(self.path) if resume else [])
 
 
 class RowFile:
-    """An append-only JSONL file; an incomplete last line of a killed process is removed."""
+    """An append-only JSONL file; an incomplete last line of a killed process is removed.
 
-    def __init__(self, path: Path, key: str) -> None:
+    Args:
+        beside: further files whose rows count, such as those of a run with other shards.
+    """
+
+    def __init__(self, path: Path, key: str, beside: Sequence[Path] = ()) -> None:
         self._path, self._key = path, key
         if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
             os.truncate(path, data.rfind(b"\n") + 1)
-        self.rows = _latest([path] if path.exists() else [], key)
+        self.rows = _latest({*beside, *([path] if path.exists() else [])}, key, torn=True)
 
     def add(self, row: Row) -> None:
         """Append a row and flush it to disk."""
@@ -138,9 +142,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_rows_of(folder: Path) -> list[Row]:
-    """The rows of all shards of a result folder in the order of the items, the latest for each item."""
-    paths = sorted(path for path in folder.iterdir() if _ROWS.fullmatch(path.name))
-    return _in_order(_latest(paths, _config_key(read_config(folder)), torn=True).values())
+    """The rows of all shards of a result folder in the order of the items; see `_latest`."""
+    return _in_order(_latest(_row_files(folder), _config_key(read_config(folder)), torn=True).values())
 
 
 def find_folders(paths: Sequence[Path]) -> list[Path]:
@@ -183,9 +186,17 @@ def _config_key(config: Mapping[str, Any]) -> str:
 
 
 def _latest(paths: Iterable[Path], key: str, *, torn: bool = False) -> dict[Key, Row]:
-    """The latest row of every item in these files, among rows of the configuration `key`."""
-    rows = (row for path in paths for row in read_rows(path, _FIELDS, torn=torn))
-    return {(row["task"], row["id"]): row for row in rows if row.get("config") == key}
+    """The row of every item in these files, among rows of the configuration `key`: the latest one without an error."""
+    found: dict[Key, Row] = {}
+    for row in (row for path in sorted(paths) for row in read_rows(path, _FIELDS, torn=torn)):
+        name = row["task"], row["id"]
+        if row.get("config") == key and ("error" not in row or "error" in found.get(name, row)):
+            found[name] = row
+    return found
+
+
+def _row_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if _ROWS.fullmatch(path.name))
 
 
 def _in_order(rows: Iterable[Row]) -> list[Row]:

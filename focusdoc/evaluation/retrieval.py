@@ -98,8 +98,11 @@ class Bm25:
 
     def index(self, windows: Sequence[str]) -> Rank:
         """See `Finder`; windows without a word of the question are not ranked."""
+        indexed = self._words(windows)
+        if not any(indexed):  # bm25s cannot index windows without words
+            return lambda question: []
         model = self._library.BM25()
-        model.index(self._words(windows), show_progress=False)
+        model.index(indexed, show_progress=False)
 
         def rank(question: str) -> list[int]:
             words = self._words([question])[0]

@@ -6,7 +6,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -71,13 +71,19 @@ class EndpointReader:
         usage: dict[str, int] = {}
         count = 0
         for event in self._events(self._payload(messages, settings)):
-            usage = event.get("usage") or usage
-            for choice in event.get("choices") or ():
-                reason = choice.get("finish_reason") or reason
-                if text := (choice.get("delta") or {}).get("content"):
-                    first = first or time.perf_counter()
-                    count += 1
-                    yield text
+            try:
+                usage = dict(event.get("usage") or usage)
+                choices = event.get("choices") or ()
+                reason = next((each["finish_reason"] for each in choices if each.get("finish_reason")), reason)
+                texts = [text for each in choices if (text := (each.get("delta") or {}).get("content"))]
+                if not all(isinstance(text, str) for text in texts):
+                    raise TypeError
+            except (AttributeError, TypeError, ValueError) as error:
+                raise self._failure(event) from error
+            for text in texts:
+                first = first or time.perf_counter()
+                count += 1
+                yield text
             if cancel is not None and cancel.is_set():
                 reason = "cancelled"
                 break
@@ -88,8 +94,8 @@ class EndpointReader:
         reasons: dict[str, FinishReason] = {"length": "length", "cancelled": "cancelled"}
         return Written(
             reasons.get(reason, "stop"),
-            usage.get("prompt_tokens", sum(self.count(content) for _, content in messages)),
-            usage.get("completion_tokens", count),
+            usage.get("prompt_tokens") or sum(self.count(content) for _, content in messages),
+            usage.get("completion_tokens") or count,
             first - started,
             ended - first,
         )
@@ -104,10 +110,14 @@ class EndpointReader:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        optional: dict[str, Any] = {"stop": list(settings.stop), "seed": settings.seed, "top_k": settings.top_k}
+        optional: dict[str, Any] = {
+            "stop": list(settings.stop) or None,
+            "seed": settings.seed,
+            "top_k": settings.top_k or None,
+        }
         if settings.repetition_penalty != 1:
             optional["repetition_penalty"] = settings.repetition_penalty
-        return payload | {name: value for name, value in optional.items() if value not in (None, [], 0)}
+        return payload | {name: value for name, value in optional.items() if value is not None}
 
     def _events(self, payload: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The endpoint's server-sent events.
@@ -126,11 +136,11 @@ class EndpointReader:
             ):
                 if response.status_code != 200:
                     raise self._refusal(response.status_code, next(response.iter_bytes(_MAX_REFUSAL_BYTES), b""))
-                for line in response.iter_lines():
-                    if line.startswith("data:") and line[5:].strip() != "[DONE]":
+                for line in _lines(response.iter_bytes()):
+                    if line.startswith(b"data:") and line[5:].strip() != b"[DONE]":
                         event = json.loads(line[5:])
                         if not isinstance(event, dict) or event.get("error"):
-                            raise ReaderError(f"{self.name} at {self._url} failed: {str(event)[:_MAX_REFUSAL_BYTES]}")
+                            raise self._failure(event)
                         yield event
         except httpx.ConnectError as error:
             raise ReaderError(
@@ -140,6 +150,9 @@ class EndpointReader:
             raise ReaderError(f"{self.name} at {self._url} was silent for too long; is it overloaded?") from error
         except (httpx.HTTPError, ValueError) as error:
             raise ReaderError(f"{self.name} at {self._url} broke off: {error or type(error).__name__}.") from error
+
+    def _failure(self, event: object) -> ReaderError:
+        return ReaderError(f"{self.name} at {self._url} failed: {str(event)[:_MAX_REFUSAL_BYTES]}")
 
     def _refusal(self, status: int, body: bytes) -> ReaderError:
         reason = " ".join(body.decode("utf-8", "replace").split())
@@ -152,3 +165,12 @@ class EndpointReader:
             429: "it is busy; ask again later",
         }.get(status, "see its own log" if status >= 400 else "give the address that it sends to, if you trust it")
         return ReaderError(f"{self._url} refuses {self.name!r} with status {status} ({reason}); {remedy}.")
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a stream, split at line feeds only: answers may contain other line separators (U+2028)."""
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from lines
+    yield rest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.readers.finding import Found
@@ -19,7 +19,7 @@ _SHARED = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """Characters ``start:end`` of the document of memory number `memory`.
+    """Characters ``start:end`` of the document of memory number `memory`; equal if these are.
 
     Attributes:
         chunk: the chunk in the document that contains the middle of the best window.
@@ -29,8 +29,8 @@ class Passage:
     memory: int
     start: int
     end: int
-    chunk: int
-    score: float
+    chunk: int = field(compare=False)
+    score: float = field(compare=False)
 
 
 def choose_passages(

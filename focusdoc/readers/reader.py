@@ -30,8 +30,8 @@ JUDGE_QUESTION = "Do the passages above state this answer to the question? Reply
 _MIN_DASHES = 5
 #: Default context window of a reader, in tokens.
 WINDOW = 8192
-#: Lower bound of the characters per token, for nearly all texts and tokenizers.
-_CHARS_PER_TOKEN = 3
+#: Lower bounds of the ASCII characters per token, and of the bytes of others, for nearly all texts and tokenizers.
+_CHARS_PER_TOKEN, _OTHER_BYTES_PER_TOKEN = 3, 2.5
 
 Result = TypeVar("Result")
 #: Messages of a conversation as (role, content) pairs.
@@ -161,8 +161,14 @@ def drain(writing: Generator[Any, None, Result]) -> Result:
 
 
 def approximate_tokens(text: str) -> int:
-    """An upper estimate of the tokens in a text, without a tokenizer."""
-    return len(text) // _CHARS_PER_TOKEN + 1
+    """An upper estimate of the tokens in a text, without a tokenizer.
+
+    Digits are often tokens of their own, and other scripts have fewer characters, and bytes, per token than English.
+    """
+    digits = sum(map(str.isdecimal, text))
+    others = sum(not character.isascii() for character in text)
+    other_bytes = len(text.encode("utf-8", "replace")) - (len(text) - others)
+    return (len(text) - others) // _CHARS_PER_TOKEN + digits + math.ceil(other_bytes / _OTHER_BYTES_PER_TOKEN) + 1
 
 
 def grammar_error(name: str) -> ConfigError:

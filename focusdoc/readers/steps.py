@@ -55,13 +55,13 @@ def find_description(session: Session, question: str) -> str | None:
     text, written = collect(session.reader.write(messages, _SETTINGS, session.request.cancel))
     session.reader_tokens += written.prompt_tokens
     description = text.strip().rstrip(".?")
-    at = question.casefold().find(description.casefold())
-    if not description or at < 0 or not _RELATION.search(description):
+    at = re.search(re.escape(description), question, re.IGNORECASE)
+    if not description or at is None or not _RELATION.search(description):
         return None
-    rest = question[:at] + question[at + len(description) :]
+    rest = question[: at.start()] + question[at.end() :]
     if all(word in _ASKING for word in words_of([rest.casefold()])[0]):
         return None
-    return question[at : at + len(description)]
+    return at.group()
 
 
 def resolve_description(session: Session, description: str, found: Found, passages: Sequence[Passage]) -> Reply | None:

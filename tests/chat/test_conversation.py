@@ -6,6 +6,7 @@ import gc
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -221,3 +222,19 @@ class TestBadCalls:
     def test_too_little_memory(self, tiny_engine: FocusEngine) -> None:
         with pytest.raises(ConfigError, match="max_memory_bytes is 0"):
             Chat(tiny_engine, max_memory_bytes=0)
+
+
+def test_what_is_forgotten_is_on_disk_no_more_even_if_it_left_ram_before(
+    tiny_engine: FocusEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FOCUSDOC_STORE", "on")
+    engine = FocusEngine(tiny_engine.base, tiny_engine.adapter, tiny_engine.config, store=tmp_path)
+    document = Document.from_text(BOOK)
+    memory = engine.read(document)
+    chat = Chat(engine, max_memory_bytes=memory.num_bytes)
+    chat.read(document)
+    chat.read(Document.from_text(BOOK.upper()))
+    assert chat.pool.find(BOOK) is None
+    assert engine.documents.is_stored(memory.token_ids)
+    chat.forget(BOOK)
+    assert not engine.documents.is_stored(memory.token_ids)

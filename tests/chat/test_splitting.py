@@ -134,3 +134,21 @@ def test_a_text_in_one_line_is_cut_at_the_end_of_a_sentence_of_its_own_script() 
     assert head + body + tail == book + "どの家が赤いですか？何番目の家が緑ですか？"
     assert body.endswith("青い。")
     assert tail.startswith("第")
+
+
+def test_blank_parts_are_neither_documents_nor_the_question() -> None:
+    passages = [part for passage in BOOK.split("\n\n") for part in (passage * 4, "\n")]
+    for last in (
+        [Message("user", [*passages, "Which?", "\n"])],
+        [Message("user", [*passages, "Which?"]), Message("user", [])],
+    ):
+        split = split_prompt(last, window=20, count=words, known=nothing_known)
+        assert split.local[-1].parts == ("Which?",)
+        assert len(split.documents) == len(passages) // 2
+        assert all(text.strip() for text in split.documents)
+
+
+def test_a_long_blank_between_frame_and_question_is_no_document() -> None:
+    text = "Context is below.\n-----\n" + "\n" * 5000 + "\n-----\nQuery: which house is it?"
+    split = split_prompt([Message("user", text)], window=10, count=len, known=nothing_known)
+    assert all(document.strip() for document in split.documents)

@@ -123,3 +123,12 @@ def test_errors_arrive() -> None:
 
     with pytest.raises(ValueError, match="two"):
         asyncio.run(main())
+
+
+def test_a_stream_that_ends_leaves_the_callers_event_alone() -> None:
+    async def main() -> bool:
+        cancel = threading.Event()
+        items = [item async for item in await stream_in_thread(lambda _: (item for item in range(3)), cancel)]
+        return items == [0, 1, 2] and not cancel.is_set()
+
+    assert asyncio.run(main())

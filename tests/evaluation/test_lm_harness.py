@@ -176,3 +176,11 @@ def test_the_module_is_the_harness_with_the_model_registered() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert run.stdout.strip() == "True", run.stderr
+
+
+def test_a_continuation_longer_than_the_local_window_is_scored_in_pieces(model: Any) -> None:
+    window = model.engine.config.local_window
+    long = "".join(chr(97 + number % 26) for number in range(3 * window))
+    ((whole, _),) = model.loglikelihood([Request("Once", long)])
+    ((start, _),) = model.loglikelihood([Request("Once", long[:window])])
+    assert whole < start < 0

@@ -228,3 +228,13 @@ def test_a_damaged_configuration_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "results" / "config.json").write_text(json.dumps([1]))
     with pytest.raises(EvaluationError, match=r"config.json is damaged"):
         folder(tmp_path)
+
+
+def test_resuming_with_another_number_of_shards_repeats_nothing(tmp_path: Path) -> None:
+    first, second = Worker("job-1", "job-4"), Worker()
+    run(JOBS, first, folder(tmp_path))
+    for index in (1, 2):
+        run(JOBS, second, folder(tmp_path), shard=Shard(index, 2), resume=True, retry=True)
+    assert sorted(second.asked) == ["job-1", "job-4"]
+    assert ids(tmp_path) == [job.id for job in JOBS]
+    assert not any("error" in row for row in read_rows_of(tmp_path / "results"))

@@ -113,3 +113,7 @@ class TestFinders:
 def test_windows_of_a_document_never_leave_its_order() -> None:
     spans = cut(TEXT)
     assert all(one[0] <= other[0] and one[1] <= other[1] for one, other in itertools.pairwise(spans))
+
+
+def test_a_document_without_words_has_no_hits() -> None:
+    assert list(FINDERS["bm25"]().index(["a", "?!"])("Which house is blue?")) == []

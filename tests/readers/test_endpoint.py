@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -182,3 +183,52 @@ def test_one_that_is_silent_is_an_error(served: Endpoint, monkeypatch: pytest.Mo
 def test_addresses_and_models_are_checked(url: str, model: str | None) -> None:
     with pytest.raises(ConfigError, match="reader is"):
         EndpointReader(url, model)
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b"])
+def test_line_separators_in_an_answer_are_text(served: Endpoint, separator: str) -> None:
+    text = f"one{separator}two"
+    data = json.dumps({"choices": [{"delta": {"content": text}, "finish_reason": "stop"}]}, ensure_ascii=False)
+    served.events = [f"data: {data}\r\n\r\n", "data: [DONE]\n\n"]
+    assert written(EndpointReader(served.url, "m"))[0] == [text]
+
+
+def test_a_seed_of_zero_is_sent(served: Endpoint) -> None:
+    written(EndpointReader(served.url, "m"), temperature=0.7, seed=0)
+    assert served.asked[0][2]["seed"] == 0
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"choices": [None]},
+        {"choices": 3},
+        {"choices": [{"delta": {"content": ["text"]}}]},
+        {"choices": [{"delta": "text"}]},
+        {"choices": [], "usage": [1, 2]},
+    ],
+)
+def test_an_event_of_another_form_is_an_error(served: Endpoint, said: Any) -> None:
+    served.events = [f"data: {json.dumps(said)}\n\n"]
+    with pytest.raises(ReaderError, match="failed: "):
+        written(EndpointReader(served.url, "m"))
+
+
+def test_usage_without_numbers_is_estimated(served: Endpoint) -> None:
+    usage = {"prompt_tokens": None, "completion_tokens": None}
+    served.events = [delta("Ep"), delta("pie", "stop"), event(choices=[], usage=usage)]
+    _, ended = written(EndpointReader(served.url, "m"))
+    assert ended.prompt_tokens > 0
+    assert ended.completion_tokens == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),  # as Qwen2.5's tokenizer counts them
+    [
+        ("图书馆的效率很高。" * 100, 500),
+        ("12 345 6789 10\n" * 50, 700),
+        ("The keeper counts ships at dawn. " * 50, 350),
+    ],
+)
+def test_tokens_are_estimated_as_not_too_few(served: Endpoint, text: str, tokens: int) -> None:
+    assert tokens <= EndpointReader(served.url, "m").count(text) <= 4 * tokens

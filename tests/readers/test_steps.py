@@ -130,3 +130,20 @@ def test_a_reader_that_cannot_judge_is_asked_once(engine: FocusEngine, memory: A
     reader = ScriptedReader("1932")
     assert engine.with_reader(reader).ask(memory, QUESTION).steps == ()
     assert len(reader.asked) == 1
+
+
+def test_letters_that_folding_makes_longer_move_nothing(engine: FocusEngine, memory: Any) -> None:
+    question = "When in Weißenfels was the owner of the mill born?"
+    reader = JudgingReader(
+        {f"Question: {question}": ("1932", -6.0)} | NAMES | {question: ("the OWNER of the mill", 0.0)}
+    )
+    answer = engine.with_reader(reader).ask(memory, question)
+    assert [step[0] for step in answer.steps] in ([], ["Who or what is the owner of the mill?"])
+    assert asked_by(reader, "Who or what is the owner of the mill?")
+
+
+def test_a_passage_of_both_looks_is_one_source(engine: FocusEngine, memory: Any) -> None:
+    reader = JudgingReader(NAMES | UNSURE | DESCRIBES | {BORN: ("28 January 1906", 9.0)})
+    answer = engine.with_reader(reader).ask(memory, QUESTION, max_sources=9)
+    spans = [(source.start, source.end) for source in answer.sources]
+    assert len(spans) == len(set(spans))

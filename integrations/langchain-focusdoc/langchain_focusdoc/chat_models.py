@@ -20,6 +20,7 @@ from focusdoc.chat.shared import LazyChat, shared_chat
 from focusdoc.chat.streams import last_answer
 from focusdoc.chat.threads import run_in_thread, stream_in_thread
 from focusdoc.config import FocusConfig
+from focusdoc.errors import FocusdocError
 from focusdoc.modeling.catalogue import DEFAULT_MODEL
 from langchain_focusdoc.errors import FocusRequestError, as_langchain_errors
 from langchain_focusdoc.messages import metadata_of, to_messages, usage_of
@@ -281,6 +282,7 @@ class ChatFocusLLM(BaseChatModel):
 
         def chunks() -> Generator[ChatGenerationChunk, None, None]:
             with as_langchain_errors():
+                piece = None
                 for piece in pieces:
                     message = AIMessageChunk(content=str(piece))
                     if piece.answer is not None:
@@ -291,6 +293,8 @@ class ChatFocusLLM(BaseChatModel):
                             chunk_position="last",
                         )
                     yield ChatGenerationChunk(message=message)
+                if piece is None:
+                    raise FocusdocError("The call was cancelled while its documents were read.")
 
         return chunks()
 

@@ -94,16 +94,12 @@ class FocusRetriever(BaseRetriever):
         with as_langchain_errors():
             refuse_unknown(settings, ("k", "look_tokens"), "A call of FocusRetriever")
             k, look_tokens = settings.get("k"), settings.get("look_tokens")
-            answer = (
-                self.llm.focus.get()
-                .with_reader(None)
-                .ask(  # only retrieval is needed, not the reader
-                    self._files,
-                    query,
-                    max_sources=self.k if k is None else k,
-                    cancel=cancel,
-                    max_new_tokens=self.look_tokens if look_tokens is None else look_tokens,
-                )
+            answer = self.llm.focus.get().without_reader.ask(  # only retrieval is needed
+                self._files,
+                query,
+                max_sources=self.k if k is None else k,
+                cancel=cancel,
+                max_new_tokens=self.look_tokens if look_tokens is None else look_tokens,
             )
         files = {file.name: file for file in self._files}
         found = []

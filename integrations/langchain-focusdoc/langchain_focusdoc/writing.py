@@ -33,7 +33,8 @@ class LangChainReader(ObjectReader):
         for chunk in self.model.stream(list(messages), stop=list(stop) or None):
             if text := str(chunk.text):
                 yield text
-            usage = add_usage(usage, chunk.usage_metadata) if isinstance(chunk, AIMessageChunk) else usage
+            if isinstance(chunk, AIMessageChunk) and chunk.usage_metadata:
+                usage = add_usage(usage, chunk.usage_metadata)
             too_long = too_long or any(chunk.response_metadata.get(name) in _TOO_LONG for name in _REASONS)
         tokens = (usage["input_tokens"], usage["output_tokens"]) if usage else (None, None)
         return Ended("length" if too_long else "stop", *tokens)

@@ -272,7 +272,8 @@ class FocusLLM(CustomLLM):
         return await run_in_thread(
             lambda cancel: self.structured_predict(
                 output_cls, prompt, {**(llm_kwargs or {}), "cancel": cancel}, **prompt_args
-            )
+            ),
+            (llm_kwargs or {}).get("cancel"),
         )
 
     def call_settings(self, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,9 @@ from collections.abc import Generator, Sequence
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+from llama_index.core.base.response.schema import PydanticResponse
 from llama_index.core.response_synthesizers.base import BaseSynthesizer
+from llama_index.core.schema import NodeWithScore
 from llama_index.llms.focusdoc.base import FocusLLM
 from llama_index.llms.focusdoc.tracing import focus_llm, stream_question
 
@@ -58,10 +60,12 @@ class FocusSynthesizer(BaseSynthesizer):
             return await stream_in_thread(
                 lambda cancel: (
                     str(piece) for piece in self._pieces(query_str, text_chunks, {**response_kwargs, "cancel": cancel})
-                )
+                ),
+                response_kwargs.get("cancel"),
             )
         return await run_in_thread(
-            lambda cancel: self._result(self._pieces(query_str, text_chunks, {**response_kwargs, "cancel": cancel}))
+            lambda cancel: self._result(self._pieces(query_str, text_chunks, {**response_kwargs, "cancel": cancel})),
+            response_kwargs.get("cancel"),
         )
 
     def _pieces(
@@ -83,6 +87,13 @@ class FocusSynthesizer(BaseSynthesizer):
         if self._kind is None:
             return answer.text
         return self._kind.parse(answer.text, answer.finish_reason, answer.usage.completion_tokens)
+
+    def _prepare_response_output(self, response_str: Any, source_nodes: list[NodeWithScore]) -> Any:
+        # The base class compares with `output_cls` by isinstance, which ``list[...]`` and Literal do not support.
+        if self._kind is None or response_str is None or isinstance(response_str, str):
+            return super()._prepare_response_output(response_str, source_nodes)
+        metadata = self._get_metadata_for_response([each.node for each in source_nodes])
+        return PydanticResponse(response_str, source_nodes=source_nodes, metadata=metadata)
 
     def _get_prompts(self) -> dict[str, Any]:
         """No prompts; only the model's chat template is used."""
