@@ -18,6 +18,7 @@ from focusdoc.cli.dataclass_options import dataclass_options
 from focusdoc.cli.display import errors, output
 from focusdoc.cli.training_progress import TrainingProgress, stop_on_interrupt
 from focusdoc.errors import ConfigError, TrainingError
+from focusdoc.storage import TEMP_MARK
 from focusdoc.training.processes import Processes, Runtime, launch, under_launcher
 from focusdoc.training.settings import SampleShape, Setting, TrainingConfig, parse_mix
 from focusdoc.training.sources import load_sources
@@ -168,7 +169,8 @@ def _check_output(folder: Path, resume: bool) -> None:
     """Raise TrainingError for an output folder with other contents, before anything slow."""
     if folder.exists() and not folder.is_dir():
         raise TrainingError(f"The output {folder} is a file; name a folder.")
-    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    paths = list(folder.iterdir()) if folder.exists() else []
+    names = {path.name for path in paths if TEMP_MARK not in path.name}  # but for what a killed run left
     if "checkpoint" in names and not resume:
         raise TrainingError(f"{folder} already has a run; continue with --resume, or choose another output folder.")
     others = sorted(names - {"checkpoint", "adapter", "metrics.jsonl", "tensorboard"})

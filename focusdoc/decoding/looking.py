@@ -248,6 +248,8 @@ def find_sources(
         # The passage stays on the page of its highest-scoring token.
         start, end = whole_sentences(memory.document.text, max(begin, page.start), min(stop, page.end))
         start, end = max(start, page.start), min(end, page.end)
+        if start >= end:
+            continue  # white space
         sources.append(
             Source(
                 page=page.number,

@@ -187,10 +187,15 @@ class Together:
         with self._changed:
             self._waiting.setdefault(chunks, []).append(turn)
             self._changed.notify_all()
-            self._changed.wait_for(lambda: turn.hidden is not None or self._may_lead(turn, chunks))
-            if turn.hidden is None:
-                self._running.add(chunks)
-                turns = self._take(turn, chunks)
+            leads = False
+            try:
+                self._changed.wait_for(lambda: turn.hidden is not None or self._may_lead(turn, chunks))
+                if leads := turn.hidden is None:
+                    self._running.add(chunks)
+                    turns = self._take(turn, chunks)
+            except BaseException:  # Ctrl-C while it waits
+                self._withdraw(turn, chunks, leads=leads)
+                raise
         if turn.hidden is None:
             self._lead(base, weights, turns, chunks)
         assert turn.hidden is not None
@@ -198,6 +203,17 @@ class Together:
 
     def _may_lead(self, turn: _Turn, chunks: _Chunks) -> bool:
         return not turn.taken and chunks not in self._running
+
+    def _withdraw(self, turn: _Turn, chunks: _Chunks, *, leads: bool) -> None:
+        """Remove a turn whose question has ended, so that no other waits for it."""
+        waiting = self._waiting.get(chunks, [])
+        if turn in waiting:
+            waiting.remove(turn)
+        if chunks in self._waiting and not waiting:
+            del self._waiting[chunks]
+        if leads:
+            self._running.discard(chunks)
+        self._changed.notify_all()
 
     def _take(self, own: _Turn, chunks: _Chunks) -> list[_Turn]:
         """The turns of the next pass, `own` first, up to `MAX_ROWS`; waits briefly for those of the last pass."""

@@ -19,7 +19,7 @@ _SOFT = "\N{SOFT HYPHEN}"
 _HYPHENS = f"-\N{HYPHEN}{_SOFT}"
 #: A word broken at a line end: the parts before and after the hyphen, and what follows without a space.
 _BROKEN = re.compile(
-    rf"(?<![^\W_])(?P<before>[^\W_]+)(?P<hyphen>[{_HYPHENS}])\n(?P<after>[^\W_]+)(?P<rest>\S*)(?:[ ]|(?=\n)|\Z)"
+    rf"(?<![^\W_])(?P<before>[^\W_]+)(?P<hyphen>[{_HYPHENS}])\n(?P<after>[^\W_]++)(?P<rest>\S*+)(?:[ ]|(?=\n)|\Z)"
 )
 _WORD = re.compile(rf"[^\W_]+(?:[{_HYPHENS}][^\W_]+)*")
 

@@ -20,7 +20,8 @@ _PDF_HEADER = re.compile(rb"%PDF-\d")
 _PDF_HEADER_WITHIN = 1024
 #: Bytes that are searched for HTML and e-mail headers.
 _SEARCHED = 4096
-_HTML = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*(?:<!doctype\s+html|<html)\b", re.I | re.S)
+# Atomic: with backtracking, comments would take exponential time.
+_HTML = re.compile(rb"\s*+(?:<\?xml[^>]*>\s*+)?(?>(?:<!--.*?-->\s*)*)(?:<!doctype\s+html|<html)\b", re.I | re.S)
 _EMAIL = re.compile(rb"(?:Return-Path|Received|Delivered-To|MIME-Version|Message-ID):\s", re.I)
 #: Unsupported file types by their first bytes, with the remedy.
 _UNSUPPORTED = {

@@ -105,7 +105,7 @@ def _from_bytes(data: bytes, known: dict[str, Any], password: str | None, limits
         )
     if not data:
         raise EmptyDocumentError(f"{name!r} is empty (0 bytes); give a document with text.")
-    ending = Path(str(known.get("source", ""))).suffix.lower()
+    ending = Path(str(known.get("source") or name)).suffix.lower()
     kind = kind_of(data, ending, name)
     if kind in PARSED:
         from focusdoc.documents.parsing import load_parsed

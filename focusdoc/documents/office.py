@@ -124,9 +124,10 @@ def read_xlsx(archive: Archive, data: bytes) -> Parsed:
 
 def _cell(cell: Any, formula: Any) -> str:
     value = formula.value if cell.value is None else cell.value
+    if isinstance(value, int | float) and not isinstance(value, bool) and "%" in (cell.number_format or ""):
+        return f"{100 * value:.12g}%"
     if isinstance(value, float):
-        percent = "%" in (cell.number_format or "")
-        return f"{100 * value:.12g}%" if percent else f"{value:.15g}"
+        return f"{value:.15g}"
     if isinstance(value, datetime) and value.time() == time():
         value = value.date()
     return " ".join(str("" if value is None else getattr(value, "text", value)).split())

@@ -6,7 +6,7 @@ import codecs
 import re
 from typing import Any
 
-from lxml import html
+from lxml import etree, html
 
 from focusdoc.documents.decoding import decode
 from focusdoc.documents.markup import Rules, count, names, sections, to_text
@@ -67,7 +67,8 @@ def html_text(data: bytes, name: str) -> str:
         # A byte order mark takes precedence, and a declaration in ASCII cannot be UTF-16.
         if named and not data.startswith(b"\xef\xbb\xbf"):
             encoding = codecs.lookup(named[1].decode("ascii")).name
-            return data.decode({"iso8859-1": "cp1252", "ascii": "cp1252", "utf-16": "utf-8"}.get(encoding, encoding))
+            encoding = "utf-8" if encoding.startswith("utf-16") else encoding
+            return data.decode({"iso8859-1": "cp1252", "ascii": "cp1252"}.get(encoding, encoding))
     except (LookupError, UnicodeDecodeError):
         pass
     return decode(data, name)
@@ -82,7 +83,10 @@ def parse_html(text: str) -> Any:
     if not text.strip():
         return None
     parser = html.HTMLParser(encoding="utf-8", no_network=True, huge_tree=True)
-    root = html.document_fromstring(text.encode(), parser=parser)
+    try:
+        root = html.document_fromstring(text.encode(), parser=parser)
+    except etree.ParserError:  # no element, such as a comment alone
+        return None
     if any(error.type_name == "ERR_RESOURCE_LIMIT" for error in parser.error_log):  # the rest is lost
         raise Refused("limit", "it is nested too deeply")
     return root

@@ -86,8 +86,15 @@ def store_lock(folder: Path) -> AbstractContextManager[None]:
 
 
 def entry_folders(folder: Path) -> list[Path]:
-    """All entries, least recently used first."""
-    return sorted((path for path in folder.glob("[!.]*/[!.]*") if path.is_dir()), key=_last_used)
+    """All entries, least recently used first; other processes may add and remove entries meanwhile."""
+    return sorted((path for group in _subfolders(folder) for path in _subfolders(group)), key=_last_used)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir()]
+    except OSError:  # removed meanwhile
+        return []
 
 
 def list_entries(folder: Path) -> list[Entry]:

@@ -123,6 +123,8 @@ def open_segment(path: Path, segment: Segment) -> MemoryBlock:
             block = kind(*(file.get_tensor(name) for name in parts))
     except SafetensorError as error:
         raise DamagedEntryError(f"{path.name} is not a safetensors file with {', '.join(parts)} ({error})") from error
+    except RuntimeError as error:  # torch opens the file again, and it may be evicted meanwhile
+        raise FileNotFoundError(f"{path.name} cannot be opened ({error})") from error
     for name, tensor in block.tensors().items():
         found, wanted = (tuple(tensor.shape), tensor.dtype), parts[name]
         if found != wanted:

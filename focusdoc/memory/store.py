@@ -205,7 +205,7 @@ class DocumentStore:
                     if fresh.exists() and not _exists(target):
                         target.parent.mkdir(mode=0o700, exist_ok=True)
                         put_in_place(fresh, target)
-                        _remove_continued(known, manifest, target)
+                        _remove_continued(known, token_ids, chunk_size, target)
                     entries.mark_used(target)
                     entries.evict(self.folder, allowed, keep=target)
         except FocusdocError as error:
@@ -326,13 +326,13 @@ def _link(folder: Path, known: KnownChunks, num_chunks: Sequence[int]) -> list[S
     return linked
 
 
-def _remove_continued(known: KnownChunks, manifest: Manifest, target: Path) -> None:
-    """Remove the entry that the new one continues; the new one has all its full chunks."""
+def _remove_continued(known: KnownChunks, token_ids: Sequence[int], chunk_size: int, target: Path) -> None:
+    """Remove the entry that the new one continues: its tokens are the first of the new one's."""
     if known.entry is None or known.entry == target:
         return
     try:
         older = read_manifest(known.entry)
     except (OSError, DamagedEntryError):
         return
-    if older.prefix_hashes == manifest.prefix_hashes[: len(older.prefix_hashes)]:
+    if TokenHashes(token_ids[: older.num_tokens], chunk_size).whole == older.token_hash:
         entries.remove_entry(known.entry)

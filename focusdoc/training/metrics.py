@@ -49,8 +49,8 @@ class Metrics:
         """All rows so far, without a line that a killed process left incomplete."""
         if not self._path.exists():
             return []
-        lines = self._path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        *lines, _ = self._path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines]
 
     def truncate(self, step: int) -> None:
         """Drop the rows after `step`, the last checkpoint of a killed run, since those steps run again."""

@@ -87,8 +87,8 @@ def load_questions(path: Path) -> list[tuple[str, str, str]]:
         TrainingError: the file has neither format, or no question with an answer.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        found = list(_rows(text) if path.suffix == ".jsonl" else _squad(text))
+        text = path.read_text(encoding="utf-8-sig")
+        found = list(_rows(text) if path.suffix.lower() == ".jsonl" else _squad(text))
         if not all(isinstance(part, str) for triple in found for part in triple):
             raise TypeError("context, question and answer must be strings")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from focusdoc.attention import attention_kernel
@@ -20,6 +21,7 @@ from focusdoc.modeling.adapter import Adapter, AdapterConfig, untrained_adapter
 from focusdoc.modeling.adapter_files import load_adapter, save_adapter
 from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.low_rank import merged
+from focusdoc.storage import remove_leftovers
 from focusdoc.training.ahead import default_workers, prefetch_samples
 from focusdoc.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from focusdoc.training.data import SampleMaker
@@ -122,6 +124,8 @@ class Trainer:
             self._metrics.truncate(self.step)
         numbers = [number for step in range(self.step, self.config.steps) for number in self._sample_numbers(step)]
         prefetched = prefetch_samples(self.samples, numbers, self._workers)
+        if self.step == self.config.steps and self.processes.is_main:
+            self.save()  # the last step's adapter may be missing, for want of space
         while self.step < self.config.steps:
             report = self._train_step(prefetched)
             ending = self.processes.any(stop()) or self.step == self.config.steps
@@ -249,7 +253,7 @@ class Trainer:
         self._metrics.close()
         try:
             save_adapter(self.adapter(), self.output / "adapter")
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise TrainingError(
                 f"The adapter cannot be written to {self.output} ({error}); free some space."
             ) from error
@@ -260,6 +264,9 @@ class Trainer:
         Raises:
             TrainingError: the checkpoint belongs to another run, or is damaged.
         """
+        if self.processes.is_main:
+            for name in (self._checkpoint, self.output / "adapter"):
+                remove_leftovers(name)
         if not has_checkpoint(self._checkpoint):
             return False
         self.step = load_checkpoint(self._checkpoint, self.weights.weights, self.optimizer, self._identity)

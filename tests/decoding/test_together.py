@@ -174,3 +174,17 @@ def test_a_failed_pass_fails_its_question_and_no_later_one(
     torch.testing.assert_close(
         answered(make(together), QUESTIONS[0], 1), answered(make(), QUESTIONS[0], 1), **TOLERANCE
     )
+
+
+def test_ctrl_c_while_it_waits_for_others_leaves_nothing_behind(make: Callable[..., ParallelDecoder]) -> None:
+    together = Together()
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Together, "_take", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            answered(make(together), QUESTIONS[0], 0)
+    assert together.num_waiting == 0
+    answered(make(together), QUESTIONS[0], 0)  # does not wait for ever

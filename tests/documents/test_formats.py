@@ -230,6 +230,17 @@ class TestEmail:
         (tmp_path / "a.eml").write_bytes(b"Subject: x\n\nbody\n")
         assert load(tmp_path / "a.eml").text == "Subject: x\n\nbody"
 
+    @pytest.mark.parametrize("charset", ["iso-8859-8-i", "windows-874", "x-unknown"])
+    def test_text_in_an_unknown_encoding_is_read(self, charset: str) -> None:
+        head = f'Received: x\nFrom: a@b.example\nMIME-Version: 1.0\nContent-Type: text/plain; charset="{charset}"\n\n'
+        assert load(head.encode() + b"Line one\rLine two\n").text.endswith("Line one\nLine two")
+
+    def test_an_empty_text_beside_a_page_is_the_page(self) -> None:
+        message = self.message()
+        message.set_content("\n")
+        message.add_alternative("<p>The gold is in the barn.</p>", subtype="html")
+        assert load(bytes(message)).text.endswith("The gold is in the barn.")
+
     def test_html_alone_is_read_without_tags_and_attachments_are_named(self) -> None:
         message = self.message()
         message.set_content("<p>The <b>code</b></p>", subtype="html")
@@ -347,3 +358,24 @@ def _with_types(data: bytes, types: str) -> bytes:
         if name.endswith((".xhtml", "content.xml", "document.xml")):
             parts[name] = types + text.rpartition("<!DOCTYPE html>")[2]
     return packed(dict(parts))
+
+
+def test_whole_numbers_are_percent_where_the_cell_is() -> None:
+    openpyxl = pytest.importorskip("openpyxl", reason="openpyxl is not installed")
+    book = openpyxl.Workbook()
+    for row, value in enumerate([1, 0.5, 0, 2, 7, True], start=1):
+        book.active.cell(row, 1, value).number_format = "0%" if row < 5 else "General"
+    file = io.BytesIO()
+    book.save(file)
+    assert load(file.getvalue()).text.split() == ["100%", "50%", "0%", "200%", "7", "True"]
+
+
+def test_a_page_without_elements_is_empty_and_not_damaged() -> None:
+    for page in (b"<!doctype html><!-- nothing -->", b"<?xml version='1.0'?><!doctype html>"):
+        with pytest.raises(EmptyDocumentError):
+            load(page, name="page.html")
+
+
+def test_a_page_in_ascii_that_declares_utf16_is_read() -> None:
+    page = b"<html><head><meta charset=utf-16le></head><body>The gold is in the barn.</body></html>"
+    assert load(page).text == "The gold is in the barn."

@@ -90,3 +90,8 @@ def test_a_pdf_is_read_as_it_was_typed_and_its_pages_still_tile_it() -> None:
 
 def test_soft_hyphens_of_web_pages_are_no_text() -> None:
     assert load("<html><p>Donau&shy;dampf ﬁnal".encode()).text == "Donaudampf final"
+
+
+def test_a_long_word_after_a_hyphen_takes_no_time() -> None:
+    text = "a-\n" + "b" * 200_000 + "\tc"
+    assert join_words([text]) == [text]

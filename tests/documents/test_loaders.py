@@ -217,3 +217,35 @@ def test_importing_documents_is_cheap() -> None:
     code = f"import sys, focusdoc.documents; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_many_comments_are_searched_in_no_time() -> None:
+    code = "from focusdoc.documents.kinds import kind_of; print(kind_of(b'<!---->' * 500 + b'hello', '', 'x'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout.strip() == "text"
+    assert load(b"<!-- a --> <!-- b --><html><body>Hello</body></html>").metadata["format"] == "html"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kind"),
+    [
+        ("mail.eml", b"From: a@b.example\n\nHello\n", "email"),
+        ("part.html", b"<p>Hello</p>", "html"),
+        ("about.txt", b"<html>is how a page begins", "text"),
+        ("notes.md", b"It quotes %PDF-1.7 and goes on.", "markdown"),
+    ],
+)
+def test_bytes_with_a_name_are_what_a_file_of_that_name_is(tmp_path: Path, name: str, data: bytes, kind: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    named, file = load(data, name=name), load(tmp_path / name)
+    assert (named.metadata["format"], file.metadata["format"]) == (kind, kind)
+    assert named.text == file.text
+
+
+@pytest.mark.parametrize("at", [100, 101])
+@pytest.mark.parametrize("length", [1000, 1001])
+def test_a_nul_in_a_text_makes_it_no_utf16(at: int, length: int) -> None:
+    data = bytearray(b"The keeper counts ships. " * 41)[:length]
+    data[at] = 0
+    with pytest.raises(DocumentError, match="looks binary"):
+        load(bytes(data))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -281,3 +282,46 @@ class TestFaults:
 def _environment() -> dict[str, str]:
     paths = str(Path(__file__).parents[1] / "helpers")
     return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+
+
+def test_an_entry_that_is_evicted_while_it_is_opened_is_read_again(
+    tmp_path: Path, base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read(tmp_path, base, IDS)
+
+    def gone(path: Path, **settings: Any) -> Any:
+        shutil.rmtree(Path(path).parent)
+        raise RuntimeError("unable to open file: No such file or directory (2)")  # as torch does
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segments, "safe_open", gone)
+        assert read(tmp_path, base, IDS)[1] == len(IDS)
+    assert read(tmp_path, base, IDS)[1] == 0
+
+
+def test_a_group_that_vanishes_while_entries_are_listed_is_skipped(
+    tmp_path: Path, base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read(tmp_path, base, IDS)
+    read(tmp_path, base, IDS[1:])
+    subfolders, calls = entries._subfolders, []
+
+    def vanishing(folder: Path) -> list[Path]:
+        found = subfolders(folder)
+        if not calls:
+            shutil.rmtree(found[0])
+        calls.append(folder)
+        return found
+
+    monkeypatch.setattr(entries, "_subfolders", vanishing)
+    assert len(entries.entry_folders(tmp_path)) == 1
+
+
+def test_documents_that_differ_in_their_last_chunk_alone_are_both_kept(tmp_path: Path, base: BaseModel) -> None:
+    one, other = IDS, [*IDS[:-3], 4, 4, 4]
+    for ids in (one, other):
+        read(tmp_path, base, ids)
+    assert [read(tmp_path, base, ids)[1] for ids in (one, other)] == [0, 0]
+    grown = [*other, *IDS[:20]]
+    read(tmp_path, base, grown)
+    assert read(tmp_path, base, one)[1] == 0

@@ -13,12 +13,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from focusdoc.errors import AdapterError, ConfigError, TrainingError
 from focusdoc.modeling.adapter import check_adapter
 from focusdoc.modeling.adapter_files import load_adapter
 from focusdoc.modeling.base import BaseModel
+from focusdoc.storage import TEMP_MARK
+from focusdoc.training import trainer as trainer_module
 from focusdoc.training.data import SampleMaker
 from focusdoc.training.settings import SampleShape, TrainingConfig
 from focusdoc.training.trainer import StepReport, Trainer
@@ -346,3 +349,33 @@ class TestOnAGpu:
         second = make_trainer(device=str(gpu))
         assert second.resume()
         assert [report.step for report in second.run()] == [4, 5, 6]
+
+
+def test_an_adapter_that_found_no_room_is_written_when_resumed(
+    make_trainer: TrainerMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make_trainer(save_every=1000)
+
+    def full(*_: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module, "save_adapter", full)
+        with pytest.raises(TrainingError, match="cannot be written"):
+            list(first.run())
+    assert not (first.output / "adapter").exists()
+    (first.output / f".checkpoint{TEMP_MARK}1").mkdir()  # what a killed run leaves
+    again = make_trainer(save_every=1000)
+    assert again.resume()
+    assert list(again.run()) == []
+    assert (first.output / "adapter").exists()
+    assert not list(first.output.glob(f"*{TEMP_MARK}*"))
+
+
+def test_a_metrics_line_cut_at_a_brace_is_dropped(make_trainer: TrainerMaker) -> None:
+    trainer = make_trainer()
+    list(trainer.run())
+    path = trainer.output / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, lines[-1][: lines[-1].index("}") + 1]]))
+    assert len(trainer._metrics.rows()) == len(lines)
