@@ -127,8 +127,9 @@ def _parents(field: Any) -> Iterator[Any]:
 
 
 def objects(array: Any) -> Iterator[Any]:
-    """The objects that an array of references refers to."""
-    return filter(None, (one.get_object() for one in array)) if isinstance(array, list) else iter(())
+    """The dictionaries that an array of references refers to."""
+    found = (one.get_object() for one in array) if isinstance(array, list) else ()
+    return (each for each in found if isinstance(each, dict) and each)
 
 
 def entry(values: Any, key: str) -> Any:

@@ -182,6 +182,10 @@ def check_names(adapter: Adapter) -> None:
         AdapterError: tensors are missing or unexpected; the message names them.
     """
     config = adapter.config
+    if config.num_layers > max(1000, len(adapter.weights)):  # listing the names would take minutes
+        raise AdapterError(
+            f"The adapter is incomplete: {len(adapter.weights)} tensors for {config.num_layers:,} layers."
+        )
     parts = ("weight",) if config.rank is None else ("a", "b")
     names = [f"layers.{i}.{letter}" for i in range(config.num_layers) for letter in config.projections]
     expected = {f"{name}.{part}" for name in names for part in parts}

@@ -5,6 +5,7 @@ A sample depends on the seed and the step alone, so a resumed run sees the same 
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +17,14 @@ from typing import Any
 
 from focusdoc.decoding.prompt import encode_text
 from focusdoc.documents import load, tokenize
-from focusdoc.errors import ConfigError, TrainingError
+from focusdoc.errors import ConfigError, EmptyDocumentError, TrainingError
 from focusdoc.training.asking import Passages, Question
 from focusdoc.training.dense import TrainingPrompt
 from focusdoc.training.facts import FACT_MAKERS
 from focusdoc.training.planting import ChunkBuilder, PassageQuestions, Planting, group_by_passage
 from focusdoc.training.settings import SampleShape
+
+_log = logging.getLogger(__name__)
 
 #: Default weights of the objectives.
 DEFAULT_MIX: Mapping[str, float] = {
@@ -219,7 +222,11 @@ class SampleMaker:
 
     def _text_tokens(self, path: Path) -> list[int]:
         if path not in self.cache:
-            self.cache[path] = tokenize(self.tokenizer, load(path).text).token_ids
+            try:
+                self.cache[path] = tokenize(self.tokenizer, load(path).text).token_ids
+            except EmptyDocumentError as error:
+                _log.warning("Left out of the training: %s", error)
+                self.cache[path] = []
         return self.cache[path]
 
     def _continuation(self, rng: random.Random, following: list[int]) -> TrainingPrompt:

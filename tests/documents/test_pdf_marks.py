@@ -63,6 +63,14 @@ class TestFields:
         head, table = data.replace(b"/Annots [6 0 R]", b"/Annots 9 0 R").split(b"xref\n", 1)
         assert load(head + objects + b"xref\n" + table.replace(b"startxref", b"startxref 0 %")).text == "Code: 4471"
 
+    @pytest.mark.parametrize("odd", [b"null", b"3", b"(text)", b"[]"])
+    def test_annotations_that_are_none_are_skipped(self, odd: bytes) -> None:
+        data = form_pdf(b"", [field(b"Tx", b"/T (Code) /V (4471)")])
+        odd_pdf = data.replace(b"/Annots [6 0 R]", b"/Annots [6 0 R " + odd + b"]").replace(
+            b"startxref", b"startxref 0 %"
+        )
+        assert load(odd_pdf).text == "Code: 4471"
+
     def test_values_keep_to_the_columns_of_their_page(self) -> None:
         lines = [
             (x, 700 - 12 * row, f"{name}{row} some words of prose")

@@ -417,3 +417,9 @@ def test_the_chunk_size_of_a_shipped_adapter_is_known_by_the_models_name() -> No
         config = json.loads(file.read_text())
         assert shipped_chunk_size(config["base_model"]) == config["chunk_size"]
     assert shipped_chunk_size("another model") is None
+
+
+def test_a_file_that_names_a_layer_far_away_is_refused_at_once() -> None:
+    tensors = {"model.layers.99999999.self_attn.beacon_q_proj.weight": torch.zeros(2, 2)}
+    with pytest.raises(AdapterError, match="1 tensors for 100,000,000 layers"):
+        from_official_names(tensors)

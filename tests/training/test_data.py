@@ -468,7 +468,7 @@ class TestBadSources:
 
     def test_a_text_that_is_empty(self, tiny_tokenizer: Any, tmp_path: Path) -> None:
         (tmp_path / "empty.txt").touch()
-        with pytest.raises(DocumentError, match="empty"):
+        with pytest.raises(TrainingError, match="No text has more than"):
             SampleMaker(tiny_tokenizer, [tmp_path / "empty.txt"]).draw(0)
 
 
@@ -565,3 +565,14 @@ class TestLoadQuestions:
     def test_refuses_a_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(TrainingError, match=r"gone\.json"):
             load_questions(tmp_path / "gone.json")
+
+
+def test_a_text_without_words_is_left_out(
+    tiny_tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    blank, story = tmp_path / "blank.txt", tmp_path / "story.txt"
+    blank.write_text("  \n ")
+    story.write_text("The keeper counts ships at dawn. " * 400)
+    maker = SampleMaker(tiny_tokenizer, [blank, story], mix={"continuation": 1}, shape=SHAPE, seed=0)
+    assert all(maker.make(step).token_ids for step in range(4))
+    assert "blank.txt" in caplog.text
