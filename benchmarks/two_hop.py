@@ -96,7 +96,7 @@ def write(folder: Path, text: str, asked: list[dict[str, str]]) -> None:
     rows = [
         {
             "question": row["question"],
-            "answer": "(?s)" + "".join(rf"(?=.*\b{part}\b)" for part in re.findall(r"\w+", row["born"])),
+            "answer": r"(?s)\A" + "".join(rf"(?=.*\b{part}\b)" for part in re.findall(r"\w+", row["born"])),
             "places": [found.span() for found in re.finditer(re.escape(row["born"]), text)],
         }
         for row in asked

@@ -146,8 +146,7 @@ class Chat:
 
     def forget(self, text: str) -> None:
         """Remove the memory of a text, from RAM and disk; running answers that use it continue."""
-        self.pool.forget(text)
-        self.engine.forget(Document.from_text(text))
+        self.engine.forget(self.pool.forget(text) or Document.from_text(text))
 
     def _read(
         self, document: Document, cancel: threading.Event | None, progress: Progress | None = None

@@ -65,7 +65,9 @@ def split_prompt(
     if sum(map(size, messages)) <= window:
         return SplitPrompt(tuple(messages), ())
     filled = [(message.role, [part for part in message.parts if part.strip()]) for message in messages]
-    messages = [Message(role, parts) for role, parts in filled if parts] or messages
+    filled = [(role, parts) for role, parts in filled if parts]
+    if filled and filled[-1][0] != "assistant":
+        messages = [Message(role, parts) for role, parts in filled]
     local: list[Message] = []
     documents: list[str] = []
     for message in messages:

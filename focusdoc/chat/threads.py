@@ -45,8 +45,9 @@ async def stream_in_thread(
     own = _OwnThread()
     try:
         items = await own.run(make, event)
-    except BaseException:
-        event.set()
+    except BaseException as error:
+        if isinstance(error, asyncio.CancelledError):
+            event.set()
         own.end()
         raise
     return _stream(items, event, own)
@@ -73,19 +74,18 @@ class _OwnThread:
 
 async def _stream(items: Generator[T, None, None], cancel: threading.Event, own: _OwnThread) -> AsyncGenerator[T, None]:
     step: asyncio.Future[object] | None = None
-    left_early = True
     try:
         while True:
             step = own.run(next, items, _END)
             # Shielded, since a thread cannot be stopped, and the generator must not be closed before it ends.
             item = await asyncio.shield(step)
             if item is _END:
-                left_early = False
                 return
             yield item  # type: ignore[misc]  # anything but _END is a T
+    except (asyncio.CancelledError, GeneratorExit):
+        cancel.set()
+        raise
     finally:
-        if left_early:
-            cancel.set()
         if step is None or step.done():
             items.close()
         else:

@@ -252,7 +252,7 @@ def perplexity(
         raise EvaluationError(f"--targets is {targets}; it must be at least 1.")
     if 2 * targets >= settings.local_window:
         raise EvaluationError(
-            f"--targets is {targets} and --local-window {settings.local_window}; it must be less than half of it."
+            f"--targets is {targets}; it must be less than half of --local-window, {settings.local_window}."
         )
     run_perplexity(
         run,

@@ -52,9 +52,9 @@ def decode(data: bytes, name: str) -> str:
 def _without_mark(data: bytes) -> str:
     """UTF-16, detected by the NULs of ASCII characters; else UTF-8."""
     at_even, at_odd = data[::2].count(0), data[1::2].count(0)
-    # NULs on one side in at least a tenth of the characters (spaces and line ends, in any script), few on the other.
+    # NULs on one side in a 25th of the characters (line ends, at least), and few on the other (U+4E00, say).
     most, fewest = max(at_even, at_odd), min(at_even, at_odd)
-    if len(data) % 2 == 0 and 20 * most >= len(data) and 8 * fewest <= most:
+    if len(data) % 2 == 0 and 50 * most >= len(data) and 3 * fewest <= most:
         encoding = "utf-16-le" if at_odd > at_even else "utf-16-be"
         text = data.decode(encoding, "replace")
         strange = sum(unicodedata.category(c) in _NO_TEXT and ord(c) not in _TEXT_CONTROLS for c in text)

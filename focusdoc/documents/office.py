@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from datetime import datetime, time
 from itertools import zip_longest
@@ -13,6 +14,8 @@ from focusdoc.documents.markup import BAR, Rules, attribute, names, sections, to
 from focusdoc.documents.parsed import Parsed
 from focusdoc.documents.web import HTML, parse_html
 
+#: Literal text in a number format.
+_LITERAL = re.compile(r'"[^"]*"|\\.')
 _DRAWING = Rules(
     lines=names("p"),
     rows=names("tr"),
@@ -124,7 +127,8 @@ def read_xlsx(archive: Archive, data: bytes) -> Parsed:
 
 def _cell(cell: Any, formula: Any) -> str:
     value = formula.value if cell.value is None else cell.value
-    if isinstance(value, int | float) and not isinstance(value, bool) and "%" in (cell.number_format or ""):
+    is_percent = "%" in _LITERAL.sub("", cell.number_format or "")
+    if isinstance(value, int | float) and not isinstance(value, bool) and is_percent:
         return f"{100 * value:.12g}%"
     if isinstance(value, float):
         return f"{value:.15g}"

@@ -113,7 +113,8 @@ def _value(widget: Any) -> tuple[str, str]:
         checked = entry(widget, "/AS") not in (None, "/Off") and not flags & _PUSH_BUTTON
         return ("[x]" if checked else ""), name
     if field.get("/FT") == "/Ch":
-        shown = {_text(pair[0]): _text(pair[1]) for pair in objects(field.get("/Opt")) if isinstance(pair, list)}
+        pairs = (pair for pair in _resolved(field.get("/Opt")) if isinstance(pair, list) and len(pair) > 1)
+        shown = {_text(pair[0]): _text(pair[1]) for pair in pairs}
         values = list(map(_text, value)) if isinstance(value, list) else [_text(value)]
         return ", ".join(shown.get(one, one) for one in values), name
     return ("" if flags & _PASSWORD or field.get("/FT") != "/Tx" else _text(value)), name
@@ -128,8 +129,12 @@ def _parents(field: Any) -> Iterator[Any]:
 
 def objects(array: Any) -> Iterator[Any]:
     """The dictionaries that an array of references refers to."""
-    found = (one.get_object() for one in array) if isinstance(array, list) else ()
-    return (each for each in found if isinstance(each, dict) and each)
+    return (each for each in _resolved(array) if isinstance(each, dict) and each)
+
+
+def _resolved(array: Any) -> Iterator[Any]:
+    """The items of an array; nothing for anything else."""
+    return (one.get_object() for one in array) if isinstance(array, list) else iter(())
 
 
 def entry(values: Any, key: str) -> Any:

@@ -110,7 +110,9 @@ def _of_patterns(values: dict[str, Any], choice: Choice, folder: Path | None) ->
             raise EvaluationError(f"The document is named {name!r}; it must be a name without folders.")
         text = load(folder / f"{name}.txt").text
         for number, row in enumerate(rows):
-            places = [(start, end) for start, end in row.get("places", matches(row["answer"], text))]
+            places = [
+                (start, end) for start, end in (row["places"] if "places" in row else matches(row["answer"], text))
+            ]
             if not all(0 <= start < end <= len(text) for start, end in places):
                 raise ValueError(f"the places {places} of {row['question']!r} are not within its document")
             yield _item(PATTERN_TASK, f"{name}-{number}", name, text, row["question"], [row["answer"]], places)

@@ -112,6 +112,8 @@ class DocumentStore:
         """Remove the entry of exactly this document; processes that have mapped its files keep them."""
         hashes = TokenHashes(token_ids, chunk_size)
         group = self.folder / group_name(maker, chunk_size, hashes)
+        if not _entries_of(group):
+            return
         with entries.store_lock(self.folder):
             for path in _entries_of(group):
                 with suppress(DamagedEntryError, OSError):

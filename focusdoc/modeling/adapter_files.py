@@ -75,7 +75,8 @@ def save_adapter(adapter: Adapter, folder: str | Path) -> Path:
     with atomic_folder(folder) as fresh:
         save_file(weights, fresh / WEIGHTS_FILE, metadata={"format": "focusdoc", "format_version": str(FORMAT_VERSION)})
         # Values in the training record that JSON does not support are written as text or null; saving must not fail.
-        config = to_json(adapter.config, indent=2, inf_nan_mode="null", serialize_unknown=True)
+        fields = adapter.config.model_dump(exclude={"rank"} if adapter.config.rank is None else None)
+        config = to_json(fields, indent=2, inf_nan_mode="null", serialize_unknown=True)
         (fresh / CONFIG_FILE).write_bytes(config + b"\n")
         # safetensors creates files readable by the owner only; give them the config file's mode.
         (fresh / WEIGHTS_FILE).chmod((fresh / CONFIG_FILE).stat().st_mode)

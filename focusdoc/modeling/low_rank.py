@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -24,12 +26,11 @@ def low_rank(adapter: Adapter, model: nn.Module, rank: int) -> Adapter:
     if adapter.config.rank is not None:
         raise AdapterError(f"The adapter has rank {adapter.config.rank} already; convert the full one.")
     check_adapter(adapter, model)
-    base = _base_weights(adapter, model)
-    most = min(min(weight.shape) for weight in base.values())
+    most = min(min(weight.shape) for weight in adapter.weights.values())
     if not 1 <= rank <= most:
         raise AdapterError(f"The rank is {rank}; it must be 1 to {most}, the width of the smallest projection.")
     weights: dict[str, Tensor] = {}
-    for name, base_weight in base.items():
+    for name, base_weight in _base_weights(adapter, model):
         weight = adapter.weights[f"{name}.weight"]
         left, values, right = torch.linalg.svd(weight.float() - base_weight, full_matrices=False)
         root = values[:rank].sqrt()
@@ -52,17 +53,15 @@ def merged(adapter: Adapter, model: nn.Module, *, model_fingerprint: str | None 
         return adapter
     check_adapter(adapter, model, model_fingerprint=model_fingerprint)
     weights = {}
-    for name, base_weight in _base_weights(adapter, model).items():
+    for name, base_weight in _base_weights(adapter, model):
         a, b = adapter.weights[f"{name}.a"], adapter.weights[f"{name}.b"]
         weights[f"{name}.weight"] = (base_weight + b.float() @ a.float()).to(a.dtype)
     return Adapter(adapter.config.model_copy(update={"rank": None}), weights)
 
 
-def _base_weights(adapter: Adapter, model: nn.Module) -> dict[str, Tensor]:
-    """Float32 copies on the CPU of the base projections that the adapter has, by name."""
+def _base_weights(adapter: Adapter, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The name of each base projection that the adapter has, and a float32 copy of its weight on the CPU."""
     shapes = projection_shapes(model)
-    return {
-        name: projection_weight(module, shapes[name][1], torch.float32).to("cpu", torch.float32)
-        for name, module in projection_modules(model).items()
-        if name[-1] in adapter.config.projections
-    }
+    for name, module in projection_modules(model).items():
+        if name[-1] in adapter.config.projections:
+            yield name, projection_weight(module, shapes[name][1], torch.float32).to("cpu", torch.float32)

@@ -76,7 +76,7 @@ class EndpointReader:
                 choices = event.get("choices") or ()
                 reason = next((each["finish_reason"] for each in choices if each.get("finish_reason")), reason)
                 texts = [text for each in choices if (text := (each.get("delta") or {}).get("content"))]
-                if not all(isinstance(text, str) for text in texts):
+                if not all(isinstance(text, str) for text in (*texts, reason or "")):
                     raise TypeError
             except (AttributeError, TypeError, ValueError) as error:
                 raise self._failure(event) from error

@@ -235,7 +235,7 @@ class Library:
         for file in files:
             try:
                 self.delete(file)
-            except OSError as error:
+            except (OSError, FocusdocError) as error:
                 _log.error("The expired file %s cannot be deleted: %s", file.id, error)
 
     def _read(self, file: StoredFile) -> None:

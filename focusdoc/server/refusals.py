@@ -159,6 +159,8 @@ class OwnOrigin:
 
 def _name_of(host: str) -> str | None:
     """The name or address in a Host header, without its port; None if it is malformed."""
+    if set(host) & set("@/?#\\"):
+        return None
     try:
         return urlsplit(f"//{host}").hostname
     except ValueError:

@@ -19,7 +19,7 @@ from focusdoc.decoding.prompt import Options
 from focusdoc.server import wire
 from focusdoc.server.files import StoredFile, UnknownFileError
 
-#: Most responses stored for `previous_response_id`, and most bytes of their conversations; the oldest go first.
+#: Most responses stored for `previous_response_id`, and most bytes of their inline files; the oldest go first.
 MAX_KEPT, MAX_KEPT_BYTES = 1000, 1 << 28
 
 
@@ -176,7 +176,6 @@ class StoredResponses:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, KeptResponse] = OrderedDict()
-        self._num_bytes = 0
         self._lock = threading.Lock()
 
     def keep(self, response_id: str, owner: str, conversation: wire.Conversation, response: dict[str, Any]) -> None:
@@ -187,9 +186,13 @@ class StoredResponses:
         """
         with self._lock:
             self._kept[response_id] = KeptResponse(owner, conversation, response)
-            self._num_bytes += conversation.num_bytes
-            while len(self._kept) > MAX_KEPT or (self._num_bytes > MAX_KEPT_BYTES and len(self._kept) > 1):
-                self._num_bytes -= self._kept.popitem(last=False)[1].conversation.num_bytes
+            while len(self._kept) > MAX_KEPT or (self._file_bytes() > MAX_KEPT_BYTES and len(self._kept) > 1):
+                self._kept.popitem(last=False)
+
+    def _file_bytes(self) -> int:
+        """Bytes of all inline files; the turns of a conversation share theirs."""
+        files = {id(file.data): len(file.data) for kept in self._kept.values() for file in kept.conversation.inline}
+        return sum(files.values())
 
     def get(self, response_id: str, owner: str) -> KeptResponse:
         """The owner's response with this id.
@@ -199,7 +202,7 @@ class StoredResponses:
         """
         kept = self._kept.get(response_id)
         if kept is None or kept.owner != owner:
-            raise UnknownFileError(f"There is no response {response_id!r}; it was not stored, or the server restarted.")
+            raise UnknownFileError(f"There is no response {response_id!r}; it was not stored or has been dropped.")
         return kept
 
     def delete(self, response_id: str, owner: str) -> None:
@@ -210,5 +213,4 @@ class StoredResponses:
         """
         self.get(response_id, owner)
         with self._lock:
-            if (kept := self._kept.pop(response_id, None)) is not None:
-                self._num_bytes -= kept.conversation.num_bytes
+            self._kept.pop(response_id, None)

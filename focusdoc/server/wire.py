@@ -111,12 +111,6 @@ class Conversation:
     file_ids: tuple[str, ...] = ()
     inline: tuple[Inline, ...] = ()
 
-    @property
-    def num_bytes(self) -> int:
-        """Characters of its messages plus bytes of its inline files."""
-        texts = sum(len(part) for message in self.messages for part in message.parts)
-        return texts + sum(len(file.data) for file in self.inline)
-
     def with_answer(self, text: str) -> Conversation:
         """The conversation with an answer appended."""
         return replace(self, messages=(*self.messages, Message("assistant", text)))

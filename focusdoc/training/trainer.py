@@ -124,8 +124,8 @@ class Trainer:
             self._metrics.truncate(self.step)
         numbers = [number for step in range(self.step, self.config.steps) for number in self._sample_numbers(step)]
         prefetched = prefetch_samples(self.samples, numbers, self._workers)
-        if self.step == self.config.steps and self.processes.is_main:
-            self.save()  # the last step's adapter may be missing, for want of space
+        if self.step == self.config.steps and self.processes.is_main and not (self.output / "adapter").exists():
+            self.save()  # it was missing for want of space
         while self.step < self.config.steps:
             report = self._train_step(prefetched)
             ending = self.processes.any(stop()) or self.step == self.config.steps

@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from two_hop import is_date, questions
+from two_hop import is_date, questions, write
+
+from focusdoc.evaluation.natural import Choice, load_items
+from focusdoc.evaluation.natural_scores import right
 
 CORPUS = [
     {
@@ -49,3 +52,13 @@ def test_halves_share_no_question_and_have_their_passages_alone(corpus: Path) ->
 )
 def test_a_date_is_right_in_any_order_and_only_whole(text: str, right: bool) -> None:
     assert is_date(text, "28 January 1906") is right
+
+
+def test_the_files_for_eval_natural_have_the_dates_and_their_places(corpus: Path, tmp_path: Path) -> None:
+    text, asked = questions(corpus, "held out")
+    write(tmp_path / "files", text + " And so on." * 20_000, asked)
+    items = load_items(tmp_path / "files" / "questions.json", Choice(), documents=tmp_path / "files")
+    for item, row in zip(items, asked, strict=True):
+        assert {item.context[start:end] for start, end in item.places} == {row["born"]}
+        assert right(f"On {row['born']}.", item.answers)
+        assert not right("In 1066.", item.answers)

@@ -150,5 +150,11 @@ def test_blank_parts_are_neither_documents_nor_the_question() -> None:
 
 def test_a_long_blank_between_frame_and_question_is_no_document() -> None:
     text = "Context is below.\n-----\n" + "\n" * 5000 + "\n-----\nQuery: which house is it?"
-    split = split_prompt([Message("user", text)], window=10, count=len, known=nothing_known)
+    split = split_prompt([Message("user", [BOOK, text])], window=200, count=words, known=nothing_known)
     assert all(document.strip() for document in split.documents)
+    assert "Query: which house is it?" in split.local[-1].text
+
+
+def test_a_blank_question_is_not_replaced_by_the_answer_before_it() -> None:
+    turns = [Message("user", BOOK), Message("assistant", "House 7."), Message("user", "\n")]
+    assert split_prompt(turns, window=20, count=words, known=nothing_known).local[-1].role == "user"

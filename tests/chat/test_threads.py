@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import pytest
 
@@ -132,3 +132,21 @@ def test_a_stream_that_ends_leaves_the_callers_event_alone() -> None:
         return items == [0, 1, 2] and not cancel.is_set()
 
     assert asyncio.run(main())
+
+
+def test_an_error_leaves_the_callers_event_alone() -> None:
+    def fails(_: threading.Event) -> Generator[int, None, None]:
+        yield 1
+        raise ValueError("it fails")
+
+    def refuses(_: threading.Event) -> Generator[int, None, None]:
+        raise ValueError("it fails")
+
+    async def main(make: Callable[[threading.Event], Generator[int, None, None]]) -> bool:
+        cancel = threading.Event()
+        with pytest.raises(ValueError, match="it fails"):
+            [item async for item in await stream_in_thread(make, cancel)]
+        return cancel.is_set()
+
+    assert not asyncio.run(main(fails))
+    assert not asyncio.run(main(refuses))

@@ -364,7 +364,7 @@ def test_whole_numbers_are_percent_where_the_cell_is() -> None:
     openpyxl = pytest.importorskip("openpyxl", reason="openpyxl is not installed")
     book = openpyxl.Workbook()
     for row, value in enumerate([1, 0.5, 0, 2, 7, True], start=1):
-        book.active.cell(row, 1, value).number_format = "0%" if row < 5 else "General"
+        book.active.cell(row, 1, value).number_format = "0%" if row < 5 else '0" % of all"' if row == 5 else "General"
     file = io.BytesIO()
     book.save(file)
     assert load(file.getvalue()).text.split() == ["100%", "50%", "0%", "200%", "7", "True"]

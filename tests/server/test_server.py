@@ -360,7 +360,7 @@ class TestResponses:
     def test_the_oldest_are_dropped_when_their_files_are_too_many_bytes(
         self, serve: Serve, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(responses, "MAX_KEPT_BYTES", 3 * len(STORY))
+        monkeypatch.setattr(responses, "MAX_KEPT_BYTES", 2 * len(STORY))
         api = client(serve())
         data = "data:text/plain;base64," + base64.b64encode(STORY.encode()).decode()
         file = {"type": "input_file", "file_data": data, "filename": "story.txt"}

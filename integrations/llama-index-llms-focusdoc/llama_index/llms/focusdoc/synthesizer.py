@@ -90,7 +90,7 @@ class FocusSynthesizer(BaseSynthesizer):
 
     def _prepare_response_output(self, response_str: Any, source_nodes: list[NodeWithScore]) -> Any:
         # The base class compares with `output_cls` by isinstance, which ``list[...]`` and Literal do not support.
-        if self._kind is None or response_str is None or isinstance(response_str, str):
+        if self._kind is None or self._streaming or response_str is None or isinstance(response_str, str):
             return super()._prepare_response_output(response_str, source_nodes)
         metadata = self._get_metadata_for_response([each.node for each in source_nodes])
         return PydanticResponse(response_str, source_nodes=source_nodes, metadata=metadata)
