@@ -225,6 +225,8 @@ class SampleMaker:
             try:
                 self.cache[path] = tokenize(self.tokenizer, load(path).text).token_ids
             except EmptyDocumentError as error:
+                if len(self.texts) == 1:
+                    raise
                 _log.warning("Left out of the training: %s", error)
                 self.cache[path] = []
         return self.cache[path]

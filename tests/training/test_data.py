@@ -468,7 +468,7 @@ class TestBadSources:
 
     def test_a_text_that_is_empty(self, tiny_tokenizer: Any, tmp_path: Path) -> None:
         (tmp_path / "empty.txt").touch()
-        with pytest.raises(TrainingError, match="No text has more than"):
+        with pytest.raises(DocumentError, match="empty"):
             SampleMaker(tiny_tokenizer, [tmp_path / "empty.txt"]).draw(0)
 
 
