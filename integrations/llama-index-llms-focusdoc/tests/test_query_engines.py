@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from conftest import planted
@@ -224,3 +226,33 @@ def test_the_debug_handler_sees_prompts_and_timings(llm: FocusLLM, handler: Llam
     (pair,) = handler.get_event_pairs(CBEventType.LLM)
     assert pair[0].payload[EventPayload.PROMPT] == "Say yes."
     assert handler.get_event_time_info(CBEventType.LLM).total_secs > 0
+
+
+class TestSynthesizerAgain:
+    """Kinds of answers, streams and cancelling through the synthesizer's own calls."""
+
+    NODES = (NodeWithScore(node=TextNode(text="There are two mills by the river. " * 5)),)
+
+    def test_a_list_is_an_object_of_the_response(self, llm: FocusLLM) -> None:
+        synthesizer = FocusSynthesizer(llm=llm, output_cls=list[Literal["one", "two"]])
+        llm.max_new_tokens = 60
+        llm.generate_kwargs = {"repetition_penalty": 1.5}
+        response = synthesizer.synthesize("How many mills?", list(self.NODES))
+        assert isinstance(response.response, list)
+        assert response.source_nodes == list(self.NODES)
+
+    def test_a_stream_with_a_kind_stays_a_stream(self, llm: FocusLLM) -> None:
+        synthesizer = FocusSynthesizer(llm=llm, output_cls=Literal["one", "two"], streaming=True)
+        response = synthesizer.synthesize("How many mills?", list(self.NODES))
+        assert "".join(response.response_gen) in ('"one"', '"two"')
+
+    def test_asynchronous_calls_heed_the_callers_event(self, llm: FocusLLM) -> None:
+        cancel = threading.Event()
+        cancel.set()
+        text = [self.NODES[0].node.get_content()]
+
+        async def answered() -> str:
+            return str(await FocusSynthesizer(llm=llm).aget_response("How many?", text, cancel=cancel))
+
+        with pytest.raises(Exception, match="cancelled"):
+            asyncio.run(answered())

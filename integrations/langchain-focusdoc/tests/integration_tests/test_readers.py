@@ -15,10 +15,13 @@ from langchain_core.language_models.fake_chat_models import FakeListChatModel, G
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_focusdoc import ChatFocusLLM, FocusContextOverflowError, FocusRequestError, FocusRetriever
+from langchain_focusdoc.writing import LangChainReader
 from pydantic import BaseModel, PrivateAttr, ValidationError
 from samples import SHORT, planted
 
+from focusdoc.config import GenerationConfig
 from focusdoc.errors import ReaderError
+from focusdoc.readers.reader import collect
 
 OSLO = planted("Oslo", "771204")
 QUESTION = "What is the access code of Oslo?"
@@ -202,3 +205,26 @@ class TestSettings:
             with_reader(llm, None, reader_model="m").invoke("Hi")
         with pytest.raises(ValueError, match="with reader_model="):
             with_reader(llm, NOWHERE["reader"]).invoke("Hi")
+
+
+def test_a_reader_that_reports_no_usage_is_estimated() -> None:
+    reader = LangChainReader(FakeListChatModel(responses=["The mill is owned by Frank Launder."]))
+    prompt = "A long prompt of several words. " * 20
+    _, written = collect(reader.write([("user", prompt)], GenerationConfig()))
+    assert written.prompt_tokens == reader.count(prompt)
+    assert written.completion_tokens > 0
+
+
+def test_a_stream_that_is_cancelled_while_it_reads_says_so(llm: ChatFocusLLM) -> None:
+    cancel = threading.Event()
+    cancel.set()
+    prompt = f"Read this.\n\n{planted('Oslo', '4471')}\n\nQuestion: what is the code?"
+    for call in (llm.invoke, lambda *args, **more: list(llm.stream(*args, **more))):
+        with pytest.raises(Exception, match="cancelled while its documents were read"):
+            call(prompt, cancel=cancel)
+
+
+def test_a_retriever_finds_with_one_engine(llm: ChatFocusLLM) -> None:
+    chat = llm.focus.get()
+    assert chat.without_reader is chat.without_reader
+    assert chat.without_reader.engine.reader is None
