@@ -26,7 +26,8 @@ _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _OFFICIAL_NAME = re.compile(r"model\.layers\.(\d+)\.self_attn\.beacon_([qkvo])_proj\.weight")
 # In the authors' checkpoints, filled with the EOS embedding and never read by their code (paper_mode section 0).
 _OFFICIAL_IGNORED = "model.beacon_embed_tokens.weight"
-_SHIPPED_FOLDER = Path(__file__).resolve().parent.parent / "adapters"
+#: The adapters that come with focusdoc.
+SHIPPED_FOLDER = Path(__file__).resolve().parent.parent / "adapters"
 
 
 def load_adapter(path: str | Path, model: nn.Module | None = None) -> Adapter:
@@ -85,7 +86,7 @@ def save_adapter(adapter: Adapter, folder: str | Path) -> Path:
 
 def shipped_adapter_path(base_fingerprint: str) -> Path | None:
     """The folder of the adapter shipped for the base model with this fingerprint, or None."""
-    for file in sorted(_SHIPPED_FOLDER.glob(f"*/{CONFIG_FILE}")):
+    for file in sorted(SHIPPED_FOLDER.glob(f"*/{CONFIG_FILE}")):
         if _read_config(file).base_fingerprint == base_fingerprint:
             return file.parent
     return None
@@ -93,7 +94,7 @@ def shipped_adapter_path(base_fingerprint: str) -> Path | None:
 
 def shipped_chunk_size(base_model: str) -> int | None:
     """The chunk size of the adapter shipped for the base model of this name; None without one."""
-    for file in sorted(_SHIPPED_FOLDER.glob(f"*/{CONFIG_FILE}")):
+    for file in sorted(SHIPPED_FOLDER.glob(f"*/{CONFIG_FILE}")):
         config = _read_config(file)
         if config.base_model == base_model:
             return config.chunk_size

@@ -22,6 +22,7 @@ from focusdoc.modeling.few_rows import few_row_twin
 from focusdoc.modeling.fingerprint import fingerprint
 from focusdoc.modeling.gated import fused_mlps, mlp_name
 from focusdoc.modeling.installed import model_path
+from focusdoc.modeling.lora import Lora, lora_twin
 from focusdoc.modeling.packed import PackedProjections, can_pack, packed_linear
 from focusdoc.modeling.process import prepare_process
 from focusdoc.modeling.quiet import no_progress_bars
@@ -118,6 +119,16 @@ class BaseModel:
         lower.attention_layers = self.attention_layers[:num_layers]
         lower.num_layers = num_layers
         return lower
+
+    def with_lora(self, lora: Lora) -> BaseModel:
+        """This model with LoRA in `decoding_model`; everything else is shared.
+
+        Raises:
+            AdapterError: the LoRA weights are another model's.
+        """
+        tuned = copy.copy(self)
+        tuned.decoding_model = lora_twin(self.decoding_model, lora)
+        return tuned
 
     @property
     def is_partial(self) -> bool:

@@ -31,6 +31,7 @@ class CatalogueModel:
         chunk_size: tokens per chunk without an adapter.
         retrieval_heads: the heads that most often attend most to where the answer is, as (layer, head) pairs.
         adapter: the folder of its adapter in ``focusdoc/adapters``, or None.
+        reading: the folder of its LoRA weights for reading, there too, or None; see `focusdoc.modeling.lora`.
     """
 
     name: str
@@ -43,6 +44,7 @@ class CatalogueModel:
     few_row_bytes: int
     chunk_size: int
     adapter: str | None = None
+    reading: str | None = None
     retrieval_heads: tuple[tuple[int, int], ...] = ()
 
     @property

@@ -38,7 +38,7 @@ def draft_replies(session: Session, question: str, found: Found, passages: Seque
         if replies and upper_bound <= max(each.rank_score for each in replies):
             continue
         for instruction in (ANSWER_INSTRUCTION, RETRY_INSTRUCTION):
-            last = drain(session.reply(question, found, [passage], settings, instruction))
+            last = drain(session.reply(question, found, [passage], settings, instruction, draft=True))
             replies.append(last)
             ends = last.written.finish_reason == "cancelled" or is_truncated(session, replies[0])
             if last.adds_words or ends:

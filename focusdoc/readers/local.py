@@ -12,6 +12,7 @@ from focusdoc.decoding.plain import PlainDecoder, PrefixCache
 from focusdoc.decoding.prompt import Request, encode_messages, encode_text
 from focusdoc.errors import PromptTooLongError
 from focusdoc.modeling.base import BaseModel
+from focusdoc.modeling.lora import Lora
 from focusdoc.readers.reader import Messages, Written
 
 
@@ -20,10 +21,18 @@ class LocalReader:
 
     Args:
         base: its tokenizer needs a chat template.
+        lora: LoRA weights for drafts and their judgement.
+
+    Attributes:
+        drafter: see `Drafting`.
+
+    Raises:
+        AdapterError: `lora` is another model's.
     """
 
-    def __init__(self, base: BaseModel) -> None:
+    def __init__(self, base: BaseModel, lora: Lora | None = None) -> None:
         self.base = base
+        self.drafter = self if lora is None else LocalReader(base.with_lora(lora))
         self.name = base.name
         self.window = base.context_length
         #: Prompts share the instruction, and follow-up questions the passages.

@@ -11,12 +11,15 @@ import torch
 
 from focusdoc.errors import ConfigError
 from focusdoc.memory.plan import free_bytes
+from focusdoc.modeling.adapter_files import SHIPPED_FOLDER
 from focusdoc.modeling.base import BaseModel, load_base, resolve_device
 from focusdoc.modeling.catalogue import DEFAULT_READER, known_model
 from focusdoc.modeling.installed import is_installed
+from focusdoc.modeling.lora import CONFIG_FILE, Lora, load_lora
 from focusdoc.readers.endpoint import EndpointReader
 from focusdoc.readers.local import LocalReader
 from focusdoc.readers.reader import Reader
+from focusdoc.storage import expanded
 from focusdoc.terminal import in_bytes
 
 _log = logging.getLogger(__name__)
@@ -36,13 +39,15 @@ def open_reader(
     """The reader that a setting names.
 
     Args:
-        reader: a `Reader`, the URL of an OpenAI-compatible endpoint, anything `load_base` accepts, a `BaseModel` (a
-            transformers model with its tokenizer), "auto" for `default_reader`, or None.
+        reader: a `Reader`, the URL of an OpenAI-compatible endpoint, anything `load_base` accepts, a folder of LoRA
+            weights in PEFT's format (their base model reads, and drafts with them), a `BaseModel` (a transformers
+            model with its tokenizer), "auto" for `default_reader`, or None.
         reader_model: the model name at the endpoint.
         device, dtype: see `focusdoc.modeling.base.load_base`.
 
     Raises:
-        ModelNotFoundError, UnsupportedModelError: as `load_base`. ConfigError: the model has no tokenizer or no chat
+        ModelNotFoundError, UnsupportedModelError: as `load_base`. AdapterError: the LoRA weights are damaged or
+            another model's. ConfigError: the model has no tokenizer or no chat
             template, or `reader_model` is given without an endpoint.
     """
     if isinstance(reader, str) and reader.startswith(("http://", "https://")):
@@ -55,6 +60,9 @@ def open_reader(
             _log.warning("The small model that finds the passages writes the answers too, poorly: %s.", reason)
     if reader is None or isinstance(reader, Reader):
         return reader
+    lora = _reading_lora(reader)
+    if lora is not None and known_model(reader) is None:
+        reader = lora.base_model
     base = reader if isinstance(reader, BaseModel) else load_base(reader, device=device, dtype=dtype, few_rows=True)
     if base.tokenizer is None:
         raise ConfigError(
@@ -62,7 +70,16 @@ def open_reader(
         )
     if not getattr(base.tokenizer, "chat_template", None):
         raise ConfigError(f"The reader {base.name} has no chat template; choose one that was trained for instructions.")
-    return LocalReader(base)
+    return LocalReader(base, lora)
+
+
+def _reading_lora(reader: object) -> Lora | None:
+    """The LoRA weights that a reader's name or folder brings, for its drafts."""
+    known = known_model(reader)
+    if known is not None:
+        return None if known.reading is None else load_lora(SHIPPED_FOLDER / known.reading)
+    folder = expanded(reader) if isinstance(reader, str | Path) else None
+    return load_lora(folder) if folder is not None and (folder / CONFIG_FILE).is_file() else None
 
 
 def default_reader(device: str = "auto") -> tuple[str | None, str]:

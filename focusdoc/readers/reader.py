@@ -114,6 +114,21 @@ class Judge(Protocol):
 
 
 @runtime_checkable
+class Drafting(Protocol):
+    """A reader with a variant of itself, trained for short answers from passages and for judging them."""
+
+    @property
+    def drafter(self) -> Reader:
+        """The variant."""
+        ...
+
+
+def drafter_of(reader: Reader) -> Reader:
+    """The reader that writes and judges drafts: a variant of `reader`, or `reader` itself."""
+    return reader.drafter if isinstance(reader, Drafting) else reader
+
+
+@runtime_checkable
 class Reprompting(Protocol):
     """A reader whose prompt can change while it writes."""
 

@@ -20,6 +20,7 @@ from focusdoc.readers.reader import (
     Reader,
     Reprompting,
     Written,
+    drafter_of,
     judging_prompt,
     reading_prompt,
     relay,
@@ -130,6 +131,7 @@ class Session:
         settings: GenerationConfig,
         instruction: str = ANSWER_INSTRUCTION,
         retrieve: Callable[[str], Found] | None = None,
+        draft: bool = False,
     ) -> Generator[TextPiece, None, Reply]:
         """Yield a reply as the reader writes it, from `passages` in document order; return it.
 
@@ -137,6 +139,7 @@ class Session:
             instruction: how to answer.
             retrieve: finds windows for a text as the dynamic prompt, to add passages while the reply is written. With
                 None, or a reader that is not `Reprompting`, the passages stay the same.
+            draft: whether the reader's drafter writes it.
 
         Raises:
             ReaderError: the reader cannot be reached, or fails.
@@ -147,19 +150,19 @@ class Session:
 
         pieces: list[str] = []
         shown, cancel, started_at = list(passages), self.request.cancel, time.perf_counter()
-        if retrieve is not None and isinstance(self.reader, Reprompting):
+        drafter = drafter_of(self.reader)
+        reader = drafter if draft else self.reader
+        if retrieve is not None and isinstance(reader, Reprompting):
             retrieval = ActiveRetrieval(question, shown, retrieve, prompt, self.fits)
-            writing = self.reader.write_reprompted(prompt(shown), settings, cancel, retrieval.prompt_for)
+            writing = reader.write_reprompted(prompt(shown), settings, cancel, retrieval.prompt_for)
         else:
-            writing = self.reader.write(prompt(shown), settings, cancel)
+            writing = reader.write(prompt(shown), settings, cancel)
         written = yield from relay(writing, pieces)
         self.reader_tokens += written.prompt_tokens
         self.first, self.decode = started_at + written.first_token, written.decode
         self.read += [each for each in shown if each not in self.read]
         text = "".join(pieces)
         agreement = None
-        if isinstance(self.reader, Judge) and written.finish_reason != "cancelled":
-            agreement = self.reader.yes_log_odds(
-                judging_prompt(question, self.texts(in_order(shown)), text, self.earlier)
-            )
+        if isinstance(drafter, Judge) and written.finish_reason != "cancelled":
+            agreement = drafter.yes_log_odds(judging_prompt(question, self.texts(in_order(shown)), text, self.earlier))
         return Reply(question, found, tuple(shown), text, written, agreement)

@@ -396,7 +396,7 @@ class TestOfficialNames:
 def test_shipped_adapters_are_found_by_fingerprint(
     make_model: ModelMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter_files, "_SHIPPED_FOLDER", tmp_path)
+    monkeypatch.setattr(adapter_files, "SHIPPED_FOLDER", tmp_path)
     models = [make_model("llama", seed=seed) for seed in range(3)]
     for index, model in enumerate(models[:2]):
         save_adapter(untrained_adapter(model, "k"), tmp_path / f"model-{index}")
@@ -405,7 +405,7 @@ def test_shipped_adapters_are_found_by_fingerprint(
 
 
 def test_every_shipped_adapter_can_be_read() -> None:
-    for file in adapter_files._SHIPPED_FOLDER.glob("*/adapter.json"):
+    for file in adapter_files.SHIPPED_FOLDER.glob("*/adapter.json"):
         adapter = load_adapter(file.parent)
         assert "untrained" not in adapter.config.training
         assert adapter.config.base_fingerprint is not None
@@ -413,7 +413,7 @@ def test_every_shipped_adapter_can_be_read() -> None:
 
 
 def test_the_chunk_size_of_a_shipped_adapter_is_known_by_the_models_name() -> None:
-    for file in sorted(adapter_files._SHIPPED_FOLDER.glob("*/adapter.json")):
+    for file in sorted(adapter_files.SHIPPED_FOLDER.glob("*/adapter.json")):
         config = json.loads(file.read_text())
         assert shipped_chunk_size(config["base_model"]) == config["chunk_size"]
     assert shipped_chunk_size("another model") is None

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.decoding.prompt import encode_messages
-from focusdoc.errors import ConfigError, PromptTooLongError, ReaderError
+from focusdoc.errors import AdapterError, ConfigError, PromptTooLongError, ReaderError
 from focusdoc.modeling.base import BaseModel
+from focusdoc.modeling.lora import Lora, new_lora, save_lora
 from focusdoc.readers import Reader, open_reader
+from focusdoc.readers.drafts import DRAFT_TOKENS
 from focusdoc.readers.local import LocalReader
 from focusdoc.readers.reader import ANSWER_INSTRUCTION, SYSTEM_INSTRUCTION, reading_prompt
 from scripted_reader import ScriptedReader
@@ -228,3 +233,48 @@ def test_what_names_a_reader() -> None:
     assert open_reader(None) is None
     assert open_reader(told) is told
     assert open_reader("http://localhost:1/v1", reader_model="m").name == "m"  # type: ignore[union-attr]
+
+
+class TestDrafter:
+    """A reader with LoRA weights for reading: they write and judge drafts, and nothing else."""
+
+    @pytest.fixture
+    def base(self, tiny_tokenizer: Any) -> BaseModel:
+        model = tiny_model("qwen2", vocab_size=len(tiny_tokenizer), max_position_embeddings=8192)
+        return BaseModel(model, tiny_tokenizer, "tiny reader")
+
+    @pytest.fixture
+    def lora(self, base: BaseModel) -> Lora:
+        lora = new_lora("tiny reader", base.model, frozenset({"q_proj", "v_proj"}), rank=2, scale=2.0)
+        for _, b in lora.weights.values():
+            nn.init.normal_(b)
+        return lora
+
+    def test_drafts_are_the_drafters(self, plain: FocusEngine, memory: Any, base: BaseModel, lora: Lora) -> None:
+        reader, settings = LocalReader(base, lora), {"max_new_tokens": 7, "ignore_eos": True}
+        answer = engine_with(plain, reader).ask(memory, "What colour?", **settings)
+        assert answer.text == engine_with(plain, reader.drafter).ask(memory, "What colour?", **settings).text
+        assert answer.text != engine_with(plain, LocalReader(base)).ask(memory, "What colour?", **settings).text
+
+    def test_longer_answers_are_the_readers_own(
+        self, plain: FocusEngine, memory: Any, base: BaseModel, lora: Lora
+    ) -> None:
+        settings = {"max_new_tokens": DRAFT_TOKENS + 8, "ignore_eos": True}
+        answer = engine_with(plain, LocalReader(base, lora)).ask(memory, "What colour?", **settings)
+        assert answer.text == engine_with(plain, LocalReader(base)).ask(memory, "What colour?", **settings).text
+
+    def test_a_folder_of_lora_weights_brings_its_base(
+        self, base: BaseModel, lora: Lora, tmp_path: Path, tiny_tokenizer: Any
+    ) -> None:
+        base.model.save_pretrained(tmp_path / "base")
+        tiny_tokenizer.save_pretrained(tmp_path / "base")
+        save_lora(replace(lora, base_model=str(tmp_path / "base")), tmp_path / "lora")
+        reader = open_reader(tmp_path / "lora")
+        assert isinstance(reader, LocalReader)
+        assert reader.drafter is not reader
+        assert reader.base.fingerprint == base.fingerprint
+
+    def test_damaged_weights_are_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "adapter_config.json").write_text("{}")
+        with pytest.raises(AdapterError, match="no complete LoRA weights"):
+            open_reader(tmp_path)

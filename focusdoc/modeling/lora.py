@@ -1,0 +1,158 @@
+"""LoRA: small trained matrices beside a model's linear layers (arXiv 2106.09685), stored in PEFT's file format.
+
+The layers' own weights are not changed, so a model and its twin with LoRA share them, low-bit ones too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from focusdoc.errors import AdapterError
+from focusdoc.modeling.twin import Module, twin
+from focusdoc.storage import atomic_folder
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+#: Prefix and suffixes of PEFT's tensor names.
+_PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+
+
+class LoraLinear(nn.Module):
+    """A linear layer plus the product of two small matrices: ``own(x) + scale * B A x``.
+
+    Args:
+        own: maps [..., in_features] to [..., out_features].
+        a: [rank, in_features]. b: [out_features, rank].
+    """
+
+    def __init__(self, own: nn.Module, a: Tensor, b: Tensor, scale: float) -> None:
+        super().__init__()
+        self.own, self.scale = own, scale
+        self.a, self.b = nn.Parameter(a), nn.Parameter(b)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map hidden [..., in_features] to [..., out_features]."""
+        inner = functional.linear(hidden, self.a.to(hidden.dtype))
+        output: Tensor = self.own(hidden) + functional.linear(inner, self.b.to(hidden.dtype)) * self.scale
+        return output
+
+
+@dataclass(frozen=True)
+class Lora:
+    """LoRA weights of one model.
+
+    Attributes:
+        base_model: the name of the model.
+        scale: factor of B A (PEFT's ``lora_alpha / r``).
+        weights: for each linear layer, by name: A [rank, in_features] and B [out_features, rank].
+    """
+
+    base_model: str
+    scale: float
+    weights: Mapping[str, tuple[Tensor, Tensor]]
+
+    @property
+    def rank(self) -> int:
+        """The inner dimension of B A."""
+        return next(iter(self.weights.values()))[0].shape[0]
+
+
+def new_lora(base_model: str, model: nn.Module, names: frozenset[str], rank: int, scale: float) -> Lora:
+    """LoRA weights for training: random A and zero B, so that nothing changes at first.
+
+    Args:
+        names: the last parts of the linear layers' names, such as "q_proj".
+    """
+    weights = {}
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in names and isinstance(module, nn.Linear):
+            a = torch.empty(rank, module.in_features)
+            nn.init.kaiming_uniform_(a, a=math.sqrt(5))
+            weights[name] = a, torch.zeros(module.out_features, rank)
+    return Lora(base_model, scale, weights)
+
+
+def lora_twin(model: Module, lora: Lora) -> Module:
+    """A twin of `model` with LoRA beside its linear layers; all other weights are shared.
+
+    Raises:
+        AdapterError: the model lacks a layer, or its shape differs.
+    """
+    result = twin(model)
+    layers = dict(result.named_modules())
+    for name, (a, b) in lora.weights.items():
+        weight = next((each for each in layers[name].parameters() if each.ndim == 2), None) if name in layers else None
+        if weight is None or weight.shape != (b.shape[0], a.shape[1]):
+            shape = None if weight is None else list(weight.shape)
+            raise AdapterError(
+                f"The LoRA weights for {name}, {[b.shape[0], a.shape[1]]}, do not fit this model's {shape}; they were "
+                f"trained for {lora.base_model}."
+            )
+        parent, _, child = name.rpartition(".")
+        device = weight.device
+        result.get_submodule(parent)._modules[child] = LoraLinear(layers[name], a.to(device), b.to(device), lora.scale)
+    return result
+
+
+def save_lora(lora: Lora, folder: Path) -> None:
+    """Write a folder that PEFT's ``PeftModel.from_pretrained`` loads too; atomic."""
+    from safetensors.torch import save_file
+
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": lora.base_model,
+        "r": lora.rank,
+        "lora_alpha": lora.scale * lora.rank,
+        "target_modules": sorted({name.rpartition(".")[2] for name in lora.weights}),
+        "bias": "none",
+        "inference_mode": True,
+    }
+    tensors = {}
+    for name, (a, b) in lora.weights.items():
+        tensors[f"{_PREFIX}{name}{_A}"] = a.detach().to("cpu", torch.bfloat16).contiguous()
+        tensors[f"{_PREFIX}{name}{_B}"] = b.detach().to("cpu", torch.bfloat16).contiguous()
+    with atomic_folder(folder) as fresh:
+        save_file(tensors, fresh / WEIGHTS_FILE, metadata={"format": "pt"})
+        (fresh / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (fresh / WEIGHTS_FILE).chmod((fresh / CONFIG_FILE).stat().st_mode)
+
+
+def load_lora(folder: Path) -> Lora:
+    """Read LoRA weights in PEFT's format.
+
+    Raises:
+        AdapterError: files are missing or damaged, or hold something other than plain LoRA.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        tensors = load_file(folder / WEIGHTS_FILE)
+        kind, base_model = config["peft_type"], str(config["base_model_name_or_path"])
+        scale = float(config["lora_alpha"]) / int(config["r"])
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, SafetensorError) as error:
+        raise AdapterError(f"{folder} holds no complete LoRA weights in PEFT's format: {error!r}.") from error
+    unsupported = [key for key in ("use_dora", "use_rslora", "modules_to_save", "rank_pattern") if config.get(key)]
+    if kind != "LORA" or unsupported or config.get("bias", "none") != "none":
+        raise AdapterError(
+            f"{folder} is {kind} with {unsupported or 'biases'}; focusdoc loads plain LoRA weights only."
+        )
+    weights = {}
+    for key in [key for key in tensors if key.endswith(_A)]:
+        a, b = tensors.pop(key), tensors.pop(key.removesuffix(_A) + _B, None)
+        if b is None or a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+            raise AdapterError(f"{folder} lacks the matrix that belongs to {key}, or its shape differs.")
+        weights[key.removeprefix(_PREFIX).removesuffix(_A)] = a, b
+    if tensors or not weights:
+        raise AdapterError(f"{folder} holds tensors that are no LoRA weights: {sorted(tensors)[:3]}.")
+    return Lora(base_model, scale, weights)
