@@ -28,14 +28,14 @@ FLOORS = [
     {"chat", "evaluation"},
     {"focusdoc", "server"},  # the facade, __init__.py, beside the server
     {"cli"},
-    {"__main__"},
 ]
 
 
 def part_of(module: str) -> str:
     """The part of the package that `module` belongs to: its folder or file right below ``focusdoc``."""
     names = module.split(".")
-    return names[1] if len(names) > 1 else names[0]
+    part = names[1] if len(names) > 1 else names[0]
+    return "cli" if part == "__main__" else part  # it only starts the command line
 
 
 def module_name(path: Path) -> str:

@@ -57,7 +57,7 @@ class JsonGrammar:
         try:
             # If white space is allowed, small models generate it endlessly.
             self._grammar = LLMatcher.grammar_from_json_schema(
-                _closed(dict(schema)), defaults={"whitespace_flexible": False}
+                _closed(dict(schema), schema), defaults={"whitespace_flexible": False}
             )
         except (TypeError, ValueError) as error:
             raise ConfigError(f"This JSON schema cannot be used: {error}") from error
@@ -71,16 +71,18 @@ class JsonGrammar:
         return JsonState(LLMatcher(self._tokenizer, self._grammar, log_level=0))
 
 
-def _closed(schema: Any) -> Any:
-    """The schema without additional properties, which a model would invent endlessly."""
+def _closed(schema: Any, root: Mapping[str, Any]) -> Any:
+    """The schema, a part of `root`, without additional properties, which a model would invent endlessly."""
     if isinstance(schema, list):
-        return [_closed(part) for part in schema]
+        return [_closed(part, root) for part in schema]
     if not isinstance(schema, dict):
         return schema
+    if isinstance(schema.get("allOf"), list):
+        schema = _with_shared_properties(schema, root)
     closed = {
-        key: {name: _closed(part) for name, part in value.items()}
+        key: {name: _closed(part, root) for name, part in value.items()}
         if key in ("properties", "$defs", "definitions") and isinstance(value, dict)
-        else _closed(value)
+        else _closed(value, root)
         for key, value in schema.items()
         if key not in ("enum", "const", "default", "examples")
     }
@@ -88,6 +90,25 @@ def _closed(schema: Any) -> Any:
     if "properties" in closed:
         closed.setdefault("additionalProperties", False)
     return closed
+
+
+def _with_shared_properties(schema: dict[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema whose parts (``allOf``) allow each other's properties, as closing each alone would forbid all."""
+    parts = [_defined(part, root) for part in schema["allOf"]]
+    objects = [part for part in (schema, *parts) if isinstance(part, dict) and isinstance(part.get("properties"), dict)]
+    names: dict[str, Any] = {name: {} for part in objects for name in part["properties"]}
+    shared = [{**part, "properties": names | part["properties"]} if part in objects else part for part in parts]
+    own = {"properties": names | schema["properties"]} if schema in objects else {}
+    return {**schema, **own, "allOf": shared}
+
+
+def _defined(part: Any, root: Mapping[str, Any]) -> Any:
+    """The definition in `root` that a part refers to, or the part itself."""
+    if not isinstance(part, dict) or len(part) != 1 or not isinstance(part.get("$ref"), str):
+        return part
+    definitions, _, name = part["$ref"].removeprefix("#/").partition("/")
+    found = root.get(definitions)
+    return found.get(name, part) if isinstance(found, dict) else part
 
 
 class JsonState:

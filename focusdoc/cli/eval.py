@@ -250,10 +250,6 @@ def perplexity(
 
     if targets < 1:
         raise EvaluationError(f"--targets is {targets}; it must be at least 1.")
-    if 2 * targets >= settings.local_window:
-        raise EvaluationError(
-            f"--targets is {targets}; it must be less than half of --local-window, {settings.local_window}."
-        )
     run_perplexity(
         run,
         settings,

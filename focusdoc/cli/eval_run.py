@@ -79,6 +79,10 @@ def run_perplexity(
         chunk_sizes: to compare; empty for the adapter's.
     """
     names = _modes(options)
+    if 2 * targets >= settings.local_window and set(names) != {"full"}:  # full attention has no local window
+        raise EvaluationError(
+            f"--targets is {targets}; it must be less than half of --local-window, {settings.local_window}."
+        )
     engine = load_engine(options, settings)
     from focusdoc.evaluation.perplexity import LENGTHS, PerplexityMode, make_jobs
 

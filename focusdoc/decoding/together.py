@@ -139,10 +139,16 @@ def _run_round(base: BaseModel, weights: CandidateWeights, passes: Sequence[Pass
 
 @dataclass(slots=True, eq=False)
 class _Turn:
-    """The passes of a question's next step, and their result."""
+    """The passes of a question's next step, and their result.
+
+    Attributes:
+        taken: a running pass includes it.
+        withdrawn: its question has ended.
+    """
 
     passes: Sequence[PassRows]
     taken: bool = False
+    withdrawn: bool = False
     hidden: Tensor | None = None
 
     @property
@@ -206,6 +212,7 @@ class Together:
 
     def _withdraw(self, turn: _Turn, chunks: _Chunks, *, leads: bool) -> None:
         """Remove a turn whose question has ended, so that no other waits for it."""
+        turn.withdrawn = True
         waiting = self._waiting.get(chunks, [])
         if turn in waiting:
             waiting.remove(turn)
@@ -242,6 +249,8 @@ class Together:
         except BaseException:
             with self._changed:
                 for turn in turns[1:]:
+                    if turn.withdrawn:
+                        continue
                     turn.taken = False
                     for each in turn.passes:
                         each.layout.restart()

@@ -23,7 +23,9 @@ def read_epub(archive: Archive) -> Parsed:
     tree = archive.xml(package)
     folder = posixpath.dirname(package)
     items = {
-        attribute(item, "id"): posixpath.normpath(posixpath.join(folder, unquote(attribute(item, "href"))))
+        attribute(item, "id"): posixpath.normpath(
+            posixpath.join(folder, unquote(attribute(item, "href").partition("#")[0]))
+        )
         for item in tree.iterfind(".//{*}manifest/{*}item")
     }
     locked = _encrypted(archive)

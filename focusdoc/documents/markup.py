@@ -141,6 +141,8 @@ class _Writer:
         self.buffers = [_Buffer()]
         # A stack of the open rows with the texts of their cells; None for layout tables, which contain other tables.
         self._rows: list[list[str] | None] = []
+        #: The list item that began last.
+        self._item: Any = None
 
     def start(self, element: Any) -> bool:
         """Start an element; returns False if its contents are to be skipped."""
@@ -162,7 +164,8 @@ class _Writer:
         elif breaks := rules.breaks_around(name):
             buffer.end_block(breaks)
             buffer.level = rules.level(element)
-            buffer.marker = rules.marker(element) or buffer.marker
+            if marker := rules.marker(element):
+                buffer.marker, self._item = marker, element
         self.text(element.text, element)
         return True
 
@@ -183,6 +186,8 @@ class _Writer:
         elif breaks := rules.breaks_around(name):
             self.buffers[-1].end_block(breaks)
             self.buffers[-1].level = 0
+            if element is self._item:  # an empty item's marker is not the next block's
+                self.buffers[-1].marker = ""
 
     def text(self, text: str | None, parent: Any) -> None:
         """Add text directly inside `parent`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 from focusdoc.config import GenerationConfig
@@ -21,8 +22,8 @@ from focusdoc.evaluation.retrieval import Finder, Rank, passages
 from focusdoc.evaluation.settings import NO_READER, ModeSettings
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.modeling.estimate import estimate_tokens
-from focusdoc.readers import Reader
-from focusdoc.readers.reader import Messages, Written, collect, reading_prompt
+from focusdoc.readers.drafts import DRAFT_TOKENS
+from focusdoc.readers.reader import Messages, Reader, Written, collect, drafter_of, reading_prompt
 from focusdoc.readers.reading import BUDGET
 from focusdoc.readers.windows import cut
 
@@ -193,7 +194,7 @@ def _read(reader: Reader, item: Item, found: list[Span], read_seconds: float, re
     """The reader's answer from the passages `found`, in document order."""
     quoted = [item.document[start:end] for start, end in sorted(found)]
     settings = GenerationConfig(max_new_tokens=item.max_new_tokens, stop=item.stop)
-    text, written = collect(reader.write(reading_prompt(item.after.strip(), quoted), settings))
+    text, written = _written(reader, reading_prompt(item.after.strip(), quoted), settings)
     return Outcome(
         prediction=text,
         document_tokens=0,
@@ -208,6 +209,17 @@ def _read(reader: Reader, item: Item, found: list[Span], read_seconds: float, re
         passages=found,
         passage_tokens=sum(map(reader.count, quoted)),
     )
+
+
+def _written(reader: Reader, messages: Messages, settings: GenerationConfig) -> tuple[str, Written]:
+    """What the reader writes: by its drafter, as ours, unless that takes more than a draft."""
+    short = replace(settings, max_new_tokens=min(DRAFT_TOKENS, settings.max_new_tokens))
+    drafter = drafter_of(reader)
+    if drafter is not reader:
+        text, written = collect(drafter.write(messages, short))
+        if written.finish_reason != "length" or short == settings:
+            return text, written
+    return collect(reader.write(messages, settings))
 
 
 def _reader_facts(reader: Reader) -> dict[str, Any]:

@@ -113,6 +113,8 @@ def verify_entries(folder: Path, on_entry: Callable[[str], None] | None = None) 
     found = []
     for path in reversed(entry_folders(folder)):
         entry = _entry(path, check=True, on_entry=on_entry)
+        if entry.damaged and not path.exists():  # evicted meanwhile
+            continue
         found.append(entry)
         if entry.damaged:
             remove_entry(path)

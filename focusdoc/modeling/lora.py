@@ -40,8 +40,8 @@ class LoraLinear(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map hidden [..., in_features] to [..., out_features]."""
-        inner = functional.linear(hidden, self.a.to(hidden.dtype))
-        output: Tensor = self.own(hidden) + functional.linear(inner, self.b.to(hidden.dtype)) * self.scale
+        inner = functional.linear(hidden, self.a.to(hidden.dtype)) * self.scale
+        output: Tensor = self.own(hidden) + functional.linear(inner, self.b.to(hidden.dtype))
         return output
 
 

@@ -44,6 +44,26 @@ def test_a_random_models_answer_fits_the_schema(engine: FocusEngine, seed: int) 
     assert said["kind"] in ("red", "green")
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_an_object_may_be_made_of_several(engine: FocusEngine, seed: int) -> None:
+    parts = [
+        {"type": "object", "properties": {name: {"type": "boolean"}}, "required": [name]} for name in ("old", "new")
+    ]
+    grammar = JsonGrammar(grammar_tokenizer(engine.base), {"allOf": parts})
+    settings = {"max_new_tokens": 120, "temperature": 1.5, "seed": seed, "grammar": grammar}
+    said = json.loads(engine.base.tokenizer.decode(engine.generate([5, 6], **settings).token_ids, True))
+    assert said.keys() == {"old", "new"}
+
+
+def test_an_object_may_be_made_of_one_defined_elsewhere(engine: FocusEngine) -> None:
+    defined = {"type": "object", "properties": {"old": {"type": "boolean"}}, "required": ["old"]}
+    own = {"type": "object", "properties": {"new": {"type": "boolean"}}, "required": ["new"]}
+    schema = {"allOf": [{"$ref": "#/$defs/D"}, own], "$defs": {"D": defined}}
+    grammar = JsonGrammar(grammar_tokenizer(engine.base), schema)
+    token_ids = engine.generate([5, 6], max_new_tokens=120, grammar=grammar).token_ids
+    assert json.loads(engine.base.tokenizer.decode(token_ids, True)).keys() == {"old", "new"}
+
+
 def test_one_grammar_serves_many_answers(engine: FocusEngine) -> None:
     grammar = JsonGrammar(grammar_tokenizer(engine.base), SCHEMA)
     answers = [engine.generate([5, 6], max_new_tokens=120, grammar=grammar).token_ids for _ in range(2)]

@@ -188,3 +188,22 @@ def test_ctrl_c_while_it_waits_for_others_leaves_nothing_behind(make: Callable[.
             answered(make(together), QUESTIONS[0], 0)
     assert together.num_waiting == 0
     answered(make(together), QUESTIONS[0], 0)  # does not wait for ever
+
+
+def test_a_question_that_ended_during_a_failed_pass_does_not_come_back(
+    make: Callable[..., ParallelDecoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = Together()
+    leading, ended = module._Turn([]), module._Turn([])
+    chunks = (1,)
+
+    def fails(*_: Any) -> None:
+        with together._changed:
+            together._withdraw(ended, chunks, leads=False)
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(module, "run_together", fails)
+    leading.taken = ended.taken = True
+    with pytest.raises(RuntimeError, match="out of memory"):
+        together._lead(None, None, [leading, ended], chunks)  # type: ignore[arg-type]  # no pass runs
+    assert together.num_waiting == 0

@@ -127,10 +127,12 @@ def xlsx(sheets: dict[str, list[list[object]]]) -> bytes:
     return file.getvalue()
 
 
-def epub(chapters: dict[str, str], *, manifest: dict[str, str] | None = None, encryption: str = "") -> bytes:
+def epub(chapters: dict[str, str], *, fragment: str = "", encryption: str = "") -> bytes:
     """A book with these chapters: the names of their files, in the order in which they are read, and their bodies."""
     files = {f"Text/{name}": _page(body) for name, body in chapters.items()}
-    items = "".join(f'<item id="i{number}" href="Text/{name}"/>' for number, name in enumerate(sorted(chapters)))
+    items = "".join(
+        f'<item id="i{number}" href="Text/{name}{fragment}"/>' for number, name in enumerate(sorted(chapters))
+    )
     spine = "".join(f'<itemref idref="i{sorted(chapters).index(name)}"/>' for name in chapters)
     about = f'<metadata xmlns:dc="{_DC}"><dc:title>A Title</dc:title><dc:creator>A. Writer</dc:creator></metadata>'
     package = f'<package xmlns="http://www.idpf.org/2007/opf">{about}<manifest>{items}</manifest><spine>{spine}</spine></package>'

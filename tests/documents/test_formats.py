@@ -58,6 +58,10 @@ class TestHtml:
         text = load(html("<ol start=3><li>three<li>four</ol><ul><li>dash</ul>")).text
         assert text == "3. three\n4. four\n\n- dash"
 
+    def test_an_empty_item_gives_its_marker_to_nobody(self) -> None:
+        assert load(html("<ol><li>one<li></ol><p>After.")).text == "1. one\n\nAfter."
+        assert load(html("<ul><li><li><p>two</ul>")).text == "- two"
+
     def test_a_number_that_is_none_is_no_reason_to_refuse_a_page(self) -> None:
         assert load(html('<ol start="x"><li>one</ol><br c="y">')).text == "1. one"
 
@@ -114,6 +118,7 @@ class TestEpub:
 
     def test_a_single_chapter_is_still_one(self) -> None:
         assert load(epub({"a.xhtml": "<p>text"})).has_pages
+        assert load(epub({"a.xhtml": "<p>text"}, fragment="#start")).text == "text"
 
     def test_a_protected_book_is_refused_but_hidden_fonts_are_none_of_our_business(self) -> None:
         with pytest.raises(EncryptedDocumentError, match="protected against copying"):

@@ -20,6 +20,7 @@ from focusdoc.evaluation.reading_modes import NoReader
 from focusdoc.evaluation.retrieval import first_with
 from focusdoc.evaluation.settings import ModeSettings
 from focusdoc.readers import Reader
+from focusdoc.readers.drafts import DRAFT_TOKENS
 from focusdoc.readers.reader import Messages, Written, reading_prompt
 from focusdoc.readers.reading import BUDGET
 
@@ -175,3 +176,31 @@ class TestPlace:
     def test_an_answer_without_a_place_is_told(self, engine: FocusEngine) -> None:
         with pytest.raises(EvaluationError, match="needs the place of the answer"):
             mode_with(engine, Told(), "place").answer(replace(ITEM, places=()))
+
+
+class Drafted(Told):
+    """A reader whose drafter writes something else, and leaves the reader what takes longer than a draft."""
+
+    def __init__(self, finish_reason: str) -> None:
+        super().__init__()
+        self.drafter = Told()
+        self.drafter.write = self.draft  # type: ignore[method-assign]
+        self.finish_reason = finish_reason
+
+    def draft(self, messages: Messages, settings: GenerationConfig) -> Generator[str, None, Written]:
+        self.limit = settings.max_new_tokens
+        yield "Brandt"
+        return Written(self.finish_reason, 7, 1, 0.5, 0.25)  # type: ignore[arg-type]
+
+
+def test_short_answers_are_the_drafters(engine: FocusEngine) -> None:
+    reader = Drafted("stop")
+    assert mode_with(engine, reader, "bm25").answer(ITEM).prediction == "Brandt"
+    assert (reader.asked, reader.limit) == ([], min(ITEM.max_new_tokens, DRAFT_TOKENS))
+
+
+def test_answers_longer_than_a_draft_are_the_readers(engine: FocusEngine) -> None:
+    long = replace(ITEM, max_new_tokens=DRAFT_TOKENS + 1)
+    assert mode_with(engine, Drafted("length"), "bm25").answer(long).prediction == "Ottilie Brandt"
+    short = replace(ITEM, max_new_tokens=DRAFT_TOKENS)
+    assert mode_with(engine, Drafted("length"), "bm25").answer(short).prediction == "Brandt"

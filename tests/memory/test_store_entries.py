@@ -113,6 +113,18 @@ class TestMaintenance:
         }
         assert set(entries.entry_folders(folder)) == {foreign, good}
 
+    def test_verify_says_nothing_of_what_is_removed_meanwhile(self, folder: Path, base: BaseModel) -> None:
+        for ids in (IDS, IDS[::-1]):
+            read(folder, base, ids)
+        evicted, kept = entries.entry_folders(folder)
+
+        def evict(name: str) -> None:
+            if evicted.exists():
+                (evicted / "chunks-0.safetensors").unlink()
+                entries.remove_entry(evicted)
+
+        assert [entry.path for entry in entries.verify_entries(folder, evict)] == [kept]
+
     def test_clear_leaves_nothing(self, folder: Path, base: BaseModel) -> None:
         assert entries.clear_entries(folder) == (0, 0)
         assert not folder.exists()
