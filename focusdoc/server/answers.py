@@ -157,7 +157,8 @@ async def answer(
         return [*(library.document(file, cancel) for file in question.files), *inline]
 
     documents = await run_in_thread(opened)
-    async with turns.turn(library.answer_bytes(documents, question.options.get("max_new_tokens", 0))):
+    needed = library.answer_bytes(documents, question.messages, question.options.get("max_new_tokens", 0))
+    async with turns.turn(needed):
         started: float | None = time.perf_counter()
 
         def pieces(cancel: threading.Event) -> Generator[TextPiece, None, None]:

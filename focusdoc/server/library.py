@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from focusdoc.chat.cancelling import ReadingCancelledError
+from focusdoc.chat.messages import Message
 from focusdoc.decoding.answer import Answer
 from focusdoc.decoding.looking import page_shares
 from focusdoc.documents import Document, LoadLimits, load
@@ -155,16 +156,23 @@ class Library:
         """Free bytes on the model's device."""
         return free_bytes(self.chat.engine.base.device)
 
-    def answer_bytes(self, documents: Sequence[Document], max_new_tokens: int) -> int:
-        """Estimate the most bytes of keys and values that an answer adds behind all chunks of `documents`."""
+    def answer_bytes(
+        self, documents: Sequence[Document], messages: Sequence[Message] = (), max_new_tokens: int = 0
+    ) -> int:
+        """Estimate the most bytes of keys and values that an answer adds.
+
+        They are those behind all chunks, and those of chunks without a memory: of new documents, and of messages longer
+        than the local window.
+        """
         engine, pool = self.chat.engine, self.chat.pool
-        chunks = 0
-        for document in documents:
-            memory = pool.find(document.text)
-            tokens = memory.num_tokens if memory is not None else len(document.text) // _CHARACTERS_OF_TOKEN
-            chunks += math.ceil(tokens / engine.chunk_size)
+        memories = [pool.find(document.text) for document in documents]
+        known = [memory.num_tokens for memory in memories if memory is not None]
+        new = [len(each.text) for each, memory in zip(documents, memories, strict=True) if memory is None]
+        pasted = sum(len(message.text) for message in messages) // _CHARACTERS_OF_TOKEN - engine.config.local_window
+        unread = [*(length // _CHARACTERS_OF_TOKEN for length in new), max(0, pasted)]
+        chunks = sum(math.ceil(tokens / engine.chunk_size) for tokens in (*known, *unread))
         tail = engine.own_way.num_tail_tokens(QUESTION_TOKENS, max_new_tokens)
-        return chunks * tail * engine.base.kv_bytes_per_token
+        return (chunks * tail + sum(unread)) * engine.base.kv_bytes_per_token
 
     def page_shares(self, files: Sequence[StoredFile], answer: Answer) -> dict[str, list[float]]:
         """Each page's share of an answer's attention mass, by file id; only for files with several pages.
