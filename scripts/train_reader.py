@@ -25,7 +25,7 @@ from torch import nn
 from focusdoc.config import GenerationConfig
 from focusdoc.modeling.base import BaseModel, load_base
 from focusdoc.modeling.catalogue import DEFAULT_READER
-from focusdoc.modeling.lora import Lora, new_lora, save_lora
+from focusdoc.modeling.lora import Lora, load_lora, new_lora, save_lora
 from focusdoc.readers.drafts import DRAFT_TOKENS
 from focusdoc.readers.local import LocalReader
 from focusdoc.readers.reader import collect, reading_prompt
@@ -36,7 +36,9 @@ from focusdoc.training.checkpoint import has_checkpoint, load_checkpoint, save_c
 #: Shares of the questions, in the files' order.
 XQUAD_TRAINED, XQUAD_WATCHED = (0.0, 0.6), (0.62, 0.8)
 NQ_TRAINED, NQ_WATCHED = (0.26, 0.79), (0.0, 0.25)
+#: Our questions: about excerpts of novels, and about invented texts.
 READING = Path(__file__).with_name("reading")
+NOVELS, INVENTED = ("novels", "novels_hard"), ("invented", "expository")
 #: The linear layers that get LoRA.
 LAYERS = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})
 #: Passages of Natural Questions in one prompt, and how many such prompts there are.
@@ -54,6 +56,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--model", default=DEFAULT_READER)
+    parser.add_argument("--start-from", type=Path, metavar="FOLDER", help="LoRA weights; by default new ones")
+    parser.add_argument("--own", nargs="+", default=[*NOVELS, *INVENTED], help="the files of our questions")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--epochs", type=float, default=1.0)
@@ -64,16 +68,19 @@ def main() -> None:
     loaded = load_base(args.model, few_rows=True)
     base = BaseModel(loaded.model, loaded.tokenizer, loaded.name)  # few rows are for decoding, and have no gradients
     base.model.requires_grad_(False)
-    own = [*novels(args.data), *invented(args.data)]
+    own = [each for name in args.own for each in (novels if name in NOVELS else invented)(args.data, name)]
     exercises: list[Exercise] = [*xquad(args.data, XQUAD_TRAINED), *natural_questions(args.data)]
     exercises += with_own_words(LocalReader(loaded), own, args.output / "own_words.json")
     steps = round(args.epochs * len(exercises) / PER_STEP)
-    lora = new_lora(base.name, base.model, LAYERS, args.rank, scale=2.0)
+    if args.start_from is None:
+        lora = new_lora(base.name, base.model, LAYERS, args.rank, scale=2.0)
+    else:
+        lora = in_float32(load_lora(args.start_from))
     tuned = base.with_lora(lora)
     trained = {name: each for name, each in tuned.decoding_model.named_parameters() if each.requires_grad}
     weights = nn.ParameterDict({key_of(name): each for name, each in trained.items()})
     optimizer = torch.optim.AdamW(weights.values(), lr=args.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
-    identity = {"model": base.name, "rank": args.rank, "seed": args.seed, "exercises": len(exercises), "steps": steps}
+    identity = {"model": base.name, "rank": lora.rank, "seed": args.seed, "exercises": len(exercises), "steps": steps}
     checkpoint = args.output / "checkpoint"
     first = load_checkpoint(checkpoint, weights, optimizer, identity) if has_checkpoint(checkpoint) else 0
     watched = list(watched_questions(args.data))
@@ -114,6 +121,11 @@ def end_token(base: BaseModel) -> int:
     """The token that ends a message in the model's chat format."""
     found: int = base.tokenizer.eos_token_id  # type: ignore[union-attr]
     return found
+
+
+def in_float32(lora: Lora) -> Lora:
+    """Weights to train: small steps would be lost in bfloat16."""
+    return replace(lora, weights={name: (a.float(), b.float()) for name, (a, b) in lora.weights.items()})
 
 
 def key_of(name: str) -> str:
@@ -232,10 +244,10 @@ def with_own_words(reader: LocalReader, own: Sequence[Own], file: Path) -> list[
     return found
 
 
-def novels(data: Path) -> Iterator[Own]:
+def novels(data: Path, file: str) -> Iterator[Own]:
     """Excerpts of novels and our questions, one in five with other paragraphs of the novel as a second passage."""
-    rng = random.Random("novels")
-    for row in own_rows("novels.jsonl"):
+    rng = random.Random(file)
+    for row in own_rows(file):
         text = book(data, row["book"])
         passages: tuple[str, ...] = (text[row["start"] : row["end"]],)
         if rng.random() < 0.2:
@@ -243,10 +255,10 @@ def novels(data: Path) -> Iterator[Own]:
         yield Exercise(passages, questions_of(row)), row.get("request")
 
 
-def invented(data: Path) -> Iterator[Own]:
+def invented(data: Path, file: str) -> Iterator[Own]:
     """Invented texts and our questions: alone, between paragraphs of novels, or beside another such text."""
-    rng, rows = random.Random("invented"), list(own_rows("invented.jsonl"))
-    books = sorted({row["book"] for row in own_rows("novels.jsonl")})
+    rng, rows = random.Random(file), list(own_rows(file))
+    books = sorted({row["book"] for row in own_rows(NOVELS[0])})
     for row, other in zip(rows, rows[7:] + rows[:7], strict=True):
         kind, text = rng.random(), row["passage"]
         unanswered = tuple(each["question"] for each in other["questions"])
@@ -267,7 +279,7 @@ def invented(data: Path) -> Iterator[Own]:
 
 
 def own_rows(name: str) -> Iterator[dict[str, Any]]:
-    with (READING / name).open(encoding="utf-8") as lines:
+    with (READING / f"{name}.jsonl").open(encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)
 
