@@ -5,6 +5,7 @@ The layers' own weights are not changed, so a model and its twin with LoRA share
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -63,6 +64,16 @@ class Lora:
     def rank(self) -> int:
         """The inner dimension of B A."""
         return next(iter(self.weights.values()))[0].shape[0]
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the weights."""
+        digest = hashlib.sha256(str(self.scale).encode())
+        for name in sorted(self.weights):
+            digest.update(name.encode())
+            for each in self.weights[name]:
+                digest.update(each.detach().float().contiguous().numpy(force=True).tobytes())
+        return digest.hexdigest()[:16]
 
 
 def new_lora(base_model: str, model: nn.Module, names: frozenset[str], rank: int, scale: float) -> Lora:

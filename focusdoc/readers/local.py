@@ -24,7 +24,7 @@ class LocalReader:
         lora: LoRA weights for drafts and their judgement.
 
     Attributes:
-        drafter: see `Drafting`.
+        drafter: see `Drafting`. lora: its weights, or None.
 
     Raises:
         AdapterError: `lora` is another model's.
@@ -32,6 +32,7 @@ class LocalReader:
 
     def __init__(self, base: BaseModel, lora: Lora | None = None) -> None:
         self.base = base
+        self.lora = lora
         self.drafter = self if lora is None else LocalReader(base.with_lora(lora))
         self.name = base.name
         self.window = base.context_length
@@ -39,7 +40,8 @@ class LocalReader:
         self._prefixes = PrefixCache()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r}, {self.base.fingerprint!r}, {self.base.dtype})"
+        lora = "" if self.lora is None else f", LoRA {self.lora.fingerprint!r}"
+        return f"{type(self).__name__}({self.name!r}, {self.base.fingerprint!r}, {self.base.dtype}{lora})"
 
     def __deepcopy__(self, memo: dict[int, object]) -> LocalReader:
         """Return itself: weights are never copied."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def test_saved_weights_are_loaded_again(model: nn.Module, tmp_path: Path) -> Non
     save_lora(lora, tmp_path / "lora")
     loaded = load_lora(tmp_path / "lora")
     assert (loaded.base_model, loaded.rank, loaded.scale) == ("tiny", 2, 2.0)
+    assert loaded.fingerprint == lora.fingerprint != replace(lora, scale=1.0).fingerprint
     for name, pair in lora.weights.items():
         for kept, given in zip(loaded.weights[name], pair, strict=True):
             assert torch.equal(kept.float(), given)

@@ -271,6 +271,7 @@ class TestDrafter:
         save_lora(replace(lora, base_model=str(tmp_path / "base")), tmp_path / "lora")
         reader = open_reader(tmp_path / "lora")
         assert isinstance(reader, LocalReader)
+        assert repr(reader) != repr(open_reader(tmp_path / "base"))
         assert reader.drafter is not reader
         assert reader.base.fingerprint == base.fingerprint
 
