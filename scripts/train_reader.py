@@ -24,7 +24,7 @@ from torch import nn
 
 from focusdoc.config import GenerationConfig
 from focusdoc.modeling.base import BaseModel, load_base
-from focusdoc.modeling.catalogue import DEFAULT_READER
+from focusdoc.modeling.catalogue import DEFAULT_READER, known_model
 from focusdoc.modeling.lora import Lora, load_lora, new_lora, save_lora
 from focusdoc.readers.drafts import DRAFT_TOKENS
 from focusdoc.readers.local import LocalReader
@@ -66,7 +66,8 @@ def main() -> None:
     random.seed(args.seed)
     torch.manual_seed(args.seed)
     loaded = load_base(args.model, few_rows=True)
-    base = BaseModel(loaded.model, loaded.tokenizer, loaded.name)  # few rows are for decoding, and have no gradients
+    name = args.model if known_model(args.model) is None else loaded.name  # by which it can be opened
+    base = BaseModel(loaded.model, loaded.tokenizer, name)  # few rows are for decoding, and have no gradients
     base.model.requires_grad_(False)
     own = [each for name in args.own for each in (novels if name in NOVELS else invented)(args.data, name)]
     exercises: list[Exercise] = [*xquad(args.data, XQUAD_TRAINED), *natural_questions(args.data)]
@@ -180,15 +181,17 @@ def xquad(data: Path, share: tuple[float, float], *, beside: bool = True) -> Ite
     rng, seen = random.Random("xquad"), 0
     for article in articles:
         paragraphs = article["paragraphs"]
-        for paragraph, other in zip(paragraphs, paragraphs[1:] + paragraphs[:1], strict=True):
+        inside = []
+        for paragraph in paragraphs:
             first, seen = seen, seen + len(paragraph["qas"])
-            if first < share[0] * total or seen > share[1] * total:
-                continue
+            if first >= share[0] * total and seen <= share[1] * total:
+                inside.append(paragraph)
+        for paragraph, other in zip(inside, inside[1:] + inside[:1], strict=True):
             questions = tuple(Question(each["question"], each["answers"][0]["text"]) for each in paragraph["qas"])
-            if beside and rng.random() < 0.3:
+            if beside and len(inside) > 1 and rng.random() < 0.3:
                 yield Exercise(shuffled(rng, paragraph["context"], other["context"]), questions)
             else:
-                others = tuple(each["question"] for each in other["qas"]) if beside else ()
+                others = tuple(each["question"] for each in other["qas"]) if beside and len(inside) > 1 else ()
                 yield Exercise((paragraph["context"],), questions, others)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -57,9 +57,9 @@ class JsonGrammar:
         try:
             # If white space is allowed, small models generate it endlessly.
             self._grammar = LLMatcher.grammar_from_json_schema(
-                _closed(dict(schema), schema), defaults={"whitespace_flexible": False}
+                _closed(dict(schema), _joined(schema)), defaults={"whitespace_flexible": False}
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ConfigError(f"This JSON schema cannot be used: {error}") from error
         if problem := LLMatcher.validate_grammar(self._grammar, tokenizer):
             raise ConfigError(f"This JSON schema cannot be used: {problem.splitlines()[0]}")
@@ -71,44 +71,83 @@ class JsonGrammar:
         return JsonState(LLMatcher(self._tokenizer, self._grammar, log_level=0))
 
 
-def _closed(schema: Any, root: Mapping[str, Any]) -> Any:
-    """The schema, a part of `root`, without additional properties, which a model would invent endlessly."""
+#: Most properties that the parts of an ``allOf`` may have together, times the number of parts.
+_MAX_SHARED = 10_000
+
+
+def _closed(schema: Any, joined: Set[str], *, close: bool = True) -> Any:
+    """The schema without additional properties, which a model would invent endlessly.
+
+    Args:
+        joined: see `_joined`; these definitions stay open, as their closing would forbid the others' properties.
+        close: whether the schema itself is closed, not only what is in it.
+    """
     if isinstance(schema, list):
-        return [_closed(part, root) for part in schema]
+        return [_closed(part, joined) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    if isinstance(schema.get("allOf"), list):
-        schema = _with_shared_properties(schema, root)
-    closed = {
-        key: {name: _closed(part, root) for name, part in value.items()}
-        if key in ("properties", "$defs", "definitions") and isinstance(value, dict)
-        else _closed(value, root)
-        for key, value in schema.items()
-        if key not in ("enum", "const", "default", "examples")
-    }
-    closed |= {key: schema[key] for key in ("enum", "const", "default", "examples") if key in schema}
-    if "properties" in closed:
+    if isinstance(schema.get("allOf"), list) or "$ref" in schema:
+        schema = _with_shared_properties(schema)
+    closed: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in ("$defs", "definitions") and isinstance(value, dict):
+            opened = {name for name in value if f"#/{key}/{name}" in joined}
+            closed[key] = {name: _closed(part, joined, close=name not in opened) for name, part in value.items()}
+        elif key == "properties" and isinstance(value, dict):
+            closed[key] = {name: _closed(part, joined) for name, part in value.items()}
+        else:
+            closed[key] = value if key in ("enum", "const", "default", "examples") else _closed(value, joined)
+    if close and "properties" in closed:
         closed.setdefault("additionalProperties", False)
     return closed
 
 
-def _with_shared_properties(schema: dict[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema whose parts (``allOf``) allow each other's properties, as closing each alone would forbid all."""
-    parts = [_defined(part, root) for part in schema["allOf"]]
-    objects = [part for part in (schema, *parts) if isinstance(part, dict) and isinstance(part.get("properties"), dict)]
-    names: dict[str, Any] = {name: {} for part in objects for name in part["properties"]}
-    shared = [{**part, "properties": names | part["properties"]} if part in objects else part for part in parts]
-    own = {"properties": names | schema["properties"]} if schema in objects else {}
-    return {**schema, **own, "allOf": shared}
+def _joined(schema: Any) -> set[str]:
+    """The references in a schema to objects that others add properties to, by ``allOf`` or beside the reference."""
+    found: set[str] = set()
+    stack = [schema]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, dict):
+            if len(objects := _parts(part)) > 1:
+                found |= {each["$ref"] for each in objects if isinstance(each.get("$ref"), str)}
+            stack += part.values()
+        elif isinstance(part, list):
+            stack += part
+    return found
 
 
-def _defined(part: Any, root: Mapping[str, Any]) -> Any:
-    """The definition in `root` that a part refers to, or the part itself."""
-    if not isinstance(part, dict) or len(part) != 1 or not isinstance(part.get("$ref"), str):
-        return part
-    definitions, _, name = part["$ref"].removeprefix("#/").partition("/")
-    found = root.get(definitions)
-    return found.get(name, part) if isinstance(found, dict) else part
+def _parts(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """The parts of an object that its ``allOf`` joins, itself included if it has properties or refers to others."""
+    parts = schema["allOf"] if isinstance(schema.get("allOf"), list) else []
+    own: list[dict[str, Any]] = [{key: schema[key]} for key in ("properties", "$ref") if key in schema]
+    return own + [part for part in parts if isinstance(part, dict) and {"properties", "$ref", "allOf"} & set(part)]
+
+
+def _with_shared_properties(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema whose parts allow each other's properties; they stay open if some are only referred to.
+
+    Raises:
+        ValueError: there are too many.
+    """
+    parts = _parts(schema)
+    if len(parts) < 2:
+        return schema
+    names: dict[str, Any] = {name: {} for part in parts for name in part.get("properties", ())}
+    if len(names) * len(parts) > _MAX_SHARED:
+        raise ValueError(f"its allOf joins {len(parts)} objects of {len(names)} properties")
+    stays_open = any("properties" not in part for part in parts)
+
+    def shared(part: Any) -> Any:
+        if not isinstance(part, dict) or not isinstance(part.get("properties"), dict):
+            return part
+        if stays_open:
+            return {"additionalProperties": True} | part
+        return part | {"properties": names | part["properties"]}
+
+    joined = [shared(part) for part in schema["allOf"]] if isinstance(schema.get("allOf"), list) else None
+    own: dict[str, Any] = shared(schema)
+    return own if joined is None else own | {"allOf": joined}
 
 
 class JsonState:

@@ -23,16 +23,20 @@ def read_epub(archive: Archive) -> Parsed:
     tree = archive.xml(package)
     folder = posixpath.dirname(package)
     items = {
-        attribute(item, "id"): posixpath.normpath(
-            posixpath.join(folder, unquote(attribute(item, "href").partition("#")[0]))
-        )
+        attribute(item, "id"): posixpath.normpath(posixpath.join(folder, unquote(attribute(item, "href"))))
         for item in tree.iterfind(".//{*}manifest/{*}item")
     }
     locked = _encrypted(archive)
     pages: list[str] = []
     labels: list[str | None] = []
+    read: set[str] = set()
     for reference in tree.iterfind(".//{*}spine/{*}itemref"):
         name = items.get(attribute(reference, "idref"), attribute(reference, "idref"))
+        if name not in archive.NameToInfo and (whole := name.partition("#")[0]) in archive.NameToInfo:
+            if whole in read:  # another place of the same file
+                continue
+            name = whole
+        read.add(name)
         if name in locked:
             raise Refused("protected", "protected against copying")
         if name not in archive.NameToInfo:

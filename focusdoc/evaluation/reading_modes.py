@@ -215,15 +215,20 @@ def _written(reader: Reader, messages: Messages, settings: GenerationConfig) -> 
     """What the reader writes: by its drafter, as ours, unless that takes more than a draft."""
     short = replace(settings, max_new_tokens=min(DRAFT_TOKENS, settings.max_new_tokens))
     drafter = drafter_of(reader)
-    if drafter is not reader:
-        text, written = collect(drafter.write(messages, short))
-        if written.finish_reason != "length" or short == settings:
-            return text, written
-    return collect(reader.write(messages, settings))
+    if drafter is reader:
+        return collect(reader.write(messages, settings))
+    text, draft = collect(drafter.write(messages, short))
+    if draft.finish_reason != "length" or short == settings:
+        return text, draft
+    text, written = collect(reader.write(messages, settings))
+    seconds = draft.first_token + draft.decode + written.first_token
+    prompt_tokens = draft.prompt_tokens + written.prompt_tokens
+    return text, replace(written, first_token=seconds, prompt_tokens=prompt_tokens)
 
 
 def _reader_facts(reader: Reader) -> dict[str, Any]:
-    return {"reader": reader.name, "budget": BUDGET}
+    lora = getattr(reader, "lora", None)
+    return {"reader": reader.name, "budget": BUDGET, **({} if lora is None else {"lora": lora.fingerprint})}
 
 
 def _silent(done: int, total: int) -> None:

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from focusdoc.errors import AdapterError
+from focusdoc.modeling.few_rows import FewRowLinear
 from focusdoc.modeling.twin import Module, twin
 from focusdoc.storage import atomic_folder
 
@@ -24,6 +26,10 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 #: Prefix and suffixes of PEFT's tensor names.
 _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+
+
+#: Options of PEFT that change what the matrices mean.
+_UNSUPPORTED = ("use_dora", "use_rslora", "modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication")
 
 
 class LoraLinear(nn.Module):
@@ -65,7 +71,7 @@ class Lora:
         """The inner dimension of B A."""
         return next(iter(self.weights.values()))[0].shape[0]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Identifies the weights."""
         digest = hashlib.sha256(str(self.scale).encode())
@@ -100,8 +106,10 @@ def lora_twin(model: Module, lora: Lora) -> Module:
     result = twin(model)
     layers = dict(result.named_modules())
     for name, (a, b) in lora.weights.items():
-        weight = next((each for each in layers[name].parameters() if each.ndim == 2), None) if name in layers else None
-        if weight is None or weight.shape != (b.shape[0], a.shape[1]):
+        layer = layers.get(name)
+        own = layer.own if isinstance(layer, FewRowLinear) else layer
+        weight = own.weight if isinstance(own, nn.Linear) else None
+        if layer is None or weight is None or weight.shape != (b.shape[0], a.shape[1]):
             shape = None if weight is None else list(weight.shape)
             raise AdapterError(
                 f"The LoRA weights for {name}, {[b.shape[0], a.shape[1]]}, do not fit this model's {shape}; they were "
@@ -109,7 +117,7 @@ def lora_twin(model: Module, lora: Lora) -> Module:
             )
         parent, _, child = name.rpartition(".")
         device = weight.device
-        result.get_submodule(parent)._modules[child] = LoraLinear(layers[name], a.to(device), b.to(device), lora.scale)
+        result.get_submodule(parent)._modules[child] = LoraLinear(layer, a.to(device), b.to(device), lora.scale)
     return result
 
 
@@ -149,21 +157,26 @@ def load_lora(folder: Path) -> Lora:
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         tensors = load_file(folder / WEIGHTS_FILE)
-        kind, base_model = config["peft_type"], str(config["base_model_name_or_path"])
-        scale = float(config["lora_alpha"]) / int(config["r"])
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, SafetensorError) as error:
+        kind, base_model, rank = config["peft_type"], config["base_model_name_or_path"], int(config["r"])
+        scale = float(config["lora_alpha"]) / rank
+    except (OSError, ArithmeticError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise AdapterError(f"{folder} holds no complete LoRA weights in PEFT's format: {error!r}.") from error
-    unsupported = [key for key in ("use_dora", "use_rslora", "modules_to_save", "rank_pattern") if config.get(key)]
-    if kind != "LORA" or unsupported or config.get("bias", "none") != "none":
+    if unsupported := [key for key in _UNSUPPORTED if config.get(key)]:
+        raise AdapterError(f"{folder} has {', '.join(unsupported)}; focusdoc loads plain LoRA weights only.")
+    if kind != "LORA" or config.get("bias", "none") != "none" or not isinstance(base_model, str):
         raise AdapterError(
-            f"{folder} is {kind} with {unsupported or 'biases'}; focusdoc loads plain LoRA weights only."
+            f"{folder} is {kind} of {base_model}; focusdoc loads plain LoRA weights only, without biases."
         )
     weights = {}
-    for key in [key for key in tensors if key.endswith(_A)]:
+    for key in [key for key in tensors if key.startswith(_PREFIX) and key.endswith(_A)]:
         a, b = tensors.pop(key), tensors.pop(key.removesuffix(_A) + _B, None)
-        if b is None or a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
-            raise AdapterError(f"{folder} lacks the matrix that belongs to {key}, or its shape differs.")
+        if b is None or a.ndim != 2 or b.ndim != 2 or not a.shape[0] == rank == b.shape[1]:
+            raise AdapterError(f"{folder} lacks the matrix that belongs to {key}, or its rank is not {rank}.")
+        if not (a.is_floating_point() and b.is_floating_point() and a.isfinite().all() and b.isfinite().all()):
+            raise AdapterError(f"{folder} has values in {key} or its other half that are no finite numbers.")
         weights[key.removeprefix(_PREFIX).removesuffix(_A)] = a, b
-    if tensors or not weights:
-        raise AdapterError(f"{folder} holds tensors that are no LoRA weights: {sorted(tensors)[:3]}.")
+    if tensors or not weights or not math.isfinite(scale):
+        raise AdapterError(
+            f"{folder} has the scale {scale} and tensors that are no LoRA weights: {sorted(tensors)[:3]}."
+        )
     return Lora(base_model, scale, weights)

@@ -24,7 +24,7 @@ class LocalReader:
         lora: LoRA weights for drafts and their judgement.
 
     Attributes:
-        drafter: see `Drafting`. lora: its weights, or None.
+        drafter: the reader with these weights, or None; see `focusdoc.readers.reader.drafter_of`.
 
     Raises:
         AdapterError: `lora` is another model's.
@@ -33,7 +33,7 @@ class LocalReader:
     def __init__(self, base: BaseModel, lora: Lora | None = None) -> None:
         self.base = base
         self.lora = lora
-        self.drafter = self if lora is None else LocalReader(base.with_lora(lora))
+        self.drafter = None if lora is None else LocalReader(base.with_lora(lora))
         self.name = base.name
         self.window = base.context_length
         #: Prompts share the instruction, and follow-up questions the passages.

@@ -113,19 +113,9 @@ class Judge(Protocol):
         ...
 
 
-@runtime_checkable
-class Drafting(Protocol):
-    """A reader with a variant of itself, trained for short answers from passages and for judging them."""
-
-    @property
-    def drafter(self) -> Reader:
-        """The variant."""
-        ...
-
-
 def drafter_of(reader: Reader) -> Reader:
-    """The reader that writes and judges drafts: a variant of `reader`, or `reader` itself."""
-    return reader.drafter if isinstance(reader, Drafting) else reader
+    """The variant of a reader that is trained to write and judge short answers; the reader itself if it has none."""
+    return getattr(reader, "drafter", None) or reader
 
 
 @runtime_checkable

@@ -139,7 +139,7 @@ class Session:
             instruction: how to answer.
             retrieve: finds windows for a text as the dynamic prompt, to add passages while the reply is written. With
                 None, or a reader that is not `Reprompting`, the passages stay the same.
-            draft: whether the reader's drafter writes it.
+            draft: whether the reader's drafter writes and judges it.
 
         Raises:
             ReaderError: the reader cannot be reached, or fails.
@@ -150,8 +150,7 @@ class Session:
 
         pieces: list[str] = []
         shown, cancel, started_at = list(passages), self.request.cancel, time.perf_counter()
-        drafter = drafter_of(self.reader)
-        reader = drafter if draft else self.reader
+        reader = drafter_of(self.reader) if draft else self.reader
         if retrieve is not None and isinstance(reader, Reprompting):
             retrieval = ActiveRetrieval(question, shown, retrieve, prompt, self.fits)
             writing = reader.write_reprompted(prompt(shown), settings, cancel, retrieval.prompt_for)
@@ -163,6 +162,6 @@ class Session:
         self.read += [each for each in shown if each not in self.read]
         text = "".join(pieces)
         agreement = None
-        if isinstance(drafter, Judge) and written.finish_reason != "cancelled":
-            agreement = drafter.yes_log_odds(judging_prompt(question, self.texts(in_order(shown)), text, self.earlier))
+        if isinstance(reader, Judge) and written.finish_reason != "cancelled":
+            agreement = reader.yes_log_odds(judging_prompt(question, self.texts(in_order(shown)), text, self.earlier))
         return Reply(question, found, tuple(shown), text, written, agreement)

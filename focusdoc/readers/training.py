@@ -73,6 +73,7 @@ def branches_of(exercise: Exercise, rng: random.Random) -> list[Branch]:
     if not questions:
         raise ValueError("an exercise needs a question")
     passages, answers = exercise.passages, [_one_line(each.answer) for each in questions]
+    complete = [answer for question, answer in zip(questions, answers, strict=True) if not question.is_cut]
     branches = []
     for question, answer in zip(questions, answers, strict=True):
         instruction = RETRY_INSTRUCTION if rng.random() < RETRIED else ANSWER_INSTRUCTION
@@ -81,13 +82,13 @@ def branches_of(exercise: Exercise, rng: random.Random) -> list[Branch]:
     for question, answer in zip(questions, answers, strict=True):
         if question.is_cut or rng.random() >= JUDGED:
             continue
-        others = [each for each in answers if each.casefold() != answer.casefold()]
+        others = [each for each in complete if each.casefold() != answer.casefold()]
         wrong = question.wrong or (rng.choice(others) if others else None)
         proposed = wrong if wrong is not None and rng.random() < 0.5 else answer
         target = "Yes" if _one_line(proposed) == answer else "No"
         branches.append(Branch(judging_prompt(question.text, passages, _one_line(proposed)), target, False, False))
-    if exercise.unanswered:
-        prompt = judging_prompt(rng.choice(exercise.unanswered), passages, rng.choice(answers))
+    if exercise.unanswered and complete:
+        prompt = judging_prompt(rng.choice(exercise.unanswered), passages, rng.choice(complete))
         branches.append(Branch(prompt, "No", False, False))
     return branches
 
@@ -180,7 +181,7 @@ def losses(base: BaseModel, packed: Packed) -> Losses:
         attention_mask=mask.to(base.device),
         use_cache=False,
     ).last_hidden_state
-    logits = model.get_output_embeddings()(hidden[0, packed.predicting]).float()
+    logits = base.logits(hidden[0, packed.predicting])
     targets = packed.targets.to(base.device)
     each = functional.cross_entropy(logits, targets, reduction="none")
     nats = torch.stack([part.mean() for part in torch.split(each, list(packed.lengths))])

@@ -168,8 +168,12 @@ class Library:
         memories = [pool.find(document.text) for document in documents]
         known = [memory.num_tokens for memory in memories if memory is not None]
         new = [len(each.text) for each, memory in zip(documents, memories, strict=True) if memory is None]
-        pasted = sum(len(message.text) for message in messages) // _CHARACTERS_OF_TOKEN - engine.config.local_window
-        unread = [*(length // _CHARACTERS_OF_TOKEN for length in new), max(0, pasted)]
+        parts = [part for message in messages for part in message.parts]
+        prefixes = [pool.longest_prefix(part) for part in parts]
+        known += [memory.num_tokens for prefix in prefixes if prefix and (memory := pool.find(prefix)) is not None]
+        pasted = sum(map(len, parts)) - sum(len(prefix) for prefix in prefixes if prefix)
+        unread = [length // _CHARACTERS_OF_TOKEN for length in new]
+        unread.append(max(0, pasted // _CHARACTERS_OF_TOKEN - engine.config.local_window))
         chunks = sum(math.ceil(tokens / engine.chunk_size) for tokens in (*known, *unread))
         tail = engine.own_way.num_tail_tokens(QUESTION_TOKENS, max_new_tokens)
         return (chunks * tail + sum(unread)) * engine.base.kv_bytes_per_token

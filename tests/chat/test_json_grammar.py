@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+import torch
 
 from focusdoc import FocusConfig, FocusEngine
 from focusdoc.chat.json_grammar import ANY_OBJECT, JsonGrammar, grammar_tokenizer
@@ -55,13 +56,51 @@ def test_an_object_may_be_made_of_several(engine: FocusEngine, seed: int) -> Non
     assert said.keys() == {"old", "new"}
 
 
-def test_an_object_may_be_made_of_one_defined_elsewhere(engine: FocusEngine) -> None:
-    defined = {"type": "object", "properties": {"old": {"type": "boolean"}}, "required": ["old"]}
-    own = {"type": "object", "properties": {"new": {"type": "boolean"}}, "required": ["new"]}
-    schema = {"allOf": [{"$ref": "#/$defs/D"}, own], "$defs": {"D": defined}}
+OWN = {"type": "object", "properties": {"new": {"type": "boolean"}}, "required": ["new"]}
+DEFINED = {"type": "object", "properties": {"old": {"type": "boolean"}}, "required": ["old"]}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"allOf": [{"$ref": "#/$defs/D"}, OWN]},
+        {"allOf": [{"$ref": "#/$defs/D", "description": "an old one"}, OWN]},
+        {"$ref": "#/$defs/D", **OWN},
+        {"allOf": [{"$ref": "#/$defs/E"}], **OWN},
+    ],
+    ids=["allOf", "described", "beside", "two levels"],
+)
+def test_an_object_may_add_to_one_defined_elsewhere(engine: FocusEngine, schema: dict[str, Any]) -> None:
+    schema = schema | {"$defs": {"D": DEFINED, "E": {"allOf": [{"$ref": "#/$defs/D"}, {"properties": {"x": {}}}]}}}
     grammar = JsonGrammar(grammar_tokenizer(engine.base), schema)
-    token_ids = engine.generate([5, 6], max_new_tokens=120, grammar=grammar).token_ids
-    assert json.loads(engine.base.tokenizer.decode(token_ids, True)).keys() == {"old", "new"}
+    orders = ('{"old":true,"new":true', '{"new":true,"old":true')  # as the schema has them
+    assert any(allows(engine, grammar, text) for text in orders)
+    assert not any(allows(engine, grammar, text + "}") for text in ('{"old":true', '{"new":true'))
+
+
+def allows(engine: FocusEngine, grammar: JsonGrammar, text: str) -> bool:
+    state, scores = grammar.start(), torch.zeros(1, engine.base.config.vocab_size)
+    for token in engine.base.tokenizer.encode(text, add_special_tokens=False):
+        if not torch.isfinite(state.mask(scores)[0, token]):
+            return False
+        state.accept(token)
+    return True
+
+
+def test_an_object_may_hold_itself(engine: FocusEngine) -> None:
+    node = {"type": "object", "properties": {"v": {"type": "boolean"}, "next": {"allOf": [{"$ref": "#/$defs/N"}]}}}
+    JsonGrammar(grammar_tokenizer(engine.base), {"$ref": "#/$defs/N", "$defs": {"N": node}}).start()
+
+
+def test_a_schema_that_grows_without_end_is_refused(engine: FocusEngine) -> None:
+    many = [{"type": "object", "properties": {f"p{part}-{name}": {} for name in range(20)}} for part in range(200)]
+    with pytest.raises(ConfigError, match="allOf joins 200 objects of 4000 properties"):
+        JsonGrammar(grammar_tokenizer(engine.base), {"allOf": many})
+    nested: dict[str, Any] = {}
+    for _ in range(5000):
+        nested = {"allOf": [nested]}
+    with pytest.raises(ConfigError, match="This JSON schema cannot be used"):
+        JsonGrammar(grammar_tokenizer(engine.base), nested)
 
 
 def test_one_grammar_serves_many_answers(engine: FocusEngine) -> None:

@@ -118,7 +118,10 @@ class TestEpub:
 
     def test_a_single_chapter_is_still_one(self) -> None:
         assert load(epub({"a.xhtml": "<p>text"})).has_pages
+
+    def test_a_chapter_may_be_named_with_a_place_in_it(self) -> None:
         assert load(epub({"a.xhtml": "<p>text"}, fragment="#start")).text == "text"
+        assert load(epub({"a#b.xhtml": "<p>text"})).text == "text"
 
     def test_a_protected_book_is_refused_but_hidden_fonts_are_none_of_our_business(self) -> None:
         with pytest.raises(EncryptedDocumentError, match="protected against copying"):

@@ -201,6 +201,8 @@ def test_short_answers_are_the_drafters(engine: FocusEngine) -> None:
 
 def test_answers_longer_than_a_draft_are_the_readers(engine: FocusEngine) -> None:
     long = replace(ITEM, max_new_tokens=DRAFT_TOKENS + 1)
-    assert mode_with(engine, Drafted("length"), "bm25").answer(long).prediction == "Ottilie Brandt"
+    outcome = mode_with(engine, Drafted("length"), "bm25").answer(long)
+    assert (outcome.prediction, outcome.prompt_tokens) == ("Ottilie Brandt", 7 + 77)
+    assert outcome.first_token_seconds > 0.5 + 0.25 + 0.5  # the draft's too
     short = replace(ITEM, max_new_tokens=DRAFT_TOKENS)
     assert mode_with(engine, Drafted("length"), "bm25").answer(short).prediction == "Brandt"

@@ -97,6 +97,9 @@ def test_another_models_weights_are_refused(model: nn.Module, make_model: ModelM
         lora_twin(make_model("qwen2", hidden_size=64), lora)
     with pytest.raises(AdapterError, match="do not fit this model's None"):
         lora_twin(make_model("qwen2", num_hidden_layers=1), lora)
+    for name in ("model.layers.0.self_attn", "model.embed_tokens", ""):
+        with pytest.raises(AdapterError, match="do not fit this model's None"):
+            lora_twin(make_model("qwen2"), Lora("tiny", 2.0, {name: next(iter(lora.weights.values()))}))
 
 
 class TestDamaged:
@@ -116,12 +119,41 @@ class TestDamaged:
             load_lora(folder)
 
     @pytest.mark.parametrize(
-        "changes", [{"peft_type": "IA3"}, {"use_dora": True}, {"bias": "all"}, {"modules_to_save": ["lm_head"]}]
+        "changes",
+        [
+            {"peft_type": "IA3"},
+            {"use_dora": True},
+            {"bias": "all"},
+            {"modules_to_save": ["lm_head"]},
+            {"alpha_pattern": {"q_proj": 1}},
+        ],
     )
     def test_other_kinds(self, folder: Path, changes: dict[str, Any]) -> None:
         config = json.loads((folder / CONFIG_FILE).read_text())
         (folder / CONFIG_FILE).write_text(json.dumps(config | changes))
         with pytest.raises(AdapterError, match="plain LoRA weights only"):
+            load_lora(folder)
+
+    @pytest.mark.parametrize(
+        "changes", [{"r": 4}, {"r": 0}, {"r": 1e400}, {"lora_alpha": 10**400}, {"lora_alpha": float("nan")}]
+    )
+    def test_numbers_that_do_not_fit(self, folder: Path, changes: dict[str, Any]) -> None:
+        config = json.loads((folder / CONFIG_FILE).read_text())
+        (folder / CONFIG_FILE).write_text(json.dumps(config | changes))
+        with pytest.raises(AdapterError, match=str(folder)):
+            load_lora(folder)
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_values_that_are_no_numbers(self, folder: Path, value: float) -> None:
+        tensors = load_file(folder / WEIGHTS_FILE)
+        next(iter(tensors.values()))[0, 0] = value
+        save_file(tensors, folder / WEIGHTS_FILE)
+        with pytest.raises(AdapterError, match="no finite numbers"):
+            load_lora(folder)
+
+    def test_whole_numbers(self, folder: Path) -> None:
+        save_file({name: each.int() for name, each in load_file(folder / WEIGHTS_FILE).items()}, folder / WEIGHTS_FILE)
+        with pytest.raises(AdapterError, match="no finite numbers"):
             load_lora(folder)
 
     def test_a_matrix_without_its_other_half(self, folder: Path) -> None:

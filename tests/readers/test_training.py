@@ -23,9 +23,13 @@ EXERCISE = Exercise(
 )
 
 
+def base_of(family: str, tokenizer: Any) -> BaseModel:
+    return BaseModel(tiny_model(family, vocab_size=len(tokenizer), max_position_embeddings=4096), tokenizer)
+
+
 @pytest.fixture(scope="module")
 def base(tiny_tokenizer: Any) -> BaseModel:
-    return BaseModel(tiny_model("qwen2", vocab_size=len(tiny_tokenizer), max_position_embeddings=4096), tiny_tokenizer)
+    return base_of("qwen2", tiny_tokenizer)
 
 
 def drawn(exercise: Exercise = EXERCISE, times: int = 40) -> list[Branch]:
@@ -56,6 +60,10 @@ class TestBranches:
     def test_a_beginning_has_no_end_and_is_not_judged(self) -> None:
         cut = Exercise(PASSAGES, (Question("Describe the houses.", "The miller's house is", is_cut=True),))
         assert {(branch.target, branch.ends) for branch in drawn(cut)} == {("The miller's house is", False)}
+        beside = Exercise(PASSAGES, (*cut.questions, *EXERCISE.questions), EXERCISE.unanswered)
+        assert not any(
+            "The miller's house is\n" in each.messages[-1][1] for each in drawn(beside) if not each.is_answer
+        )
 
     def test_no_more_questions_than_fit_a_pass(self) -> None:
         many = Exercise(PASSAGES, tuple(Question(f"What is {number}?", f"{number}") for number in range(30)))
@@ -76,7 +84,9 @@ class TestPacked:
         nats = [-float(logits[len(prompt) + at - 1, token]) for at, token in enumerate(written)]
         return sum(nats) / len(nats)
 
-    def test_every_branch_costs_what_it_costs_alone(self, base: BaseModel) -> None:
+    @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "olmo2", "granite"])
+    def test_every_branch_costs_what_it_costs_alone(self, family: str, tiny_tokenizer: Any) -> None:
+        base = base_of(family, tiny_tokenizer)
         branches = branches_of(EXERCISE, random.Random(1))
         assert {branch.is_answer for branch in branches} == {True, False}
         with torch.no_grad():

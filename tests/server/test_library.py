@@ -24,4 +24,8 @@ def test_texts_without_a_memory_count_wherever_they_come_from(tiny_engine: Focus
     pasted = library.answer_bytes([], [Message("user", text)], 8)
     assert sent > tokens * tiny_engine.base.kv_bytes_per_token
     assert sent > pasted > (tokens - tiny_engine.config.local_window) * tiny_engine.base.kv_bytes_per_token
+    for _ in chat.stream([Message("user", f"{text}\n\nQuestion: What colour?")], max_new_tokens=1):
+        pass
+    asked_again = library.answer_bytes([], [Message("user", f"{text}\n\nQuestion: What is blue?")], 8)
+    assert 0 < asked_again < pasted - tokens // 2 * tiny_engine.base.kv_bytes_per_token
     library.stop()
