@@ -2,8 +2,9 @@
 
     python benchmarks/finding.py --data ../shared/data
 
-Uses tuning questions only: XQuAD and Natural Questions from the first 80% (which the adapter was trained on), and the
-first half of the novels. Memories go to the document store, signals to --cache, so that a second run takes seconds.
+Uses tuning questions only: XQuAD and Natural Questions from the first 80% (which the adapter was trained on), the first
+half of the novels, and novels_tuning.json. Memories go to the document store, signals to --cache, so that a second run
+takes seconds.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from focusdoc.evaluation.natural import Choice, load_items
 from focusdoc.readers.finding import SIGNALS, Found, Places
 from focusdoc.readers.passages import choose_passages
 
-#: (file, share of its questions, how many of them)
+#: Questions about three more novels, to tune on.
+NOVELS_TUNING = Path(__file__).with_name("novels_tuning.json")
+#: (file, in qa/ of the data if it is no whole path, share of its questions, how many of them)
 TUNING = {
     "xquad": ("xquad.en.json", (0.0, 0.8), 100),
     "nq": ("nq-open-oracle.jsonl.gz", (0.0, 0.25), 100),
     "novels": ("novels.json", (0.0, 0.5), None),
+    "more novels": (NOVELS_TUNING, (0.0, 1.0), None),
 }
 #: Questions of one file: the signals [windows, signals], and which windows include the answer's place.
 Asked = list[tuple[Found, Tensor]]

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import two_hop
+from finding import NOVELS_TUNING
 from torch import Tensor
 from torch.nn import functional
 
@@ -36,8 +37,12 @@ from focusdoc.readers.replies import Session
 
 #: Shares of XQuAD's questions: the reader was trained on the first 60%, the adapter on the first 80%.
 SHARES = {"tuning": (0.62, 0.8), "held out": (0.82, 1.0)}
-#: Further questions for tuning: (file, share, questions).
-BESIDE = (("nq-open-oracle.jsonl.gz", (0.0, 0.25), 60), ("novels.json", (0.0, 0.5), None))
+#: Further questions for tuning: (file, in qa/ of the data if it is no whole path, share, questions).
+BESIDE = (
+    ("nq-open-oracle.jsonl.gz", (0.0, 0.25), 60),
+    ("novels.json", (0.0, 0.5), None),
+    (NOVELS_TUNING, (0.0, 1.0), 40),
+)
 #: Questions about births.
 BIRTHS = 40
 
@@ -76,8 +81,8 @@ def questions(data: Path, part: str, cases: int) -> Iterator[tuple[str, dict[str
     for file, share, limit in BESIDE if part == "tuning" else ():
         for item in load_items(data / "qa" / file, Choice(share=share, limit=limit), documents=data / "books"):
             question, pattern = item.after.strip(), item.task == PATTERN_TASK
-            row = {"file": file, "told": True, "question": question, "answers": item.answers, "pattern": pattern}
-            yield item.context, row
+            row = {"file": Path(file).name, "told": True, "question": question, "answers": item.answers}
+            yield item.context, row | {"pattern": pattern}
     if part == "tuning":
         text, films = two_hop.questions(data / "qa" / "2wikimultihopqa_corpus.json", part)
         for film in films[:BIRTHS]:
