@@ -23,6 +23,7 @@ natural() {  # the answers, and beside them the finding alone: with a reader, so
 natural xquad --data "$data/qa/xquad.en.json" --questions 0.82:1 --limit 200
 natural nq --data "$data/qa/nq-open-oracle.jsonl.gz" --questions 0.8:1 --limit 200
 natural novels --data "$data/qa/novels.json" --documents "$data/books" --questions 0.5:1
+natural five_novels --data "$root/benchmarks/novels.json" --documents "$data/books"
 for name in wordings two_hop; do
   [ $name = wordings ] && option=--output || option=--write
   "$VENV/bin/python" "$root/benchmarks/$name.py" --data "$data" $option "$output/files/$name"

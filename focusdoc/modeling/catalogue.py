@@ -188,6 +188,7 @@ CATALOGUE = (
         ),
         few_row_bytes=1_127_317_248,
         chunk_size=1024,
+        reading="qwen2.5-coder-1.5b-instruct-reading",
         # By `focusdoc calibrate`, 2026-11-29.
         retrieval_heads=(
             (2, 3),

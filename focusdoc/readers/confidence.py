@@ -16,14 +16,14 @@ SIGNALS = ("looked", "words", "covered", "likelihood", "agreement", "news")
 # The weights of likelihood and news are set by hand: the training answers are short and say little about long ones.
 RANK_WEIGHTS = (0.0, 0.108, 1.143, 1.8, 1.654, 3.0)
 #: Weights and bias for the confidence, as a logit.
-WEIGHTS, BIAS = (0.523, 1.879, 0.0, 1.396, 0.854, 0.0), 0.325
+WEIGHTS, BIAS = (0.51, 1.977, 0.286, 1.203, 0.394, 1.006), -1.506
 #: Lower bound of the likelihood signal.
 _MIN_LIKELIHOOD = -8.0
 #: Upper bound of the agreement signal in ranking; few drafts reach it. It bounds the rank of a draft that is not
 #: written yet.
 _MAX_AGREEMENT = 2.5
 #: Defaults for signals that a reader does not provide: the medians of answered questions.
-_LIKELIHOOD, _AGREEMENT = -0.5, 0.0
+_LIKELIHOOD, _AGREEMENT = -0.1, 5.0
 #: Below this confidence an answer counts as not found.
 MIN_CONFIDENCE = 0.5
 

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from focusdoc.errors import AdapterError
+from focusdoc.modeling.adapter_files import SHIPPED_FOLDER
+from focusdoc.modeling.catalogue import CATALOGUE, CatalogueModel
 from focusdoc.modeling.families import FAMILIES
 from focusdoc.modeling.lora import CONFIG_FILE, WEIGHTS_FILE, Lora, load_lora, lora_twin, new_lora, save_lora
 
@@ -167,3 +169,17 @@ class TestDamaged:
         save_file(load_file(folder / WEIGHTS_FILE) | {"other": torch.zeros(2)}, folder / WEIGHTS_FILE)
         with pytest.raises(AdapterError, match="no LoRA weights: "):
             load_lora(folder)
+
+
+@pytest.mark.parametrize("known", [model for model in CATALOGUE if model.reading], ids=lambda known: known.name)
+def test_shipped_weights_are_of_their_models_sizes(known: CatalogueModel) -> None:
+    lora = load_lora(SHIPPED_FOLDER / str(known.reading))
+    assert lora.base_model == known.name
+    size = known.size
+    assert {int(name.split(".")[2]) for name in lora.weights} == set(range(size.num_layers))
+    for name, (a, b) in lora.weights.items():
+        if name.endswith("q_proj"):
+            assert (a.shape[1], b.shape[0]) == (size.hidden_size, size.num_heads * size.head_dim)
+        if name.endswith("down_proj"):
+            assert (a.shape[1], b.shape[0]) == (size.intermediate_size, size.hidden_size)
+        assert b.abs().max() > 0  # trained

@@ -80,7 +80,7 @@ def memory(engine: FocusEngine) -> Any:
 
 class TestAnswers:
     def test_say_that_the_document_does_not_tell(self, engine: FocusEngine, memory: Any) -> None:
-        sure, unsure = JudgingReader(0.0, 12.0), JudgingReader(-15.0, -12.0)
+        sure, unsure = JudgingReader(0.0, 20.0), JudgingReader(-15.0, -20.0)
         answers = [engine.with_reader(one).ask(memory, "What colour is it?") for one in (sure, unsure)]
         assert [answer.found for answer in answers] == [True, False]
         assert answers[0].confidence > 0.5 > answers[1].confidence  # type: ignore[operator]

@@ -122,5 +122,5 @@ def test_training_teaches_an_answer(base: BaseModel) -> None:
         optimizer.step()
         optimizer.zero_grad()
     last = losses(tuned, packed)
-    assert float(last.total) < 0.75 * float(first.total)
+    assert last.total.item() < 0.75 * first.total.item()
     assert torch.equal(losses(base, packed).answers, first.answers)  # the base model is as it was
