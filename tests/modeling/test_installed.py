@@ -323,8 +323,8 @@ class TestNames:
             assert not any(ordered.file == model.file for ordered in CATALOGUE if ordered is not model)
         default = CATALOGUE[0]
         assert default.chunk_size == shipped_chunk_size(DEFAULT_MODEL)
-        shipped = Path(adapter_files.__file__).parents[1] / "adapters"
-        assert [folder.name for folder in shipped.iterdir()] == [default.adapter]
+        named = [name for model in CATALOGUE for name in (model.adapter, model.reading) if name is not None]
+        assert sorted(folder.name for folder in adapter_files.SHIPPED_FOLDER.iterdir()) == sorted(named)
 
     def test_load_base_names_the_command_for_one_that_is_not_installed(self, cache: Path) -> None:
         with pytest.raises(ModelNotFoundError, match=r"run: focusdoc models install qwen2\.5-coder-0\.5b-instruct$"):
