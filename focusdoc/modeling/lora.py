@@ -26,8 +26,6 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 #: Prefix and suffixes of PEFT's tensor names.
 _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
-
-
 #: Options of PEFT that change what the matrices mean.
 _UNSUPPORTED = ("use_dora", "use_rslora", "modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication")
 
@@ -122,7 +120,7 @@ def lora_twin(model: Module, lora: Lora) -> Module:
 
 
 def save_lora(lora: Lora, folder: Path) -> None:
-    """Write a folder that PEFT's ``PeftModel.from_pretrained`` loads too; atomic."""
+    """Write a folder in PEFT's format, in bfloat16, atomically; `load_lora` reads it."""
     from safetensors.torch import save_file
 
     config = {
