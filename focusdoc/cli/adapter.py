@@ -10,7 +10,8 @@ import typer
 from rich.table import Table
 
 from focusdoc.cli import options
-from focusdoc.cli.display import errors, output
+from focusdoc.cli.dataclass_options import option
+from focusdoc.cli.display import errors, output, say
 from focusdoc.errors import AdapterError, ConfigError
 from focusdoc.terminal import plain
 
@@ -61,26 +62,25 @@ def verify(source: Source, model: options.Model = None) -> None:
         base = load_base(model, device="cpu")
         check_adapter(found, base.model)
     known = "" if found.config.base_fingerprint else " It has no model fingerprint, so only shapes were compared."
-    output.print(f"The adapter fits {plain(base.name)}.{known}", markup=False, soft_wrap=True)
+    say(f"The adapter fits {plain(base.name)}.{known}")
 
 
 @adapter.command(epilog="For example: focusdoc adapter convert adapter beacon.safetensors --to official")
 def convert(
     source: Source,
     target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="A new folder; for official, a new file.")],
-    to: Annotated[str, typer.Option(metavar="official|ours", help="The format to write.")],
+    to: Annotated[str, option("The format to write.", None, "official|ours")],
     model: Annotated[
         str | None,
-        typer.Option(
-            metavar="FOLDER|NAME",
-            help="Check against this base model, and record it in ours; to make a low-rank adapter official.",
+        option(
+            "Check against this base model, and record it in ours; to make a low-rank adapter official.",
+            None,
+            "FOLDER|NAME",
         ),
     ] = None,
     rank: Annotated[
         int | None,
-        typer.Option(
-            metavar="R", help="With ours and --model: store low-rank differences to the base, as of train --rank."
-        ),
+        option("With ours and --model: store low-rank differences to the base, as of train --rank.", None, "R"),
     ] = None,
 ) -> None:
     """Convert an adapter to the tensor names of the authors' code (beacon_*), or to our format."""
@@ -104,7 +104,7 @@ def convert(
             _write(to_official_names(found), target)
         else:
             save_adapter(found, target)
-    output.print(f"Written to {target}.", markup=False, soft_wrap=True)
+    say(f"Written to {target}.")
 
 
 def _load(source: Path) -> Adapter:

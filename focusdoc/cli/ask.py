@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
-
-import typer
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from focusdoc.cli import options
 from focusdoc.cli.dataclass_options import dataclass_options
@@ -27,7 +25,7 @@ Show = Literal["stream", "whole", "none"]
 @dataclass_options()
 def ask(
     files: options.Files,
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes.", show_default=False)],
+    question: options.Question,
     *,
     answering: AnswerOptions,
     loading: EngineOptions,

@@ -7,17 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from focusdoc.cli import options
-from focusdoc.cli.display import errors, output
+from focusdoc.cli.dataclass_options import option
+from focusdoc.cli.display import errors, say
 
 
 def calibrate(
     model: options.Model = None,
     text: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Plant the facts in this text; by default in a text of other facts."),
+        option("Plant the facts in this text; by default in a text of other facts.", None, "FILE"),
     ] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -48,4 +47,4 @@ def calibrate(
     if json_output:
         print(json.dumps({"model": base.name, "layers": base.num_layers, **asdict(found)}, indent=2))
     else:
-        output.print(f"{base.name}: {found}.", markup=False, soft_wrap=True)
+        say(f"{base.name}: {found}.")

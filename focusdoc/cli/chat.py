@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import typer
@@ -17,7 +13,7 @@ import typer
 from focusdoc.cli import options
 from focusdoc.cli.ask import answer_question
 from focusdoc.cli.dataclass_options import dataclass_options
-from focusdoc.cli.display import KNOWN, errors, output, show_error, show_sources, show_totals
+from focusdoc.cli.display import KNOWN, note, say, show_error, show_sources, show_totals, stopped_by_ctrl_c
 from focusdoc.cli.loading import AnswerOptions, EngineOptions, check_question, open_documents, read
 from focusdoc.errors import ConfigError, FocusdocError
 from focusdoc.terminal import plain
@@ -46,7 +42,7 @@ def chat(
     names = plain(", ".join(document.name for document in documents))
     is_new = any(memory.tokens_encoded for memory in memories)
     summary = f"Read {names} in {seconds:.1f} s." if is_new else f"{names}: {KNOWN}."
-    output.print(f"{summary} Ask a question; /help lists the commands.", markup=False)
+    say(f"{summary} Ask a question; /help lists the commands.")
     answer: Answer | None = None
     failed = False
     for line in _lines():
@@ -54,17 +50,17 @@ def chat(
             if line == "/quit":
                 break
             elif line == "/help":
-                output.print(_HELP, markup=False)
+                say(_HELP)
             elif line == "/sources":
                 if answer is None:
-                    output.print("There is no answer yet.")
+                    say("There is no answer yet.")
                 else:
                     show_sources(answer.sources, documents, whole=True, by_reader=engine.reader is not None)
             elif line.startswith("/") and " " not in line:
-                errors.print(f"There is no command {plain(line)}; /help lists them.", markup=False)
+                note(f"There is no command {plain(line)}; /help lists them.")
             else:
                 question = check_question(line)
-                with _cancelled_by_ctrl_c() as cancel:
+                with stopped_by_ctrl_c() as cancel:
                     answer = answer_question(engine, memories, question, answering, cancel=cancel)
                 show_sources(answer.sources, documents, by_reader=engine.reader is not None)
                 show_totals(answer, None)
@@ -72,7 +68,7 @@ def chat(
             failed = True
             show_error(error)
         except KeyboardInterrupt:  # a second Ctrl-C before the first took effect
-            errors.print("\nThe answer was stopped.", style="yellow")
+            note("\nThe answer was stopped.", "yellow")
     if failed and not sys.stdin.isatty():
         raise typer.Exit(2)  # for scripts; on a terminal the error was shown
 
@@ -95,26 +91,5 @@ def _lines() -> Iterator[str]:
         reconfigure(errors="surrogateescape")
     for line in sys.stdin:
         if line.strip():
-            output.print(f"{_PROMPT}{plain(line.strip())}", markup=False, soft_wrap=True)
+            say(f"{_PROMPT}{plain(line.strip())}")
             yield line.strip()
-
-
-@contextmanager
-def _cancelled_by_ctrl_c() -> Iterator[threading.Event]:
-    """Inside the block the first Ctrl-C sets the yielded event; the second one interrupts as usual."""
-    cancel = threading.Event()
-    previous = signal.getsignal(signal.SIGINT)
-
-    def on_interrupt(number: int, frame: FrameType | None) -> None:
-        if cancel.is_set():
-            signal.default_int_handler(number, frame)
-        cancel.set()
-
-    if threading.current_thread() is not threading.main_thread():  # only it may set signal handlers
-        yield cancel
-        return
-    signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield cancel
-    finally:
-        signal.signal(signal.SIGINT, previous)

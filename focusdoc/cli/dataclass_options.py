@@ -1,11 +1,11 @@
-"""Command-line options from the fields of a dataclass, so that a setting and its option are written once."""
+"""Command-line options, also from the fields of a dataclass, so that a setting and its option are written once."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import MISSING, Field, field, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
@@ -13,13 +13,18 @@ import typer
 from focusdoc.training.settings import Setting
 
 
-def option(help: str, panel: str, metavar: str | None = None, *names: str, default: Any = MISSING) -> Any:
-    """A dataclass field that becomes an option: ``steps: int = option("Optimizer steps.", "Run", "N", default=4000)``.
+def option(help: str, panel: str | None = None, metavar: str | None = None, *names: str, **more: Any) -> Any:
+    """An option for the annotation of a parameter or field; `more` as for `typer.Option`.
 
     Args:
-        names: the option's names, if not derived from the field's name.
+        names: the option's names, if not derived from the parameter's.
     """
-    return field(default=default, metadata={"help": help, "panel": panel, "metavar": metavar, "names": names})
+    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, **more)
+
+
+def switch(name: str, help: str, panel: str | None = None) -> Any:
+    """A flag; named, or typer would add its ``--no-...``."""
+    return option(help, panel, None, name)
 
 
 def dataclass_options(
@@ -27,9 +32,8 @@ def dataclass_options(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Turn a function into a typer command: each parameter that is a dataclass is replaced by options for its fields.
 
-    These are the fields with ``help`` in their metadata (optionally ``panel``, ``metavar`` and ``names``), and those
-    whose type is ``Annotated`` with an option or a `Setting`. All other fields keep their defaults. The dataclasses
-    validate the values.
+    These are the fields whose type is ``Annotated`` with an option or a `Setting`, and those with a `Setting`'s values
+    in their metadata. All other fields keep their defaults. The dataclasses validate the values.
 
     Args:
         without: fields without an option.
@@ -66,33 +70,22 @@ def dataclass_options(
 def _parameters(kind: type, without: Collection[str], defaults: Mapping[str, Any]) -> Iterator[inspect.Parameter]:
     hints = get_type_hints(kind, include_extras=True)
     for each in fields(kind):
-        hint, default = hints[each.name], defaults.get(each.name, each.default)
-        if "help" in each.metadata:
-            hint = Annotated[hint, _option(each, default)]
-        elif get_origin(hint) is Annotated and isinstance(get_args(hint)[1], Setting):
-            hint = _of_setting(each.name, *get_args(hint))
-        if each.name not in without and get_origin(hint) is Annotated:
-            default = inspect.Parameter.empty if default is MISSING else default
-            yield inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
-
-
-def _option(each: Field[Any], default: Any) -> Any:
-    metadata = each.metadata
-    # Explicit names, or typer would add a --no-... option.
-    names = metadata.get("names") or ([f"--{each.name.replace('_', '-')}"] if default is False else [])
-    return typer.Option(
-        *names,
-        metavar=metadata.get("metavar"),
-        help=metadata["help"],
-        rich_help_panel=metadata.get("panel"),
-        show_default=default is not None,
-    )
+        hint = Annotated[hints[each.name], Setting(**each.metadata)] if each.metadata else hints[each.name]
+        if each.name in without or get_origin(hint) is not Annotated:
+            continue
+        inner, about = get_args(hint)
+        if isinstance(about, Setting):
+            hint = _of_setting(each.name, inner, about)
+        default = defaults.get(each.name, each.default)
+        default = inspect.Parameter.empty if default is MISSING else default
+        yield inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
 
 def _of_setting(name: str, hint: Any, setting: Setting) -> Any:
-    """The typer annotation for a field that is annotated with a `Setting`."""
-    names = [f"--{name.replace('_', '-')}"] if hint is bool else []
+    """The typer annotation for a field with a `Setting`."""
+    if hint is bool:
+        return Annotated[hint, switch(f"--{name.replace('_', '-')}", setting.help, setting.panel)]
     metavar = setting.metavar or {int: "N", int | None: "N", float: "X"}.get(hint)
     if get_origin(hint) is Literal:
         hint, metavar = str, "|".join(get_args(hint))  # the dataclass rejects other values
-    return Annotated[hint, typer.Option(*names, metavar=metavar, help=setting.help, rich_help_panel=setting.panel)]
+    return Annotated[hint, option(setting.help, setting.panel, metavar)]

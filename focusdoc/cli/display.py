@@ -7,11 +7,17 @@ control the terminal.
 from __future__ import annotations
 
 import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 from rich.text import Text
 
 from focusdoc.documents import Document
@@ -60,9 +66,71 @@ def in_options(message: str) -> str:
     return _SETTING.sub(lambda found: "--" + found[1].replace("_", "-") if found[1] else found[0], message)
 
 
+def say(text: str, style: str | None = None) -> None:
+    """Print a line of results on standard output, without wrapping it."""
+    output.print(text, style=style, markup=False, soft_wrap=True)
+
+
+def note(text: str, style: str | None = None) -> None:
+    """Print a line on standard error, without wrapping it."""
+    errors.print(text, style=style, markup=False, soft_wrap=True)
+
+
 def show_error(error: FocusdocError, where: str = "Error") -> None:
     """Print an error of the library on standard error, in terms of the command line."""
-    errors.print(plain(f"{where}: {in_options(str(error))}"), style="red", soft_wrap=True, markup=False)
+    note(plain(f"{where}: {in_options(str(error))}"), "red")
+
+
+def show_left_out(name: str, sentences: Iterable[str]) -> None:
+    """Print on standard error what is in a document but missing from its text."""
+    for sentence in sentences:
+        note(f"Note: {plain(f'{name}: {sentence}')}.", "yellow")
+
+
+def show_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[str]) -> None:
+    """Print a table; the columns in `right` are aligned there."""
+    table = Table(box=None, pad_edge=False)
+    for name in header:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    output.print(table, soft_wrap=not output.is_terminal)
+
+
+def markup_free(text: str) -> str:
+    """A text escaped for rich's status and columns, which parse markup."""
+    return escape(plain(text))
+
+
+def count_of(number: int, what: str = "document") -> str:
+    """A number with its noun."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+@contextmanager
+def stopped_by_ctrl_c(notice: str = "") -> Iterator[threading.Event]:
+    """Inside the block the first Ctrl-C sets the yielded event; the second one interrupts as usual.
+
+    Args:
+        notice: printed at each Ctrl-C.
+    """
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only it may set signal handlers
+        yield stopped
+        return
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        if stopped.is_set():
+            signal.default_int_handler(number, frame)
+        stopped.set()
+        if notice:
+            note(notice, "yellow")
+
+    previous = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def write(text: str) -> None:
@@ -74,8 +142,8 @@ def write(text: str) -> None:
 def show_doubt(answer: Answer) -> None:
     """Print a warning if the documents probably do not have the answer."""
     if answer.found is False:
-        probability = f"probability {answer.confidence:.0%}"
-        output.print(Text(f"The text may not say this ({probability}); the answer is a guess.", style="yellow"))
+        doubt = f"The text may not say this (probability {answer.confidence:.0%}); the answer is a guess."
+        output.print(Text(doubt, style="yellow"))
 
 
 def show_steps(answer: Answer) -> None:
@@ -140,9 +208,8 @@ def show_totals(answer: Answer, read_seconds: float | None, *, known: bool = Fal
         known: the documents were in the store.
     """
     usage, timings = answer.usage, answer.timings
-    chunks = "1 chunk" if usage.num_chunks == 1 else f"{usage.num_chunks:,} chunks"
     parts = [
-        f"{usage.document_tokens:,} document tokens in {chunks}",
+        f"{usage.document_tokens:,} document tokens in {count_of(usage.num_chunks, 'chunk')}",
         f"{usage.prompt_tokens:,} of the question, {usage.completion_tokens:,} of the answer",
     ]
     if read_seconds is not None:
@@ -152,7 +219,9 @@ def show_totals(answer: Answer, read_seconds: float | None, *, known: bool = Fal
         parts.append(f"then {(usage.completion_tokens - 1) / timings.decode:.1f} tokens/s")
     output.print(Text("; ".join(parts) + ".", style="dim"), soft_wrap=not output.is_terminal)
     if answer.finish_reason == "length":
-        note = f"The answer was truncated at --max-new-tokens {usage.completion_tokens}; raise it to see the rest."
-        errors.print(note, style="yellow", soft_wrap=True)
+        note(
+            f"The answer was truncated at --max-new-tokens {usage.completion_tokens}; raise it to see the rest.",
+            "yellow",
+        )
     elif answer.finish_reason == "cancelled":
-        errors.print("The answer was stopped.", style="yellow")
+        note("The answer was stopped.", "yellow")

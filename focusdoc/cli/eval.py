@@ -11,8 +11,8 @@ import typer
 
 from focusdoc.cli import eval_options as given
 from focusdoc.cli import options
-from focusdoc.cli.dataclass_options import dataclass_options
-from focusdoc.cli.display import output
+from focusdoc.cli.dataclass_options import dataclass_options, option
+from focusdoc.cli.display import output, say
 from focusdoc.cli.eval_options import RunOptions, depths_in, lengths_in, names_in, share_in
 from focusdoc.cli.eval_run import run_items, run_perplexity, show_figures
 from focusdoc.errors import EvaluationError
@@ -55,7 +55,7 @@ def infinitebench(
     seed: given.Seed = 0,
     order: given.Order = "paper",
     templates: Annotated[
-        str, typer.Option(metavar="NAME", help="The set of templates in prompts.json.", rich_help_panel=_WHAT)
+        str, option("The set of templates in prompts.json.", _WHAT, "NAME")
     ] = "yarn_mistral_templates",
     *,
     run: RunOptions,
@@ -120,18 +120,11 @@ def passkey(
 @evaluate.command(epilog="For example: focusdoc eval needle --data moby_dick.txt --lengths 4K,32K --output runs/needle")
 @dataclass_options()
 def needle(
-    data: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The book; without it, the Python reference.", rich_help_panel=_WHAT),
-    ] = None,
+    data: Annotated[Path | None, option("The book; without it, the Python reference.", _WHAT, "FILE")] = None,
     lengths: given.Lengths = None,
-    depths: Annotated[
-        str, typer.Option(metavar="N,...", help="Depths of the needle, 0 to 1.", rich_help_panel=_WHAT)
-    ] = "0,0.25,0.5,0.75,1",
+    depths: Annotated[str, option("Depths of the needle, 0 to 1.", _WHAT, "N,...")] = "0,0.25,0.5,0.75,1",
     limit: given.Limit = None,
-    repeats: Annotated[
-        int, typer.Option(metavar="N", help="Needles for each depth and length.", rich_help_panel=_WHAT)
-    ] = 1,
+    repeats: Annotated[int, option("Needles for each depth and length.", _WHAT, "N")] = 1,
     seed: given.Seed = 0,
     *,
     run: RunOptions,
@@ -158,43 +151,29 @@ def needle(
 def natural(
     data: Annotated[
         Path,
-        typer.Option(
-            metavar="FILE",
-            help="SQuAD, whose paragraphs are joined to one document; or JSON lines with question, answers and ctxs, "
-            "whose passages are joined; or "
-            '{"document": [{"question": ..., "answer": a regular expression}]}. Gzipped or not.',
-            rich_help_panel=_WHAT,
+        option(
+            "SQuAD, whose paragraphs are joined to one document; or JSON lines with question, answers and ctxs, whose "
+            'passages are joined; or {"document": [{"question": ..., "answer": a regular expression}]}. Gzipped or '
+            "not.",
+            _WHAT,
+            "FILE",
         ),
     ],
     documents: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="The folder with the documents that FILE names, as NAME.txt.",
-            rich_help_panel=_WHAT,
-            show_default=False,
-        ),
+        Path | None, option("The folder with the documents that FILE names, as NAME.txt.", _WHAT, "DIR")
     ] = None,
     questions: Annotated[
         str,
-        typer.Option(
-            metavar="FROM:TO",
-            help="The range of questions, in the file's order (or of documents, if it has several). Tune on the "
-            "beginning and report the end.",
-            rich_help_panel=_WHAT,
+        option(
+            "The range of questions, in the file's order (or of documents, if it has several). Tune on the beginning "
+            "and report the end.",
+            _WHAT,
+            "FROM:TO",
         ),
     ] = "0:1",
-    limit: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Sample this many questions.", rich_help_panel=_WHAT, show_default=False),
-    ] = None,
+    limit: Annotated[int | None, option("Sample this many questions.", _WHAT, "N")] = None,
     pool: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            help="For JSON lines: how many of the questions' passages are sampled for the document.",
-            rich_help_panel=_WHAT,
-        ),
+        int, option("For JSON lines: how many of the questions' passages are sampled for the document.", _WHAT, "N")
     ] = 500,
     seed: given.Seed = 0,
     max_new_tokens: options.MaxNewTokens = 48,
@@ -226,20 +205,12 @@ def natural(
     )
 )
 def perplexity(
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PATH", help="A text or a folder; without it, the Python reference.", rich_help_panel=_WHAT
-        ),
-    ] = None,
+    data: Annotated[Path | None, option("A text or a folder; without it, the Python reference.", _WHAT, "PATH")] = None,
     lengths: given.Lengths = None,
     limit: given.Limit = None,
-    targets: Annotated[
-        int, typer.Option(metavar="N", help="How many of the last tokens to predict.", rich_help_panel=_WHAT)
-    ] = 256,
+    targets: Annotated[int, option("How many of the last tokens to predict.", _WHAT, "N")] = 256,
     chunk_sizes: Annotated[
-        str | None,
-        typer.Option(metavar="N,...", help="Chunk sizes to compare (Figure 5); without it, the adapter's."),
+        str | None, option("Chunk sizes to compare (Figure 5); without it, the adapter's.", None, "N,...")
     ] = None,
     *,
     run: RunOptions,
@@ -290,10 +261,10 @@ def score(
 @evaluate.command(epilog="For example: focusdoc eval merge part1/focus part2/focus --output runs/all/focus")
 def merge(
     results: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of one mode and configuration.")],
-    output_folder: Annotated[Path, typer.Option("--output", metavar="DIR", help="A new folder for the merged rows.")],
+    output_folder: Annotated[Path, option("A new folder for the merged rows.", None, "DIR", "--output")],
 ) -> None:
     """Merge the rows of shards that ran separately."""
     from focusdoc.evaluation.results import merge as merged
 
     count = merged(results, output_folder)
-    output.print(f"{count:,} rows are in {output_folder}.", markup=False, soft_wrap=True)
+    say(f"{count:,} rows are in {output_folder}.")

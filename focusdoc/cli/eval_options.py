@@ -6,39 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from focusdoc.cli import options
 from focusdoc.cli.dataclass_options import option
 from focusdoc.errors import EvaluationError
+from focusdoc.training.settings import Setting
 
 _WHAT, _HOW, _RUN = "Benchmark", "Modes", "Run"
 
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR", help="The folder with the benchmark's official files.", rich_help_panel=_WHAT, show_default=False
-    ),
-]
-Tasks = Annotated[
-    str | None,
-    typer.Option(metavar="NAME,...", help="Official names; without it, the paper's tasks.", rich_help_panel=_WHAT),
-]
-Limit = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="At most this many items of each task and length.", rich_help_panel=_WHAT),
-]
-Seed = Annotated[int, typer.Option(metavar="N", help="The random seed.", rich_help_panel=_WHAT)]
-Lengths = Annotated[
-    str | None,
-    typer.Option(metavar="N,...", help="Lengths in tokens, such as 4K,16K,128K (K is 1,024).", rich_help_panel=_WHAT),
-]
+Data = Annotated[Path | None, option("The folder with the benchmark's official files.", _WHAT, "DIR")]
+Tasks = Annotated[str | None, option("Official names; without it, the paper's tasks.", _WHAT, "NAME,...")]
+Limit = Annotated[int | None, option("At most this many items of each task and length.", _WHAT, "N")]
+Seed = Annotated[int, option("The random seed.", _WHAT, "N")]
+Lengths = Annotated[str | None, option("Lengths in tokens, such as 4K,16K,128K (K is 1,024).", _WHAT, "N,...")]
 Order = Annotated[
     str,
-    typer.Option(
-        metavar="paper|official",
-        help="Prompts in the order of the paper's authors (for some tasks the context first), or as published.",
-        rich_help_panel=_WHAT,
+    option(
+        "Prompts in the order of the paper's authors (for some tasks the context first), or as published.",
+        _WHAT,
+        "paper|official",
     ),
 ]
 
@@ -47,49 +32,59 @@ Order = Annotated[
 class RunOptions:
     """The modes, the model and the output of a run; see the help of each."""
 
-    output_folder: Path = option("The output folder, with a subfolder for each mode.", _RUN, "DIR", "--output")
-    mode: str = option(
-        "focus, split, quoted, ask, read, look (ours), full, truncated, tail, streaming, paper, bm25, embedding; "
-        "several are run and compared.",
-        _HOW,
-        "NAME,...",
-        default="focus",
-    )
-    prompt: str | None = option(
-        "Prompt in the model's chat format, or with bare text; without it, the benchmark's choice.",
-        _HOW,
-        "chat|plain",
-        default=None,
-    )
-    quote_tokens: int | None = option(
-        "For focus: quote passages with the most attention, in at most this many tokens; 0 for none.",
-        _HOW,
-        "TOKENS",
-        default=None,
-    )
-    reader: str | None = option(
-        "For read, bm25 and embedding: the model that answers from the passages, as in focusdoc ask; none measures "
-        "only retrieval.",
-        _HOW,
-        "NAME|URL|none",
-        default=None,
-    )
-    reader_model: str | None = option("The model name at the endpoint of --reader.", _HOW, "NAME", default=None)
+    output_folder: Annotated[
+        Path, option("The output folder, with a subfolder for each mode.", _RUN, "DIR", "--output")
+    ]
+    mode: Annotated[
+        str,
+        Setting(
+            "focus, split, quoted, ask, read, look (ours), full, truncated, tail, streaming, paper, bm25, embedding; "
+            "several are run and compared.",
+            _HOW,
+            "NAME,...",
+        ),
+    ] = "focus"
+    prompt: Annotated[
+        str | None,
+        Setting(
+            "Prompt in the model's chat format, or with bare text; without it, the benchmark's choice.",
+            _HOW,
+            "chat|plain",
+        ),
+    ] = None
+    quote_tokens: Annotated[
+        int | None,
+        Setting(
+            "For focus: quote passages with the most attention, in at most this many tokens; 0 for none.",
+            _HOW,
+            "TOKENS",
+        ),
+    ] = None
+    reader: Annotated[
+        str | None,
+        Setting(
+            "For read, bm25 and embedding: the model that answers from the passages, as in focusdoc ask; none "
+            "measures only retrieval.",
+            _HOW,
+            "NAME|URL|none",
+        ),
+    ] = None
+    reader_model: Annotated[str | None, Setting("The model name at the endpoint of --reader.", _HOW, "NAME")] = None
     model: options.Model = None
     adapter: options.Adapter = "auto"
     device: options.Device = "auto"
     dtype: options.Dtype = "auto"
-    store: Path | None = option(
-        "Store memories there, so that documents need not be read again; without it, nothing is stored.",
-        _RUN,
-        "DIR",
-        default=None,
-    )
-    shard: str = option(
-        "Run the I-th of N shards; focusdoc eval merge merges them.", _RUN, "I/N", "--shard", default="1/1"
-    )
-    resume: bool = option("Skip items that already have a row.", _RUN, default=False)
-    retry: bool = option("With --resume: run failed items again.", _RUN, default=False)
+    store: Annotated[
+        Path | None,
+        Setting(
+            "Store memories there, so that documents need not be read again; without it, nothing is stored.",
+            _RUN,
+            "DIR",
+        ),
+    ] = None
+    shard: Annotated[str, Setting("Run the I-th of N shards; focusdoc eval merge merges them.", _RUN, "I/N")] = "1/1"
+    resume: Annotated[bool, Setting("Skip items that already have a row.", _RUN)] = False
+    retry: Annotated[bool, Setting("With --resume: run failed items again.", _RUN)] = False
 
     @property
     def chat(self) -> bool | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from focusdoc.cli.display import errors, output
+from focusdoc.cli.display import errors, note, output
 from focusdoc.cli.eval_options import RunOptions, names_in
 from focusdoc.cli.loading import EngineOptions
 from focusdoc.errors import EvaluationError
@@ -177,14 +177,14 @@ def run_progress(name: str) -> Iterator[Callable[[RunProgress], None]]:
         def show(progress: RunProgress) -> None:
             nonlocal last_printed
             failed = f"{progress.failed} failed" if progress.failed else ""
-            note = " ".join(part for part in (plain(progress.task), failed) if part)
-            bar.update(task, completed=progress.done, total=progress.total, note=note)
+            about = " ".join(part for part in (plain(progress.task), failed) if part)
+            bar.update(task, completed=progress.done, total=progress.total, note=about)
             now = time.monotonic()
             overdue = progress.done == progress.total or now - last_printed > _SECONDS_BETWEEN_LINES
             if overdue and not errors.is_terminal:
                 last_printed = now
-                line = f"{name}: {progress.done} of {progress.total} after {now - start:.0f} s {note}"
-                errors.print(line.rstrip(), markup=False, soft_wrap=True)
+                line = f"{name}: {progress.done} of {progress.total} after {now - start:.0f} s {about}"
+                note(line.rstrip())
 
         yield show
 

@@ -6,31 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from focusdoc.cli import options
-from focusdoc.cli.dataclass_options import dataclass_options
-from focusdoc.cli.display import errors, output, write
+from focusdoc.cli.dataclass_options import dataclass_options, option
+from focusdoc.cli.display import errors, say, write
 from focusdoc.cli.loading import EngineOptions, check_question, open_documents, read
 from focusdoc.storage import atomic_write
-
-_OUTPUT = "Output"
 
 
 @dataclass_options(without=("reader", "reader_model", "memory_dtype", "quote_tokens"))
 def explain(
     file: options.File,
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question, in quotes.", show_default=False)],
-    layer: Annotated[
-        int | None, typer.Option(metavar="N", help="The layer to show, from 0; without it, the mean over all.")
-    ] = None,
-    head: Annotated[
-        int | None, typer.Option(metavar="N", help="The head to show, from 0; without it, the mean over all.")
-    ] = None,
-    html: Annotated[
-        Path,
-        typer.Option(metavar="FILE", help="The page; a PNG is written next to it.", rich_help_panel=_OUTPUT),
-    ] = Path("explanation.html"),
+    question: options.Question,
+    layer: Annotated[int | None, option("The layer to show, from 0; without it, the mean over all.", None, "N")] = None,
+    head: Annotated[int | None, option("The head to show, from 0; without it, the mean over all.", None, "N")] = None,
+    html: Annotated[Path, option("The page; a PNG is written next to it.", "Output", "FILE")] = Path(
+        "explanation.html"
+    ),
     max_new_tokens: options.MaxNewTokens = 32,
     password: options.Password = None,
     *,
@@ -53,4 +44,4 @@ def explain(
     png = html.with_suffix(".png")
     atomic_write(png, picture)
     write(f"{found.answer.strip()}\n")
-    output.print(f"The page is {html}, its figures are {png}.", style="dim", markup=False, soft_wrap=True)
+    say(f"The page is {html}, its figures are {png}.", "dim")

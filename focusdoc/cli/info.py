@@ -8,10 +8,10 @@ from functools import partial
 from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from rich.text import Text
 
 from focusdoc.cli import options
+from focusdoc.cli.dataclass_options import option
 from focusdoc.cli.display import errors, output
 from focusdoc.cli.loading import open_documents
 from focusdoc.config import FocusConfig, GenerationConfig
@@ -29,9 +29,10 @@ def info(
     files: options.Files,
     model: Annotated[
         str | None,
-        typer.Option(
-            metavar="FOLDER|NAME",
-            help="A base model: a name of focusdoc models list or a folder; without it, SmolLM2-135M-Instruct.",
+        option(
+            "A base model: a name of focusdoc models list or a folder; without it, SmolLM2-135M-Instruct.",
+            None,
+            "FOLDER|NAME",
         ),
     ] = None,
     chunk_size: options.ChunkSize = None,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from focusdoc.cli import options
-from focusdoc.cli.display import errors
+from focusdoc.cli.display import errors, markup_free, note, show_left_out
 from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.documents import Document, LoadLimits, load
 from focusdoc.errors import ConfigError
@@ -66,7 +66,7 @@ class EngineOptions:
 
             if (known := known_model(self.model or DEFAULT_MODEL)) is not None:
                 model_path(known, _step_progress(status.update))
-            status.update(f"Loading {_markup_free(self.model or DEFAULT_MODEL)}")
+            status.update(f"Loading {markup_free(self.model or DEFAULT_MODEL)}")
             engine = FocusEngine.from_pretrained(
                 self.model,
                 adapter=None if self.adapter == "none" else self.adapter,
@@ -101,9 +101,7 @@ class EngineOptions:
 
         name, lack = default_reader(self.device)
         if lack:
-            errors.print(
-                f"The small model that finds the passages also writes the answer, which is worse: {lack}.", markup=False
-            )
+            note(f"The small model that finds the passages also writes the answer, which is worse: {lack}.")
         return name
 
     def _settings(self) -> dict[str, Any]:
@@ -141,18 +139,11 @@ def _step_progress(update: Callable[[str], None]) -> Callable[[str, int, int], N
 
     def show(step: str, done: int, total: int) -> None:
         if errors.is_terminal:
-            update(_markup_free(f"{step}: {done / total:.0%}"))
+            update(markup_free(f"{step}: {done / total:.0%}"))
         elif not done:
-            errors.print(f"{step}.", markup=False, soft_wrap=True)
+            note(f"{step}.")
 
     return show
-
-
-def _markup_free(text: str) -> str:
-    """Escape a text for rich's status, which parses markup."""
-    from rich.markup import escape
-
-    return escape(plain(text))
 
 
 def open_documents(files: Sequence[Path], password: str | None) -> list[Document]:
@@ -173,16 +164,14 @@ def open_documents(files: Sequence[Path], password: str | None) -> list[Document
     documents = []
     for file in files:
         name = file.name if names[file.name] == 1 else str(file)
-        with errors.status(f"Opening {_markup_free(name)}"):
+        with errors.status(f"Opening {markup_free(name)}"):
             if str(file) == "-":
                 # One byte above the limit, so that `load` refuses longer input.
                 data = sys.stdin.buffer.read(LoadLimits.max_bytes + 1)
                 documents.append(load(data, password=password, name="standard input"))
             else:
                 documents.append(load(file, password=password, name=name))
-        for sentence in documents[-1].left_out:
-            note = f"Note: {plain(f'{documents[-1].name}: {sentence}')}."
-            errors.print(note, style="yellow", markup=False, soft_wrap=True)
+        show_left_out(documents[-1].name, documents[-1].left_out)
     return documents
 
 
@@ -207,7 +196,7 @@ def read(engine: FocusEngine, documents: Sequence[Document]) -> tuple[list[Docum
 
     def show_plan(document: Document, plan: MemoryPlan) -> None:
         if plan.rung != "store":
-            errors.print(f"{plain(document.name)}: {plan}.", markup=False, soft_wrap=True)
+            note(f"{plain(document.name)}: {plan}.")
 
     start = time.perf_counter()
     memories = [engine.read(document, on_plan=partial(show_plan, document)) for document in documents]

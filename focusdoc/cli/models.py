@@ -8,11 +8,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from focusdoc.cli import options
-from focusdoc.cli.display import errors, output
+from focusdoc.cli.display import errors, note, say, show_table
 from focusdoc.errors import ModelNotFoundError
 from focusdoc.terminal import in_bytes
 
@@ -51,14 +49,13 @@ def list_(json_output: options.Json = False) -> None:
     if json_output:
         print(json.dumps({"models": rows}, indent=2))
         return
-    table = Table(box=None, pad_edge=False)
-    for name in ("name", "licence", "on disk", "in memory", "installed"):
-        table.add_column(name, justify="right" if name in ("on disk", "in memory") else "left", overflow="fold")
-    for model, row in zip(CATALOGUE, rows, strict=True):
-        cells = (model.name, model.licence, in_bytes(model.disk_bytes), in_bytes(model.memory_bytes))
-        table.add_row(*(Text(cell) for cell in (*cells, "yes" if row["installed"] else "no")))
-    output.print(table, soft_wrap=not output.is_terminal)
-    output.print("To install one: focusdoc models install NAME")
+    cells = [
+        (model.name, model.licence, in_bytes(model.disk_bytes), in_bytes(model.memory_bytes))
+        + ("yes" if row["installed"] else "no",)
+        for model, row in zip(CATALOGUE, rows, strict=True)
+    ]
+    show_table(("name", "licence", "on disk", "in memory", "installed"), cells, right=("on disk", "in memory"))
+    say("To install one: focusdoc models install NAME")
 
 
 @models.command(epilog="For example: focusdoc models install qwen2.5-coder-0.5b-instruct")
@@ -85,10 +82,10 @@ def install(
         if json_output:
             print(json.dumps({"name": model.name, "folder": str(folder)}))
         else:
-            output.print(f"{model.name} is installed in {folder}.", markup=False, soft_wrap=True)
+            say(f"{model.name} is installed in {folder}.")
     if not json_output:
         option = f" --model {names[0].lower()}" if names else ""
-        output.print(f"For example: focusdoc ask book.pdf 'Who wrote it?'{option}", markup=False, soft_wrap=True)
+        say(f"For example: focusdoc ask book.pdf 'Who wrote it?'{option}")
 
 
 def _known(name: str) -> CatalogueModel:
@@ -118,7 +115,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
             if step not in steps:
                 steps[step] = bar.add_task(step, total=total)
                 if not errors.is_terminal:
-                    errors.print(f"{step}.", markup=False, soft_wrap=True)
+                    note(f"{step}.")
             bar.update(steps[step], completed=done, total=total)
 
         yield show

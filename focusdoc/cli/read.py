@@ -14,11 +14,11 @@ import typer
 
 from focusdoc.cli import options
 from focusdoc.cli.dataclass_options import dataclass_options
-from focusdoc.cli.display import errors, in_options, output, show_error
+from focusdoc.cli.display import count_of, in_options, say, show_error, show_left_out
 from focusdoc.cli.loading import EngineOptions
 from focusdoc.documents import load
 from focusdoc.errors import ClusterError, ConfigError, FocusdocError
-from focusdoc.terminal import in_bytes, plain, progress_bar
+from focusdoc.terminal import in_bytes, progress_bar
 
 if TYPE_CHECKING:
     from focusdoc.engine import FocusEngine
@@ -163,14 +163,11 @@ def _show(outcomes: Sequence[Outcome]) -> None:
     good = [outcome for outcome in outcomes if outcome.error is None]
     known = sum(not outcome.tokens_read for outcome in good)
     for outcome in outcomes:
-        for sentence in outcome.left_out:
-            errors.print(f"Note: {plain(f'{outcome.file}: {sentence}')}.", style="yellow", markup=False, soft_wrap=True)
+        show_left_out(outcome.file, outcome.left_out)
         if outcome.error is not None:
             show_error(outcome.error, outcome.file)
-    count = "1 document" if len(outcomes) == 1 else f"{len(outcomes):,} documents"
-    output.print(
-        f"{count}: {len(good) - known:,} read, {known:,} known already, {len(outcomes) - len(good):,} failed; "
-        f"{sum(outcome.tokens for outcome in good):,} tokens, {in_bytes(sum(outcome.bytes for outcome in good))}.",
-        markup=False,
-        soft_wrap=True,
+    say(
+        f"{count_of(len(outcomes))}: {len(good) - known:,} read, {known:,} known already, "
+        f"{len(outcomes) - len(good):,} failed; "
+        f"{sum(outcome.tokens for outcome in good):,} tokens, {in_bytes(sum(outcome.bytes for outcome in good))}."
     )

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from focusdoc.cli.display import errors, output
+from focusdoc.cli.dataclass_options import option
+from focusdoc.cli.display import errors, say
 
 
 def report(
@@ -15,10 +16,10 @@ def report(
         list[Path], typer.Argument(metavar="DIR...", help="Outputs of focusdoc eval, or parent folders.")
     ],
     output_folder: Annotated[
-        Path, typer.Option("--output", metavar="DIR", help="The folder for report.md, report.html and the figures.")
+        Path, option("The folder for report.md, report.html and the figures.", None, "DIR", "--output")
     ] = Path("report"),
     reference: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Reference results as JSON, instead of the paper's.")
+        Path | None, option("Reference results as JSON, instead of the paper's.", None, "FILE")
     ] = None,
 ) -> None:
     """Write a report: the paper's tables and figures, with ours and the baselines side by side."""
@@ -27,4 +28,4 @@ def report(
 
         written = write_report(results, output_folder, load_reference(reference))
     for path in written:
-        output.print(str(path), markup=False, soft_wrap=True)
+        say(str(path))

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-import typer
-
-from focusdoc.cli.dataclass_options import dataclass_options
-from focusdoc.cli.display import errors
+from focusdoc.cli.dataclass_options import dataclass_options, option
+from focusdoc.cli.display import note
 from focusdoc.cli.loading import EngineOptions
 from focusdoc.errors import ConfigError
 from focusdoc.storage import cache_dir
@@ -24,42 +22,24 @@ _GRACE = 30
 @dataclass_options(without=("paper", "no_store", "quote_tokens"))
 def serve(
     host: Annotated[
-        str,
-        typer.Option(
-            metavar="ADDRESS",
-            help="The address to bind; any other than loopback needs --api-key-file.",
-            rich_help_panel=_SERVER,
-        ),
+        str, option("The address to bind; any other than loopback needs --api-key-file.", _SERVER, "ADDRESS")
     ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(metavar="N", min=0, max=65535, help="The port; 0 for a free one.", rich_help_panel=_SERVER)
-    ] = 8000,
+    port: Annotated[int, option("The port; 0 for a free one.", _SERVER, "N", min=0, max=65535)] = 8000,
     api_key_file: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="API keys, one per line; each sees only its own files. Without it, no key is needed.",
-            rich_help_panel=_SERVER,
-        ),
+        option("API keys, one per line; each sees only its own files. Without it, no key is needed.", _SERVER, "FILE"),
     ] = None,
-    max_file_bytes: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Maximum bytes per upload.", rich_help_panel=_SERVER)
-    ] = 200 << 20,
-    max_concurrent: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Maximum concurrent answers.", rich_help_panel=_SERVER)
-    ] = 4,
+    max_file_bytes: Annotated[int, option("Maximum bytes per upload.", _SERVER, "N", min=1)] = 200 << 20,
+    max_concurrent: Annotated[int, option("Maximum concurrent answers.", _SERVER, "N", min=1)] = 4,
     cors: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="ORIGIN",
-            help="A website whose pages may use the API from a browser, such as https://chat.example.org; repeatable.",
-            rich_help_panel=_SERVER,
+        option(
+            "A website whose pages may use the API from a browser, such as https://chat.example.org; repeatable.",
+            _SERVER,
+            "ORIGIN",
         ),
     ] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="The folder for uploads; by default in the cache.", rich_help_panel=_SERVER),
-    ] = None,
+    folder: Annotated[Path | None, option("The folder for uploads; by default in the cache.", _SERVER, "DIR")] = None,
     *,
     loading: EngineOptions,
 ) -> None:
@@ -81,7 +61,7 @@ def serve(
     library = Library(FileStore(folder or cache_dir() / "server", max_file_bytes), lambda: Chat(loading.load()))
     settings = ServerSettings(keys=keys, max_concurrent=max_concurrent, origins=_origins(cors or ()))
     app = create_app(library, settings, Path(loading.model).name if loading.model else "focusdoc")
-    errors.print(f"http://{host}:{port}/v1 is the base URL for clients; /docs documents the API.", markup=False)
+    note(f"http://{host}:{port}/v1 is the base URL for clients; /docs documents the API.")
     uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=_GRACE)
 
 

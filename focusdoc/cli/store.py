@@ -8,11 +8,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from focusdoc.cli import options
-from focusdoc.cli.display import errors, output
+from focusdoc.cli.display import count_of, errors, markup_free, say, show_table
 from focusdoc.terminal import in_bytes, plain
 
 if TYPE_CHECKING:
@@ -39,19 +37,10 @@ def list_(json_output: options.Json = False) -> None:
         print(json.dumps({"folder": str(folder), "bytes": used, "limit_bytes": limit, "documents": values}, indent=2))
         return
     if not found:
-        output.print(f"No document is stored in {folder}.", markup=False, soft_wrap=True)
+        say(f"No document is stored in {folder}.")
         return
-    table = Table(box=None, pad_edge=False)
-    for name in ("document", "model", "tokens", "size", "last used"):
-        table.add_column(name, justify="right" if name in ("tokens", "size") else "left", overflow="fold")
-    for entry in found:
-        table.add_row(*(Text(cell) for cell in _row(entry)))
-    output.print(table, soft_wrap=not output.is_terminal)
-    output.print(
-        f"{_count(len(found))}, {in_bytes(used)} of at most {in_bytes(limit)}, in {folder}.",
-        markup=False,
-        soft_wrap=True,
-    )
+    show_table(("document", "model", "tokens", "size", "last used"), map(_row, found), right=("tokens", "size"))
+    say(f"{count_of(len(found))}, {in_bytes(used)} of at most {in_bytes(limit)}, in {folder}.")
 
 
 @store.command(epilog="For example: focusdoc store verify")
@@ -60,7 +49,7 @@ def verify(json_output: options.Json = False) -> None:
     from focusdoc.memory.entries import verify_entries
 
     with errors.status("Checking") as status:
-        found = verify_entries(_folder(), lambda name: status.update(f"Checking {_markup_free(name)}"))
+        found = verify_entries(_folder(), lambda name: status.update(f"Checking {markup_free(name)}"))
     damaged = [entry for entry in found if entry.damaged]
     if json_output:
         print(json.dumps({"checked": len(found), "documents": [_as_json(entry) for entry in found]}, indent=2))
@@ -68,8 +57,8 @@ def verify(json_output: options.Json = False) -> None:
         for entry in found:
             if entry.problem is not None:
                 action = "removed; it will be read again" if entry.damaged else "kept"
-                output.print(f"{_name(entry)}: {entry.problem}; {action}.", markup=False, soft_wrap=True)
-        output.print(f"{_count(len(found))} checked, {len(damaged)} damaged.", markup=False)
+                say(f"{_name(entry)}: {entry.problem}; {action}.")
+        say(f"{count_of(len(found))} checked, {len(damaged)} damaged.")
     if damaged:
         raise typer.Exit(DAMAGED)
 
@@ -85,12 +74,12 @@ def clear(
     folder = _folder()
     count = len(entry_folders(folder))
     if count and not yes and not json_output and sys.stdin.isatty():
-        typer.confirm(f"Remove {_count(count)} from {folder}?", abort=True, err=True)
+        typer.confirm(f"Remove {count_of(count)} from {folder}?", abort=True, err=True)
     removed, num_bytes = clear_entries(folder)
     if json_output:
         print(json.dumps({"removed": removed, "bytes": num_bytes}))
     else:
-        output.print(f"{_count(removed)} removed, {in_bytes(num_bytes)}.", markup=False)
+        say(f"{count_of(removed)} removed, {in_bytes(num_bytes)}.")
 
 
 def _folder() -> Path:
@@ -125,13 +114,3 @@ def _row(entry: Entry) -> list[str]:
 
 def _name(entry: Entry) -> str:
     return plain(entry.manifest.document) or "(no name)" if entry.manifest else entry.path.name
-
-
-def _count(number: int) -> str:
-    return "1 document" if number == 1 else f"{number:,} documents"
-
-
-def _markup_free(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(plain(text))

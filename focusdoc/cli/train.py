@@ -15,8 +15,8 @@ import typer
 from focusdoc import __version__
 from focusdoc.cli import options
 from focusdoc.cli.dataclass_options import dataclass_options
-from focusdoc.cli.display import errors, output
-from focusdoc.cli.training_progress import TrainingProgress, stop_on_interrupt
+from focusdoc.cli.display import errors, note, say, stopped_by_ctrl_c
+from focusdoc.cli.training_progress import TrainingProgress
 from focusdoc.errors import ConfigError, TrainingError
 from focusdoc.storage import TEMP_MARK
 from focusdoc.training.processes import Processes, Runtime, launch, under_launcher
@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 
 _DATA, _RUN = "Data", "Run"
 _INTERRUPTED = 130
+_STOPPING = "Stopping after this step; Ctrl-C once more loses it."
 #: The default mix of the paper's objective.
 _PAPER_MIX = {"continuation": 1.0, "reconstruction": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Data:
-    """The training and evaluation data."""
+class _Run:
+    """The data, the output, the start, the processes and the base model of a run."""
 
     data: Annotated[
         list[Path],
@@ -47,12 +48,6 @@ class _Data:
         str | None,
         Setting("Weights of the objectives, such as number=0.2,words=0.3,reconstruction=0.5.", _DATA, "NAME=W,..."),
     ] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    """The output, the start and the processes of a run."""
-
     output: Annotated[Path, Setting("The run's folder; its adapter/ is the result.", _RUN, "DIR")]
     start_from: Annotated[Path | None, Setting("An adapter to start from.", _RUN, "DIR")] = None
     resume: Annotated[bool, Setting("Resume from the last checkpoint.", _RUN)] = False
@@ -67,43 +62,40 @@ class _Run:
     processes: Annotated[
         int, Setting("Data-parallel processes: one for each GPU, or for each one or two CPU cores.", _RUN)
     ] = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Base:
-    """The base model and its device."""
-
     model: options.Model = None
     device: options.Device = "auto"
     dtype: options.Dtype = "auto"
 
 
 @dataclass_options()
-def train(data: _Data, run: _Run, base: _Base, shape: SampleShape, config: TrainingConfig) -> None:
+def train(run: _Run, shape: SampleShape, config: TrainingConfig) -> None:
     """Train an adapter for a base model; Ctrl-C saves a checkpoint, --resume continues from it."""
     if run.processes != 1 and not under_launcher():
         raise typer.Exit(launch(run.processes, [sys.executable, "-m", "focusdoc", *sys.argv[1:]]))
     config = replace(config, memory_strides=_strides(shape.min_chunk_size, shape.max_chunk_size))
-    trainer = _trainer(data, run, base, shape, config)
-    with stop_on_interrupt() as stopped, TrainingProgress(config.steps, shown=trainer.processes.is_main) as progress:
+    trainer = _trainer(run, shape, config)
+    with (
+        stopped_by_ctrl_c(_STOPPING) as stopped,
+        TrainingProgress(config.steps, shown=trainer.processes.is_main) as progress,
+    ):
         if trainer.step:
             progress.note(f"Resuming after step {trainer.step:,}.", done=trainer.step)
         for report in trainer.run(stop=stopped.is_set):
             progress.show(report)
     if trainer.step < config.steps:
-        errors.print(f"Stopped and saved after step {trainer.step:,}; continue with --resume.", soft_wrap=True)
+        note(f"Stopped and saved after step {trainer.step:,}; continue with --resume.")
         raise typer.Exit(_INTERRUPTED)
     if trainer.processes.is_main:
-        output.print(f"The adapter is in {run.output / 'adapter'}.", markup=False, soft_wrap=True)
+        say(f"The adapter is in {run.output / 'adapter'}.")
 
 
-def _trainer(data: _Data, run: _Run, base: _Base, shape: SampleShape, config: TrainingConfig) -> Trainer:
+def _trainer(run: _Run, shape: SampleShape, config: TrainingConfig) -> Trainer:
     """Set up the run, resumed if asked for; checks what it can before it loads the model."""
-    mix = None if data.mix is None else parse_mix(data.mix)
+    mix = None if run.mix is None else parse_mix(run.mix)
     shapes = [_shape(text) for text in run.eval_shape or ()]
     _check_output(run.output, run.resume)
-    held_out = load_sources(data.held_out).texts if data.held_out else ()
-    sources = load_sources(data.data, exclude=held_out)
+    held_out = load_sources(run.held_out).texts if run.held_out else ()
+    sources = load_sources(run.data, exclude=held_out)
     from focusdoc.modeling.quiet import quiet_libraries
 
     with errors.status("Starting"), quiet_libraries():
@@ -112,7 +104,7 @@ def _trainer(data: _Data, run: _Run, base: _Base, shape: SampleShape, config: Tr
         from focusdoc.training.heldout import HeldOut
         from focusdoc.training.trainer import Trainer
 
-        loaded = load_base(base.model, device=_own_device(base.device), dtype=base.dtype)
+        loaded = load_base(run.model, device=_own_device(run.device), dtype=run.dtype)
         if loaded.tokenizer is None:
             raise ConfigError(f"{loaded.name} has no tokenizer, which training needs; put one into the model's folder.")
         samples = SampleMaker(
@@ -148,7 +140,7 @@ def _trainer(data: _Data, run: _Run, base: _Base, shape: SampleShape, config: Tr
             runtime=Runtime(processes=processes, workers=run.workers, offload=offload, tensorboard=True),
         )
         if run.resume and not trainer.resume() and processes.is_main:
-            errors.print("There is no checkpoint yet; starting a new run.", style="yellow")
+            note("There is no checkpoint yet; starting a new run.", "yellow")
     return trainer
 
 

@@ -1,17 +1,13 @@
-"""Progress display of a training run, and stopping it with Ctrl-C."""
+"""Progress display of a training run."""
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from focusdoc.cli.display import errors
+from focusdoc.cli.display import errors, note
 
 if TYPE_CHECKING:
     from focusdoc.training.trainer import StepReport
@@ -53,7 +49,7 @@ class TrainingProgress:
         """Print a sentence after `done` steps."""
         if self._shown:
             self._bar.update(self._task, completed=done)
-            errors.print(sentence, markup=False, soft_wrap=True)
+            note(sentence)
 
     def show(self, report: StepReport) -> None:
         """Show one more step, and the evaluation after it."""
@@ -67,29 +63,7 @@ class TrainingProgress:
         line = f"{report.tokens / report.seconds:,.0f} tokens/s  {listed}"
         self._bar.update(self._task, completed=report.step, description=line)
         if not errors.is_terminal:
-            errors.print(f"step {report.step:,}  {line}", markup=False, soft_wrap=True)
+            note(f"step {report.step:,}  {line}")
         if report.held_out:
             results = "  ".join(f"{name} {value:.2f}" for name, value in report.held_out.items())
-            errors.print(f"step {report.step:,}  held out: {results}", markup=False, soft_wrap=True)
-
-
-@contextmanager
-def stop_on_interrupt() -> Iterator[threading.Event]:
-    """Inside the block the first Ctrl-C sets the yielded event; the second one interrupts as usual."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only it may set signal handlers
-        yield stopped
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def on_interrupt(number: int, frame: FrameType | None) -> None:
-        if stopped.is_set():
-            signal.default_int_handler(number, frame)
-        stopped.set()
-        errors.print("Stopping after this step; Ctrl-C once more loses it.", style="yellow")
-
-    signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, previous)
+            note(f"step {report.step:,}  held out: {results}")

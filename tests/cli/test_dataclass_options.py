@@ -11,21 +11,22 @@ import typer
 from typer.testing import CliRunner
 
 from focusdoc.cli.dataclass_options import dataclass_options, option
+from focusdoc.training.settings import Setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    output: Path = option("The run's folder.", "Run", "DIR", "--into")
+    output: Annotated[Path, option("The run's folder.", "Run", "DIR", "--into")]
     steps: int = field(default=4000, metadata={"help": "Optimizer steps.", "panel": "Optimizer", "metavar": "N"})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Its peak."})
-    resume: bool = option("Go on.", "Run", default=False)
+    learning_rate: float = field(default=1e-3, metadata={"help": "Its peak.", "panel": "Optimizer"})
+    resume: Annotated[bool, Setting("Go on.", "Run")] = False
     model: Annotated[str | None, typer.Option(help="The base model.")] = None
     internal: int = 7
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    seed: int = field(default=0, metadata={"help": "Of what is drawn."})
+    seed: int = field(default=0, metadata={"help": "Of what is drawn.", "panel": "Run"})
 
 
 def made(*arguments: str, without: tuple[str, ...] = (), **defaults: object) -> tuple[Steps, Data, str]:
