@@ -10,7 +10,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, 
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
-from focusdoc.chat.messages import Message
 from focusdoc.chat.threads import run_in_thread, stream_in_thread
 from focusdoc.decoding.answer import TextPiece
 from focusdoc.decoding.prompt import Options
@@ -19,6 +18,7 @@ from focusdoc.server.files import StoredFile
 from focusdoc.server.library import Library
 from focusdoc.server.metrics import Metrics
 from focusdoc.server.refusals import BusyError
+from focusdoc.server.wire import Conversation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,50 +121,35 @@ class Turns:
                 called.set_result(None)
 
 
-@dataclass(frozen=True, slots=True)
-class Inline:
-    """A file sent inside a message."""
-
-    data: bytes
-    filename: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """The parsed request.
-
-    Attributes:
-        files: the uploaded files that it names, beside the `inline` ones.
-    """
-
-    messages: Sequence[Message]
-    files: Sequence[StoredFile]
-    inline: Sequence[Inline]
-    options: Options
-
-
 async def answer(
-    question: Question, library: Library, turns: Turns, metrics: Metrics
+    library: Library,
+    turns: Turns,
+    metrics: Metrics,
+    asked: Conversation,
+    files: Sequence[StoredFile],
+    options: Options,
 ) -> AsyncGenerator[TextPiece, None]:
     """Stream the text of an answer; the last piece carries the `Answer`.
 
     It waits for its files to be read before it queues for a slot, so that other answers do not wait for them.
+
+    Args:
+        files: the uploaded files that `asked` names.
     """
     chat = library.chat
 
     def opened(cancel: threading.Event) -> list[Document]:
-        inline = [load(each.data, name=each.filename) for each in question.inline]
-        return [*(library.document(file, cancel) for file in question.files), *inline]
+        inline = [load(each.data, name=each.filename) for each in asked.inline]
+        return [*(library.document(file, cancel) for file in files), *inline]
 
     documents = await run_in_thread(opened)
-    needed = library.answer_bytes(documents, question.messages, question.options.get("max_new_tokens", 0))
+    needed = library.answer_bytes(documents, asked.messages, options.get("max_new_tokens", 0))
     async with turns.turn(needed):
         started: float | None = time.perf_counter()
 
         def pieces(cancel: threading.Event) -> Generator[TextPiece, None, None]:
-            options = question.options.copy()
-            options["cancel"] = cancel
-            return chat.stream(question.messages, documents, **options)
+            cancellable: Options = {**options, "cancel": cancel}
+            return chat.stream(asked.messages, documents, **cancellable)
 
         async with aclosing(await stream_in_thread(pieces)) as stream:
             async for piece in stream:

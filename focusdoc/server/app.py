@@ -19,9 +19,8 @@ from starlette.middleware.cors import CORSMiddleware
 
 from focusdoc.chat.threads import stream_in_thread
 from focusdoc.decoding.answer import Answer
-from focusdoc.decoding.prompt import Options
 from focusdoc.server import wire
-from focusdoc.server.answers import Question, ServerSettings, Turns, answer
+from focusdoc.server.answers import ServerSettings, Turns, answer
 from focusdoc.server.files import StoredFile
 from focusdoc.server.library import Library
 from focusdoc.server.metrics import CountedRequests, Metrics
@@ -186,14 +185,9 @@ def create_app(library: Library, settings: ServerSettings, model: str) -> FastAP
         library.delete(library.files.get(file_id, owner))
         return {"id": file_id, "object": "file", "deleted": True}
 
-    def question_of(owner: str, conversation: wire.Conversation, options: Options) -> Question:
-        """Build a question; raises UnknownFileError if a file is missing or has another owner."""
-        return Question(
-            messages=conversation.messages,
-            files=[library.files.get(each, owner) for each in dict.fromkeys(conversation.file_ids)],
-            inline=conversation.inline,
-            options=options,
-        )
+    def files_of(owner: str, conversation: wire.Conversation) -> list[StoredFile]:
+        """The uploaded files that a conversation names; UnknownFileError if one is missing or has another owner."""
+        return [library.files.get(each, owner) for each in dict.fromkeys(conversation.file_ids)]
 
     @app.post("/v1/chat/completions")
     async def chat_completions(owner: Owner, request: Request, asked: wire.ChatRequest) -> Response:
@@ -202,10 +196,10 @@ def create_app(library: Library, settings: ServerSettings, model: str) -> FastAP
         if asked.response_format is not None and asked.response_format.type != "text":
             schema = asked.response_format.json_schema or wire.JsonSchema()
             options["grammar"] = await asyncio.to_thread(chat.grammar, schema.schema_)
-        question = question_of(owner, wire.conversation(asked.messages), options)
-        pieces = answer(question, library, app.state.turns, metrics)
-        shares = partial(library.page_shares, question.files)
-        written = wire.Completion(model, question.files, str(request.base_url), shares)
+        conversation = wire.conversation(asked.messages)
+        files = files_of(owner, conversation)
+        pieces = answer(library, app.state.turns, metrics, conversation, files, options)
+        written = wire.Completion(model, files, str(request.base_url), partial(library.page_shares, files))
         if asked.stream:
             with_usage = asked.stream_options is not None and asked.stream_options.include_usage
             return await sse(written.chunks(pieces, with_usage=with_usage), request, done=True)
@@ -216,9 +210,9 @@ def create_app(library: Library, settings: ServerSettings, model: str) -> FastAP
         _ = library.chat
         before = responses.get(asked.previous_response_id, owner) if asked.previous_response_id else None
         conversation = asked.conversation(before)
-        question = question_of(owner, asked.instructed(conversation), asked.options())
-        pieces = answer(question, library, app.state.turns, metrics)
-        written = WrittenResponse(asked, model, question.files)
+        files = files_of(owner, conversation)
+        pieces = answer(library, app.state.turns, metrics, asked.instructed(conversation), files, asked.options())
+        written = WrittenResponse(asked, model, files)
 
         def keep(whole: Answer) -> None:
             if asked.store:

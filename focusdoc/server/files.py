@@ -138,13 +138,12 @@ class FileStore:
 
     def all(self) -> Iterator[StoredFile]:
         """The files of all owners, oldest first, without expired ones."""
-        found = (self._read(path.name) for path in self._folder.iterdir() if _ID.fullmatch(path.name))
-        yield from sorted((file for file in found if file and not file.is_expired), key=lambda file: file.created_at)
+        kept = (file for file in self._read_all() if not file.is_expired)
+        yield from sorted(kept, key=lambda file: file.created_at)
 
     def expired(self) -> list[StoredFile]:
         """The expired files of all owners."""
-        found = (self._read(path.name) for path in self._folder.iterdir() if _ID.fullmatch(path.name))
-        return [file for file in found if file and file.is_expired]
+        return [file for file in self._read_all() if file.is_expired]
 
     def content(self, file: StoredFile) -> Path:
         """The path of a file's content."""
@@ -158,6 +157,10 @@ class FileStore:
         """
         with suppress(FileNotFoundError):  # another request deleted it
             shutil.rmtree(self._folder / file.id)
+
+    def _read_all(self) -> Iterator[StoredFile]:
+        found = (self._read(path.name) for path in self._folder.iterdir() if _ID.fullmatch(path.name))
+        return filter(None, found)
 
     def _read(self, file_id: str) -> StoredFile | None:
         try:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -204,8 +205,7 @@ class Library:
         if reading is None:
             return
         reading.cancel.set()
-        with self._changed:
-            self._changed.notify_all()
+        self._notify()
         if reading.document is not None and not any(other.sha256 == file.sha256 for other in self.files.all()):
             self.chat.forget(reading.document.text)
 
@@ -219,36 +219,29 @@ class Library:
         except Exception:  # /health reports every failure
             self.failure = "The server failed; its log says why."
             _log.exception("The server cannot continue")
-        with self._changed:
-            self._changed.notify_all()
+        self._notify()
 
     def _read_all(self) -> None:
         swept = time.monotonic()
         while True:
-            try:
-                file = self._queue.get(timeout=_SWEEP_SECONDS)
-            except queue.Empty:
-                file = None
-            else:
-                if file is None:
+            with suppress(queue.Empty):
+                if (file := self._queue.get(timeout=_SWEEP_SECONDS)) is None:
                     return
                 _in_own_thread(partial(self._read, file))
             if time.monotonic() - swept >= _SWEEP_SECONDS:
                 swept = time.monotonic()
-                self._delete_all(self.files.expired())
+                self._delete_expired()
 
-    def _let_answers_go_first(self, reading: Reading) -> None:
-        """Wait between two passes while answers are written, at most `_YIELD_SECONDS`."""
-        until = time.monotonic() + _YIELD_SECONDS
-        while self.is_answering() and not reading.cancel.is_set() and time.monotonic() < until:
-            time.sleep(0.02)
-
-    def _delete_all(self, files: Sequence[StoredFile]) -> None:
-        for file in files:
+    def _delete_expired(self) -> None:
+        for file in self.files.expired():
             try:
                 self.delete(file)
             except (OSError, FocusdocError) as error:
                 _log.error("The expired file %s cannot be deleted: %s", file.id, error)
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _read(self, file: StoredFile) -> None:
         reading = self._readings.get(file.id)
@@ -257,9 +250,10 @@ class Library:
 
         def progress(done: int, total: int) -> None:
             reading.done, reading.total = done, total
-            with self._changed:
-                self._changed.notify_all()
-            self._let_answers_go_first(reading)
+            self._notify()
+            until = time.monotonic() + _YIELD_SECONDS  # answers go first
+            while self.is_answering() and not reading.cancel.is_set() and time.monotonic() < until:
+                time.sleep(0.02)
 
         try:
             document = load(self.files.content(file).read_bytes(), name=file.document_name, limits=self._limits)
@@ -277,8 +271,7 @@ class Library:
         except Exception:  # a bug must not end the thread that reads all files
             _log.exception("Reading %s failed", file.id)
             reading.status, reading.details = "error", "It could not be read; the server's log says why."
-        with self._changed:
-            self._changed.notify_all()
+        self._notify()
 
 
 def _in_own_thread(work: Callable[[], T]) -> T:

@@ -23,28 +23,19 @@ from focusdoc.server.files import StoredFile, UnknownFileError
 MAX_KEPT, MAX_KEPT_BYTES = 1000, 1 << 28
 
 
-class ResponseRequest(wire.Request):
+class ResponseRequest(wire.Asked):
     """``POST /v1/responses``."""
 
-    model: str = ""
     input: str | list[wire.ChatMessage] = Field(min_length=1)
     instructions: str | None = None
     previous_response_id: str | None = None
     store: bool = True
-    stream: bool = False
     max_output_tokens: int | None = Field(None, ge=1, le=100_000)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
     metadata: dict[str, str] | None = None
 
     def options(self) -> Options:
         """The options for the engine."""
-        options: Options = {"max_new_tokens": self.max_output_tokens or 256}
-        if self.temperature is not None:
-            options["temperature"] = self.temperature
-        if self.top_p is not None:
-            options["top_p"] = self.top_p
-        return options
+        return {**self.sampling(), "max_new_tokens": self.max_output_tokens or 256}
 
     def conversation(self, before: KeptResponse | None) -> wire.Conversation:
         """The request's messages, after the conversation of the previous response."""

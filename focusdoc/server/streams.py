@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
@@ -47,13 +48,22 @@ async def unless_gone(work: Coroutine[Any, Any, T], request: Request) -> T:
     """The result of `work`; cancels it and raises HTTPException 499 if the client disconnects."""
     task = asyncio.ensure_future(work)
     try:
-        while not (await asyncio.wait({task}, timeout=_LOOK))[0]:
-            if await request.is_disconnected():
-                raise HTTPException(499, "The client disconnected.")
+        await _ends(task, request)
         return task.result()
     finally:
-        if not task.done():
+        task.cancel()
+
+
+async def _ends(task: asyncio.Future[Any], request: Request, seconds: float = math.inf) -> bool:
+    """Whether `task` ends within `seconds`; cancels it and raises HTTPException 499 if the client disconnects."""
+    while not (await asyncio.wait({task}, timeout=_LOOK))[0]:
+        if await request.is_disconnected():
             task.cancel()
+            raise HTTPException(499, "The client disconnected.")
+        seconds -= _LOOK
+        if seconds <= 0:
+            return False
+    return True
 
 
 async def sse(
@@ -68,13 +78,7 @@ async def sse(
         named: send the type of each event as its name.
     """
     step: asyncio.Future[dict[str, Any]] = asyncio.ensure_future(anext(events))
-    waited = 0.0
-    while not (await asyncio.wait({step}, timeout=_LOOK))[0] and waited < KEEP_ALIVE:
-        waited += _LOOK
-        if await request.is_disconnected():
-            step.cancel()
-            raise HTTPException(499, "The client disconnected.")
-    if step.done() and not isinstance(step.exception(), StopAsyncIteration):
+    if await _ends(step, request, KEEP_ALIVE) and not isinstance(step.exception(), StopAsyncIteration):
         step.result()
 
     async def lines(step: asyncio.Future[dict[str, Any]]) -> AsyncGenerator[str, None]:

@@ -14,10 +14,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from focusdoc.chat.messages import Message
+from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import Answer, Source, TextPiece
 from focusdoc.decoding.prompt import Options
 from focusdoc.errors import ConfigError
-from focusdoc.server.answers import Inline
 from focusdoc.server.files import StoredFile
 from focusdoc.server.library import Reading
 
@@ -29,6 +29,22 @@ class Request(BaseModel):
     """A request or a part of one; ignores unknown fields, since clients send many."""
 
     model_config = ConfigDict(extra="ignore")
+
+
+class Asked(Request):
+    """What a request of either API may set."""
+
+    model: str = ""
+    stream: bool = False
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+
+    def sampling(self) -> Options:
+        """The engine's options for `temperature` and `top_p`."""
+        return {
+            "temperature": self.temperature or GenerationConfig.temperature,
+            "top_p": self.top_p or GenerationConfig.top_p,
+        }
 
 
 class FileRef(Request):
@@ -74,17 +90,13 @@ class ResponseFormat(Request):
     json_schema: JsonSchema | None = None
 
 
-class ChatRequest(Request):
+class ChatRequest(Asked):
     """``POST /v1/chat/completions``."""
 
-    model: str = ""
     messages: list[ChatMessage] = Field(min_length=1, max_length=2000)
-    stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1, le=100_000)
     max_completion_tokens: int | None = Field(None, ge=1, le=100_000)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
     stop: str | list[str] | None = None
     seed: int | None = None
     n: Literal[1] | None = None
@@ -93,14 +105,16 @@ class ChatRequest(Request):
     def options(self) -> Options:
         """The options for the engine."""
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        options: Options = {"max_new_tokens": self.max_completion_tokens or self.max_tokens or 256, "stop": tuple(stop)}
-        if self.temperature is not None:
-            options["temperature"] = self.temperature
-        if self.top_p is not None:
-            options["top_p"] = self.top_p
-        if self.seed is not None:
-            options["seed"] = self.seed
-        return options
+        most = self.max_completion_tokens or self.max_tokens or 256
+        return {**self.sampling(), "max_new_tokens": most, "stop": tuple(stop), "seed": self.seed}
+
+
+@dataclass(frozen=True, slots=True)
+class Inline:
+    """A file sent inside a message."""
+
+    data: bytes
+    filename: str
 
 
 @dataclass(frozen=True, slots=True)
