@@ -86,3 +86,8 @@ class TrainingError(FocusdocError):
 
 class EvaluationError(FocusdocError):
     """An evaluation cannot run (an unknown task, missing data, a row without a field, conflicting results)."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, in one line for a message of ours."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

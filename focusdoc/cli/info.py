@@ -17,8 +17,13 @@ from focusdoc.cli.loading import open_documents
 from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.documents.document import page_ranges
 from focusdoc.modeling.dimensions import ModelSize
-from focusdoc.modeling.estimate import estimate_tokens
-from focusdoc.modeling.size import CHUNK_TOKENS, default_placement, estimate_seconds_per_token, model_size
+from focusdoc.modeling.estimate import (
+    CHUNK_TOKENS,
+    default_placement,
+    estimate_seconds_per_token,
+    estimate_tokens,
+    model_size,
+)
 from focusdoc.terminal import in_bytes, in_time, plain
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from focusdoc.memory.segments import SegmentWriter, open_segment
 from focusdoc.memory.store import DocumentStore, KnownChunks
 from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.dimensions import ModelSize
-from focusdoc.modeling.size import CHUNK_TOKENS, estimate_seconds_per_token
+from focusdoc.modeling.estimate import CHUNK_TOKENS, estimate_seconds_per_token
 from focusdoc.storage import expanded
 
 #: Environment variable that turns the store off.

@@ -28,19 +28,16 @@ class AdapterConfig(BaseModel):
     """The metadata of an adapter.
 
     Attributes:
-        format_version: version of this format; unknown versions are refused.
-        base_model: name of the base model.
+        format_version: unknown versions are refused.
         base_fingerprint: `fingerprint` of the base model; None if unknown (the authors' checkpoints).
         projections: letters of the trained projections, in the order q, k, v, o; the others fall back to the base's
             (``beacon_param`` in the authors' code).
-        num_layers: decoder layers of the base model.
-        hidden_size: width of its hidden states.
         rank: of the low-rank matrices that are added to the base's weights; None for full matrices.
         chunk_size: tokens per chunk in training; None leaves it to the engine.
         local_attention: the decode mode in training.
         candidate_positions: the candidates' positions in training.
         training: a free-form record of the training (command, data, curves, held-out results), JSON values only.
-        license: license of the weights, as an SPDX identifier.
+        license: of the weights, as an SPDX identifier.
         created: UTC time of creation, ISO 8601.
     """
 
@@ -86,11 +83,9 @@ class Adapter:
 
 
 def check_adapter(adapter: Adapter, model: nn.Module, *, model_fingerprint: str | None = None) -> None:
-    """Check that `adapter` fits `model`, weight by weight.
+    """Check that `adapter` fits the plain `model`, weight by weight.
 
     Args:
-        adapter: the adapter.
-        model: the plain base model.
         model_fingerprint: `fingerprint(model)`, if already known.
 
     Raises:

@@ -37,7 +37,6 @@ def load_adapter(path: str | Path, model: nn.Module | None = None) -> Adapter:
     decode mode) and no fingerprint. Weights keep their dtype, on the CPU.
 
     Args:
-        path: the folder or file.
         model: if given, check the adapter against it (`check_adapter`).
 
     Raises:
@@ -46,10 +45,15 @@ def load_adapter(path: str | Path, model: nn.Module | None = None) -> Adapter:
     path = expanded(path)
     if path.is_dir():
         adapter = _load_folder(path)
-    elif path.is_file():
-        adapter = _load_file(path)
-    else:
+    elif not path.is_file():
         raise AdapterError(f"There is no adapter at {path}; pass an adapter's folder or a .safetensors file.")
+    elif path.name == WEIGHTS_FILE:
+        raise AdapterError(f"{path} is one file of an adapter; pass its folder, {path.parent}.")
+    else:
+        _refuse_pickle(path)
+        if path.suffix != ".safetensors":
+            raise AdapterError(f"{path} is no safetensors file; pass an adapter's folder or a .safetensors file.")
+        adapter = _load_official([path])
     check_names(adapter)
     if model is not None:
         check_adapter(adapter, model)
@@ -86,19 +90,17 @@ def save_adapter(adapter: Adapter, folder: str | Path) -> Path:
 
 def shipped_adapter_path(base_fingerprint: str) -> Path | None:
     """The folder of the adapter shipped for the base model with this fingerprint, or None."""
-    for file in sorted(SHIPPED_FOLDER.glob(f"*/{CONFIG_FILE}")):
-        if _read_config(file).base_fingerprint == base_fingerprint:
-            return file.parent
-    return None
+    return next((folder for folder, config in _shipped() if config.base_fingerprint == base_fingerprint), None)
 
 
 def shipped_chunk_size(base_model: str) -> int | None:
     """The chunk size of the adapter shipped for the base model of this name; None without one."""
+    return next((config.chunk_size for _, config in _shipped() if config.base_model == base_model), None)
+
+
+def _shipped() -> Iterator[tuple[Path, AdapterConfig]]:
     for file in sorted(SHIPPED_FOLDER.glob(f"*/{CONFIG_FILE}")):
-        config = _read_config(file)
-        if config.base_model == base_model:
-            return config.chunk_size
-    return None
+        yield file.parent, _read_config(file)
 
 
 def from_official_names(tensors: Mapping[str, Tensor], *, base_model: str = "unknown") -> Adapter:
@@ -175,16 +177,6 @@ def _load_folder(folder: Path) -> Adapter:
         f"{folder} holds no adapter; expected {CONFIG_FILE} and {WEIGHTS_FILE}, "
         "or a checkpoint of the FocusLLM authors in model*.safetensors."
     )
-
-
-def _load_file(path: Path) -> Adapter:
-    """Load a single-file checkpoint of the authors."""
-    _refuse_pickle(path)
-    if path.suffix != ".safetensors":
-        raise AdapterError(f"{path} is no safetensors file; pass an adapter's folder or a .safetensors file.")
-    if path.name == WEIGHTS_FILE:
-        raise AdapterError(f"{path} is one file of an adapter; pass its folder, {path.parent}.")
-    return _load_official([path])
 
 
 def _load_official(files: list[Path]) -> Adapter:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import copy
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from focusdoc.errors import ConfigError, MemoryShortageError, ModelNotFoundError
-from focusdoc.modeling.candidate import CandidateRows, LayerWeights, candidate_projections
+from focusdoc.errors import ConfigError, MemoryShortageError, ModelNotFoundError, first_line
+from focusdoc.modeling.candidate import LayerWeights, candidate_projections
 from focusdoc.modeling.catalogue import DEFAULT_MODEL, FEW_ROWS_FILE, known_model
 from focusdoc.modeling.families import attention_layers, family_of
 from focusdoc.modeling.few_rows import few_row_twin
@@ -24,33 +23,14 @@ from focusdoc.modeling.gated import fused_mlps, mlp_name
 from focusdoc.modeling.installed import model_path
 from focusdoc.modeling.lora import Lora, lora_twin
 from focusdoc.modeling.packed import PackedProjections, can_pack, packed_linear
-from focusdoc.modeling.process import prepare_process
-from focusdoc.modeling.quiet import no_progress_bars
+from focusdoc.modeling.process import check_no_fork, prepare_process
+from focusdoc.modeling.quiet import model_errors, no_progress_bars
 from focusdoc.modeling.rotary import Rotary
-from focusdoc.modeling.stand_in import Replacement, swap_in
-from focusdoc.modeling.twin import twin, use_attention, with_first_layers
+from focusdoc.modeling.twin import AttentionLayout, Replacement, swap_in, twin, use_attention, with_first_layers
 from focusdoc.storage import expanded
 
 #: Candidate weights of every layer, plain or packed.
 CandidateWeights = Sequence[LayerWeights] | PackedProjections
-
-
-class AttentionLayout(Protocol):
-    """The attention pattern of a pass: maps every layer's rotated queries, keys and values to attention outputs."""
-
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
-    ) -> Tensor:
-        """Attention of one layer.
-
-        Args:
-            query: [batch, num_heads, rows, head_dim]; key and value: [batch, num_kv_heads, rows, head_dim].
-            window: the layer's sliding window in tokens, or None.
-
-        Returns:
-            [batch, rows, num_heads, head_dim].
-        """
-        ...
 
 
 class BaseModel:
@@ -61,8 +41,7 @@ class BaseModel:
     `BaseModel`.
 
     Args:
-        model: the transformers causal language model.
-        tokenizer: its tokenizer; None if only token ids are used.
+        tokenizer: the model's tokenizer; None if only token ids are used.
         name: its name in messages and adapters.
 
     Attributes:
@@ -83,7 +62,7 @@ class BaseModel:
         self.config = model.config.get_text_config()
         self.name = name or getattr(self.config, "_name_or_path", "") or type(model).__name__
         ours = twin(self.model)
-        use_attention(ours, _attend_by_layout)
+        use_attention(ours)
         self.decoder: nn.Module = ours.get_decoder()
         self.attention_layers: Sequence[nn.Module] = attention_layers(ours)
         self.num_layers = len(self.attention_layers)
@@ -91,9 +70,8 @@ class BaseModel:
         self.num_kv_heads: int = getattr(self.config, "num_key_value_heads", None) or self.num_heads
         self.head_dim: int = getattr(self.config, "head_dim", None) or self.config.hidden_size // self.num_heads
         self.context_length: int = self.config.max_position_embeddings
-        layer_types = getattr(self.config, "layer_types", None)
         self.rotary = Rotary(
-            self.decoder.get_submodule("rotary_emb"), tuple(layer_types) if layer_types else None, self.num_layers
+            self.decoder.get_submodule("rotary_emb"), getattr(self.config, "layer_types", None), self.num_layers
         )
         if self.device.type == "cpu":
             prepare_process()
@@ -104,11 +82,7 @@ class BaseModel:
         self._process = os.getpid()
 
     def first_layers(self, num_layers: int) -> BaseModel:
-        """The first layers of this model, for keys and values only; they share weights, modules and lock.
-
-        Args:
-            num_layers: at least 1; if all, return the model itself.
-        """
+        """The first `num_layers` (at least 1), for keys and values only; they share weights, modules and lock."""
         if num_layers >= self.num_layers:
             return self
         lower = copy.copy(self)
@@ -121,11 +95,7 @@ class BaseModel:
         return lower
 
     def with_lora(self, lora: Lora) -> BaseModel:
-        """This model with LoRA in `decoding_model`; everything else is shared.
-
-        Raises:
-            AdapterError: the LoRA weights are another model's.
-        """
+        """This model with LoRA in `decoding_model`; everything else is shared. Raises as `lora_twin`."""
         tuned = copy.copy(self)
         tuned.decoding_model = lora_twin(self.decoding_model, lora)
         return tuned
@@ -149,11 +119,6 @@ class BaseModel:
     def fingerprint(self) -> str:
         """Identifies the weights and configuration, independent of the dtype they are loaded in."""
         return fingerprint(self.model)
-
-    @property
-    def num_parameters(self) -> int:
-        """Number of weights, counting a tied embedding once."""
-        return sum(parameter.numel() for parameter in self.decoder.parameters())
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -193,7 +158,11 @@ class BaseModel:
             if num_candidates == 0:
                 with swap_in([] if torch.is_grad_enabled() else self._fused_mlps):
                     return self._decode(token_ids, positions, layout)
-            with self._candidates(weights) as rows:
+            if isinstance(weights, PackedProjections):
+                attached = weights.attached()
+            else:
+                attached = candidate_projections(self.attention_layers, self.family.attributes, weights)
+            with attached as rows:
                 rows.count = num_candidates
                 return self._decode(token_ids, positions, layout)
 
@@ -204,22 +173,8 @@ class BaseModel:
             self._decode(token_ids, positions, layout)
 
     def check_process(self) -> None:
-        """Refuse to run in a fork of the process that loaded the model, where torch's threads do not exist.
-
-        Raises:
-            ConfigError: this is another process.
-        """
-        if os.getpid() != self._process:
-            raise ConfigError(
-                f"{self.name} was loaded in process {self._process}, and this is its fork {os.getpid()}, where torch "
-                "would wait forever for threads that were not copied; load the model in the child process, or start it "
-                "with multiprocessing's 'spawn' (gunicorn: without --preload)."
-            )
-
-    def _candidates(self, weights: CandidateWeights) -> AbstractContextManager[CandidateRows]:
-        if isinstance(weights, PackedProjections):
-            return weights.attached()
-        return candidate_projections(self.attention_layers, self.family.attributes, weights)
+        """See `check_no_fork`."""
+        check_no_fork(self._process, self.name)
 
     def packed(self, weights: Sequence[LayerWeights]) -> CandidateWeights:
         """`weights` packed for decoding steps, with the model's own weights, if the CPU supports it."""
@@ -240,9 +195,8 @@ class BaseModel:
     @cached_property
     def _no_last_mlp(self) -> list[Replacement]:
         """Removes the last layer's MLP, whose output `run_kv_only` does not need."""
-        last = self._layers[-1]
-        name = mlp_name(last, self.family)
-        return [] if name is None else [Replacement(last, name, nn.Identity())]
+        name = mlp_name(self._layers[-1], self.family)
+        return [] if name is None else [Replacement(self._layers[-1], name, nn.Identity())]
 
     def _decode(self, token_ids: Tensor, positions: Tensor, layout: AttentionLayout) -> Tensor:
         try:
@@ -256,41 +210,19 @@ class BaseModel:
             ) from error
         return hidden
 
-    @property
-    def _head(self) -> nn.Module:
-        head: nn.Module = self.model.get_output_embeddings()
-        return head
-
     @cached_property
     def _packed_head(self) -> nn.Module:
-        return packed_linear(self._head) if can_pack(self.decoder) else self._head
+        head: nn.Module = self.model.get_output_embeddings()
+        return packed_linear(head) if can_pack(self.decoder) else head
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Float32 next-token logits [..., vocab] of final hidden states [..., hidden_size]."""
         self.check_process()
         with self.lock:
-            head = self._head if torch.is_grad_enabled() else self._packed_head
-        logits: Tensor = head(hidden).float()
-        logits = logits / getattr(self.config, "logits_scaling", 1.0)  # Granite
+            head = self.model.get_output_embeddings() if torch.is_grad_enabled() else self._packed_head
+        logits: Tensor = head(hidden).float() / getattr(self.config, "logits_scaling", 1.0)  # Granite
         cap = getattr(self.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
-
-
-def _attend_by_layout(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    focus: AttentionLayout,
-    scaling: float,
-    sliding_window: int | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """The attention function registered with transformers: passes each layer's tensors to the layout."""
-    layer: int = module.layer_idx  # type: ignore[assignment]  # nn.Module attributes are untyped
-    return focus.attend(layer, query, key, value, scaling, sliding_window), None
 
 
 def load_base(
@@ -331,18 +263,18 @@ def load_base(
     path = model_path(known) if known is not None else expanded(model) if name.startswith("~") else model
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    with _as_model_error(name):
+    with model_errors(name):
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     family_of(config)
     chosen = _dtype(dtype, config, torch_device)
-    with _as_model_error(name), no_progress_bars():
+    with model_errors(name), no_progress_bars():
         loaded, report = AutoModelForCausalLM.from_pretrained(
             path, dtype=chosen, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     if missing := sorted(report["missing_keys"]):
         # transformers would initialize them randomly.
         raise ModelNotFoundError(f"The base model {name!r} lacks {len(missing)} weights, {missing[0]} among them.")
-    with _as_model_error(name):
+    with model_errors(name):
         tokenizer = tokenizer or _tokenizer(path)
     base = BaseModel(_move(loaded, torch_device), tokenizer, Path(name).name)
     if few_rows and known is not None:
@@ -350,28 +282,19 @@ def load_base(
     return base
 
 
-@contextmanager
-def _as_model_error(name: str) -> Iterator[None]:
-    """Turn any exception of transformers about a missing or damaged model into a ModelNotFoundError."""
-    try:
-        yield
-    except Exception as error:
-        raise ModelNotFoundError(f"The base model {name!r} cannot be loaded: {_first_line(error)}") from error
-
-
 def _move(model: Any, device: torch.device) -> Any:
     try:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device is '{device}', which cannot be used here: {_first_line(error)}") from error
+        raise ConfigError(f"device is '{device}', which cannot be used here: {first_line(error)}") from error
 
 
 def _tokenizer(path: str | Path) -> Any | None:
     """The tokenizer beside the weights, or None."""
     from transformers import AutoTokenizer
 
-    folder = Path(path)
-    if folder.is_dir() and not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
+    files = (Path(path) / name for name in ("tokenizer.json", "tokenizer_config.json"))
+    if Path(path).is_dir() and not any(file.exists() for file in files):
         return None
     return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
@@ -387,17 +310,11 @@ def resolve_device(device: str) -> torch.device:
 
 
 def _dtype(dtype: str | torch.dtype, config: Any, device: torch.device) -> torch.dtype:
-    if isinstance(dtype, torch.dtype):
-        return dtype
     if dtype == "auto":
         stored = getattr(config, "dtype", None) or torch.float32
         stored = getattr(torch, stored) if isinstance(stored, str) else stored
         return torch.float32 if device.type == "cpu" and stored == torch.float16 else stored
-    found = getattr(torch, dtype, None)
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype):
         raise ConfigError(f"dtype is {dtype!r}; use 'auto', 'float32', 'bfloat16' or another torch dtype.")
     return found
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -8,11 +8,13 @@ model's output is bit-identical.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from focusdoc.modeling.twin import Replacement, swap_in
 
 #: One layer's candidate weights by projection letter: ``{"q": [out_features, in_features], ...}``.
 LayerWeights = Mapping[str, Tensor]
@@ -76,14 +78,10 @@ def candidate_projections(
         The row counter, to be set before a pass; initially 0.
     """
     rows = CandidateRows()
-    with ExitStack() as stack:
-        for layer, layer_weights in zip(attention_layers, weights, strict=True):
-            for letter, weight in layer_weights.items():
-                base = getattr(layer, names[letter])
-                setattr(layer, names[letter], CandidateLinear(base, weight, rows))
-                stack.callback(_restore, layer, names[letter], base)
+    wrapped = [
+        Replacement(layer, names[letter], CandidateLinear(layer.get_submodule(names[letter]), weight, rows))
+        for layer, layer_weights in zip(attention_layers, weights, strict=True)
+        for letter, weight in layer_weights.items()
+    ]
+    with swap_in(wrapped):
         yield rows
-
-
-def _restore(layer: nn.Module, name: str, base: nn.Module) -> None:
-    setattr(layer, name, base)

@@ -5,6 +5,7 @@ To add a model, add an entry. The file may come from any source: only its SHA-25
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from focusdoc.modeling.dimensions import ModelSize
@@ -68,6 +69,25 @@ class CatalogueModel:
         return f"focusdoc models install {self.name.lower()}"
 
 
+#: The retrieval heads of each model, as (layer, head) pairs.
+_HEADS: Mapping[str, tuple[tuple[int, int], ...]] = {
+    # Measured on 40 questions of XQuAD's first 80% over all its paragraphs, 2026-11-29: 57% to 17% hits per head.
+    DEFAULT_MODEL: (
+        (2, 4), (7, 7), (8, 0), (14, 3), (15, 6), (17, 3), (17, 4), (18, 6), (18, 7), (20, 3), (20, 5), (20, 6),
+        (21, 1), (21, 2), (21, 5), (21, 8), (22, 7), (23, 2), (23, 7), (24, 0),
+    ),
+    # The best 16 of `focusdoc calibrate`, 2026-11-29, except those above layer 13: without them as many of XQuAD's
+    # first 80% (60 questions) are found.
+    "Qwen2.5-Coder-0.5B-Instruct": (
+        (3, 0), (7, 8), (9, 8), (9, 10), (9, 13), (11, 9), (11, 12), (13, 0), (13, 2), (13, 13),
+    ),
+    # By `focusdoc calibrate`, 2026-11-29.
+    DEFAULT_READER: (
+        (2, 3), (8, 3), (14, 0), (14, 3), (14, 4), (14, 6), (16, 0), (16, 1), (16, 2), (16, 3), (16, 4),
+        (16, 5), (16, 7), (16, 11),
+    ),
+}  # fmt: skip
+
 CATALOGUE = (
     CatalogueModel(
         name=DEFAULT_MODEL,
@@ -95,29 +115,7 @@ CATALOGUE = (
         few_row_bytes=94_911_296,
         chunk_size=1024,
         adapter="smollm2-135m-instruct",
-        # Measured on 40 questions of XQuAD's first 80% over all its paragraphs, 2026-11-29: 57% to 17% hits per head.
-        retrieval_heads=(
-            (2, 4),
-            (7, 7),
-            (8, 0),
-            (14, 3),
-            (15, 6),
-            (17, 3),
-            (17, 4),
-            (18, 6),
-            (18, 7),
-            (20, 3),
-            (20, 5),
-            (20, 6),
-            (21, 1),
-            (21, 2),
-            (21, 5),
-            (21, 8),
-            (22, 7),
-            (23, 2),
-            (23, 7),
-            (24, 0),
-        ),
+        retrieval_heads=_HEADS[DEFAULT_MODEL],
     ),
     CatalogueModel(
         name="Qwen2.5-Coder-0.5B-Instruct",
@@ -145,23 +143,10 @@ CATALOGUE = (
         ),
         few_row_bytes=476_167_296,
         chunk_size=1024,
-        # The best 16 of `focusdoc calibrate`, 2026-11-29, except those above layer 13: without them as many of XQuAD's
-        # first 80% (60 questions) are found.
-        retrieval_heads=(
-            (3, 0),
-            (7, 8),
-            (9, 8),
-            (9, 10),
-            (9, 13),
-            (11, 9),
-            (11, 12),
-            (13, 0),
-            (13, 2),
-            (13, 13),
-        ),
+        retrieval_heads=_HEADS["Qwen2.5-Coder-0.5B-Instruct"],
     ),
     CatalogueModel(
-        name="Qwen2.5-Coder-1.5B-Instruct",
+        name=DEFAULT_READER,
         licence="Apache-2.0",
         file="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
         num_bytes=1_117_320_768,
@@ -175,7 +160,7 @@ CATALOGUE = (
             ),
         ),
         size=ModelSize(
-            name="Qwen2.5-Coder-1.5B-Instruct",
+            name=DEFAULT_READER,
             num_layers=28,
             hidden_size=1536,
             intermediate_size=8960,
@@ -189,23 +174,7 @@ CATALOGUE = (
         few_row_bytes=1_127_317_248,
         chunk_size=1024,
         reading="qwen2.5-coder-1.5b-instruct-reading",
-        # By `focusdoc calibrate`, 2026-11-29.
-        retrieval_heads=(
-            (2, 3),
-            (8, 3),
-            (14, 0),
-            (14, 3),
-            (14, 4),
-            (14, 6),
-            (16, 0),
-            (16, 1),
-            (16, 2),
-            (16, 3),
-            (16, 4),
-            (16, 5),
-            (16, 7),
-            (16, 11),
-        ),
+        retrieval_heads=_HEADS[DEFAULT_READER],
     ),
 )
 

@@ -42,11 +42,6 @@ class Family:
     down: str = "down_proj"
     activation: str = "act_fn"
 
-    @property
-    def projections(self) -> dict[str, str]:
-        """The path of each projection inside a decoder layer, ``{"q": "self_attn.q_proj", ...}``."""
-        return {letter: f"{self.attention}.{name}" for letter, name in self.attributes.items()}
-
 
 #: The supported families by ``config.model_type``, each tested on a tiny random model.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
@@ -122,11 +117,7 @@ def attention_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def projection_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Every base projection by the name ``layers.{i}.{q|k|v|o}``, layer by layer.
-
-    Raises:
-        UnsupportedModelError: as `attention_layers`.
-    """
+    """Every base projection by the name ``layers.{i}.{q|k|v|o}``, layer by layer; raises as `attention_layers`."""
     attributes = family_of(model).attributes
     return {
         f"layers.{index}.{letter}": getattr(attention, attribute)
@@ -138,20 +129,16 @@ def projection_modules(model: nn.Module) -> dict[str, nn.Module]:
 def projection_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
     """The (out_features, in_features) of every projection by the name ``layers.{i}.{q|k|v|o}``.
 
-    Weights may be quantized (GGUF, 4 bits), so the shapes of their tensors are not used.
-
-    Raises:
-        UnsupportedModelError: as `attention_layers`.
+    They follow from the config; the tensors of quantized weights (GGUF, 4 bits) have other shapes. Raises as
+    `attention_layers`.
     """
-    modules = projection_modules(model)
-    by_letter = _shapes_by_config(model.config)
-    return {
-        name: (
-            _feature_count(module, "out_features", by_letter[name[-1]][0]),
-            _feature_count(module, "in_features", by_letter[name[-1]][1]),
-        )
-        for name, module in modules.items()
-    }
+    names = list(projection_modules(model))
+    config: Any = model.config
+    hidden: int = config.hidden_size
+    head_dim = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
+    queries, keys = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
+    by_letter = {"q": (queries, hidden), "k": (keys, hidden), "v": (keys, hidden), "o": (hidden, queries)}
+    return {name: by_letter[name[-1]] for name in names}
 
 
 @torch.no_grad()
@@ -159,8 +146,7 @@ def projection_weight(module: nn.Module, in_features: int, dtype: torch.dtype) -
     """A copy of a projection's weight, [out_features, in_features], for any kind of linear layer.
 
     Args:
-        module: the projection.
-        in_features: the width of its input.
+        in_features: the width of the projection's input.
         dtype: dtype of the result for quantized weights; an ``nn.Linear`` keeps its own.
     """
     weight = getattr(module, "weight", None)
@@ -204,26 +190,10 @@ def _rope_parameters(config: Any) -> Iterator[Mapping[str, Any]]:
         yield parameters
 
 
-def _shapes_by_config(config: Any) -> dict[str, tuple[int, int]]:
-    """(out_features, in_features) of q, k, v and o according to the config."""
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    queries = config.num_attention_heads * head_dim
-    keys = config.num_key_value_heads * head_dim
-    hidden = config.hidden_size
-    return {"q": (queries, hidden), "k": (keys, hidden), "v": (keys, hidden), "o": (hidden, queries)}
-
-
-def _feature_count(module: nn.Module, attribute: str, otherwise: int) -> int:
-    count = getattr(module, attribute, None)
-    return count if isinstance(count, int) else otherwise
-
-
 def _architecture(config_or_model: Any, config: Any) -> str:
     """The model class and type for messages, ``GPT2LMHeadModel (gpt2)``."""
-    if config is not config_or_model:
-        return f"{type(config_or_model).__name__} ({config.model_type})"
-    named = getattr(config, "architectures", None) or [type(config).__name__]
-    return f"{named[0]} ({config.model_type})"
+    named = getattr(config, "architectures", None) if config is config_or_model else None
+    return f"{(named or [type(config_or_model).__name__])[0]} ({config.model_type})"
 
 
 def _supported() -> str:

@@ -18,43 +18,18 @@ SAMPLES = 64
 # The config fields that affect what the model computes. Excluded: training settings, token ids, names, versions, and
 # max_position_embeddings, which plain, linear and llama3 RoPE do not use and which users raise by hand.
 _FIELDS = (
-    "model_type",
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "hidden_act",
-    "hidden_activation",
-    "rms_norm_eps",
-    "tie_word_embeddings",
-    "attention_bias",
-    "mlp_bias",
-    "sliding_window",
-    "query_pre_attn_scalar",
-    "attn_logit_softcapping",
-    "final_logit_softcapping",
-    "attention_multiplier",
-    "embedding_multiplier",
-    "residual_multiplier",
+    "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "hidden_act", "hidden_activation", "rms_norm_eps", "tie_word_embeddings",
+    "attention_bias", "mlp_bias", "sliding_window", "query_pre_attn_scalar", "attn_logit_softcapping",
+    "final_logit_softcapping", "attention_multiplier", "embedding_multiplier", "residual_multiplier",
     "logits_scaling",
-)
+)  # fmt: skip
 # Only these keys of rope_parameters: later versions of transformers may add more defaults.
 _ROPE_FIELDS = (
-    "rope_type",
-    "rope_theta",
-    "factor",
-    "low_freq_factor",
-    "high_freq_factor",
-    "original_max_position_embeddings",
-    "attention_factor",
-    "beta_fast",
-    "beta_slow",
-    "mscale",
-    "mscale_all_dim",
-    "truncate",
-)
+    "rope_type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor",
+    "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow", "mscale",
+    "mscale_all_dim", "truncate",
+)  # fmt: skip
 # Below this magnitude float16 cannot hold every bfloat16 value; such elements count as 0.
 _SMALLEST = 2.0**-16
 

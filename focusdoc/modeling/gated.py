@@ -15,7 +15,7 @@ from transformers.activations import GELUTanh, SiLUActivation
 
 from focusdoc.modeling.families import Family
 from focusdoc.modeling.packed import PackedLinear
-from focusdoc.modeling.stand_in import Replacement
+from focusdoc.modeling.twin import Replacement
 
 #: For each activation class, its name and variant in torch's oneDNN operators.
 _ACTIVATIONS: dict[type[nn.Module], tuple[str, str]] = {

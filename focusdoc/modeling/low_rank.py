@@ -17,8 +17,6 @@ def low_rank(adapter: Adapter, model: nn.Module, rank: int) -> Adapter:
 
     Args:
         adapter: full matrices; those of a run with ``--rank`` are exact up to rounding.
-        model: its base model.
-        rank: at least 1.
 
     Raises:
         AdapterError: the adapter has a rank already, does not fit the model, or `rank` is out of range.
@@ -42,12 +40,8 @@ def low_rank(adapter: Adapter, model: nn.Module, rank: int) -> Adapter:
 def merged(adapter: Adapter, model: nn.Module, *, model_fingerprint: str | None = None) -> Adapter:
     """The adapter with full matrices; a full one is returned as it is.
 
-    Args:
-        model: its base model.
-        model_fingerprint: `fingerprint(model)`, if already known.
-
     Raises:
-        AdapterError: it does not fit the model.
+        AdapterError: it does not fit its base `model`.
     """
     if adapter.config.rank is None:
         return adapter

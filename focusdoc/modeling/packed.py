@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from focusdoc.modeling.candidate import CandidateLinear, CandidateRows, LayerWeights
 from focusdoc.modeling.families import Family
-from focusdoc.modeling.stand_in import Replacement, swap_in
+from focusdoc.modeling.twin import Replacement, swap_in
 
 #: Packed weights are copies, so models above this size are not packed.
 MAX_BYTES = 2 << 30
@@ -24,12 +24,7 @@ _ROWS = 16
 
 
 class PackedLinear(nn.Module):
-    """`functional.linear` with a packed weight; equal up to rounding.
-
-    Args:
-        weight: [out_features, in_features], on the CPU.
-        bias: [out_features] or None.
-    """
+    """`functional.linear` with a packed weight [out_features, in_features] on the CPU; equal up to rounding."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
@@ -120,10 +115,13 @@ class PackedProjections:
                 for names in joinable:
                     group = [linear[name] for name in names if name in linear]
                     if len(group) == len(names) and _can_join(group, candidates):
-                        self._replace(parent, names, self._join(group, candidates))
-                        linear = {name: child for name, child in linear.items() if name not in names}
+                        joined = JoinedLinear(self._packed(group, candidates), [each.out_features for each in group])
+                        self._joined.append(joined)
+                        for index, name in enumerate(names):
+                            self._replacements.append(Replacement(parent, name, JoinedPart(joined, index)))
+                            del linear[name]
                 for name, child in linear.items():
-                    self._replace(parent, [name], [self._packed([child], candidates)])
+                    self._replacements.append(Replacement(parent, name, self._packed([child], candidates)))
         self._add_unpacked(attention_layers, family, weights)
 
     def _add_unpacked(
@@ -139,16 +137,7 @@ class PackedProjections:
                 module = attention.get_submodule(name)
                 if isinstance(module, CandidateLinear | JoinedPart | PackedLinear):
                     raise RuntimeError(f"{name} was packed during a pass, while modules are replaced; hold the lock.")
-                self._replace(attention, [name], [CandidateLinear(module, weight, self._rows)])
-
-    def _replace(self, parent: nn.Module, names: Sequence[str], modules: Sequence[nn.Module]) -> None:
-        self._replacements += [Replacement(parent, name, module) for name, module in zip(names, modules, strict=True)]
-
-    def _join(self, group: Sequence[nn.Linear], candidates: Mapping[nn.Module, Tensor]) -> list[nn.Module]:
-        """Replacements for projections of the same input."""
-        joined = JoinedLinear(self._packed(group, candidates), [module.out_features for module in group])
-        self._joined.append(joined)
-        return [JoinedPart(joined, index) for index in range(len(group))]
+                self._replacements.append(Replacement(attention, name, CandidateLinear(module, weight, self._rows)))
 
     def _packed(self, group: Sequence[nn.Linear], candidates: Mapping[nn.Module, Tensor]) -> nn.Module:
         """One module for all of `group`, with concatenated outputs."""

@@ -59,3 +59,17 @@ def keep_freed_pages() -> bool:
     if not hasattr(library, "mallopt"):  # musl has none
         return False
     return bool(library.mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES) and library.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES))
+
+
+def check_no_fork(process: int, model: str) -> None:
+    """Refuse to run in a fork of the process that loaded a model, where torch's threads do not exist.
+
+    Raises:
+        ConfigError: this is not `process`.
+    """
+    if os.getpid() != process:
+        raise ConfigError(
+            f"{model} was loaded in process {process}, and this is its fork {os.getpid()}, where torch would wait "
+            "forever for threads that were not copied; load the model in the child process, or start it with "
+            "multiprocessing's 'spawn' (gunicorn: without --preload)."
+        )

@@ -1,4 +1,4 @@
-"""Silencing libraries while they load."""
+"""Libraries while they load a model: silenced, and their errors as ours."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from focusdoc.errors import ModelNotFoundError, first_line
+
+
+@contextmanager
+def model_errors(name: str) -> Iterator[None]:
+    """Turn any exception of transformers about a missing or damaged model into a ModelNotFoundError."""
+    try:
+        yield
+    except Exception as error:
+        raise ModelNotFoundError(f"The base model {name!r} cannot be loaded: {first_line(error)}") from error
 
 
 @contextmanager

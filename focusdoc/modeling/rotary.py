@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ class Rotary:
         layer_types: the type of every layer, if types have RoPE parameters of their own (Gemma 3), else None.
     """
 
-    def __init__(self, module: nn.Module, layer_types: tuple[str, ...] | None, num_layers: int) -> None:
+    def __init__(self, module: nn.Module, layer_types: Sequence[str] | None, num_layers: int) -> None:
         self._module = module
         per_type = layer_types is not None and any(hasattr(module, f"{name}_inv_freq") for name in set(layer_types))
         self._types: tuple[str | None, ...] = tuple(layer_types) if per_type and layer_types else (None,) * num_layers

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cli_samples import Run, pdf
 
-from focusdoc.modeling.size import default_placement, model_size
+from focusdoc.modeling.estimate import default_placement, model_size
 from focusdoc.terminal import in_bytes, in_time
 
 DEFAULT_SIZE = model_size(None)

@@ -11,7 +11,7 @@ from torch import nn
 from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.gated import FusedMlp, fused_mlps
 from focusdoc.modeling.packed import can_pack
-from focusdoc.modeling.stand_in import Replacement, swap_in
+from focusdoc.modeling.twin import Replacement, swap_in
 from tiny_models import CLASSES, tiny_model
 
 packs = pytest.mark.skipif(
