@@ -14,7 +14,7 @@ from focusdoc.chat.cancelling import ReadingCancelledError, TextLocks, stopped_b
 from focusdoc.chat.json_grammar import JsonGrammar, grammar_tokenizer
 from focusdoc.chat.messages import Message, as_turns, check_messages, encode_conversation, with_quotes
 from focusdoc.chat.splitting import split_prompt
-from focusdoc.chat.streams import last_answer
+from focusdoc.chat.threads import last_answer
 from focusdoc.decoding.answer import Answer, TextPiece
 from focusdoc.decoding.prompt import (
     SYSTEM_PROMPT,
@@ -260,8 +260,7 @@ class Chat:
             encoded = sum(tokens for _, tokens in found)
             memories = [memory for memory, _ in found]
             for piece in self.engine.stream_prompt(memories, prompt_ids, quoted=quoted, said=said, **options):
-                answer = piece.answer
-                if answer is not None:
+                if (answer := piece.answer) is not None:
                     answer = replace(answer, usage=replace(answer.usage, encoded_tokens=encoded))
                 yield TextPiece(piece, answer)
 
@@ -281,14 +280,14 @@ class Chat:
     def _check_size(self, documents: Sequence[Document]) -> None:
         """Raise PromptTooLongError if the documents do not fit into the memory, before any is read."""
         base = self.engine.base
-        total = 0
-        for document in documents:
-            known = self.pool.find(document.text)
-            if known is not None:
-                total += known.num_tokens
-                continue
+
+        def size(text: str) -> int:
+            if (known := self.pool.find(text)) is not None:
+                return known.num_tokens
             with base.tokenizer_lock:
-                total += len(tokenize(base.tokenizer, document.text))
+                return len(tokenize(base.tokenizer, text))
+
+        total = sum(size(document.text) for document in documents)
         if total > self.max_tokens:
             raise PromptTooLongError(
                 f"The documents have {total:,} tokens, but the memory holds {self.max_tokens:,} "

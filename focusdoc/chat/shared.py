@@ -16,10 +16,14 @@ from focusdoc.errors import ConfigError
 
 if TYPE_CHECKING:
     from focusdoc.chat.conversation import Chat
-    from focusdoc.config import FocusConfig
     from focusdoc.engine import FocusEngine
     from focusdoc.readers import Reader
 
+#: The defaults of the settings in `LOADING`, except for those of the reader.
+_DEFAULTS = {
+    **dict.fromkeys(("model", "config", "cluster")),
+    **dict.fromkeys(("adapter", "device", "dtype", "attention", "store"), "auto"),
+}
 _chats: dict[tuple[object, ...], LazyChat] = {}
 _lock = threading.Lock()
 
@@ -39,27 +43,19 @@ class LazyChat:
 
     @classmethod
     def given(cls, engine: FocusEngine | Chat | LazyChat | None, settings: Any) -> LazyChat | None:
-        """The chat for the setting ``engine``, see `of`; None for None.
-
-        Args:
-            settings: the object with the setting.
+        """The chat for the setting ``engine`` of `settings`; an existing chat's memories are then shared.
 
         Raises:
-            ConfigError: the object also has settings for loading an engine.
+            ConfigError: `settings` also has some for loading an engine.
         """
         if engine is None or isinstance(engine, LazyChat):
             return engine
         check_no_loading(settings)
-        return cls.of(engine, settings.max_memory_bytes)
-
-    @classmethod
-    def of(cls, engine: FocusEngine | Chat, max_memory_bytes: int | None = None) -> LazyChat:
-        """A chat for a loaded engine, or an existing chat, whose memories are then shared."""
 
         def make() -> Chat:
             from focusdoc.chat.conversation import Chat
 
-            return engine if isinstance(engine, Chat) else Chat(engine, max_memory_bytes)
+            return engine if isinstance(engine, Chat) else Chat(engine, settings.max_memory_bytes)
 
         return cls(make)
 
@@ -94,46 +90,35 @@ class LazyChat:
 def shared_chat(
     model: str | Path | None = None,
     *,
-    adapter: str | Path | None = "auto",
-    config: FocusConfig | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    attention: str = "auto",
-    store: str | Path | None = "auto",
     reader: Reader | str | Path | None = None,
     reader_model: str | None = None,
-    cluster: int | str | None = None,
     max_memory_bytes: int | None = None,
+    **others: Any,
 ) -> LazyChat:
     """The chat of `FocusEngine.from_pretrained` with these settings; the same object for the same settings.
 
     Chats that differ only in their readers share a model, its cluster and its memories. A `Reader` object gets a new
     chat at every call, which is cheap, since the caller already has the reader.
+
+    Args:
+        others: some of `LOADING`.
     """
+    loading = {**_DEFAULTS, "model": model, **others}
 
     def make() -> Chat:
         from focusdoc.chat.conversation import Chat
         from focusdoc.engine import FocusEngine
 
-        engine = FocusEngine.from_pretrained(
-            model,
-            adapter=adapter,
-            config=config,
-            device=device,
-            dtype=dtype,
-            attention=attention,
-            store=store,
-            cluster=cluster,
-        )
-        return Chat(engine, max_memory_bytes)
+        return Chat(FocusEngine.from_pretrained(**loading), max_memory_bytes)
 
     def read() -> Chat:
         from focusdoc.readers import open_reader
 
-        return alone.get().with_reader(open_reader(reader, reader_model=reader_model, device=device, dtype=dtype))
+        where = {name: loading[name] for name in ("device", "dtype")}
+        return alone.get().with_reader(open_reader(reader, reader_model=reader_model, **where))
 
-    where = None if cluster is None else str(cluster)  # 2 and "2" are the same
-    key = (str(model), str(adapter), config, device, dtype, attention, str(store), where, max_memory_bytes)
+    # As text, so that a path and its string are the same, and 2 and "2" of a cluster.
+    key = (*(value if name == "config" else str(value) for name, value in loading.items()), max_memory_bytes)
     with _lock:
         alone = _chats.setdefault(key, LazyChat(make))
         if reader is None and reader_model is None:

@@ -60,7 +60,8 @@ def split_prompt(
     """
 
     def size(message: Message) -> int:
-        return per_message + sum(_count(part, count, window) for part in message.parts)
+        # Counting a book would take seconds.
+        return per_message + sum(window + 1 if len(part) > 64 * window else count(part) for part in message.parts)
 
     if sum(map(size, messages)) <= window:
         return SplitPrompt(tuple(messages), ())
@@ -168,8 +169,3 @@ def _frame(text: str, count: Callable[[str], int], window: int) -> int:
     while frame > 1 and max(count(text[:frame]), count(text[-frame:])) > window // 3:
         frame //= 2
     return frame
-
-
-def _count(text: str, count: Callable[[str], int], window: int) -> int:
-    """Tokens of a text; ``window + 1`` for very long texts, since counting a book takes seconds."""
-    return window + 1 if len(text) > 64 * window else count(text)

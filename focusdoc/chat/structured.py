@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import PydanticUserError, TypeAdapter
 from pydantic_core import from_json, to_json
 
-from focusdoc.errors import ConfigError, IncompleteAnswerError
+from focusdoc.errors import ConfigError, IncompleteAnswerError, first_line
 
 #: Remedies for an answer that ended early, by its finish reason.
 _REMEDIES = {"length": "raise {}", "stop": "leave out the stop string that ended it", "cancelled": "ask again"}
@@ -47,10 +47,9 @@ class AnswerType:
             for member in kind if isinstance(kind, type) and issubclass(kind, Enum) else ():
                 adapter.validate_json(to_json(member.value))  # an Enum of tuples accepts no lists
         except (PydanticUserError, AttributeError, NameError, TypeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
             raise ConfigError(
                 f"This schema cannot be used, since objects of {kind!r} cannot be parsed from JSON: "
-                f"{reason.rstrip('.')}."
+                f"{first_line(error).rstrip('.')}."
             ) from error
         return cls(schema, adapter.validate_json)
 

@@ -1,20 +1,39 @@
-"""Running blocking calls in threads, so that coroutines do not block the event loop.
+"""Running blocking calls in threads, so that coroutines do not block the event loop; the answer of a stream.
 
-Both helpers pass a `threading.Event` to the work. It is set when the coroutine is cancelled or its consumer stops; the
-work then ends after its current token and frees its resources.
+`run_in_thread` and `stream_in_thread` pass a `threading.Event` to the work. It is set when the coroutine is cancelled
+or its consumer stops; the work then ends after its current token and frees its resources.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+from focusdoc.errors import FocusdocError
+
+if TYPE_CHECKING:
+    from focusdoc.decoding.answer import Answer, TextPiece
 
 T = TypeVar("T")
 _END = object()
+
+
+def last_answer(pieces: Iterable[TextPiece]) -> Answer:
+    """Consume a stream and return its answer.
+
+    Raises:
+        FocusdocError: it was cancelled before there was an answer.
+    """
+    answer = None
+    for piece in pieces:
+        answer = piece.answer
+    if answer is None:
+        raise FocusdocError("The call was cancelled while its documents were read.")
+    return answer
 
 
 async def run_in_thread(work: Callable[[threading.Event], T], cancel: threading.Event | None = None) -> T:

@@ -15,7 +15,7 @@ import torch
 from focusdoc.cluster.head import Call, Cluster, HolderLostError
 from focusdoc.cluster.holder import Holder, HolderSettings, UnknownQuestionError
 from focusdoc.config import at_least
-from focusdoc.errors import ClusterError, ConfigError, FocusdocError, WorkerLostError
+from focusdoc.errors import ClusterError, ConfigError, FocusdocError, WorkerLostError, first_line
 
 #: Environment variable: seconds to wait for a health check before a holder counts as lost.
 TIMEOUT_VARIABLE = "FOCUSDOC_CLUSTER_TIMEOUT"
@@ -179,7 +179,7 @@ class RayHolders:
         try:
             return self._ray.get(reference)
         except self._ray.exceptions.RayActorError as error:
-            return HolderLostError(str(error).partition("\n")[0], generation)
+            return HolderLostError(first_line(error), generation)
         except self._ray.exceptions.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
             if isinstance(cause, UnknownQuestionError):
@@ -233,7 +233,7 @@ def open_cluster(where: int | str, settings: HolderSettings) -> Cluster:
             _start(address=where, **quiet)
         except (OSError, ValueError, RuntimeError) as error:
             raise ClusterError(
-                f"Nobody answers at the cluster {where} ({str(error).partition(chr(10))[0]}); start it with "
+                f"Nobody answers at the cluster {where} ({first_line(error)}); start it with "
                 "`ray start --head`, or give a number of processes on this machine."
             ) from error
     gpus = int(ray.cluster_resources().get("GPU", 0)) if settings.device in ("auto", "cuda") else 0

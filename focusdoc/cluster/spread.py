@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,6 @@ from focusdoc.decoding.candidates import Candidates, Refreshed
 from focusdoc.decoding.look import Look, LookDecoder
 from focusdoc.decoding.parallel import ParallelDecoder, RefreshedDecoder
 from focusdoc.decoding.prompt import Request
-from focusdoc.decoding.quoting import Quoted
 from focusdoc.decoding.state import LocalContext, QuestionRows, shrink_local
 from focusdoc.decoding.together import run_alone
 from focusdoc.memory.chunk_memory import MemoryBlock
@@ -154,25 +154,6 @@ class SpreadLookDecoder(LookDecoder):
         return [found[chunk] for chunk in range(self.num_chunks)]
 
 
-class _Spread(Candidates):
-    """A way of answering over a cluster."""
-
-    def check_memory(self, num_chunks: int, tokens: int) -> None:
-        """See `OwnWay.check_memory`: each holder checks its own memory."""
-
-
-class SpreadCandidates(_Spread):
-    """See `Candidates`."""
-
-
-class SpreadQuoted(_Spread, Quoted):
-    """See `Quoted`."""
-
-
-class SpreadRefreshed(_Spread, Refreshed):
-    """See `Refreshed`."""
-
-
 class SpreadLook(Look):
     """See `Look`."""
 
@@ -227,9 +208,8 @@ def spread_way(way: OwnWay[Any], cluster: Cluster) -> OwnWay[Any]:
     if isinstance(way, Look):
         return SpreadLook(way.base, way.config, way.kernel, way.heads, cluster=cluster)
     assert isinstance(way, Candidates)  # the only other kind
-    kinds: dict[type[Candidates], type[_Spread]] = {Quoted: SpreadQuoted, Refreshed: SpreadRefreshed}
-    spread = kinds.get(type(way), SpreadCandidates)
     decoder = SpreadRefreshedDecoder if isinstance(way, Refreshed) else SpreadDecoder
-    found = spread(way.base, way.config, way.kernel, way.projections)
+    found = copy.copy(way)
     found.kind = partial(decoder, cluster=cluster)  # type: ignore[assignment]
+    found.check_memory = lambda num_chunks, tokens: None  # type: ignore[method-assign]  # each holder checks its own
     return found

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from focusdoc import Answer, Chat, Document, FocusEngine, Message
-from focusdoc.chat.streams import last_answer
+from focusdoc.chat.threads import last_answer
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.errors import AdapterError, ConfigError, PromptTooLongError
 

@@ -10,7 +10,7 @@ import pytest
 
 from endpoints import Endpoint, delta
 from focusdoc import Chat, Document, FocusConfig, FocusEngine, Message
-from focusdoc.chat.streams import last_answer
+from focusdoc.chat.threads import last_answer
 from focusdoc.errors import ConfigError, PromptTooLongError, ReaderError
 from focusdoc.modeling.base import BaseModel
 from focusdoc.readers import endpoint

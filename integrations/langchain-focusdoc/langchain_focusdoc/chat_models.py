@@ -17,8 +17,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from focusdoc.chat.settings import LOADING, known_fields, one_or_many, reader_of, refuse_unknown
 from focusdoc.chat.shared import LazyChat, shared_chat
-from focusdoc.chat.streams import last_answer
-from focusdoc.chat.threads import run_in_thread, stream_in_thread
+from focusdoc.chat.threads import last_answer, run_in_thread, stream_in_thread
 from focusdoc.config import FocusConfig
 from focusdoc.errors import FocusdocError
 from focusdoc.modeling.catalogue import DEFAULT_MODEL

@@ -18,8 +18,7 @@ from llama_index.llms.focusdoc.reader import FocusReader
 from llama_index.llms.focusdoc.tracing import focus_llm, stream_question
 
 from focusdoc.chat.settings import known_fields, one_or_many
-from focusdoc.chat.streams import last_answer
-from focusdoc.chat.threads import run_in_thread
+from focusdoc.chat.threads import last_answer, run_in_thread
 from focusdoc.documents import Document as FocusDocument
 
 

@@ -13,9 +13,8 @@ from llama_index.llms.focusdoc.base import FocusLLM
 from llama_index.llms.focusdoc.tracing import focus_llm, stream_question
 
 from focusdoc.chat.settings import refuse_unknown
-from focusdoc.chat.streams import last_answer
 from focusdoc.chat.structured import AnswerType
-from focusdoc.chat.threads import run_in_thread, stream_in_thread
+from focusdoc.chat.threads import last_answer, run_in_thread, stream_in_thread
 from focusdoc.documents import Document
 
 if TYPE_CHECKING:
