@@ -27,7 +27,9 @@ Source = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter's fo
 def info(source: Source, json_output: options.Json = False) -> None:
     """Show what an adapter contains, its base model, and how it was trained."""
     with errors.status("Opening"):
-        found = _load(source)
+        from focusdoc.modeling.adapter_files import load_adapter
+
+        found = load_adapter(source)
     config = found.config.model_dump(mode="json")
     training = config.pop("training")
     values: dict[str, Any] = {
@@ -56,9 +58,10 @@ def verify(source: Source, model: options.Model = None) -> None:
 
     with errors.status("Checking"), quiet_libraries():
         from focusdoc.modeling.adapter import check_adapter
+        from focusdoc.modeling.adapter_files import load_adapter
         from focusdoc.modeling.base import load_base
 
-        found = _load(source)
+        found = load_adapter(source)
         base = load_base(model, device="cpu")
         check_adapter(found, base.model)
     known = "" if found.config.base_fingerprint else " It has no model fingerprint, so only shapes were compared."
@@ -95,9 +98,9 @@ def convert(
     from focusdoc.modeling.quiet import quiet_libraries
 
     with errors.status("Converting"), quiet_libraries():
-        from focusdoc.modeling.adapter_files import save_adapter, to_official_names
+        from focusdoc.modeling.adapter_files import load_adapter, save_adapter, to_official_names
 
-        found = _load(source)
+        found = load_adapter(source)
         if model is not None:
             found = _of_model(found, model, rank, full=to == "official")
         if to == "official":
@@ -107,19 +110,8 @@ def convert(
     say(f"Written to {target}.")
 
 
-def _load(source: Path) -> Adapter:
-    from focusdoc.modeling.adapter_files import load_adapter
-
-    return load_adapter(source)
-
-
 def _of_model(found: Adapter, model: str, rank: int | None, *, full: bool) -> Adapter:
-    """The adapter with the name and fingerprint of `model`, after checking it against that.
-
-    Args:
-        rank: make it low-rank.
-        full: give it full matrices.
-    """
+    """The adapter with the name and fingerprint of `model`, which it must fit; low-rank if asked for, or full."""
     from focusdoc.modeling.adapter import Adapter, check_adapter
     from focusdoc.modeling.base import load_base
     from focusdoc.modeling.low_rank import low_rank, merged
@@ -156,11 +148,8 @@ def _formatted(value: Any) -> str:
 def _last_points(name: str, value: Any) -> Any:
     """Curves and held-out results reduced to their last point."""
     if name == "curves" and isinstance(value, dict):
-        return {
-            curve: {key: points[-1] for key, points in lines.items() if points}
-            for curve, lines in value.items()
-            if isinstance(lines, dict)
-        }
+        curves = {curve: lines for curve, lines in value.items() if isinstance(lines, dict)}
+        return {curve: {key: points[-1] for key, points in lines.items() if points} for curve, lines in curves.items()}
     if name == "held_out_results" and isinstance(value, list):
         return value[-1] if value else None
     return value

@@ -1,4 +1,4 @@
-"""``focusdoc eval``: run the paper's benchmarks, ours and baselines on the same base model."""
+"""``focusdoc eval`` and ``report``: run the paper's benchmarks, ours and baselines on the same base model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from focusdoc.cli import eval_options as given
 from focusdoc.cli import options
 from focusdoc.cli.dataclass_options import dataclass_options, option
-from focusdoc.cli.display import output, say
+from focusdoc.cli.display import errors, output, say
 from focusdoc.cli.eval_options import RunOptions, depths_in, lengths_in, names_in, share_in
 from focusdoc.cli.eval_run import run_items, run_perplexity, show_figures
 from focusdoc.errors import EvaluationError
@@ -268,3 +268,23 @@ def merge(
 
     count = merged(results, output_folder)
     say(f"{count:,} rows are in {output_folder}.")
+
+
+def report(
+    results: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Outputs of focusdoc eval, or parent folders.")
+    ],
+    output_folder: Annotated[
+        Path, option("The folder for report.md, report.html and the figures.", None, "DIR", "--output")
+    ] = Path("report"),
+    reference: Annotated[
+        Path | None, option("Reference results as JSON, instead of the paper's.", None, "FILE")
+    ] = None,
+) -> None:
+    """Write a report: the paper's tables and figures, with ours and the baselines side by side."""
+    with errors.status("Scoring and drawing"):
+        from focusdoc.evaluation.report import load_reference, write_report
+
+        written = write_report(results, output_folder, load_reference(reference))
+    for path in written:
+        say(str(path))

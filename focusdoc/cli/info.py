@@ -54,7 +54,7 @@ def info(
         num_tokens = sum(tokens.num_tokens for tokens in estimates)
         device, size = default_placement(size)
         plan = _plan(size, device, num_tokens, settings)
-    facts = {
+    facts: dict[str, Any] = {
         "documents": [
             {
                 "name": document.name,
@@ -81,8 +81,23 @@ def info(
     }
     if json_output:
         print(json.dumps(facts, indent=2))
-    else:
-        _show(facts, size, plan)
+        return
+    for known in facts["documents"]:
+        _print_rows(_about(known))
+    per_token, weights = size.kv_bytes_per_token, in_bytes(size.num_bytes)
+    _print_rows(
+        [
+            ("tokens", f"{num_tokens:,}, {estimates[0].method}"),
+            (
+                "memory",
+                f"{in_bytes(num_tokens * per_token)} for all of it ({per_token:,} bytes a token), plus {weights} of "
+                "weights",
+            ),
+            ("time to read", f"about {in_time(plan.seconds)} on this {_DEVICES[device]}, once"),
+            ("plan", f"{plan}, question and answer included"),
+            ("model", size.name),
+        ]
+    )
 
 
 def _plan(size: ModelSize, device: str, num_tokens: int, settings: FocusConfig) -> MemoryPlan:
@@ -106,24 +121,6 @@ def _plan(size: ModelSize, device: str, num_tokens: int, settings: FocusConfig) 
     space = FreeSpace.of(torch.device(device), store.free_space if store is not None else None)
     seconds = partial(estimate_seconds_per_token, size, device, chunk_size=chunk_size)
     return plan_memory(needs, space, seconds_per_token=seconds)
-
-
-def _show(facts: dict[str, Any], size: ModelSize, plan: MemoryPlan) -> None:
-    for known in facts["documents"]:
-        _print_rows(_about(known))
-    _print_rows(
-        [
-            ("tokens", f"{facts['tokens']:,}, {facts['tokens_method']}"),
-            (
-                "memory",
-                f"{in_bytes(facts['memory_bytes'])} for all of it ({facts['memory_bytes_per_token']:,} bytes a token), "
-                f"plus {in_bytes(facts['model_bytes'])} of weights",
-            ),
-            ("time to read", f"about {in_time(facts['read_seconds'])} on this {_DEVICES[facts['device']]}, once"),
-            ("plan", f"{plan}, question and answer included"),
-            ("model", size.name),
-        ]
-    )
 
 
 def _about(known: dict[str, Any]) -> list[tuple[str, str | None]]:
@@ -150,15 +147,8 @@ def _print_rows(rows: list[tuple[str, str | None]]) -> None:
 
 
 _KINDS = {
-    **{
-        "text": "plain text",
-        "markdown": "Markdown",
-        "pdf": "PDF",
-        "html": "web page",
-        "email": "e-mail",
-        "epub": "EPUB",
-    },
-    **{"docx": "Word", "pptx": "PowerPoint", "xlsx": "Excel"},
+    **{"text": "plain text", "markdown": "Markdown", "pdf": "PDF", "html": "web page", "email": "e-mail"},
+    **{"epub": "EPUB", "docx": "Word", "pptx": "PowerPoint", "xlsx": "Excel"},
     **dict.fromkeys(("odt", "odp", "ods"), "OpenDocument"),
 }
 _DEVICES = {"cpu": "processor", "cuda": "GPU"}

@@ -21,12 +21,11 @@ from focusdoc.cli.ask import ask
 from focusdoc.cli.calibrate import calibrate
 from focusdoc.cli.chat import chat
 from focusdoc.cli.display import errors, show_error
-from focusdoc.cli.eval import evaluate
+from focusdoc.cli.eval import evaluate, report
 from focusdoc.cli.explain import explain
 from focusdoc.cli.info import info
 from focusdoc.cli.models import models
 from focusdoc.cli.read import read
-from focusdoc.cli.report import report
 from focusdoc.cli.serve import serve
 from focusdoc.cli.store import store
 from focusdoc.cli.train import train

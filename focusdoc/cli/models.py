@@ -89,11 +89,7 @@ def install(
 
 
 def _known(name: str) -> CatalogueModel:
-    """The model of that name.
-
-    Raises:
-        ModelNotFoundError: the catalogue has none.
-    """
+    """The model of that name; ModelNotFoundError if the catalogue has none."""
     from focusdoc.modeling.catalogue import CATALOGUE, known_model
 
     if (model := known_model(name)) is None:

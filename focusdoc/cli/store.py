@@ -14,8 +14,6 @@ from focusdoc.cli.display import count_of, errors, markup_free, say, show_table
 from focusdoc.terminal import in_bytes, plain
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from focusdoc.memory.entries import Entry
 
 store = typer.Typer(no_args_is_help=True, help="List, verify and remove stored documents.")
@@ -27,9 +25,9 @@ DAMAGED = 1
 @store.command(name="list", epilog="For example: focusdoc store list --json")
 def list_(json_output: options.Json = False) -> None:
     """List the stored documents, which need not be read again, last used first."""
-    from focusdoc.memory.entries import list_entries, size_limit, used_bytes
+    from focusdoc.memory.entries import list_entries, size_limit, store_folder, used_bytes
 
-    folder, limit = _folder(), size_limit()
+    folder, limit = store_folder(), size_limit()
     found = list_entries(folder)
     used = used_bytes(folder)
     if json_output:
@@ -46,10 +44,10 @@ def list_(json_output: options.Json = False) -> None:
 @store.command(epilog="For example: focusdoc store verify")
 def verify(json_output: options.Json = False) -> None:
     """Verify the checksums of all stored memories and remove damaged ones; exit code 1 if there are any."""
-    from focusdoc.memory.entries import verify_entries
+    from focusdoc.memory.entries import store_folder, verify_entries
 
     with errors.status("Checking") as status:
-        found = verify_entries(_folder(), lambda name: status.update(f"Checking {markup_free(name)}"))
+        found = verify_entries(store_folder(), lambda name: status.update(f"Checking {markup_free(name)}"))
     damaged = [entry for entry in found if entry.damaged]
     if json_output:
         print(json.dumps({"checked": len(found), "documents": [_as_json(entry) for entry in found]}, indent=2))
@@ -69,9 +67,9 @@ def clear(
     json_output: options.Json = False,
 ) -> None:
     """Remove all stored documents; they will be read again."""
-    from focusdoc.memory.entries import clear_entries, entry_folders
+    from focusdoc.memory.entries import clear_entries, entry_folders, store_folder
 
-    folder = _folder()
+    folder = store_folder()
     count = len(entry_folders(folder))
     if count and not yes and not json_output and sys.stdin.isatty():
         typer.confirm(f"Remove {count_of(count)} from {folder}?", abort=True, err=True)
@@ -80,12 +78,6 @@ def clear(
         print(json.dumps({"removed": removed, "bytes": num_bytes}))
     else:
         say(f"{count_of(removed)} removed, {in_bytes(num_bytes)}.")
-
-
-def _folder() -> Path:
-    from focusdoc.memory.entries import store_folder
-
-    return store_folder()
 
 
 def _as_json(entry: Entry) -> dict[str, Any]:

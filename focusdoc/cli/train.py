@@ -6,17 +6,19 @@ import os
 import random
 import shlex
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from focusdoc import __version__
 from focusdoc.cli import options
 from focusdoc.cli.dataclass_options import dataclass_options
 from focusdoc.cli.display import errors, note, say, stopped_by_ctrl_c
-from focusdoc.cli.training_progress import TrainingProgress
 from focusdoc.errors import ConfigError, TrainingError
 from focusdoc.storage import TEMP_MARK
 from focusdoc.training.processes import Processes, Runtime, launch, under_launcher
@@ -24,10 +26,12 @@ from focusdoc.training.settings import SampleShape, Setting, TrainingConfig, par
 from focusdoc.training.sources import load_sources
 
 if TYPE_CHECKING:
-    from focusdoc.training.trainer import Trainer
+    from focusdoc.training.trainer import StepReport, Trainer
 
 _DATA, _RUN = "Data", "Run"
 _INTERRUPTED = 130
+#: The decay of the moving average of the losses.
+_SMOOTHING = 0.9
 _STOPPING = "Stopping after this step; Ctrl-C once more loses it."
 #: The default mix of the paper's objective.
 _PAPER_MIX = {"continuation": 1.0, "reconstruction": 1.0}
@@ -74,14 +78,9 @@ def train(run: _Run, shape: SampleShape, config: TrainingConfig) -> None:
         raise typer.Exit(launch(run.processes, [sys.executable, "-m", "focusdoc", *sys.argv[1:]]))
     config = replace(config, memory_strides=_strides(shape.min_chunk_size, shape.max_chunk_size))
     trainer = _trainer(run, shape, config)
-    with (
-        stopped_by_ctrl_c(_STOPPING) as stopped,
-        TrainingProgress(config.steps, shown=trainer.processes.is_main) as progress,
-    ):
-        if trainer.step:
-            progress.note(f"Resuming after step {trainer.step:,}.", done=trainer.step)
+    with stopped_by_ctrl_c(_STOPPING) as stopped, _progress(trainer) as show:
         for report in trainer.run(stop=stopped.is_set):
-            progress.show(report)
+            show(report)
     if trainer.step < config.steps:
         note(f"Stopped and saved after step {trainer.step:,}; continue with --resume.")
         raise typer.Exit(_INTERRUPTED)
@@ -142,6 +141,39 @@ def _trainer(run: _Run, shape: SampleShape, config: TrainingConfig) -> Trainer:
         if run.resume and not trainer.resume() and processes.is_main:
             note("There is no checkpoint yet; starting a new run.", "yellow")
     return trainer
+
+
+@contextmanager
+def _progress(trainer: Trainer) -> Iterator[Callable[[StepReport], None]]:
+    """Show a bar with the losses, the speed and the time left, or lines without a terminal; yields the callback."""
+    averages: dict[str, float] = {}
+    columns = (
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
+
+    def show(report: StepReport) -> None:
+        if not trainer.processes.is_main:
+            return
+        for name, loss in report.losses.items():
+            averages[name] = _SMOOTHING * averages.get(name, loss) + (1 - _SMOOTHING) * loss
+        losses = averages if errors.is_terminal else report.losses
+        listed = "  ".join(f"{name} {loss:.2f}" for name, loss in sorted(losses.items()))
+        line = f"{report.tokens / report.seconds:,.0f} tokens/s  {listed}"
+        bar.update(task, completed=report.step, description=line)
+        if not errors.is_terminal:
+            note(f"step {report.step:,}  {line}")
+        if report.held_out:
+            results = "  ".join(f"{name} {value:.2f}" for name, value in report.held_out.items())
+            note(f"step {report.step:,}  held out: {results}")
+
+    with Progress(*columns, console=errors, disable=not (trainer.processes.is_main and errors.is_terminal)) as bar:
+        task = bar.add_task("", total=trainer.config.steps, completed=trainer.step)
+        if trainer.step and trainer.processes.is_main:
+            note(f"Resuming after step {trainer.step:,}.")
+        yield show
 
 
 def _strides(smallest: int, largest: int) -> tuple[int, ...]:

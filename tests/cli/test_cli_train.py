@@ -20,7 +20,6 @@ from typer.main import get_command
 
 from focusdoc.cli.main import app
 from focusdoc.cli.train import _own_device, _shape, _strides
-from focusdoc.cli.training_progress import TrainingProgress
 from focusdoc.errors import ConfigError
 from focusdoc.modeling.adapter_files import load_adapter
 from focusdoc.training.settings import SampleShape, Setting, TrainingConfig
@@ -218,7 +217,6 @@ class TestMistakes:
     def test_a_loss_that_is_not_finite(
         self, run: Run, command: list[object], output: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        show = TrainingProgress.show
         advance = Trainer._train_step
 
         def broken(self: Trainer, made: Any) -> Any:
@@ -227,7 +225,6 @@ class TestMistakes:
             return advance(self, made)
 
         monkeypatch.setattr(Trainer, "_train_step", broken)
-        monkeypatch.setattr(TrainingProgress, "show", show)
         assert_mistake(run(*command, "--save-every", "1"), "not finite at step 3", "kept")
         assert load_adapter(output / "adapter").config.training["steps"] == 2
 
