@@ -20,8 +20,7 @@ class ReadingCancelledError(FocusdocError):
 def stopped_by(cancel: threading.Event | None, progress: Progress | None = None) -> Progress | None:
     """Wrap a progress callback so that it raises `ReadingCancelledError` once `cancel` is set.
 
-    Returns:
-        `progress` itself without `cancel`; None means the default progress bar.
+    Without `cancel` it is returned as it is; None means the default progress bar.
     """
     if cancel is None:
         return progress
@@ -44,11 +43,7 @@ class TextLocks:
 
     @contextmanager
     def of(self, text: str, cancel: threading.Event | None = None) -> Generator[None, None, None]:
-        """Hold the lock of `text`.
-
-        Raises:
-            ReadingCancelledError: `cancel` was set while waiting.
-        """
+        """Hold the lock of `text`; ReadingCancelledError if `cancel` was set while waiting."""
         with self._changed:
             while text in self._taken:
                 if cancel is not None and cancel.is_set():

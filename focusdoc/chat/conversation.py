@@ -154,7 +154,10 @@ class Chat:
         with self._locks.of(document.text, cancel):
             known = self.pool.find(document.text)
             if known is not None:
-                return self._as_document(known, document), 0
+                if known.tokenized is not None and known.document is not document:  # with this one's name and pages
+                    chunks = tuple(cut_chunks(known.tokenized, self.engine.chunk_size, document))
+                    known = replace(known, document=document, chunks=chunks)
+                return known, 0
             memory = self.engine.read(document, progress=stopped_by(cancel, progress))
             self.pool.keep(document.text, memory)
             return memory, memory.tokens_encoded
@@ -269,13 +272,6 @@ class Chat:
     def _render(self, messages: Sequence[Message]) -> list[int]:
         with self.engine.base.tokenizer_lock:
             return encode_conversation(self.engine.base.tokenizer, messages)
-
-    def _as_document(self, memory: DocumentMemory, document: Document) -> DocumentMemory:
-        """A memory of the same text, with the name and pages of `document`."""
-        if memory.tokenized is None or memory.document is document:
-            return memory
-        chunks = tuple(cut_chunks(memory.tokenized, self.engine.chunk_size, document))
-        return replace(memory, document=document, chunks=chunks)
 
     def _check_size(self, documents: Sequence[Document]) -> None:
         """Raise PromptTooLongError if the documents do not fit into the memory, before any is read."""

@@ -20,11 +20,7 @@ LOADING = ("model", "adapter", "config", "device", "dtype", "attention", "store"
 
 
 def refuse_unknown(names: Iterable[str], known: Collection[str], owner: str) -> None:
-    """Raise ConfigError for a name that is not among the known ones, and suggest the closest.
-
-    Args:
-        owner: the name of the class with the settings.
-    """
+    """Raise ConfigError for a name that is not among the known ones of the class `owner`, and suggest the closest."""
     for name in names:
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1)
@@ -58,8 +54,7 @@ def one_or_many(value: Any, kinds: type | tuple[type, ...] = str) -> Any:
 def reader_of(value: Any, kind: type, wrap: Callable[[Any], Reader]) -> Any:
     """A setting `reader`: a name, folder or address unchanged, an object of `kind` wrapped, any other object opened.
 
-    Raises:
-        ConfigError, UnsupportedModelError: it cannot be used as a reader.
+    Raises as `open_reader`.
     """
     if value is None or isinstance(value, str | Path):
         return value

@@ -31,8 +31,7 @@ _lock = threading.Lock()
 class LazyChat:
     """A chat that is created once, on first use, thread-safe; a deep copy is the same object.
 
-    Args:
-        weights: the chat whose model it shares, or None.
+    It shares the model of `weights`, if given.
     """
 
     def __init__(self, make: Callable[[], Chat], weights: LazyChat | None = None) -> None:
@@ -69,11 +68,7 @@ class LazyChat:
         return self
 
     def __reduce__(self) -> NoReturn:
-        """Refuse pickling.
-
-        Raises:
-            ConfigError: always, since weights are not pickled.
-        """
+        """Refuse pickling with a ConfigError, since weights are not pickled."""
         raise ConfigError(
             "An object made from engine= cannot be pickled, since its weights would be copied; make it from model= (a "
             "folder or a hub name), which is loaded again when unpickled."

@@ -23,11 +23,7 @@ _END = object()
 
 
 def last_answer(pieces: Iterable[TextPiece]) -> Answer:
-    """Consume a stream and return its answer.
-
-    Raises:
-        FocusdocError: it was cancelled before there was an answer.
-    """
+    """Consume a stream and return its answer; FocusdocError if it was cancelled before there was one."""
     answer = None
     for piece in pieces:
         answer = piece.answer
@@ -37,11 +33,7 @@ def last_answer(pieces: Iterable[TextPiece]) -> Answer:
 
 
 async def run_in_thread(work: Callable[[threading.Event], T], cancel: threading.Event | None = None) -> T:
-    """The result of `work(cancel)`.
-
-    Args:
-        cancel: the caller's own event; None for a new one.
-    """
+    """The result of `work(cancel)`; `cancel` is the caller's own event, or a new one."""
     event = cancel or threading.Event()
     own = _OwnThread()
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from focusdoc.cli import options
 from focusdoc.cli.dataclass_options import dataclass_options
-from focusdoc.cli.display import errors, show_doubt, show_sources, show_steps, show_totals, write
+from focusdoc.cli.display import about, errors, show_doubt, show_sources, show_steps, show_totals, write
 from focusdoc.cli.loading import AnswerOptions, EngineOptions, check_question, open_documents, read
 from focusdoc.documents import Document
 from focusdoc.errors import ReaderError
@@ -61,7 +61,6 @@ def answer_question(
 
     Args:
         show: print it as it is generated ("stream"), when it is complete ("whole"), or not at all ("none").
-        cancel: stops the answer after the current token when set.
     """
     pieces = engine.stream(memories, question, cancel=cancel, **answering.given)
     started = False
@@ -107,11 +106,7 @@ def as_json(
     return {
         "documents": [
             {
-                "name": document.name,
-                "format": document.metadata.get("format"),
-                "unit": document.unit,
-                "pages": len(document.pages) if document.has_pages else None,
-                "characters": len(document.text),
+                **about(document),
                 "tokens": memory.num_tokens,
                 "chunks": memory.num_chunks,
                 "memory_bytes": memory.num_bytes,

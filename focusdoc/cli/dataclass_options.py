@@ -16,8 +16,7 @@ from focusdoc.training.settings import Setting
 def option(help: str, panel: str | None = None, metavar: str | None = None, *names: str, **more: Any) -> Any:
     """An option for the annotation of a parameter or field; `more` as for `typer.Option`.
 
-    Args:
-        names: the option's names, if not derived from the parameter's.
+    The names follow from the parameter's, if none is given.
     """
     return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, **more)
 

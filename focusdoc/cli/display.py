@@ -13,7 +13,7 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -97,6 +97,17 @@ def show_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: C
     output.print(table, soft_wrap=not output.is_terminal)
 
 
+def about(document: Document) -> dict[str, Any]:
+    """A document's description for ``--json``."""
+    return {
+        "name": document.name,
+        "format": document.metadata.get("format"),
+        "unit": document.unit,
+        "pages": len(document.pages) if document.has_pages else None,
+        "characters": len(document.text),
+    }
+
+
 def markup_free(text: str) -> str:
     """A text escaped for rich's status and columns, which parse markup."""
     return escape(plain(text))
@@ -109,11 +120,7 @@ def count_of(number: int, what: str = "document") -> str:
 
 @contextmanager
 def stopped_by_ctrl_c(notice: str = "") -> Iterator[threading.Event]:
-    """Inside the block the first Ctrl-C sets the yielded event; the second one interrupts as usual.
-
-    Args:
-        notice: printed at each Ctrl-C.
-    """
+    """Inside the block a Ctrl-C prints `notice` and sets the yielded event; the second one interrupts as usual."""
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # only it may set signal handlers
         yield stopped
@@ -155,10 +162,9 @@ def show_steps(answer: Answer) -> None:
 def show_sources(
     sources: Sequence[Source], documents: Sequence[Document], *, whole: bool = False, by_reader: bool = False
 ) -> None:
-    """Print the sources of an answer: rank, place, score and passage.
+    """Print the sources of an answer about `documents`: rank, place, score and passage.
 
     Args:
-        documents: the documents that were asked about.
         whole: print full passages instead of their first lines.
         by_reader: the scores are probabilities (with a reader) instead of shares of the attention; improbable passages
             except for the first are skipped unless `whole`.
@@ -185,11 +191,7 @@ def show_sources(
 
 
 def place(source: Source, documents: Sequence[Document]) -> str:
-    """Where a passage starts: its page, or the position in a text without pages; with the name if there are several.
-
-    Args:
-        documents: the documents that were asked about.
-    """
+    """Where a passage starts: its page, or the position in a text without pages; with the name if there are several."""
     document = next(document for document in documents if document.name == source.document)
     where = f"character {source.start:,} ({source.start / len(document.text):.0%} into the text)"
     if document.has_pages:

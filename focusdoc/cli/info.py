@@ -12,7 +12,7 @@ from rich.text import Text
 
 from focusdoc.cli import options
 from focusdoc.cli.dataclass_options import option
-from focusdoc.cli.display import errors, output
+from focusdoc.cli.display import about, errors, output
 from focusdoc.cli.loading import open_documents
 from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.documents.document import page_ranges
@@ -57,13 +57,9 @@ def info(
     facts: dict[str, Any] = {
         "documents": [
             {
-                "name": document.name,
+                **about(document),
                 "title": document.metadata.get("title"),
-                "format": document.metadata.get("format"),
-                "unit": document.unit,
-                "pages": len(document.pages) if document.has_pages else None,
                 "pages_without_text": document.metadata.get("pages_without_text", []),
-                "characters": len(document.text),
                 "left_out": list(document.left_out),
                 "warnings": document.metadata.get("warnings", []),
             }

@@ -6,7 +6,7 @@ import getpass
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,16 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """The options of the model and of reading; validated before anything is loaded.
+    """The options of the model and of reading, as for `FocusEngine.from_pretrained` and `FocusConfig`, checked at once.
 
-    Attributes:
-        model, adapter, chunk_size, device, dtype: as for `FocusEngine.from_pretrained`, but the adapter may be "none".
-        memory_dtype, quote_tokens: see `FocusConfig`.
-        paper: decode as in the paper's code, whatever the adapter was trained for.
-        no_store: do not use the document store.
-        reader, reader_model: see `FocusEngine.from_pretrained`; the reader may also be "none", or "auto" for the
-            catalogue's reader, if it is installed and fits and `model` is not given.
-        cluster: see `FocusEngine.from_pretrained`.
+    Adapter and reader may also be "none"; the reader "auto" is the catalogue's, if it is installed and fits, and
+    there is no --model.
     """
 
     model: options.Model = None
@@ -64,8 +58,14 @@ class EngineOptions:
             from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
             from focusdoc.modeling.installed import model_path
 
+            def show(step: str, done: int, total: int) -> None:
+                if errors.is_terminal:
+                    status.update(markup_free(f"{step}: {done / total:.0%}"))
+                elif not done:
+                    note(f"{step}.")
+
             if (known := known_model(self.model or DEFAULT_MODEL)) is not None:
-                model_path(known, _step_progress(status.update))
+                model_path(known, show)
             status.update(f"Loading {markup_free(self.model or DEFAULT_MODEL)}")
             engine = FocusEngine.from_pretrained(
                 self.model,
@@ -134,27 +134,12 @@ class AnswerOptions:
         return {**asdict(self), "stop": tuple(self.stop or ())}
 
 
-def _step_progress(update: Callable[[str], None]) -> Callable[[str, int, int], None]:
-    """A callback for (step, done, total) that updates the spinner, or prints a line per step without a terminal."""
-
-    def show(step: str, done: int, total: int) -> None:
-        if errors.is_terminal:
-            update(markup_free(f"{step}: {done / total:.0%}"))
-        elif not done:
-            note(f"{step}.")
-
-    return show
-
-
 def open_documents(files: Sequence[Path], password: str | None) -> list[Document]:
     """Load documents, and print on standard error what was skipped in them.
 
     Args:
         files: "-" is standard input; files with the same name are named by their paths.
-        password: "-" asks for it.
-
-    Raises:
-        DocumentError: one cannot be loaded. ConfigError: a password has to be asked for without a terminal.
+        password: "-" asks for it; ConfigError without a terminal.
     """
     if password == "-":
         if not sys.stdin.isatty():
@@ -176,11 +161,7 @@ def open_documents(files: Sequence[Path], password: str | None) -> list[Document
 
 
 def check_question(question: str) -> str:
-    """The question without surrounding white space.
-
-    Raises:
-        ConfigError: it is empty, or not valid UTF-8.
-    """
+    """The question without surrounding white space; ConfigError if it is empty, or not valid UTF-8."""
     question = question.strip()
     if not question:
         raise ConfigError("The question is empty; ask something.")

@@ -37,7 +37,7 @@ def list_(json_output: options.Json = False) -> None:
             "file": model.file,
             "sha256": model.sha256,
             "disk_bytes": model.disk_bytes,
-            "memory_bytes": model.memory_bytes,
+            "memory_bytes": model.size.num_bytes,
             "reader_bytes": model.converted_bytes,
             "chunk_size": model.chunk_size,
             "adapter": model.adapter,
@@ -50,7 +50,7 @@ def list_(json_output: options.Json = False) -> None:
         print(json.dumps({"models": rows}, indent=2))
         return
     cells = [
-        (model.name, model.licence, in_bytes(model.disk_bytes), in_bytes(model.memory_bytes))
+        (model.name, model.licence, in_bytes(model.disk_bytes), in_bytes(model.size.num_bytes))
         + ("yes" if row["installed"] else "no",)
         for model, row in zip(CATALOGUE, rows, strict=True)
     ]

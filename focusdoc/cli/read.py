@@ -35,7 +35,6 @@ class Outcome:
         tokens, bytes: size of the document and of its keys and values.
         tokens_read: tokens that were not in the store; like the others, 0 if `error` is set.
         left_out: what is in the document but missing from its text.
-        error: why it could not be read, or None.
     """
 
     file: str

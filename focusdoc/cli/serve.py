@@ -66,11 +66,7 @@ def serve(
 
 
 def _keys(file: Path | None) -> tuple[str, ...]:
-    """The API keys in a file.
-
-    Raises:
-        ConfigError: it cannot be read, has no key, or has a key of less than 16 characters.
-    """
+    """The API keys in a file; ConfigError if it cannot be read, or has no key or one of less than 16 characters."""
     if file is None:
         return ()
     try:
@@ -83,11 +79,7 @@ def _keys(file: Path | None) -> tuple[str, ...]:
 
 
 def _origins(given: Sequence[str]) -> tuple[str, ...]:
-    """The given origins, checked to be as browsers send them.
-
-    Raises:
-        ConfigError: one is not a scheme, a host and an optional port.
-    """
+    """The given origins; ConfigError if one is not as browsers send it: a scheme, a host and an optional port."""
     for origin in given:
         parts = urlsplit(origin)
         if parts.scheme not in ("http", "https") or not parts.hostname or f"{parts.scheme}://{parts.netloc}" != origin:

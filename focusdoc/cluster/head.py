@@ -23,11 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class HolderLostError(Exception):
-    """A holder died or hangs. Internal to the cluster.
-
-    Attributes:
-        generation: how often the holder had been replaced before the call.
-    """
+    """A holder died or hangs, which had been replaced `generation` times before the call. Internal to the cluster."""
 
     def __init__(self, why: str, generation: int) -> None:
         super().__init__(why)
@@ -40,13 +36,10 @@ class Holders(Protocol):
     def __len__(self) -> int: ...
 
     def call(self, calls: Mapping[int, Call]) -> dict[int, Any]:
-        """Call several holders concurrently and wait for all.
+        """Call several holders concurrently and wait for all; raises the FocusdocErrors of holders.
 
         Returns:
             Each holder's result, or its HolderLostError or UnknownQuestionError.
-
-        Raises:
-            FocusdocError: raised by a holder.
         """
         ...
 
@@ -55,11 +48,7 @@ class Holders(Protocol):
         ...
 
     def replace(self, index: int, generation: int) -> bool:
-        """Restart a lost holder, without its parts; False if another thread already did.
-
-        Raises:
-            WorkerLostError: it cannot be placed.
-        """
+        """Restart a lost holder, without its parts, or raise WorkerLostError; False if another thread already did."""
         ...
 
     def hosts(self) -> list[str]:
@@ -72,12 +61,7 @@ class Holders(Protocol):
 
 
 class Cluster:
-    """Holders and the parts they keep. Thread-safe.
-
-    Attributes:
-        id: a unique id.
-        num_replaced: number of holders lost and replaced so far.
-    """
+    """Holders and the parts they keep; `num_replaced` holders were lost and replaced so far. Thread-safe."""
 
     def __init__(self, holders: Holders) -> None:
         self.holders = holders
@@ -114,11 +98,10 @@ class Cluster:
     def reserved(self, stored: Mapping[int, int], tokens: int) -> Iterator[int]:
         """Choose a holder for a whole document, and count its `tokens` as kept by that holder inside the context.
 
+        It is the one whose store has most of the document; among equals, the one that keeps the fewest tokens.
+
         Args:
             stored: the holders with room for it, each with the number of its tokens in the holder's store.
-
-        Yields:
-            The holder whose store has most of it; among equals, the one that keeps the fewest tokens.
         """
         with self._lock:
             kept = Counter(self._reserved)
@@ -150,13 +133,10 @@ class Cluster:
     def call(
         self, calls: Mapping[int, Call], rebuild: Callable[[int, Call], Sequence[Call]] = lambda _, call: [call]
     ) -> dict[int, Any]:
-        """Call holders; replace lost ones, have them read their parts again, and retry.
+        """Call holders; replace lost ones, have them read their parts again, and retry. Returns each holder's result.
 
         Args:
             rebuild: returns the calls for a retry, on a holder without state; the result of the last one counts.
-
-        Returns:
-            Each holder's result.
 
         Raises:
             WorkerLostError: a lost holder's replacement cannot be placed, or a holder is lost repeatedly.

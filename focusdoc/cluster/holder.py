@@ -35,7 +35,6 @@ class HolderSettings:
 
     Attributes:
         model: as for `FocusEngine.from_pretrained`; a name or folder must exist on the holder's host.
-        adapter: its candidate projections, or None.
         fingerprint: of the head's base model.
         store: as for `open_store`; a folder shared by all hosts lets a holder take over from another without reading.
         num_threads: threads of a holder; 0 for torch's default.
@@ -59,10 +58,8 @@ class Part:
 
     Attributes:
         key: unique among all parts.
-        token_ids: its tokens.
         num_layers: layers of the base model whose keys and values are kept.
         batch: chunks per pass while reading.
-        memory_dtype: see `FocusConfig`.
         document: display name of document and part, for ``focusdoc store list``.
     """
 
@@ -83,7 +80,6 @@ class Asked:
         key: unique among all questions.
         parts: keys of the holder's parts, in order.
         places: index of each of their chunks among all chunks of the question.
-        prompt_ids: the dynamic prompt.
         question: rows to score for, see `AnswerDecoder.look`.
     """
 
@@ -98,12 +94,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class CandidateStep:
-    """The tokens that a step feeds to every chunk.
+    """The tokens that a step feeds to every chunk: the `ordinary` ones, and the candidate's `newest`.
 
-    Attributes:
-        ordinary: tokens before the candidate.
-        newest: the candidate's token.
-        active: indices of the holder's chunks that stay active from this step on; None for no change.
+    `active` are the indices of the holder's chunks that stay active from this step on; None for no change.
     """
 
     ordinary: tuple[int, ...]
@@ -204,9 +197,7 @@ class Holder:
             encoded = 0
             if not held.blocks:
                 held.blocks, encoded = self._reader(part).read(
-                    part.token_ids,
-                    document=part.document,
-                    on_plan=lambda _: None,
+                    part.token_ids, document=part.document, on_plan=lambda _: None
                 )
             shapes = [(block.num_chunks, block.chunk_len) for block in held.blocks]
             return shapes, sum(block.num_bytes for block in held.blocks), encoded

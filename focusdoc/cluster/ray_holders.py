@@ -61,11 +61,7 @@ class _DiedError(ClusterError):
 
 
 class RayHolders:
-    """See `focusdoc.cluster.head.Holders`.
-
-    Args:
-        count: number of holders.
-        resources: Ray resources of each holder, such as ``{"num_cpus": 1}``.
+    """See `focusdoc.cluster.head.Holders`; each takes Ray's `resources`, such as ``{"num_cpus": 1}``.
 
     Raises:
         ClusterError: they cannot all be placed. MemoryMismatchError: a host has another model or version of focusdoc.
@@ -154,11 +150,7 @@ class RayHolders:
         return self._ray.remote(**options, **self._resources)(Actor).remote()
 
     def _load(self, actors: Mapping[int, Any]) -> None:
-        """Have actors load their models once placed, and wait for all.
-
-        Raises:
-            ClusterError: it takes too long, or an actor dies.
-        """
+        """Have placed actors load their models, and wait for all; ClusterError if it takes too long or one dies."""
         waiting = {actor.load.remote(self._settings): index for index, actor in actors.items()}
         ready, pending = self._ray.wait(list(waiting), num_returns=len(waiting), timeout=_START)
         for each in ready:
@@ -269,11 +261,7 @@ def _in_words(resources: Mapping[str, float]) -> str:
 
 
 def _timeout() -> float:
-    """Seconds to wait for a health check.
-
-    Raises:
-        ConfigError: the environment variable is not a positive number.
-    """
+    """Seconds to wait for a health check; ConfigError if the environment variable is not a positive number."""
     given = os.environ.get(TIMEOUT_VARIABLE, "")
     try:
         seconds = float(given) if given else _TIMEOUT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -28,12 +29,7 @@ WHOLE_PARTS = 1
 
 
 class RemoteBlock(MemoryBlock):
-    """A block kept by a holder: its tensors have shapes but no contents.
-
-    Attributes:
-        part: the key of its part.
-        num_bytes: its bytes at the holder.
-    """
+    """A block of a `part` kept by a holder: its tensors have shapes but no contents."""
 
     part: str
     _num_bytes: int
@@ -49,23 +45,12 @@ class RemoteBlock(MemoryBlock):
 
     @property
     def num_bytes(self) -> int:
-        """See the class."""
+        """Its bytes at the holder."""
         return self._num_bytes
 
 
-def parts_of(token_ids: Sequence[int], chunk_size: int) -> list[tuple[int, ...]]:
-    """The tokens of each part."""
-    size = PART_CHUNKS * chunk_size
-    return [tuple(token_ids[start : start + size]) for start in range(0, len(token_ids), size)]
-
-
 def placed(sizes: Sequence[int], shares: Sequence[float]) -> list[int]:
-    """The holder of each part: consecutive parts, in proportion to `shares`.
-
-    Args:
-        sizes: tokens of each part.
-        shares: relative share of each holder.
-    """
+    """The holder of each part, given the parts' tokens: consecutive parts, in proportion to the holders' `shares`."""
     total, whole = sum(sizes), sum(shares)
     ends = [sum(shares[: index + 1]) / whole * total for index in range(len(shares))]
     found, begun = [], 0
@@ -77,11 +62,7 @@ def placed(sizes: Sequence[int], shares: Sequence[float]) -> list[int]:
 
 
 class SpreadReader(DocumentReader):
-    """A `DocumentReader` whose documents are read and kept by the holders of a cluster.
-
-    Args:
-        cluster: the holders.
-    """
+    """A `DocumentReader` whose documents are read and kept by the holders of a cluster."""
 
     def __init__(self, *args: Any, cluster: Cluster, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -123,11 +104,7 @@ class SpreadReader(DocumentReader):
         document: str = "",
         on_plan: Callable[[MemoryPlan], None] | None = None,
     ) -> tuple[tuple[MemoryBlock, ...], int]:
-        """See `DocumentReader.read`.
-
-        Raises:
-            WorkerLostError: a holder was lost and cannot be replaced.
-        """
+        """See `DocumentReader.read`; WorkerLostError if a holder was lost and cannot be replaced."""
         plan = self.plan(token_ids)
         plan.check(document)
         if on_plan is not None:
@@ -193,17 +170,18 @@ class SpreadReader(DocumentReader):
         return found
 
     def _parts(self, token_ids: Sequence[int], kind: MemoryDtype, document: str) -> list[Part]:
+        size = PART_CHUNKS * self.chunk_size
         return [
             Part(
                 self._cluster.name("part"),
-                ids,
+                tuple(token_ids[number * size : (number + 1) * size]),
                 self.chunk_size,
                 self.base.num_layers,
                 self._batch,
                 kind,
                 f"{document}, part {number + 1}" if number else document,
             )
-            for number, ids in enumerate(parts_of(token_ids, self.chunk_size))
+            for number in range(math.ceil(len(token_ids) / size))
         ]
 
     def _num_stored(self, token_ids: Sequence[int], kind: BlockDtype) -> int:

@@ -68,7 +68,6 @@ class Adapter:
     """An adapter in memory.
 
     Attributes:
-        config: its metadata.
         weights: the candidate projections by the name ``layers.{i}.{q|k|v|o}.weight``, each [out_features,
             in_features]. They share the base projections' biases. With a rank, pairs ``...a`` [rank, in_features] and
             ``...b`` [out_features, rank] instead, which `focusdoc.modeling.low_rank.merged` adds to the base's weights.
@@ -83,10 +82,7 @@ class Adapter:
 
 
 def check_adapter(adapter: Adapter, model: nn.Module, *, model_fingerprint: str | None = None) -> None:
-    """Check that `adapter` fits the plain `model`, weight by weight.
-
-    Args:
-        model_fingerprint: `fingerprint(model)`, if already known.
+    """Check that `adapter` fits the plain `model`, whose fingerprint may be known already, weight by weight.
 
     Raises:
         AdapterError: a tensor is missing, unexpected, of a wrong shape or not finite, or the adapter was made for
@@ -131,7 +127,7 @@ def untrained_adapter(model: nn.Module, projections: str | Iterable[str] = "qkvo
 
     Args:
         model: the plain base model; its weights may be quantized (GGUF, 4 bits).
-        projections: letters of the projections, a subset of ``"qkvo"``.
+        projections: a subset of the letters ``"qkvo"``.
 
     Raises:
         AdapterError: `projections` is empty or has an unknown letter.
@@ -171,11 +167,7 @@ def base_model_name(model: nn.Module) -> str:
 
 
 def check_names(adapter: Adapter) -> None:
-    """Check that the adapter has exactly one weight, or pair, for each of its projections in each layer.
-
-    Raises:
-        AdapterError: tensors are missing or unexpected; the message names them.
-    """
+    """Raise AdapterError unless the adapter has one weight, or pair, for each of its projections in each layer."""
     config = adapter.config
     if config.num_layers > max(1000, len(adapter.weights)):  # listing the names would take minutes
         raise AdapterError(

@@ -34,10 +34,7 @@ def load_adapter(path: str | Path, model: nn.Module | None = None) -> Adapter:
     """Load an adapter: our folder, or the authors' ``beacon_*`` tensors in a safetensors file or a folder of them.
 
     Base weights in the same files are skipped. The authors' checkpoints get ``local_attention="refresh"`` (their
-    decode mode) and no fingerprint. Weights keep their dtype, on the CPU.
-
-    Args:
-        model: if given, check the adapter against it (`check_adapter`).
+    decode mode) and no fingerprint. Weights keep their dtype, on the CPU. It is checked against `model`, if given.
 
     Raises:
         AdapterError: nothing is there, the format is unknown, or the content is damaged or incomplete.

@@ -19,10 +19,9 @@ from focusdoc.modeling.catalogue import DEFAULT_MODEL, FEW_ROWS_FILE, known_mode
 from focusdoc.modeling.families import attention_layers, family_of
 from focusdoc.modeling.few_rows import few_row_twin
 from focusdoc.modeling.fingerprint import fingerprint
-from focusdoc.modeling.gated import fused_mlps, mlp_name
 from focusdoc.modeling.installed import model_path
 from focusdoc.modeling.lora import Lora, lora_twin
-from focusdoc.modeling.packed import PackedProjections, can_pack, packed_linear
+from focusdoc.modeling.packed import PackedProjections, can_pack, fused_mlps, mlp_name, packed_linear
 from focusdoc.modeling.process import check_no_fork, prepare_process
 from focusdoc.modeling.quiet import model_errors, no_progress_bars
 from focusdoc.modeling.rotary import Rotary

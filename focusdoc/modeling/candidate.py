@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +21,11 @@ from focusdoc.modeling.twin import Replacement, swap_in
 LayerWeights = Mapping[str, Tensor]
 
 
+@dataclass(slots=True)
 class CandidateRows:
     """The number of candidate rows at the end of the current pass; shared by all wrapped projections."""
 
-    __slots__ = ("count",)
-
-    def __init__(self) -> None:
-        self.count = 0
+    count: int = 0
 
 
 class CandidateLinear(nn.Module):
@@ -67,15 +66,11 @@ class CandidateLinear(nn.Module):
 def candidate_projections(
     attention_layers: Sequence[nn.Module], names: Mapping[str, str], weights: Sequence[LayerWeights]
 ) -> Iterator[CandidateRows]:
-    """Wrap the projections of `attention_layers` inside the block.
+    """Wrap the projections of `attention_layers` inside the block; yields the row counter, to be set before a pass.
 
     Args:
-        attention_layers: the self-attention module of every layer.
         names: the attribute of each projection, ``{"q": "q_proj", ...}``.
         weights: each layer's candidate weights; projections without one use the base's for candidates too.
-
-    Yields:
-        The row counter, to be set before a pass; initially 0.
     """
     rows = CandidateRows()
     wrapped = [

@@ -30,9 +30,9 @@ class CatalogueModel:
         size: dimensions of the converted model.
         few_row_bytes: size of the low-bit weights; see `focusdoc.modeling.few_rows`.
         chunk_size: tokens per chunk without an adapter.
-        retrieval_heads: the heads that most often attend most to where the answer is, as (layer, head) pairs.
         adapter: the folder of its adapter in ``focusdoc/adapters``, or None.
         reading: the folder of its LoRA weights for reading, there too, or None; see `focusdoc.modeling.lora`.
+        retrieval_heads: the heads that most often attend most to where the answer is, as (layer, head) pairs.
     """
 
     name: str
@@ -49,14 +49,9 @@ class CatalogueModel:
     retrieval_heads: tuple[tuple[int, int], ...] = ()
 
     @property
-    def memory_bytes(self) -> int:
-        """Bytes of the weights in memory, as a base model."""
-        return self.size.num_bytes
-
-    @property
     def converted_bytes(self) -> int:
         """Bytes of all converted weights, on disk and in memory as a reader."""
-        return self.memory_bytes + self.few_row_bytes
+        return self.size.num_bytes + self.few_row_bytes
 
     @property
     def disk_bytes(self) -> int:

@@ -35,10 +35,9 @@ _BYTES = {"BF16": 2, "F32": 4, "I8": 1, "U8": 1}
 
 
 def convert(file: Path, folder: Path, name: str, progress: Callable[[int, int], None]) -> None:
-    """Convert a GGUF file into `folder`; needs memory for one piece of a tensor.
+    """Convert a GGUF file into `folder`, for the model `name`; needs memory for one piece of a tensor.
 
     Args:
-        name: the model's name, for its config.
         progress: called with (bytes written, total bytes).
 
     Raises:
@@ -56,9 +55,8 @@ def convert(file: Path, folder: Path, name: str, progress: Callable[[int, int], 
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-        processor = loader.TENSOR_PROCESSORS.get(_text(reader, "general.architecture"), loader.TensorProcessor)(
-            config=config.to_dict()
-        )
+        architecture = str(reader.fields["general.architecture"].contents())
+        processor = loader.TENSOR_PROCESSORS.get(architecture, loader.TensorProcessor)(config=config.to_dict())
         names = loader.get_gguf_hf_weights_map(model, processor)
         model.config.save_pretrained(folder)
         model.generation_config.save_pretrained(folder)
@@ -70,7 +68,7 @@ def convert(file: Path, folder: Path, name: str, progress: Callable[[int, int], 
     # Qwen's files have the embedding a second time as output layer, with other quantization (Q5_0 and Q8_0, say),
     # although the original is tied. Both are kept: the model is then untied, as in transformers.
     tensors = {names[tensor.name]: tensor for tensor in reader.tensors if tensor.name in names}
-    weights = {name: ("BF16", _shape(tensor)) for name, tensor in tensors.items()}
+    weights = {name: ("BF16", [int(size) for size in reversed(tensor.shape)]) for name, tensor in tensors.items()}
     # An output layer without weights of its own is tied to the embedding.
     embedding = next(name for name in tensors if name.endswith("embed_tokens.weight"))
     linear = {
@@ -137,16 +135,8 @@ def _special_tokens(reader: _Reader) -> dict[str, int]:
     return {name: int(field.contents()) for name, field in found.items() if field is not None}
 
 
-def _text(reader: _Reader, key: str) -> str:
-    return str(reader.fields[key].contents())
-
-
 def _write(path: Path, parts: dict[str, Part], pieces: Iterator[Array], report: Callable[[int], None]) -> None:
-    """Write a safetensors file: the header, then the parts' bytes in the same order, piece by piece.
-
-    Args:
-        report: called with the number of bytes of each piece.
-    """
+    """Write a safetensors file: the header, then the parts' bytes in the same order, reporting those of each piece."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}  # required by transformers
     end = 0
     for name, part in parts.items():
@@ -162,10 +152,6 @@ def _write(path: Path, parts: dict[str, Part], pieces: Iterator[Array], report: 
 
 def _num_bytes(part: Part) -> int:
     return math.prod(part[1]) * _BYTES[part[0]]
-
-
-def _shape(tensor: Any) -> list[int]:
-    return [int(size) for size in reversed(tensor.shape)]
 
 
 def _pieces(tensor: Any, processor: Any) -> Iterator[Array]:

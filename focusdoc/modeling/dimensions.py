@@ -9,11 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSize:
-    """The dimensions that determine a model's costs.
-
-    Attributes:
-        tied: whether the output layer is tied to the embedding. dtype: torch name.
-    """
+    """The dimensions that determine a model's costs; `tied`: whether the output layer is tied to the embedding."""
 
     name: str
     num_layers: int
@@ -28,11 +24,7 @@ class ModelSize:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], name: str, dtype: str) -> ModelSize:
-        """The dimensions from a transformers config.
-
-        Raises:
-            KeyError, TypeError, ValueError: a dimension is missing, or is no number.
-        """
+        """From a transformers config; KeyError, TypeError or ValueError if a dimension is missing, or is no number."""
         heads = int(config["num_attention_heads"])
         return cls(
             name=name,

@@ -35,12 +35,7 @@ CHUNK_TOKENS = 2048
 
 @dataclass(frozen=True, slots=True)
 class TokenEstimate:
-    """A number of tokens.
-
-    Attributes:
-        num_tokens: the estimate.
-        method: how it was made and how accurate it is, in words.
-    """
+    """A number of tokens, and in words how it was estimated and how accurate it is."""
 
     num_tokens: int
     method: str
@@ -138,7 +133,7 @@ def estimate_seconds_per_token(
 
     Args:
         chunk_size: tokens read together.
-        budget: duration of the timing in seconds; the layer runs at least once.
+        budget: seconds of the timing; the layer runs at least once.
     """
     import torch
     from torch.nn.functional import linear, scaled_dot_product_attention, silu

@@ -7,7 +7,7 @@ cached key can be moved to another position. No modeling file is copied: this ta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -166,7 +166,11 @@ _PLAIN_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 def _check_rope(name: str, config: Any) -> None:
     """Refuse RoPE variants under which a cached key cannot be moved by one rotation."""
-    for parameters in _rope_parameters(config):
+    given = getattr(config, "rope_parameters", None) or {}
+    # One set of parameters, or one for each layer type (Gemma 3).
+    sets = [value for value in given.values() if value is not None]
+    per_type = given and all(isinstance(value, Mapping) for value in sets)
+    for parameters in sets if per_type else [given]:
         rope_type = parameters.get("rope_type", "default")
         if rope_type not in ROPE_TYPES:
             raise UnsupportedModelError(
@@ -179,15 +183,6 @@ def _check_rope(name: str, config: Any) -> None:
                 f"{name} rotates only a part of each head (partial_rotary_factor {rotated}); "
                 "choose a model that rotates whole heads."
             )
-
-
-def _rope_parameters(config: Any) -> Iterator[Mapping[str, Any]]:
-    """The model's RoPE parameters: one set, or one per layer type (Gemma 3)."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    if parameters and all(value is None or isinstance(value, Mapping) for value in parameters.values()):
-        yield from (value for value in parameters.values() if value is not None)
-    else:
-        yield parameters
 
 
 def _architecture(config_or_model: Any, config: Any) -> str:

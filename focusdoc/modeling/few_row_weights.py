@@ -24,11 +24,7 @@ _Q4_1_BYTES = 20
 
 
 def parts_of(name: str, tensor: Any) -> dict[str, Part]:
-    """The tensors for one matrix in the file, in the order of `contents_of`.
-
-    Args:
-        name: of the linear layer. tensor: of the GGUF file.
-    """
+    """The tensors for the linear layer `name`, whose `tensor` is of the GGUF file, in the order of `contents_of`."""
     columns, rows = (int(size) for size in tensor.shape)
     if _keeps_4_bits(tensor):
         return {
@@ -39,11 +35,10 @@ def parts_of(name: str, tensor: Any) -> dict[str, Part]:
 
 
 def contents_of(tensor: Any, order: Array, step: int) -> Iterator[Array]:
-    """The bytes of `parts_of`, in pieces.
+    """The bytes of `parts_of`, in pieces made from `step` numbers.
 
     Args:
         order: the file's row for each row of the model.
-        step: numbers to dequantize at a time.
     """
     data = tensor.data if np.array_equal(order, np.arange(len(order))) else tensor.data[order]
     height = max(1, step // int(tensor.shape[0]))

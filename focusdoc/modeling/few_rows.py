@@ -32,11 +32,7 @@ _PARTS = 254
 
 
 class Int4Product(nn.Module):
-    """Matmul with 4-bit weights.
-
-    Args:
-        packed, scales_and_zeros: of a linear layer, from the file of `focusdoc.modeling.few_row_weights`.
-    """
+    """Matmul with the 4-bit weights of a linear layer, from the file of `focusdoc.modeling.few_row_weights`."""
 
     def __init__(self, packed: Tensor, scales_and_zeros: Tensor) -> None:
         super().__init__()
@@ -49,11 +45,7 @@ class Int4Product(nn.Module):
 
 
 class Int8Product(nn.Module):
-    """Matmul with int8 weights; inputs are quantized to 16 bits per row.
-
-    Args:
-        weight: int8 [out_features, in_features]. scales: float32 [out_features].
-    """
+    """Matmul with int8 weights [out_features, in_features]; inputs are quantized to 16 bits per row."""
 
     def __init__(self, weight: Tensor, scales: Tensor) -> None:
         super().__init__()
@@ -74,11 +66,7 @@ class Int8Product(nn.Module):
 
 
 class FewRowLinear(nn.Module):
-    """A linear layer with its own weights for many rows, and low-bit weights for few.
-
-    Args:
-        few: the low-bit matmul, without bias.
-    """
+    """A linear layer with its `own` weights for many rows, and a low-bit matmul without bias for `few`."""
 
     def __init__(self, own: nn.Linear, few: nn.Module) -> None:
         super().__init__()
@@ -101,8 +89,8 @@ def few_row_twin(model: nn.Module, file: Path) -> nn.Module:
     Returns `model` itself if this CPU or the dtype does not benefit.
 
     Args:
-        model: a transformers model with the linear layers that `file` was made for.
-        file: see `focusdoc.modeling.few_row_weights`. It is memory-mapped; int8 weights are repacked.
+        file: made for its linear layers; see `focusdoc.modeling.few_row_weights`. It is memory-mapped; int8 weights are
+            repacked.
     """
     weight = next(model.parameters())
     if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not _has_kernels():

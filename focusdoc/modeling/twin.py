@@ -128,8 +128,7 @@ def use_attention(
     The modules get a copy of the config.
 
     Args:
-        function: None for that of a pass's layout.
-        name: of `function` in the interface.
+        function: called `name` in the interface; None for that of a pass's layout.
         masked_as: the built-in attention whose masks `function` gets; None for no mask, if its layout defines the
             pattern.
     """

@@ -43,9 +43,6 @@ class ServerSettings:
 class Turns:
     """A bounded first-in, first-out queue of answers, each of which needs a slot and memory.
 
-    Args:
-        free_bytes: returns the free bytes of memory.
-
     Attributes:
         running: number of answers being written.
     """
@@ -69,11 +66,7 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, needed: int) -> AsyncIterator[None]:
-        """Wait for a slot and `needed` bytes of memory, and hold them.
-
-        Raises:
-            BusyError: the queue is full.
-        """
+        """Wait for a slot and `needed` bytes of memory, and hold them; raises BusyError if the queue is full."""
         if not self._queue and self._fits(needed):
             self._take(needed)
         elif self.waiting >= self._settings.max_waiting:
@@ -129,12 +122,9 @@ async def answer(
     files: Sequence[StoredFile],
     options: Options,
 ) -> AsyncGenerator[TextPiece, None]:
-    """Stream the text of an answer; the last piece carries the `Answer`.
+    """Stream the text of an answer from `files` and those in `asked`; the last piece carries the `Answer`.
 
     It waits for its files to be read before it queues for a slot, so that other answers do not wait for them.
-
-    Args:
-        files: the uploaded files that `asked` names.
     """
     chat = library.chat
 

@@ -42,11 +42,7 @@ _SHORTEST, _LONGEST = 3600, 2_592_000
 
 
 def _owner_of(request: Request) -> str:
-    """The owner of a request: a digest of its API key, or empty if the server needs none.
-
-    Raises:
-        HTTPException: 401, the key is missing or wrong.
-    """
+    """A digest of the request's API key, or empty if the server needs none; HTTPException 401 if it is wrong."""
     keys: list[bytes] = request.app.state.keys
     if not keys:
         return ""
@@ -61,12 +57,7 @@ Owner = Annotated[str, Depends(_owner_of)]
 
 
 def create_app(library: Library, settings: ServerSettings, model: str) -> FastAPI:
-    """Create the application.
-
-    Args:
-        library: started and stopped with the application.
-        model: the model's name for clients.
-    """
+    """The application, which starts and stops `library`; `model` is the model's name for clients."""
     metrics, responses = Metrics(library), StoredResponses()
 
     @asynccontextmanager

@@ -36,9 +36,7 @@ class StoredFile:
     Attributes:
         id: such as ``file-0123...``.
         filename: the client's name for it; never used as a path.
-        num_bytes: size of the content.
         created_at, expires_at: Unix times in seconds; `expires_at` is None for never.
-        purpose: as sent by the client.
         owner: a digest of the owner's API key, or empty if the server needs none.
         sha256: hex digest of the content.
     """
@@ -67,11 +65,8 @@ class FileStore:
     """A folder with a subfolder for each file: its content, and its metadata as JSON.
 
     Args:
-        folder: created with mode 0700 if missing.
+        folder: created with mode 0700 if missing; ConfigError if that fails.
         max_bytes: size limit of a file.
-
-    Raises:
-        ConfigError: the folder cannot be created.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
@@ -92,10 +87,7 @@ class FileStore:
     def add(
         self, content: BinaryIO, *, filename: str, purpose: str, owner: str, expires_after: int | None = None
     ) -> StoredFile:
-        """Store a file.
-
-        Args:
-            expires_after: seconds until it expires; None for never.
+        """Store a file, for `expires_after` seconds if given.
 
         Raises:
             FileTooLargeError: it has more than `max_bytes`; nothing is stored.
@@ -126,11 +118,7 @@ class FileStore:
         return file
 
     def get(self, file_id: str, owner: str) -> StoredFile:
-        """The owner's file with this id.
-
-        Raises:
-            UnknownFileError: there is none, it has another owner, or it has expired.
-        """
+        """The owner's file with this id; UnknownFileError if there is none, or it has another owner or has expired."""
         file = self._read(file_id) if _ID.fullmatch(file_id) else None
         if file is None or file.owner != owner or file.is_expired:
             raise UnknownFileError(f"There is no file {file_id!r}; upload it, or list the files.")
@@ -150,11 +138,7 @@ class FileStore:
         return self._folder / file.id / "content"
 
     def delete(self, file: StoredFile) -> None:
-        """Delete a file.
-
-        Raises:
-            OSError: it cannot be deleted.
-        """
+        """Delete a file; raises OSError if that fails."""
         with suppress(FileNotFoundError):  # another request deleted it
             shutil.rmtree(self._folder / file.id)
 

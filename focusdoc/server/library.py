@@ -65,12 +65,7 @@ class NotLoadedError(FocusdocError):
 
 
 class Library:
-    """Reads uploaded files and provides their documents.
-
-    Args:
-        chat: creates the chat; called in the background, since it loads the model.
-        limits: for parsing files.
-    """
+    """Reads uploaded files and provides their documents; `chat` makes the chat in the background, loading the model."""
 
     def __init__(self, files: FileStore, chat: Callable[[], Chat], limits: LoadLimits | None = None) -> None:
         self.files = files
@@ -102,11 +97,7 @@ class Library:
 
     @property
     def chat(self) -> Chat:
-        """The chat.
-
-        Raises:
-            NotLoadedError: the model is still loading, or loading failed.
-        """
+        """The chat; raises NotLoadedError while the model is loading, or if loading failed."""
         if self._chat is None:
             raise NotLoadedError(self.failure or "The model is being loaded; try again in a few seconds.")
         return self._chat
@@ -182,8 +173,7 @@ class Library:
     def page_shares(self, files: Sequence[StoredFile], answer: Answer) -> dict[str, list[float]]:
         """Each page's share of an answer's attention mass, by file id; only for files with several pages.
 
-        Args:
-            files: in the order of the question.
+        `files` are in the order of the question.
         """
         found: dict[str, list[float]] = {}
         shares = answer.chunk_shares

@@ -90,12 +90,7 @@ def add_errors(app: FastAPI) -> None:
 
 
 class LimitedBody:
-    """Refuses bodies that are too long, whatever their headers say, and uploads that do not fit on the disk.
-
-    Args:
-        max_upload, max_json: most bytes of an uploaded file, and of any other request.
-        free_disk: returns the free bytes for uploads.
-    """
+    """Refuses bodies that are too long, whatever their headers say, and uploads that do not fit on the disk."""
 
     def __init__(self, app: ASGIApp, max_upload: int, max_json: int, free_disk: Callable[[], int]) -> None:
         self._app, self._max_upload, self._max_json, self._free_disk = app, max_upload, max_json, free_disk

@@ -27,10 +27,9 @@ Box = tuple[float, float, float, float]
 
 
 def picture(data: bytes, page: int, quote: str) -> tuple[bytes, float]:
-    """Render a page of a PDF as PNG; also returns the top of the mark as a share of the page's height.
+    """Render a page of a PDF (from 1) as PNG; also returns the top of the mark as a share of the page's height.
 
     Args:
-        page: the page number, from 1.
         quote: the text to mark, line by line; empty for none.
 
     Raises:

@@ -50,11 +50,7 @@ class ResponseRequest(wire.Asked):
 
 
 class WrittenResponse:
-    """A response, complete or as stream events.
-
-    Args:
-        files: the uploaded files that may be cited.
-    """
+    """A response, complete or as stream events; `files` are the uploaded ones that may be cited."""
 
     def __init__(self, asked: ResponseRequest, model: str, files: Sequence[StoredFile]) -> None:
         self.id = f"resp_{secrets.token_hex(16)}"
@@ -99,11 +95,7 @@ class WrittenResponse:
     async def events(
         self, pieces: AsyncGenerator[TextPiece, None], keep: Callable[[Answer], None]
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """The stream's events in OpenAI's order.
-
-        Args:
-            keep: called with the answer before the last event.
-        """
+        """The stream's events in OpenAI's order; `keep` is called with the answer before the last one."""
         number = -1
 
         def event(kind: str, **more: Any) -> dict[str, Any]:
@@ -170,11 +162,7 @@ class StoredResponses:
         self._lock = threading.Lock()
 
     def keep(self, response_id: str, owner: str, conversation: wire.Conversation, response: dict[str, Any]) -> None:
-        """Store a response.
-
-        Args:
-            conversation: including the answer, for a response that continues it.
-        """
+        """Store a response, with the conversation and its answer for a response that continues it."""
         with self._lock:
             self._kept[response_id] = KeptResponse(owner, conversation, response)
             while len(self._kept) > MAX_KEPT or (self._file_bytes() > MAX_KEPT_BYTES and len(self._kept) > 1):
@@ -186,22 +174,14 @@ class StoredResponses:
         return sum(files.values())
 
     def get(self, response_id: str, owner: str) -> KeptResponse:
-        """The owner's response with this id.
-
-        Raises:
-            UnknownFileError: there is none, or it has another owner.
-        """
+        """The owner's response with this id; UnknownFileError if there is none, or it has another owner."""
         kept = self._kept.get(response_id)
         if kept is None or kept.owner != owner:
             raise UnknownFileError(f"There is no response {response_id!r}; it was not stored or has been dropped.")
         return kept
 
     def delete(self, response_id: str, owner: str) -> None:
-        """Delete a response.
-
-        Raises:
-            UnknownFileError: there is none, or it has another owner.
-        """
+        """Delete a response; raises as `get`."""
         self.get(response_id, owner)
         with self._lock:
             self._kept.pop(response_id, None)

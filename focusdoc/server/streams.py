@@ -30,11 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 async def last_answer(pieces: AsyncGenerator[TextPiece, None]) -> Answer:
-    """Consume a stream and return its answer.
-
-    Raises:
-        ReadingCancelledError: it was cancelled before there was an answer.
-    """
+    """Consume a stream and return its answer; ReadingCancelledError if it was cancelled before there was one."""
     found = None
     async with aclosing(pieces):
         async for piece in pieces:

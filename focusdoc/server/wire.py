@@ -213,7 +213,6 @@ class Completion:
     """A chat completion, complete or in chunks.
 
     Args:
-        files: the uploaded files that may be cited.
         base_url: the server's URL as the client sees it.
         page_shares: returns each page's share of an answer's attention mass, by file id.
     """

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from focusdoc.modeling.base import BaseModel
-from focusdoc.modeling.gated import FusedMlp, fused_mlps
-from focusdoc.modeling.packed import can_pack
+from focusdoc.modeling.packed import FusedMlp, can_pack, fused_mlps
 from focusdoc.modeling.twin import Replacement, swap_in
 from tiny_models import CLASSES, tiny_model
 
