@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,8 @@ from focusdoc.cli import options
 from focusdoc.cli.dataclass_options import dataclass_options, option
 from focusdoc.cli.display import errors, output, say
 from focusdoc.cli.eval_options import RunOptions, depths_in, lengths_in, names_in, share_in
-from focusdoc.cli.eval_run import run_items, run_perplexity, show_figures
+from focusdoc.cli.eval_run import Part, checked_modes, load_engine, run_items, run_parts, show_figures
+from focusdoc.documents import Document
 from focusdoc.errors import EvaluationError
 from focusdoc.evaluation.settings import ModeSettings
 
@@ -221,15 +223,27 @@ def perplexity(
 
     if targets < 1:
         raise EvaluationError(f"--targets is {targets}; it must be at least 1.")
-    run_perplexity(
-        run,
-        settings,
-        long_texts(data),
-        lengths_in(lengths) if lengths else None,
-        chunk_sizes=lengths_in(chunk_sizes) if chunk_sizes else [],
-        targets=targets,
-        limit=limit,
-    )
+    texts: Iterable[Document] = long_texts(data)
+    tokens = lengths_in(lengths) if lengths else None
+    sizes = lengths_in(chunk_sizes) if chunk_sizes else []
+    names = checked_modes(run)
+    if 2 * targets >= settings.local_window and set(names) != {"full"}:  # full attention has no local window
+        raise EvaluationError(
+            f"--targets is {targets}; it must be less than half of --local-window, {settings.local_window}."
+        )
+    engine = load_engine(run, settings)
+    from focusdoc.evaluation.perplexity import LENGTHS, PerplexityMode, make_jobs
+
+    modes = {name: PerplexityMode(name, engine, settings) for name in names}
+    texts = list(texts) if len(names) > 1 else texts
+    parts = []
+    for name, mode in modes.items():
+        if not (possible := mode.lengths(tokens or LENGTHS)):
+            limits = f"{engine.base.name} has {engine.base.context_length:,} positions"
+            raise EvaluationError(f"No length fits the mode {name}: {limits}; give shorter --lengths.")
+        jobs = make_jobs(engine, texts, possible, chunk_sizes=mode.chunk_sizes(sizes), targets=targets, limit=limit)
+        parts.append(Part(name, jobs, mode.work, {"targets": targets, **mode.describe()}))
+    run_parts("perplexity", run, parts)
 
 
 @evaluate.command(epilog="For example: focusdoc eval score runs/longbench")

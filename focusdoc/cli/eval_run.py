@@ -15,12 +15,10 @@ from rich.table import Table
 from focusdoc.cli.display import errors, note, output
 from focusdoc.cli.eval_options import RunOptions, names_in
 from focusdoc.cli.loading import EngineOptions
-from focusdoc.errors import EvaluationError
 from focusdoc.evaluation.settings import NO_READER, ModeSettings, check_modes
 from focusdoc.terminal import plain
 
 if TYPE_CHECKING:
-    from focusdoc.documents import Document
     from focusdoc.engine import FocusEngine
     from focusdoc.evaluation.item import Item, Mode
     from focusdoc.evaluation.runner import Progress as RunProgress
@@ -43,7 +41,7 @@ def run_items(
         items_of: returns the items for an engine, whose tokenizer may be used to measure lengths.
         facts: the settings of the items, for the configuration of the results.
     """
-    names = _modes(options)
+    names = checked_modes(options)
     settings = replace(settings, max_tokens=settings.max_tokens or None, chat=options.chat)
     engine = load_engine(options, settings)
     items = list(items_of(engine))
@@ -57,51 +55,12 @@ def run_items(
 
     # All modes are made first, so that mistakes are reported before the first item.
     modes = {name: make_mode(name, engine, settings) for name in names}
-    parts = [_Part(name, items, partial(ask, mode), {**facts, **mode.describe()}) for name, mode in modes.items()]
+    parts = [Part(name, items, partial(ask, mode), {**facts, **mode.describe()}) for name, mode in modes.items()]
     modes.clear()  # so that each is freed after its run, with the memory of a long document
-    _run(benchmark, options, parts)
+    run_parts(benchmark, options, parts)
 
 
-def run_perplexity(
-    options: RunOptions,
-    settings: ModeSettings,
-    texts: Iterable[Document],
-    lengths: Sequence[int] | None,
-    *,
-    chunk_sizes: Sequence[int],
-    targets: int,
-    limit: int | None,
-) -> None:
-    """Measure the perplexity of texts in every mode of `options`, and print it.
-
-    Args:
-        lengths: tokens; None for those of the paper.
-        chunk_sizes: to compare; empty for the adapter's.
-    """
-    names = _modes(options)
-    if 2 * targets >= settings.local_window and set(names) != {"full"}:  # full attention has no local window
-        raise EvaluationError(
-            f"--targets is {targets}; it must be less than half of --local-window, {settings.local_window}."
-        )
-    engine = load_engine(options, settings)
-    from focusdoc.evaluation.perplexity import LENGTHS, PerplexityMode, make_jobs
-
-    modes = {name: PerplexityMode(name, engine, settings) for name in names}
-    documents = list(texts) if len(names) > 1 else texts
-    parts = []
-    for name, mode in modes.items():
-        possible = mode.lengths(lengths or LENGTHS)
-        if not possible:
-            limits = f"{engine.base.name} has {engine.base.context_length:,} positions"
-            raise EvaluationError(f"No length fits the mode {name}: {limits}; give shorter --lengths.")
-        jobs = make_jobs(
-            engine, documents, possible, chunk_sizes=mode.chunk_sizes(chunk_sizes), targets=targets, limit=limit
-        )
-        parts.append(_Part(name, jobs, mode.work, {"targets": targets, **mode.describe()}))
-    _run("perplexity", options, parts)
-
-
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """The run of one mode: its jobs, the function that returns a job's row, and its configuration."""
 
     mode: str
@@ -110,7 +69,7 @@ class _Part(NamedTuple):
     facts: Mapping[str, Any]
 
 
-def _modes(options: RunOptions) -> list[str]:
+def checked_modes(options: RunOptions) -> list[str]:
     """The modes of `options`, after checking everything that can be checked without a model."""
     from focusdoc.evaluation.needed import needed
     from focusdoc.evaluation.results import Shard
@@ -120,7 +79,8 @@ def _modes(options: RunOptions) -> list[str]:
     return check_modes(names_in(options.mode))
 
 
-def _run(benchmark: str, options: RunOptions, parts: list[_Part]) -> None:
+def run_parts(benchmark: str, options: RunOptions, parts: list[Part]) -> None:
+    """Run a benchmark in every mode, and print the scores."""
     from focusdoc.evaluation.results import ResultFolder, Shard
     from focusdoc.evaluation.runner import run
     from focusdoc.evaluation.summary import Results

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from focusdoc.errors import ConfigError, MemoryShortageError, ModelNotFoundError, first_line
 from focusdoc.modeling.candidate import LayerWeights, candidate_projections
 from focusdoc.modeling.catalogue import DEFAULT_MODEL, FEW_ROWS_FILE, known_model
-from focusdoc.modeling.families import attention_layers, family_of
+from focusdoc.modeling.families import attention_layers, check_supported
 from focusdoc.modeling.few_rows import few_row_twin
 from focusdoc.modeling.fingerprint import fingerprint
 from focusdoc.modeling.installed import model_path
@@ -53,7 +53,7 @@ class BaseModel:
     """
 
     def __init__(self, model: Any, tokenizer: Any | None = None, name: str | None = None) -> None:
-        self.family = family_of(model)
+        check_supported(model)
         self.model = twin(model).eval()
         self.decoding_model: nn.Module = self.model
         #: A copy, since encoding changes the tokenizer's state (whether special tokens are split).
@@ -160,7 +160,7 @@ class BaseModel:
             if isinstance(weights, PackedProjections):
                 attached = weights.attached()
             else:
-                attached = candidate_projections(self.attention_layers, self.family.attributes, weights)
+                attached = candidate_projections(self.attention_layers, weights)
             with attached as rows:
                 rows.count = num_candidates
                 return self._decode(token_ids, positions, layout)
@@ -181,7 +181,7 @@ class BaseModel:
         if not can_pack(self.decoder):
             return weights
         with self.lock:  # during a pass, modules are replaced
-            return PackedProjections(self._layers, self.attention_layers, self.family, weights, self._fused_mlps)
+            return PackedProjections(self._layers, self.attention_layers, weights, self._fused_mlps)
 
     @property
     def _layers(self) -> list[nn.Module]:
@@ -189,12 +189,12 @@ class BaseModel:
 
     @cached_property
     def _fused_mlps(self) -> list[Replacement]:
-        return fused_mlps(self._layers, self.family) if can_pack(self.decoder) else []
+        return fused_mlps(self._layers) if can_pack(self.decoder) else []
 
     @cached_property
     def _no_last_mlp(self) -> list[Replacement]:
         """Removes the last layer's MLP, whose output `run_kv_only` does not need."""
-        name = mlp_name(self._layers[-1], self.family)
+        name = mlp_name(self._layers[-1])
         return [] if name is None else [Replacement(self._layers[-1], name, nn.Identity())]
 
     def _decode(self, token_ids: Tensor, positions: Tensor, layout: AttentionLayout) -> Tensor:
@@ -249,7 +249,7 @@ def load_base(
         ConfigError: unknown dtype or device.
     """
     if model is not None and not isinstance(model, str | Path):
-        family_of(model)
+        check_supported(model)
         wanted = model.device if device == "auto" else resolve_device(device)
         kind = model.dtype if dtype == "auto" else _dtype(dtype, model.config, wanted)
         if (wanted, kind) != (model.device, model.dtype):
@@ -264,7 +264,7 @@ def load_base(
 
     with model_errors(name):
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    family_of(config)
+    check_supported(config)
     chosen = _dtype(dtype, config, torch_device)
     with model_errors(name), no_progress_bars():
         loaded, report = AutoModelForCausalLM.from_pretrained(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from focusdoc.modeling.families import PROJECTIONS
 from focusdoc.modeling.twin import Replacement, swap_in
 
 #: One layer's candidate weights by projection letter: ``{"q": [out_features, in_features], ...}``.
@@ -64,19 +65,18 @@ class CandidateLinear(nn.Module):
 
 @contextmanager
 def candidate_projections(
-    attention_layers: Sequence[nn.Module], names: Mapping[str, str], weights: Sequence[LayerWeights]
+    attention_layers: Sequence[nn.Module], weights: Sequence[LayerWeights]
 ) -> Iterator[CandidateRows]:
     """Wrap the projections of `attention_layers` inside the block; yields the row counter, to be set before a pass.
 
     Args:
-        names: the attribute of each projection, ``{"q": "q_proj", ...}``.
         weights: each layer's candidate weights; projections without one use the base's for candidates too.
     """
     rows = CandidateRows()
     wrapped = [
-        Replacement(layer, names[letter], CandidateLinear(layer.get_submodule(names[letter]), weight, rows))
+        Replacement(layer, name, CandidateLinear(layer.get_submodule(name), weight, rows))
         for layer, layer_weights in zip(attention_layers, weights, strict=True)
-        for letter, weight in layer_weights.items()
+        for name, weight in ((PROJECTIONS[letter], weight) for letter, weight in layer_weights.items())
     ]
     with swap_in(wrapped):
         yield rows

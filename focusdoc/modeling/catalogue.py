@@ -15,7 +15,7 @@ from focusdoc.modeling.model_sources import HubFile, InstalledPackage, Source, W
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 #: The default reader.
 DEFAULT_READER = "Qwen2.5-Coder-1.5B-Instruct"
-#: File name of the low-bit weights beside a converted model; see `focusdoc.modeling.few_row_weights`.
+#: File name of the low-bit weights beside a converted model; see `focusdoc.modeling.conversion`.
 FEW_ROWS_FILE = "few_rows.safetensors"
 
 

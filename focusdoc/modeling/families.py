@@ -2,14 +2,12 @@
 
 A family is supported if its decoder layers have q, k, v and o as four separate linear layers, call transformers'
 attention interface (passing on keywords of the model's forward), and rotate whole heads with standard RoPE, so that a
-cached key can be moved to another position. No modeling file is copied: this table is all there is.
+cached key can be moved to another position. No modeling file is copied: these names are all there is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,36 +15,17 @@ from torch import Tensor, nn
 
 from focusdoc.errors import UnsupportedModelError
 
-#: The letters of the projections, in the order of the paper's W_Q^c, W_K^c, W_V^c, W_O^c.
-PROJECTIONS = ("q", "k", "v", "o")
+#: The projections by letter, in the order of the paper's W_Q^c, W_K^c, W_V^c, W_O^c: the attributes of a self-attention
+#: module that hold them.
+PROJECTIONS: Mapping[str, str] = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
+#: The attributes of a gated MLP that hold its two projections of the input, its output projection and its activation.
+GATE_AND_UP, DOWN, ACTIVATION = ("gate_proj", "up_proj"), "down_proj", "act_fn"
+#: The attribute of a decoder layer that holds its self-attention module.
+_ATTENTION = "self_attn"
 #: RoPE variants whose frequencies do not depend on the input's length: moving a key is another rotation.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
-
-
-@dataclass(frozen=True)
-class Family:
-    """An architecture that candidate projections can be added to.
-
-    Attributes:
-        model_type: transformers' ``config.model_type``.
-        attention: the attribute of a decoder layer that holds its self-attention module.
-        attributes: the attribute of the self-attention module that holds each projection, ``{"q": "q_proj", ...}``.
-        gate_and_up: the attributes of the gated MLP's two projections of the input.
-        down, activation: the attributes of its output projection and its activation.
-    """
-
-    model_type: str
-    attention: str = "self_attn"
-    attributes: Mapping[str, str] = field(default_factory=lambda: {letter: f"{letter}_proj" for letter in PROJECTIONS})
-    gate_and_up: tuple[str, str] = ("gate_proj", "up_proj")
-    down: str = "down_proj"
-    activation: str = "act_fn"
-
-
-#: The supported families by ``config.model_type``, each tested on a tiny random model.
-FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {name: Family(name) for name in ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "olmo2", "granite")}
-)
+#: The supported families by ``config.model_type``, each tested on a tiny random model; all use the names above.
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "olmo2", "granite")
 
 #: Why well-known architectures are not supported, and what to use instead.
 _REASONS = {
@@ -63,11 +42,11 @@ _REASONS = {
 }
 
 
-def family_of(config_or_model: Any) -> Family:
-    """The family of a transformers config or model.
+def check_supported(config_or_model: Any) -> None:
+    """Raise UnsupportedModelError, which lists what is supported, for any other architecture or RoPE variant.
 
-    Raises:
-        UnsupportedModelError: the architecture or its RoPE variant is not supported; the message lists what is.
+    Args:
+        config_or_model: a config or model of transformers.
     """
     config = getattr(config_or_model, "config", config_or_model)
     model_type = getattr(config, "model_type", None)
@@ -76,8 +55,7 @@ def family_of(config_or_model: Any) -> Family:
             f"{type(config_or_model).__name__} is no transformers model or config; pass one of {_supported()}."
         )
     name = _architecture(config_or_model, config)
-    family = FAMILIES.get(model_type)
-    if family is None:
+    if model_type not in FAMILIES:
         reason = _REASONS.get(model_type)
         if reason is None and getattr(config, "is_encoder_decoder", False):
             reason = "it is an encoder-decoder"
@@ -92,7 +70,6 @@ def family_of(config_or_model: Any) -> Family:
             f"{name} has layers of different sizes (per_layer_config); choose a model whose layers are alike."
         )
     _check_rope(name, config)
-    return family
 
 
 def attention_layers(model: nn.Module) -> list[nn.Module]:
@@ -101,16 +78,17 @@ def attention_layers(model: nn.Module) -> list[nn.Module]:
     Raises:
         UnsupportedModelError: the architecture is not supported, or a layer lacks a projection.
     """
-    family = family_of(model)
+    check_supported(model)
+    config: Any = model.config
     decoder: Any = model.get_decoder()  # type: ignore[operator]  # a method of transformers' models
     modules: list[nn.Module] = []
     for index, layer in enumerate(decoder.layers):
-        attention: Any = getattr(layer, family.attention, None)
-        for attribute in family.attributes.values():
+        attention: Any = getattr(layer, _ATTENTION, None)
+        for attribute in PROJECTIONS.values():
             if not isinstance(getattr(attention, attribute, None), nn.Module):
                 raise UnsupportedModelError(
-                    f"Layer {index} of {type(model).__name__} has no {family.attention}.{attribute}; load the model "
-                    f"as transformers' own class for {family.model_type}."
+                    f"Layer {index} of {type(model).__name__} has no {_ATTENTION}.{attribute}; load the model "
+                    f"as transformers' own class for {config.model_type}."
                 )
         modules.append(attention)
     return modules
@@ -118,11 +96,10 @@ def attention_layers(model: nn.Module) -> list[nn.Module]:
 
 def projection_modules(model: nn.Module) -> dict[str, nn.Module]:
     """Every base projection by the name ``layers.{i}.{q|k|v|o}``, layer by layer; raises as `attention_layers`."""
-    attributes = family_of(model).attributes
     return {
         f"layers.{index}.{letter}": getattr(attention, attribute)
         for index, attention in enumerate(attention_layers(model))
-        for letter, attribute in attributes.items()
+        for letter, attribute in PROJECTIONS.items()
     }
 
 

@@ -7,7 +7,6 @@ kinds of weights, and each linear layer chooses by the number of rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ _PARTS = 254
 
 
 class Int4Product(nn.Module):
-    """Matmul with the 4-bit weights of a linear layer, from the file of `focusdoc.modeling.few_row_weights`."""
+    """Matmul with the 4-bit weights of a linear layer, from the file of `focusdoc.modeling.conversion`."""
 
     def __init__(self, packed: Tensor, scales_and_zeros: Tensor) -> None:
         super().__init__()
@@ -89,7 +88,7 @@ def few_row_twin(model: nn.Module, file: Path) -> nn.Module:
     Returns `model` itself if this CPU or the dtype does not benefit.
 
     Args:
-        file: made for its linear layers; see `focusdoc.modeling.few_row_weights`. It is memory-mapped; int8 weights are
+        file: made for its linear layers; see `focusdoc.modeling.conversion`. It is memory-mapped; int8 weights are
             repacked.
     """
     weight = next(model.parameters())
@@ -98,19 +97,17 @@ def few_row_twin(model: nn.Module, file: Path) -> nn.Module:
     result = twin(model)
     weights = load_file(file)
     for name, module in list(result.named_modules()):
-        if (few := _product(weights, name)) is not None:
-            parent, _, child = name.rpartition(".")
-            result.get_submodule(parent)._modules[child] = FewRowLinear(module, few)
+        few: nn.Module
+        if f"{name}.int4" in weights:
+            few = Int4Product(weights[f"{name}.int4"], weights[f"{name}.scales_and_zeros"])
+        elif f"{name}.int8" in weights:
+            few = Int8Product(weights[f"{name}.int8"], weights[f"{name}.scales"])
+        else:
+            continue
+        parent, _, child = name.rpartition(".")
+        result.get_submodule(parent)._modules[child] = FewRowLinear(module, few)
     use_attention(result, _attend, "focusdoc_few_rows", "sdpa")
     return result
-
-
-def _product(weights: Mapping[str, Tensor], name: str) -> nn.Module | None:
-    if (packed := weights.get(f"{name}.int4")) is not None:
-        return Int4Product(packed, weights[f"{name}.scales_and_zeros"])
-    if (weight := weights.get(f"{name}.int8")) is not None:
-        return Int8Product(weight, weights[f"{name}.scales"])
-    return None
 
 
 def tiled(levels: Array) -> Array:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.activations import GELUTanh, SiLUActivation
 
 from focusdoc.modeling.candidate import CandidateLinear, CandidateRows, LayerWeights
-from focusdoc.modeling.families import Family
+from focusdoc.modeling.families import ACTIVATION, DOWN, GATE_AND_UP, PROJECTIONS
 from focusdoc.modeling.twin import Replacement, swap_in
 
 #: Packed weights are copies, so models above this size are not packed.
@@ -67,24 +67,24 @@ class FusedMlp(nn.Module):
         return output.view(*hidden.shape[:-1], -1)
 
 
-def fused_mlps(layers: Sequence[nn.Module], family: Family) -> list[Replacement]:
+def fused_mlps(layers: Sequence[nn.Module]) -> list[Replacement]:
     """A fused MLP for every one of the decoder's `layers`, on the CPU, that has a gated one with known parts."""
     replacements: list[Replacement] = []
     for layer in layers:
-        if (name := mlp_name(layer, family)) is None:
+        if (name := mlp_name(layer)) is None:
             continue
         module = layer.get_submodule(name)
-        linear: list[Any] = [getattr(module, part) for part in (*family.gate_and_up, family.down)]
-        activation = type(getattr(module, family.activation, None))
+        linear: list[Any] = [getattr(module, part) for part in (*GATE_AND_UP, DOWN)]
+        activation = type(getattr(module, ACTIVATION, None))
         if activation in _ACTIVATIONS and all(type(each) is nn.Linear for each in linear):
             gate, up, down = linear
             replacements.append(Replacement(layer, name, FusedMlp(gate, up, down, activation)))
     return replacements
 
 
-def mlp_name(layer: nn.Module, family: Family) -> str | None:
+def mlp_name(layer: nn.Module) -> str | None:
     """The attribute of a decoder layer's gated MLP; None if it has none with known parts."""
-    parts = (*family.gate_and_up, family.down)
+    parts = (*GATE_AND_UP, DOWN)
     found = (name for name, module in layer.named_children() if all(hasattr(module, part) for part in parts))
     return next(found, None)
 
@@ -141,17 +141,16 @@ class PackedProjections:
         self,
         layers: Sequence[nn.Module],
         attention_layers: Sequence[nn.Module],
-        family: Family,
         weights: Sequence[LayerWeights],
         replacements: Sequence[Replacement] = (),
     ) -> None:
         self._rows = CandidateRows()
         self._replacements = list(replacements)
         self._joined: list[JoinedLinear] = []
-        joinable = (tuple(family.attributes[letter] for letter in "qkv"), family.gate_and_up)
+        joinable = (tuple(PROJECTIONS[letter] for letter in "qkv"), GATE_AND_UP)
         skipped = {replacement.parent.get_submodule(replacement.name) for replacement in replacements}
         places = {
-            (attention, family.attributes[letter]): weight
+            (attention, PROJECTIONS[letter]): weight
             for attention, layer_weights in zip(attention_layers, weights, strict=True)
             for letter, weight in layer_weights.items()
         }

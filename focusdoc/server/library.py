@@ -18,7 +18,7 @@ from focusdoc.chat.cancelling import ReadingCancelledError
 from focusdoc.chat.messages import Message
 from focusdoc.decoding.answer import Answer
 from focusdoc.decoding.looking import page_shares
-from focusdoc.documents import Document, LoadLimits, load
+from focusdoc.documents import Document, load
 from focusdoc.errors import FocusdocError
 from focusdoc.memory.plan import QUESTION_TOKENS, free_bytes
 from focusdoc.server.files import FileStore, StoredFile
@@ -67,10 +67,9 @@ class NotLoadedError(FocusdocError):
 class Library:
     """Reads uploaded files and provides their documents; `chat` makes the chat in the background, loading the model."""
 
-    def __init__(self, files: FileStore, chat: Callable[[], Chat], limits: LoadLimits | None = None) -> None:
+    def __init__(self, files: FileStore, chat: Callable[[], Chat]) -> None:
         self.files = files
         self._make_chat = chat
-        self._limits = limits or LoadLimits()
         self._chat: Chat | None = None
         #: Why the server cannot answer questions or read files until it is restarted.
         self.failure: str | None = None
@@ -246,7 +245,7 @@ class Library:
                 time.sleep(0.02)
 
         try:
-            document = load(self.files.content(file).read_bytes(), name=file.document_name, limits=self._limits)
+            document = load(self.files.content(file).read_bytes(), name=file.document_name)
             memory, _ = self.chat.read(document, cancel=reading.cancel, progress=progress)
             progress(memory.num_tokens, memory.num_tokens)
             reading.document, reading.status = document, "processed"

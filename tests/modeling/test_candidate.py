@@ -26,10 +26,9 @@ def snapshot(model: Any) -> dict[str, int]:
 @pytest.mark.parametrize("family", CLASSES)
 def test_without_candidates_the_logits_are_bit_identical(family: str) -> None:
     model = tiny_model(family)
-    base = BaseModel(model)
     with torch.no_grad():
         before = model(TOKENS).logits
-        with candidate_projections(attention_layers(model), base.family.attributes, random_weights(model)):
+        with candidate_projections(attention_layers(model), random_weights(model)):
             wrapped = model(TOKENS).logits
         after = model(TOKENS).logits
     assert torch.equal(before, wrapped)
@@ -44,7 +43,7 @@ def test_on_leaving_the_model_is_exactly_as_before(family: str) -> None:
     read_chunks(base, list(range(3, 40)), 16, attention_kernel("auto"))
     with (
         pytest.raises(RuntimeError, match="on purpose"),
-        candidate_projections(base.attention_layers, base.family.attributes, random_weights(model)),
+        candidate_projections(base.attention_layers, random_weights(model)),
     ):
         raise RuntimeError("on purpose")
     assert snapshot(base.decoder) == modules

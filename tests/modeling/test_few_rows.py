@@ -19,8 +19,7 @@ from focusdoc.modeling import base as base_module
 from focusdoc.modeling import few_rows
 from focusdoc.modeling.base import BaseModel, load_base
 from focusdoc.modeling.catalogue import FEW_ROWS_FILE as FILE
-from focusdoc.modeling.conversion import convert
-from focusdoc.modeling.few_row_weights import contents_of, parts_of
+from focusdoc.modeling.conversion import contents_of, convert, parts_of
 from focusdoc.modeling.few_rows import FEW_ROWS, FewRowLinear, few_row_twin, tiled
 from focusdoc.modeling.fingerprint import fingerprint
 from focusdoc.readers.local import LocalReader

@@ -38,7 +38,7 @@ class Watching:
 def test_a_fused_mlp_maps_as_the_plain_one(family: str, dtype: torch.dtype, tolerance: float, rows: int) -> None:
     base = BaseModel(tiny_model(family).to(dtype))
     layers = list(base.decoder.layers)
-    replacements = fused_mlps(layers, base.family)
+    replacements = fused_mlps(layers)
     assert [place.parent for place in replacements] == layers
     hidden = torch.randn(2, rows, 32, generator=torch.Generator().manual_seed(1)).to(dtype)
     with torch.no_grad():
@@ -52,7 +52,7 @@ def test_an_mlp_of_unknown_parts_is_left_alone() -> None:
     first, second = base.decoder.layers
     first.mlp.act_fn = nn.ReLU()
     second.mlp.down_proj = nn.Sequential(second.mlp.down_proj)
-    assert fused_mlps([first, second], base.family) == []
+    assert fused_mlps([first, second]) == []
 
 
 @packs
