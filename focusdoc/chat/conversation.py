@@ -10,11 +10,10 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, Unpack
 
-from focusdoc.chat.cancelling import ReadingCancelledError, TextLocks, stopped_by
 from focusdoc.chat.json_grammar import JsonGrammar, grammar_tokenizer
-from focusdoc.chat.messages import Message, as_turns, check_messages, encode_conversation, with_quotes
+from focusdoc.chat.messages import Message, as_turns, encode_conversation
 from focusdoc.chat.splitting import split_prompt
-from focusdoc.chat.threads import last_answer
+from focusdoc.chat.threads import ReadingCancelledError, TextLocks, last_answer, stopped_by
 from focusdoc.decoding.answer import Answer, TextPiece
 from focusdoc.decoding.prompt import (
     SYSTEM_PROMPT,
@@ -174,7 +173,8 @@ class Chat:
         Raises:
             ConfigError, PromptTooLongError, AdapterError: before the first piece.
         """
-        check_messages(messages)
+        if not any(message.text.strip() for message in messages):
+            raise ConfigError("The prompt is empty; write at least one message with text in it.")
         engine = self.engine
         split = split_prompt(
             messages,
@@ -192,13 +192,12 @@ class Chat:
             Document.from_text(text, {"name": f"prompt, text {number}"})
             for number, text in enumerate(split.documents, start=1)
         ]
-        return self._answer(
-            [*documents, *pasted],
-            self._render(split.local),
-            options,
-            quoted=lambda text: self._render(with_quotes(split.local, text)),
-            said=said,
-        )
+        *before, last = split.local
+
+        def quoted(text: str) -> list[int]:  # in front of the last message
+            return self._render([*before, Message(last.role, (text, *last.parts))])
+
+        return self._answer([*documents, *pasted], self._render(split.local), options, quoted, said)
 
     def continue_text(self, text: str, **options: Unpack[Options]) -> Generator[TextPiece, None, None]:
         """Continue `text` without a chat template; special tokens in it are plain text.

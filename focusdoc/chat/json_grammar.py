@@ -14,8 +14,6 @@ from focusdoc.modeling.base import BaseModel
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-#: The command that installs the grammar library.
-INSTALL_COMMAND = "pip install 'focusdoc[structured]'"
 #: The schema of JSON mode without a schema.
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
@@ -29,7 +27,8 @@ def grammar_tokenizer(base: BaseModel) -> LLTokenizer:
     try:
         from llguidance import LLTokenizer
     except ImportError:
-        raise ConfigError(f"Structured answers need the grammar library llguidance; run: {INSTALL_COMMAND}") from None
+        needed = "Structured answers need the grammar library llguidance"
+        raise ConfigError(f"{needed}; run: pip install 'focusdoc[structured]'") from None
     if not getattr(base.tokenizer, "is_fast", False):
         raise ConfigError(f"{base.name} has no fast tokenizer, which structured answers need; pass tokenizer=.")
     with base.tokenizer_lock:

@@ -49,18 +49,6 @@ class Message:
         return GAP.join(part for part in self.parts if part)
 
 
-def check_messages(messages: Sequence[Message]) -> None:
-    """Raise ConfigError if all messages are empty."""
-    if not any(message.text.strip() for message in messages):
-        raise ConfigError("The prompt is empty; write at least one message with text in it.")
-
-
-def with_quotes(messages: Sequence[Message], text: str) -> list[Message]:
-    """`messages` with quoted passages `text` in front of the last message."""
-    *before, last = messages
-    return [*before, Message(last.role, (text, *last.parts))]
-
-
 def encode_conversation(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Token ids of a conversation with the prompt for the model's answer; see `encode_messages`."""
     turns = as_turns(messages)

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
     from focusdoc.readers import Reader
 
-#: The settings of loading a model; see `focusdoc.chat.shared.shared_chat`.
-LOADING = ("model", "adapter", "config", "device", "dtype", "attention", "store", "reader", "reader_model", "cluster")
-
 
 def refuse_unknown(names: Iterable[str], known: Collection[str], owner: str) -> None:
     """Raise ConfigError for a name that is not among the known ones of the class `owner`, and suggest the closest."""
@@ -63,11 +60,3 @@ def reader_of(value: Any, kind: type, wrap: Callable[[Any], Reader]) -> Any:
     from focusdoc.readers import open_reader
 
     return open_reader(value)
-
-
-def check_no_loading(settings: BaseModel) -> None:
-    """Raise ConfigError if an object with its own engine has settings for loading one."""
-    fields = type(settings).model_fields
-    wrong = [name for name in LOADING if getattr(settings, name) != fields[name].default]
-    if wrong:
-        raise ConfigError(f"engine= is already loaded, so {wrong[0]}= has no effect; remove one of them.")

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from focusdoc.chat.settings import check_no_loading
 from focusdoc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,11 +18,13 @@ if TYPE_CHECKING:
     from focusdoc.engine import FocusEngine
     from focusdoc.readers import Reader
 
-#: The defaults of the settings in `LOADING`, except for those of the reader.
+#: The settings of loading a model without a reader, and their defaults.
 _DEFAULTS = {
     **dict.fromkeys(("model", "config", "cluster")),
     **dict.fromkeys(("adapter", "device", "dtype", "attention", "store"), "auto"),
 }
+#: The settings of loading a model; see `shared_chat`.
+LOADING = (*_DEFAULTS, "reader", "reader_model")
 _chats: dict[tuple[object, ...], LazyChat] = {}
 _lock = threading.Lock()
 
@@ -49,7 +50,10 @@ class LazyChat:
         """
         if engine is None or isinstance(engine, LazyChat):
             return engine
-        check_no_loading(settings)
+        fields = type(settings).model_fields
+        for name in LOADING:
+            if getattr(settings, name) != fields[name].default:
+                raise ConfigError(f"engine= is already loaded, so {name}= has no effect; remove one of them.")
 
         def make() -> Chat:
             from focusdoc.chat.conversation import Chat

@@ -101,7 +101,12 @@ def split_text(
     """
     if len(text) <= 3 * frame:
         return text, "", ""
-    start = _head_end(text, frame)
+    # After the first rule or blank line.
+    if (rule := _RULE.search(text)) is not None and rule.end() < frame:
+        start = rule.end() + 1
+    else:
+        blank = text.find("\n\n", 0, frame)
+        start = blank + 2 if blank > 0 else 0
     rest = text[start:]
     end = _tail_start(rest, frame, asks)
     prefix = known(rest)
@@ -110,15 +115,6 @@ def split_text(
         if len(tail) <= 2 * frame and (tail.strip() or not asks):
             end = len(prefix)
     return text[:start], rest[:end], rest[end:]
-
-
-def _head_end(text: str, frame: int) -> int:
-    """Where the body starts: after the first rule or blank line, else at 0."""
-    rule = _RULE.search(text)
-    if rule is not None and rule.end() < frame:
-        return rule.end() + 1
-    blank = text.find("\n\n", 0, frame)
-    return blank + 2 if blank > 0 else 0
 
 
 def _tail_start(text: str, frame: int, asks: bool) -> int:

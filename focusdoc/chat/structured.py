@@ -63,7 +63,12 @@ class AnswerType:
         Raises:
             IncompleteAnswerError: the answer ended before its JSON did. ValueError: the type rejects its values.
         """
-        if finish_reason != "stop" or not _is_json(text):
+        try:
+            json.loads(text)
+            complete = finish_reason == "stop"
+        except ValueError:
+            complete = False
+        if not complete:
             missing = " and ".join(map(repr, missing_fields(self.schema, text)))
             raise IncompleteAnswerError(
                 f"The structured answer ended early ({finish_reason}) after {num_tokens} tokens, before "
@@ -105,11 +110,3 @@ def _resolved(part: Any, schema: Mapping[str, Any]) -> Mapping[str, Any]:
         for name in filter(None, names):
             part = part.get(name, {}) if isinstance(part, Mapping) else {}
     return {}
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True

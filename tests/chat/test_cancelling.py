@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from focusdoc import Chat, Document, FocusConfig, FocusEngine
-from focusdoc.chat.cancelling import ReadingCancelledError, TextLocks
+from focusdoc.chat.threads import ReadingCancelledError, TextLocks
 from focusdoc.modeling.base import BaseModel
 from tiny_models import random_adapter, tiny_model
 

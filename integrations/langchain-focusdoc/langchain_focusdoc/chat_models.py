@@ -15,8 +15,8 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from focusdoc.chat.settings import LOADING, known_fields, one_or_many, reader_of, refuse_unknown
-from focusdoc.chat.shared import LazyChat, shared_chat
+from focusdoc.chat.settings import known_fields, one_or_many, reader_of, refuse_unknown
+from focusdoc.chat.shared import LOADING, LazyChat, shared_chat
 from focusdoc.chat.threads import last_answer, run_in_thread, stream_in_thread
 from focusdoc.config import FocusConfig
 from focusdoc.errors import FocusdocError

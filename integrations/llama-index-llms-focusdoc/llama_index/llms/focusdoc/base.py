@@ -26,8 +26,8 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.llms.focusdoc.messages import raw_of, sources_of, to_messages
 
 from focusdoc.chat.messages import Message
-from focusdoc.chat.settings import LOADING, known_fields, one_or_many, reader_of, refuse_unknown
-from focusdoc.chat.shared import LazyChat, shared_chat
+from focusdoc.chat.settings import known_fields, one_or_many, reader_of, refuse_unknown
+from focusdoc.chat.shared import LOADING, LazyChat, shared_chat
 from focusdoc.chat.structured import AnswerType
 from focusdoc.chat.threads import run_in_thread, stream_in_thread
 from focusdoc.config import FocusConfig
