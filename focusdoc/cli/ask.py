@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from focusdoc.cli import options
 from focusdoc.cli.dataclass_options import dataclass_options
-from focusdoc.cli.display import about, errors, show_doubt, show_sources, show_steps, show_totals, write
+from focusdoc.cli.display import about, errors, show_remarks, show_sources, show_totals, write
 from focusdoc.cli.loading import AnswerOptions, EngineOptions, check_question, open_documents, read
 from focusdoc.documents import Document
 from focusdoc.errors import ReaderError
@@ -82,14 +82,12 @@ def answer_question(
             )
         raise
     answer = piece.answer
-    if answer is None:  # pragma: no cover - the last piece always carries the answer
-        raise RuntimeError("the stream ended without an answer")
+    assert answer is not None  # the last piece always carries it
     if show == "whole":
         write(answer.text.strip())
     if show != "none":
         write("\n\n" if answer.text.strip() else "(The answer is empty.)\n\n")
-        show_steps(answer)
-        show_doubt(answer)
+        show_remarks(answer)
     return answer
 
 
@@ -103,6 +101,7 @@ def as_json(
 ) -> dict[str, Any]:
     """The output of ``--json``; the answer's fields as in `Answer.to_dict`, durations in seconds."""
     values = answer.to_dict()
+    fields = ("found", "confidence", "steps", "finish_reason", "sources", "warnings", "usage")
     return {
         "documents": [
             {
@@ -124,12 +123,6 @@ def as_json(
         },
         "question": question,
         "answer": answer.text,
-        "found": answer.found,
-        "confidence": answer.confidence,
-        "steps": values["steps"],
-        "finish_reason": answer.finish_reason,
-        "sources": values["sources"],
-        "warnings": values["warnings"],
-        "usage": values["usage"],
+        **{name: values[name] for name in fields},
         "timings": {"read": read_seconds, **values["timings"]},
     }

@@ -14,10 +14,7 @@ from focusdoc.training.settings import Setting
 
 
 def option(help: str, panel: str | None = None, metavar: str | None = None, *names: str, **more: Any) -> Any:
-    """An option for the annotation of a parameter or field; `more` as for `typer.Option`.
-
-    The names follow from the parameter's, if none is given.
-    """
+    """An option for the annotation of a parameter or field, named after it by default; `more` as for `typer.Option`."""
     return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, **more)
 
 

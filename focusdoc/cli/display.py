@@ -146,17 +146,13 @@ def write(text: str) -> None:
     sys.stdout.flush()
 
 
-def show_doubt(answer: Answer) -> None:
-    """Print a warning if the documents probably do not have the answer."""
+def show_remarks(answer: Answer) -> None:
+    """Print the questions that were answered first, and a warning if the documents probably do not have the answer."""
+    for question, known in answer.steps:
+        output.print(Text(f"Looked up first: {question} {known}", style="dim"))
     if answer.found is False:
         doubt = f"The text may not say this (probability {answer.confidence:.0%}); the answer is a guess."
         output.print(Text(doubt, style="yellow"))
-
-
-def show_steps(answer: Answer) -> None:
-    """Print the intermediate questions that were answered first."""
-    for question, known in answer.steps:
-        output.print(Text(f"Looked up first: {question} {known}", style="dim"))
 
 
 def show_sources(

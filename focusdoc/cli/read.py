@@ -86,15 +86,13 @@ def files_of(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
         if not path.exists():
             raise ConfigError(f"There is no file or folder {path}.")
-        found = [path] if path.is_file() else sorted(each for each in path.rglob("*") if _is_shown(each, path))
+        inside = sorted(each for each in path.rglob("*") if each.is_file())
+        shown = [file for file in inside if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+        found = [path] if path.is_file() else shown
         if not found:
             raise ConfigError(f"The folder {path} has no files.")
         yield from (file for file in found if file not in known)
         known.update(found)
-
-
-def _is_shown(file: Path, folder: Path) -> bool:
-    return file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def read_all(engine: FocusEngine, files: Sequence[Path], password: str | None) -> list[Outcome]:

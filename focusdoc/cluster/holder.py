@@ -140,9 +140,8 @@ class ChunkSide(ParallelDecoder):
 
 @dataclass
 class _Held:
-    """A part, and its blocks once read."""
+    """The blocks of a part, once they are read."""
 
-    part: Part
     blocks: tuple[MemoryBlock, ...] = ()
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -192,7 +191,7 @@ class Holder:
         Returns:
             (num_chunks, chunk_len) of each block, the bytes of all blocks, and the tokens that went through the model.
         """
-        held = self._parts.setdefault(part.key, _Held(part))
+        held = self._parts.setdefault(part.key, _Held())
         with held.lock:
             encoded = 0
             if not held.blocks:

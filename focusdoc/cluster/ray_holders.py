@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import queue
 import socket
 import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
@@ -160,9 +160,10 @@ class RayHolders:
             self._hosts[waiting[each]] = host
         if pending:
             free = self._ray.available_resources()
+            taken = (f"{count:g} {name.removeprefix('num_').upper()[:-1]}" for name, count in self._resources.items())
             raise ClusterError(
                 f"{len(pending)} of {len(waiting)} processes found no place within {_START:g} s: each takes "
-                f"{_in_words(self._resources)}, and the cluster has {free.get('CPU', 0):g} CPUs and "
+                f"{' and '.join(taken)}, and the cluster has {free.get('CPU', 0):g} CPUs and "
                 f"{free.get('GPU', 0):g} GPUs left; ask for fewer, or add hosts."
             )
 
@@ -240,24 +241,18 @@ def _start(**options: Any) -> None:
     if threading.current_thread() is threading.main_thread():
         ray.init(**options)
         return
-    outcome: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+    started: Future[Any] = Future()
 
     def start_and_stay() -> None:
         try:
-            ray.init(**options)
+            started.set_result(ray.init(**options))
         except BaseException as error:
-            outcome.put(error)
+            started.set_exception(error)
             return
-        outcome.put(None)
         threading.Event().wait()
 
     threading.Thread(target=start_and_stay, name="focusdoc-ray", daemon=True).start()
-    if (error := outcome.get()) is not None:
-        raise error
-
-
-def _in_words(resources: Mapping[str, float]) -> str:
-    return " and ".join(f"{count:g} {name.removeprefix('num_').upper()[:-1]}" for name, count in resources.items())
+    started.result()
 
 
 def _timeout() -> float:

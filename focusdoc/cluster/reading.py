@@ -7,7 +7,6 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from typing import Any, get_args
 
 import torch
@@ -111,13 +110,10 @@ class SpreadReader(DocumentReader):
             on_plan(plan)
         parts = self._parts(token_ids, plan.memory_dtype, document)
         whole = self._whole(parts, plan)
-        with self._cluster.reserved(whole, len(token_ids)) if whole else nullcontext() as holder:
-            shares = (
-                self._shares(plan)
-                if holder is None
-                else [float(index == holder) for index in range(len(self._cluster))]
-            )
-            return self._read(parts, shares, progress)
+        if not whole:
+            return self._read(parts, self._shares(plan), progress)
+        with self._cluster.reserved(whole, len(token_ids)) as holder:
+            return self._read(parts, [float(index == holder) for index in range(len(self._cluster))], progress)
 
     def _read(
         self, parts: Sequence[Part], shares: Sequence[float], progress: Progress | None

@@ -33,11 +33,9 @@ class AdapterConfig(BaseModel):
         projections: letters of the trained projections, in the order q, k, v, o; the others fall back to the base's
             (``beacon_param`` in the authors' code).
         rank: of the low-rank matrices that are added to the base's weights; None for full matrices.
-        chunk_size: tokens per chunk in training; None leaves it to the engine.
-        local_attention: the decode mode in training.
-        candidate_positions: the candidates' positions in training.
+        chunk_size, local_attention, candidate_positions: as in training; without a chunk size, the engine chooses.
         training: a free-form record of the training (command, data, curves, held-out results), JSON values only.
-        license: of the weights, as an SPDX identifier.
+        license: SPDX identifier of the weights' license.
         created: UTC time of creation, ISO 8601.
     """
 

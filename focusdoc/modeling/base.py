@@ -21,7 +21,7 @@ from focusdoc.modeling.few_rows import few_row_twin
 from focusdoc.modeling.fingerprint import fingerprint
 from focusdoc.modeling.installed import model_path
 from focusdoc.modeling.lora import Lora, lora_twin
-from focusdoc.modeling.packed import PackedProjections, can_pack, fused_mlps, mlp_name, packed_linear
+from focusdoc.modeling.packed import PackedLinear, PackedProjections, can_pack, fused_mlps, mlp_name
 from focusdoc.modeling.process import check_no_fork, prepare_process
 from focusdoc.modeling.quiet import model_errors, no_progress_bars
 from focusdoc.modeling.rotary import Rotary
@@ -74,10 +74,8 @@ class BaseModel:
         )
         if self.device.type == "cpu":
             prepare_process()
-        #: Held during a pass, and to access the modules that passes swap.
-        self.lock = threading.RLock()
-        #: Held while the tokenizer encodes.
-        self.tokenizer_lock = threading.RLock()
+        #: Held during a pass, and to access the modules that passes swap; and while the tokenizer encodes.
+        self.lock, self.tokenizer_lock = threading.RLock(), threading.RLock()
         self._process = os.getpid()
 
     def first_layers(self, num_layers: int) -> BaseModel:
@@ -212,7 +210,9 @@ class BaseModel:
     @cached_property
     def _packed_head(self) -> nn.Module:
         head: nn.Module = self.model.get_output_embeddings()
-        return packed_linear(head) if can_pack(self.decoder) else head
+        if type(head) is nn.Linear and can_pack(self.decoder):
+            return PackedLinear(head.weight, head.bias)
+        return head
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Float32 next-token logits [..., vocab] of final hidden states [..., hidden_size]."""
@@ -270,8 +270,7 @@ def load_base(
         loaded, report = AutoModelForCausalLM.from_pretrained(
             path, dtype=chosen, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-    if missing := sorted(report["missing_keys"]):
-        # transformers would initialize them randomly.
+    if missing := sorted(report["missing_keys"]):  # transformers would initialize them randomly
         raise ModelNotFoundError(f"The base model {name!r} lacks {len(missing)} weights, {missing[0]} among them.")
     with model_errors(name):
         tokenizer = tokenizer or _tokenizer(path)

@@ -73,10 +73,10 @@ def candidate_projections(
         weights: each layer's candidate weights; projections without one use the base's for candidates too.
     """
     rows = CandidateRows()
-    wrapped = [
-        Replacement(layer, name, CandidateLinear(layer.get_submodule(name), weight, rows))
-        for layer, layer_weights in zip(attention_layers, weights, strict=True)
-        for name, weight in ((PROJECTIONS[letter], weight) for letter, weight in layer_weights.items())
-    ]
+    wrapped: list[Replacement] = []
+    for layer, layer_weights in zip(attention_layers, weights, strict=True):
+        for letter, weight in layer_weights.items():
+            base = layer.get_submodule(PROJECTIONS[letter])
+            wrapped.append(Replacement(layer, PROJECTIONS[letter], CandidateLinear(base, weight, rows)))
     with swap_in(wrapped):
         yield rows

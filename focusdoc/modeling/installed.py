@@ -42,7 +42,7 @@ def model_path(model: CatalogueModel, progress: Progress | None = None, *, fetch
         ConfigError: the cache cannot be written.
     """
     report = progress or (lambda step, done, total: None)
-    folder = _folder(model)
+    folder = _cached(model.name)
     # Hashing takes half a second per gigabyte, little beside loading it, so size and mtime are no shortcut.
     if _is_intact(folder, model):  # works with a read-only cache too
         return folder
@@ -65,7 +65,7 @@ def model_path(model: CatalogueModel, progress: Progress | None = None, *, fetch
 def find_gguf(model: CatalogueModel) -> Path:
     """The GGUF file of a model on this machine; ModelNotFoundError names the command that installs it."""
     packages = [source.find(model.file) for source in model.sources if isinstance(source, InstalledPackage)]
-    for path in (_kept_path(model), *packages):
+    for path in (_cached(model.file), *packages):
         if path is not None and path.is_file():
             return path
     raise ModelNotFoundError(f"The model {model.name} is not installed; run: {model.install_command}")
@@ -81,21 +81,16 @@ def is_installed(model: CatalogueModel) -> bool:
 
 def converted_folder(model: CatalogueModel) -> Path | None:
     """The folder of an already converted model, not verified; None if it is not converted."""
-    return _folder(model) if (_folder(model) / _MANIFEST).is_file() else None
+    return _cached(model.name) if (_cached(model.name) / _MANIFEST).is_file() else None
 
 
-def _folder(model: CatalogueModel) -> Path:
-    return cache_path() / "models" / model.name
-
-
-def _kept_path(model: CatalogueModel) -> Path:
-    """Where the fetched and verified file is kept."""
-    return cache_path() / "models" / model.file
+def _cached(name: str) -> Path:
+    return cache_path() / "models" / name
 
 
 def _fetch(model: CatalogueModel, progress: Progress) -> Path:
     """The GGUF file, from this machine or the first source that has it; ModelNotFoundError if none has."""
-    kept, reasons = _kept_path(model), []
+    kept, reasons = _cached(model.file), []
     if kept.is_file() and sha256_of(kept) == model.sha256:
         return kept
     parts = kept.with_name(f"{kept.name}.parts")

@@ -207,11 +207,6 @@ def _can_join(group: Sequence[nn.Linear], candidates: Mapping[nn.Module, Tensor]
     return len({module.bias is None for module in group}) == 1 and len({module in candidates for module in group}) == 1
 
 
-def packed_linear(module: nn.Module) -> nn.Module:
-    """`module` packed, if it is a plain linear layer."""
-    return PackedLinear(module.weight, module.bias) if type(module) is nn.Linear else module
-
-
 def can_pack(model: nn.Module) -> bool:
     """Whether torch has the kernels, and the weights are on the CPU and not too large."""
     parameters = list(model.parameters())

@@ -136,7 +136,8 @@ def use_attention(
     from transformers.modeling_utils import AttentionInterface
 
     AttentionInterface.register(name, function or _attend_by_layout)
-    AttentionMaskInterface.register(name, _no_mask if masked_as is None else ALL_MASK_ATTENTION_FUNCTIONS[masked_as])
+    mask = (lambda *_, **__: None) if masked_as is None else ALL_MASK_ATTENTION_FUNCTIONS[masked_as]
+    AttentionMaskInterface.register(name, mask)
     copies: dict[int, Any] = {}
     for module in model.modules():
         config = module.__dict__.get("config")
@@ -145,7 +146,3 @@ def use_attention(
                 copies[id(config)] = copy.deepcopy(config)
                 copies[id(config)]._attn_implementation = name
             module.__dict__["config"] = copies[id(config)]
-
-
-def _no_mask(*args: object, **kwargs: object) -> None:
-    """A mask function for transformers that creates no mask."""

@@ -37,6 +37,8 @@ _PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+#: Any other file is an octet stream.
+_MEDIA_TYPES = {".pdf": "application/pdf", ".txt": "text/plain; charset=utf-8", ".md": "text/plain; charset=utf-8"}
 #: OpenAI's limits of `expires_after`, in seconds.
 _SHORTEST, _LONGEST = 3600, 2_592_000
 
@@ -94,12 +96,9 @@ def create_app(library: Library, settings: ServerSettings, model: str) -> FastAP
 
     @app.get("/health")
     def health() -> Response:
-        if library.failure:
-            status = "error"
-        elif not library.is_ready:
-            status = "loading"
-        else:
-            status = "busy" if app.state.turns.is_full else "ok"
+        status = "error" if library.failure else "ok" if library.is_ready else "loading"
+        if status == "ok" and app.state.turns.is_full:
+            status = "busy"
         return JSONResponse({"status": status, "details": library.failure}, 200 if status == "ok" else 503)
 
     @app.get("/metrics")
@@ -143,7 +142,8 @@ def create_app(library: Library, settings: ServerSettings, model: str) -> FastAP
         file = library.files.get(file_id, owner)
         # Sandboxed, so that browsers never show it as a page of this server's origin.
         headers = {"Content-Security-Policy": "sandbox", "X-Content-Type-Options": "nosniff"}
-        return FileResponse(library.files.content(file), media_type=_media_type(file), headers=headers)
+        media_type = _MEDIA_TYPES.get(Path(file.filename).suffix.lower(), "application/octet-stream")
+        return FileResponse(library.files.content(file), media_type=media_type, headers=headers)
 
     @app.get("/v1/files/{file_id}/pages/{number}")
     def page(owner: Owner, file_id: str, number: int, quote: Annotated[str, Query(max_length=4000)] = "") -> Response:
@@ -225,9 +225,3 @@ def create_app(library: Library, settings: ServerSettings, model: str) -> FastAP
         return {"id": response_id, "object": "response", "deleted": True}
 
     return app
-
-
-def _media_type(file: StoredFile) -> str:
-    """The media type of a PDF or text file; anything else is an octet stream."""
-    kinds = {".pdf": "application/pdf", ".txt": "text/plain; charset=utf-8", ".md": "text/plain; charset=utf-8"}
-    return kinds.get(Path(file.filename).suffix.lower(), "application/octet-stream")

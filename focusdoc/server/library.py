@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from focusdoc.chat.cancelling import ReadingCancelledError
 from focusdoc.chat.messages import Message
+from focusdoc.chat.threads import ReadingCancelledError
 from focusdoc.decoding.answer import Answer
 from focusdoc.decoding.looking import page_shares
 from focusdoc.documents import Document, load

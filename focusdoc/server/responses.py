@@ -89,7 +89,7 @@ class WrittenResponse:
                 "output_tokens_details": {"reasoning_tokens": 0},
                 "total_tokens": used["total_tokens"],
             },
-            "focusdoc": wire.found(answer),
+            "focusdoc": {"found": answer.found, "confidence": answer.confidence},
         }
 
     async def events(

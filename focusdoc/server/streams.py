@@ -14,7 +14,7 @@ from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from focusdoc.chat.cancelling import ReadingCancelledError
+from focusdoc.chat.threads import ReadingCancelledError
 from focusdoc.decoding.answer import Answer, TextPiece
 from focusdoc.errors import FocusdocError
 from focusdoc.server.refusals import FAILED, error_body, status_of

@@ -192,11 +192,6 @@ def cited(answer: Answer, files: Sequence[StoredFile]) -> Iterator[tuple[Source,
     yield from ((source, by_name[source.document]) for source in answer.sources if source.document in by_name)
 
 
-def found(answer: Answer) -> dict[str, Any]:
-    """Fields that OpenAI lacks: whether the documents contain the answer, and the confidence."""
-    return {"found": answer.found, "confidence": answer.confidence}
-
-
 def usage(answer: Answer) -> dict[str, Any]:
     """Usage in OpenAI's format: document tokens are prompt tokens, and cached if they were in memory."""
     used = answer.usage
@@ -248,7 +243,7 @@ class Completion:
                         yield {**head, "choices": [], "usage": usage(answer)}
 
     def _found(self, answer: Answer) -> dict[str, Any]:
-        return {**found(answer), "page_shares": self._page_shares(answer)}
+        return {"found": answer.found, "confidence": answer.confidence, "page_shares": self._page_shares(answer)}
 
     def _cited(self, answer: Answer) -> list[dict[str, Any]]:
         return [
