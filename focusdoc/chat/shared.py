@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from focusdoc.chat.settings import refuse_unknown
 from focusdoc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def shared_chat(
     Args:
         others: some of `LOADING`.
     """
+    refuse_unknown(others, _DEFAULTS, "shared_chat")
     loading = {**_DEFAULTS, "model": model, **others}
 
     def make() -> Chat:
