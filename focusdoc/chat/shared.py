@@ -118,8 +118,8 @@ def shared_chat(
         where = {name: loading[name] for name in ("device", "dtype")}
         return alone.get().with_reader(open_reader(reader, reader_model=reader_model, **where))
 
-    # As text, so that a path and its string are the same, and 2 and "2" of a cluster.
-    key = (*(value if name == "config" else str(value) for name, value in loading.items()), max_memory_bytes)
+    # As text, so that a path and its string are the same, and 2 and "2" of a cluster; the type keeps None apart.
+    key = (*((value is None, str(value)) for value in loading.values()), max_memory_bytes)
     with _lock:
         alone = _chats.setdefault(key, LazyChat(make))
         if reader is None and reader_model is None:

@@ -212,7 +212,7 @@ def perplexity(
     limit: given.Limit = None,
     targets: Annotated[int, option("How many of the last tokens to predict.", _WHAT, "N")] = 256,
     chunk_sizes: Annotated[
-        str | None, option("Chunk sizes to compare (Figure 5); without it, the adapter's.", None, "N,...")
+        str | None, option("Chunk sizes to compare (Figure 5); without it, the adapter's.", _WHAT, "N,...")
     ] = None,
     *,
     run: RunOptions,

@@ -120,6 +120,7 @@ Overview = Annotated[
         "--overview/--no-overview",
         "Whether the question is about the whole text (a summary, its themes), so that the reader gets passages from "
         "every part; by default decided by English words such as 'summarize'.",
+        _ANSWER,
     ),
 ]
 NoStream = Annotated[bool, switch("--no-stream", "Print the answer when it is complete.", _OUTPUT)]

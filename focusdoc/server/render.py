@@ -100,7 +100,8 @@ def _limit() -> None:
     except ImportError:  # not on Windows
         return
     for which, value in ((resource.RLIMIT_AS, _MEMORY), (resource.RLIMIT_CPU, _SECONDS)):
-        resource.setrlimit(which, (value, value))
+        hard = resource.getrlimit(which)[1]
+        resource.setrlimit(which, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,10 @@ def test_the_same_settings_give_the_same_chat_and_load_nothing(tmp_path: Path) -
     assert shared_chat(tmp_path, store=None) is not one
 
 
+def test_no_model_is_not_a_model_called_none() -> None:
+    assert shared_chat(None) is not shared_chat("None")
+
+
 def test_readers_that_are_named_make_chats_of_their_own(tmp_path: Path) -> None:
     told = {"reader": "http://127.0.0.1:9/v1", "reader_model": "m"}
     one = shared_chat(tmp_path, **told)
