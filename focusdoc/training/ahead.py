@@ -43,31 +43,24 @@ def prefetch_samples(samples: SampleMaker, numbers: Sequence[int], workers: int)
     if workers == 0:
         yield from (None for _ in numbers)
         return
+    context: Any = "spawn"
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        # A fork of a process that uses a GPU is unsafe, and locks held by its threads stay locked. So workers are
+        # forked from a fork server, which imports their modules once instead of once for each worker.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["__main__", __name__, type(samples.tokenizer).__module__])
     loader: DataLoader[Any] = DataLoader(
         _Samples(samples),
         batch_size=None,
         sampler=numbers,
         num_workers=workers,
         prefetch_factor=_PREFETCH,
-        multiprocessing_context=_context(samples),
+        multiprocessing_context=context,
         worker_init_fn=_ignore_interrupts,
     )
     for sample in loader:
         samples.cache_sample(sample)
         yield
-
-
-def _context(samples: SampleMaker) -> Any:
-    """The multiprocessing context of the workers.
-
-    A fork of a process that uses a GPU is unsafe, and locks held by its threads stay locked. So workers are forked from
-    a fork server, which imports their modules once instead of once for each worker.
-    """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return "spawn"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", __name__, type(samples.tokenizer).__module__])
-    return context
 
 
 def _ignore_interrupts(_: int) -> None:

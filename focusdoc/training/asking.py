@@ -69,12 +69,7 @@ class Question:
 
 
 class Passages:
-    """Samples passages from the chunks of a training sample.
-
-    Args:
-        chunks: token ids, planted text included.
-        planted: every text that was planted.
-    """
+    """Samples passages from the chunks of a training sample (token ids), in which the texts `planted` are."""
 
     def __init__(self, chunks: Sequence[Sequence[int]], planted: Sequence[str], tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -90,7 +85,11 @@ class Passages:
         answer = self._locate(question.planted, question.answer_start)
         points: list[tuple[int, int] | None] = []
         if answer and rng.random() >= _NO_ANSWER:
-            points.append(self._point_near_answer(rng, question, answer))
+            # A point in the planted text; the passage around it includes the start of the answer.
+            index, start = answer
+            half, first = self._widths[index] // 2, start - question.answer_start
+            last = first + len(question.planted)
+            points.append((index, rng.randint(max(first, start - half), min(last, start + half))))
         for _ in range(rng.randint(0 if points else 1, _MAX_PASSAGES - 1)):
             points.append(self._distractor_point(rng, question, answer if points else None))
         quoted = ""
@@ -105,13 +104,6 @@ class Passages:
         """Chunk index and character of `planted` plus `offset`; None if no chunk has it."""
         starts = ((index, text.find(planted)) for index, text in enumerate(self._texts))
         return next(((index, start + offset) for index, start in starts if start >= 0), None)
-
-    def _point_near_answer(self, rng: random.Random, question: Question, answer: tuple[int, int]) -> tuple[int, int]:
-        """A point in the planted text; the passage around it includes the start of the answer."""
-        index, start = answer
-        half = self._widths[index] // 2
-        first, last = start - question.answer_start, start - question.answer_start + len(question.planted)
-        return index, rng.randint(max(first, start - half), min(last, start + half))
 
     def _distractor_point(
         self, rng: random.Random, question: Question, answer: tuple[int, int] | None

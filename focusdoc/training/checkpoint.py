@@ -21,10 +21,9 @@ _FILE = "state.safetensors"
 def save_checkpoint(
     folder: Path, weights: nn.ParameterDict, optimizer: torch.optim.AdamW, step: int, identity: Mapping[str, Any]
 ) -> None:
-    """Write the float32 weights, AdamW's moments and the step; the previous checkpoint stays until this is complete.
+    """Write the float32 weights, AdamW's moments, the step, and the settings that define the run (`identity`).
 
-    Args:
-        identity: the settings that define the run; `load_checkpoint` compares them.
+    The previous checkpoint stays until this is complete.
 
     Raises:
         TrainingError: it cannot be written (a full disk); the previous checkpoint is intact.
@@ -60,25 +59,24 @@ def load_checkpoint(
     try:
         with safe_open(folder / _FILE, "pt") as stored:
             metadata = stored.metadata() or {}
-            _compare(folder, json.loads(metadata["identity"]), identity)
+            before = json.loads(metadata["identity"])
+            now = json.loads(json.dumps(identity))  # tuples become lists, as in the stored metadata
+            changes = ", ".join(
+                f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+                for key in sorted({*before, *now})
+                if before.get(key) != now.get(key)
+            )
+            if changes:
+                raise TrainingError(f"{folder} belongs to another run ({changes}); choose another output folder.")
             step = int(metadata["step"])
             names = set(stored.keys())
             for name, weight in weights.items():
                 weight.data.copy_(stored.get_tensor(f"weight.{name}"))
                 if f"exp_avg.{name}" in names:
-                    optimizer.state[weight] = {
-                        "step": torch.tensor(float(step)),
-                        "exp_avg": stored.get_tensor(f"exp_avg.{name}").to(weight.device),
-                        "exp_avg_sq": stored.get_tensor(f"exp_avg_sq.{name}").to(weight.device),
+                    moments = {
+                        key: stored.get_tensor(f"{key}.{name}").to(weight.device) for key in ("exp_avg", "exp_avg_sq")
                     }
+                    optimizer.state[weight] = {"step": torch.tensor(float(step)), **moments}
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise TrainingError(f"The checkpoint {folder} is damaged ({error}); choose another output folder.") from error
     return step
-
-
-def _compare(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    wanted = json.loads(json.dumps(wanted))  # tuples become lists, as in the stored metadata
-    differing = sorted(key for key in {*stored, *wanted} if stored.get(key) != wanted.get(key))
-    if differing:
-        changes = ", ".join(f"{key} was {stored.get(key)!r}, is {wanted.get(key)!r}" for key in differing)
-        raise TrainingError(f"{folder} belongs to another run ({changes}); choose another output folder.")

@@ -50,8 +50,6 @@ class TrainingSample:
 
     Attributes:
         token_ids: the concatenated chunks, [num_chunks * chunk_size].
-        chunk_size: tokens of one chunk.
-        prompts: each with its own targets.
         number: the index of the sample in the run, and the cache key of its memory.
         answered: the wordings of all questions that the chunks answer.
         earlier: samples whose chunks, already read, are added to these; their prompts are not asked again.
@@ -65,9 +63,19 @@ class TrainingSample:
     earlier: tuple[TrainingSample, ...] = ()
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens of the sample's own chunks."""
+        return len(self.token_ids)
+
+    @property
     def num_chunks(self) -> int:
         """The sample's own chunks, without those of earlier samples."""
         return len(self.token_ids) // self.chunk_size
+
+    @property
+    def num_losses(self) -> int:
+        """One for each prompt."""
+        return len(self.prompts)
 
 
 @dataclass(slots=True)
@@ -75,13 +83,10 @@ class SampleMaker:
     """Draws the training samples of a run.
 
     Args:
-        tokenizer: the base model's.
         texts: text files (anything `focusdoc.load` accepts) that facts are planted in.
         questions: (context, question, answer) triples from files.
         mix: the weight of each objective: the names of `FACT_MAKERS`, "files" (dropped if there are no questions),
             "continuation", "reconstruction".
-        shape: the ranges of chunk sizes and counts.
-        seed: of the random generator.
         cache: tokenized texts; several makers may share one.
         stride: the distance between two samples of one process when several take turns; each reuses its own samples.
     """
@@ -151,7 +156,6 @@ class SampleMaker:
             yield prompt
 
     def _cached(self, step: int) -> TrainingSample:
-        """The sample that `make` returns for `step`, built once."""
         if step not in self._recent:
             self.cache_sample(self.make(step))
         return self._recent[step]
@@ -174,40 +178,30 @@ class SampleMaker:
         builder = ChunkBuilder([text[start : start + chunk_size] for start in range(0, len(text), chunk_size)], rng)
         planting = Planting(self.tokenizer, builder, rng, self.questions, self._passages)
         chosen = rng.choices(names, [self.mix[name] for name in names], k=self.shape.prompts)
-        prompts: list[Question | TrainingPrompt | None] = []
+        drafts: list[Question | TrainingPrompt | None] = []
         for number, name in enumerate(chosen):
             if name == "files":
-                prompts.append(planting.ask_passage())
+                drafts.append(planting.ask_passage())
             elif name in FACT_MAKERS:
                 # A second pass key would make the question ambiguous.
                 again = name == "passkey" and "passkey" in chosen[:number]
-                prompts.append(planting.ask_fact("number" if again else name))
-            elif name == "continuation":
-                prompts.append(self._continuation(rng, following))
+                drafts.append(planting.ask_fact("number" if again else name))
             else:
-                prompts.append(None)
+                drafts.append(self._continuation(rng, following) if name == "continuation" else None)
         chunks = builder.build(_sentence_ends(self.tokenizer))
-        # Reconstruction comes last since it copies from the finished chunks; it also replaces a fact that did not fit.
         passages = Passages(chunks, planting.planted, self.tokenizer)
-        filled = tuple(self._prompt(rng, prompt, chunks, passages) for prompt in prompts)
-        ids = [token for chunk in chunks for token in chunk]
-        return TrainingSample(ids, chunk_size, filled, step, frozenset(planting.answered))
-
-    def _prompt(
-        self, rng: random.Random, draft: Question | TrainingPrompt | None, chunks: list[list[int]], passages: Passages
-    ) -> TrainingPrompt:
-        """The training prompt for a question; a prompt is returned as it is, None becomes a reconstruction."""
-        if not isinstance(draft, Question):
-            return draft or self._reconstruction(rng, chunks)
-        quoted = passages.draw(rng, draft) if rng.random() < self.shape.quoted else ""
-        return draft.to_training_prompt(self.tokenizer, quoted)
+        filled: list[TrainingPrompt] = []
+        for draft in drafts:
+            if isinstance(draft, Question):
+                quoted = passages.draw(rng, draft) if rng.random() < self.shape.quoted else ""
+                filled.append(draft.to_training_prompt(self.tokenizer, quoted))
+            else:  # a reconstruction copies from the finished chunks; it also replaces a fact that did not fit
+                filled.append(draft or self._reconstruction(rng, chunks))
+        ids = list(chain.from_iterable(chunks))
+        return TrainingSample(ids, chunk_size, tuple(filled), step, frozenset(planting.answered))
 
     def draw_text(self, rng: random.Random, length: int) -> tuple[list[int], list[int]]:
-        """`length` tokens of a random text, and the tokens that follow them.
-
-        Raises:
-            TrainingError: no text is long enough.
-        """
+        """`length` tokens of a random text, and the tokens behind them; TrainingError if no text is long enough."""
         following = self.shape.max_local + self.shape.targets
         drawn = (rng.choice(list(self.texts)) for _ in range(64))
         for path in chain(drawn, self.texts):  # if few texts are long enough, the draws may miss them

@@ -34,8 +34,7 @@ class TrainingPrompt:
     """A local context whose last tokens are targets.
 
     Attributes:
-        token_ids: the local context and the targets.
-        num_targets: how many of the last tokens are targets; at least one token must precede them.
+        num_targets: how many of the last of `token_ids` are targets; at least one token must precede them.
         objective: the name under which the loss is reported.
         prompt_window: most tokens of the dynamic prompt, if less than configured.
         questions: the wordings of the question; no chunk may have another fact that answers one of them.

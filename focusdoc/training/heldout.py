@@ -7,7 +7,6 @@ exactly if every target has the highest logit, so one pass yields both exact mat
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.candidate import LayerWeights
 from focusdoc.training.data import SampleMaker
 from focusdoc.training.dense import TrainingPrompt, dense_logits, target_loss
+from focusdoc.training.metrics import means
 from focusdoc.training.settings import SampleShape
 
 
@@ -41,12 +41,10 @@ class HeldOut:
     """A small held-out test, the same at every evaluation.
 
     Attributes:
-        tokenizer: the base model's.
         texts: files that are not trained on.
         shapes: (chunks, tokens of a chunk) of each test.
         kinds: the facts that are planted, names of `FACT_MAKERS`.
         cases: samples of each kind, and of continuation, at each shape.
-        seed: of the random generator.
     """
 
     tokenizer: Any
@@ -58,11 +56,7 @@ class HeldOut:
     _tokens: dict[Path, list[int]] = field(default_factory=dict, init=False)
 
     def check(self) -> None:
-        """Check that the texts are long enough for every shape, before a long run starts.
-
-        Raises:
-            TrainingError: no text is long enough for the largest shape.
-        """
+        """Raise TrainingError, before a long run starts, if no text is long enough for one of the shapes."""
         for num_chunks, chunk_size in self.shapes:
             try:
                 self._maker("continuation", num_chunks, chunk_size).draw(0)
@@ -88,7 +82,7 @@ class HeldOut:
         Raises:
             TrainingError: no text is long enough for the largest shape.
         """
-        scores: dict[str, list[float]] = defaultdict(list)
+        scores: list[tuple[str, float]] = []
         for num_chunks, chunk_size in self.shapes:
             for kind in (*self.kinds, "continuation"):
                 maker = self._maker(kind, num_chunks, chunk_size)
@@ -100,13 +94,12 @@ class HeldOut:
                     blocks = read_chunks(base, sample.token_ids, chunk_size, kernel)
                     logits = target_logits(base, weights, blocks, prompt, config, kernel)
                     if kind == "continuation":
-                        score = float(target_loss(logits, prompt))
+                        label, score = "continuation loss", float(target_loss(logits, prompt))
                     else:
                         targets = list(prompt.token_ids[-prompt.num_targets :])
-                        score = float(logits.argmax(dim=-1).tolist() == targets)
-                    label = "continuation loss" if kind == "continuation" else kind
-                    scores[f"{label} {num_chunks}x{chunk_size}"].append(score)
-        return {name: sum(values) / len(values) for name, values in scores.items()}
+                        label, score = kind, float(logits.argmax(dim=-1).tolist() == targets)
+                    scores.append((f"{label} {num_chunks}x{chunk_size}", score))
+        return means(scores)
 
     def _maker(self, kind: str, num_chunks: int, chunk_size: int) -> SampleMaker:
         shape = _FixedShape(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,13 @@ class Metrics:
                 f"{self._path} cannot be written ({error.strerror}); the last checkpoint is kept: free some space and "
                 "resume."
             ) from error
-        for name, value in _flat(row).items():
-            if events := self._writer(row["step"]):
-                events.add_scalar(name, value, row["step"])
+        if events := self._writer(row["step"]):
+            for name, value in row.items():
+                if isinstance(value, Mapping):  # named like losses/words
+                    for inner, number in value.items():
+                        events.add_scalar(f"{name}/{inner}", number, row["step"])
+                elif name != "step":
+                    events.add_scalar(name, value, row["step"])
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows so far, without a line that a killed process left incomplete."""
@@ -87,21 +91,14 @@ def loss_curves(rows: Sequence[Mapping[str, Any]], points: int = CURVE_POINTS) -
     curves: dict[str, list[list[float]]] = defaultdict(list)
     for start in range(0, len(rows), width):
         window = rows[start : start + width]
-        by_objective: dict[str, list[float]] = defaultdict(list)
-        for row in window:
-            for objective, loss in row["losses"].items():
-                by_objective[objective].append(loss)
-        for objective, losses in by_objective.items():
-            curves[objective].append([window[-1]["step"], round(sum(losses) / len(losses), 4)])
+        for objective, loss in means(pair for row in window for pair in row["losses"].items()).items():
+            curves[objective].append([window[-1]["step"], round(loss, 4)])
     return dict(curves)
 
 
-def _flat(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a row under names like ``losses/words``."""
-    flat: dict[str, float] = {}
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name}/{inner}": number for inner, number in value.items()}
-        elif name != "step":
-            flat[name] = value
-    return flat
+def means(values: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """The mean of the values of each name."""
+    named: dict[str, list[float]] = defaultdict(list)
+    for name, value in values:
+        named[name].append(value)
+    return {name: sum(each) / len(each) for name, each in named.items()}

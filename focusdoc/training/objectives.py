@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,20 +18,12 @@ from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.candidate import LayerWeights
 from focusdoc.training.data import REUSE_WINDOW, UNPLANTED, SampleMaker, TrainingSample
-from focusdoc.training.dense import (
-    PassLimits,
-    TrainingPrompt,
-    batches,
-    dense_logits,
-    mean_and_first_losses,
-    token_losses,
-)
+from focusdoc.training.dense import PassLimits, batches, dense_logits, mean_and_first_losses, token_losses
 from focusdoc.training.paper import PaperSample, draw_paper_sample, paper_logits, paper_loss
 from focusdoc.training.settings import TrainingConfig
 
 #: Returns the weights of every layer, with a fresh graph for one backward pass.
 MakeWeights = Callable[[], Sequence[LayerWeights]]
-SampleT = TypeVar("SampleT")
 
 
 class TargetLoss(NamedTuple):
@@ -50,35 +42,11 @@ class TargetLoss(NamedTuple):
     first: Tensor | None = None
 
 
-class Objective(Protocol[SampleT]):
-    """What a run minimizes."""
-
-    def draw(self, samples: SampleMaker, index: int) -> SampleT:
-        """Sample number `index` of the run; depends on the seed and the index alone."""
-        ...
-
-    def num_tokens(self, sample: SampleT) -> int:
-        """Tokens of the sample's chunks."""
-        ...
-
-    def num_losses(self, sample: SampleT) -> int:
-        """The number of losses that `losses` yields."""
-        ...
-
-    def losses(self, sample: SampleT, weights: MakeWeights) -> Iterator[list[TargetLoss]]:
-        """The losses of a sample in batches; each has its own graph, which may be freed before the next is built."""
-        ...
-
-
 @torch.no_grad()
 def teacher_logits(base: BaseModel, token_ids: Sequence[int], num_targets: int) -> Tensor | None:
-    """Logits of the frozen base model at the last `num_targets` tokens, with full attention to all of `token_ids`.
+    """Float32 logits [num_targets, vocab] of the frozen base model, with full attention to all of `token_ids`.
 
-    Args:
-        token_ids: the text and the local context, without the last target.
-
-    Returns:
-        Float32 logits [num_targets, vocab] without gradient; None if the tokens do not fit into the model's context.
+    None if the tokens (the text and the local context, without the last target) do not fit into the model's context.
     """
     if len(token_ids) > base.context_length:
         return None
@@ -94,6 +62,12 @@ def divergence(logits: Tensor, teacher: Tensor) -> Tensor:
     )
 
 
+def divergence_from_teacher(base: BaseModel, logits: Tensor, token_ids: Sequence[int]) -> Tensor | None:
+    """`divergence` of `logits` [num_targets, vocab] from `teacher_logits`; None without a teacher."""
+    teacher = teacher_logits(base, token_ids, len(logits))
+    return None if teacher is None else divergence(logits, teacher)
+
+
 class DenseObjective:
     """Every target token of several prompts over the same chunks (`focusdoc.training.dense`)."""
 
@@ -107,52 +81,36 @@ class DenseObjective:
         self._cache: dict[int, tuple[MemoryBlock, ...]] = {}
 
     def draw(self, samples: SampleMaker, index: int) -> TrainingSample:
-        """See `Objective`."""
+        """Sample number `index` of the run; depends on the seed and the index alone."""
         self._reuses = samples.shape.max_reused > 0
         return samples.draw(index)
 
-    def num_tokens(self, sample: TrainingSample) -> int:
-        """See `Objective`."""
-        return len(sample.token_ids)
-
-    def num_losses(self, sample: TrainingSample) -> int:
-        """See `Objective`."""
-        return len(sample.prompts)
-
     def losses(self, sample: TrainingSample, weights: MakeWeights) -> Iterator[list[TargetLoss]]:
-        """See `Objective`."""
+        """The losses of a sample in batches; each has its own graph, which may be freed before the next is built."""
         blocks = self._blocks(sample)
         num_chunks = sum(block.num_chunks for block in blocks)
         for prompts in batches(sample.prompts, num_chunks, self._limits):
             all_logits = dense_logits(self._base, weights(), blocks, prompts, self._settings, self._kernel)
             means, firsts = mean_and_first_losses(token_losses(all_logits, prompts), prompts)
-            yield [
-                TargetLoss(
-                    prompt.objective,
-                    mean,
-                    self._divergence(sample, prompt, logits),
-                    None if prompt.objective in UNPLANTED else first,
-                )
-                for prompt, mean, first, logits in zip(prompts, means, firsts, all_logits, strict=True)
-            ]
-
-    def _divergence(self, sample: TrainingSample, prompt: TrainingPrompt, logits: Tensor) -> Tensor | None:
-        if not self._distill:
-            return None
-        context = [token for each in (*sample.earlier, sample) for token in each.token_ids]
-        teacher = teacher_logits(self._base, [*context, *prompt.token_ids[:-1]], prompt.num_targets)
-        return None if teacher is None else divergence(logits, teacher)
+            batch = []
+            for prompt, mean, first, logits in zip(prompts, means, firsts, all_logits, strict=True):
+                distance = None
+                if self._distill:
+                    context = [token for each in (*sample.earlier, sample) for token in each.token_ids]
+                    distance = divergence_from_teacher(self._base, logits, [*context, *prompt.token_ids[:-1]])
+                asks = prompt.objective not in UNPLANTED
+                batch.append(TargetLoss(prompt.objective, mean, distance, first if asks else None))
+            yield batch
 
     def _blocks(self, sample: TrainingSample) -> list[MemoryBlock]:
         """KV of the sample's chunks and of the earlier ones that it reuses, read once and cached."""
         blocks: list[MemoryBlock] = []
         for each in (sample, *sample.earlier):
-            if each.number not in self._cache:
-                batch = max(1, self._limits.read_tokens // each.chunk_size)
-                self._cache[each.number] = read_chunks(
-                    self._base, each.token_ids, each.chunk_size, self._kernel, batch=batch
-                )
-            blocks += self._cache[each.number]
+            number, size = each.number, each.chunk_size
+            if number not in self._cache:
+                batch = max(1, self._limits.read_tokens // size)
+                self._cache[number] = read_chunks(self._base, each.token_ids, size, self._kernel, batch=batch)
+            blocks += self._cache[number]
         kept = sorted(self._cache)[-REUSE_WINDOW:] if self._reuses else []
         self._cache = {number: self._cache[number] for number in kept}
         return blocks
@@ -195,41 +153,14 @@ class PaperObjective:
         rng = random.Random(f"{samples.seed}-{index}")
         autoencoder = rng.random() * both < share
         ids, _ = samples.draw_text(rng, rng.randint(window, max_tokens))
-        return draw_paper_sample(
-            ids,
-            autoencoder=autoencoder,
-            local_window=window,
-            memory_strides=self._config.memory_strides,
-            rng=rng,
-        )
-
-    def num_tokens(self, sample: PaperSample) -> int:
-        """See `Objective`."""
-        return len(sample.context_ids)
-
-    def num_losses(self, sample: PaperSample) -> int:
-        """See `Objective`."""
-        return 1
+        strides = self._config.memory_strides
+        return draw_paper_sample(ids, autoencoder=autoencoder, local_window=window, memory_strides=strides, rng=rng)
 
     def losses(self, sample: PaperSample, weights: MakeWeights) -> Iterator[list[TargetLoss]]:
-        """See `Objective`."""
-        logits = paper_logits(
-            self._base,
-            weights(),
-            sample,
-            self._kernel,
-            self._bos,
-            candidate_positions=self._config.candidate_positions,
-        )
-        teacher = None
+        """The one loss of a sample; see `DenseObjective.losses`."""
+        positions = self._config.candidate_positions
+        logits = paper_logits(self._base, weights(), sample, self._kernel, self._bos, candidate_positions=positions)
+        distance = None
         if self._config.distill:
-            teacher = teacher_logits(self._base, [*sample.context_ids, *sample.local_ids], 1)
-        distance = None if teacher is None else divergence(logits[None], teacher)
+            distance = divergence_from_teacher(self._base, logits[None], [*sample.context_ids, *sample.local_ids])
         yield [TargetLoss(sample.objective, paper_loss(logits, sample), distance)]
-
-
-def make_objective(
-    base: BaseModel, config: TrainingConfig, kernel: AttentionKernel
-) -> Objective[TrainingSample] | Objective[PaperSample]:
-    """The objective that `config` names."""
-    return (DenseObjective if config.objective == "dense" else PaperObjective)(base, config, kernel)

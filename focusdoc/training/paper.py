@@ -7,9 +7,10 @@ A span of a long text is the local context and the next token the target; the ch
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,26 +31,19 @@ SMALLEST_LOCAL = 30
 _TOKENS_PER_PASS = 2048
 
 
-class Chooser(Protocol):
-    """The source of random draws: `random.Random`, or a replay of recorded draws."""
-
-    def choice(self, seq: Sequence[int], /) -> int:
-        """One of `seq`, uniformly."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class PaperSample:
     """One target token with its local context and the text that becomes chunks.
 
     Attributes:
-        context_ids: the text that is split into chunks; the last one may be shorter.
+        context_ids: the text that is split into chunks of `chunk_size` tokens; the last one may be shorter.
         local_ids: the local context, without BOS.
         target: the token after the local context.
-        chunk_size: tokens of a chunk.
         local_start: index of the first local token in the text the sample was drawn from.
         objective: ``"continuation"`` or ``"repetition"``.
     """
+
+    num_losses: ClassVar[int] = 1
 
     context_ids: tuple[int, ...]
     local_ids: tuple[int, ...]
@@ -59,13 +53,18 @@ class PaperSample:
     objective: str
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens of the sample's chunks."""
+        return len(self.context_ids)
+
+    @property
     def prompt_ids(self) -> tuple[int, ...]:
         """The dynamic prompt: the tail of the local context, at most as long as a chunk, without BOS."""
         return self.local_ids[-min(PAPER_PROMPT_WINDOW, self.chunk_size) :]
 
 
 def draw_paper_sample(
-    ids: Sequence[int], *, autoencoder: bool, local_window: int, memory_strides: Sequence[int], rng: Chooser
+    ids: Sequence[int], *, autoencoder: bool, local_window: int, memory_strides: Sequence[int], rng: random.Random
 ) -> PaperSample:
     """Draw a sample from a text, in the order and the ranges of the authors' code (``_beacon_forward``).
 

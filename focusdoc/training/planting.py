@@ -34,11 +34,7 @@ PassageQuestions = Mapping[str, Sequence[tuple[str, str]]]
 
 
 class ChunkBuilder:
-    """Builds the chunks of a sample with planted text, which is never truncated or overwritten.
-
-    Args:
-        chunks: token ids of the chunks, all of one length.
-    """
+    """Builds a sample's chunks, all of one length, with planted text, which is never truncated or overwritten."""
 
     def __init__(self, chunks: list[list[int]], rng: random.Random) -> None:
         self._chunks = chunks
@@ -79,15 +75,12 @@ class ChunkBuilder:
         return chunks
 
     def _position(self, tokens: list[int], sentence_ends: frozenset[int]) -> int:
-        """A random index of `tokens` to insert planted text at."""
+        """A random index to insert planted text at, mostly at an end of a sentence within 40 tokens."""
         position = self._rng.randint(0, len(tokens))
-        return position if self._rng.random() < _MID_SENTENCE else _near_end(tokens, position, sentence_ends)
-
-
-def _near_end(tokens: list[int], position: int, sentence_ends: frozenset[int]) -> int:
-    """`position`, moved back to the end of a sentence if there is one within 40 tokens."""
-    candidates = range(position, max(0, position - 40), -1)
-    return next((index for index in candidates if tokens[index - 1] in sentence_ends), position)
+        if self._rng.random() < _MID_SENTENCE:
+            return position
+        candidates = range(position, max(0, position - 40), -1)
+        return next((index for index in candidates if tokens[index - 1] in sentence_ends), position)
 
 
 def group_by_passage(questions: Sequence[tuple[str, str, str]]) -> PassageQuestions:
@@ -137,7 +130,7 @@ class Planting:
             fact = self._draw_fact(kind)
             if not self._is_answered(fact) and self._plant_with_distractors(fact):
                 return self._question_about(fact)
-        return self._question_about(_pop_random(self._rng, left)) if left else None
+        return self._question_about(left.pop(self._rng.randrange(len(left)))) if left else None
 
     def ask_passage(self) -> Question | None:
         """A question about a passage from the files, planted now or earlier; None if there is neither one nor room."""
@@ -151,7 +144,7 @@ class Planting:
                     return self._question(question, answer, "files", context)
         if not left:
             return None
-        context, question, answer = _pop_random(self._rng, left)
+        context, question, answer = left.pop(self._rng.randrange(len(left)))
         return self._question(question, answer, "files", context)
 
     def _draw_fact(self, kind: str) -> Fact:
@@ -174,20 +167,19 @@ class Planting:
             placed = self._builder.fill(lambda length: self._list_of_pairs(length, fact))
         else:
             placed = self._builder.plant(self._statement(fact))
-        if not placed:
-            return False
-        self._record(fact)
-        if fact.kind != "passkey":
-            for _ in range(self._rng.choice(DISTRACTORS)):
+        if placed:
+            self._record(fact)
+            for _ in range(0 if fact.kind == "passkey" else self._rng.choice(DISTRACTORS)):
                 other = distractor(self._rng, fact)
                 if not self._is_answered(other) and self._builder.plant(self._statement(other)):
-                    self._record(other)
-                    self._facts_left[other.kind].append(other)
-        return True
+                    self._record(other, to_ask=True)
+        return placed
 
-    def _record(self, fact: Fact) -> None:
+    def _record(self, fact: Fact, *, to_ask: bool = False) -> None:
         self.answered |= _wordings(fact)
         self.planted.append(fact.statement)
+        if to_ask:
+            self._facts_left[fact.kind].append(fact)
 
     def _statement(self, fact: Fact) -> list[int]:
         """Tokens of the fact's statement, with white space around it."""
@@ -208,8 +200,7 @@ class Planting:
             if not self._is_answered(other) and known.isdisjoint(_wordings(other)):
                 known |= _wordings(other)
                 lines.insert(self._rng.randint(0, len(lines)), other.statement)
-                self._record(other)
-                self._facts_left[other.kind].append(other)
+                self._record(other, to_ask=True)
         ids = encode_text(self._tokenizer, "\n".join(lines) + "\n")[:length]
         return ids + (encode_text(self._tokenizer, " -") * length)[: length - len(ids)]
 
@@ -238,7 +229,3 @@ class Planting:
 def _wordings(fact: Fact) -> frozenset[str]:
     """The questions that no other fact may answer; one key for all pass keys, since a sample has only one."""
     return frozenset({"passkey"} if fact.kind == "passkey" else fact.questions)
-
-
-def _pop_random(rng: random.Random, values: list[Any]) -> Any:
-    return values.pop(rng.randrange(len(values)))

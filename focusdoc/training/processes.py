@@ -57,11 +57,21 @@ def launch(count: int, command: Sequence[str]) -> int:
         stderrs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count - 1)]
         started: list[_Process] = []
         stack.callback(_stop, started)
-        environment = _shared_environment(count)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        # What torch.distributed reads, the same for all processes.
+        shared = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "WORLD_SIZE": str(count),
+            "LOCAL_WORLD_SIZE": str(count),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, num_cpus() // count)),
+        }
         for index in range(count):
             process = subprocess.Popen(
                 list(command),
-                env={**os.environ, **environment, "RANK": str(index), "LOCAL_RANK": str(index)},
+                env={**os.environ, **shared, "RANK": str(index), "LOCAL_RANK": str(index)},
                 stdout=subprocess.DEVNULL if index else None,
                 stderr=stderrs[index - 1] if index else None,
                 # Its own session, or it would get Ctrl-C twice: from the terminal and from here.
@@ -70,21 +80,6 @@ def launch(count: int, command: Sequence[str]) -> int:
             started.append(process)
         stack.enter_context(_forward_signals(started))
         return _wait(started, stderrs)
-
-
-def _shared_environment(count: int) -> dict[str, str]:
-    """The variables that ``torch.distributed`` reads, the same for all processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    threads = os.environ.get("OMP_NUM_THREADS") or max(1, num_cpus() // count)
-    return {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(count),
-        "LOCAL_WORLD_SIZE": str(count),
-        "OMP_NUM_THREADS": str(threads),
-    }
 
 
 def _wait(started: Sequence[_Process], stderrs: Sequence[IO[bytes]]) -> int:
@@ -139,14 +134,11 @@ class Processes:
 
     Attributes:
         index: the rank of this process, 0 for the main one.
-        count: the number of processes.
         device: the device for communication.
     """
 
     def __init__(self, index: int = 0, count: int = 1, device: torch.device | None = None) -> None:
-        self.index = index
-        self.count = count
-        self.device = device
+        self.index, self.count, self.device = index, count, device
 
     @classmethod
     def launched(cls, device: torch.device) -> Processes:
@@ -201,7 +193,6 @@ class Runtime:
     """Settings that change how a run executes, not what it learns.
 
     Attributes:
-        processes: those of the run.
         workers: processes that prefetch samples; None for some with a GPU and none with a CPU.
         offload: keep the trained weights and the optimizer on the CPU, whatever the base model's device.
         tensorboard: write ``tensorboard/`` in the run's folder too.

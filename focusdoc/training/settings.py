@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, NamedTuple
 
 from focusdoc.config import CandidatePositions
@@ -120,21 +120,16 @@ class TrainingConfig:
     @property
     def identity(self) -> dict[str, Any]:
         """The settings that a resumed run must not change."""
-        values = asdict(self)
-        defaults = {each.name: each.default for each in fields(self)}
         return {
-            name: value
-            for name, value in values.items()
-            if name in _ORIGINAL or (name not in _CHANGEABLE and value != defaults[name])
+            each.name: value
+            for each in fields(self)
+            if each.name not in _CHANGEABLE
+            and ((value := getattr(self, each.name)) != each.default or each.name in _ORIGINAL)
         }
 
 
 def parse_mix(text: str) -> dict[str, float]:
-    """The weights of the objectives from the form of ``--mix``: ``name=weight,name=weight``.
-
-    Raises:
-        ConfigError: `text` is not of this form.
-    """
+    """The weights of the objectives from ``--mix``; ConfigError unless it has the form ``name=weight,name=weight``."""
     try:
         pairs = [part.split("=") for part in text.split(",") if part.strip()]
         return {name.strip(): float(weight) for name, weight in pairs}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,7 @@ class Sources:
 def load_sources(paths: Sequence[Path], *, exclude: Sequence[Path] = ()) -> Sources:
     """Find texts and question files by suffix, among `paths` and in folders at any depth, and load the questions.
 
-    Args:
-        exclude: text files to skip (held-out ones).
+    Files in `exclude` (held-out ones) are skipped.
 
     Raises:
         TrainingError: a path does not exist, has another suffix or is empty, a folder has no usable file, or a file of
@@ -88,7 +87,18 @@ def load_questions(path: Path) -> list[tuple[str, str, str]]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        found = list(_rows(text) if path.suffix.lower() == ".jsonl" else _squad(text))
+        if path.suffix.lower() == ".jsonl":
+            # splitlines would cut at line separators inside the JSON
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+            found = [(row["context"], row["question"], row["answer"]) for row in rows]
+        else:
+            found = [
+                (paragraph["context"], row["question"], row["answers"][0]["text"])
+                for article in json.loads(text)["data"]
+                for paragraph in article["paragraphs"]
+                for row in paragraph["qas"]
+                if row.get("answers")
+            ]
         if not all(isinstance(part, str) for triple in found for part in triple):
             raise TypeError("context, question and answer must be strings")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -99,18 +109,3 @@ def load_questions(path: Path) -> list[tuple[str, str, str]]:
     if not answered:
         raise TrainingError(f"{path} has no question with an answer.")
     return answered
-
-
-def _rows(text: str) -> Iterator[tuple[str, str, str]]:
-    for line in text.split("\n"):  # splitlines would cut at line separators inside the JSON
-        if line.strip():
-            row = json.loads(line)
-            yield row["context"], row["question"], row["answer"]
-
-
-def _squad(text: str) -> Iterator[tuple[str, str, str]]:
-    for article in json.loads(text)["data"]:
-        for paragraph in article["paragraphs"]:
-            for row in paragraph["qas"]:
-                if row.get("answers"):
-                    yield paragraph["context"], row["question"], row["answers"][0]["text"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,11 +25,11 @@ from focusdoc.training.ahead import default_workers, prefetch_samples
 from focusdoc.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from focusdoc.training.data import SampleMaker
 from focusdoc.training.heldout import HeldOut
-from focusdoc.training.metrics import Metrics
-from focusdoc.training.objectives import TargetLoss, make_objective
+from focusdoc.training.metrics import Metrics, means
+from focusdoc.training.objectives import DenseObjective, PaperObjective, TargetLoss
 from focusdoc.training.processes import Runtime
 from focusdoc.training.settings import TrainingConfig
-from focusdoc.training.weights import CandidateWeights, FullWeights, LowRankWeights
+from focusdoc.training.weights import CandidateWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +86,15 @@ class Trainer:
         runtime = runtime or Runtime()
         self.processes = runtime.processes
         self._kernel = attention_kernel("auto")
-        self._objective: Any = make_objective(base, config, self._kernel)  # Any: its type of sample is private to it
+        objective = DenseObjective if config.objective == "dense" else PaperObjective
+        self._objective: Any = objective(base, config, self._kernel)  # Any: its type of sample is private to it
         base.model.requires_grad_(False)
         if start_from is not None:
             initial = merged(load_adapter(start_from, base.model), base.model)
         else:
             initial = untrained_adapter(base.model, config.projections)
         device = torch.device("cpu") if runtime.offload else base.device
-        self.weights: CandidateWeights = (
-            FullWeights(initial, device)
-            if config.rank is None
-            else LowRankWeights(initial, device, config.rank, samples.seed)
-        )
+        self.weights = CandidateWeights(initial, device, config.rank, samples.seed)
         self.optimizer = torch.optim.AdamW(
             self.weights.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
         )
@@ -147,11 +143,7 @@ class Trainer:
         return [(first + part) * processes.count + processes.index for part in range(self.config.accumulate)]
 
     def _train_step(self, prefetched: Iterator[None]) -> StepReport:
-        """One optimizer step, and the evaluation if it is due.
-
-        Args:
-            prefetched: see `prefetch_samples`.
-        """
+        """One optimizer step, and the evaluation if it is due; `prefetched` is from `prefetch_samples`."""
         start = time.perf_counter()
         losses: list[tuple[str, float]] = []
         tokens = 0
@@ -159,7 +151,7 @@ class Trainer:
         for number in self._sample_numbers(self.step):
             next(prefetched)
             sample = self._objective.draw(self.samples, number)
-            tokens += self._objective.num_tokens(sample)
+            tokens += sample.num_tokens
             losses += self._backward(sample)
         self.processes.average_gradients(self.weights.parameters())
         losses, tokens = self.processes.gather(losses), sum(self.processes.gather([tokens]))
@@ -175,21 +167,18 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         seconds = time.perf_counter() - start
-        return StepReport(self.step, _means(losses), norm, rate, tokens, seconds, self._evaluate())
+        by_objective = dict(sorted(means(losses).items()))
+        return StepReport(self.step, by_objective, norm, rate, tokens, seconds, self._evaluate())
 
     def _backward(self, sample: Any) -> Iterator[tuple[str, float]]:
         """Accumulate the gradient of one sample; yields the objective and loss of each prompt."""
-        share = 1 / (self._objective.num_losses(sample) * self.config.accumulate)
+        share = 1 / (sample.num_losses * self.config.accumulate)
         for batch in self._objective.losses(sample, self._layers):
             (torch.stack([self._total_loss(loss) for loss in batch]).sum() * share).backward()
-            named = [
-                (name, loss.detach())
-                for objective, value, divergence, _ in batch
-                for name, loss in ((objective, value), ("distillation", divergence))
-                if loss is not None
-            ]
+            named = [(loss.objective, loss.value) for loss in batch]
+            named += [("distillation", loss.divergence) for loss in batch if loss.divergence is not None]
             # One transfer for all, since each synchronizes a GPU.
-            values = torch.stack([loss for _, loss in named]).tolist()
+            values = torch.stack([loss.detach() for _, loss in named]).tolist()
             yield from zip([name for name, _ in named], values, strict=True)
 
     def _total_loss(self, loss: TargetLoss) -> Tensor:
@@ -210,25 +199,16 @@ class Trainer:
         due = self.step == self.config.steps or (every and self.step % every == 0)
         if self.held_out is None or not due or not self.processes.is_main:
             return {}
-        positions = self.config.candidate_positions
-        config = FocusConfig(candidate_positions=positions)
+        config = FocusConfig(candidate_positions=self.config.candidate_positions)
         if self.config.objective == "paper":
             bos = getattr(self.base.config, "bos_token_id", None)
-            config = FocusConfig.paper(candidate_positions=positions, bos_token_id=bos)
+            config = FocusConfig.paper(candidate_positions=config.candidate_positions, bos_token_id=bos)
         with torch.no_grad():
             return self.held_out.evaluate(self.base, self._layers(), config, self._kernel)
 
     def adapter(self, dtype: torch.dtype = torch.bfloat16) -> Adapter:
         """The adapter with the current weights."""
-        shape = asdict(self.samples.shape)
-        record = {
-            **self.record,
-            "steps": self.step,
-            "training": asdict(self.config),
-            "shape": shape,
-            "mix": dict(self.samples.mix),
-            **self._metrics.summary(),
-        }
+        run = {"steps": self.step, "training": asdict(self.config), **self._sampling}
         config = AdapterConfig(
             base_model=self.base.name,
             base_fingerprint=self.base.fingerprint,
@@ -238,7 +218,7 @@ class Trainer:
             chunk_size=self.config.chunk_size,
             local_attention="refresh" if self.config.objective == "paper" else "incremental",
             candidate_positions=self.config.candidate_positions,
-            training=record,
+            training={**self.record, **run, **self._metrics.summary()},
             license="Apache-2.0",
         )
         return Adapter(config, self.weights.tensors(dtype))
@@ -265,8 +245,8 @@ class Trainer:
             TrainingError: the checkpoint belongs to another run, or is damaged.
         """
         if self.processes.is_main:
-            for name in (self._checkpoint, self.output / "adapter"):
-                remove_leftovers(name)
+            remove_leftovers(self._checkpoint)
+            remove_leftovers(self.output / "adapter")
         if not has_checkpoint(self._checkpoint):
             return False
         self.step = load_checkpoint(self._checkpoint, self.weights.weights, self.optimizer, self._identity)
@@ -277,6 +257,10 @@ class Trainer:
         return self.output / "checkpoint"
 
     @property
+    def _sampling(self) -> dict[str, Any]:
+        return {"shape": asdict(self.samples.shape), "mix": dict(self.samples.mix)}
+
+    @property
     def _identity(self) -> dict[str, Any]:
         """The settings that a resumed run must not change."""
         identity: dict[str, Any] = {
@@ -284,16 +268,7 @@ class Trainer:
             "dtype": str(self.base.dtype),
             **self.config.identity,
             "seed": self.samples.seed,
-            "mix": dict(self.samples.mix),
-            "shape": asdict(self.samples.shape),
+            **self._sampling,
             **self.weights.identity,
         }
         return identity if self.processes.count == 1 else {**identity, "processes": self.processes.count}
-
-
-def _means(losses: list[tuple[str, float]]) -> dict[str, float]:
-    """The mean loss of each objective."""
-    by_objective: dict[str, list[float]] = defaultdict(list)
-    for objective, loss in losses:
-        by_objective[objective].append(loss)
-    return {objective: sum(values) / len(values) for objective, values in sorted(by_objective.items())}

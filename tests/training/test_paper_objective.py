@@ -32,13 +32,14 @@ TOLERANCE = RECORD["tolerance"]
 BOS = 1
 
 
-class Script:
+class Script(random.Random):
     """Replays recorded draws, and makes sure that each is made from the recorded range."""
 
     def __init__(self, draws: list[dict[str, int]]) -> None:
+        super().__init__()
         self.draws = list(draws)
 
-    def choice(self, seq: Sequence[int], /) -> int:
+    def choice(self, seq: Sequence[int]) -> int:  # type: ignore[override]
         draw = self.draws.pop(0)
         assert (min(seq), max(seq), len(seq)) == (draw["low"], draw["high"], draw["n"])
         return draw["value"]
