@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from focusdoc.documents import Document
     from focusdoc.engine import FocusEngine
     from focusdoc.evaluation.item import Item, Mode
-    from focusdoc.evaluation.runner import Progress as RunProgress
+    from focusdoc.evaluation.results import Progress as RunProgress
     from focusdoc.evaluation.summary import Results
 
 #: Without a terminal, progress is printed at most this often.
@@ -121,8 +121,7 @@ def _modes(options: RunOptions) -> list[str]:
 
 
 def _run(benchmark: str, options: RunOptions, parts: list[_Part]) -> None:
-    from focusdoc.evaluation.results import ResultFolder, Shard
-    from focusdoc.evaluation.runner import run
+    from focusdoc.evaluation.results import ResultFolder, Shard, run
     from focusdoc.evaluation.summary import Results
 
     folders = [

@@ -32,10 +32,8 @@ def asking_engine(engine: FocusEngine, settings: ModeSettings, *, reader: Reader
 
 def look_engine(engine: FocusEngine, settings: ModeSettings) -> FocusEngine:
     """An engine without candidates over the same base model, which uses its retrieval heads."""
-    size = settings.chunk_size or engine.chunk_size
-    config = FocusConfig(
-        condensing="look", heads=engine.config.heads, local_window=settings.local_window, chunk_size=size
-    )
+    size, window = settings.chunk_size or engine.chunk_size, settings.local_window
+    config = FocusConfig(condensing="look", heads=engine.config.heads, local_window=window, chunk_size=size)
     return FocusEngine(engine.base, None, config, store=engine.store)
 
 
@@ -87,11 +85,7 @@ def count_tokens(engine: FocusEngine, text: str) -> int:
 
 
 def tokenizer_of(engine: FocusEngine) -> Any:
-    """The tokenizer of a model.
-
-    Raises:
-        ConfigError: it has none.
-    """
+    """The tokenizer of a model; ConfigError if it has none."""
     if engine.base.tokenizer is None:
         raise ConfigError(
             f"{engine.base.name} has no tokenizer, which benchmarks need; put it into the model's folder."

@@ -17,9 +17,7 @@ class Item:
     Ours reads ``before + context`` into a memory, and ``after`` is the local context; baselines take one text.
 
     Attributes:
-        task: the benchmark's name of the task.
-        id: unique within the task.
-        before, context, after: the prompt.
+        task: the benchmark's name of the task; `id` is unique within it.
         answers: the gold answers, as in the benchmark's file.
         max_new_tokens: the benchmark's limit for an answer.
         all_classes: the class names of a classification, or None.
@@ -31,7 +29,7 @@ class Item:
 
     task: str
     id: str
-    before: str
+    before: str = ""
     context: str
     after: str
     answers: list[Any]
@@ -58,7 +56,6 @@ class Outcome:
     """The result of one item.
 
     Attributes:
-        prediction: the answer.
         document_tokens, prompt_tokens, new_tokens: tokens of the memory, of the prompt and of the answer.
         dropped_tokens: tokens that were truncated from the prompt.
         num_chunks: chunks of the memory; 0 for baselines.
@@ -70,13 +67,13 @@ class Outcome:
     """
 
     prediction: str
-    document_tokens: int
+    document_tokens: int = 0
     prompt_tokens: int
     new_tokens: int
-    dropped_tokens: int
-    num_chunks: int
-    kv_bytes: int
-    read_seconds: float
+    dropped_tokens: int = 0
+    num_chunks: int = 0
+    kv_bytes: int = 0
+    read_seconds: float = 0.0
     first_token_seconds: float
     decode_seconds: float
     passages: Sequence[Span] | None = None
@@ -96,8 +93,6 @@ class Mode(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """The settings that affect the answers, as JSON values."""
-        ...
 
     def answer(self, item: Item) -> Outcome:
         """Answer one item with greedy decoding."""
-        ...

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from focusdoc.config import GenerationConfig
-from focusdoc.decoding.answer import Usage
+from focusdoc.decoding.answer import Answer
 from focusdoc.documents import Document
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError, EvaluationError
@@ -86,28 +86,11 @@ class AskMode:
         start = time.perf_counter()
         memory = self._memory.of(item.document)
         seconds = time.perf_counter() - start
-        answer = self.engine.ask(
-            memory,
-            item.after.strip(),
-            max_sources=MAX_SOURCES,
-            max_new_tokens=item.max_new_tokens,
-            stop=item.stop,
-        )
-        usage = answer.usage
-        return Outcome(
-            prediction=answer.text,
-            document_tokens=memory.num_tokens,
-            prompt_tokens=usage.reader_tokens or usage.prompt_tokens,
-            new_tokens=usage.completion_tokens,
-            dropped_tokens=0,
-            num_chunks=memory.num_chunks,
-            kv_bytes=kv_bytes(self.engine, memory, usage),
-            read_seconds=seconds,
-            first_token_seconds=answer.timings.first_token,
-            decode_seconds=answer.timings.decode,
-            passages=[(source.start, source.end) for source in answer.sources],
-            passage_tokens=usage.quoted_tokens,
-        )
+        question, limit = item.after.strip(), item.max_new_tokens
+        answer = self.engine.ask(memory, question, max_sources=MAX_SOURCES, max_new_tokens=limit, stop=item.stop)
+        passages = [(source.start, source.end) for source in answer.sources]
+        outcome = memory_outcome(self.engine, memory, answer, seconds)
+        return replace(outcome, passages=passages, passage_tokens=answer.usage.quoted_tokens)
 
 
 class RetrievalMode:
@@ -159,11 +142,7 @@ class PlaceMode:
         return _reader_facts(self._reader)
 
     def answer(self, item: Item) -> Outcome:
-        """See `Mode`.
-
-        Raises:
-            EvaluationError: the place of the answer is not known.
-        """
+        """See `Mode`; EvaluationError if the place of the answer is not known."""
         if not item.places:
             raise EvaluationError(f"The mode place needs the place of the answer, which {item.id} does not have.")
         text, (first, last) = item.document, item.places[0]
@@ -173,21 +152,28 @@ class PlaceMode:
 
 
 def needed_reader(engine: FocusEngine, mode: str) -> Reader:
-    """The reader of an engine.
-
-    Raises:
-        ConfigError: it has none.
-    """
+    """The reader of an engine; ConfigError if it has none."""
     if engine.reader is None:
         raise ConfigError(f"The mode {mode} needs a reader; name one with --reader; none measures only retrieval.")
     return engine.reader
 
 
-def kv_bytes(engine: FocusEngine, memory: DocumentMemory, usage: Usage) -> int:
-    """Bytes of keys and values at the end of an answer of ours."""
+def memory_outcome(engine: FocusEngine, memory: DocumentMemory, answer: Answer, read_seconds: float) -> Outcome:
+    """The outcome of an answer of ours."""
+    usage = answer.usage
     tail = engine.own_way.num_tail_tokens(usage.prompt_tokens, usage.completion_tokens)
     beside = memory.num_chunks * tail + usage.prompt_tokens + usage.quoted_tokens + usage.completion_tokens
-    return memory.num_bytes + beside * engine.base.kv_bytes_per_token
+    return Outcome(
+        prediction=answer.text,
+        document_tokens=memory.num_tokens,
+        prompt_tokens=usage.reader_tokens or usage.prompt_tokens,
+        new_tokens=usage.completion_tokens,
+        num_chunks=memory.num_chunks,
+        kv_bytes=memory.num_bytes + beside * engine.base.kv_bytes_per_token,
+        read_seconds=read_seconds,
+        first_token_seconds=answer.timings.first_token,
+        decode_seconds=answer.timings.decode,
+    )
 
 
 def _read(reader: Reader, item: Item, found: list[Span], read_seconds: float, retrieval_seconds: float) -> Outcome:
@@ -197,12 +183,8 @@ def _read(reader: Reader, item: Item, found: list[Span], read_seconds: float, re
     text, written = _written(reader, reading_prompt(item.after.strip(), quoted), settings)
     return Outcome(
         prediction=text,
-        document_tokens=0,
         prompt_tokens=written.prompt_tokens,
         new_tokens=written.completion_tokens,
-        dropped_tokens=0,
-        num_chunks=0,
-        kv_bytes=0,
         read_seconds=read_seconds,
         first_token_seconds=retrieval_seconds + written.first_token,
         decode_seconds=written.decode,

@@ -1,4 +1,8 @@
-"""Results on disk: a folder for each benchmark and mode, with the configuration and a JSON line for every item."""
+"""Running a benchmark item by item, and its results on disk.
+
+There is a folder for each benchmark and mode, with the configuration and a JSON line for every item, written as soon as
+its result or error is there.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from focusdoc.errors import EvaluationError
 from focusdoc.evaluation.files import read_rows
@@ -24,6 +29,7 @@ _FIELDS = ("task", "id", "place")
 Row = dict[str, Any]
 #: The key of an item within a folder: task and id.
 Key = tuple[str, str]
+J = TypeVar("J", bound="Job")
 
 
 @dataclass(frozen=True)
@@ -35,11 +41,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Parse text such as ``"2/4"``.
-
-        Raises:
-            EvaluationError: it has another form.
-        """
+        """Parse text such as ``"2/4"``; EvaluationError if it has another form."""
         found = re.fullmatch(r"(\d+)/(\d+)", text)
         if not found or not 1 <= int(found[1]) <= int(found[2]):
             raise EvaluationError(
@@ -126,12 +128,83 @@ class RowFile:
         self.rows[row["task"], row["id"]] = row
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a result folder.
+class Job(Protocol):
+    """An item of a run."""
+
+    @property
+    def task(self) -> str:
+        """The benchmark's name of the task."""
+
+    @property
+    def id(self) -> str:
+        """Unique within the task."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What a report groups by."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The progress of a shard: items done (earlier runs included), all items, and failed ones."""
+
+    done: int
+    total: int
+    failed: int
+    task: str
+
+
+def run(
+    jobs: Sequence[J],
+    work: Callable[[J], Mapping[str, Any]],
+    folder: ResultFolder,
+    *,
+    shard: Shard | None = None,
+    resume: bool = False,
+    retry: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> Progress:
+    """Run `jobs`, or those of a shard, writing a row for each as it finishes; returns the final progress.
+
+    A failing job is written with its error, and the run continues. A killed run that is resumed ends with the same rows
+    as an uninterrupted one.
+
+    Args:
+        work: returns the fields of a job's row.
+        resume: skip jobs that already have a row.
+        retry: with `resume`, run failed jobs again.
+        progress: called before every job and at the end.
 
     Raises:
-        EvaluationError: there is none, or it is damaged.
+        EvaluationError: two jobs have the same task and id; see also `ResultFolder.appending`.
     """
+    shard = shard or Shard()
+    for (task, name), count in Counter((job.task, job.id) for job in jobs).items():
+        if count > 1:  # they would share a row
+            raise EvaluationError(f"{count} items of {task} are called {name!r}; give each its own name.")
+    mine = [(place, job) for place, job in enumerate(jobs) if shard.holds(place)]
+    failed = 0
+    with folder.appending(shard, resume=resume) as file:
+        for done, (place, job) in enumerate(mine):
+            if progress is not None:
+                progress(Progress(done, len(mine), failed, job.task))
+            row = file.rows.get((job.task, job.id))
+            if row is None or (retry and "error" in row):
+                row = {"task": job.task, "id": job.id, "place": place, "facts": dict(job.facts)}
+                try:
+                    row |= work(job)
+                except Exception as error:  # one failing item must not end the run; its row has the error
+                    row["error"] = f"{type(error).__name__}: {error}"
+                file.add(row)
+            failed += "error" in row
+        end = Progress(len(mine), len(mine), failed, "")
+        if progress is not None:
+            progress(end)
+    return end
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a result folder; EvaluationError if there is none, or it is damaged."""
     path = folder / CONFIG
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
@@ -147,11 +220,7 @@ def read_rows_of(folder: Path) -> list[Row]:
 
 
 def find_folders(paths: Sequence[Path]) -> list[Path]:
-    """All result folders in `paths` and their subfolders, sorted.
-
-    Raises:
-        EvaluationError: a path has none.
-    """
+    """All result folders in `paths` and their subfolders, sorted; EvaluationError if a path has none."""
     found: list[Path] = []
     for path in paths:
         below = sorted(config.parent for config in path.rglob(CONFIG)) if path.is_dir() else []

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation.natural_scores import NATURAL_SCORES
+from focusdoc.evaluation.natural_scores import NATURAL_SCORES, chinese_f1, rouge_l, rouge_l_sum, word_f1
 from focusdoc.evaluation.needed import needed
-from focusdoc.evaluation.text_scores import chinese_f1, rouge_l, rouge_l_sum, word_f1
 
 #: Called with a prediction, a gold answer and the row's classes.
 LongBenchScore = Callable[[str, str, Sequence[str]], float]
