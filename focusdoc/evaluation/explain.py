@@ -44,9 +44,7 @@ _STYLE = (
 class _Recorder:
     """An attention kernel that records the attention of the newest local token at every step.
 
-    Args:
-        num_chunks: chunks of the memory.
-        layer, head: the attention in `steps`; None for the mean over all.
+    Of `layer` and `head` in `steps`; None is for the mean over all.
     """
 
     def __init__(
@@ -98,15 +96,12 @@ class Explanation:
     """One answer with the attention behind each of its tokens.
 
     Attributes:
-        question, answer: the texts.
         local_tokens: the local context and the answer (without its last token), as text.
         answer_tokens: the answer's tokens as text, one per row of the matrices.
         candidates: float32 [answer tokens, chunks], attention from the newest local token to each chunk's candidate, in
             `layer` and `head`.
         local: float32 [answer tokens, local tokens], attention to the local tokens; 0 for later tokens.
         masses: float32 [answer tokens, chunks], attention to the candidates, the mean over all layers and heads.
-        chunks: the document's chunks.
-        sources: the passages that the answer is based on.
         layer, head: None for the mean over all.
     """
 
@@ -160,7 +155,6 @@ def explain(
     """Answer a question and record the attention behind every token of the answer.
 
     Args:
-        memory: of a document, from `FocusEngine.read`.
         layer, head: which attention to show, from 0; None for the mean over all.
 
     Raises:

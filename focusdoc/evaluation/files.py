@@ -20,11 +20,9 @@ _TEXTS = frozenset({".txt", ".md", ".pdf"})
 def read_rows(
     path: Path, fields: Sequence[str], *, limit: int | None = None, torn: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a JSONL file, each with at least `fields`.
+    """The rows of a JSONL file, at most `limit`, each with at least `fields`.
 
-    Args:
-        limit: at most this many rows.
-        torn: skip a last line without a line break, which a running process may still be writing.
+    With `torn`, a last line without a line break is skipped, which a running process may still be writing.
 
     Raises:
         EvaluationError: the file cannot be read, or a line is not a JSON object with these fields.
@@ -55,11 +53,7 @@ def _row(path: Path, number: int, line: bytes, fields: Sequence[str]) -> dict[st
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Load a JSON file with one object.
-
-    Raises:
-        EvaluationError: it does not exist, or is not a JSON object.
-    """
+    """Load a JSON file; EvaluationError if there is none, or it is not one JSON object."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -72,11 +66,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def task_file(data: Path | None, task: str) -> Path:
-    """The official file of a task in the folder `data`.
-
-    Raises:
-        EvaluationError: there is no such folder or file; the message lists the available tasks.
-    """
+    """The official file of a task in the folder `data`; EvaluationError, with the tasks there are, if it is missing."""
     if data is None:
         raise EvaluationError(f"{task} needs the benchmark's official files; give their folder with --data.")
     if not data.is_dir():
@@ -89,15 +79,10 @@ def task_file(data: Path | None, task: str) -> Path:
 
 
 def fill(template: str, fields: Mapping[str, str], *, task: str) -> tuple[str, str, str]:
-    """Fill in a template; returns the text as (before, context, after).
-
-    Values are data: braces in them stay as they are.
-
-    Args:
-        fields: the value of every field that may occur, including ``context``.
+    """Fill in a template; returns the text as (before, context, after). Braces in the values stay as they are.
 
     Raises:
-        EvaluationError: the template has an unknown field, or not exactly one context.
+        EvaluationError: the template has a field that is not in `fields`, or not exactly one context.
     """
     names = _FIELD.findall(template)
     unknown = next((name for name in names if name not in fields), None)

@@ -35,12 +35,9 @@ PAIRS, INTEGERS, FUNCTIONS, NOISES = 2500, 60_000, 550, 5220
 
 @dataclass(frozen=True)
 class Request:
-    """One row to generate.
+    """One row to generate: number `number` of `total`; depths, targets and kinds take turns.
 
-    Attributes:
-        number, total: the index and the number of rows; depths, targets and kinds take turns.
-        length: about how many tokens the context has; None for the official size.
-        count: counts the tokens of a text.
+    The context has about `length` tokens, measured by `count`; None is for the official size.
     """
 
     rng: random.Random

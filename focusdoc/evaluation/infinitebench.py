@@ -70,12 +70,11 @@ def load_items(
     order: str = "paper",
     templates: str = DEFAULT_TEMPLATES,
 ) -> Iterator[Item]:
-    """The items of `tasks` from the official files.
+    """The items of `tasks` from the official files, at most `limit` rows of each.
 
     Args:
         data: the folder with ``<task>.jsonl`` and ``prompts.json``. A file name may have a number after the task, such
             as ``passkey_8192.jsonl``; its task is then ``passkey_8192``.
-        limit: at most this many rows of each task.
         order: ``"official"`` for the benchmark's prompts, ``"paper"`` for the authors' order.
         templates: which set of templates in ``prompts.json``.
 
@@ -104,12 +103,7 @@ def generated_items(
     seed: int,
     order: str = "paper",
 ) -> Iterator[Item]:
-    """The items of generated tasks at each of `lengths`, shortest first.
-
-    Args:
-        count: counts the tokens of a text.
-        lengths: tokens of the context; None for the official size.
-        repeats: rows for each task and length.
+    """`repeats` items of each generated task at each of `lengths` in tokens (None: the official size), shortest first.
 
     Raises:
         EvaluationError: a task is unknown or needs data, or a length is too short.
@@ -131,11 +125,7 @@ def check_generated(tasks: Sequence[str]) -> None:
 
 
 def base_task(name: str) -> str:
-    """The official name of a task, from its file name.
-
-    Raises:
-        EvaluationError: there is no such task.
-    """
+    """The official name of a task, from its file name; EvaluationError if there is no such task."""
     for task in sorted(INFINITEBENCH_SCORES, key=len, reverse=True):
         if re.fullmatch(rf"{task}(_\d+)?", name):
             return task

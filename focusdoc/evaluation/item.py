@@ -18,10 +18,8 @@ class Item:
 
     Attributes:
         task: the benchmark's name of the task; `id` is unique within it.
-        answers: the gold answers, as in the benchmark's file.
-        max_new_tokens: the benchmark's limit for an answer.
+        answers, max_new_tokens: the gold answers and the limit of a new one, as in the benchmark.
         all_classes: the class names of a classification, or None.
-        stop: stop strings.
         chat: whether the prompt is a chat message; else the model continues the bare text.
         facts: what a report groups by, such as ``{"length": 16384, "depth": 0.5}``.
         places: characters ``start:end`` of `document` with the answer, if known.
@@ -60,9 +58,7 @@ class Outcome:
         dropped_tokens: tokens that were truncated from the prompt.
         num_chunks: chunks of the memory; 0 for baselines.
         kv_bytes: KV cache and memory at the end of the answer.
-        read_seconds, first_token_seconds, decode_seconds: durations.
-        passages: characters ``start:end`` of the document that were retrieved, by rank; None for modes without
-            passages.
+        passages: characters ``start:end`` of the document that were retrieved, by rank; None for modes without.
         passage_tokens: tokens of the quoted passages.
     """
 

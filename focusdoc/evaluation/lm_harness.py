@@ -84,11 +84,7 @@ class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
         return str(getattr(self._tokenizer, "chat_template", None) or "")
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The conversation, serialized for `generate_until` and `loglikelihood`.
-
-        Raises:
-            ConfigError: the last message is to be continued, which is not supported.
-        """
+        """The conversation, serialized; ConfigError if its last message is to be continued, which is not supported."""
         if not add_generation_prompt:
             raise ConfigError("Beginning the model's answer is not supported; leave out gen_prefix.")
         return _CHAT + json.dumps([[turn["role"], turn["content"]] for turn in chat_history])

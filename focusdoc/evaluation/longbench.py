@@ -30,12 +30,11 @@ _FIELDS = ("input", "context", "answers", "all_classes", "_id")
 def load_items(
     data: Path | None, tasks: Sequence[str] = TASKS, *, limit: int | None = None, order: str = "paper"
 ) -> Iterator[Item]:
-    """The items of `tasks`, in the order of the files.
+    """The items of `tasks`, in the order of the files, at most `limit` rows of each.
 
     Args:
         data: the folder with ``<task>.jsonl``, ``dataset2prompt.json`` and ``dataset2maxlen.json``; the latter two may
             be in the subfolder ``config``.
-        limit: at most this many rows of each task.
         order: ``"official"`` for the benchmark's prompts, ``"paper"`` for the authors' order.
 
     Raises:

@@ -231,7 +231,7 @@ def make_mode(name: str, engine: FocusEngine, settings: ModeSettings) -> Mode:
 
 
 def cut_middle(tokenizer: Any, text: str, limit: int) -> tuple[str, str, int]:
-    """Truncate a text in the middle; returns its first and last half of `limit` tokens, and how many were dropped.
+    """The first and last half of `limit` tokens of a text, and how many were dropped between them.
 
     A text that fits is returned whole as the first half.
     """
@@ -252,11 +252,9 @@ def cut_tail(tokenizer: Any, text: str, limit: int) -> tuple[str, int]:
 
 
 def split_prompt(tokenizer: Any, document: str, question: str, limit: int | None) -> tuple[str, str, int]:
-    """Truncate document plus question to `limit` tokens, in the middle.
+    """Truncate document plus question to `limit` tokens, in the middle; returns both, and how many were dropped.
 
-    Returns:
-        Document, question, and how many tokens were dropped. The question stays whole unless it takes more than half
-        of the tokens.
+    The question stays whole unless it takes more than half of the tokens.
     """
     if limit is None:
         return document, question, 0

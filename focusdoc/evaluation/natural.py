@@ -45,7 +45,6 @@ class Choice:
             so that tuning and test questions share none.
         limit: sample at most this many of them; None for all.
         pool: passages that are sampled for the document (JSON lines).
-        seed: of the samples.
     """
 
     share: tuple[float, float] = (0.0, 1.0)
@@ -59,11 +58,7 @@ class Choice:
         return values[first:last]
 
     def sample(self, values: Sequence[Any], count: int | None, what: str) -> list[Any]:
-        """A sample of `count` values in their order; all of them if `count` is None or larger.
-
-        Args:
-            what: seeds the sample, together with `seed`.
-        """
+        """A sample, seeded by `seed` and `what`, of `count` values in their order; all if `count` is None or larger."""
         indices: Sequence[int] = range(len(values))
         if count is not None and count < len(values):
             indices = sorted(random.Random(f"{what} {self.seed}").sample(indices, count))
@@ -73,11 +68,9 @@ class Choice:
 def load_items(
     path: Path, choice: Choice, *, documents: Path | None = None, max_new_tokens: int = MAX_NEW_TOKENS
 ) -> list[Item]:
-    """The questions of a file, grouped by document.
+    """The questions of a file in one of the formats above, gzipped or not, grouped by document.
 
-    Args:
-        path: a file in one of the formats above, gzipped or not.
-        documents: the folder with the documents of a file of patterns, as ``NAME.txt``.
+    The documents of a file of patterns are in the folder `documents`, as ``NAME.txt``.
 
     Raises:
         EvaluationError: the file has another format, is damaged or too large, or there is no question.

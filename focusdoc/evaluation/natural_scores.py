@@ -91,11 +91,7 @@ def right(prediction: str, answers: Sequence[str]) -> float:
 
 
 def matches(pattern: str, text: str) -> list[Span]:
-    """All matches of a pattern in a text.
-
-    Raises:
-        EvaluationError: it is not a regular expression, or takes too long.
-    """
+    """All matches of a pattern in a text; EvaluationError if it is not a regular expression, or takes too long."""
     try:
         return [found.span() for found in regex.finditer(pattern, text, timeout=_SECONDS)]
     except regex.error as error:

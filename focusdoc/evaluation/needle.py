@@ -31,12 +31,10 @@ def load_items(
     repeats: int = 1,
     seed: int = 0,
 ) -> Iterator[Item]:
-    """`repeats` items for every length and depth, shortest length first.
+    """`repeats` items for every length in tokens and every depth, shortest length first.
 
-    Args:
-        tokenizer: measures the lengths.
-        book: the haystack, truncated to each length.
-        depths: 0 for the beginning, 1 for the end; the needle goes to the end of the sentence before.
+    The beginning of `book` is the haystack. Depth 0 is its beginning and 1 its end; the needle goes to the end of the
+    sentence before.
 
     Raises:
         EvaluationError: the book is shorter than a length, or a depth is not from 0 to 1.

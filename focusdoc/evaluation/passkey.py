@@ -27,13 +27,9 @@ _KEYS = 50_000
 def load_items(
     count: Callable[[str], int], lengths: Sequence[int] = LENGTHS, *, repeats: int = REPEATS, seed: int = 0
 ) -> Iterator[Item]:
-    """Passkey prompts of about `lengths` tokens, shortest first.
+    """`repeats` passkey prompts of about each of `lengths` in tokens, shortest first.
 
     The key is at a random position, possibly within a sentence of the noise, since the authors split by characters.
-
-    Args:
-        count: counts the tokens of a text.
-        repeats: prompts of each length.
 
     Raises:
         EvaluationError: a length leaves no room for the key and the question.

@@ -69,8 +69,7 @@ def make_jobs(
 ) -> list[Job]:
     """A job for every length and every text that is long enough, shortest length first.
 
-    Args:
-        texts: loaded lazily, only as many as `limit` needs: at most so many of each length.
+    At most `limit` texts of each length; no more are loaded.
 
     Raises:
         EvaluationError: no text is long enough for one of the lengths, or a length is at most twice `targets`.

@@ -22,9 +22,7 @@ _MAX_LINES_WITH_LEGEND = 5
 def lines(table: pd.DataFrame, *, title: str, x: str, y: str, log_y: bool = False, top: float | None = None) -> bytes:
     """A line for every column of `table` over its index of token counts, on a logarithmic axis.
 
-    Args:
-        log_y: make the y axis logarithmic too, if the values differ enough.
-        top: the end of the y axis, which then starts at 0.
+    With `log_y` the y axis is logarithmic too, if the values differ enough; with `top` it goes from 0 to there.
     """
     table = table.dropna(how="all").sort_index()
     crowded = table.shape[1] > _MAX_LINES_WITH_LEGEND
@@ -56,9 +54,8 @@ def lines(table: pd.DataFrame, *, title: str, x: str, y: str, log_y: bool = Fals
 def heat_maps(panels: Mapping[str, pd.DataFrame], *, percent: bool = False) -> bytes:
     """Stacked heat maps by title; index and columns are the tick labels, and their names the axis labels.
 
-    Args:
-        percent: values are from 0 to 100 and written into the cells, which stay white for NaN; else each grid has its
-            own scale.
+    With `percent`, values are from 0 to 100 and written into the cells, which stay white for NaN; else each grid has
+    its own scale.
     """
     cell, least = (0.5, _SIZE[1]) if percent else (0.24, 1.6)
     rows, columns = (max(grid.shape[side] for grid in panels.values()) for side in (0, 1))

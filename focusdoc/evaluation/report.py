@@ -40,11 +40,9 @@ _HIDDEN = frozenset({"benchmark", "mode", "allow_untrained"})
 
 @dataclass(frozen=True)
 class Reference:
-    """The paper's results by benchmark and by task or length; a missing one is left empty.
+    """The paper's results by benchmark and by task or length, and where they are from; a missing one is left empty.
 
-    Attributes:
-        source: where they are from.
-        figures: ``{"infinitebench": {"kv_retrieval": 12.4}, "passkey": {"4096": 100.0}, ...}``.
+    `figures` are like ``{"infinitebench": {"kv_retrieval": 12.4}, "passkey": {"4096": 100.0}, ...}``.
     """
 
     source: str
@@ -57,11 +55,7 @@ class Reference:
 
 
 def load_reference(path: Path | None = None) -> Reference:
-    """Load the paper's results, or those of a JSON file in the same format.
-
-    Raises:
-        EvaluationError: the file cannot be read, or has another format.
-    """
+    """The paper's results, or those of a JSON file in the same format; EvaluationError if it cannot be read as such."""
     try:
         text = (path or files("focusdoc.evaluation").joinpath("paper.json")).read_text(encoding="utf-8")
         values: dict[str, Any] = json.loads(text)
@@ -74,10 +68,7 @@ def load_reference(path: Path | None = None) -> Reference:
 
 
 def write_report(paths: Sequence[Path], output: Path, reference: Reference) -> list[Path]:
-    """Write ``report.md``, ``report.html`` and the figures; returns the paths.
-
-    Args:
-        paths: result folders, or parents of them.
+    """Write ``report.md``, ``report.html`` and the figures of the results in `paths` or below; returns their paths.
 
     Raises:
         EvaluationError: a path has no results, they are damaged, or an optional package is missing.

@@ -60,11 +60,7 @@ class Shard:
 
 
 class ResultFolder:
-    """The results of one benchmark in one mode, under one configuration.
-
-    Args:
-        path: created if missing.
-        config: every setting that affects the results, as plain values.
+    """The results of one benchmark in one mode, under one configuration: every setting that affects them.
 
     Raises:
         EvaluationError: the folder has results of another configuration, or other files.
@@ -86,10 +82,7 @@ class ResultFolder:
 
     @contextmanager
     def appending(self, shard: Shard, *, resume: bool) -> Iterator[RowFile]:
-        """Open the file of a shard's rows, locked for this process.
-
-        Args:
-            resume: append to existing rows; otherwise there must be none.
+        """Open the file of a shard's rows, locked for this process; without `resume` there must be none.
 
         Raises:
             EvaluationError: there are rows already, or one is damaged. FocusdocError: another process has the lock.
@@ -106,8 +99,7 @@ class ResultFolder:
 class RowFile:
     """An append-only JSONL file; an incomplete last line of a killed process is removed.
 
-    Args:
-        beside: further files whose rows count, such as those of a run with other shards.
+    The rows of the files `beside` it, such as those of a run with other shards, count too.
     """
 
     def __init__(self, path: Path, key: str, beside: Sequence[Path] = ()) -> None:

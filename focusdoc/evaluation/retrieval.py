@@ -32,14 +32,12 @@ class Finder(Protocol):
 def passages(
     text: str, ranked: Iterable[Span], *, budget: int, count: Callable[[str], int], limit: int = PASSAGES
 ) -> list[Span]:
-    """The first of the ranked spans, overlapping ones merged, in order of rank (merged ones have their best rank).
+    """The first `limit` ranked spans, overlapping ones merged, in order of rank (merged ones have their best rank).
 
     Merged passages may grow to a page. Skipping spans that would make one longer than 1,000 characters was worse:
     embeddings found 5 fewer of 400 tuning questions.
 
-    Args:
-        budget: most tokens of all passages together, by `count`; the first passage is always returned.
-        limit: most passages.
+    Together they have at most `budget` tokens, by `count`; the first passage is always returned.
     """
     found: list[Span] = []
     for span in ranked:

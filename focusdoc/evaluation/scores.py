@@ -179,9 +179,8 @@ def _last_letter(text: str, letters: str) -> str | None:
 
 
 def _after_prefix(text: str, prefixes: Sequence[str], accepted: Sequence[str]) -> float | None:
-    """Whether an accepted answer follows the first of `prefixes` that occurs, after any one character.
-
-    None if no prefix occurs.
+    """Whether an accepted answer follows the first of `prefixes` that occurs, after any one character; None without
+    one.
     """
     for prefix in prefixes:
         place = text.find(prefix)

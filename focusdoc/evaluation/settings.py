@@ -61,11 +61,7 @@ class ModeSettings:
 
 
 def check_modes(names: Sequence[str]) -> list[str]:
-    """`names` without duplicates.
-
-    Raises:
-        ConfigError: one is unknown, or the list is empty.
-    """
+    """`names` without duplicates; ConfigError if one is unknown, or there is none."""
     unknown = next((name for name in names if name not in MODES), None)
     if unknown is not None or not names:
         raise ConfigError(f"The mode {unknown or ''!r} is unknown; choose from {', '.join(MODES)}.")

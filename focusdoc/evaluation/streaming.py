@@ -26,9 +26,7 @@ BLOCK = 1024
 class StreamingDecoder:
     """A decoder (see `focusdoc.decoding.generation.StepDecoder`) with constant memory, and its attention layout.
 
-    Args:
-        sinks: how many of the first tokens are always visible.
-        window: how many of the latest tokens are, the newest included.
+    The first `sinks` tokens are always visible, and the latest `window`, the newest included.
 
     Raises:
         ConfigError: `sinks` or `window` is below 1, or both together exceed the model's context.

@@ -34,11 +34,7 @@ class Results:
 
     @classmethod
     def open(cls, folder: Path) -> Results:
-        """Load a result folder.
-
-        Raises:
-            EvaluationError: it is not one, or it is damaged.
-        """
+        """Load a result folder; EvaluationError if it is not one, or is damaged."""
         return cls(folder, read_config(folder), read_rows_of(folder))
 
     @property
@@ -95,9 +91,5 @@ def named_results(results: Sequence[Results]) -> dict[str, Results]:
 
 
 def open_all(paths: Sequence[Path]) -> list[Results]:
-    """Load all results in these folders and their subfolders.
-
-    Raises:
-        EvaluationError: a path has none, or they are damaged.
-    """
+    """Load all results in these folders and their subfolders; EvaluationError if a path has none or damaged ones."""
     return [Results.open(folder) for folder in find_folders(paths)]

@@ -37,8 +37,7 @@ def default_workers(device: torch.device) -> int:
 def prefetch_samples(samples: SampleMaker, numbers: Sequence[int], workers: int) -> Iterator[None]:
     """Yield once for each of `numbers`, as soon as `samples` has that sample cached.
 
-    Args:
-        workers: number of processes; with 0, `samples` builds each sample when it is drawn.
+    Without `workers`, `samples` builds each sample when it is drawn.
     """
     if workers == 0:
         yield from (None for _ in numbers)

@@ -62,12 +62,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The retrieval heads of a model, and their hit rates.
+    """The retrieval heads of a model: (layer, head) pairs, sorted, and their hit rates.
 
-    Attributes:
-        heads: (layer, head) pairs, sorted.
-        first, among_four: how often the fact is at the place with the most attention, and among the first four.
-        cases: how many facts these are measured on.
+    `first` and `among_four` say how often the fact is at the place with the most attention, and among the first four;
+    `cases` counts the facts that they are measured on.
     """
 
     heads: Heads
@@ -92,11 +90,7 @@ class Case(NamedTuple):
 
 
 def retrieval_heads(base: BaseModel, kernel: AttentionKernel) -> Heads:
-    """The cached retrieval heads of a model; without a cached result, calibrate now, with a progress bar.
-
-    Raises:
-        CalibrationError: the model cannot be calibrated.
-    """
+    """The cached retrieval heads of a model, found now if there are none; CalibrationError if that is impossible."""
     found = load_calibration(base)
     if found is None:
         _log.warning("%s is used for the first time: looking for its retrieval heads.", base.name)

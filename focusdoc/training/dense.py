@@ -71,18 +71,15 @@ def dense_logits(
     config: FocusConfig,
     kernel: AttentionKernel,
 ) -> list[Tensor]:
-    """Teacher-forced logits of all targets of `prompts`, with gradients for `weights`.
+    """Teacher-forced logits of all targets of `prompts`, float32 [num_targets, vocab] each, with gradients for
+    `weights`.
 
     They equal those of `ParallelDecoder` in incremental mode, step by step. All prompts share two passes, one without
     gradient and one with, so the caller has to bound their number by the available memory.
 
     Args:
         weights: candidate weights of every layer, in the model's dtype.
-        blocks: KV of the chunks, without gradient.
         config: with ``candidate_positions`` filled in.
-
-    Returns:
-        For each prompt, float32 [num_targets, vocab].
     """
     num_chunks = sum(block.num_chunks for block in blocks)
     shared = config.candidate_positions == "shared"

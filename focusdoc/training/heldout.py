@@ -72,12 +72,8 @@ class HeldOut:
     ) -> dict[str, float]:
         """The share of exact answers for each kind, and the mean continuation loss in nats, at each shape.
 
-        Args:
-            weights: candidate weights of every layer, in the model's dtype.
-            config: with ``candidate_positions`` filled in; its decode mode is the one evaluated.
-
-        Returns:
-            For example ``{"number 4x256": 0.75, "continuation loss 4x256": 3.1}``.
+        For example ``{"number 4x256": 0.75, "continuation loss 4x256": 3.1}``, in the decode mode of `config`, whose
+        ``candidate_positions`` are filled in. `weights` are those of every layer, in the model's dtype.
 
         Raises:
             TrainingError: no text is long enough for the largest shape.

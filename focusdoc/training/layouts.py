@@ -163,9 +163,8 @@ class TargetLayout:
     def _visibility(self, window: int | None) -> tuple[Tensor, Tensor]:
         """The attention masks, shared by all layers with the same sliding window.
 
-        Returns:
-            For candidates bool [B * k, T, L + T]: the tail before each, and itself. For local rows bool
-            [B, T, M + T]: the local context, and the rows up to each.
+        For candidates bool [B * k, T, L + T]: the tail before each, and itself. For local rows bool [B, T, M + T]: the
+        local context, and the rows up to each.
         """
         if window in self._masks:
             return self._masks[window]
@@ -187,10 +186,7 @@ class TargetLayout:
     def _local(
         self, layer: int, query: Tensor, candidates: _KeysValues, own: _KeysValues, scaling: float, window: int | None
     ) -> Tensor:
-        """Local rows over the candidates of their step, the local context and each other, [B, heads, T, head_dim].
-
-        A sliding window does not mask candidates.
-        """
+        """Local rows over the candidates of their step, which no window masks, the local context and each other."""
         keys, values = (states.float() for states in _appended(self.stream.locals[layer], own))
         # [B, heads, T, head_dim] -> [B, num_kv_heads, heads per KV head, T, head_dim]
         grouped = torch.unflatten(query.float(), 1, (keys.shape[1], -1)) * scaling

@@ -16,11 +16,7 @@ CURVE_POINTS = 100
 
 
 class Metrics:
-    """The metrics of the run in `folder`: ``metrics.jsonl``, and optionally ``tensorboard/``.
-
-    Args:
-        tensorboard: write event files too; silently skipped if tensorboard is not installed.
-    """
+    """The metrics of the run in `folder`: ``metrics.jsonl``, and ``tensorboard/`` if asked for and installed."""
 
     def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
         self._path = folder / "metrics.jsonl"

@@ -119,11 +119,8 @@ class DenseObjective:
 class PaperObjective:
     """One target token of each sample, as the authors' code trains it (`focusdoc.training.paper`).
 
-    Args:
-        config: its `local_window` and `memory_strides` are the authors' W and ``memory_stride``.
-
-    Raises:
-        ConfigError: the base model has no BOS token.
+    The config's `local_window` and `memory_strides` are the authors' W and ``memory_stride``. A base model without a
+    BOS token is a ConfigError.
     """
 
     def __init__(self, base: BaseModel, config: TrainingConfig, kernel: AttentionKernel) -> None:

@@ -33,12 +33,10 @@ _TOKENS_PER_PASS = 2048
 
 @dataclass(frozen=True, slots=True)
 class PaperSample:
-    """One target token with its local context and the text that becomes chunks.
+    """One target token with its local context, and the text `context_ids`, whose last chunk may be shorter.
 
     Attributes:
-        context_ids: the text that is split into chunks of `chunk_size` tokens; the last one may be shorter.
-        local_ids: the local context, without BOS.
-        target: the token after the local context.
+        local_ids: the local context, without BOS; `target` is the token after it.
         local_start: index of the first local token in the text the sample was drawn from.
         objective: ``"continuation"`` or ``"repetition"``.
     """
@@ -69,7 +67,6 @@ def draw_paper_sample(
     """Draw a sample from a text, in the order and the ranges of the authors' code (``_beacon_forward``).
 
     Args:
-        ids: the text, at least `local_window` tokens.
         autoencoder: repetition, where the chunks are the whole text; else continuation, where they are the text
             before the local context.
         local_window: W; the local context has between 30 and W-2 tokens.
@@ -114,16 +111,10 @@ def paper_logits(
     *,
     candidate_positions: CandidatePositions = "sequential",
 ) -> Tensor:
-    """Logits of the target, with gradients for `weights` through all candidates and all local rows.
+    """Float32 logits [vocab] of the target, with gradients for `weights` through all candidates and all local rows.
 
-    They equal those of `RefreshedDecoder` for the sample's local context and dynamic prompt.
-
-    Args:
-        weights: candidate weights of every layer, in the model's dtype.
-        bos_token_id: prepended to the dynamic prompt and the local context if missing.
-
-    Returns:
-        Float32 [vocab].
+    They equal those of `RefreshedDecoder` for the sample's local context and dynamic prompt, to which BOS is prepended
+    if missing. `weights` are those of every layer, in the model's dtype.
     """
     local_ids, prompt_ids = (
         list(ids if ids[0] == bos_token_id else (bos_token_id, *ids)) for ids in (sample.local_ids, sample.prompt_ids)

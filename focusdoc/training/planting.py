@@ -94,11 +94,6 @@ def group_by_passage(questions: Sequence[tuple[str, str, str]]) -> PassageQuesti
 class Planting:
     """Plants facts and passages in the chunks of one sample, and draws questions about them.
 
-    Args:
-        builder: of the chunks.
-        questions: (context, question, answer) triples to draw passages from.
-        passages: the same grouped by passage.
-
     Attributes:
         answered: the wordings of all questions with a planted answer; none has two answers.
         planted: the statements of all facts.

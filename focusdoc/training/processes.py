@@ -39,13 +39,10 @@ def under_launcher() -> bool:
 
 
 def launch(count: int, command: Sequence[str]) -> int:
-    """Run `command` in `count` processes and wait for them; inside, `Processes.launched` connects them.
+    """Run `command` in `count` processes and return the exit status of the main one.
 
-    They share the cores. The main process inherits the output; of the others, stderr is reported if they fail. Ctrl-C
-    is forwarded to all.
-
-    Returns:
-        The exit status of the main process.
+    They share the cores, and `Processes.launched` connects them. The main process inherits the output; of the others,
+    stderr is reported if they fail. Ctrl-C is forwarded to all.
 
     Raises:
         ConfigError: `count` is below 1.
@@ -132,9 +129,7 @@ def _forward_signals(started: Sequence[_Process]) -> Iterator[None]:
 class Processes:
     """The processes of a run; with one, every method is a no-op, so results are bit-identical.
 
-    Attributes:
-        index: the rank of this process, 0 for the main one.
-        device: the device for communication.
+    `index` is the rank of this process, 0 for the main one, and `device` the one for communication.
     """
 
     def __init__(self, index: int = 0, count: int = 1, device: torch.device | None = None) -> None:

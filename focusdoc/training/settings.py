@@ -25,12 +25,7 @@ _SAMPLES, _OPTIMIZER, _METHOD, _RUN = "Samples", "Optimizer", "Method", "Run"
 
 
 class Setting(NamedTuple):
-    """The command-line option of a field; see `focusdoc.cli.dataclass_options`.
-
-    Attributes:
-        panel: the panel of the help that lists it.
-        metavar: the placeholder of the value; None for the default of its type.
-    """
+    """The command-line option of a field: its help, panel and placeholder; see `focusdoc.cli.dataclass_options`."""
 
     help: str
     panel: str

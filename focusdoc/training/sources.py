@@ -18,12 +18,7 @@ _MAX_NAMES = 200
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The data of a run.
-
-    Attributes:
-        texts: text files, not loaded yet.
-        question_files: files of questions. questions: the (context, question, answer) triples in them.
-    """
+    """The data of a run: text files, not loaded yet, and the (context, question, answer) triples of question files."""
 
     texts: tuple[Path, ...]
     question_files: tuple[Path, ...]
@@ -78,9 +73,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def load_questions(path: Path) -> list[tuple[str, str, str]]:
-    """(context, question, answer) triples of a SQuAD-like JSON file or a JSONL file with those three fields.
-
-    Questions without an answer are skipped.
+    """(context, question, answer) triples of a SQuAD-like JSON file or a JSONL file, but for those without an answer.
 
     Raises:
         TrainingError: the file has neither format, or no question with an answer.

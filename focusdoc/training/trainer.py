@@ -55,8 +55,6 @@ class Trainer:
     """Trains candidate projections.
 
     Args:
-        base: the model, frozen.
-        samples: the sampler.
         output: the run's folder: ``checkpoint/`` (weights and optimizer), ``metrics.jsonl``, ``adapter/``.
         start_from: an adapter to start from, instead of copies of the base projections.
         record: metadata to save with the adapter (data, command).
@@ -108,8 +106,7 @@ class Trainer:
     def run(self, stop: Callable[[], bool] = lambda: False) -> Iterator[StepReport]:
         """Train from the current step to the last; yields a report per step.
 
-        Args:
-            stop: called after every step; if it returns true, the run saves a checkpoint and ends.
+        If `stop`, called after every step, returns true, the run saves a checkpoint and ends.
 
         Raises:
             TrainingError: the loss or the gradient is not finite; the last checkpoint is kept.

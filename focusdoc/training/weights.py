@@ -15,13 +15,10 @@ from focusdoc.modeling.candidate import LayerWeights
 
 
 class CandidateWeights(nn.Module):
-    """The candidate projections of all layers, starting from `adapter`.
+    """The candidate projections of all layers, starting from `adapter`; `weights` are the trained parameters by name.
 
     With a `rank` they are W plus B A. Only A [rank, in_features], initialized randomly, and B [out_features, rank],
     initialized to zeros, are trained; W comes from `adapter` and is not in the checkpoint.
-
-    Attributes:
-        weights: the trained parameters by name, as in the optimizer and the checkpoints.
     """
 
     def __init__(self, adapter: Adapter, device: torch.device, rank: int | None = None, seed: int = 0) -> None:
