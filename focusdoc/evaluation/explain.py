@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from focusdoc.attention import AttentionKernel, attention_weights
 from focusdoc.decoding.answer import Source
@@ -19,10 +20,9 @@ from focusdoc.documents import Document
 from focusdoc.documents.chunking import Chunk
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation import plots
 from focusdoc.evaluation.engines import tokenizer_of
 from focusdoc.evaluation.needed import needed
-from focusdoc.evaluation.page import document, picture
+from focusdoc.evaluation.page import document, heat_maps, picture
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.terminal import plain
 
@@ -178,9 +178,7 @@ def explain(
         raise EvaluationError("The answer is empty, so there is no attention to show; ask something else.")
     count, num_chunks = len(answer.token_ids), memory.num_chunks
     fed = [*local_ids, *answer.token_ids[:-1]]
-    local = torch.zeros(count, len(fed))
-    for row, step in enumerate(recorder.steps[:count]):
-        local[row, : len(step) - num_chunks] = step[num_chunks:]
+    local = pad_sequence([step[num_chunks:] for step in recorder.steps[:count]], batch_first=True)
     return Explanation(
         document=memory.document,
         question=question,
@@ -197,14 +195,8 @@ def explain(
     )
 
 
-def explanation_png(explanation: Explanation) -> bytes:
-    """Three stacked heat maps: candidates, local tokens, and chunk mass."""
-    return plots.heat_maps(_panels(explanation))
-
-
-def explanation_page(explanation: Explanation) -> str:
+def explanation_page(found: Explanation) -> str:
     """An HTML page: question and answer, heat maps, and the document coloured by chunk mass; all text is escaped."""
-    found = explanation
     body = [
         f"<h1>{_text(found.document.name)}</h1>",
         f"<p><b>{_text(found.question)}</b></p><p class='answer'>{_text(found.answer.strip())}</p>",
@@ -226,24 +218,20 @@ def _pages(found: Explanation) -> list[str]:
     for page in found.document.pages:
         if page.end == page.start:
             continue
-        named = f"Page {page.number}" + (
-            f" ({_text(page.label)})" if page.label not in (None, str(page.number)) else ""
-        )
-        parts.append(f"<h3>{named}: {of_page[page.number]:.1%}</h3><div class='page'>")
+        label = "" if page.label in (None, str(page.number)) else f" ({_text(page.label)})"
+        parts.append(f"<h3>Page {page.number}{label}: {of_page[page.number]:.1%}</h3><div class='page'>")
         for chunk, share in zip(found.chunks, shares, strict=True):
             start, end = max(page.start, chunk.char_start), min(page.end, chunk.char_end)
             if start < end:
-                alpha = share / strongest if strongest else 0.0
-                title = f"chunk {chunk.index}: {share:.1%}"
-                text = _text(found.document.text[start:end])
-                parts.append(
-                    f'<span title="{title}" style="background:rgba(220,60,40,{0.6 * alpha:.3f})">{text}</span>'
-                )
+                colour = f"rgba(220,60,40,{0.6 * share / strongest if strongest else 0.0:.3f})"
+                opening = f'<span title="chunk {chunk.index}: {share:.1%}" style="background:{colour}">'
+                parts.append(f"{opening}{_text(found.document.text[start:end])}</span>")
         parts.append("</div>")
     return parts
 
 
-def _panels(found: Explanation) -> dict[str, pd.DataFrame]:
+def explanation_png(found: Explanation) -> bytes:
+    """Three stacked heat maps: candidates, local tokens, and chunk mass."""
     rows = [_label(token) for token in found.answer_tokens]
     best = sorted(found.masses.sum(dim=0).topk(min(MAX_COLUMNS, len(found.chunks))).indices.tolist())
     chunks = [found.chunks[index].index for index in best]
@@ -253,13 +241,13 @@ def _panels(found: Explanation) -> dict[str, pd.DataFrame]:
         grid = needed("pandas", "plot").DataFrame(cells.tolist(), index=rows, columns=columns)
         return grid.rename_axis(columns=name)
 
-    return {
+    to_local = panel(found.local[:, -len(local) :], local, "local token")
+    panels = {
         f"Attention to the candidates, {_where(found)}": panel(found.candidates[:, best], chunks, "chunk"),
-        f"Attention to the last {len(local)} local tokens, {_where(found)}": panel(
-            found.local[:, -len(local) :], local, "local token"
-        ),
+        f"Attention to the last {len(local)} local tokens, {_where(found)}": to_local,
         "Chunk mass for every token of the answer, all layers and heads": panel(found.masses[:, best], chunks, "chunk"),
     }
+    return heat_maps(panels)
 
 
 def _where(found: Explanation) -> str:

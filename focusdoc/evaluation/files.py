@@ -33,23 +33,20 @@ def read_rows(
             for number, line in enumerate(lines, start=1):
                 if count == limit or (torn and not line.endswith(b"\n")):
                     return
-                if line.strip():
-                    count += 1
-                    yield _row(path, number, line, fields)
+                if not line.strip():
+                    continue
+                count += 1
+                try:
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise ValueError("it is not a JSON object")
+                    if missing := next((name for name in fields if name not in row), None):
+                        raise ValueError(f"it lacks the field {missing!r} and has {', '.join(sorted(row))}")
+                except ValueError as error:
+                    raise EvaluationError(f"{path}, line {number}, is damaged ({error}); remove that line.") from error
+                yield row
     except OSError as error:
         raise EvaluationError(f"{path} cannot be read ({error}); give the folder with the official files.") from error
-
-
-def _row(path: Path, number: int, line: bytes, fields: Sequence[str]) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-        if not isinstance(row, dict):
-            raise ValueError("it is not a JSON object")
-        if missing := next((name for name in fields if name not in row), None):
-            raise ValueError(f"it lacks the field {missing!r} and has {', '.join(sorted(row))}")
-    except ValueError as error:
-        raise EvaluationError(f"{path}, line {number}, is damaged ({error}); remove that line.") from error
-    return row
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -92,8 +89,8 @@ def fill(template: str, fields: Mapping[str, str], *, task: str) -> tuple[str, s
         )
     if names.count(CONTEXT) != 1:
         raise EvaluationError(f"The template of {task} must have the field {{context}} exactly once.")
-    before, after = template.split("{context}")
-    return _substitute(before, fields), fields[CONTEXT], _substitute(after, fields)
+    before, after = (_FIELD.sub(lambda found: fields[found[1]], part) for part in template.split("{context}"))
+    return before, fields[CONTEXT], after
 
 
 def context_first(template: str) -> str:
@@ -111,32 +108,21 @@ def context_first(template: str) -> str:
     return f"{label}{{context}}\n\n{instruction.strip()}\n\n{after.lstrip()}"
 
 
-def _substitute(part: str, fields: Mapping[str, str]) -> str:
-    return _FIELD.sub(lambda found: fields[found[1]], part)
-
-
 def long_texts(data: Path | None) -> Iterator[Document]:
-    """Load the text at `data`, or the texts in that folder, sorted by name; by default `python_reference`.
+    """Load the text at `data`, or the texts in that folder, sorted by name.
+
+    By default the Python language reference that CPython ships for ``help()``, about 465 KB of text.
 
     Raises:
         EvaluationError: there is no text at `data`. DocumentError: a text cannot be loaded.
     """
     if data is None:
-        yield python_reference()
+        from pydoc_data.topics import topics
+
+        text = "".join(f"{words.strip()}\n\n" for words in topics.values())
+        yield Document.from_text(text, {"name": "python-reference"})
         return
-    if data.is_file():
-        yield load(data)
-        return
-    files = sorted(path for path in data.glob("*") if path.suffix.lower() in _TEXTS) if data.is_dir() else []
+    files = [data] if data.is_file() else sorted(path for path in data.glob("*") if path.suffix.lower() in _TEXTS)
     if not files:
         raise EvaluationError(f"{data} has no text (.txt, .md or .pdf); give a text, or a folder of them.")
-    for path in files:
-        yield load(path)
-
-
-def python_reference() -> Document:
-    """The Python language reference that CPython ships for ``help()``, about 465 KB of text."""
-    from pydoc_data.topics import topics
-
-    text = "".join(f"{words.strip()}\n\n" for words in topics.values())
-    return Document.from_text(text, {"name": "python-reference"})
+    yield from map(load, files)

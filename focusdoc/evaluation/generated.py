@@ -19,12 +19,8 @@ Counter = Callable[[str], int]
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n"
 #: The targets of math_find, and their index in the sorted list of distinct values.
 _PLACES: Mapping[str, int] = {
-    "largest": -1,
-    "second largest": -2,
-    "third largest": -3,
-    "smallest": 0,
-    "second smallest": 1,
-    "third smallest": 2,
+    **{"largest": -1, "second largest": -2, "third largest": -3},
+    **{"smallest": 0, "second smallest": 1, "third smallest": 2},
 }
 MATH_TARGETS = (*_PLACES, "median")
 #: Call depths of code_run.
@@ -64,9 +60,8 @@ class Request:
 def passkey(request: Request) -> dict[str, Any]:
     """A sentence with a five-digit key among repeated noise."""
     key = "".join(request.rng.choice("0123456789") for _ in range(5))
-    return _hidden(
-        request, f"The pass key is {key}. Remember it. {key} is the pass key.\n", "What is the pass key?", key
-    )
+    statement = f"The pass key is {key}. Remember it. {key} is the pass key.\n"
+    return _hidden(request, statement, "What is the pass key?", key)
 
 
 def number_string(request: Request) -> dict[str, Any]:
@@ -84,7 +79,8 @@ def kv_retrieval(request: Request) -> dict[str, Any]:
     """A JSON object of pairs of UUIDs, asked for the value of one key."""
 
     def pair() -> str:
-        return f'"{_uuid(request.rng)}": "{_uuid(request.rng)}"'
+        key, value = (uuid.UUID(int=request.rng.getrandbits(128), version=4) for _ in range(2))
+        return f'"{key}": "{value}"'
 
     sample = ", ".join(pair() for _ in range(8))
     pairs = [pair() for _ in range(request.units(sample, 8, PAIRS))]
@@ -110,8 +106,7 @@ def math_find(request: Request) -> dict[str, Any]:
     values = [request.rng.randint(low, high) for _ in range(count)]
     if target == "median":
         ordered = sorted(values)
-        low_middle, high_middle = ordered[(count - 1) // 2], ordered[count // 2]
-        total = low_middle + high_middle
+        total = ordered[(count - 1) // 2] + ordered[count // 2]
         answer: int | float = total / 2 if total % 2 else total // 2
     else:
         distinct = sorted(set(values))
@@ -130,14 +125,14 @@ def code_run(request: Request) -> dict[str, Any]:
     names = request.rng.sample(range(count), count)
     steps = [request.rng.randint(-99, 99) for _ in range(count)]
     # Chains of `depth` functions over the shuffled names: each calls the next, the last of a chain calls none.
-    source = []
+    source = {}
     for index, name in enumerate(names):
         last = index % depth == depth - 1 or index == count - 1
-        source.append((name, _function(name, None if last else names[index + 1], steps[index])))
+        source[name] = _function(name, None if last else names[index + 1], steps[index])
     chain = request.rng.randrange(count // depth) * depth
     argument = request.rng.randint(-99, 99)
     answer = argument + sum(steps[chain : chain + depth])
-    context = "".join(text for _, text in sorted(source))
+    context = "".join(source[name] for name in sorted(source))
     call = f"func_{names[chain]}({argument})"
     question = f"Please give me the exact number of the return value of {call}."
     return {"context": context, "input": question, "answer": [answer], "facts": {"kind": f"depth {depth}"}}
@@ -155,11 +150,8 @@ MAKERS: Mapping[str, Callable[[Request], dict[str, Any]]] = {
 
 def make_rows(task: str, *, length: int | None, repeats: int, seed: int, count: Counter) -> list[dict[str, Any]]:
     """`repeats` rows of a task; deterministic."""
-    rows = []
-    for number in range(repeats):
-        rng = random.Random(f"{task} {seed} {length} {number}")
-        rows.append(MAKERS[task](Request(rng, number, repeats, length, count)))
-    return rows
+    rngs = (random.Random(f"{task} {seed} {length} {number}") for number in range(repeats))
+    return [MAKERS[task](Request(rng, number, repeats, length, count)) for number, rng in enumerate(rngs)]
 
 
 def _hidden(request: Request, statement: str, question: str, answer: str) -> dict[str, Any]:
@@ -168,10 +160,6 @@ def _hidden(request: Request, statement: str, question: str, answer: str) -> dic
     before = round(request.depth * noises)
     context = NOISE * before + statement + NOISE * (noises - before)
     return {"context": context, "input": question, "answer": [answer], "facts": {"depth": request.depth}}
-
-
-def _uuid(rng: random.Random) -> str:
-    return str(uuid.UUID(int=rng.getrandbits(128), version=4))
 
 
 def _function(name: int, calls: int | None, step: int) -> str:

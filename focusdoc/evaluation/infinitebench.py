@@ -30,10 +30,7 @@ MAX_NEW_TOKENS = {
     "number_string": 12,
     "kv_retrieval": 50,
     "longbook_sum_eng": 1200,
-    "longbook_choice_eng": 40,
-    "longbook_qa_eng": 40,
-    "longbook_qa_chn": 40,
-    "longdialogue_qa_eng": 40,
+    **dict.fromkeys(("longbook_choice_eng", "longbook_qa_eng", "longbook_qa_chn", "longdialogue_qa_eng"), 40),
     "math_find": 3,
     "math_calc": 30_000,
     "code_run": 5,
@@ -117,11 +114,11 @@ def generated_items(
 
 def check_generated(tasks: Sequence[str]) -> None:
     """Raise EvaluationError unless all of `tasks` can be generated."""
-    missing = next((task for task in tasks if task not in MAKERS and base_task(task)), None)
-    if missing is not None:
-        raise EvaluationError(
-            f"{missing} needs the official files (--data); tasks that can be generated: {', '.join(MAKERS)}."
-        )
+    for task in tasks:
+        if task not in MAKERS and base_task(task):
+            raise EvaluationError(
+                f"{task} needs the official files (--data); tasks that can be generated: {', '.join(MAKERS)}."
+            )
 
 
 def base_task(name: str) -> str:

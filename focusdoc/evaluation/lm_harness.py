@@ -61,12 +61,9 @@ class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
     ) -> None:
         super().__init__()
         if engine is None:
+            chosen = None if adapter == "none" else adapter
             engine = FocusEngine.from_pretrained(
-                pretrained,
-                adapter=None if adapter == "none" else adapter,
-                device=device or "auto",
-                dtype=dtype,
-                store=None,
+                pretrained, adapter=chosen, device=device or "auto", dtype=dtype, store=None
             )
         sizes = {"chunk_size": chunk_size, "local_window": local_window}
         changes: dict[str, Any] = {name: int(value) for name, value in sizes.items() if value is not None}
@@ -113,9 +110,8 @@ class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
                 f"generation_kwargs has {', '.join(unknown)}, which focusdoc does not support; leave it out."
             )
         output = self.engine.generate(self._encode(context), max_new_tokens=limit, stop=tuple(stops), **sampling)
-        text: str = self._tokenizer.decode(
-            output.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        ids = output.token_ids
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         for stop in stops:
             text = text.partition(stop)[0]
         return text
@@ -179,12 +175,7 @@ class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
         return results
 
 
-def main() -> None:
-    """The harness's command line, with the model registered."""
+if __name__ == "__main__":
     from lm_eval.__main__ import cli_evaluate
 
     cli_evaluate()
-
-
-if __name__ == "__main__":
-    main()

@@ -79,12 +79,11 @@ def load_items(
     values = _read(path)
     try:
         if isinstance(values, list):
-            items = _of_rows(values, choice)
+            found = list(_of_rows(values, choice))
         elif isinstance(values.get("data"), list):
-            items = _of_squad(values, choice)
+            found = list(_of_squad(values, choice))
         else:
-            items = _of_patterns(values, choice, documents)
-        found = list(items)
+            found = list(_of_patterns(values, choice, documents))
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise EvaluationError(
             f"{path} is not a file of questions ({type(error).__name__}: {error}); give one of patterns, SQuAD's "
@@ -103,9 +102,8 @@ def _of_patterns(values: dict[str, Any], choice: Choice, folder: Path | None) ->
             raise EvaluationError(f"The document is named {name!r}; it must be a name without folders.")
         text = load(folder / f"{name}.txt").text
         for number, row in enumerate(rows):
-            places = [
-                (start, end) for start, end in (row["places"] if "places" in row else matches(row["answer"], text))
-            ]
+            found = row["places"] if "places" in row else matches(row["answer"], text)
+            places = [(start, end) for start, end in found]
             if not all(0 <= start < end <= len(text) for start, end in places):
                 raise ValueError(f"the places {places} of {row['question']!r} are not within its document")
             yield _item(PATTERN_TASK, f"{name}-{number}", name, text, row["question"], [row["answer"]], places)
@@ -146,7 +144,6 @@ def _item(
     return Item(
         task=task,
         id=name,
-        before="",
         context=text,
         after=f"\n\n{question}",
         answers=answers,

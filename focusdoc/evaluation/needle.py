@@ -62,7 +62,6 @@ def _item(text: str, length: int, depth: float, number: int, seed: int) -> Item:
     return Item(
         task="needle",
         id=f"{length}-{depth:g}-{number}",
-        before="",
         context=f"{text[:place]} The access code of {town} is {code}. {text[place:]}",
         after=f"\n\nWhat is the access code of {town}?",
         answers=[str(code)],

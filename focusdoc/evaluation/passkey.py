@@ -51,7 +51,6 @@ def load_items(
             yield Item(
                 task="passkey",
                 id=f"{length}-{number}",
-                before="",
                 context="\n".join([noise[:before], statement(key), noise[: letters - before]]),
                 after=f"\n{_TASK}\n{_QUESTION}",
                 answers=[str(key)],

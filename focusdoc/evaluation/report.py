@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation import plots
 from focusdoc.evaluation.longbench import KINDS
 from focusdoc.evaluation.natural_scores import COLUMNS, interval, of_answer, of_finding
 from focusdoc.evaluation.needed import needed
-from focusdoc.evaluation.page import EMPTY, Plot, Section, write_sections, written
-from focusdoc.evaluation.plots import short
+from focusdoc.evaluation.page import EMPTY, Plot, Section, heat_maps, lines, short, write_sections, written
 from focusdoc.evaluation.settings import NO_READER
 from focusdoc.evaluation.summary import Results, named_results, open_all
 
@@ -159,7 +157,7 @@ def _by_task_and_length(title: str, named: Mapping[str, Results]) -> Section:
 def _passkey(title: str, named: Mapping[str, Results], reference: Reference) -> Section:
     found = _values(named, "length")
     table = _with_paper(found, "passkey", reference)
-    draw = partial(plots.lines, found, title="Passkey retrieval", x="tokens", y="found, %", top=100)
+    draw = partial(lines, found, title="Passkey retrieval", x="tokens", y="found, %", top=100)
     notes = [*_notes(named, "length"), _source(reference)]
     drawn = [Plot("Pass keys found, by length", "passkey", draw)]
     return _section(title, "tokens", table, notes, short, *drawn)
@@ -168,7 +166,7 @@ def _passkey(title: str, named: Mapping[str, Results], reference: Reference) -> 
 def _needle(title: str, name: str, one: Results) -> Section:
     grid = one.figures("depth", "length")["value"].unstack().sort_index().sort_index(axis=1)
     grid = grid.rename(index="{:.0%}".format, columns=short).rename_axis(columns="tokens")
-    draw = partial(plots.heat_maps, {f"Needles found, % ({name})": grid}, percent=True)
+    draw = partial(heat_maps, {f"Needles found, % ({name})": grid}, percent=True)
     slug = re.sub(r"[\W_]", "-", name).strip("-")
     plot = Plot(f"Needles found by depth and length, {name}", f"needle-{slug}", draw)
     return _section(f"{title}, {name}", "depth", grid, _notes({name: one}, "depth", "length"), str, plot)
@@ -180,12 +178,12 @@ def _perplexity(title: str, named: Mapping[str, Results], reference: Reference) 
     many = table["chunk_size"].nunique() > 1
     sizes = table["chunk_size"].map(written(", chunks of {:,.0f}", "")) if many else ""
     by_length = _columns(table, table["mode"] + sizes, "length")
-    draw = partial(plots.lines, by_length, title="Perplexity by length", x="tokens", y="perplexity", log_y=True)
+    draw = partial(lines, by_length, title="Perplexity by length", x="tokens", y="perplexity", log_y=True)
     drawn = [Plot("Perplexity of the last tokens, by length", "perplexity-length", draw)]
     if many:
         sized = table.dropna(subset="chunk_size")
         by_size = _columns(sized, sized["mode"] + ", " + sized["length"].map(short), "chunk_size")
-        draw = partial(plots.lines, by_size, title="Perplexity by chunk size", x="tokens of a chunk", y="perplexity")
+        draw = partial(lines, by_size, title="Perplexity by chunk size", x="tokens of a chunk", y="perplexity")
         drawn.append(Plot("Perplexity by chunk size", "perplexity-chunk-size", draw))
     shown = _with_paper(by_length, "perplexity", reference)
     notes = [*_notes(named, "length", "chunk_size"), _source(reference)]
@@ -207,8 +205,8 @@ def _cost(title: str, benchmark: str, named: Mapping[str, Results]) -> Section:
     cells = _pandas().concat([held.map(written("{:,.0f}")), spent.map(written("{:,.1f}"))], axis=1)
     rows = [[short(length), *values] for length, *values in cells.itertuples()]
     header = ["tokens", *(f"MiB, {name}" for name in named), *(f"seconds, {name}" for name in named)]
-    memory = partial(plots.lines, held, title="Memory", x="tokens", y="MiB of keys and values", log_y=True)
-    time = partial(plots.lines, spent, title="Time", x="tokens", y="seconds", log_y=True)
+    memory = partial(lines, held, title="Memory", x="tokens", y="MiB of keys and values", log_y=True)
+    time = partial(lines, spent, title="Time", x="tokens", y="seconds", log_y=True)
     drawn = [
         Plot("Keys and values held, by length", f"{benchmark}-memory", memory),
         Plot("Time of an answer, reading included, by length", f"{benchmark}-time", time),
@@ -224,12 +222,12 @@ def _natural(results: Sequence[Results]) -> Iterator[Section]:
         scores = {name: _pandas().DataFrame(_measures(one), columns=COLUMNS) for name, one in named.items()}
         columns = [column for column in COLUMNS if any(table[column].notna().any() for table in scores.values())]
         header = ["mode", "questions", *columns, "characters of the first", "tokens of all", "first token, s", "all, s"]
-        lines = [
+        rows = [
             [name, f"{len(one.rows):,}", *(_interval(scores[name][column]) for column in columns), *_costs(one)]
             for name, one in named.items()
         ]
         intervals = "In brackets: 95% confidence interval of the mean (bootstrap over questions)."
-        yield Section(f"{TITLES['natural']}: {file}", header, lines, [intervals, *_notes(named, "task")])
+        yield Section(f"{TITLES['natural']}: {file}", header, rows, [intervals, *_notes(named, "task")])
 
 
 def _measures(one: Results) -> list[dict[str, float]]:

@@ -106,7 +106,7 @@ class RowFile:
         self._path, self._key = path, key
         if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
             os.truncate(path, data.rfind(b"\n") + 1)
-        self.rows = _latest({*beside, *([path] if path.exists() else [])}, key, torn=True)
+        self.rows = _latest({*beside, *([path] if path.exists() else [])}, key)
 
     def add(self, row: Row) -> None:
         """Append a row and flush it to disk."""
@@ -208,7 +208,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_rows_of(folder: Path) -> list[Row]:
     """The rows of all shards of a result folder in the order of the items; see `_latest`."""
-    return _in_order(_latest(_row_files(folder), _config_key(read_config(folder)), torn=True).values())
+    return _in_order(_latest(_row_files(folder), _config_key(read_config(folder))).values())
 
 
 def find_folders(paths: Sequence[Path]) -> list[Path]:
@@ -246,10 +246,10 @@ def _config_key(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _latest(paths: Iterable[Path], key: str, *, torn: bool = False) -> dict[Key, Row]:
+def _latest(paths: Iterable[Path], key: str) -> dict[Key, Row]:
     """The row of every item in these files, among rows of the configuration `key`: the latest one without an error."""
     found: dict[Key, Row] = {}
-    for row in (row for path in sorted(paths) for row in read_rows(path, _FIELDS, torn=torn)):
+    for row in (row for path in sorted(paths) for row in read_rows(path, _FIELDS, torn=True)):
         name = row["task"], row["id"]
         if row.get("config") == key and ("error" not in row or "error" in found.get(name, row)):
             found[name] = row

