@@ -22,9 +22,9 @@ from focusdoc.documents import Document, tokenize
 from focusdoc.engine import FocusEngine
 from focusdoc.evaluation.engines import focus_engine, look_engine, paper_engine, tokenizer_of
 from focusdoc.evaluation.files import long_texts
+from focusdoc.evaluation.item import ModeSettings
 from focusdoc.evaluation.needed import needed
 from focusdoc.evaluation.passkey import MAX_NEW_TOKENS, statement
-from focusdoc.evaluation.settings import ModeSettings
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.modeling.base import load_base
 from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model

@@ -16,7 +16,7 @@ from focusdoc.cli.display import output
 from focusdoc.cli.eval_options import RunOptions, depths_in, lengths_in, names_in, share_in
 from focusdoc.cli.eval_run import run_items, run_perplexity, show_figures
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation.settings import ModeSettings
+from focusdoc.evaluation.item import ModeSettings
 
 evaluate = typer.Typer(no_args_is_help=True, help="Run the paper's benchmarks, for ours and for baselines.")
 

@@ -16,7 +16,7 @@ from focusdoc.cli.display import errors, output
 from focusdoc.cli.eval_options import RunOptions, names_in
 from focusdoc.cli.loading import EngineOptions
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation.settings import NO_READER, ModeSettings, check_modes
+from focusdoc.evaluation.item import NO_READER, ModeSettings, check_modes
 from focusdoc.terminal import plain
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from focusdoc.config import FocusConfig
 from focusdoc.decoding.prompt import bos_prefix, encode_text, question_prompt
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError
-from focusdoc.evaluation.settings import ModeSettings
+from focusdoc.evaluation.item import ModeSettings
 from focusdoc.modeling.adapter import Adapter
 from focusdoc.readers import Reader
 
@@ -52,12 +52,9 @@ def model_facts(engine: FocusEngine) -> dict[str, Any]:
 
 def engine_facts(engine: FocusEngine) -> dict[str, Any]:
     """The entries of a configuration that identify an engine: model, adapter weights and settings."""
-    settings = {name: value for name, value in asdict(engine.config).items() if name not in _NOT_RESULTS}
+    settings = asdict(engine.config)
+    del settings["chunk_batch"], settings["read_batch"]  # they change only speed and memory
     return {**model_facts(engine), "adapter": adapter_digest(engine.adapter), **settings}
-
-
-#: Settings that change only speed and memory.
-_NOT_RESULTS = frozenset({"chunk_batch", "read_batch"})
 
 
 def adapter_digest(adapter: Adapter | None) -> str | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -41,54 +41,40 @@ _STYLE = (
 )
 
 
+@dataclass(eq=False)
 class _Recorder:
     """An attention kernel that records the attention of the newest local token at every step.
 
-    Of `layer` and `head` in `steps`; None is for the mean over all.
+    Attributes:
+        steps: for every step float32 [chunks + local tokens], of `layer` and `head`; None is for the mean over all.
+        masses: for every step float32 [chunks], the mean over all layers and heads.
     """
 
-    def __init__(
-        self, kernel: AttentionKernel, num_layers: int, num_chunks: int, layer: int | None, head: int | None
-    ) -> None:
-        self._kernel = kernel
-        self._num_layers, self._num_chunks = num_layers, num_chunks
-        self._layer, self._head = layer, head
-        self._layers: list[Tensor] = []  # of the current step so far
-        #: For every step float32 [chunks + local tokens], of `layer` and `head`.
-        self.steps: list[Tensor] = []
-        #: For every step float32 [chunks], the mean over all layers and heads.
-        self.masses: list[Tensor] = []
+    kernel: AttentionKernel
+    num_layers: int
+    num_chunks: int
+    layer: int | None
+    head: int | None
+    steps: list[Tensor] = field(default_factory=list)
+    masses: list[Tensor] = field(default_factory=list)
+    _layers: list[Tensor] = field(default_factory=list)  # of the current step so far
 
     def __call__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        scaling: float,
-        query_start: int,
-        window: int | None = None,
-        prefix: int = 0,
+        self, query: Tensor, key: Tensor, value: Tensor, *, query_start: int, prefix: int = 0, **settings: Any
     ) -> tuple[Tensor, Tensor]:
         """See `focusdoc.attention.naive.attend`."""
         if prefix:  # the call in each layer over candidates and local tokens
             last = query_start + query.shape[2] - 1
-            weights, _ = attention_weights(
-                query[:, :, -1:], key, scaling=scaling, query_start=last, window=window, prefix=prefix
-            )
-            self._record(weights[0, :, 0])
-        return self._kernel(query, key, value, scaling=scaling, query_start=query_start, window=window, prefix=prefix)
-
-    def _record(self, weights: Tensor) -> None:
-        """Add the attention of the next layer, float32 [heads, chunks + local tokens]."""
-        self._layers.append(weights.cpu())
-        if len(self._layers) == self._num_layers:
-            every = torch.stack(self._layers)
-            layers = every if self._layer is None else every[self._layer, None]
-            heads = layers if self._head is None else layers[:, self._head, None]
+            weights, _ = attention_weights(query[:, :, -1:], key, query_start=last, prefix=prefix, **settings)
+            self._layers.append(weights[0, :, 0].cpu())
+        if len(self._layers) == self.num_layers:
+            every = torch.stack(self._layers)  # [layers, heads, chunks + local tokens]
+            layers = every if self.layer is None else every[self.layer, None]
+            heads = layers if self.head is None else layers[:, self.head, None]
             self.steps.append(heads.mean(dim=(0, 1)))
-            self.masses.append(every[..., : self._num_chunks].mean(dim=(0, 1)))
+            self.masses.append(every[..., : self.num_chunks].mean(dim=(0, 1)))
             self._layers.clear()
+        return self.kernel(query, key, value, query_start=query_start, prefix=prefix, **settings)
 
 
 @dataclass(frozen=True, eq=False)

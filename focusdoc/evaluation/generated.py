@@ -140,11 +140,7 @@ def code_run(request: Request) -> dict[str, Any]:
 
 #: The tasks that need no data.
 MAKERS: Mapping[str, Callable[[Request], dict[str, Any]]] = {
-    "passkey": passkey,
-    "number_string": number_string,
-    "kv_retrieval": kv_retrieval,
-    "math_find": math_find,
-    "code_run": code_run,
+    maker.__name__: maker for maker in (passkey, number_string, kv_retrieval, math_find, code_run)
 }
 
 

@@ -25,7 +25,7 @@ from focusdoc.evaluation.engines import (
     prompt_ids,
     tokenizer_of,
 )
-from focusdoc.evaluation.item import Item, Mode, Outcome
+from focusdoc.evaluation.item import Item, Mode, ModeSettings, Outcome, check_modes
 from focusdoc.evaluation.reading_modes import (
     AskMode,
     LastMemory,
@@ -35,7 +35,6 @@ from focusdoc.evaluation.reading_modes import (
     needed_reader,
 )
 from focusdoc.evaluation.retrieval import FINDERS
-from focusdoc.evaluation.settings import ModeSettings, check_modes
 from focusdoc.evaluation.streaming import StreamingDecoder
 
 #: Positions reserved for the chat template.
@@ -59,6 +58,13 @@ class _TextMode:
 
     def _split(self, item: Item) -> tuple[str, str, int]:
         return split_prompt(tokenizer_of(self.engine), item.document, item.after, self._settings.max_tokens)
+
+    def _generated(self, item: Item, ids: list[int], dropped: int) -> Outcome:
+        output = self.engine.generate(ids, max_new_tokens=item.max_new_tokens, stop=item.stop)
+        usage = output.usage
+        tail = min(usage.prompt_tokens, self.engine.config.prompt_window) + usage.completion_tokens
+        held = usage.document_tokens + usage.num_chunks * tail + usage.prompt_tokens + usage.completion_tokens
+        return self._outcome(item, output, dropped, held)
 
     def _outcome(self, item: Item, output: Generation, dropped: int, held: int) -> Outcome:
         """The outcome of `output`, with `dropped` tokens of the prompt and `held` tokens in the KV cache at its end."""
@@ -105,9 +111,7 @@ class MemoryMode(_TextMode):
         document, question = keep_local(tokenizer_of(engine), document, question, max(1, room))
         if self._plain is not None and not document:
             return self._plain.answer(item)
-        start = time.perf_counter()
-        memory = self._memory.of(document)
-        seconds = time.perf_counter() - start
+        memory, seconds = self._memory.of(document)
         # max_sources=0: sources are not scored here, and would take extra passes.
         *_, last = engine.stream_prompt(
             memory,
@@ -140,11 +144,7 @@ class SplitMode(_TextMode):
         ids = self._ids(replace(item, chat=False) if self._bare else item, document + question)
         if engine.config.uses_bos and ids[0] != (bos := bos_token(engine.base, engine.config)):
             ids = [bos, *ids]
-        output = engine.generate(ids, max_new_tokens=item.max_new_tokens, stop=item.stop)
-        usage = output.usage
-        tail = min(usage.prompt_tokens, engine.config.prompt_window) + usage.completion_tokens
-        held = usage.document_tokens + usage.num_chunks * tail + usage.prompt_tokens + usage.completion_tokens
-        return self._outcome(item, output, dropped, held)
+        return self._generated(item, ids, dropped)
 
 
 class PlainMode(_TextMode):
@@ -171,9 +171,7 @@ class PlainMode(_TextMode):
         else:
             first, last, dropped = cut_middle(tokenizer, item.prompt, limit)
             text = first + last
-        ids = self._ids(item, text)
-        output = self.engine.generate(ids, max_new_tokens=item.max_new_tokens, stop=item.stop)
-        return self._outcome(item, output, dropped, len(ids) + len(output.token_ids))
+        return self._generated(item, self._ids(item, text), dropped)
 
 
 class StreamingMode(_TextMode):

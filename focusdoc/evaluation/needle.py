@@ -51,23 +51,19 @@ def load_items(
         _, end = char_span(tokens, 0, length - _FRAME)
         text = book.text[:end]
         for depth in depths:
+            place = _sentence_end(text, round(depth * len(text)))
             for number in range(repeats):
-                yield _item(text, length, depth, number, seed)
-
-
-def _item(text: str, length: int, depth: float, number: int, seed: int) -> Item:
-    rng = random.Random(f"needle {seed} {length} {depth} {number}")
-    town, code = rng.choice(_TOWNS), rng.randrange(100_000, 1_000_000)
-    place = _sentence_end(text, round(depth * len(text)))
-    return Item(
-        task="needle",
-        id=f"{length}-{depth:g}-{number}",
-        context=f"{text[:place]} The access code of {town} is {code}. {text[place:]}",
-        after=f"\n\nWhat is the access code of {town}?",
-        answers=[str(code)],
-        max_new_tokens=MAX_NEW_TOKENS,
-        facts={"length": length, "depth": depth},
-    )
+                rng = random.Random(f"needle {seed} {length} {depth} {number}")
+                town, code = rng.choice(_TOWNS), rng.randrange(100_000, 1_000_000)
+                yield Item(
+                    task="needle",
+                    id=f"{length}-{depth:g}-{number}",
+                    context=f"{text[:place]} The access code of {town} is {code}. {text[place:]}",
+                    after=f"\n\nWhat is the access code of {town}?",
+                    answers=[str(code)],
+                    max_new_tokens=MAX_NEW_TOKENS,
+                    facts={"length": length, "depth": depth},
+                )
 
 
 def _sentence_end(text: str, place: int) -> int:

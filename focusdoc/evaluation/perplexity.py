@@ -20,7 +20,7 @@ from focusdoc.documents import Document
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError, EvaluationError
 from focusdoc.evaluation.engines import engine_facts, focus_engine, model_facts, paper_engine, prompt_ids
-from focusdoc.evaluation.settings import ModeSettings, check_modes
+from focusdoc.evaluation.item import ModeSettings, check_modes
 from focusdoc.evaluation.streaming import StreamingDecoder
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel

@@ -17,9 +17,8 @@ from focusdoc.documents import Document
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError, EvaluationError
 from focusdoc.evaluation.engines import engine_facts
-from focusdoc.evaluation.item import Item, Outcome, Span
+from focusdoc.evaluation.item import NO_READER, Item, ModeSettings, Outcome, Span
 from focusdoc.evaluation.retrieval import Finder, Rank, passages
-from focusdoc.evaluation.settings import NO_READER, ModeSettings
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.modeling.estimate import estimate_tokens
 from focusdoc.readers.drafts import DRAFT_TOKENS
@@ -55,18 +54,20 @@ class NoReader:
 
 
 class LastMemory:
-    """A cache of the last document's memory, which consecutive items share."""
+    """The last document's memory, which consecutive items share."""
 
     def __init__(self, engine: FocusEngine) -> None:
         self._engine = engine
         self._known: tuple[str, DocumentMemory] | None = None
 
-    def of(self, document: str) -> DocumentMemory:
-        """The memory of a document, read unless it is the last one."""
+    def of(self, document: str) -> tuple[DocumentMemory, float]:
+        """The memory of a document, read unless it is the last one, and the seconds that took."""
+        start = time.perf_counter()
         if self._known is None or self._known[0] != document:
             self._known = None  # free the old memory before the next one is read
-            self._known = document, self._engine.read(Document.from_text(document), progress=_silent)
-        return self._known[1]
+            # No progress bar for reading, since the run has one.
+            self._known = document, self._engine.read(Document.from_text(document), progress=lambda done, total: None)
+        return self._known[1], time.perf_counter() - start
 
 
 class AskMode:
@@ -83,9 +84,7 @@ class AskMode:
 
     def answer(self, item: Item) -> Outcome:
         """See `Mode`."""
-        start = time.perf_counter()
-        memory = self._memory.of(item.document)
-        seconds = time.perf_counter() - start
+        memory, seconds = self._memory.of(item.document)
         question, limit = item.after.strip(), item.max_new_tokens
         answer = self.engine.ask(memory, question, max_sources=MAX_SOURCES, max_new_tokens=limit, stop=item.stop)
         passages = [(source.start, source.end) for source in answer.sources]
@@ -117,18 +116,15 @@ class RetrievalMode:
         """See `Mode`."""
         text, question = item.document, item.after.strip()
         start = time.perf_counter()
-        spans, rank = self._index(text)
+        if self._known is None or self._known[0] != text:
+            spans = cut(text, self._settings.window)
+            self._known = text, spans, self._finder.index([text[first:last] for first, last in spans])
+        _, spans, rank = self._known
         indexed = time.perf_counter()
         ranked = (spans[number] for number in rank(question))
         found = passages(text, ranked, budget=BUDGET, count=self._reader.count, limit=self._settings.passages)
         retrieved = time.perf_counter()
         return _read(self._reader, item, found, indexed - start, retrieved - indexed)
-
-    def _index(self, text: str) -> tuple[list[Span], Rank]:
-        if self._known is None or self._known[0] != text:
-            spans = cut(text, self._settings.window)
-            self._known = text, spans, self._finder.index([text[start:end] for start, end in spans])
-        return self._known[1:]
 
 
 class PlaceMode:
@@ -211,7 +207,3 @@ def _written(reader: Reader, messages: Messages, settings: GenerationConfig) -> 
 def _reader_facts(reader: Reader) -> dict[str, Any]:
     lora = getattr(reader, "lora", None)
     return {"reader": reader.name, "budget": BUDGET, **({} if lora is None else {"lora": lora.fingerprint})}
-
-
-def _silent(done: int, total: int) -> None:
-    """No progress bar for reading, since the run has one."""

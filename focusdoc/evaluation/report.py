@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from focusdoc.errors import EvaluationError
+from focusdoc.evaluation.item import NO_READER
 from focusdoc.evaluation.longbench import KINDS
 from focusdoc.evaluation.natural_scores import COLUMNS, interval, of_answer, of_finding
 from focusdoc.evaluation.needed import needed
 from focusdoc.evaluation.page import EMPTY, Plot, Section, heat_maps, lines, short, write_sections, written
-from focusdoc.evaluation.settings import NO_READER
 from focusdoc.evaluation.summary import Results, named_results, open_all
 
 if TYPE_CHECKING:
@@ -125,10 +125,20 @@ def _values(named: Mapping[str, Results], *names: str) -> pd.DataFrame:
 
 
 def _section(
-    title: str, first: str, table: pd.DataFrame, notes: Sequence[str], label: Callable[[Any], str] = str, *drawn: Plot
+    title: str,
+    table: pd.DataFrame,
+    named: Mapping[str, Results],
+    *names: str,
+    first: str = "tokens",
+    label: Callable[[Any], str] = str,
+    drawn: Sequence[Plot] = (),
+    reference: Reference | None = None,
 ) -> Section:
-    """A section with `table`, whose index becomes the first column."""
+    """A section with `table`, whose index becomes the first column, and with notes on its results by `names`."""
     rows = [[label(key), *cells] for key, *cells in table.map(written("{:.2f}")).itertuples()]
+    notes = _notes(named, *names)
+    if reference is not None:
+        notes.append(f"{PAPER}: {reference.source}; missing results are left empty.")
     return Section(title, [first, *table.columns], rows, notes, drawn)
 
 
@@ -144,23 +154,22 @@ def _by_task(title: str, benchmark: str, named: Mapping[str, Results], reference
     shared = table.dropna(subset=list(named))
     if len(shared) > 1:
         table.loc[f"mean of {len(shared)} tasks"] = shared.mean(skipna=False)
-    return _section(title, "task", table, [*_notes(named, "task"), _source(reference)])
+    return _section(title, table, named, "task", first="task", reference=reference)
 
 
 def _by_task_and_length(title: str, named: Mapping[str, Results]) -> Section:
     table = _values(named, "task", "length")
     table = table[table.index.get_level_values("length").notna()]
     table.index = [f"{task} at {short(length)}" for task, length in table.index]
-    return _section(title, "task", table, _notes(named, "task", "length"))
+    return _section(title, table, named, "task", "length", first="task")
 
 
 def _passkey(title: str, named: Mapping[str, Results], reference: Reference) -> Section:
     found = _values(named, "length")
     table = _with_paper(found, "passkey", reference)
     draw = partial(lines, found, title="Passkey retrieval", x="tokens", y="found, %", top=100)
-    notes = [*_notes(named, "length"), _source(reference)]
     drawn = [Plot("Pass keys found, by length", "passkey", draw)]
-    return _section(title, "tokens", table, notes, short, *drawn)
+    return _section(title, table, named, "length", label=short, drawn=drawn, reference=reference)
 
 
 def _needle(title: str, name: str, one: Results) -> Section:
@@ -169,7 +178,7 @@ def _needle(title: str, name: str, one: Results) -> Section:
     draw = partial(heat_maps, {f"Needles found, % ({name})": grid}, percent=True)
     slug = re.sub(r"[\W_]", "-", name).strip("-")
     plot = Plot(f"Needles found by depth and length, {name}", f"needle-{slug}", draw)
-    return _section(f"{title}, {name}", "depth", grid, _notes({name: one}, "depth", "length"), str, plot)
+    return _section(f"{title}, {name}", grid, {name: one}, "depth", "length", first="depth", drawn=[plot])
 
 
 def _perplexity(title: str, named: Mapping[str, Results], reference: Reference) -> Section:
@@ -186,8 +195,8 @@ def _perplexity(title: str, named: Mapping[str, Results], reference: Reference) 
         draw = partial(lines, by_size, title="Perplexity by chunk size", x="tokens of a chunk", y="perplexity")
         drawn.append(Plot("Perplexity by chunk size", "perplexity-chunk-size", draw))
     shown = _with_paper(by_length, "perplexity", reference)
-    notes = [*_notes(named, "length", "chunk_size"), _source(reference)]
-    return _section(title, "tokens", shown, notes, short, *drawn)
+    names = "length", "chunk_size"
+    return _section(title, shown, named, *names, label=short, drawn=drawn, reference=reference)
 
 
 def _columns(table: pd.DataFrame, names: pd.Series, index: str) -> pd.DataFrame:
@@ -199,9 +208,8 @@ def _cost(title: str, benchmark: str, named: Mapping[str, Results]) -> Section:
     """Memory and time by length."""
     means = {name: one.table.groupby("length").mean(numeric_only=True) for name, one in named.items()}
     held = _pandas().DataFrame({name: mean["kv_bytes"] / _MIB for name, mean in means.items()})
-    spent = _pandas().DataFrame(
-        {name: mean["read"] + mean["first_token"] + mean["decode"] for name, mean in means.items()}
-    )
+    seconds = ["read", "first_token", "decode"]
+    spent = _pandas().DataFrame({name: mean[seconds].sum(axis=1, skipna=False) for name, mean in means.items()})
     cells = _pandas().concat([held.map(written("{:,.0f}")), spent.map(written("{:,.1f}"))], axis=1)
     rows = [[short(length), *values] for length, *values in cells.itertuples()]
     header = ["tokens", *(f"MiB, {name}" for name in named), *(f"seconds, {name}" for name in named)]
@@ -269,7 +277,3 @@ def _notes(named: Mapping[str, Results], *names: str) -> list[str]:
         settings = ", ".join(f"{key} {value}" for key, value in shown.items())
         notes.append(f"{name}: {each} items{spread}{failures}. {settings}.")
     return notes
-
-
-def _source(reference: Reference) -> str:
-    return f"{PAPER}: {reference.source}; missing results are left empty."

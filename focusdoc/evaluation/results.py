@@ -49,15 +49,6 @@ class Shard:
             )
         return cls(int(found[1]), int(found[2]))
 
-    def holds(self, place: int) -> bool:
-        """Whether the item at index `place`, from 0, belongs to this shard."""
-        return place % self.count == self.index - 1
-
-    @property
-    def file_name(self) -> str:
-        """The file with its rows; the shards of a run may share a folder."""
-        return "rows.jsonl" if self.count == 1 else f"rows-{self.index}-of-{self.count}.jsonl"
-
 
 class ResultFolder:
     """The results of one benchmark in one mode, under one configuration: every setting that affects them.
@@ -87,8 +78,9 @@ class ResultFolder:
         Raises:
             EvaluationError: there are rows already, or one is damaged. FocusdocError: another process has the lock.
         """
-        path = self.path / shard.file_name
-        with file_lock(self.path / f"{LOCK}-{shard.index}-of-{shard.count}", timeout=1):
+        part = f"-{shard.index}-of-{shard.count}"  # the shards of a run may share a folder
+        path = self.path / ("rows.jsonl" if shard.count == 1 else f"rows{part}.jsonl")
+        with file_lock(self.path / f"{LOCK}{part}", timeout=1):
             if not resume and path.exists() and path.stat().st_size:
                 raise EvaluationError(
                     f"{self.path} already has results; continue with --resume, or name another folder."
@@ -174,7 +166,7 @@ def run(
     for (task, name), count in Counter((job.task, job.id) for job in jobs).items():
         if count > 1:  # they would share a row
             raise EvaluationError(f"{count} items of {task} are called {name!r}; give each its own name.")
-    mine = [(place, job) for place, job in enumerate(jobs) if shard.holds(place)]
+    mine = list(enumerate(jobs))[shard.index - 1 :: shard.count]
     failed = 0
     with folder.appending(shard, resume=resume) as file:
         for done, (place, job) in enumerate(mine):

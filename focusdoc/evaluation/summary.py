@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from focusdoc.evaluation.item import MODES
 from focusdoc.evaluation.needed import needed
 from focusdoc.evaluation.results import Row, find_folders, read_config, read_rows_of
 from focusdoc.evaluation.scores import score
-from focusdoc.evaluation.settings import MODES
 
 if TYPE_CHECKING:
     import pandas as pd

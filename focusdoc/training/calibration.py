@@ -133,27 +133,28 @@ def calibrate(
             f"The text has {len(ids)} tokens, planted facts included, and calibration needs {least}; give a longer "
             "one, or none."
         )
+    steps = count()
 
-    def report(done: int) -> None:
+    def report() -> None:
         if progress is not None:
-            progress(done, 1 + len(cases))
+            progress(next(steps), 1 + len(cases))
 
-    report(0)
+    report()
     blocks = read_chunks(base, ids, chunk_size, kernel)
-    report(1)
+    report()
     every = [(layer, head) for layer in range(base.num_layers) for head in range(base.num_heads)]
     half, rest = cases[: len(cases) // 2], cases[len(cases) // 2 :]
     hits = torch.zeros(len(every))
-    for number, (case, mass) in enumerate(_looks(base, blocks, kernel, every, half)):
+    for case, mass in _looks(base, blocks, kernel, every, half):
         smooth = functional.avg_pool1d(mass[None], POOL_WIDTH, stride=1, padding=POOL_WIDTH // 2)[0]
         hits += _is_hit(smooth.argmax(dim=1), case).float()
-        report(2 + number)
+        report()
     best = [int(index) for index in hits.argsort(descending=True)[:NUM_HEADS] if hits[index] >= _MIN_HITS * hits.max()]
     selected = sorted(every[index] for index in best)
     looks = []
     for case, mass in _looks(base, blocks, kernel, selected, rest):
         looks.append((case, mass))
-        report(1 + len(half) + len(looks))
+        report()
     tuning, test = looks[::2], looks[1::2]
     hits_of = {every[index]: float(hits[index]) for index in best}
     full_rate, total = _hit_rate(tuning, selected, base.num_layers, 1), sum(hits_of.values())

@@ -18,6 +18,7 @@ from pathlib import Path
 LOOKALIKES = 0.3
 
 Maker = Callable[[random.Random], "Fact"]
+Draw = Callable[[random.Random], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +43,10 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """The templates of one kind of fact in ``facts.toml``, with slots in braces.
+    """The templates of one kind of fact in ``facts.toml``, with slots in braces; `answer` is the slot that is asked
+    for.
 
-    Attributes:
-        told, asked, openings: statements, questions, and beginnings of a sentence that the answer continues.
-        answer: the slot that the questions ask for.
+    They are statements, questions, and beginnings of a sentence that the answer continues.
     """
 
     told: Sequence[str]
@@ -115,12 +115,12 @@ def _hour(rng: random.Random) -> str:
     return rng.choice(NAMES["hours"]).format(hour=hour, half=half)
 
 
-def _any_of(words: list[str]) -> Callable[[random.Random], str]:
+def _any_of(words: list[str]) -> Draw:
     return lambda rng: rng.choice(words)
 
 
 #: The generator of each slot of a fact in words, in the order of the draws.
-SLOTS: Mapping[str, Callable[[random.Random], str]] = {
+SLOTS: Mapping[str, Draw] = {
     "who": person,
     "other": person,
     "name": lambda rng: coined(rng) if rng.random() < 0.3 else rng.choice(NAMES["first_names"]),
@@ -136,20 +136,17 @@ SLOTS: Mapping[str, Callable[[random.Random], str]] = {
 }
 
 
-def number_fact(rng: random.Random) -> Fact:
-    """A number of a place or a person."""
-    return _number(rng, rng.choice(NAMES["numbered"]), rng.choice([rng.choice(NAMES["places"]), person(rng)]))
-
-
-def _number(rng: random.Random, thing: str, owner: str) -> Fact:
-    """The number called `thing` of `owner`."""
+def number_fact(rng: random.Random, thing: str = "", owner: str = "") -> Fact:
+    """A number called `thing` of a place or a person; what is not given is random."""
+    thing = thing or rng.choice(NAMES["numbered"])
+    owner = owner or rng.choice([rng.choice(NAMES["places"]), person(rng)])
     value = digits(rng, rng.choice([3, 4, 5, 6, 6, 6, 7, 8]))
 
     def lookalike(rng: random.Random) -> Fact:
         if rng.random() < 0.5:
-            return _number(rng, rng.choice(NAMES["numbered"]), owner)
+            return number_fact(rng, owner=owner)
         places = NAMES["places"]
-        return _number(rng, thing, rng.choice(places) if owner in places else namesake(rng, owner))
+        return number_fact(rng, thing, rng.choice(places) if owner in places else namesake(rng, owner))
 
     return _NUMBER.fact(rng, "number", {"thing": thing, "owner": owner, "value": value}, lookalike)
 
@@ -160,16 +157,14 @@ def passkey_fact(rng: random.Random) -> Fact:
     return _PASSKEY.fact(rng, "passkey", {"value": value, "thing": rng.choice(NAMES["passkeys"])})
 
 
-def pair_fact(rng: random.Random) -> Fact:
-    """A key and its value, as in a JSON object or a list of settings."""
-    return _pair(rng, _identifier(rng), _identifier(rng))
+def pair_fact(rng: random.Random, key: str = "", value: str = "") -> Fact:
+    """A key and its value, as in a JSON object or a list of settings; what is not given is random."""
+    key, value = key or _identifier(rng), value or _identifier(rng)
 
-
-def _pair(rng: random.Random, key: str, value: str) -> Fact:
     def lookalike(rng: random.Random) -> Fact:
         if rng.random() < 0.5:
-            return _pair(rng, _same_prefix(rng, key), _identifier(rng))
-        return _pair(rng, _identifier(rng), _same_prefix(rng, value))
+            return pair_fact(rng, _same_prefix(rng, key))
+        return pair_fact(rng, _identifier(rng), _same_prefix(rng, value))
 
     return _PAIR.fact(rng, "pair", {"key": key, "value": value}, lookalike)
 
@@ -191,14 +186,12 @@ def _same_prefix(rng: random.Random, text: str) -> str:
     return text[:shared] + "".join(letter if letter == "-" else rng.choice(letters) for letter in text[shared:])
 
 
-def words_fact(rng: random.Random) -> Fact:
+def words_fact(rng: random.Random, kind: Kind | None = None, slots: Mapping[str, Draw] = SLOTS) -> Fact:
     """A fact in words (names, places, colours, dates, reasons); its questions paraphrase the statement."""
-    return _words(rng, rng.choice(KINDS), SLOTS)
+    kind = kind or rng.choice(KINDS)
 
-
-def _words(rng: random.Random, kind: Kind, slots: Mapping[str, Callable[[random.Random], str]]) -> Fact:
     def lookalike(rng: random.Random) -> Fact:
-        return _words(rng, kind, {**slots, "who": lambda rng: namesake(rng, filled["who"])})
+        return words_fact(rng, kind, {**slots, "who": lambda rng: namesake(rng, filled["who"])})
 
     while True:
         filled = {slot: draw(rng) for slot, draw in slots.items()}

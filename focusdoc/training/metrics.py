@@ -37,7 +37,15 @@ class Metrics:
                 f"{self._path} cannot be written ({error.strerror}); the last checkpoint is kept: free some space and "
                 "resume."
             ) from error
-        if events := self._writer(row["step"]):
+        if self._events is None and self._events_folder is not None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                self._events_folder = None
+            else:
+                # purge_step hides the events that a killed run wrote after its last checkpoint.
+                self._events = SummaryWriter(str(self._events_folder), purge_step=row["step"])
+        if events := self._events:
             for name, value in row.items():
                 if isinstance(value, Mapping):  # named like losses/words
                     for inner, number in value.items():
@@ -68,17 +76,6 @@ class Metrics:
         rows = self.rows()
         evaluations = [{"step": row["step"], **row["held_out"]} for row in rows if row.get("held_out")]
         return {"curves": {"loss": loss_curves(rows)}, "held_out_results": evaluations[-CURVE_POINTS:]}
-
-    def _writer(self, step: int) -> Any:
-        if self._events is None and self._events_folder is not None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                self._events_folder = None
-            else:
-                # purge_step hides the events that a killed run wrote after its last checkpoint.
-                self._events = SummaryWriter(str(self._events_folder), purge_step=step)
-        return self._events
 
 
 def loss_curves(rows: Sequence[Mapping[str, Any]], points: int = CURVE_POINTS) -> dict[str, list[list[float]]]:

@@ -27,13 +27,10 @@ MakeWeights = Callable[[], Sequence[LayerWeights]]
 
 
 class TargetLoss(NamedTuple):
-    """The loss of one prompt.
+    """The loss of one prompt: mean cross entropy `value` of the targets in nats, and its terms; scalars.
 
-    Attributes:
-        objective: the name it is reported under.
-        value: mean cross entropy of the targets in nats, a scalar.
-        divergence: KL divergence from the teacher in nats; None without a teacher.
-        first: cross entropy of the answer's first token, a scalar; None if the targets are no answer.
+    `divergence` is the KL divergence from the teacher in nats, and `first` the cross entropy of the answer's first
+    token; None without a teacher or an answer.
     """
 
     objective: str
@@ -69,12 +66,12 @@ def divergence_from_teacher(base: BaseModel, logits: Tensor, token_ids: Sequence
 
 
 class DenseObjective:
-    """Every target token of several prompts over the same chunks (`focusdoc.training.dense`)."""
+    """Every target token of several prompts over the same chunks (`focusdoc.training.dense`); trains for `decoding`."""
 
     def __init__(self, base: BaseModel, config: TrainingConfig, kernel: AttentionKernel) -> None:
         self._base = base
         self._kernel = kernel
-        self._settings = FocusConfig(candidate_positions=config.candidate_positions)
+        self.decoding = FocusConfig(candidate_positions=config.candidate_positions)
         self._distill = config.distill
         self._limits = PassLimits.of(base)
         self._reuses = False
@@ -90,7 +87,7 @@ class DenseObjective:
         blocks = self._blocks(sample)
         num_chunks = sum(block.num_chunks for block in blocks)
         for prompts in batches(sample.prompts, num_chunks, self._limits):
-            all_logits = dense_logits(self._base, weights(), blocks, prompts, self._settings, self._kernel)
+            all_logits = dense_logits(self._base, weights(), blocks, prompts, self.decoding, self._kernel)
             means, firsts = mean_and_first_losses(token_losses(all_logits, prompts), prompts)
             batch = []
             for prompt, mean, first, logits in zip(prompts, means, firsts, all_logits, strict=True):
@@ -131,6 +128,7 @@ class PaperObjective:
         self._config = config
         self._kernel = kernel
         self._bos = bos
+        self.decoding = FocusConfig.paper(candidate_positions=config.candidate_positions, bos_token_id=bos)
 
     def draw(self, samples: SampleMaker, index: int) -> PaperSample:
         """A text of W to `max_tokens` tokens and one target in it; the mix weighs continuation and reconstruction.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from focusdoc.decoding.prompt import encode_text
@@ -91,6 +91,7 @@ def group_by_passage(questions: Sequence[tuple[str, str, str]]) -> PassageQuesti
     return {context: tuple(pairs) for context, pairs in groups.items()}
 
 
+@dataclass(slots=True)
 class Planting:
     """Plants facts and passages in the chunks of one sample, and draws questions about them.
 
@@ -99,57 +100,49 @@ class Planting:
         planted: the statements of all facts.
     """
 
-    def __init__(
-        self,
-        tokenizer: Any,
-        builder: ChunkBuilder,
-        rng: random.Random,
-        questions: Sequence[tuple[str, str, str]] = (),
-        passages: PassageQuestions | None = None,
-    ) -> None:
-        self._tokenizer = tokenizer
-        self._builder = builder
-        self._rng = rng
-        self._questions = questions
-        self._passages = passages or {}
-        # Planted and not asked about yet.
-        self._facts_left: dict[str, list[Fact]] = defaultdict(list)
-        self._passages_left: list[tuple[str, str, str]] = []
-        self.answered: set[str] = set()
-        self.planted: list[str] = []
+    tokenizer: Any
+    builder: ChunkBuilder
+    rng: random.Random
+    questions: Sequence[tuple[str, str, str]] = ()
+    passages: PassageQuestions = field(default_factory=dict)
+    answered: set[str] = field(default_factory=set, init=False)
+    planted: list[str] = field(default_factory=list, init=False)
+    # Planted and not asked about yet.
+    _facts_left: dict[str, list[Fact]] = field(default_factory=lambda: defaultdict(list), init=False)
+    _passages_left: list[tuple[str, str, str]] = field(default_factory=list, init=False)
 
     def ask_fact(self, kind: str) -> Question | None:
         """A question about a fact of `kind`, planted now or earlier; None if there is neither a fact nor room."""
         left = self._facts_left[kind]
-        if not left or self._rng.random() >= REUSED:
+        if not left or self.rng.random() >= REUSED:
             fact = self._draw_fact(kind)
             if not self._is_answered(fact) and self._plant_with_distractors(fact):
                 return self._question_about(fact)
-        return self._question_about(left.pop(self._rng.randrange(len(left)))) if left else None
+        return self._question_about(left.pop(self.rng.randrange(len(left)))) if left else None
 
     def ask_passage(self) -> Question | None:
         """A question about a passage from the files, planted now or earlier; None if there is neither one nor room."""
         left = self._passages_left
-        if not left or self._rng.random() >= REUSED:
+        if not left or self.rng.random() >= REUSED:
             for _ in range(16):
-                context, question, answer = self._rng.choice(self._questions)
-                if self._builder.plant(encode_text(self._tokenizer, f"\n\n{context}\n\n")):
-                    others = self._passages.get(context, ())
+                context, question, answer = self.rng.choice(self.questions)
+                if self.builder.plant(encode_text(self.tokenizer, f"\n\n{context}\n\n")):
+                    others = self.passages.get(context, ())
                     left += [(context, *other) for other in others if other[0] != question]
                     return self._question(question, answer, "files", context)
         if not left:
             return None
-        context, question, answer = left.pop(self._rng.randrange(len(left)))
+        context, question, answer = left.pop(self.rng.randrange(len(left)))
         return self._question(question, answer, "files", context)
 
     def _draw_fact(self, kind: str) -> Fact:
         """A fact of `kind`, sometimes one whose statement starts with the answer."""
-        fact = FACT_MAKERS[kind](self._rng)
-        if self._rng.random() < ANSWER_FIRST:
+        fact = FACT_MAKERS[kind](self.rng)
+        if self.rng.random() < ANSWER_FIRST:
             for _ in range(16):  # some kinds have no such statement
                 if fact.statement.startswith(fact.answer):
                     break
-                fact = FACT_MAKERS[kind](self._rng)
+                fact = FACT_MAKERS[kind](self.rng)
         return fact
 
     def _is_answered(self, fact: Fact) -> bool:
@@ -158,15 +151,15 @@ class Planting:
 
     def _plant_with_distractors(self, fact: Fact) -> bool:
         """Plant `fact` and distractors of its kind, which may be asked about later; False if there is no room."""
-        if fact.kind == "pair" and self._rng.random() < LISTED:
-            placed = self._builder.fill(lambda length: self._list_of_pairs(length, fact))
+        if fact.kind == "pair" and self.rng.random() < LISTED:
+            placed = self.builder.fill(lambda length: self._list_of_pairs(length, fact))
         else:
-            placed = self._builder.plant(self._statement(fact))
+            placed = self.builder.plant(self._statement(fact))
         if placed:
             self._record(fact)
-            for _ in range(0 if fact.kind == "passkey" else self._rng.choice(DISTRACTORS)):
-                other = distractor(self._rng, fact)
-                if not self._is_answered(other) and self._builder.plant(self._statement(other)):
+            for _ in range(0 if fact.kind == "passkey" else self.rng.choice(DISTRACTORS)):
+                other = distractor(self.rng, fact)
+                if not self._is_answered(other) and self.builder.plant(self._statement(other)):
                     self._record(other, to_ask=True)
         return placed
 
@@ -179,39 +172,37 @@ class Planting:
     def _statement(self, fact: Fact) -> list[int]:
         """Tokens of the fact's statement, with white space around it."""
         # The surrounding text mostly has a space of its own; real insertions may add one.
-        before, behind = self._rng.choice([(" ", ""), (" ", " "), ("\n", "\n"), ("\n\n", "\n\n")])
-        return encode_text(self._tokenizer, before + fact.statement + behind)
+        before, behind = self.rng.choice([(" ", ""), (" ", " "), ("\n", "\n"), ("\n\n", "\n\n")])
+        return encode_text(self.tokenizer, before + fact.statement + behind)
 
     def _list_of_pairs(self, length: int, fact: Fact) -> list[int]:
         """`length` tokens of pairs, `fact` among them; the others may be asked about later."""
         lines = [fact.statement]
-        size = len(encode_text(self._tokenizer, fact.statement)) + 1
-        known = _wordings(fact)
+        size = len(encode_text(self.tokenizer, fact.statement)) + 1
         while True:
-            other = distractor(self._rng, fact)
-            size += len(encode_text(self._tokenizer, other.statement)) + 1
+            other = distractor(self.rng, fact)
+            size += len(encode_text(self.tokenizer, other.statement)) + 1
             if size > length - 4:
                 break
-            if not self._is_answered(other) and known.isdisjoint(_wordings(other)):
-                known |= _wordings(other)
-                lines.insert(self._rng.randint(0, len(lines)), other.statement)
+            if not self._is_answered(other) and _wordings(fact).isdisjoint(_wordings(other)):
+                lines.insert(self.rng.randint(0, len(lines)), other.statement)
                 self._record(other, to_ask=True)
-        ids = encode_text(self._tokenizer, "\n".join(lines) + "\n")[:length]
-        return ids + (encode_text(self._tokenizer, " -") * length)[: length - len(ids)]
+        ids = encode_text(self.tokenizer, "\n".join(lines) + "\n")[:length]
+        return ids + (encode_text(self.tokenizer, " -") * length)[: length - len(ids)]
 
     def _question_about(self, fact: Fact) -> Question:
         """A question about `fact` in a random format: as `ask` and the framework classes prompt, or a completion."""
-        rng = self._rng
+        rng = self.rng
         if not fact.completions or rng.random() >= 0.2:
             question = self._question(rng.choice(fact.questions), fact.answer, fact.kind, fact.statement)
             return replace(question, wordings=_wordings(fact))
         opening = rng.choice(fact.completions)
-        targets = encode_text(self._tokenizer, ("" if opening.endswith('"') else " ") + fact.answer)
+        targets = encode_text(self.tokenizer, ("" if opening.endswith('"') else " ") + fact.answer)
         answer_start = max(0, fact.statement.find(fact.answer))
         return Question(opening, tuple(targets), None, fact.kind, fact.statement, answer_start, _wordings(fact))
 
     def _question(self, question: str, answer: str, kind: str, planted: str) -> Question:
-        rng, tokenizer = self._rng, self._tokenizer
+        rng, tokenizer = self.rng, self.tokenizer
         if rng.random() < 0.2:
             question = rng.choice(QUESTION_FRAMES).format(question)
         plain = rng.random() < 0.25 or not getattr(tokenizer, "chat_template", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from focusdoc.config import CandidatePositions
 from focusdoc.errors import ConfigError
@@ -20,6 +20,8 @@ _ORIGINAL = frozenset(
         "candidate_positions",
     }
 )
+_Schedule = Literal["cosine", "linear", "constant"]
+_Objective = Literal["dense", "paper"]
 #: Panels of the help.
 _SAMPLES, _OPTIMIZER, _METHOD, _RUN = "Samples", "Optimizer", "Method", "Run"
 
@@ -50,16 +52,13 @@ class TrainingConfig:
 
     steps: Annotated[int, Setting("Optimizer steps.", _OPTIMIZER)] = 300
     learning_rate: Annotated[float, Setting("Peak learning rate.", _OPTIMIZER)] = 3e-4
-    schedule: Annotated[Literal["cosine", "linear", "constant"], Setting("Schedule after the warm-up.", _OPTIMIZER)] = (
-        "cosine"
-    )
+    schedule: Annotated[_Schedule, Setting("Schedule after the warm-up.", _OPTIMIZER)] = "cosine"
     warmup: Annotated[int, Setting("Steps of linear warm-up.", _OPTIMIZER)] = 20
     clip: Annotated[float, Setting("Clip the gradient to this norm.", _OPTIMIZER)] = 1.0
     accumulate: Annotated[int, Setting("Samples per optimizer step.", _OPTIMIZER)] = 1
     weight_decay: float = 0.0
     objective: Annotated[
-        Literal["dense", "paper"],
-        Setting("dense trains all target tokens at once, paper one, as the authors do.", _METHOD),
+        _Objective, Setting("dense trains all target tokens at once, paper one, as the authors do.", _METHOD)
     ] = "dense"
     local_window: Annotated[int, Setting("Local window of the paper's objective, in tokens.", _METHOD)] = 3072
     memory_strides: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
@@ -94,13 +93,10 @@ class TrainingConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or above, and finite.")
         if not self.projections or set(self.projections) - set("qkvo"):
             raise ConfigError(f"projections is {self.projections!r}; give some of the letters q, k, v and o.")
-        for name, choices in (
-            ("candidate_positions", ("sequential", "shared")),
-            ("schedule", ("cosine", "linear", "constant")),
-            ("objective", ("dense", "paper")),
-        ):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
+        known = {"candidate_positions": CandidatePositions, "schedule": _Schedule, "objective": _Objective}
+        for name, choices in known.items():
+            if getattr(self, name) not in get_args(choices):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(get_args(choices))}.")
 
     def rate(self, step: int) -> float:
         """The learning rate of `step`, counted from 0."""

@@ -14,32 +14,27 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from focusdoc.attention import attention_kernel
-from focusdoc.config import FocusConfig
 from focusdoc.errors import TrainingError
 from focusdoc.modeling.adapter import Adapter, AdapterConfig, untrained_adapter
 from focusdoc.modeling.adapter_files import load_adapter, save_adapter
 from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.low_rank import merged
 from focusdoc.storage import remove_leftovers
-from focusdoc.training.ahead import default_workers, prefetch_samples
-from focusdoc.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
-from focusdoc.training.data import SampleMaker
+from focusdoc.training.data import SampleMaker, default_workers, prefetch_samples
 from focusdoc.training.heldout import HeldOut
 from focusdoc.training.metrics import Metrics, means
 from focusdoc.training.objectives import DenseObjective, PaperObjective, TargetLoss
 from focusdoc.training.processes import Runtime
 from focusdoc.training.settings import TrainingConfig
-from focusdoc.training.weights import CandidateWeights
+from focusdoc.training.weights import CandidateWeights, has_checkpoint, load_checkpoint, save_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
     """The metrics of one optimizer step.
 
-    Attributes:
-        losses: the mean loss of each objective in nats; "distillation" is the KL divergence from the teacher.
-        tokens: chunk tokens of all its samples.
-        held_out: the results of the evaluation after the step; empty without one.
+    `losses` are the means in nats by objective, "distillation" the KL divergence from the teacher; `tokens` counts
+    those of the chunks; `held_out` has the results of an evaluation after the step, if any.
     """
 
     step: int
@@ -196,12 +191,8 @@ class Trainer:
         due = self.step == self.config.steps or (every and self.step % every == 0)
         if self.held_out is None or not due or not self.processes.is_main:
             return {}
-        config = FocusConfig(candidate_positions=self.config.candidate_positions)
-        if self.config.objective == "paper":
-            bos = getattr(self.base.config, "bos_token_id", None)
-            config = FocusConfig.paper(candidate_positions=config.candidate_positions, bos_token_id=bos)
         with torch.no_grad():
-            return self.held_out.evaluate(self.base, self._layers(), config, self._kernel)
+            return self.held_out.evaluate(self.base, self._layers(), self._objective.decoding, self._kernel)
 
     def adapter(self, dtype: torch.dtype = torch.bfloat16) -> Adapter:
         """The adapter with the current weights."""
@@ -213,7 +204,7 @@ class Trainer:
             num_layers=self.weights.num_layers,
             hidden_size=self.base.config.hidden_size,
             chunk_size=self.config.chunk_size,
-            local_attention="refresh" if self.config.objective == "paper" else "incremental",
+            local_attention=self._objective.decoding.local_attention,
             candidate_positions=self.config.candidate_positions,
             training={**self.record, **run, **self._metrics.summary()},
             license="Apache-2.0",
@@ -236,11 +227,7 @@ class Trainer:
             ) from error
 
     def resume(self) -> bool:
-        """Load the checkpoint in `output`; returns whether there is one.
-
-        Raises:
-            TrainingError: the checkpoint belongs to another run, or is damaged.
-        """
+        """Load the checkpoint in `output`, and return whether there is one; TrainingError as `load_checkpoint`."""
         if self.processes.is_main:
             remove_leftovers(self._checkpoint)
             remove_leftovers(self.output / "adapter")

@@ -20,8 +20,7 @@ from torch import Tensor
 from focusdoc.errors import ConfigError, TrainingError
 from focusdoc.modeling.adapter_files import load_adapter
 from focusdoc.modeling.base import BaseModel
-from focusdoc.training.ahead import default_workers
-from focusdoc.training.data import SampleMaker
+from focusdoc.training.data import SampleMaker, default_workers
 from focusdoc.training.heldout import HeldOut
 from focusdoc.training.metrics import loss_curves
 from focusdoc.training.objectives import divergence, teacher_logits
