@@ -103,16 +103,16 @@ def passkey(
     settings: ModeSettings,
 ) -> None:
     """Find a pass key among sentences of noise, at any length (Figure 1)."""
-    from focusdoc.evaluation import passkey as benchmark
+    from focusdoc.evaluation import needle as benchmark
     from focusdoc.evaluation.engines import count_tokens
 
-    sizes = lengths_in(lengths) if lengths else benchmark.LENGTHS
+    sizes = lengths_in(lengths) if lengths else benchmark.PASSKEY_LENGTHS
     repeats = benchmark.REPEATS if limit is None else limit
     run_items(
         "passkey",
         run,
         settings,
-        lambda engine: benchmark.load_items(partial(count_tokens, engine), sizes, repeats=repeats, seed=seed),
+        lambda engine: benchmark.passkey_items(partial(count_tokens, engine), sizes, repeats=repeats, seed=seed),
         {"seed": seed},
     )
 

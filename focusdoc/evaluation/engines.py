@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -73,6 +74,14 @@ def prompt_ids(engine: FocusEngine, text: str, *, chat: bool) -> list[int]:
     with engine.base.tokenizer_lock:
         tokenizer = tokenizer_of(engine)
         return question_prompt(tokenizer, text) if chat else bos_prefix(tokenizer) + encode_text(tokenizer, text)
+
+
+def text_of(engine: FocusEngine, token_ids: Sequence[int], stops: Sequence[str]) -> str:
+    """The text of new tokens, up to the first stop string."""
+    text = str(tokenizer_of(engine).decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    for stop in stops:
+        text = text.partition(stop)[0]
+    return text
 
 
 def count_tokens(engine: FocusEngine, text: str) -> int:

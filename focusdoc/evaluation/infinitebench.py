@@ -130,13 +130,7 @@ def base_task(name: str) -> str:
 
 
 def _items(
-    task: str,
-    rows: Iterable[Mapping[str, Any]],
-    template: str,
-    order: str,
-    facts: Mapping[str, Any],
-    *,
-    chat: bool,
+    task: str, rows: Iterable[Mapping[str, Any]], template: str, order: str, facts: Mapping[str, Any], *, chat: bool
 ) -> Iterator[Item]:
     """The items of one task; `facts` are common to all rows and part of their ids."""
     if order == "paper" and task in CONTEXT_FIRST:

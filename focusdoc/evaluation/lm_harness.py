@@ -21,11 +21,12 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
 from torch.nn import functional
+from tqdm import tqdm
 
 from focusdoc.decoding.prompt import encode_messages, encode_text
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError
-from focusdoc.evaluation.engines import tokenizer_of
+from focusdoc.evaluation.engines import text_of, tokenizer_of
 from focusdoc.evaluation.perplexity import condensed_predictor
 
 #: Prefix of a prompt that is a conversation. The template is applied later, so that content cannot imitate it.
@@ -110,11 +111,7 @@ class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
                 f"generation_kwargs has {', '.join(unknown)}, which focusdoc does not support; leave it out."
             )
         output = self.engine.generate(self._encode(context), max_new_tokens=limit, stop=tuple(stops), **sampling)
-        ids = output.token_ids
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        for stop in stops:
-            text = text.partition(stop)[0]
-        return text
+        return text_of(self.engine, output.token_ids, stops)
 
     def _continuation(self, context: str, continuation: str) -> tuple[float, bool]:
         if context.startswith(_CHAT):
@@ -125,8 +122,7 @@ class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
             before = self._encode(bare)
             whole = self._encode(context + continuation)
             after = whole[len(before) :] if bare or self._bos() else whole
-        log_probabilities, greedy = self._score(before, after)
-        return log_probabilities, greedy
+        return self._score(before, after)
 
     def _whole(self, text: str) -> float:
         return self._score([self._prefix()], encode_text(self._tokenizer, text))[0]
@@ -165,8 +161,6 @@ class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
         raise ConfigError(f"{self.engine.base.name} has neither a BOS nor an EOS token for an empty context.")
 
     def _each(self, requests: list[Any], work: Callable[..., Any], name: str, disable_tqdm: bool) -> list[Any]:
-        from tqdm import tqdm
-
         results = []
         for request in tqdm(requests, desc=f"focusdoc {name}", disable=disable_tqdm):
             result = work(*request.args)

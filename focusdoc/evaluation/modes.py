@@ -23,6 +23,7 @@ from focusdoc.evaluation.engines import (
     model_facts,
     paper_engine,
     prompt_ids,
+    text_of,
     tokenizer_of,
 )
 from focusdoc.evaluation.item import Item, Mode, ModeSettings, Outcome, check_modes
@@ -68,12 +69,8 @@ class _TextMode:
 
     def _outcome(self, item: Item, output: Generation, dropped: int, held: int) -> Outcome:
         """The outcome of `output`, with `dropped` tokens of the prompt and `held` tokens in the KV cache at its end."""
-        tokenizer = tokenizer_of(self.engine)
-        text = tokenizer.decode(output.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        for stop in item.stop:
-            text = text.partition(stop)[0]
         return Outcome(
-            prediction=text,
+            prediction=text_of(self.engine, output.token_ids, item.stop),
             document_tokens=output.usage.document_tokens,
             prompt_tokens=output.usage.prompt_tokens,
             new_tokens=output.usage.completion_tokens,

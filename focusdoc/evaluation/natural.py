@@ -16,6 +16,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -155,10 +156,8 @@ def _item(
 
 def _joined(parts: Sequence[str]) -> tuple[str, list[int]]:
     """The parts joined with blank lines, and where each starts."""
-    starts = [0]
-    for part in parts[:-1]:
-        starts.append(starts[-1] + len(part) + len(_BETWEEN))
-    return _BETWEEN.join(parts), starts
+    starts = accumulate((len(part) + len(_BETWEEN) for part in parts[:-1]), initial=0)
+    return _BETWEEN.join(parts), list(starts)
 
 
 def _place(text: str, start: int, gold: str) -> Span:

@@ -1,9 +1,13 @@
-"""Needle in a haystack: one made-up fact at every depth of a real text, truncated to every length."""
+"""One fact hidden in a long text of any length, a needle in a book or a pass key among noise.
+
+A needle is a made-up fact at every depth of a real text. A pass key is as the paper's authors have it (Figure 1): one
+key among sentences of noise.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from focusdoc.documents import Document, tokenize
@@ -20,6 +24,20 @@ _TOWNS = (
     "Leuven", "Mombasa", "Nantes", "Ohrid", "Potsdam",
 )  # fmt: skip
 _FRAME = 64
+#: The lengths of Figure 1, in tokens.
+PASSKEY_LENGTHS = (4096, 16_384, 65_536, 131_072, 409_600)
+#: Pass keys of each length, as the authors have.
+REPEATS = 10
+#: Room for a key and the words of a chat model around it.
+PASSKEY_NEW_TOKENS = 16
+NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+_TASK = (
+    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. I will quiz you "
+    "about the important information there."
+)
+_QUESTION = "What is the pass key? The pass key is"
+#: Keys are from 1 to below this.
+_KEYS = 50_000
 
 
 def load_items(
@@ -72,3 +90,48 @@ def _sentence_end(text: str, place: int) -> int:
         return place
     found = max(text.rfind(mark, 0, place) for mark in (". ", ".\n", "? ", "! "))
     return place if found < 0 else found + 1
+
+
+def passkey_items(
+    count: Callable[[str], int],
+    lengths: Sequence[int] = PASSKEY_LENGTHS,
+    *,
+    repeats: int = REPEATS,
+    seed: int = 0,
+) -> Iterator[Item]:
+    """`repeats` passkey prompts of about each of `lengths` in tokens, shortest first.
+
+    The key is at a random position, possibly within a sentence of the noise, since the authors split by characters.
+
+    Raises:
+        EvaluationError: a length leaves no room for the key and the question.
+    """
+    sentences = " ".join([NOISE] * 64)
+    letters_per_token = len(sentences) / count(sentences)
+    for length in sorted(lengths):
+        frame = count("\n".join([statement(_KEYS), _TASK, _QUESTION]))
+        letters = int((length - frame) * letters_per_token)
+        if letters < len(NOISE):
+            raise EvaluationError(
+                f"The length {length} is too short for a pass key among noise; give at least {2 * frame}."
+            )
+        noise = " ".join([NOISE] * (letters // len(NOISE) + 1))
+        for number in range(repeats):
+            rng = random.Random(f"passkey {seed} {length} {number}")
+            before = rng.randint(0, letters)
+            key = rng.randrange(1, _KEYS)
+            yield Item(
+                task="passkey",
+                id=f"{length}-{number}",
+                context="\n".join([noise[:before], statement(key), noise[: letters - before]]),
+                after=f"\n{_TASK}\n{_QUESTION}",
+                answers=[str(key)],
+                max_new_tokens=PASSKEY_NEW_TOKENS,
+                chat=False,  # it ends with an unfinished sentence
+                facts={"length": length, "depth": round(before / letters, 3)},
+            )
+
+
+def statement(key: int) -> str:
+    """The sentences with the key."""
+    return f"The pass key is {key}. Remember it. {key} is the pass key."

@@ -159,6 +159,8 @@ def heat_maps(panels: Mapping[str, pd.DataFrame], *, percent: bool = False) -> b
     With `percent`, values are from 0 to 100 and written into the cells, which stay white for NaN; else each grid has
     its own scale.
     """
+    from numpy import ndenumerate
+
     cell, least = (0.5, _SIZE[1]) if percent else (0.24, 1.6)
     rows, columns = (max(grid.shape[side] for grid in panels.values()) for side in (0, 1))
     tall = max(least, min(14.0, cell * rows + 1.3))
@@ -170,8 +172,7 @@ def heat_maps(panels: Mapping[str, pd.DataFrame], *, percent: bool = False) -> b
         axes.set_yticks(range(len(grid)), grid.index, fontsize=7)
         axes.set_title(title, fontsize=9)
         axes.set(xlabel=grid.columns.name, ylabel=grid.index.name)
-        cells = enumerate(grid.to_numpy()) if percent else ()
-        for row, column, value in ((row, column, value) for row, line in cells for column, value in enumerate(line)):
+        for (row, column), value in ndenumerate(grid.to_numpy(float)) if percent else ():
             if not math.isnan(value):
                 axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8)
         figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02)

@@ -71,8 +71,7 @@ def dense_logits(
     config: FocusConfig,
     kernel: AttentionKernel,
 ) -> list[Tensor]:
-    """Teacher-forced logits of all targets of `prompts`, float32 [num_targets, vocab] each, with gradients for
-    `weights`.
+    """Teacher-forced logits of all targets, float32 [num_targets, vocab] for each prompt, with gradients for `weights`.
 
     They equal those of `ParallelDecoder` in incremental mode, step by step. All prompts share two passes, one without
     gradient and one with, so the caller has to bound their number by the available memory.
@@ -81,17 +80,21 @@ def dense_logits(
         weights: candidate weights of every layer, in the model's dtype.
         config: with ``candidate_positions`` filled in.
     """
+
+    def rows(*parts: Tensor) -> Tensor:
+        """Token ids or positions of all rows of a pass, int64 [1, rows]."""
+        return torch.cat([part.flatten() for part in parts])[None].to(base.device)
+
     num_chunks = sum(block.num_chunks for block in blocks)
     shared = config.candidate_positions == "shared"
     first_local = 1 if shared else num_chunks
     chunk_lens = torch.cat([torch.full((block.num_chunks,), block.chunk_len) for block in blocks])
     locals_, dynamics, targets = [], [], []
     for prompt in prompts:
-        ids = list(prompt.token_ids)
         window = min(config.prompt_window, prompt.prompt_window or config.prompt_window)
         locals_.append(list(prompt.local))
-        dynamics.append(ids[: -prompt.num_targets][-window:])
-        targets.append(ids[-prompt.num_targets : -1])  # the last target is never an input
+        dynamics.append(prompt.token_ids[: -prompt.num_targets][-window:])
+        targets.append(prompt.token_ids[-prompt.num_targets : -1])  # the last target is never an input
     tails = _padded([[*dynamic, *fed] for dynamic, fed in zip(dynamics, targets, strict=True)])
     before = _padded([ids[:-1] or ids for ids in locals_])
     fed = _padded([[ids[-1], *rest] for ids, rest in zip(locals_, targets, strict=True)])
@@ -99,17 +102,10 @@ def dense_logits(
     # The ordinary stream: each dynamic prompt behind each chunk, and the local contexts.
     stream = OrdinaryLayout(blocks, num_prompts, tails.shape[1], before.shape[1], kernel)
     places = chunk_lens[:, None] + torch.arange(tails.shape[1])
+    local_places = (first_local + torch.arange(before.shape[1])).repeat(num_prompts)
     with torch.no_grad():
-        base.run(
-            torch.cat((tails.repeat_interleave(num_chunks, dim=0).flatten(), before.flatten()))[None].to(base.device),
-            torch.cat(
-                (
-                    places.repeat(num_prompts, 1).flatten(),
-                    (first_local + torch.arange(before.shape[1])).repeat(num_prompts),
-                )
-            )[None].to(base.device),
-            stream,
-        )
+        ids = rows(tails.repeat_interleave(num_chunks, dim=0), before)
+        base.run(ids, rows(places.repeat(num_prompts, 1), local_places), stream)
     # The targets, with gradient: a local row for each, and its candidate in every chunk.
     tail_starts = torch.tensor([len(ids) - 1 for ids in dynamics])
     local_starts = torch.tensor([len(ids) - 1 for ids in locals_])
@@ -126,8 +122,8 @@ def dense_logits(
         rotary=base.rotary,
     )
     hidden = base.run(
-        torch.cat((fed.flatten(), fed.repeat_interleave(num_chunks, dim=0).flatten()))[None].to(base.device),
-        torch.cat(((first_local + local_starts[:, None] + steps).flatten(), positions.flatten()))[None].to(base.device),
+        rows(fed, fed.repeat_interleave(num_chunks, dim=0)),
+        rows(first_local + local_starts[:, None] + steps, positions),
         layout,
         weights=weights,
         num_candidates=positions.numel(),
@@ -135,8 +131,8 @@ def dense_logits(
     # One matrix product with the LM head for all prompts: one call per prompt is slow.
     counts = [prompt.num_targets for prompt in prompts]
     is_target = torch.arange(num_targets) < torch.tensor(counts)[:, None]
-    rows = is_target.flatten().nonzero().squeeze(1).to(base.device)
-    return list(torch.split(base.logits(hidden[0].index_select(0, rows)), counts))
+    of_targets = is_target.flatten().nonzero().squeeze(1).to(base.device)
+    return list(torch.split(base.logits(hidden[0].index_select(0, of_targets)), counts))
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> Tensor:

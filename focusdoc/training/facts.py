@@ -202,12 +202,7 @@ def words_fact(rng: random.Random, kind: Kind | None = None, slots: Mapping[str,
 
 
 #: What draws the facts of each objective.
-FACT_MAKERS: dict[str, Maker] = {
-    "number": number_fact,
-    "passkey": passkey_fact,
-    "pair": pair_fact,
-    "words": words_fact,
-}
+FACT_MAKERS: dict[str, Maker] = {"number": number_fact, "passkey": passkey_fact, "pair": pair_fact, "words": words_fact}
 
 
 def distractor(rng: random.Random, fact: Fact) -> Fact:

@@ -69,13 +69,8 @@ class Trainer:
         held_out: HeldOut | None = None,
         runtime: Runtime | None = None,
     ) -> None:
-        self.base = base
-        self.samples = samples
-        self.config = config
-        self.output = output
-        self.record = record or {}
-        self.held_out = held_out
-        self.step = 0
+        self.base, self.samples, self.config, self.output = base, samples, config, output
+        self.record, self.held_out, self.step = record or {}, held_out, 0
         runtime = runtime or Runtime()
         self.processes = runtime.processes
         self._kernel = attention_kernel("auto")

@@ -22,7 +22,7 @@ from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.adapter_files import load_adapter
 from focusdoc.modeling.base import BaseModel, load_base
 from focusdoc.modeling.rotary import rotate
-from focusdoc.training.paper import PaperSample, draw_paper_sample, paper_logits, paper_loss
+from focusdoc.training.objectives import PaperSample, draw_paper_sample, paper_logits, paper_loss
 from tiny_models import random_weights, tiny_model
 
 GOLDEN = Path(__file__).parents[1] / "golden"
