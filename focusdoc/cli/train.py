@@ -109,7 +109,7 @@ def _trainer(data: _Data, run: _Run, base: _Base, shape: SampleShape, config: Tr
     with errors.status("Starting"), quiet_libraries():
         from focusdoc.modeling.base import load_base
         from focusdoc.training.data import DEFAULT_MIX, SampleMaker
-        from focusdoc.training.heldout import HeldOut
+        from focusdoc.training.metrics import HeldOut
         from focusdoc.training.trainer import Trainer
 
         loaded = load_base(base.model, device=_own_device(base.device), dtype=base.dtype)

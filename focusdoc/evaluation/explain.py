@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 #: Most columns of a heat map: the last local tokens, or the chunks with the most attention.
 MAX_COLUMNS = 48
 _STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222;"
-    "background:#fff}img{max-width:100%;height:auto}figure{margin:1rem 0}figcaption,.note{color:#666;font-size:.85rem}"
     ".answer{font-size:1.1rem;border-left:4px solid #c33;padding-left:.8rem}"
     ".page{white-space:pre-wrap;overflow-wrap:anywhere;border:1px solid #ddd;margin:.6rem 0;padding:.6rem;"
     "font-size:.85rem;max-height:22rem;overflow-y:auto}h3{margin:1.2rem 0 0;font-size:1rem}"
@@ -103,6 +101,12 @@ class Explanation:
     sources: Sequence[Source]
     layer: int | None
     head: int | None
+
+    @property
+    def where(self) -> str:
+        """The layer and head in words."""
+        layer = "all layers" if self.layer is None else f"layer {self.layer}"
+        return f"{layer}, all heads" if self.head is None else f"{layer}, head {self.head}"
 
     @property
     def chunk_shares(self) -> list[float]:
@@ -186,7 +190,7 @@ def explanation_page(found: Explanation) -> str:
     body = [
         f"<h1>{_text(found.document.name)}</h1>",
         f"<p><b>{_text(found.question)}</b></p><p class='answer'>{_text(found.answer.strip())}</p>",
-        picture(explanation_png(found), f"Attention behind the answer, {_where(found)}"),
+        picture(explanation_png(found), f"Attention behind the answer, {found.where}"),
         "<h2>Sources</h2><ol class='sources'>",
         *(f"<li>page {one.page}, {one.score:.0%}: {_text(one.text)}</li>" for one in found.sources),
         "</ol><h2>The document by chunk mass</h2>",
@@ -229,17 +233,11 @@ def explanation_png(found: Explanation) -> bytes:
 
     to_local = panel(found.local[:, -len(local) :], local, "local token")
     panels = {
-        f"Attention to the candidates, {_where(found)}": panel(found.candidates[:, best], chunks, "chunk"),
-        f"Attention to the last {len(local)} local tokens, {_where(found)}": to_local,
+        f"Attention to the candidates, {found.where}": panel(found.candidates[:, best], chunks, "chunk"),
+        f"Attention to the last {len(local)} local tokens, {found.where}": to_local,
         "Chunk mass for every token of the answer, all layers and heads": panel(found.masses[:, best], chunks, "chunk"),
     }
     return heat_maps(panels)
-
-
-def _where(found: Explanation) -> str:
-    layer = "all layers" if found.layer is None else f"layer {found.layer}"
-    head = "all heads" if found.head is None else f"head {found.head}"
-    return f"{layer}, {head}"
 
 
 def _label(token: str) -> str:

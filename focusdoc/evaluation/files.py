@@ -11,8 +11,6 @@ from typing import Any
 from focusdoc.documents import Document, load
 from focusdoc.errors import EvaluationError
 
-#: The field of a template for the document.
-CONTEXT = "context"
 _FIELD = re.compile(r"\{(\w+)\}")
 _TEXTS = frozenset({".txt", ".md", ".pdf"})
 
@@ -87,10 +85,10 @@ def fill(template: str, fields: Mapping[str, str], *, task: str) -> tuple[str, s
         raise EvaluationError(
             f"The template of {task} has the unknown field {{{unknown}}}; known are {', '.join(sorted(fields))}."
         )
-    if names.count(CONTEXT) != 1:
+    if names.count("context") != 1:
         raise EvaluationError(f"The template of {task} must have the field {{context}} exactly once.")
     before, after = (_FIELD.sub(lambda found: fields[found[1]], part) for part in template.split("{context}"))
-    return before, fields[CONTEXT], after
+    return before, fields["context"], after
 
 
 def context_first(template: str) -> str:

@@ -60,8 +60,7 @@ class Request:
 def passkey(request: Request) -> dict[str, Any]:
     """A sentence with a five-digit key among repeated noise."""
     key = "".join(request.rng.choice("0123456789") for _ in range(5))
-    statement = f"The pass key is {key}. Remember it. {key} is the pass key.\n"
-    return _hidden(request, statement, "What is the pass key?", key)
+    return _hidden(request, "pass key", key)
 
 
 def number_string(request: Request) -> dict[str, Any]:
@@ -70,9 +69,7 @@ def number_string(request: Request) -> dict[str, Any]:
     for _ in range(5):
         index = request.rng.randrange(len(digits))
         digits.insert(index, digits[index])
-    key = "".join(digits)
-    statement = f"The sequence of digits is {key}. Remember it. {key} is the sequence of digits.\n"
-    return _hidden(request, statement, "What is the sequence of digits?", key)
+    return _hidden(request, "sequence of digits", "".join(digits))
 
 
 def kv_retrieval(request: Request) -> dict[str, Any]:
@@ -150,12 +147,14 @@ def make_rows(task: str, *, length: int | None, repeats: int, seed: int, count: 
     return [MAKERS[task](Request(rng, number, repeats, length, count)) for number, rng in enumerate(rngs)]
 
 
-def _hidden(request: Request, statement: str, question: str, answer: str) -> dict[str, Any]:
+def _hidden(request: Request, name: str, key: str) -> dict[str, Any]:
+    """The sentences with a key called `name`, among repeated noise."""
+    statement = f"The {name} is {key}. Remember it. {key} is the {name}.\n"
     length = None if request.length is None else request.length - request.count(statement)
     noises = replace(request, length=length).units(NOISE * 16, 16, NOISES)
     before = round(request.depth * noises)
     context = NOISE * before + statement + NOISE * (noises - before)
-    return {"context": context, "input": question, "answer": [answer], "facts": {"depth": request.depth}}
+    return {"context": context, "input": f"What is the {name}?", "answer": [key], "facts": {"depth": request.depth}}
 
 
 def _function(name: int, calls: int | None, step: int) -> str:

@@ -46,12 +46,14 @@ def load_items(
     paths = {task: task_file(data, task) for task in tasks}
     if data is None:
         return
-    templates = read_json(_config(data, "dataset2prompt.json"))
-    limits = read_json(_config(data, "dataset2maxlen.json"))
+    tables = []
+    for name in ("dataset2prompt.json", "dataset2maxlen.json"):
+        inner = data / "config" / name
+        tables.append(read_json(config := inner if inner.is_file() else data / name))
+        if missing := next((task for task in paths if task not in tables[-1]), None):
+            raise EvaluationError(f"{config} has no entry for {missing}; use the official file.")
+    templates, limits = tables
     for task, path in paths.items():
-        for name, table in (("dataset2prompt.json", templates), ("dataset2maxlen.json", limits)):
-            if task not in table:
-                raise EvaluationError(f"{_config(data, name)} has no entry for {task}; use the official file.")
         template = str(templates[task])
         if order == "paper" and task in CONTEXT_FIRST:
             template = context_first(template)
@@ -71,8 +73,3 @@ def load_items(
                 chat=task not in COMPLETIONS,
                 facts={"words": row.get("length")},
             )
-
-
-def _config(data: Path, name: str) -> Path:
-    inner = data / "config" / name
-    return inner if inner.is_file() else data / name

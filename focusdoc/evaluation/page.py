@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import html
 import io
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from focusdoc.evaluation.needed import needed
 from focusdoc.storage import atomic_write
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
 
 #: The text of a cell without a value.
 EMPTY = "-"
+_BASE_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222;"
+    "background:#fff}img{max-width:100%;height:auto}figure{margin:1rem 0}figcaption,.note{color:#666;font-size:.85rem}"
+)
 _STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;"
-    "background:#fff}table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}"
+    "body{max-width:60rem}table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}"
     "th,td{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}"
     "th:first-child,td:first-child{text-align:left}th{border-bottom:2px solid #888}"
-    "img{max-width:100%;height:auto}figure{margin:1rem 0}figcaption,.note{color:#666;font-size:.85rem}"
     ".note{overflow-wrap:anywhere;margin:.3rem 0}"
 )
 _SIZE, _DPI = (6.4, 3.8), 130
@@ -113,7 +116,7 @@ def document(title: str, body: str, style: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'\">"
-        f"<title>{html.escape(title)}</title><style>{style}</style></head>\n<body>\n{body}\n</body></html>\n"
+        f"<title>{html.escape(title)}</title><style>{_BASE_STYLE}{style}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
 
 
@@ -159,8 +162,6 @@ def heat_maps(panels: Mapping[str, pd.DataFrame], *, percent: bool = False) -> b
     With `percent`, values are from 0 to 100 and written into the cells, which stay white for NaN; else each grid has
     its own scale.
     """
-    from numpy import ndenumerate
-
     cell, least = (0.5, _SIZE[1]) if percent else (0.24, 1.6)
     rows, columns = (max(grid.shape[side] for grid in panels.values()) for side in (0, 1))
     tall = max(least, min(14.0, cell * rows + 1.3))
@@ -172,8 +173,8 @@ def heat_maps(panels: Mapping[str, pd.DataFrame], *, percent: bool = False) -> b
         axes.set_yticks(range(len(grid)), grid.index, fontsize=7)
         axes.set_title(title, fontsize=9)
         axes.set(xlabel=grid.columns.name, ylabel=grid.index.name)
-        for (row, column), value in ndenumerate(grid.to_numpy(float)) if percent else ():
-            if not math.isnan(value):
+        for (row, column), value in np.ndenumerate(grid.to_numpy(float)) if percent else ():
+            if not np.isnan(value):
                 axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8)
         figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02)
     return _png(figure)

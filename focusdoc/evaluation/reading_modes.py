@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from focusdoc.config import GenerationConfig
@@ -53,12 +53,12 @@ class NoReader:
         return Written("stop", sum(self.count(content) for _, content in messages), 0, 0.0, 0.0)
 
 
+@dataclass
 class LastMemory:
     """The last document's memory, which consecutive items share."""
 
-    def __init__(self, engine: FocusEngine) -> None:
-        self._engine = engine
-        self._known: tuple[str, DocumentMemory] | None = None
+    engine: FocusEngine
+    _known: tuple[str, DocumentMemory] | None = None
 
     def of(self, document: str) -> tuple[DocumentMemory, float]:
         """The memory of a document, read unless it is the last one, and the seconds that took."""
@@ -66,7 +66,7 @@ class LastMemory:
         if self._known is None or self._known[0] != document:
             self._known = None  # free the old memory before the next one is read
             # No progress bar for reading, since the run has one.
-            self._known = document, self._engine.read(Document.from_text(document), progress=lambda done, total: None)
+            self._known = document, self.engine.read(Document.from_text(document), progress=lambda done, total: None)
         return self._known[1], time.perf_counter() - start
 
 
@@ -127,15 +127,15 @@ class RetrievalMode:
         return _read(self._reader, item, found, indexed - start, retrieved - indexed)
 
 
+@dataclass
 class PlaceMode:
     """The reader gets only the paragraph with the answer (oracle retrieval), an upper bound."""
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
+    reader: Reader
 
     def describe(self) -> dict[str, Any]:
         """See `Mode`."""
-        return _reader_facts(self._reader)
+        return _reader_facts(self.reader)
 
     def answer(self, item: Item) -> Outcome:
         """See `Mode`; EvaluationError if the place of the answer is not known."""
@@ -144,7 +144,7 @@ class PlaceMode:
         text, (first, last) = item.document, item.places[0]
         before, after = text.rfind(_GAP, 0, first), text.find(_GAP, last)
         span = (before + len(_GAP) if before >= 0 else 0, after if after >= 0 else len(text))
-        return _read(self._reader, item, [span], 0.0, 0.0)
+        return _read(self.reader, item, [span], 0.0, 0.0)
 
 
 def needed_reader(engine: FocusEngine, mode: str) -> Reader:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from focusdoc.errors import EvaluationError
 from focusdoc.evaluation.item import PASSAGES, Span
@@ -15,16 +15,6 @@ from focusdoc.readers.windows import words_of
 
 #: Called with a question; returns the indices of the matching windows, best first.
 Rank = Callable[[str], Sequence[int]]
-
-
-class Finder(Protocol):
-    """A way to rank the windows of a document."""
-
-    def describe(self) -> dict[str, Any]:
-        """The settings that affect the ranking, as JSON values."""
-
-    def index(self, windows: Sequence[str]) -> Rank:
-        """Index the windows of one document; returns a function that ranks them for a question."""
 
 
 def passages(
@@ -80,11 +70,11 @@ class Bm25:
         self._library = needed("bm25s", "eval")
 
     def describe(self) -> dict[str, Any]:
-        """See `Finder`."""
+        """The settings that affect the ranking, as JSON values."""
         return {"finder": f"bm25s {self._library.__version__} with stems"}
 
     def index(self, windows: Sequence[str]) -> Rank:
-        """See `Finder`; windows without a word of the question are not ranked."""
+        """Index the windows of one document for `Rank`; those without a word of the question are not ranked."""
         indexed = words_of(windows)
         if not any(indexed):  # bm25s cannot index windows without words
             return lambda question: []
@@ -126,11 +116,11 @@ class Embedding:
             )
 
     def describe(self) -> dict[str, Any]:
-        """See `Finder`."""
+        """The settings that affect the ranking, as JSON values."""
         return {"finder": f"all-MiniLM-L6-v2 {EMBEDDING_SHA256[:12]}"}
 
     def index(self, windows: Sequence[str]) -> Rank:
-        """See `Finder`."""
+        """Index the windows of one document for `Rank`."""
         of_windows = self._embedded(windows)
 
         def rank(question: str) -> list[int]:
@@ -144,5 +134,6 @@ class Embedding:
         return self._model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
 
 
+Finder = Bm25 | Embedding
 #: The retrieval modes and their finders.
 FINDERS: dict[str, Callable[[], Finder]] = {"bm25": Bm25, "embedding": Embedding}

@@ -38,8 +38,7 @@ class Question:
         targets: tokens of the answer, and the end token.
         style: the prompt format; None for bare text to continue.
         kind: the objective it counts for.
-        planted: the text with the answer.
-        answer_start: the character of `planted` at which the answer starts.
+        planted, answer_start: the text with the answer, and the character at which that starts.
         wordings: all wordings of the question; no chunk may have another answer to any of them.
     """
 

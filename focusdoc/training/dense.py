@@ -191,23 +191,19 @@ class PassLimits:
 
 def batches(prompts: Sequence[TrainingPrompt], num_chunks: int, limits: PassLimits) -> Iterator[list[TrainingPrompt]]:
     """Batches of prompts of similar length, to save padding, with at most ``limits.gradient_rows``."""
+
+    def cost(prompts: Sequence[TrainingPrompt]) -> float:
+        """In rows: forward and backward of a batch with padding, plus the fixed cost of its passes."""
+        targets, local = max(each.num_targets for each in prompts), max(len(each.local) for each in prompts)
+        tail = max(min(len(each.token_ids), (each.prompt_window or local) + each.num_targets) for each in prompts)
+        return len(prompts) * (local + num_chunks * (tail + 2 * targets)) + limits.pass_rows
+
     batch: list[TrainingPrompt] = []
     for prompt in sorted(prompts, key=lambda each: (each.num_targets, len(each.local), len(each.token_ids))):
         together = [*batch, prompt]
         too_many = prompt.num_targets * (num_chunks + 1) * len(together) > limits.gradient_rows
-        separate_cost = _cost(batch, num_chunks, limits) + _cost([prompt], num_chunks, limits)
-        if batch and (too_many or _cost(together, num_chunks, limits) > separate_cost):
+        if batch and (too_many or cost(together) > cost(batch) + cost([prompt])):
             yield batch
             together = [prompt]
         batch = together
     yield batch
-
-
-def _cost(prompts: Sequence[TrainingPrompt], num_chunks: int, limits: PassLimits) -> float:
-    """The cost of a batch in rows: forward and backward with padding, plus the fixed cost of its passes."""
-    if not prompts:
-        return 0.0
-    targets = max(prompt.num_targets for prompt in prompts)
-    local = max(len(prompt.local) for prompt in prompts)
-    tail = max(min(len(prompt.token_ids), (prompt.prompt_window or local) + prompt.num_targets) for prompt in prompts)
-    return len(prompts) * (local + num_chunks * (tail + 2 * targets)) + limits.pass_rows

@@ -114,8 +114,7 @@ class TargetLayout:
 
     Attributes:
         stream: the ordinary stream of the same prompts, after its pass.
-        tail_starts: for each prompt, tail tokens before the first target.
-        local_starts: for each prompt, local tokens before the first target.
+        tail_starts, local_starts: for each prompt, tail tokens and local tokens before the first target.
         num_targets: T.
         distances: the rotation of each candidate's key to its local position, int64 [B * k * T].
     """

@@ -187,10 +187,8 @@ class Processes:
 class Runtime:
     """Settings that change how a run executes, not what it learns.
 
-    Attributes:
-        workers: processes that prefetch samples; None for some with a GPU and none with a CPU.
-        offload: keep the trained weights and the optimizer on the CPU, whatever the base model's device.
-        tensorboard: write ``tensorboard/`` in the run's folder too.
+    `workers` processes prefetch samples (None: some with a GPU, none with a CPU). With `offload` the trained weights
+    and the optimizer stay on the CPU. With `tensorboard` the run's folder has ``tensorboard/`` too.
     """
 
     processes: Processes = field(default_factory=Processes)

@@ -44,15 +44,11 @@ def load_sources(paths: Sequence[Path], *, exclude: Sequence[Path] = ()) -> Sour
             questions is damaged.
     """
     excluded = {path.resolve() for path in exclude}
-    texts: dict[Path, None] = {}  # an ordered set
-    question_files: dict[Path, None] = {}
-    for path in paths:
-        for file in _files(path):
-            kind = texts if file.suffix.lower() in TEXT_SUFFIXES else question_files
-            if file.resolve() not in excluded:
-                kind[file] = None
+    files = dict.fromkeys(file for path in paths for file in _files(path) if file.resolve() not in excluded)
+    texts = tuple(file for file in files if file.suffix.lower() in TEXT_SUFFIXES)
+    question_files = tuple(file for file in files if file.suffix.lower() not in TEXT_SUFFIXES)
     questions = [triple for file in question_files for triple in load_questions(file)]
-    return Sources(tuple(texts), tuple(question_files), tuple(questions))
+    return Sources(texts, question_files, tuple(questions))
 
 
 def _files(path: Path) -> list[Path]:

@@ -21,8 +21,7 @@ from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.low_rank import merged
 from focusdoc.storage import remove_leftovers
 from focusdoc.training.data import SampleMaker, default_workers, prefetch_samples
-from focusdoc.training.heldout import HeldOut
-from focusdoc.training.metrics import Metrics, means
+from focusdoc.training.metrics import HeldOut, Metrics, means
 from focusdoc.training.objectives import DenseObjective, PaperObjective, TargetLoss
 from focusdoc.training.processes import Runtime
 from focusdoc.training.settings import TrainingConfig
