@@ -86,7 +86,7 @@ class Explanation:
             `layer` and `head`.
         local: float32 [answer tokens, local tokens], attention to the local tokens; 0 for later tokens.
         masses: float32 [answer tokens, chunks], attention to the candidates, the mean over all layers and heads.
-        layer, head: None for the mean over all.
+        layer, head: from 0; None for the mean over all.
     """
 
     document: Document
@@ -142,10 +142,7 @@ def explain(
     head: int | None = None,
     max_new_tokens: int = 32,
 ) -> Explanation:
-    """Answer a question and record the attention behind every token of the answer.
-
-    Args:
-        layer, head: which attention to show, from 0; None for the mean over all.
+    """Answer a question and record the attention behind every token of the answer, as in `Explanation`.
 
     Raises:
         EvaluationError: there is no adapter, no such layer or head, or the answer is empty.

@@ -36,7 +36,7 @@ from focusdoc.evaluation.reading_modes import (
     needed_reader,
 )
 from focusdoc.evaluation.retrieval import FINDERS
-from focusdoc.evaluation.streaming import StreamingDecoder
+from focusdoc.evaluation.streaming import streaming_decoder
 
 #: Positions reserved for the chat template.
 TEMPLATE_ROOM = 64
@@ -83,13 +83,10 @@ class _TextMode:
 
 
 class MemoryMode(_TextMode):
-    """Ours: the context is read into a memory, and the rest of the prompt is the local context.
+    """Ours: the context is read into a memory, which consecutive items share, and the rest is the local context.
 
-    Consecutive items over the same document share its memory.
-
-    Args:
-        wide: fill the local context with the prompt's last tokens, except for the room that passages need; a prompt
-            that fits is answered by the base model without a memory.
+    With `wide`, the prompt's last tokens fill the local context, except for the room that passages need; a prompt that
+    fits is answered by the base model without a memory.
     """
 
     def __init__(self, engine: FocusEngine, settings: ModeSettings, *, wide: bool = False) -> None:
@@ -126,8 +123,7 @@ class MemoryMode(_TextMode):
 class SplitMode(_TextMode):
     """The paper's split: the last `local_window` tokens of the prompt are the local context (section 3.1).
 
-    Args:
-        bare: use bare text even for chat models, as the authors do, unless the settings override it.
+    With `bare`, it is bare text even for chat models, as the authors have it, unless the settings override it.
     """
 
     def __init__(self, engine: FocusEngine, settings: ModeSettings, *, bare: bool) -> None:
@@ -176,12 +172,7 @@ class StreamingMode(_TextMode):
 
     def __init__(self, engine: FocusEngine, settings: ModeSettings) -> None:
         super().__init__(engine, settings)
-        self._window = max(1, settings.local_window - settings.sinks)
-        self._decoder()  # raises now if the settings do not fit
-
-    def _decoder(self) -> StreamingDecoder:
-        base, sinks = self.engine.base, self._settings.sinks
-        return StreamingDecoder(base, self.engine.kernel, sinks=sinks, window=self._window)
+        self._window = streaming_decoder(engine, settings).window  # raises now if the settings do not fit
 
     def describe(self) -> dict[str, Any]:
         """See `Mode`."""
@@ -190,7 +181,8 @@ class StreamingMode(_TextMode):
 
     def answer(self, item: Item) -> Outcome:
         """See `Mode`."""
-        base, ids, decoder = self.engine.base, self._ids(item, item.prompt), self._decoder()
+        base, ids = self.engine.base, self._ids(item, item.prompt)
+        decoder = streaming_decoder(self.engine, self._settings)
         settings = GenerationConfig(max_new_tokens=item.max_new_tokens, stop=item.stop)
         start = time.perf_counter()
         loop = TokenLoop(decoder, decoder.start(ids), settings, history=ids, eos_token_ids=base.eos_token_ids)

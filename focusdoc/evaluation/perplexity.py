@@ -21,7 +21,7 @@ from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError, EvaluationError
 from focusdoc.evaluation.engines import engine_facts, focus_engine, model_facts, paper_engine, prompt_ids
 from focusdoc.evaluation.item import ModeSettings, check_modes
-from focusdoc.evaluation.streaming import StreamingDecoder
+from focusdoc.evaluation.streaming import streaming_decoder
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
 from focusdoc.training.dense import TrainingPrompt, dense_logits
@@ -111,7 +111,9 @@ class PerplexityMode:
             "full": partial(full_logits, engine.base),
             "truncated": lambda ids, targets: full_logits(engine.base, _middle(ids, window), targets),
             "tail": lambda ids, targets: full_logits(engine.base, ids[-window:], targets),
-            "streaming": lambda ids, targets: _streaming_logits(engine, settings, ids, targets),
+            "streaming": lambda ids, targets: engine.base.logits(
+                streaming_decoder(engine, settings).run(ids[:-1], keep=targets)
+            ),
         }
         check_modes([name])
         if name not in (*_CHUNKED, *whole):
@@ -205,12 +207,6 @@ def full_logits(base: BaseModel, ids: list[int], targets: int) -> Tensor:
     output = base.model(input_ids=torch.tensor([ids], device=base.device), use_cache=False, logits_to_keep=targets + 1)
     logits: Tensor = output.logits[0, :-1]
     return logits
-
-
-def _streaming_logits(engine: FocusEngine, settings: ModeSettings, ids: list[int], targets: int) -> Tensor:
-    window = max(1, settings.local_window - settings.sinks)
-    decoder = StreamingDecoder(engine.base, engine.kernel, sinks=settings.sinks, window=window)
-    return engine.base.logits(decoder.run(ids[:-1], keep=targets))
 
 
 def _middle(ids: list[int], limit: int) -> list[int]:

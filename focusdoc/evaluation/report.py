@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -130,11 +130,11 @@ def _section(
     named: Mapping[str, Results],
     *names: str,
     first: str = "tokens",
-    label: Callable[[Any], str] = str,
     drawn: Sequence[Plot] = (),
     reference: Reference | None = None,
 ) -> Section:
     """A section with `table`, whose index becomes the first column, and with notes on its results by `names`."""
+    label = short if first == "tokens" else str
     rows = [[label(key), *cells] for key, *cells in table.map(written("{:.2f}")).itertuples()]
     notes = _notes(named, *names)
     if reference is not None:
@@ -169,7 +169,7 @@ def _passkey(title: str, named: Mapping[str, Results], reference: Reference) -> 
     table = _with_paper(found, "passkey", reference)
     draw = partial(lines, found, title="Passkey retrieval", x="tokens", y="found, %", top=100)
     drawn = [Plot("Pass keys found, by length", "passkey", draw)]
-    return _section(title, table, named, "length", label=short, drawn=drawn, reference=reference)
+    return _section(title, table, named, "length", drawn=drawn, reference=reference)
 
 
 def _needle(title: str, name: str, one: Results) -> Section:
@@ -196,7 +196,7 @@ def _perplexity(title: str, named: Mapping[str, Results], reference: Reference) 
         drawn.append(Plot("Perplexity by chunk size", "perplexity-chunk-size", draw))
     shown = _with_paper(by_length, "perplexity", reference)
     names = "length", "chunk_size"
-    return _section(title, shown, named, *names, label=short, drawn=drawn, reference=reference)
+    return _section(title, shown, named, *names, drawn=drawn, reference=reference)
 
 
 def _columns(table: pd.DataFrame, names: pd.Series, index: str) -> pd.DataFrame:

@@ -150,14 +150,9 @@ def run(
 ) -> Progress:
     """Run `jobs`, or those of a shard, writing a row for each as it finishes; returns the final progress.
 
-    A failing job is written with its error, and the run continues. A killed run that is resumed ends with the same rows
-    as an uninterrupted one.
-
-    Args:
-        work: returns the fields of a job's row.
-        resume: skip jobs that already have a row.
-        retry: with `resume`, run failed jobs again.
-        progress: called before every job and at the end.
+    `work` returns the fields of a job's row. A failing job is written with its error, and the run continues. With
+    `resume`, jobs that have a row are skipped, but for failed ones with `retry`; a killed run that is resumed ends with
+    the same rows as an uninterrupted one. `progress` is called before every job and at the end.
 
     Raises:
         EvaluationError: two jobs have the same task and id; see also `ResultFolder.appending`.

@@ -22,10 +22,9 @@ def passages(
 ) -> list[Span]:
     """The first `limit` ranked spans, overlapping ones merged, in order of rank (merged ones have their best rank).
 
-    Merged passages may grow to a page. Skipping spans that would make one longer than 1,000 characters was worse:
-    embeddings found 5 fewer of 400 tuning questions.
-
-    Together they have at most `budget` tokens, by `count`; the first passage is always returned.
+    Together they have at most `budget` tokens, by `count`; the first passage is always returned. Merged passages may
+    grow to a page. Skipping spans that would make one longer than 1,000 characters was worse: embeddings found 5 fewer
+    of 400 tuning questions.
     """
     found: list[Span] = []
     for span in ranked:

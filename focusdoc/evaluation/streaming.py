@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from focusdoc.attention import AttentionKernel, merge
+from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError
+from focusdoc.evaluation.item import ModeSettings
 from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.rotary import rotate
 
@@ -40,7 +42,7 @@ class StreamingDecoder:
                 f"{sinks} sinks and a window of {window} exceed the {base.context_length} tokens of {base.name}."
             )
         self.base = base
-        self._kernel, self._num_sinks, self._window = kernel, sinks, window
+        self._kernel, self._num_sinks, self.window = kernel, sinks, window
         self._length = 0
         # KV of the sinks and of the window by layer; keys are rotated to their true positions.
         self._sinks: dict[int, tuple[Tensor, Tensor]] = {}
@@ -49,7 +51,7 @@ class StreamingDecoder:
     @property
     def num_cached(self) -> int:
         """Tokens in the KV cache."""
-        return min(self._length, self._num_sinks + self._window)
+        return min(self._length, self._num_sinks + self.window)
 
     @torch.no_grad()
     def start(self, token_ids: Sequence[int]) -> Tensor:
@@ -70,7 +72,7 @@ class StreamingDecoder:
             size = self._num_sinks - self._length if self._length < self._num_sinks else BLOCK
             block, rest = rest[:size], rest[size:]
             positions = self._length + torch.arange(len(block), device=self.base.device)
-            in_cache = positions.clamp(max=self._num_sinks + self._window - 1)
+            in_cache = positions.clamp(max=self._num_sinks + self.window - 1)
             self._rotations = self.base.rotary.rotations(in_cache - positions)
             ids = torch.tensor(block, device=self.base.device)
             hidden.append(self.base.run(ids[None], positions[None], self)[0])
@@ -89,16 +91,22 @@ class StreamingDecoder:
             self._sinks[layer] = keys, values
             return output.transpose(1, 2)
         keys, values = _joined(self._latest.get(layer), key, value)
-        seen = self._window if window is None else min(window, self._window)
+        seen = self.window if window is None else min(window, self.window)
         over_window = self._kernel(
             query, keys, values, scaling=scaling, query_start=keys.shape[2] - key.shape[2], window=seen
         )
         rotated = rotate(query, self.base.rotary.of_layer(self._rotations, layer))
         over_sinks = self._kernel(rotated, *self._sinks[layer], scaling=scaling, query_start=self._num_sinks)
         # The newest token of the next pass sees window - 1 of these.
-        self._latest[layer] = keys[:, :, -self._window :], values[:, :, -self._window :]
+        self._latest[layer] = keys[:, :, -self.window :], values[:, :, -self.window :]
         merged, _ = merge(*over_window, *over_sinks)
         return merged.transpose(1, 2)
+
+
+def streaming_decoder(engine: FocusEngine, settings: ModeSettings) -> StreamingDecoder:
+    """StreamingLLM over the base model, with as many tokens as the local window, sinks included."""
+    window = max(1, settings.local_window - settings.sinks)
+    return StreamingDecoder(engine.base, engine.kernel, sinks=settings.sinks, window=window)
 
 
 def _joined(before: tuple[Tensor, Tensor] | None, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

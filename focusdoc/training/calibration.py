@@ -109,11 +109,9 @@ def calibrate(
     text: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Calibration:
-    """Find the retrieval heads of a model.
+    """Find the retrieval heads of a model, with facts planted in the beginning of `text`, or alone without one.
 
-    Args:
-        text: facts are planted in its beginning; None for a text of facts alone.
-        progress: called with (steps done, total steps).
+    `progress` is called with (steps done, total steps).
 
     Raises:
         CalibrationError: `text` is too short, or the model has no tokenizer.

@@ -74,11 +74,8 @@ def dense_logits(
     """Teacher-forced logits of all targets, float32 [num_targets, vocab] for each prompt, with gradients for `weights`.
 
     They equal those of `ParallelDecoder` in incremental mode, step by step. All prompts share two passes, one without
-    gradient and one with, so the caller has to bound their number by the available memory.
-
-    Args:
-        weights: candidate weights of every layer, in the model's dtype.
-        config: with ``candidate_positions`` filled in.
+    gradient and one with, so the caller has to bound their number by the available memory. `weights` are those of every
+    layer, in the model's dtype; `config` has its ``candidate_positions`` filled in.
     """
 
     def rows(*parts: Tensor) -> Tensor:
@@ -164,10 +161,8 @@ def target_loss(logits: Tensor, prompt: TrainingPrompt) -> Tensor:
 class PassLimits:
     """Batch sizes for one device.
 
-    Attributes:
-        gradient_rows: most rows of a pass with gradient, padding included.
-        pass_rows: the fixed cost of a batch's passes, in rows.
-        read_tokens: about how many chunk tokens are read in one pass.
+    Most rows of a pass with gradient, padding included; the fixed cost of a batch's passes, in rows; and about how many
+    chunk tokens are read in one pass.
     """
 
     gradient_rows: int

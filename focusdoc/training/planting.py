@@ -95,9 +95,8 @@ def group_by_passage(questions: Sequence[tuple[str, str, str]]) -> PassageQuesti
 class Planting:
     """Plants facts and passages in the chunks of one sample, and draws questions about them.
 
-    Attributes:
-        answered: the wordings of all questions with a planted answer; none has two answers.
-        planted: the statements of all facts.
+    `answered` has the wordings of all questions with a planted answer, none with two; `planted` the statements of
+    facts.
     """
 
     tokenizer: Any

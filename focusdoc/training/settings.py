@@ -36,18 +36,15 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How an adapter is trained.
+    """How an adapter is trained; what the command line has too is told by its `Setting`.
 
     Attributes:
-        learning_rate: of AdamW. schedule: decays to a tenth of it.
+        schedule: decays to a tenth of `learning_rate`, that of AdamW.
         objective: ``"dense"`` is in incremental mode, ``"paper"`` in refresh mode.
         local_window, memory_strides: of the paper's objective: W and the chunk sizes to sample from, in tokens; the
             defaults are those of the authors' training script.
-        rank: of the low-rank matrices that are added to the initial weights; None for full matrices.
-        distill: weight of the KL divergence from the teacher; 0 for none.
-        first_token: weight of an answer's first token, which decides between two names or lines and would count little
-            in the mean of a long answer (dense objective only).
-        candidate_positions: see `FocusConfig`.
+        first_token: this token decides between two names or lines and would count little in the mean of a long answer
+            (dense objective only).
     """
 
     steps: Annotated[int, Setting("Optimizer steps.", _OPTIMIZER)] = 300

@@ -35,9 +35,7 @@ class Sources:
 
 
 def load_sources(paths: Sequence[Path], *, exclude: Sequence[Path] = ()) -> Sources:
-    """Find texts and question files by suffix, among `paths` and in folders at any depth, and load the questions.
-
-    Files in `exclude` (held-out ones) are skipped.
+    """Find texts and question files by suffix, in `paths` at any depth, but for `exclude`, and load the questions.
 
     Raises:
         TrainingError: a path does not exist, has another suffix or is empty, a folder has no usable file, or a file of

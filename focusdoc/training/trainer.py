@@ -93,9 +93,7 @@ class Trainer:
         self._metrics = Metrics(output, tensorboard=runtime.tensorboard and self.processes.is_main)
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> Iterator[StepReport]:
-        """Train from the current step to the last; yields a report per step.
-
-        If `stop`, called after every step, returns true, the run saves a checkpoint and ends.
+        """Train from the current step to the last, or until `stop` is true; yields a report per step, saves at the end.
 
         Raises:
             TrainingError: the loss or the gradient is not finite; the last checkpoint is kept.

@@ -90,10 +90,8 @@ def save_checkpoint(
 ) -> None:
     """Write the float32 weights, AdamW's moments, the step, and the settings that define the run (`identity`).
 
-    The previous checkpoint stays until this is complete.
-
     Raises:
-        TrainingError: it cannot be written (a full disk); the previous checkpoint is intact.
+        TrainingError: it cannot be written (a full disk); the previous checkpoint, kept until then, is intact.
     """
     tensors: dict[str, Tensor] = {}
     for name, weight in weights.items():
