@@ -165,7 +165,6 @@ def explain(
         raise EvaluationError("The answer is empty, so there is no attention to show; ask something else.")
     count, num_chunks = len(answer.token_ids), memory.num_chunks
     fed = [*local_ids, *answer.token_ids[:-1]]
-    local = pad_sequence([step[num_chunks:] for step in recorder.steps[:count]], batch_first=True)
     return Explanation(
         document=memory.document,
         question=question,
@@ -173,7 +172,7 @@ def explain(
         local_tokens=[tokenizer.decode([token]) for token in fed],
         answer_tokens=[tokenizer.decode([token]) for token in answer.token_ids],
         candidates=torch.stack([step[:num_chunks] for step in recorder.steps[:count]]),
-        local=local,
+        local=pad_sequence([step[num_chunks:] for step in recorder.steps[:count]], batch_first=True),
         masses=torch.stack(recorder.masses[:count]),
         chunks=memory.chunks,
         sources=answer.sources,

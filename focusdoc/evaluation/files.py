@@ -12,7 +12,6 @@ from focusdoc.documents import Document, load
 from focusdoc.errors import EvaluationError
 
 _FIELD = re.compile(r"\{(\w+)\}")
-_TEXTS = frozenset({".txt", ".md", ".pdf"})
 
 
 def read_rows(
@@ -80,11 +79,10 @@ def fill(template: str, fields: Mapping[str, str], *, task: str) -> tuple[str, s
         EvaluationError: the template has a field that is not in `fields`, or not exactly one context.
     """
     names = _FIELD.findall(template)
-    unknown = next((name for name in names if name not in fields), None)
-    if unknown is not None:
-        raise EvaluationError(
-            f"The template of {task} has the unknown field {{{unknown}}}; known are {', '.join(sorted(fields))}."
-        )
+    for name in names:
+        if name not in fields:
+            known = ", ".join(sorted(fields))
+            raise EvaluationError(f"The template of {task} has the unknown field {{{name}}}; known are {known}.")
     if names.count("context") != 1:
         raise EvaluationError(f"The template of {task} must have the field {{context}} exactly once.")
     before, after = (_FIELD.sub(lambda found: fields[found[1]], part) for part in template.split("{context}"))
@@ -98,10 +96,8 @@ def context_first(template: str) -> str:
     context ("Report:") stays there.
     """
     before, context, after = template.partition("{context}")
-    if not context:
-        return template
     instruction, _, label = before.rpartition("\n\n")
-    if not instruction.strip():
+    if not context or not instruction.strip():
         return template
     return f"{label}{{context}}\n\n{instruction.strip()}\n\n{after.lstrip()}"
 
@@ -120,7 +116,8 @@ def long_texts(data: Path | None) -> Iterator[Document]:
         text = "".join(f"{words.strip()}\n\n" for words in topics.values())
         yield Document.from_text(text, {"name": "python-reference"})
         return
-    files = [data] if data.is_file() else sorted(path for path in data.glob("*") if path.suffix.lower() in _TEXTS)
+    suffixes = (".txt", ".md", ".pdf")
+    files = [data] if data.is_file() else sorted(path for path in data.glob("*") if path.suffix.lower() in suffixes)
     if not files:
         raise EvaluationError(f"{data} has no text (.txt, .md or .pdf); give a text, or a folder of them.")
     yield from map(load, files)

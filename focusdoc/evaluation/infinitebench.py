@@ -38,7 +38,7 @@ MAX_NEW_TOKENS = {
 }
 #: Default number of rows of a generated task and length.
 REPEATS = 10
-#: The set of templates that the paper's authors used.
+#: The set of templates that the paper's authors used, for base models, which continue bare text ("The pass key is").
 DEFAULT_TEMPLATES = "yarn_mistral_templates"
 #: The official templates (MIT) of the tasks that need no data; the others are loaded from prompts.json.
 TEMPLATES = {
@@ -53,8 +53,6 @@ TEMPLATES = {
     "exact value of {func_call}. The value of {func_call} is",
 }
 _PROMPTS = "prompts.json"
-#: Sets of templates for base models, which continue bare text ("The pass key is").
-_CONTINUED = frozenset({DEFAULT_TEMPLATES})
 _CHOICES = frozenset({"code_debug", "longbook_choice_eng"})
 _FIELDS = ("context", "input", "answer")
 
@@ -88,7 +86,7 @@ def load_items(
             raise EvaluationError(f"{data / _PROMPTS} has no template of {task} in {templates}; choose another set.")
         rows = read_rows(path, (*_FIELDS, "options") if task in _CHOICES else _FIELDS, limit=limit)
         template = str(prompts[templates][task])
-        yield from _items(task, rows, template, order, {"file": name}, chat=templates not in _CONTINUED)
+        yield from _items(task, rows, template, order, {"file": name}, chat=templates != DEFAULT_TEMPLATES)
 
 
 def generated_items(

@@ -15,6 +15,7 @@ from focusdoc.decoding.answer import Generation, Usage
 from focusdoc.decoding.generation import TokenLoop, complete
 from focusdoc.decoding.prompt import bos_token, encode_text, with_passages
 from focusdoc.engine import FocusEngine
+from focusdoc.errors import ConfigError
 from focusdoc.evaluation.engines import (
     asking_engine,
     engine_facts,
@@ -27,16 +28,10 @@ from focusdoc.evaluation.engines import (
     tokenizer_of,
 )
 from focusdoc.evaluation.item import Item, Mode, ModeSettings, Outcome, check_modes
-from focusdoc.evaluation.reading_modes import (
-    AskMode,
-    LastMemory,
-    PlaceMode,
-    RetrievalMode,
-    memory_outcome,
-    needed_reader,
-)
+from focusdoc.evaluation.reading_modes import AskMode, LastMemory, PlaceMode, RetrievalMode, memory_outcome
 from focusdoc.evaluation.retrieval import FINDERS
 from focusdoc.evaluation.streaming import streaming_decoder
+from focusdoc.readers.reader import Reader
 
 #: Positions reserved for the chat template.
 TEMPLATE_ROOM = 64
@@ -199,6 +194,12 @@ def make_mode(name: str, engine: FocusEngine, settings: ModeSettings) -> Mode:
         AdapterError: the mode needs an adapter, and there is none.
     """
     check_modes([name])
+
+    def reader() -> Reader:
+        if engine.reader is None:
+            raise ConfigError(f"The mode {name} needs a reader; name one with --reader; none measures only retrieval.")
+        return engine.reader
+
     makers: dict[str, Callable[[], Mode]] = {
         "focus": lambda: MemoryMode(focus_engine(engine, settings), settings),
         "quoted": lambda: MemoryMode(focus_engine(engine, settings), settings, wide=True),
@@ -210,9 +211,9 @@ def make_mode(name: str, engine: FocusEngine, settings: ModeSettings) -> Mode:
         "split": lambda: SplitMode(focus_engine(engine, settings), settings, bare=False),
         "paper": lambda: SplitMode(paper_engine(engine, settings), settings, bare=True),
         "ask": lambda: AskMode(asking_engine(engine, settings)),
-        "read": lambda: AskMode(asking_engine(engine, settings, reader=needed_reader(engine, name))),
-        "place": lambda: PlaceMode(needed_reader(engine, name)),
-        **dict.fromkeys(FINDERS, lambda: RetrievalMode(FINDERS[name](), needed_reader(engine, name), settings)),
+        "read": lambda: AskMode(asking_engine(engine, settings, reader=reader())),
+        "place": lambda: PlaceMode(reader()),
+        **dict.fromkeys(FINDERS, lambda: RetrievalMode(FINDERS[name](), reader(), settings)),
     }
     return makers[name]()
 

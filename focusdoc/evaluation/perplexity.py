@@ -106,10 +106,12 @@ class PerplexityMode:
     def __init__(self, name: str, engine: FocusEngine, settings: ModeSettings) -> None:
         self._name, self._engine, self._settings = name, engine, settings
         self._engine_of = _CHUNKED.get(name)
-        window = settings.local_window
+        window, half = settings.local_window, settings.local_window // 2
         whole: dict[str, Predict] = {
             "full": partial(full_logits, engine.base),
-            "truncated": lambda ids, targets: full_logits(engine.base, _middle(ids, window), targets),
+            "truncated": lambda ids, targets: full_logits(
+                engine.base, ids if len(ids) <= window else ids[:half] + ids[-half:], targets
+            ),
             "tail": lambda ids, targets: full_logits(engine.base, ids[-window:], targets),
             "streaming": lambda ids, targets: engine.base.logits(
                 streaming_decoder(engine, settings).run(ids[:-1], keep=targets)
@@ -207,9 +209,3 @@ def full_logits(base: BaseModel, ids: list[int], targets: int) -> Tensor:
     output = base.model(input_ids=torch.tensor([ids], device=base.device), use_cache=False, logits_to_keep=targets + 1)
     logits: Tensor = output.logits[0, :-1]
     return logits
-
-
-def _middle(ids: list[int], limit: int) -> list[int]:
-    """The first and last half of `limit` tokens."""
-    half = limit // 2
-    return ids if len(ids) <= limit else ids[:half] + ids[-half:]

@@ -147,13 +147,6 @@ class PlaceMode:
         return _read(self.reader, item, [span], 0.0, 0.0)
 
 
-def needed_reader(engine: FocusEngine, mode: str) -> Reader:
-    """The reader of an engine; ConfigError if it has none."""
-    if engine.reader is None:
-        raise ConfigError(f"The mode {mode} needs a reader; name one with --reader; none measures only retrieval.")
-    return engine.reader
-
-
 def memory_outcome(engine: FocusEngine, memory: DocumentMemory, answer: Answer, read_seconds: float) -> Outcome:
     """The outcome of an answer of ours."""
     usage = answer.usage

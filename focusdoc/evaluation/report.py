@@ -195,8 +195,7 @@ def _perplexity(title: str, named: Mapping[str, Results], reference: Reference) 
         draw = partial(lines, by_size, title="Perplexity by chunk size", x="tokens of a chunk", y="perplexity")
         drawn.append(Plot("Perplexity by chunk size", "perplexity-chunk-size", draw))
     shown = _with_paper(by_length, "perplexity", reference)
-    names = "length", "chunk_size"
-    return _section(title, shown, named, *names, drawn=drawn, reference=reference)
+    return _section(title, shown, named, "length", "chunk_size", drawn=drawn, reference=reference)
 
 
 def _columns(table: pd.DataFrame, names: pd.Series, index: str) -> pd.DataFrame:

@@ -22,7 +22,6 @@ from focusdoc.evaluation.files import read_rows
 from focusdoc.storage import atomic_write, file_lock
 
 CONFIG = "config.json"
-LOCK = ".lock"
 _ROWS = re.compile(r"rows(-\d+-of-\d+)?\.jsonl")
 _FIELDS = ("task", "id", "place")
 
@@ -80,7 +79,7 @@ class ResultFolder:
         """
         part = f"-{shard.index}-of-{shard.count}"  # the shards of a run may share a folder
         path = self.path / ("rows.jsonl" if shard.count == 1 else f"rows{part}.jsonl")
-        with file_lock(self.path / f"{LOCK}{part}", timeout=1):
+        with file_lock(self.path / f".lock{part}", timeout=1):
             if not resume and path.exists() and path.stat().st_size:
                 raise EvaluationError(
                     f"{self.path} already has results; continue with --resume, or name another folder."

@@ -15,11 +15,6 @@ from focusdoc.evaluation.needed import needed
 FIRST_LINE = frozenset({"trec", "triviaqa", "samsum"})
 
 
-def first_line(prediction: str) -> str:
-    """The first line, ignoring leading line breaks."""
-    return prediction.lstrip("\n").split("\n")[0]
-
-
 def classification(prediction: str, gold: str, all_classes: Sequence[str]) -> float:
     """One over the number of classes in the prediction, if the gold class is among them.
 
@@ -226,7 +221,7 @@ def score(task: str, prediction: str, answers: Any, all_classes: Sequence[str] |
     if not golds:
         raise EvaluationError(f"A row of {task} has no answer to score against; give it at least one.")
     if task in LONGBENCH_SCORES:
-        text = first_line(prediction) if task in FIRST_LINE else prediction
+        text = prediction.lstrip("\n").split("\n")[0] if task in FIRST_LINE else prediction
         more = [all_classes or ()] if task == "trec" else []
         return max(LONGBENCH_SCORES[task](text, str(gold), *more) for gold in golds)
     if task in NATURAL_SCORES:

@@ -128,8 +128,5 @@ class Passages:
             if spans and spans[-1][0] == index and start <= spans[-1][2] + self._reaches[index]:
                 start = spans.pop()[1]
             spans.append((index, start, end))
-        passages: list[str] = []
-        for index, start, end in spans:
-            start, end = whole_sentences(self._texts[index], start, end)
-            passages += [self._texts[index][start:end]] if start < end else []
-        return passages
+        widened = ((self._texts[index], whole_sentences(self._texts[index], *span)) for index, *span in spans)
+        return [text[start:end] for text, (start, end) in widened if start < end]

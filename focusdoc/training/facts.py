@@ -12,6 +12,7 @@ import tomllib
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 #: Share of the distractors that are easily confused with the fact.
@@ -115,10 +116,6 @@ def _hour(rng: random.Random) -> str:
     return rng.choice(NAMES["hours"]).format(hour=hour, half=half)
 
 
-def _any_of(words: list[str]) -> Draw:
-    return lambda rng: rng.choice(words)
-
-
 #: The generator of each slot of a fact in words, in the order of the draws.
 SLOTS: Mapping[str, Draw] = {
     "who": person,
@@ -128,7 +125,7 @@ SLOTS: Mapping[str, Draw] = {
     "place": lambda rng: coined(rng) if rng.random() < 0.33 else rng.choice(NAMES["places"]),
     "date": _date,
     "title": _title,
-    **{slot: _any_of(words) for slot, words in THINGS.items()},
+    **{slot: partial(random.Random.choice, seq=words) for slot, words in THINGS.items()},
     "age": lambda rng: rng.choice([str(rng.randint(17, 94)), f"{rng.randint(17, 94)} years"]),
     "price": lambda rng: f"{rng.randint(2, 900)} {rng.choice(NAMES['currencies'])}",
     "hour": _hour,

@@ -52,8 +52,8 @@ def load_sources(paths: Sequence[Path], *, exclude: Sequence[Path] = ()) -> Sour
 def _files(path: Path) -> list[Path]:
     known = (*TEXT_SUFFIXES, *QUESTION_SUFFIXES)
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in known and file.is_file())
-        found = [file for file in found if file.stat().st_size]
+        files = (file for file in sorted(path.rglob("*")) if file.suffix.lower() in known and file.is_file())
+        found = [file for file in files if file.stat().st_size]
         if not found:
             raise TrainingError(f"The folder {path} has no data; files ending in {', '.join(known)} are used.")
         return found

@@ -86,10 +86,9 @@ class Trainer:
             self.weights.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
         )
         output.mkdir(parents=True, exist_ok=True)
-        if config.objective == "paper":
-            self._workers = 0  # its samples are spans of a text, which take no time to draw
-        else:
-            self._workers = default_workers(base.device) if runtime.workers is None else runtime.workers
+        workers = default_workers(base.device) if runtime.workers is None else runtime.workers
+        # The paper's samples are spans of a text, which take no time to draw.
+        self._workers = 0 if config.objective == "paper" else workers
         self._metrics = Metrics(output, tensorboard=runtime.tensorboard and self.processes.is_main)
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> Iterator[StepReport]:
@@ -151,8 +150,8 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         seconds = time.perf_counter() - start
-        by_objective = dict(sorted(means(losses).items()))
-        return StepReport(self.step, by_objective, norm, rate, tokens, seconds, self._evaluate())
+        mean = dict(sorted(means(losses).items()))
+        return StepReport(self.step, mean, norm, rate, tokens, seconds, self._evaluate())
 
     def _backward(self, sample: Any) -> Iterator[tuple[str, float]]:
         """Accumulate the gradient of one sample; yields the objective and loss of each prompt."""
