@@ -49,9 +49,10 @@ def load_items(
     tables = []
     for name in ("dataset2prompt.json", "dataset2maxlen.json"):
         inner = data / "config" / name
-        tables.append(read_json(config := inner if inner.is_file() else data / name))
+        path = inner if inner.is_file() else data / name
+        tables.append(read_json(path))
         if missing := next((task for task in paths if task not in tables[-1]), None):
-            raise EvaluationError(f"{config} has no entry for {missing}; use the official file.")
+            raise EvaluationError(f"{path} has no entry for {missing}; use the official file.")
     templates, limits = tables
     for task, path in paths.items():
         template = str(templates[task])

@@ -32,10 +32,6 @@ _STYLE = (
     ".note{overflow-wrap:anywhere;margin:.3rem 0}"
 )
 _SIZE, _DPI = (6.4, 3.8), 130
-#: Ratio of the largest to the smallest value above which an axis is logarithmic.
-_LOG_RATIO = 8
-#: Most lines for which the legend is inside the axes.
-_MAX_LINES_WITH_LEGEND = 5
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|])")
 
 
@@ -130,7 +126,7 @@ def lines(table: pd.DataFrame, *, title: str, x: str, y: str, log_y: bool = Fals
     With `log_y` the y axis is logarithmic too, if the values differ enough; with `top` it goes from 0 to there.
     """
     table = table.dropna(how="all").sort_index()
-    crowded = table.shape[1] > _MAX_LINES_WITH_LEGEND
+    crowded = table.shape[1] > 5  # then the legend is beside the axes
     figure, ((axes,),) = _figure((_SIZE[0] + 2.2, _SIZE[1]) if crowded else _SIZE)
     for number, (name, column) in enumerate(table.items()):
         points = column.dropna()
@@ -139,7 +135,7 @@ def lines(table: pd.DataFrame, *, title: str, x: str, y: str, log_y: bool = Fals
     axes.set_xscale("log", base=2)
     axes.set_xticks(table.index, map(short, table.index))
     axes.minorticks_off()
-    if log_y and table.max(axis=None) > _LOG_RATIO * table.min(axis=None) > 0:
+    if log_y and table.max(axis=None) > 8 * table.min(axis=None) > 0:
         ticker = needed("matplotlib.ticker", "plot")
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))

@@ -287,7 +287,6 @@ class PaperObjective:
         """The one loss of a sample; see `DenseObjective.losses`."""
         positions = self._config.candidate_positions
         logits = paper_logits(self._base, weights(), sample, self._kernel, self._bos, candidate_positions=positions)
-        distance = None
-        if self._config.distill:
-            distance = divergence_from_teacher(self._base, logits[None], [*sample.context_ids, *sample.local_ids])
+        ids = [*sample.context_ids, *sample.local_ids]
+        distance = divergence_from_teacher(self._base, logits[None], ids) if self._config.distill else None
         yield [TargetLoss(sample.objective, paper_loss(logits, sample), distance)]

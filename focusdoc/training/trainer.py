@@ -110,9 +110,7 @@ class Trainer:
             ending = self.processes.any(stop()) or self.step == self.config.steps
             if self.processes.is_main:
                 row = asdict(report)
-                if not report.held_out:
-                    del row["held_out"]
-                self._metrics.add(row)
+                self._metrics.add({name: value for name, value in row.items() if name != "held_out" or value})
                 if ending or self.step % self.config.save_every == 0:
                     self.save()
             self.processes.wait()
@@ -178,8 +176,7 @@ class Trainer:
 
     def _evaluate(self) -> dict[str, float]:
         """The held-out results if an evaluation is due, else an empty dict."""
-        every = self.config.eval_every
-        due = self.step == self.config.steps or (every and self.step % every == 0)
+        due = self.step == self.config.steps or (self.config.eval_every and self.step % self.config.eval_every == 0)
         if self.held_out is None or not due or not self.processes.is_main:
             return {}
         with torch.no_grad():
