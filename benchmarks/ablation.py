@@ -29,7 +29,7 @@ from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel, load_base
 from focusdoc.training.data import SampleMaker
 from focusdoc.training.dense import TrainingPrompt
-from focusdoc.training.heldout import HeldOut, target_logits
+from focusdoc.training.metrics import HeldOut, target_logits
 from focusdoc.training.settings import SampleShape, TrainingConfig
 from focusdoc.training.trainer import Trainer
 

@@ -46,7 +46,7 @@ from focusdoc.cluster.reading import PART_CHUNKS, RemoteBlock, placed
 from focusdoc.container import num_cpus
 from focusdoc.errors import ConfigError, FocusdocError
 from focusdoc.evaluation.needed import needed
-from focusdoc.evaluation.plots import lines
+from focusdoc.evaluation.page import lines
 
 QUESTION = "Where did the first cylinder fall?"
 TOKENS = (33_000, 100_000, 330_000, 1_000_000, 3_300_000, 10_000_000, 33_000_000, 100_000_000)

@@ -31,7 +31,7 @@ from focusdoc.readers.local import LocalReader
 from focusdoc.readers.reader import collect, reading_prompt
 from focusdoc.readers.training import Branch, Exercise, Losses, Question, branches_of, losses, pack
 from focusdoc.storage import atomic_write
-from focusdoc.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from focusdoc.training.weights import has_checkpoint, load_checkpoint, save_checkpoint
 
 #: Shares of the questions, in the files' order.
 XQUAD_TRAINED, XQUAD_WATCHED = (0.0, 0.6), (0.62, 0.8)

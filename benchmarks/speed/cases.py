@@ -74,7 +74,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement, a job of `focusdoc.evaluation.runner`: contender, length and chunk size (0 without chunks)."""
+    """One measurement, a job of `focusdoc.evaluation.results`: contender, length and chunk size (0 without chunks)."""
 
     task: str
     length: int = 0

@@ -22,9 +22,9 @@ from focusdoc.documents import Document, tokenize
 from focusdoc.engine import FocusEngine
 from focusdoc.evaluation.engines import focus_engine, look_engine, paper_engine, tokenizer_of
 from focusdoc.evaluation.files import long_texts
+from focusdoc.evaluation.item import ModeSettings
 from focusdoc.evaluation.needed import needed
-from focusdoc.evaluation.passkey import MAX_NEW_TOKENS, statement
-from focusdoc.evaluation.settings import ModeSettings
+from focusdoc.evaluation.needle import PASSKEY_NEW_TOKENS, statement
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.modeling.base import load_base
 from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
@@ -153,7 +153,7 @@ def _opening(engine: FocusEngine, document: Document, key: int | None) -> dict[s
     opened = time.perf_counter()
     if memory.tokens_encoded:
         return {"reopen_note": "the document is not in the store"}
-    question, limit = (QUESTIONS[0], 1) if key is None else ("What is the pass key?", MAX_NEW_TOKENS)
+    question, limit = (QUESTIONS[0], 1) if key is None else ("What is the pass key?", PASSKEY_NEW_TOKENS)
     answer = engine.ask(memory, question, max_new_tokens=limit, max_sources=0)
     row = {
         "reopen_seconds": opened - started,

@@ -10,9 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.speed.cases import CONTENDERS, MACHINE
-from focusdoc.evaluation import plots
-from focusdoc.evaluation.page import EMPTY, Plot, Section, write_sections, written
-from focusdoc.evaluation.plots import short
+from focusdoc.evaluation.page import EMPTY, Plot, Section, lines, short, write_sections, written
 from focusdoc.evaluation.summary import Results
 
 #: Contenders with the model's weights in their dtype, whose bytes and operations are known.
@@ -137,7 +135,7 @@ def sections(results: Results, omitted: Sequence[str]) -> list[Section]:
         for label, length, why in zip(failed["label"], failed["length"], failed[column], strict=True):
             notes.append(f"Not measured: {label} at {short(length)}{what}: {why}")
     drawn = [
-        Plot(caption, name, partial(plots.lines, found, title=caption, x="tokens of the document", y=unit, log_y=True))
+        Plot(caption, name, partial(lines, found, title=caption, x="tokens of the document", y=unit, log_y=True))
         for name, caption, unit, column in _FIGURES
         if not (found := series(table, column)).empty
     ]

@@ -16,8 +16,7 @@ from typing import Any
 
 from benchmarks.speed.cases import CHUNKED, MACHINE, REOPEN, Case, Options, Settings, plan
 from focusdoc.errors import EvaluationError, FocusdocError
-from focusdoc.evaluation import runner
-from focusdoc.evaluation.results import ResultFolder
+from focusdoc.evaluation import results
 from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
 
 #: Load per core above which measurements are not reliable.
@@ -45,7 +44,7 @@ def run(options: Options, settings: Settings, output: Path, *, start: Start, not
     found = start(MACHINE, Case(MACHINE), settings, None)
     if "error" in found:
         raise EvaluationError(found["error"])
-    folder = ResultFolder(output, {"benchmark": "speed", **found["facts"], "steps": settings.steps})
+    folder = results.ResultFolder(output, {"benchmark": "speed", **found["facts"], "steps": settings.steps})
     cases, omitted = plan(options, found["facts"], missing_contenders(settings))
 
     def work(case: Case) -> dict[str, Any]:
@@ -58,7 +57,7 @@ def run(options: Options, settings: Settings, output: Path, *, start: Start, not
             notify(f"{case} failed: {row['error']}")
         return row
 
-    runner.run([Case(MACHINE), *cases], work, folder, resume=True, retry=True)
+    results.run([Case(MACHINE), *cases], work, folder, resume=True, retry=True)
     return omitted
 
 

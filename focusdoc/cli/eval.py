@@ -18,7 +18,7 @@ from focusdoc.cli.eval_options import RunOptions, depths_in, lengths_in, names_i
 from focusdoc.cli.eval_run import Part, checked_modes, load_engine, run_items, run_parts, show_figures
 from focusdoc.documents import Document
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation.settings import ModeSettings
+from focusdoc.evaluation.item import ModeSettings
 
 evaluate = typer.Typer(no_args_is_help=True, help="Run the paper's benchmarks, for ours and for baselines.")
 
@@ -105,16 +105,16 @@ def passkey(
     settings: ModeSettings,
 ) -> None:
     """Find a pass key among sentences of noise, at any length (Figure 1)."""
-    from focusdoc.evaluation import passkey as benchmark
+    from focusdoc.evaluation import needle as benchmark
     from focusdoc.evaluation.engines import count_tokens
 
-    sizes = lengths_in(lengths) if lengths else benchmark.LENGTHS
+    sizes = lengths_in(lengths) if lengths else benchmark.PASSKEY_LENGTHS
     repeats = benchmark.REPEATS if limit is None else limit
     run_items(
         "passkey",
         run,
         settings,
-        lambda engine: benchmark.load_items(partial(count_tokens, engine), sizes, repeats=repeats, seed=seed),
+        lambda engine: benchmark.passkey_items(partial(count_tokens, engine), sizes, repeats=repeats, seed=seed),
         {"seed": seed},
     )
 

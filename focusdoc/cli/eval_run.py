@@ -15,13 +15,13 @@ from rich.table import Table
 from focusdoc.cli.display import errors, note, output
 from focusdoc.cli.eval_options import RunOptions, names_in
 from focusdoc.cli.loading import EngineOptions
-from focusdoc.evaluation.settings import NO_READER, ModeSettings, check_modes
+from focusdoc.evaluation.item import NO_READER, ModeSettings, check_modes
 from focusdoc.terminal import plain
 
 if TYPE_CHECKING:
     from focusdoc.engine import FocusEngine
     from focusdoc.evaluation.item import Item, Mode
-    from focusdoc.evaluation.runner import Progress as RunProgress
+    from focusdoc.evaluation.results import Progress as RunProgress
     from focusdoc.evaluation.summary import Results
 
 #: Without a terminal, progress is printed at most this often.
@@ -81,8 +81,7 @@ def checked_modes(options: RunOptions) -> list[str]:
 
 def run_parts(benchmark: str, options: RunOptions, parts: list[Part]) -> None:
     """Run a benchmark in every mode, and print the scores."""
-    from focusdoc.evaluation.results import ResultFolder, Shard
-    from focusdoc.evaluation.runner import run
+    from focusdoc.evaluation.results import ResultFolder, Shard, run
     from focusdoc.evaluation.summary import Results
 
     folders = [

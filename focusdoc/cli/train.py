@@ -100,7 +100,7 @@ def _trainer(run: _Run, shape: SampleShape, config: TrainingConfig) -> Trainer:
     with errors.status("Starting"), quiet_libraries():
         from focusdoc.modeling.base import load_base
         from focusdoc.training.data import DEFAULT_MIX, SampleMaker
-        from focusdoc.training.heldout import HeldOut
+        from focusdoc.training.metrics import HeldOut
         from focusdoc.training.trainer import Trainer
 
         loaded = load_base(run.model, device=_own_device(run.device), dtype=run.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from focusdoc.config import FocusConfig
 from focusdoc.decoding.prompt import bos_prefix, encode_text, question_prompt
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError
-from focusdoc.evaluation.settings import ModeSettings
+from focusdoc.evaluation.item import ModeSettings
 from focusdoc.modeling.adapter import Adapter
 from focusdoc.readers import Reader
 
@@ -32,10 +33,8 @@ def asking_engine(engine: FocusEngine, settings: ModeSettings, *, reader: Reader
 
 def look_engine(engine: FocusEngine, settings: ModeSettings) -> FocusEngine:
     """An engine without candidates over the same base model, which uses its retrieval heads."""
-    size = settings.chunk_size or engine.chunk_size
-    config = FocusConfig(
-        condensing="look", heads=engine.config.heads, local_window=settings.local_window, chunk_size=size
-    )
+    size, window = settings.chunk_size or engine.chunk_size, settings.local_window
+    config = FocusConfig(condensing="look", heads=engine.config.heads, local_window=window, chunk_size=size)
     return FocusEngine(engine.base, None, config, store=engine.store)
 
 
@@ -54,12 +53,9 @@ def model_facts(engine: FocusEngine) -> dict[str, Any]:
 
 def engine_facts(engine: FocusEngine) -> dict[str, Any]:
     """The entries of a configuration that identify an engine: model, adapter weights and settings."""
-    settings = {name: value for name, value in asdict(engine.config).items() if name not in _NOT_RESULTS}
+    settings = asdict(engine.config)
+    del settings["chunk_batch"], settings["read_batch"]  # they change only speed and memory
     return {**model_facts(engine), "adapter": adapter_digest(engine.adapter), **settings}
-
-
-#: Settings that change only speed and memory.
-_NOT_RESULTS = frozenset({"chunk_batch", "read_batch"})
 
 
 def adapter_digest(adapter: Adapter | None) -> str | None:
@@ -80,6 +76,14 @@ def prompt_ids(engine: FocusEngine, text: str, *, chat: bool) -> list[int]:
         return question_prompt(tokenizer, text) if chat else bos_prefix(tokenizer) + encode_text(tokenizer, text)
 
 
+def text_of(engine: FocusEngine, token_ids: Sequence[int], stops: Sequence[str]) -> str:
+    """The text of new tokens, up to the first stop string."""
+    text = str(tokenizer_of(engine).decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    for stop in stops:
+        text = text.partition(stop)[0]
+    return text
+
+
 def count_tokens(engine: FocusEngine, text: str) -> int:
     """The number of tokens of a bare text."""
     with engine.base.tokenizer_lock:
@@ -87,11 +91,7 @@ def count_tokens(engine: FocusEngine, text: str) -> int:
 
 
 def tokenizer_of(engine: FocusEngine) -> Any:
-    """The tokenizer of a model.
-
-    Raises:
-        ConfigError: it has none.
-    """
+    """The tokenizer of a model; ConfigError if it has none."""
     if engine.base.tokenizer is None:
         raise ConfigError(
             f"{engine.base.name} has no tokenizer, which benchmarks need; put it into the model's folder."

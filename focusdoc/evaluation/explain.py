@@ -5,11 +5,12 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from focusdoc.attention import AttentionKernel, attention_weights
 from focusdoc.decoding.answer import Source
@@ -19,10 +20,9 @@ from focusdoc.documents import Document
 from focusdoc.documents.chunking import Chunk
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation import plots
 from focusdoc.evaluation.engines import tokenizer_of
 from focusdoc.evaluation.needed import needed
-from focusdoc.evaluation.page import document, picture
+from focusdoc.evaluation.page import document, heat_maps, picture
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.terminal import plain
 
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 #: Most columns of a heat map: the last local tokens, or the chunks with the most attention.
 MAX_COLUMNS = 48
 _STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222;"
-    "background:#fff}img{max-width:100%;height:auto}figure{margin:1rem 0}figcaption,.note{color:#666;font-size:.85rem}"
     ".answer{font-size:1.1rem;border-left:4px solid #c33;padding-left:.8rem}"
     ".page{white-space:pre-wrap;overflow-wrap:anywhere;border:1px solid #ddd;margin:.6rem 0;padding:.6rem;"
     "font-size:.85rem;max-height:22rem;overflow-y:auto}h3{margin:1.2rem 0 0;font-size:1rem}"
@@ -41,56 +39,40 @@ _STYLE = (
 )
 
 
+@dataclass(eq=False)
 class _Recorder:
     """An attention kernel that records the attention of the newest local token at every step.
 
-    Args:
-        num_chunks: chunks of the memory.
-        layer, head: the attention in `steps`; None for the mean over all.
+    Attributes:
+        steps: for every step float32 [chunks + local tokens], of `layer` and `head`; None is for the mean over all.
+        masses: for every step float32 [chunks], the mean over all layers and heads.
     """
 
-    def __init__(
-        self, kernel: AttentionKernel, num_layers: int, num_chunks: int, layer: int | None, head: int | None
-    ) -> None:
-        self._kernel = kernel
-        self._num_layers, self._num_chunks = num_layers, num_chunks
-        self._layer, self._head = layer, head
-        self._layers: list[Tensor] = []  # of the current step so far
-        #: For every step float32 [chunks + local tokens], of `layer` and `head`.
-        self.steps: list[Tensor] = []
-        #: For every step float32 [chunks], the mean over all layers and heads.
-        self.masses: list[Tensor] = []
+    kernel: AttentionKernel
+    num_layers: int
+    num_chunks: int
+    layer: int | None
+    head: int | None
+    steps: list[Tensor] = field(default_factory=list)
+    masses: list[Tensor] = field(default_factory=list)
+    _layers: list[Tensor] = field(default_factory=list)  # of the current step so far
 
     def __call__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        scaling: float,
-        query_start: int,
-        window: int | None = None,
-        prefix: int = 0,
+        self, query: Tensor, key: Tensor, value: Tensor, *, query_start: int, prefix: int = 0, **settings: Any
     ) -> tuple[Tensor, Tensor]:
         """See `focusdoc.attention.naive.attend`."""
         if prefix:  # the call in each layer over candidates and local tokens
             last = query_start + query.shape[2] - 1
-            weights, _ = attention_weights(
-                query[:, :, -1:], key, scaling=scaling, query_start=last, window=window, prefix=prefix
-            )
-            self._record(weights[0, :, 0])
-        return self._kernel(query, key, value, scaling=scaling, query_start=query_start, window=window, prefix=prefix)
-
-    def _record(self, weights: Tensor) -> None:
-        """Add the attention of the next layer, float32 [heads, chunks + local tokens]."""
-        self._layers.append(weights.cpu())
-        if len(self._layers) == self._num_layers:
-            every = torch.stack(self._layers)
-            layers = every if self._layer is None else every[self._layer, None]
-            heads = layers if self._head is None else layers[:, self._head, None]
+            weights, _ = attention_weights(query[:, :, -1:], key, query_start=last, prefix=prefix, **settings)
+            self._layers.append(weights[0, :, 0].cpu())
+        if len(self._layers) == self.num_layers:
+            every = torch.stack(self._layers)  # [layers, heads, chunks + local tokens]
+            layers = every if self.layer is None else every[self.layer, None]
+            heads = layers if self.head is None else layers[:, self.head, None]
             self.steps.append(heads.mean(dim=(0, 1)))
-            self.masses.append(every[..., : self._num_chunks].mean(dim=(0, 1)))
+            self.masses.append(every[..., : self.num_chunks].mean(dim=(0, 1)))
             self._layers.clear()
+        return self.kernel(query, key, value, query_start=query_start, prefix=prefix, **settings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,16 +80,13 @@ class Explanation:
     """One answer with the attention behind each of its tokens.
 
     Attributes:
-        question, answer: the texts.
         local_tokens: the local context and the answer (without its last token), as text.
         answer_tokens: the answer's tokens as text, one per row of the matrices.
         candidates: float32 [answer tokens, chunks], attention from the newest local token to each chunk's candidate, in
             `layer` and `head`.
         local: float32 [answer tokens, local tokens], attention to the local tokens; 0 for later tokens.
         masses: float32 [answer tokens, chunks], attention to the candidates, the mean over all layers and heads.
-        chunks: the document's chunks.
-        sources: the passages that the answer is based on.
-        layer, head: None for the mean over all.
+        layer, head: from 0; None for the mean over all.
     """
 
     document: Document
@@ -122,6 +101,12 @@ class Explanation:
     sources: Sequence[Source]
     layer: int | None
     head: int | None
+
+    @property
+    def where(self) -> str:
+        """The layer and head in words."""
+        layer = "all layers" if self.layer is None else f"layer {self.layer}"
+        return f"{layer}, all heads" if self.head is None else f"{layer}, head {self.head}"
 
     @property
     def chunk_shares(self) -> list[float]:
@@ -157,11 +142,7 @@ def explain(
     head: int | None = None,
     max_new_tokens: int = 32,
 ) -> Explanation:
-    """Answer a question and record the attention behind every token of the answer.
-
-    Args:
-        memory: of a document, from `FocusEngine.read`.
-        layer, head: which attention to show, from 0; None for the mean over all.
+    """Answer a question and record the attention behind every token of the answer, as in `Explanation`.
 
     Raises:
         EvaluationError: there is no adapter, no such layer or head, or the answer is empty.
@@ -184,9 +165,6 @@ def explain(
         raise EvaluationError("The answer is empty, so there is no attention to show; ask something else.")
     count, num_chunks = len(answer.token_ids), memory.num_chunks
     fed = [*local_ids, *answer.token_ids[:-1]]
-    local = torch.zeros(count, len(fed))
-    for row, step in enumerate(recorder.steps[:count]):
-        local[row, : len(step) - num_chunks] = step[num_chunks:]
     return Explanation(
         document=memory.document,
         question=question,
@@ -194,7 +172,7 @@ def explain(
         local_tokens=[tokenizer.decode([token]) for token in fed],
         answer_tokens=[tokenizer.decode([token]) for token in answer.token_ids],
         candidates=torch.stack([step[:num_chunks] for step in recorder.steps[:count]]),
-        local=local,
+        local=pad_sequence([step[num_chunks:] for step in recorder.steps[:count]], batch_first=True),
         masses=torch.stack(recorder.masses[:count]),
         chunks=memory.chunks,
         sources=answer.sources,
@@ -203,18 +181,12 @@ def explain(
     )
 
 
-def explanation_png(explanation: Explanation) -> bytes:
-    """Three stacked heat maps: candidates, local tokens, and chunk mass."""
-    return plots.heat_maps(_panels(explanation))
-
-
-def explanation_page(explanation: Explanation) -> str:
+def explanation_page(found: Explanation) -> str:
     """An HTML page: question and answer, heat maps, and the document coloured by chunk mass; all text is escaped."""
-    found = explanation
     body = [
         f"<h1>{_text(found.document.name)}</h1>",
         f"<p><b>{_text(found.question)}</b></p><p class='answer'>{_text(found.answer.strip())}</p>",
-        picture(explanation_png(found), f"Attention behind the answer, {_where(found)}"),
+        picture(explanation_png(found), f"Attention behind the answer, {found.where}"),
         "<h2>Sources</h2><ol class='sources'>",
         *(f"<li>page {one.page}, {one.score:.0%}: {_text(one.text)}</li>" for one in found.sources),
         "</ol><h2>The document by chunk mass</h2>",
@@ -232,24 +204,20 @@ def _pages(found: Explanation) -> list[str]:
     for page in found.document.pages:
         if page.end == page.start:
             continue
-        named = f"Page {page.number}" + (
-            f" ({_text(page.label)})" if page.label not in (None, str(page.number)) else ""
-        )
-        parts.append(f"<h3>{named}: {of_page[page.number]:.1%}</h3><div class='page'>")
+        label = "" if page.label in (None, str(page.number)) else f" ({_text(page.label)})"
+        parts.append(f"<h3>Page {page.number}{label}: {of_page[page.number]:.1%}</h3><div class='page'>")
         for chunk, share in zip(found.chunks, shares, strict=True):
             start, end = max(page.start, chunk.char_start), min(page.end, chunk.char_end)
             if start < end:
-                alpha = share / strongest if strongest else 0.0
-                title = f"chunk {chunk.index}: {share:.1%}"
-                text = _text(found.document.text[start:end])
-                parts.append(
-                    f'<span title="{title}" style="background:rgba(220,60,40,{0.6 * alpha:.3f})">{text}</span>'
-                )
+                colour = f"rgba(220,60,40,{0.6 * share / strongest if strongest else 0.0:.3f})"
+                opening = f'<span title="chunk {chunk.index}: {share:.1%}" style="background:{colour}">'
+                parts.append(f"{opening}{_text(found.document.text[start:end])}</span>")
         parts.append("</div>")
     return parts
 
 
-def _panels(found: Explanation) -> dict[str, pd.DataFrame]:
+def explanation_png(found: Explanation) -> bytes:
+    """Three stacked heat maps: candidates, local tokens, and chunk mass."""
     rows = [_label(token) for token in found.answer_tokens]
     best = sorted(found.masses.sum(dim=0).topk(min(MAX_COLUMNS, len(found.chunks))).indices.tolist())
     chunks = [found.chunks[index].index for index in best]
@@ -259,19 +227,13 @@ def _panels(found: Explanation) -> dict[str, pd.DataFrame]:
         grid = needed("pandas", "plot").DataFrame(cells.tolist(), index=rows, columns=columns)
         return grid.rename_axis(columns=name)
 
-    return {
-        f"Attention to the candidates, {_where(found)}": panel(found.candidates[:, best], chunks, "chunk"),
-        f"Attention to the last {len(local)} local tokens, {_where(found)}": panel(
-            found.local[:, -len(local) :], local, "local token"
-        ),
+    to_local = panel(found.local[:, -len(local) :], local, "local token")
+    panels = {
+        f"Attention to the candidates, {found.where}": panel(found.candidates[:, best], chunks, "chunk"),
+        f"Attention to the last {len(local)} local tokens, {found.where}": to_local,
         "Chunk mass for every token of the answer, all layers and heads": panel(found.masses[:, best], chunks, "chunk"),
     }
-
-
-def _where(found: Explanation) -> str:
-    layer = "all layers" if found.layer is None else f"layer {found.layer}"
-    head = "all heads" if found.head is None else f"head {found.head}"
-    return f"{layer}, {head}"
+    return heat_maps(panels)
 
 
 def _label(token: str) -> str:

@@ -11,20 +11,15 @@ from typing import Any
 from focusdoc.documents import Document, load
 from focusdoc.errors import EvaluationError
 
-#: The field of a template for the document.
-CONTEXT = "context"
 _FIELD = re.compile(r"\{(\w+)\}")
-_TEXTS = frozenset({".txt", ".md", ".pdf"})
 
 
 def read_rows(
     path: Path, fields: Sequence[str], *, limit: int | None = None, torn: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a JSONL file, each with at least `fields`.
+    """The rows of a JSONL file, at most `limit`, each with at least `fields`.
 
-    Args:
-        limit: at most this many rows.
-        torn: skip a last line without a line break, which a running process may still be writing.
+    With `torn`, a last line without a line break is skipped, which a running process may still be writing.
 
     Raises:
         EvaluationError: the file cannot be read, or a line is not a JSON object with these fields.
@@ -35,31 +30,24 @@ def read_rows(
             for number, line in enumerate(lines, start=1):
                 if count == limit or (torn and not line.endswith(b"\n")):
                     return
-                if line.strip():
-                    count += 1
-                    yield _row(path, number, line, fields)
+                if not line.strip():
+                    continue
+                count += 1
+                try:
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise ValueError("it is not a JSON object")
+                    if missing := next((name for name in fields if name not in row), None):
+                        raise ValueError(f"it lacks the field {missing!r} and has {', '.join(sorted(row))}")
+                except ValueError as error:
+                    raise EvaluationError(f"{path}, line {number}, is damaged ({error}); remove that line.") from error
+                yield row
     except OSError as error:
         raise EvaluationError(f"{path} cannot be read ({error}); give the folder with the official files.") from error
 
 
-def _row(path: Path, number: int, line: bytes, fields: Sequence[str]) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-        if not isinstance(row, dict):
-            raise ValueError("it is not a JSON object")
-        if missing := next((name for name in fields if name not in row), None):
-            raise ValueError(f"it lacks the field {missing!r} and has {', '.join(sorted(row))}")
-    except ValueError as error:
-        raise EvaluationError(f"{path}, line {number}, is damaged ({error}); remove that line.") from error
-    return row
-
-
 def read_json(path: Path) -> dict[str, Any]:
-    """Load a JSON file with one object.
-
-    Raises:
-        EvaluationError: it does not exist, or is not a JSON object.
-    """
+    """Load a JSON file; EvaluationError if there is none, or it is not one JSON object."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -72,11 +60,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def task_file(data: Path | None, task: str) -> Path:
-    """The official file of a task in the folder `data`.
-
-    Raises:
-        EvaluationError: there is no such folder or file; the message lists the available tasks.
-    """
+    """The official file of a task in the folder `data`; EvaluationError, with the tasks there are, if it is missing."""
     if data is None:
         raise EvaluationError(f"{task} needs the benchmark's official files; give their folder with --data.")
     if not data.is_dir():
@@ -89,26 +73,20 @@ def task_file(data: Path | None, task: str) -> Path:
 
 
 def fill(template: str, fields: Mapping[str, str], *, task: str) -> tuple[str, str, str]:
-    """Fill in a template; returns the text as (before, context, after).
-
-    Values are data: braces in them stay as they are.
-
-    Args:
-        fields: the value of every field that may occur, including ``context``.
+    """Fill in a template; returns the text as (before, context, after). Braces in the values stay as they are.
 
     Raises:
-        EvaluationError: the template has an unknown field, or not exactly one context.
+        EvaluationError: the template has a field that is not in `fields`, or not exactly one context.
     """
     names = _FIELD.findall(template)
-    unknown = next((name for name in names if name not in fields), None)
-    if unknown is not None:
-        raise EvaluationError(
-            f"The template of {task} has the unknown field {{{unknown}}}; known are {', '.join(sorted(fields))}."
-        )
-    if names.count(CONTEXT) != 1:
+    for name in names:
+        if name not in fields:
+            known = ", ".join(sorted(fields))
+            raise EvaluationError(f"The template of {task} has the unknown field {{{name}}}; known are {known}.")
+    if names.count("context") != 1:
         raise EvaluationError(f"The template of {task} must have the field {{context}} exactly once.")
-    before, after = template.split("{context}")
-    return _substitute(before, fields), fields[CONTEXT], _substitute(after, fields)
+    before, after = (_FIELD.sub(lambda found: fields[found[1]], part) for part in template.split("{context}"))
+    return before, fields["context"], after
 
 
 def context_first(template: str) -> str:
@@ -118,40 +96,28 @@ def context_first(template: str) -> str:
     context ("Report:") stays there.
     """
     before, context, after = template.partition("{context}")
-    if not context:
-        return template
     instruction, _, label = before.rpartition("\n\n")
-    if not instruction.strip():
+    if not context or not instruction.strip():
         return template
     return f"{label}{{context}}\n\n{instruction.strip()}\n\n{after.lstrip()}"
 
 
-def _substitute(part: str, fields: Mapping[str, str]) -> str:
-    return _FIELD.sub(lambda found: fields[found[1]], part)
-
-
 def long_texts(data: Path | None) -> Iterator[Document]:
-    """Load the text at `data`, or the texts in that folder, sorted by name; by default `python_reference`.
+    """Load the text at `data`, or the texts in that folder, sorted by name.
+
+    By default the Python language reference that CPython ships for ``help()``, about 465 KB of text.
 
     Raises:
         EvaluationError: there is no text at `data`. DocumentError: a text cannot be loaded.
     """
     if data is None:
-        yield python_reference()
+        from pydoc_data.topics import topics
+
+        text = "".join(f"{words.strip()}\n\n" for words in topics.values())
+        yield Document.from_text(text, {"name": "python-reference"})
         return
-    if data.is_file():
-        yield load(data)
-        return
-    files = sorted(path for path in data.glob("*") if path.suffix.lower() in _TEXTS) if data.is_dir() else []
+    suffixes = (".txt", ".md", ".pdf")
+    files = [data] if data.is_file() else sorted(path for path in data.glob("*") if path.suffix.lower() in suffixes)
     if not files:
         raise EvaluationError(f"{data} has no text (.txt, .md or .pdf); give a text, or a folder of them.")
-    for path in files:
-        yield load(path)
-
-
-def python_reference() -> Document:
-    """The Python language reference that CPython ships for ``help()``, about 465 KB of text."""
-    from pydoc_data.topics import topics
-
-    text = "".join(f"{words.strip()}\n\n" for words in topics.values())
-    return Document.from_text(text, {"name": "python-reference"})
+    yield from map(load, files)

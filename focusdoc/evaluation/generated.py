@@ -19,12 +19,8 @@ Counter = Callable[[str], int]
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n"
 #: The targets of math_find, and their index in the sorted list of distinct values.
 _PLACES: Mapping[str, int] = {
-    "largest": -1,
-    "second largest": -2,
-    "third largest": -3,
-    "smallest": 0,
-    "second smallest": 1,
-    "third smallest": 2,
+    **{"largest": -1, "second largest": -2, "third largest": -3},
+    **{"smallest": 0, "second smallest": 1, "third smallest": 2},
 }
 MATH_TARGETS = (*_PLACES, "median")
 #: Call depths of code_run.
@@ -35,12 +31,9 @@ PAIRS, INTEGERS, FUNCTIONS, NOISES = 2500, 60_000, 550, 5220
 
 @dataclass(frozen=True)
 class Request:
-    """One row to generate.
+    """One row to generate: number `number` of `total`; depths, targets and kinds take turns.
 
-    Attributes:
-        number, total: the index and the number of rows; depths, targets and kinds take turns.
-        length: about how many tokens the context has; None for the official size.
-        count: counts the tokens of a text.
+    The context has about `length` tokens, measured by `count`; None is for the official size.
     """
 
     rng: random.Random
@@ -67,9 +60,7 @@ class Request:
 def passkey(request: Request) -> dict[str, Any]:
     """A sentence with a five-digit key among repeated noise."""
     key = "".join(request.rng.choice("0123456789") for _ in range(5))
-    return _hidden(
-        request, f"The pass key is {key}. Remember it. {key} is the pass key.\n", "What is the pass key?", key
-    )
+    return _hidden(request, "pass key", key)
 
 
 def number_string(request: Request) -> dict[str, Any]:
@@ -78,16 +69,15 @@ def number_string(request: Request) -> dict[str, Any]:
     for _ in range(5):
         index = request.rng.randrange(len(digits))
         digits.insert(index, digits[index])
-    key = "".join(digits)
-    statement = f"The sequence of digits is {key}. Remember it. {key} is the sequence of digits.\n"
-    return _hidden(request, statement, "What is the sequence of digits?", key)
+    return _hidden(request, "sequence of digits", "".join(digits))
 
 
 def kv_retrieval(request: Request) -> dict[str, Any]:
     """A JSON object of pairs of UUIDs, asked for the value of one key."""
 
     def pair() -> str:
-        return f'"{_uuid(request.rng)}": "{_uuid(request.rng)}"'
+        key, value = (uuid.UUID(int=request.rng.getrandbits(128), version=4) for _ in range(2))
+        return f'"{key}": "{value}"'
 
     sample = ", ".join(pair() for _ in range(8))
     pairs = [pair() for _ in range(request.units(sample, 8, PAIRS))]
@@ -113,8 +103,7 @@ def math_find(request: Request) -> dict[str, Any]:
     values = [request.rng.randint(low, high) for _ in range(count)]
     if target == "median":
         ordered = sorted(values)
-        low_middle, high_middle = ordered[(count - 1) // 2], ordered[count // 2]
-        total = low_middle + high_middle
+        total = ordered[(count - 1) // 2] + ordered[count // 2]
         answer: int | float = total / 2 if total % 2 else total // 2
     else:
         distinct = sorted(set(values))
@@ -133,14 +122,14 @@ def code_run(request: Request) -> dict[str, Any]:
     names = request.rng.sample(range(count), count)
     steps = [request.rng.randint(-99, 99) for _ in range(count)]
     # Chains of `depth` functions over the shuffled names: each calls the next, the last of a chain calls none.
-    source = []
+    source = {}
     for index, name in enumerate(names):
         last = index % depth == depth - 1 or index == count - 1
-        source.append((name, _function(name, None if last else names[index + 1], steps[index])))
+        source[name] = _function(name, None if last else names[index + 1], steps[index])
     chain = request.rng.randrange(count // depth) * depth
     argument = request.rng.randint(-99, 99)
     answer = argument + sum(steps[chain : chain + depth])
-    context = "".join(text for _, text in sorted(source))
+    context = "".join(source[name] for name in sorted(source))
     call = f"func_{names[chain]}({argument})"
     question = f"Please give me the exact number of the return value of {call}."
     return {"context": context, "input": question, "answer": [answer], "facts": {"kind": f"depth {depth}"}}
@@ -148,33 +137,24 @@ def code_run(request: Request) -> dict[str, Any]:
 
 #: The tasks that need no data.
 MAKERS: Mapping[str, Callable[[Request], dict[str, Any]]] = {
-    "passkey": passkey,
-    "number_string": number_string,
-    "kv_retrieval": kv_retrieval,
-    "math_find": math_find,
-    "code_run": code_run,
+    maker.__name__: maker for maker in (passkey, number_string, kv_retrieval, math_find, code_run)
 }
 
 
 def make_rows(task: str, *, length: int | None, repeats: int, seed: int, count: Counter) -> list[dict[str, Any]]:
     """`repeats` rows of a task; deterministic."""
-    rows = []
-    for number in range(repeats):
-        rng = random.Random(f"{task} {seed} {length} {number}")
-        rows.append(MAKERS[task](Request(rng, number, repeats, length, count)))
-    return rows
+    rngs = (random.Random(f"{task} {seed} {length} {number}") for number in range(repeats))
+    return [MAKERS[task](Request(rng, number, repeats, length, count)) for number, rng in enumerate(rngs)]
 
 
-def _hidden(request: Request, statement: str, question: str, answer: str) -> dict[str, Any]:
+def _hidden(request: Request, name: str, key: str) -> dict[str, Any]:
+    """The sentences with a key called `name`, among repeated noise."""
+    statement = f"The {name} is {key}. Remember it. {key} is the {name}.\n"
     length = None if request.length is None else request.length - request.count(statement)
     noises = replace(request, length=length).units(NOISE * 16, 16, NOISES)
     before = round(request.depth * noises)
     context = NOISE * before + statement + NOISE * (noises - before)
-    return {"context": context, "input": question, "answer": [answer], "facts": {"depth": request.depth}}
-
-
-def _uuid(rng: random.Random) -> str:
-    return str(uuid.UUID(int=rng.getrandbits(128), version=4))
+    return {"context": context, "input": f"What is the {name}?", "answer": [key], "facts": {"depth": request.depth}}
 
 
 def _function(name: int, calls: int | None, step: int) -> str:

@@ -30,10 +30,7 @@ MAX_NEW_TOKENS = {
     "number_string": 12,
     "kv_retrieval": 50,
     "longbook_sum_eng": 1200,
-    "longbook_choice_eng": 40,
-    "longbook_qa_eng": 40,
-    "longbook_qa_chn": 40,
-    "longdialogue_qa_eng": 40,
+    **dict.fromkeys(("longbook_choice_eng", "longbook_qa_eng", "longbook_qa_chn", "longdialogue_qa_eng"), 40),
     "math_find": 3,
     "math_calc": 30_000,
     "code_run": 5,
@@ -41,7 +38,7 @@ MAX_NEW_TOKENS = {
 }
 #: Default number of rows of a generated task and length.
 REPEATS = 10
-#: The set of templates that the paper's authors used.
+#: The set of templates that the paper's authors used, for base models, which continue bare text ("The pass key is").
 DEFAULT_TEMPLATES = "yarn_mistral_templates"
 #: The official templates (MIT) of the tasks that need no data; the others are loaded from prompts.json.
 TEMPLATES = {
@@ -56,8 +53,6 @@ TEMPLATES = {
     "exact value of {func_call}. The value of {func_call} is",
 }
 _PROMPTS = "prompts.json"
-#: Sets of templates for base models, which continue bare text ("The pass key is").
-_CONTINUED = frozenset({DEFAULT_TEMPLATES})
 _CHOICES = frozenset({"code_debug", "longbook_choice_eng"})
 _FIELDS = ("context", "input", "answer")
 
@@ -70,12 +65,11 @@ def load_items(
     order: str = "paper",
     templates: str = DEFAULT_TEMPLATES,
 ) -> Iterator[Item]:
-    """The items of `tasks` from the official files.
+    """The items of `tasks` from the official files, at most `limit` rows of each.
 
     Args:
         data: the folder with ``<task>.jsonl`` and ``prompts.json``. A file name may have a number after the task, such
             as ``passkey_8192.jsonl``; its task is then ``passkey_8192``.
-        limit: at most this many rows of each task.
         order: ``"official"`` for the benchmark's prompts, ``"paper"`` for the authors' order.
         templates: which set of templates in ``prompts.json``.
 
@@ -92,7 +86,7 @@ def load_items(
             raise EvaluationError(f"{data / _PROMPTS} has no template of {task} in {templates}; choose another set.")
         rows = read_rows(path, (*_FIELDS, "options") if task in _CHOICES else _FIELDS, limit=limit)
         template = str(prompts[templates][task])
-        yield from _items(task, rows, template, order, {"file": name}, chat=templates not in _CONTINUED)
+        yield from _items(task, rows, template, order, {"file": name}, chat=templates != DEFAULT_TEMPLATES)
 
 
 def generated_items(
@@ -104,12 +98,7 @@ def generated_items(
     seed: int,
     order: str = "paper",
 ) -> Iterator[Item]:
-    """The items of generated tasks at each of `lengths`, shortest first.
-
-    Args:
-        count: counts the tokens of a text.
-        lengths: tokens of the context; None for the official size.
-        repeats: rows for each task and length.
+    """`repeats` items of each generated task at each of `lengths` in tokens (None: the official size), shortest first.
 
     Raises:
         EvaluationError: a task is unknown or needs data, or a length is too short.
@@ -123,19 +112,15 @@ def generated_items(
 
 def check_generated(tasks: Sequence[str]) -> None:
     """Raise EvaluationError unless all of `tasks` can be generated."""
-    missing = next((task for task in tasks if task not in MAKERS and base_task(task)), None)
-    if missing is not None:
-        raise EvaluationError(
-            f"{missing} needs the official files (--data); tasks that can be generated: {', '.join(MAKERS)}."
-        )
+    for task in tasks:
+        if task not in MAKERS and base_task(task):
+            raise EvaluationError(
+                f"{task} needs the official files (--data); tasks that can be generated: {', '.join(MAKERS)}."
+            )
 
 
 def base_task(name: str) -> str:
-    """The official name of a task, from its file name.
-
-    Raises:
-        EvaluationError: there is no such task.
-    """
+    """The official name of a task, from its file name; EvaluationError if there is no such task."""
     for task in sorted(INFINITEBENCH_SCORES, key=len, reverse=True):
         if re.fullmatch(rf"{task}(_\d+)?", name):
             return task
@@ -143,13 +128,7 @@ def base_task(name: str) -> str:
 
 
 def _items(
-    task: str,
-    rows: Iterable[Mapping[str, Any]],
-    template: str,
-    order: str,
-    facts: Mapping[str, Any],
-    *,
-    chat: bool,
+    task: str, rows: Iterable[Mapping[str, Any]], template: str, order: str, facts: Mapping[str, Any], *, chat: bool
 ) -> Iterator[Item]:
     """The items of one task; `facts` are common to all rows and part of their ids."""
     if order == "paper" and task in CONTEXT_FIRST:

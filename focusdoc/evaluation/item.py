@@ -1,10 +1,15 @@
-"""The interfaces of the evaluation: a benchmark item, its outcome, and the modes that answer items."""
+"""A benchmark item, its outcome, and the modes that answer items: their interface, names and settings.
+
+Nothing here imports what loads a model.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
+
+from focusdoc.errors import ConfigError
 
 #: Characters ``start:end`` of a document.
 Span = tuple[int, int]
@@ -17,13 +22,9 @@ class Item:
     Ours reads ``before + context`` into a memory, and ``after`` is the local context; baselines take one text.
 
     Attributes:
-        task: the benchmark's name of the task.
-        id: unique within the task.
-        before, context, after: the prompt.
-        answers: the gold answers, as in the benchmark's file.
-        max_new_tokens: the benchmark's limit for an answer.
+        task: the benchmark's name of the task; `id` is unique within it.
+        answers, max_new_tokens: the gold answers and the limit of a new one, as in the benchmark.
         all_classes: the class names of a classification, or None.
-        stop: stop strings.
         chat: whether the prompt is a chat message; else the model continues the bare text.
         facts: what a report groups by, such as ``{"length": 16384, "depth": 0.5}``.
         places: characters ``start:end`` of `document` with the answer, if known.
@@ -31,7 +32,7 @@ class Item:
 
     task: str
     id: str
-    before: str
+    before: str = ""
     context: str
     after: str
     answers: list[Any]
@@ -58,25 +59,22 @@ class Outcome:
     """The result of one item.
 
     Attributes:
-        prediction: the answer.
         document_tokens, prompt_tokens, new_tokens: tokens of the memory, of the prompt and of the answer.
         dropped_tokens: tokens that were truncated from the prompt.
         num_chunks: chunks of the memory; 0 for baselines.
         kv_bytes: KV cache and memory at the end of the answer.
-        read_seconds, first_token_seconds, decode_seconds: durations.
-        passages: characters ``start:end`` of the document that were retrieved, by rank; None for modes without
-            passages.
+        passages: characters ``start:end`` of the document that were retrieved, by rank; None for modes without.
         passage_tokens: tokens of the quoted passages.
     """
 
     prediction: str
-    document_tokens: int
+    document_tokens: int = 0
     prompt_tokens: int
     new_tokens: int
-    dropped_tokens: int
-    num_chunks: int
-    kv_bytes: int
-    read_seconds: float
+    dropped_tokens: int = 0
+    num_chunks: int = 0
+    kv_bytes: int = 0
+    read_seconds: float = 0.0
     first_token_seconds: float
     decode_seconds: float
     passages: Sequence[Span] | None = None
@@ -96,8 +94,64 @@ class Mode(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """The settings that affect the answers, as JSON values."""
-        ...
 
     def answer(self, item: Item) -> Outcome:
         """Answer one item with greedy decoding."""
-        ...
+
+
+#: A description of each mode, for help and reports.
+MODES: Mapping[str, str] = {
+    "focus": "ours: the context is a memory, the question the local context",
+    "split": "ours, split as in the paper: the prompt's last tokens are the local context, the rest a memory",
+    "quoted": "like split, with passages of the memory in front of the last tokens",
+    "look": "ours without an adapter: the model's retrieval heads find passages, which it reads",
+    "full": "the base model's full attention, truncated in the middle to its context",
+    "truncated": "the base model, truncated in the middle to the local window",
+    "tail": "the base model with only the last tokens, as many as the local window",
+    "streaming": "StreamingLLM: attention sinks and a sliding window",
+    "paper": "the paper's decoding with refreshed local context",
+    "ask": "ours as in `focusdoc ask`, with its sources",
+    "read": "the same with a reader, which answers from the passages that ours finds",
+    "bm25": "retrieval by words (BM25), with the same reader",
+    "embedding": "retrieval by embeddings (all-MiniLM-L6-v2), with the same reader",
+    "place": "oracle retrieval: the same reader with the paragraph that has the answer",
+}
+#: The reader name for no reader: only retrieval is measured.
+NO_READER = "none"
+#: Of retrieval: most passages for a reader, and characters of a window before it is widened to whole sentences; the
+#: same as for our passages.
+PASSAGES, WINDOW = 8, 400
+
+
+def _option(default: Any, metavar: str, help: str) -> Any:
+    return field(default=default, metadata={"help": help, "panel": "Modes", "metavar": metavar})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModeSettings:
+    """The settings of a mode, besides the model.
+
+    Attributes:
+        chunk_size: None for the adapter's (ours) or 2,048 (paper).
+        max_tokens: of ours; None or 0 for no limit.
+        sinks: tokens that StreamingLLM never drops; its window is ``local_window - sinks``.
+        chat: whether prompts are chat messages; None for the benchmark's choice.
+    """
+
+    chunk_size: int | None = _option(None, "TOKENS", "Tokens of a chunk; without it, the adapter's.")
+    local_window: int = _option(2048, "TOKENS", "Tokens of the local context; truncated prompts keep as many.")
+    max_tokens: int | None = _option(None, "TOKENS", "Truncate longer prompts in the middle; 0 for never.")
+    sinks: int = 4
+    chat: bool | None = None
+    passages: int = _option(PASSAGES, "N", "For bm25 and embedding: most passages for the reader.")
+    window: int = _option(
+        WINDOW, "CHARACTERS", "For bm25 and embedding: width of passages before they are widened to whole sentences."
+    )
+
+
+def check_modes(names: Sequence[str]) -> list[str]:
+    """`names` without duplicates; ConfigError if one is unknown, or there is none."""
+    unknown = next((name for name in names if name not in MODES), None)
+    if unknown is not None or not names:
+        raise ConfigError(f"The mode {unknown or ''!r} is unknown; choose from {', '.join(MODES)}.")
+    return list(dict.fromkeys(names))

@@ -21,11 +21,12 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
 from torch.nn import functional
+from tqdm import tqdm
 
 from focusdoc.decoding.prompt import encode_messages, encode_text
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError
-from focusdoc.evaluation.engines import tokenizer_of
+from focusdoc.evaluation.engines import text_of, tokenizer_of
 from focusdoc.evaluation.perplexity import condensed_predictor
 
 #: Prefix of a prompt that is a conversation. The template is applied later, so that content cannot imitate it.
@@ -61,12 +62,9 @@ class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
     ) -> None:
         super().__init__()
         if engine is None:
+            chosen = None if adapter == "none" else adapter
             engine = FocusEngine.from_pretrained(
-                pretrained,
-                adapter=None if adapter == "none" else adapter,
-                device=device or "auto",
-                dtype=dtype,
-                store=None,
+                pretrained, adapter=chosen, device=device or "auto", dtype=dtype, store=None
             )
         sizes = {"chunk_size": chunk_size, "local_window": local_window}
         changes: dict[str, Any] = {name: int(value) for name, value in sizes.items() if value is not None}
@@ -84,11 +82,7 @@ class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
         return str(getattr(self._tokenizer, "chat_template", None) or "")
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The conversation, serialized for `generate_until` and `loglikelihood`.
-
-        Raises:
-            ConfigError: the last message is to be continued, which is not supported.
-        """
+        """The conversation, serialized; ConfigError if its last message is to be continued, which is not supported."""
         if not add_generation_prompt:
             raise ConfigError("Beginning the model's answer is not supported; leave out gen_prefix.")
         return _CHAT + json.dumps([[turn["role"], turn["content"]] for turn in chat_history])
@@ -117,12 +111,7 @@ class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
                 f"generation_kwargs has {', '.join(unknown)}, which focusdoc does not support; leave it out."
             )
         output = self.engine.generate(self._encode(context), max_new_tokens=limit, stop=tuple(stops), **sampling)
-        text: str = self._tokenizer.decode(
-            output.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        for stop in stops:
-            text = text.partition(stop)[0]
-        return text
+        return text_of(self.engine, output.token_ids, stops)
 
     def _continuation(self, context: str, continuation: str) -> tuple[float, bool]:
         if context.startswith(_CHAT):
@@ -133,8 +122,7 @@ class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
             before = self._encode(bare)
             whole = self._encode(context + continuation)
             after = whole[len(before) :] if bare or self._bos() else whole
-        log_probabilities, greedy = self._score(before, after)
-        return log_probabilities, greedy
+        return self._score(before, after)
 
     def _whole(self, text: str) -> float:
         return self._score([self._prefix()], encode_text(self._tokenizer, text))[0]
@@ -173,8 +161,6 @@ class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
         raise ConfigError(f"{self.engine.base.name} has neither a BOS nor an EOS token for an empty context.")
 
     def _each(self, requests: list[Any], work: Callable[..., Any], name: str, disable_tqdm: bool) -> list[Any]:
-        from tqdm import tqdm
-
         results = []
         for request in tqdm(requests, desc=f"focusdoc {name}", disable=disable_tqdm):
             result = work(*request.args)
@@ -183,12 +169,7 @@ class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
         return results
 
 
-def main() -> None:
-    """The harness's command line, with the model registered."""
+if __name__ == "__main__":
     from lm_eval.__main__ import cli_evaluate
 
     cli_evaluate()
-
-
-if __name__ == "__main__":
-    main()

@@ -30,12 +30,11 @@ _FIELDS = ("input", "context", "answers", "all_classes", "_id")
 def load_items(
     data: Path | None, tasks: Sequence[str] = TASKS, *, limit: int | None = None, order: str = "paper"
 ) -> Iterator[Item]:
-    """The items of `tasks`, in the order of the files.
+    """The items of `tasks`, in the order of the files, at most `limit` rows of each.
 
     Args:
         data: the folder with ``<task>.jsonl``, ``dataset2prompt.json`` and ``dataset2maxlen.json``; the latter two may
             be in the subfolder ``config``.
-        limit: at most this many rows of each task.
         order: ``"official"`` for the benchmark's prompts, ``"paper"`` for the authors' order.
 
     Raises:
@@ -47,12 +46,15 @@ def load_items(
     paths = {task: task_file(data, task) for task in tasks}
     if data is None:
         return
-    templates = read_json(_config(data, "dataset2prompt.json"))
-    limits = read_json(_config(data, "dataset2maxlen.json"))
+    tables = []
+    for name in ("dataset2prompt.json", "dataset2maxlen.json"):
+        inner = data / "config" / name
+        path = inner if inner.is_file() else data / name
+        tables.append(read_json(path))
+        if missing := next((task for task in paths if task not in tables[-1]), None):
+            raise EvaluationError(f"{path} has no entry for {missing}; use the official file.")
+    templates, limits = tables
     for task, path in paths.items():
-        for name, table in (("dataset2prompt.json", templates), ("dataset2maxlen.json", limits)):
-            if task not in table:
-                raise EvaluationError(f"{_config(data, name)} has no entry for {task}; use the official file.")
         template = str(templates[task])
         if order == "paper" and task in CONTEXT_FIRST:
             template = context_first(template)
@@ -72,8 +74,3 @@ def load_items(
                 chat=task not in COMPLETIONS,
                 facts={"words": row.get("length")},
             )
-
-
-def _config(data: Path, name: str) -> Path:
-    inner = data / "config" / name
-    return inner if inner.is_file() else data / name

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from focusdoc.config import FocusConfig, GenerationConfig
@@ -14,6 +15,7 @@ from focusdoc.decoding.answer import Generation, Usage
 from focusdoc.decoding.generation import TokenLoop, complete
 from focusdoc.decoding.prompt import bos_token, encode_text, with_passages
 from focusdoc.engine import FocusEngine
+from focusdoc.errors import ConfigError
 from focusdoc.evaluation.engines import (
     asking_engine,
     engine_facts,
@@ -22,120 +24,125 @@ from focusdoc.evaluation.engines import (
     model_facts,
     paper_engine,
     prompt_ids,
+    text_of,
     tokenizer_of,
 )
-from focusdoc.evaluation.item import Item, Mode, Outcome
-from focusdoc.evaluation.reading_modes import AskMode, LastMemory, PlaceMode, RetrievalMode, kv_bytes, needed_reader
+from focusdoc.evaluation.item import Item, Mode, ModeSettings, Outcome, check_modes
+from focusdoc.evaluation.reading_modes import AskMode, LastMemory, PlaceMode, RetrievalMode, memory_outcome
 from focusdoc.evaluation.retrieval import FINDERS
-from focusdoc.evaluation.settings import ModeSettings, check_modes
-from focusdoc.evaluation.streaming import StreamingDecoder
+from focusdoc.evaluation.streaming import streaming_decoder
+from focusdoc.readers.reader import Reader
 
 #: Positions reserved for the chat template.
 TEMPLATE_ROOM = 64
 
 
-class MemoryMode:
-    """Ours: the context is read into a memory, and the rest of the prompt is the local context.
+class _TextMode:
+    """What the modes of this module share: they feed an item's text, as a chat message or bare."""
 
-    Consecutive items over the same document share its memory.
-
-    Args:
-        wide: fill the local context with the prompt's last tokens, except for the room that passages need; a prompt
-            that fits is answered by the base model without a memory.
-    """
-
-    def __init__(self, engine: FocusEngine, settings: ModeSettings, *, wide: bool = False) -> None:
+    def __init__(self, engine: FocusEngine, settings: ModeSettings) -> None:
         self.engine = engine
         self._settings = settings
-        self._plain = PlainMode(engine, settings, limit=None) if wide else None
-        self._memory = LastMemory(engine)
 
     def describe(self) -> dict[str, Any]:
         """See `Mode`."""
         return {**engine_facts(self.engine), "max_tokens": self._settings.max_tokens, "chat": self._settings.chat}
 
+    def _ids(self, item: Item, text: str) -> list[int]:
+        chat = item.chat if self._settings.chat is None else self._settings.chat
+        return prompt_ids(self.engine, text, chat=chat)
+
+    def _split(self, item: Item) -> tuple[str, str, int]:
+        return split_prompt(tokenizer_of(self.engine), item.document, item.after, self._settings.max_tokens)
+
+    def _generated(self, item: Item, ids: list[int], dropped: int) -> Outcome:
+        output = self.engine.generate(ids, max_new_tokens=item.max_new_tokens, stop=item.stop)
+        usage = output.usage
+        tail = min(usage.prompt_tokens, self.engine.config.prompt_window) + usage.completion_tokens
+        held = usage.document_tokens + usage.num_chunks * tail + usage.prompt_tokens + usage.completion_tokens
+        return self._outcome(item, output, dropped, held)
+
+    def _outcome(self, item: Item, output: Generation, dropped: int, held: int) -> Outcome:
+        """The outcome of `output`, with `dropped` tokens of the prompt and `held` tokens in the KV cache at its end."""
+        return Outcome(
+            prediction=text_of(self.engine, output.token_ids, item.stop),
+            document_tokens=output.usage.document_tokens,
+            prompt_tokens=output.usage.prompt_tokens,
+            new_tokens=output.usage.completion_tokens,
+            dropped_tokens=dropped,
+            num_chunks=output.usage.num_chunks,
+            kv_bytes=held * self.engine.base.kv_bytes_per_token,
+            first_token_seconds=output.timings.first_token,
+            decode_seconds=output.timings.decode,
+        )
+
+
+class MemoryMode(_TextMode):
+    """Ours: the context is read into a memory, which consecutive items share, and the rest is the local context.
+
+    With `wide`, the prompt's last tokens fill the local context, except for the room that passages need; a prompt that
+    fits is answered by the base model without a memory.
+    """
+
+    def __init__(self, engine: FocusEngine, settings: ModeSettings, *, wide: bool = False) -> None:
+        super().__init__(engine, settings)
+        self._plain = PlainMode(engine, settings, limit=None) if wide else None
+        self._memory = LastMemory(engine)
+
     def answer(self, item: Item) -> Outcome:
         """See `Mode`."""
-        engine, tokenizer = self.engine, tokenizer_of(self.engine)
-        document, question, dropped = split_prompt(tokenizer, item.document, item.after, self._settings.max_tokens)
+        engine = self.engine
+        document, question, dropped = self._split(item)
         room = engine.config.local_window - TEMPLATE_ROOM
         if self._plain is not None:
             room -= engine.config.quote_tokens or 0
             document, question = "", document + question
-        document, question = keep_local(tokenizer, document, question, max(1, room))
+        document, question = keep_local(tokenizer_of(engine), document, question, max(1, room))
         if self._plain is not None and not document:
             return self._plain.answer(item)
-        start = time.perf_counter()
-        memory = self._memory.of(document)
-        seconds = time.perf_counter() - start
-        chat = _is_chat(item, self._settings)
-        ids = prompt_ids(engine, question, chat=chat)
+        memory, seconds = self._memory.of(document)
         # max_sources=0: sources are not scored here, and would take extra passes.
         *_, last = engine.stream_prompt(
             memory,
-            ids,
-            quoted=lambda text: prompt_ids(engine, with_passages(question, text), chat=chat),
+            self._ids(item, question),
+            quoted=lambda text: self._ids(item, with_passages(question, text)),
             max_sources=0,
             max_new_tokens=item.max_new_tokens,
             stop=item.stop,
         )
-        answer = last.answer
-        if answer is None:  # pragma: no cover - the last piece always carries the answer
+        if last.answer is None:  # pragma: no cover - the last piece always carries the answer
             raise RuntimeError("the stream ended without an answer")
-        return Outcome(
-            prediction=answer.text,
-            document_tokens=memory.num_tokens,
-            prompt_tokens=answer.usage.prompt_tokens,
-            new_tokens=answer.usage.completion_tokens,
-            dropped_tokens=dropped,
-            num_chunks=memory.num_chunks,
-            kv_bytes=kv_bytes(engine, memory, answer.usage),
-            read_seconds=seconds,
-            first_token_seconds=answer.timings.first_token,
-            decode_seconds=answer.timings.decode,
-        )
+        return replace(memory_outcome(engine, memory, last.answer, seconds), dropped_tokens=dropped)
 
 
-class SplitMode:
+class SplitMode(_TextMode):
     """The paper's split: the last `local_window` tokens of the prompt are the local context (section 3.1).
 
-    Args:
-        bare: use bare text even for chat models, as the authors do, unless the settings override it.
+    With `bare`, it is bare text even for chat models, as the authors have it, unless the settings override it.
     """
 
     def __init__(self, engine: FocusEngine, settings: ModeSettings, *, bare: bool) -> None:
-        self.engine = engine
-        self._settings = settings
+        super().__init__(engine, settings)
         self._bare = bare
-
-    def describe(self) -> dict[str, Any]:
-        """See `Mode`."""
-        return {**engine_facts(self.engine), "max_tokens": self._settings.max_tokens, "chat": self._settings.chat}
 
     def answer(self, item: Item) -> Outcome:
         """See `Mode`."""
-        engine, tokenizer = self.engine, tokenizer_of(self.engine)
-        document, question, dropped = split_prompt(tokenizer, item.document, item.after, self._settings.max_tokens)
-        chat = bool(self._settings.chat) if self._bare else _is_chat(item, self._settings)
-        ids = prompt_ids(engine, document + question, chat=chat)
+        engine = self.engine
+        document, question, dropped = self._split(item)
+        ids = self._ids(replace(item, chat=False) if self._bare else item, document + question)
         if engine.config.uses_bos and ids[0] != (bos := bos_token(engine.base, engine.config)):
             ids = [bos, *ids]
-        output = engine.generate(ids, max_new_tokens=item.max_new_tokens, stop=item.stop)
-        usage = output.usage
-        tail = min(usage.prompt_tokens, engine.config.prompt_window) + usage.completion_tokens
-        held = usage.document_tokens + usage.num_chunks * tail + usage.prompt_tokens + usage.completion_tokens
-        return _outcome(engine, item, output, dropped, held)
+        return self._generated(item, ids, dropped)
 
 
-class PlainMode:
+class PlainMode(_TextMode):
     """The base model's full attention over a prompt truncated to `limit` tokens, in the middle or to its tail."""
 
     def __init__(self, engine: FocusEngine, settings: ModeSettings, *, limit: int | None, tail: bool = False) -> None:
         base = engine.base
-        self.engine = FocusEngine(
-            base, None, FocusConfig(condensing="look", local_window=base.context_length, chunk_size=1)
-        )
-        self._settings, self._limit, self._tail = settings, limit, tail
+        config = FocusConfig(condensing="look", local_window=base.context_length, chunk_size=1)
+        super().__init__(FocusEngine(base, None, config), settings)
+        self._limit, self._tail = limit, tail
 
     def describe(self) -> dict[str, Any]:
         """See `Mode`."""
@@ -144,27 +151,23 @@ class PlainMode:
 
     def answer(self, item: Item) -> Outcome:
         """See `Mode`."""
-        base, tokenizer = self.engine.base, tokenizer_of(self.engine)
-        room = base.context_length - item.max_new_tokens - TEMPLATE_ROOM
+        tokenizer = tokenizer_of(self.engine)
+        room = self.engine.base.context_length - item.max_new_tokens - TEMPLATE_ROOM
         limit = room if self._limit is None else min(room, self._limit)
         if self._tail:
             text, dropped = cut_tail(tokenizer, item.prompt, limit)
         else:
             first, last, dropped = cut_middle(tokenizer, item.prompt, limit)
             text = first + last
-        ids = prompt_ids(self.engine, text, chat=_is_chat(item, self._settings))
-        output = self.engine.generate(ids, max_new_tokens=item.max_new_tokens, stop=item.stop)
-        return _outcome(self.engine, item, output, dropped, len(ids) + len(output.token_ids))
+        return self._generated(item, self._ids(item, text), dropped)
 
 
-class StreamingMode:
+class StreamingMode(_TextMode):
     """StreamingLLM on the base model: attention sinks and a sliding window."""
 
     def __init__(self, engine: FocusEngine, settings: ModeSettings) -> None:
-        self.engine = engine
-        self._settings = settings
-        self._window = max(1, settings.local_window - settings.sinks)
-        StreamingDecoder(engine.base, engine.kernel, sinks=settings.sinks, window=self._window)
+        super().__init__(engine, settings)
+        self._window = streaming_decoder(engine, settings).window  # raises now if the settings do not fit
 
     def describe(self) -> dict[str, Any]:
         """See `Mode`."""
@@ -173,15 +176,14 @@ class StreamingMode:
 
     def answer(self, item: Item) -> Outcome:
         """See `Mode`."""
-        engine = self.engine
-        ids = prompt_ids(engine, item.prompt, chat=_is_chat(item, self._settings))
-        decoder = StreamingDecoder(engine.base, engine.kernel, sinks=self._settings.sinks, window=self._window)
+        base, ids = self.engine.base, self._ids(item, item.prompt)
+        decoder = streaming_decoder(self.engine, self._settings)
         settings = GenerationConfig(max_new_tokens=item.max_new_tokens, stop=item.stop)
         start = time.perf_counter()
-        loop = TokenLoop(decoder, decoder.start(ids), settings, history=ids, eos_token_ids=engine.base.eos_token_ids)
+        loop = TokenLoop(decoder, decoder.start(ids), settings, history=ids, eos_token_ids=base.eos_token_ids)
         usage = Usage(0, 0, len(ids), 0)
-        output = complete(loop, settings, tokenizer_of(engine), started_at=start, usage=usage, keep_logits=False)
-        return _outcome(engine, item, output, 0, decoder.num_cached)
+        output = complete(loop, settings, tokenizer_of(self.engine), started_at=start, usage=usage, keep_logits=False)
+        return self._outcome(item, output, 0, decoder.num_cached)
 
 
 def make_mode(name: str, engine: FocusEngine, settings: ModeSettings) -> Mode:
@@ -192,6 +194,12 @@ def make_mode(name: str, engine: FocusEngine, settings: ModeSettings) -> Mode:
         AdapterError: the mode needs an adapter, and there is none.
     """
     check_modes([name])
+
+    def reader() -> Reader:
+        if engine.reader is None:
+            raise ConfigError(f"The mode {name} needs a reader; name one with --reader; none measures only retrieval.")
+        return engine.reader
+
     makers: dict[str, Callable[[], Mode]] = {
         "focus": lambda: MemoryMode(focus_engine(engine, settings), settings),
         "quoted": lambda: MemoryMode(focus_engine(engine, settings), settings, wide=True),
@@ -203,37 +211,15 @@ def make_mode(name: str, engine: FocusEngine, settings: ModeSettings) -> Mode:
         "split": lambda: SplitMode(focus_engine(engine, settings), settings, bare=False),
         "paper": lambda: SplitMode(paper_engine(engine, settings), settings, bare=True),
         "ask": lambda: AskMode(asking_engine(engine, settings)),
-        "read": lambda: AskMode(asking_engine(engine, settings, reader=needed_reader(engine, name))),
-        "place": lambda: PlaceMode(needed_reader(engine, name)),
-        **dict.fromkeys(FINDERS, lambda: RetrievalMode(FINDERS[name](), needed_reader(engine, name), settings)),
+        "read": lambda: AskMode(asking_engine(engine, settings, reader=reader())),
+        "place": lambda: PlaceMode(reader()),
+        **dict.fromkeys(FINDERS, lambda: RetrievalMode(FINDERS[name](), reader(), settings)),
     }
     return makers[name]()
 
 
-def _is_chat(item: Item, settings: ModeSettings) -> bool:
-    return item.chat if settings.chat is None else settings.chat
-
-
-def _outcome(engine: FocusEngine, item: Item, output: Generation, dropped: int, held: int) -> Outcome:
-    text = tokenizer_of(engine).decode(output.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    for stop in item.stop:
-        text = text.partition(stop)[0]
-    return Outcome(
-        prediction=text,
-        document_tokens=output.usage.document_tokens,
-        prompt_tokens=output.usage.prompt_tokens,
-        new_tokens=output.usage.completion_tokens,
-        dropped_tokens=dropped,
-        num_chunks=output.usage.num_chunks,
-        kv_bytes=held * engine.base.kv_bytes_per_token,
-        read_seconds=0.0,
-        first_token_seconds=output.timings.first_token,
-        decode_seconds=output.timings.decode,
-    )
-
-
 def cut_middle(tokenizer: Any, text: str, limit: int) -> tuple[str, str, int]:
-    """Truncate a text in the middle; returns its first and last half of `limit` tokens, and how many were dropped.
+    """The first and last half of `limit` tokens of a text, and how many were dropped between them.
 
     A text that fits is returned whole as the first half.
     """
@@ -254,11 +240,9 @@ def cut_tail(tokenizer: Any, text: str, limit: int) -> tuple[str, int]:
 
 
 def split_prompt(tokenizer: Any, document: str, question: str, limit: int | None) -> tuple[str, str, int]:
-    """Truncate document plus question to `limit` tokens, in the middle.
+    """Truncate document plus question to `limit` tokens, in the middle; returns both, and how many were dropped.
 
-    Returns:
-        Document, question, and how many tokens were dropped. The question stays whole unless it takes more than half
-        of the tokens.
+    The question stays whole unless it takes more than half of the tokens.
     """
     if limit is None:
         return document, question, 0
@@ -282,5 +266,4 @@ def keep_local(tokenizer: Any, document: str, question: str, limit: int) -> tupl
 
 
 def _decoded(tokenizer: Any, ids: list[int]) -> str:
-    text: str = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return text
+    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -16,6 +16,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,6 @@ class Choice:
             so that tuning and test questions share none.
         limit: sample at most this many of them; None for all.
         pool: passages that are sampled for the document (JSON lines).
-        seed: of the samples.
     """
 
     share: tuple[float, float] = (0.0, 1.0)
@@ -59,11 +59,7 @@ class Choice:
         return values[first:last]
 
     def sample(self, values: Sequence[Any], count: int | None, what: str) -> list[Any]:
-        """A sample of `count` values in their order; all of them if `count` is None or larger.
-
-        Args:
-            what: seeds the sample, together with `seed`.
-        """
+        """A sample, seeded by `seed` and `what`, of `count` values in their order; all if `count` is None or larger."""
         indices: Sequence[int] = range(len(values))
         if count is not None and count < len(values):
             indices = sorted(random.Random(f"{what} {self.seed}").sample(indices, count))
@@ -73,11 +69,9 @@ class Choice:
 def load_items(
     path: Path, choice: Choice, *, documents: Path | None = None, max_new_tokens: int = MAX_NEW_TOKENS
 ) -> list[Item]:
-    """The questions of a file, grouped by document.
+    """The questions of a file in one of the formats above, gzipped or not, grouped by document.
 
-    Args:
-        path: a file in one of the formats above, gzipped or not.
-        documents: the folder with the documents of a file of patterns, as ``NAME.txt``.
+    The documents of a file of patterns are in the folder `documents`, as ``NAME.txt``.
 
     Raises:
         EvaluationError: the file has another format, is damaged or too large, or there is no question.
@@ -86,12 +80,11 @@ def load_items(
     values = _read(path)
     try:
         if isinstance(values, list):
-            items = _of_rows(values, choice)
+            found = list(_of_rows(values, choice))
         elif isinstance(values.get("data"), list):
-            items = _of_squad(values, choice)
+            found = list(_of_squad(values, choice))
         else:
-            items = _of_patterns(values, choice, documents)
-        found = list(items)
+            found = list(_of_patterns(values, choice, documents))
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise EvaluationError(
             f"{path} is not a file of questions ({type(error).__name__}: {error}); give one of patterns, SQuAD's "
@@ -110,9 +103,8 @@ def _of_patterns(values: dict[str, Any], choice: Choice, folder: Path | None) ->
             raise EvaluationError(f"The document is named {name!r}; it must be a name without folders.")
         text = load(folder / f"{name}.txt").text
         for number, row in enumerate(rows):
-            places = [
-                (start, end) for start, end in (row["places"] if "places" in row else matches(row["answer"], text))
-            ]
+            found = row["places"] if "places" in row else matches(row["answer"], text)
+            places = [(start, end) for start, end in found]
             if not all(0 <= start < end <= len(text) for start, end in places):
                 raise ValueError(f"the places {places} of {row['question']!r} are not within its document")
             yield _item(PATTERN_TASK, f"{name}-{number}", name, text, row["question"], [row["answer"]], places)
@@ -153,7 +145,6 @@ def _item(
     return Item(
         task=task,
         id=name,
-        before="",
         context=text,
         after=f"\n\n{question}",
         answers=answers,
@@ -165,10 +156,8 @@ def _item(
 
 def _joined(parts: Sequence[str]) -> tuple[str, list[int]]:
     """The parts joined with blank lines, and where each starts."""
-    starts = [0]
-    for part in parts[:-1]:
-        starts.append(starts[-1] + len(part) + len(_BETWEEN))
-    return _BETWEEN.join(parts), starts
+    starts = accumulate((len(part) + len(_BETWEEN) for part in parts[:-1]), initial=0)
+    return _BETWEEN.join(parts), list(starts)
 
 
 def _place(text: str, start: int, gold: str) -> Span:

@@ -10,11 +10,7 @@ from focusdoc.errors import EvaluationError
 
 
 def needed(module: str, extra: str) -> Any:
-    """Import `module`, a package of the extra called `extra`.
-
-    Raises:
-        EvaluationError: it is not installed.
-    """
+    """Import `module`, a package of the extra called `extra`; EvaluationError if it is not installed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # fuzzywuzzy recommends another package on every import

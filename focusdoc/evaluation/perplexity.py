@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,16 +19,11 @@ from focusdoc.decoding.prompt import bos_token, local_and_prompt
 from focusdoc.documents import Document
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError, EvaluationError
-from focusdoc.evaluation.engines import (
-    engine_facts,
-    focus_engine,
-    model_facts,
-    paper_engine,
-    prompt_ids,
-)
-from focusdoc.evaluation.settings import ModeSettings, check_modes
-from focusdoc.evaluation.streaming import StreamingDecoder
+from focusdoc.evaluation.engines import engine_facts, focus_engine, model_facts, paper_engine, prompt_ids
+from focusdoc.evaluation.item import ModeSettings, check_modes
+from focusdoc.evaluation.streaming import streaming_decoder
 from focusdoc.memory.reading import read_chunks
+from focusdoc.modeling.base import BaseModel
 from focusdoc.training.dense import TrainingPrompt, dense_logits
 
 #: The lengths of Table 1 that are powers of two.
@@ -73,9 +69,7 @@ def make_jobs(
 ) -> list[Job]:
     """A job for every length and every text that is long enough, shortest length first.
 
-    Args:
-        texts: loaded lazily, only as many as `limit` needs.
-        limit: at most this many texts of each length.
+    At most `limit` texts of each length; no more are loaded.
 
     Raises:
         EvaluationError: no text is long enough for one of the lengths, or a length is at most twice `targets`.
@@ -110,21 +104,28 @@ class PerplexityMode:
     """
 
     def __init__(self, name: str, engine: FocusEngine, settings: ModeSettings) -> None:
-        self._engine, self._settings = engine, settings
+        self._name, self._engine, self._settings = name, engine, settings
         self._engine_of = _CHUNKED.get(name)
-        makers: dict[str, Callable[[int | None], Predict]] = {
-            "focus": lambda size: condensed_predictor(focus_engine(engine, replace(settings, chunk_size=size))),
-            "paper": lambda size: _stepped(paper_engine(engine, replace(settings, chunk_size=size))),
-            "full": lambda _: _plain(engine, lambda ids: ids),
-            "truncated": lambda _: _plain(engine, lambda ids: _middle(ids, settings.local_window)),
-            "tail": lambda _: _plain(engine, lambda ids: ids[-settings.local_window :]),
-            "streaming": lambda _: _streamed(engine, settings),
+        window, half = settings.local_window, settings.local_window // 2
+        whole: dict[str, Predict] = {
+            "full": partial(full_logits, engine.base),
+            "truncated": lambda ids, targets: full_logits(
+                engine.base, ids if len(ids) <= window else ids[:half] + ids[-half:], targets
+            ),
+            "tail": lambda ids, targets: full_logits(engine.base, ids[-window:], targets),
+            "streaming": lambda ids, targets: engine.base.logits(
+                streaming_decoder(engine, settings).run(ids[:-1], keep=targets)
+            ),
         }
         check_modes([name])
-        if name not in makers:
-            raise ConfigError(f"Perplexity has no mode {name!r}; choose from {', '.join(makers)}.")
-        self._make, self._name = makers[name], name
-        self._predict: tuple[int | None, Predict] = settings.chunk_size, self._make(settings.chunk_size)
+        if name not in (*_CHUNKED, *whole):
+            raise ConfigError(f"Perplexity has no mode {name!r}; choose from {', '.join((*_CHUNKED, *whole))}.")
+        self._size = settings.chunk_size
+        self._predict = whole[name] if self._engine_of is None else self._chunked(self._size)
+
+    def _chunked(self, size: int | None) -> Predict:
+        assert self._engine_of is not None
+        return condensed_predictor(self._engine_of(self._engine, replace(self._settings, chunk_size=size)))
 
     def describe(self) -> dict[str, Any]:
         """The settings that affect the results, as JSON values."""
@@ -147,11 +148,11 @@ class PerplexityMode:
 
     def work(self, job: Job) -> dict[str, Any]:
         """The fields of a job's row: mean cross entropy in nats, and the number of target tokens."""
-        if self._predict[0] != job.chunk_size:
-            self._predict = job.chunk_size, self._make(job.chunk_size)
+        if self._engine_of is not None and self._size != job.chunk_size:
+            self._size, self._predict = job.chunk_size, self._chunked(job.chunk_size)
         ids = list(job.token_ids)
         with torch.no_grad():
-            logits = self._predict[1](ids, job.targets)
+            logits = self._predict(ids, job.targets)
         gold = torch.tensor(ids[-job.targets :], device=logits.device)
         return {"nll": float(functional.cross_entropy(logits.float(), gold)), "targets": job.targets}
 
@@ -168,7 +169,7 @@ def condensed_predictor(engine: FocusEngine) -> Predict:
     def predict(ids: list[int], targets: int) -> Tensor:
         split = len(ids) - engine.config.local_window
         if split <= 0:
-            return _plain(engine, lambda whole: whole)(ids, targets)
+            return full_logits(base, ids, targets)
         blocks = read_chunks(base, ids[:split], engine.chunk_size, engine.kernel, batch=engine.config.read_batch)
         piece = max(1, min(targets, _MAX_CANDIDATES // sum(block.num_chunks for block in blocks)))
         parts = []
@@ -192,7 +193,7 @@ def _stepped(engine: FocusEngine) -> Predict:
             before = [bos, *before]
         split = len(before) - engine.config.local_window
         if len(before) < engine.config.threshold or split <= 0:
-            return _plain(engine, lambda whole: whole)(before + gold, targets)
+            return full_logits(base, before + gold, targets)
         blocks = read_chunks(base, before[:split], engine.chunk_size, engine.kernel, batch=engine.config.read_batch)
         engine.check_ready()
         decoder = engine.own_way.decoder(blocks, targets)
@@ -203,29 +204,8 @@ def _stepped(engine: FocusEngine) -> Predict:
     return predict
 
 
-def _plain(engine: FocusEngine, cut: Callable[[list[int]], list[int]]) -> Predict:
-    """The base model's full attention over the tokens that `cut` returns."""
-
-    def predict(ids: list[int], targets: int) -> Tensor:
-        kept = torch.tensor([cut(ids)], device=engine.base.device)
-        output = engine.base.model(input_ids=kept, use_cache=False, logits_to_keep=targets + 1)
-        logits: Tensor = output.logits[0, :-1]
-        return logits
-
-    return predict
-
-
-def _streamed(engine: FocusEngine, settings: ModeSettings) -> Predict:
-    window = max(1, settings.local_window - settings.sinks)
-
-    def predict(ids: list[int], targets: int) -> Tensor:
-        decoder = StreamingDecoder(engine.base, engine.kernel, sinks=settings.sinks, window=window)
-        return engine.base.logits(decoder.run(ids[:-1], keep=targets))
-
-    return predict
-
-
-def _middle(ids: list[int], limit: int) -> list[int]:
-    """The first and last half of `limit` tokens."""
-    half = limit // 2
-    return ids if len(ids) <= limit else ids[:half] + ids[-half:]
+def full_logits(base: BaseModel, ids: list[int], targets: int) -> Tensor:
+    """The base model's full attention."""
+    output = base.model(input_ids=torch.tensor([ids], device=base.device), use_cache=False, logits_to_keep=targets + 1)
+    logits: Tensor = output.logits[0, :-1]
+    return logits

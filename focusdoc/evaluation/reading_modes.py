@@ -8,18 +8,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from focusdoc.config import GenerationConfig
-from focusdoc.decoding.answer import Usage
+from focusdoc.decoding.answer import Answer
 from focusdoc.documents import Document
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError, EvaluationError
 from focusdoc.evaluation.engines import engine_facts
-from focusdoc.evaluation.item import Item, Outcome, Span
+from focusdoc.evaluation.item import NO_READER, Item, ModeSettings, Outcome, Span
 from focusdoc.evaluation.retrieval import Finder, Rank, passages
-from focusdoc.evaluation.settings import NO_READER, ModeSettings
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.modeling.estimate import estimate_tokens
 from focusdoc.readers.drafts import DRAFT_TOKENS
@@ -54,19 +53,21 @@ class NoReader:
         return Written("stop", sum(self.count(content) for _, content in messages), 0, 0.0, 0.0)
 
 
+@dataclass
 class LastMemory:
-    """A cache of the last document's memory, which consecutive items share."""
+    """The last document's memory, which consecutive items share."""
 
-    def __init__(self, engine: FocusEngine) -> None:
-        self._engine = engine
-        self._known: tuple[str, DocumentMemory] | None = None
+    engine: FocusEngine
+    _known: tuple[str, DocumentMemory] | None = None
 
-    def of(self, document: str) -> DocumentMemory:
-        """The memory of a document, read unless it is the last one."""
+    def of(self, document: str) -> tuple[DocumentMemory, float]:
+        """The memory of a document, read unless it is the last one, and the seconds that took."""
+        start = time.perf_counter()
         if self._known is None or self._known[0] != document:
             self._known = None  # free the old memory before the next one is read
-            self._known = document, self._engine.read(Document.from_text(document), progress=_silent)
-        return self._known[1]
+            # No progress bar for reading, since the run has one.
+            self._known = document, self.engine.read(Document.from_text(document), progress=lambda done, total: None)
+        return self._known[1], time.perf_counter() - start
 
 
 class AskMode:
@@ -83,31 +84,12 @@ class AskMode:
 
     def answer(self, item: Item) -> Outcome:
         """See `Mode`."""
-        start = time.perf_counter()
-        memory = self._memory.of(item.document)
-        seconds = time.perf_counter() - start
-        answer = self.engine.ask(
-            memory,
-            item.after.strip(),
-            max_sources=MAX_SOURCES,
-            max_new_tokens=item.max_new_tokens,
-            stop=item.stop,
-        )
-        usage = answer.usage
-        return Outcome(
-            prediction=answer.text,
-            document_tokens=memory.num_tokens,
-            prompt_tokens=usage.reader_tokens or usage.prompt_tokens,
-            new_tokens=usage.completion_tokens,
-            dropped_tokens=0,
-            num_chunks=memory.num_chunks,
-            kv_bytes=kv_bytes(self.engine, memory, usage),
-            read_seconds=seconds,
-            first_token_seconds=answer.timings.first_token,
-            decode_seconds=answer.timings.decode,
-            passages=[(source.start, source.end) for source in answer.sources],
-            passage_tokens=usage.quoted_tokens,
-        )
+        memory, seconds = self._memory.of(item.document)
+        question, limit = item.after.strip(), item.max_new_tokens
+        answer = self.engine.ask(memory, question, max_sources=MAX_SOURCES, max_new_tokens=limit, stop=item.stop)
+        passages = [(source.start, source.end) for source in answer.sources]
+        outcome = memory_outcome(self.engine, memory, answer, seconds)
+        return replace(outcome, passages=passages, passage_tokens=answer.usage.quoted_tokens)
 
 
 class RetrievalMode:
@@ -134,60 +116,53 @@ class RetrievalMode:
         """See `Mode`."""
         text, question = item.document, item.after.strip()
         start = time.perf_counter()
-        spans, rank = self._index(text)
+        if self._known is None or self._known[0] != text:
+            spans = cut(text, self._settings.window)
+            self._known = text, spans, self._finder.index([text[first:last] for first, last in spans])
+        _, spans, rank = self._known
         indexed = time.perf_counter()
         ranked = (spans[number] for number in rank(question))
         found = passages(text, ranked, budget=BUDGET, count=self._reader.count, limit=self._settings.passages)
         retrieved = time.perf_counter()
         return _read(self._reader, item, found, indexed - start, retrieved - indexed)
 
-    def _index(self, text: str) -> tuple[list[Span], Rank]:
-        if self._known is None or self._known[0] != text:
-            spans = cut(text, self._settings.window)
-            self._known = text, spans, self._finder.index([text[start:end] for start, end in spans])
-        return self._known[1:]
 
-
+@dataclass
 class PlaceMode:
     """The reader gets only the paragraph with the answer (oracle retrieval), an upper bound."""
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
+    reader: Reader
 
     def describe(self) -> dict[str, Any]:
         """See `Mode`."""
-        return _reader_facts(self._reader)
+        return _reader_facts(self.reader)
 
     def answer(self, item: Item) -> Outcome:
-        """See `Mode`.
-
-        Raises:
-            EvaluationError: the place of the answer is not known.
-        """
+        """See `Mode`; EvaluationError if the place of the answer is not known."""
         if not item.places:
             raise EvaluationError(f"The mode place needs the place of the answer, which {item.id} does not have.")
         text, (first, last) = item.document, item.places[0]
         before, after = text.rfind(_GAP, 0, first), text.find(_GAP, last)
         span = (before + len(_GAP) if before >= 0 else 0, after if after >= 0 else len(text))
-        return _read(self._reader, item, [span], 0.0, 0.0)
+        return _read(self.reader, item, [span], 0.0, 0.0)
 
 
-def needed_reader(engine: FocusEngine, mode: str) -> Reader:
-    """The reader of an engine.
-
-    Raises:
-        ConfigError: it has none.
-    """
-    if engine.reader is None:
-        raise ConfigError(f"The mode {mode} needs a reader; name one with --reader; none measures only retrieval.")
-    return engine.reader
-
-
-def kv_bytes(engine: FocusEngine, memory: DocumentMemory, usage: Usage) -> int:
-    """Bytes of keys and values at the end of an answer of ours."""
+def memory_outcome(engine: FocusEngine, memory: DocumentMemory, answer: Answer, read_seconds: float) -> Outcome:
+    """The outcome of an answer of ours."""
+    usage = answer.usage
     tail = engine.own_way.num_tail_tokens(usage.prompt_tokens, usage.completion_tokens)
     beside = memory.num_chunks * tail + usage.prompt_tokens + usage.quoted_tokens + usage.completion_tokens
-    return memory.num_bytes + beside * engine.base.kv_bytes_per_token
+    return Outcome(
+        prediction=answer.text,
+        document_tokens=memory.num_tokens,
+        prompt_tokens=usage.reader_tokens or usage.prompt_tokens,
+        new_tokens=usage.completion_tokens,
+        num_chunks=memory.num_chunks,
+        kv_bytes=memory.num_bytes + beside * engine.base.kv_bytes_per_token,
+        read_seconds=read_seconds,
+        first_token_seconds=answer.timings.first_token,
+        decode_seconds=answer.timings.decode,
+    )
 
 
 def _read(reader: Reader, item: Item, found: list[Span], read_seconds: float, retrieval_seconds: float) -> Outcome:
@@ -197,12 +172,8 @@ def _read(reader: Reader, item: Item, found: list[Span], read_seconds: float, re
     text, written = _written(reader, reading_prompt(item.after.strip(), quoted), settings)
     return Outcome(
         prediction=text,
-        document_tokens=0,
         prompt_tokens=written.prompt_tokens,
         new_tokens=written.completion_tokens,
-        dropped_tokens=0,
-        num_chunks=0,
-        kv_bytes=0,
         read_seconds=read_seconds,
         first_token_seconds=retrieval_seconds + written.first_token,
         decode_seconds=written.decode,
@@ -229,7 +200,3 @@ def _written(reader: Reader, messages: Messages, settings: GenerationConfig) -> 
 def _reader_facts(reader: Reader) -> dict[str, Any]:
     lora = getattr(reader, "lora", None)
     return {"reader": reader.name, "budget": BUDGET, **({} if lora is None else {"lora": lora.fingerprint})}
-
-
-def _silent(done: int, total: int) -> None:
-    """No progress bar for reading, since the run has one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation import plots
+from focusdoc.evaluation.item import NO_READER
 from focusdoc.evaluation.longbench import KINDS
 from focusdoc.evaluation.natural_scores import COLUMNS, interval, of_answer, of_finding
 from focusdoc.evaluation.needed import needed
-from focusdoc.evaluation.page import EMPTY, Plot, Section, write_sections, written
-from focusdoc.evaluation.plots import short
-from focusdoc.evaluation.settings import NO_READER
+from focusdoc.evaluation.page import EMPTY, Plot, Section, heat_maps, lines, short, write_sections, written
 from focusdoc.evaluation.summary import Results, named_results, open_all
 
 if TYPE_CHECKING:
@@ -40,11 +38,9 @@ _HIDDEN = frozenset({"benchmark", "mode", "allow_untrained"})
 
 @dataclass(frozen=True)
 class Reference:
-    """The paper's results by benchmark and by task or length; a missing one is left empty.
+    """The paper's results by benchmark and by task or length, and where they are from; a missing one is left empty.
 
-    Attributes:
-        source: where they are from.
-        figures: ``{"infinitebench": {"kv_retrieval": 12.4}, "passkey": {"4096": 100.0}, ...}``.
+    `figures` are like ``{"infinitebench": {"kv_retrieval": 12.4}, "passkey": {"4096": 100.0}, ...}``.
     """
 
     source: str
@@ -57,11 +53,7 @@ class Reference:
 
 
 def load_reference(path: Path | None = None) -> Reference:
-    """Load the paper's results, or those of a JSON file in the same format.
-
-    Raises:
-        EvaluationError: the file cannot be read, or has another format.
-    """
+    """The paper's results, or those of a JSON file in the same format; EvaluationError if it cannot be read as such."""
     try:
         text = (path or files("focusdoc.evaluation").joinpath("paper.json")).read_text(encoding="utf-8")
         values: dict[str, Any] = json.loads(text)
@@ -74,10 +66,7 @@ def load_reference(path: Path | None = None) -> Reference:
 
 
 def write_report(paths: Sequence[Path], output: Path, reference: Reference) -> list[Path]:
-    """Write ``report.md``, ``report.html`` and the figures; returns the paths.
-
-    Args:
-        paths: result folders, or parents of them.
+    """Write ``report.md``, ``report.html`` and the figures of the results in `paths` or below; returns their paths.
 
     Raises:
         EvaluationError: a path has no results, they are damaged, or an optional package is missing.
@@ -136,10 +125,20 @@ def _values(named: Mapping[str, Results], *names: str) -> pd.DataFrame:
 
 
 def _section(
-    title: str, first: str, table: pd.DataFrame, notes: Sequence[str], label: Callable[[Any], str] = str, *drawn: Plot
+    title: str,
+    table: pd.DataFrame,
+    named: Mapping[str, Results],
+    *names: str,
+    first: str = "tokens",
+    drawn: Sequence[Plot] = (),
+    reference: Reference | None = None,
 ) -> Section:
-    """A section with `table`, whose index becomes the first column."""
+    """A section with `table`, whose index becomes the first column, and with notes on its results by `names`."""
+    label = short if first == "tokens" else str
     rows = [[label(key), *cells] for key, *cells in table.map(written("{:.2f}")).itertuples()]
+    notes = _notes(named, *names)
+    if reference is not None:
+        notes.append(f"{PAPER}: {reference.source}; missing results are left empty.")
     return Section(title, [first, *table.columns], rows, notes, drawn)
 
 
@@ -155,32 +154,31 @@ def _by_task(title: str, benchmark: str, named: Mapping[str, Results], reference
     shared = table.dropna(subset=list(named))
     if len(shared) > 1:
         table.loc[f"mean of {len(shared)} tasks"] = shared.mean(skipna=False)
-    return _section(title, "task", table, [*_notes(named, "task"), _source(reference)])
+    return _section(title, table, named, "task", first="task", reference=reference)
 
 
 def _by_task_and_length(title: str, named: Mapping[str, Results]) -> Section:
     table = _values(named, "task", "length")
     table = table[table.index.get_level_values("length").notna()]
     table.index = [f"{task} at {short(length)}" for task, length in table.index]
-    return _section(title, "task", table, _notes(named, "task", "length"))
+    return _section(title, table, named, "task", "length", first="task")
 
 
 def _passkey(title: str, named: Mapping[str, Results], reference: Reference) -> Section:
     found = _values(named, "length")
     table = _with_paper(found, "passkey", reference)
-    draw = partial(plots.lines, found, title="Passkey retrieval", x="tokens", y="found, %", top=100)
-    notes = [*_notes(named, "length"), _source(reference)]
+    draw = partial(lines, found, title="Passkey retrieval", x="tokens", y="found, %", top=100)
     drawn = [Plot("Pass keys found, by length", "passkey", draw)]
-    return _section(title, "tokens", table, notes, short, *drawn)
+    return _section(title, table, named, "length", drawn=drawn, reference=reference)
 
 
 def _needle(title: str, name: str, one: Results) -> Section:
     grid = one.figures("depth", "length")["value"].unstack().sort_index().sort_index(axis=1)
     grid = grid.rename(index="{:.0%}".format, columns=short).rename_axis(columns="tokens")
-    draw = partial(plots.heat_maps, {f"Needles found, % ({name})": grid}, percent=True)
+    draw = partial(heat_maps, {f"Needles found, % ({name})": grid}, percent=True)
     slug = re.sub(r"[\W_]", "-", name).strip("-")
     plot = Plot(f"Needles found by depth and length, {name}", f"needle-{slug}", draw)
-    return _section(f"{title}, {name}", "depth", grid, _notes({name: one}, "depth", "length"), str, plot)
+    return _section(f"{title}, {name}", grid, {name: one}, "depth", "length", first="depth", drawn=[plot])
 
 
 def _perplexity(title: str, named: Mapping[str, Results], reference: Reference) -> Section:
@@ -189,16 +187,15 @@ def _perplexity(title: str, named: Mapping[str, Results], reference: Reference) 
     many = table["chunk_size"].nunique() > 1
     sizes = table["chunk_size"].map(written(", chunks of {:,.0f}", "")) if many else ""
     by_length = _columns(table, table["mode"] + sizes, "length")
-    draw = partial(plots.lines, by_length, title="Perplexity by length", x="tokens", y="perplexity", log_y=True)
+    draw = partial(lines, by_length, title="Perplexity by length", x="tokens", y="perplexity", log_y=True)
     drawn = [Plot("Perplexity of the last tokens, by length", "perplexity-length", draw)]
     if many:
         sized = table.dropna(subset="chunk_size")
         by_size = _columns(sized, sized["mode"] + ", " + sized["length"].map(short), "chunk_size")
-        draw = partial(plots.lines, by_size, title="Perplexity by chunk size", x="tokens of a chunk", y="perplexity")
+        draw = partial(lines, by_size, title="Perplexity by chunk size", x="tokens of a chunk", y="perplexity")
         drawn.append(Plot("Perplexity by chunk size", "perplexity-chunk-size", draw))
     shown = _with_paper(by_length, "perplexity", reference)
-    notes = [*_notes(named, "length", "chunk_size"), _source(reference)]
-    return _section(title, "tokens", shown, notes, short, *drawn)
+    return _section(title, shown, named, "length", "chunk_size", drawn=drawn, reference=reference)
 
 
 def _columns(table: pd.DataFrame, names: pd.Series, index: str) -> pd.DataFrame:
@@ -210,14 +207,13 @@ def _cost(title: str, benchmark: str, named: Mapping[str, Results]) -> Section:
     """Memory and time by length."""
     means = {name: one.table.groupby("length").mean(numeric_only=True) for name, one in named.items()}
     held = _pandas().DataFrame({name: mean["kv_bytes"] / _MIB for name, mean in means.items()})
-    spent = _pandas().DataFrame(
-        {name: mean["read"] + mean["first_token"] + mean["decode"] for name, mean in means.items()}
-    )
+    seconds = ["read", "first_token", "decode"]
+    spent = _pandas().DataFrame({name: mean[seconds].sum(axis=1, skipna=False) for name, mean in means.items()})
     cells = _pandas().concat([held.map(written("{:,.0f}")), spent.map(written("{:,.1f}"))], axis=1)
     rows = [[short(length), *values] for length, *values in cells.itertuples()]
     header = ["tokens", *(f"MiB, {name}" for name in named), *(f"seconds, {name}" for name in named)]
-    memory = partial(plots.lines, held, title="Memory", x="tokens", y="MiB of keys and values", log_y=True)
-    time = partial(plots.lines, spent, title="Time", x="tokens", y="seconds", log_y=True)
+    memory = partial(lines, held, title="Memory", x="tokens", y="MiB of keys and values", log_y=True)
+    time = partial(lines, spent, title="Time", x="tokens", y="seconds", log_y=True)
     drawn = [
         Plot("Keys and values held, by length", f"{benchmark}-memory", memory),
         Plot("Time of an answer, reading included, by length", f"{benchmark}-time", time),
@@ -233,12 +229,12 @@ def _natural(results: Sequence[Results]) -> Iterator[Section]:
         scores = {name: _pandas().DataFrame(_measures(one), columns=COLUMNS) for name, one in named.items()}
         columns = [column for column in COLUMNS if any(table[column].notna().any() for table in scores.values())]
         header = ["mode", "questions", *columns, "characters of the first", "tokens of all", "first token, s", "all, s"]
-        lines = [
+        rows = [
             [name, f"{len(one.rows):,}", *(_interval(scores[name][column]) for column in columns), *_costs(one)]
             for name, one in named.items()
         ]
         intervals = "In brackets: 95% confidence interval of the mean (bootstrap over questions)."
-        yield Section(f"{TITLES['natural']}: {file}", header, lines, [intervals, *_notes(named, "task")])
+        yield Section(f"{TITLES['natural']}: {file}", header, rows, [intervals, *_notes(named, "task")])
 
 
 def _measures(one: Results) -> list[dict[str, float]]:
@@ -280,7 +276,3 @@ def _notes(named: Mapping[str, Results], *names: str) -> list[str]:
         settings = ", ".join(f"{key} {value}" for key, value in shown.items())
         notes.append(f"{name}: {each} items{spread}{failures}. {settings}.")
     return notes
-
-
-def _source(reference: Reference) -> str:
-    return f"{PAPER}: {reference.source}; missing results are left empty."

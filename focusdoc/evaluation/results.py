@@ -1,4 +1,8 @@
-"""Results on disk: a folder for each benchmark and mode, with the configuration and a JSON line for every item."""
+"""Running a benchmark item by item, and its results on disk.
+
+There is a folder for each benchmark and mode, with the configuration and a JSON line for every item, written as soon as
+its result or error is there.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +10,25 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from focusdoc.errors import EvaluationError
 from focusdoc.evaluation.files import read_rows
 from focusdoc.storage import atomic_write, file_lock
 
 CONFIG = "config.json"
-LOCK = ".lock"
 _ROWS = re.compile(r"rows(-\d+-of-\d+)?\.jsonl")
 _FIELDS = ("task", "id", "place")
 
 Row = dict[str, Any]
 #: The key of an item within a folder: task and id.
 Key = tuple[str, str]
+J = TypeVar("J", bound="Job")
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Parse text such as ``"2/4"``.
-
-        Raises:
-            EvaluationError: it has another form.
-        """
+        """Parse text such as ``"2/4"``; EvaluationError if it has another form."""
         found = re.fullmatch(r"(\d+)/(\d+)", text)
         if not found or not 1 <= int(found[1]) <= int(found[2]):
             raise EvaluationError(
@@ -47,22 +48,9 @@ class Shard:
             )
         return cls(int(found[1]), int(found[2]))
 
-    def holds(self, place: int) -> bool:
-        """Whether the item at index `place`, from 0, belongs to this shard."""
-        return place % self.count == self.index - 1
-
-    @property
-    def file_name(self) -> str:
-        """The file with its rows; the shards of a run may share a folder."""
-        return "rows.jsonl" if self.count == 1 else f"rows-{self.index}-of-{self.count}.jsonl"
-
 
 class ResultFolder:
-    """The results of one benchmark in one mode, under one configuration.
-
-    Args:
-        path: created if missing.
-        config: every setting that affects the results, as plain values.
+    """The results of one benchmark in one mode, under one configuration: every setting that affects them.
 
     Raises:
         EvaluationError: the folder has results of another configuration, or other files.
@@ -84,16 +72,14 @@ class ResultFolder:
 
     @contextmanager
     def appending(self, shard: Shard, *, resume: bool) -> Iterator[RowFile]:
-        """Open the file of a shard's rows, locked for this process.
-
-        Args:
-            resume: append to existing rows; otherwise there must be none.
+        """Open the file of a shard's rows, locked for this process; without `resume` there must be none.
 
         Raises:
             EvaluationError: there are rows already, or one is damaged. FocusdocError: another process has the lock.
         """
-        path = self.path / shard.file_name
-        with file_lock(self.path / f"{LOCK}-{shard.index}-of-{shard.count}", timeout=1):
+        part = f"-{shard.index}-of-{shard.count}"  # the shards of a run may share a folder
+        path = self.path / ("rows.jsonl" if shard.count == 1 else f"rows{part}.jsonl")
+        with file_lock(self.path / f".lock{part}", timeout=1):
             if not resume and path.exists() and path.stat().st_size:
                 raise EvaluationError(
                     f"{self.path} already has results; continue with --resume, or name another folder."
@@ -104,15 +90,14 @@ class ResultFolder:
 class RowFile:
     """An append-only JSONL file; an incomplete last line of a killed process is removed.
 
-    Args:
-        beside: further files whose rows count, such as those of a run with other shards.
+    The rows of the files `beside` it, such as those of a run with other shards, count too.
     """
 
     def __init__(self, path: Path, key: str, beside: Sequence[Path] = ()) -> None:
         self._path, self._key = path, key
         if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
             os.truncate(path, data.rfind(b"\n") + 1)
-        self.rows = _latest({*beside, *([path] if path.exists() else [])}, key, torn=True)
+        self.rows = _latest({*beside, *([path] if path.exists() else [])}, key)
 
     def add(self, row: Row) -> None:
         """Append a row and flush it to disk."""
@@ -126,12 +111,78 @@ class RowFile:
         self.rows[row["task"], row["id"]] = row
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a result folder.
+class Job(Protocol):
+    """An item of a run."""
+
+    @property
+    def task(self) -> str:
+        """The benchmark's name of the task."""
+
+    @property
+    def id(self) -> str:
+        """Unique within the task."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What a report groups by."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The progress of a shard: items done (earlier runs included), all items, and failed ones."""
+
+    done: int
+    total: int
+    failed: int
+    task: str
+
+
+def run(
+    jobs: Sequence[J],
+    work: Callable[[J], Mapping[str, Any]],
+    folder: ResultFolder,
+    *,
+    shard: Shard | None = None,
+    resume: bool = False,
+    retry: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> Progress:
+    """Run `jobs`, or those of a shard, writing a row for each as it finishes; returns the final progress.
+
+    `work` returns the fields of a job's row. A failing job is written with its error, and the run continues. With
+    `resume`, jobs that have a row are skipped, but for failed ones with `retry`; a killed run that is resumed ends with
+    the same rows as an uninterrupted one. `progress` is called before every job and at the end.
 
     Raises:
-        EvaluationError: there is none, or it is damaged.
+        EvaluationError: two jobs have the same task and id; see also `ResultFolder.appending`.
     """
+    shard = shard or Shard()
+    for (task, name), count in Counter((job.task, job.id) for job in jobs).items():
+        if count > 1:  # they would share a row
+            raise EvaluationError(f"{count} items of {task} are called {name!r}; give each its own name.")
+    mine = list(enumerate(jobs))[shard.index - 1 :: shard.count]
+    failed = 0
+    with folder.appending(shard, resume=resume) as file:
+        for done, (place, job) in enumerate(mine):
+            if progress is not None:
+                progress(Progress(done, len(mine), failed, job.task))
+            row = file.rows.get((job.task, job.id))
+            if row is None or (retry and "error" in row):
+                row = {"task": job.task, "id": job.id, "place": place, "facts": dict(job.facts)}
+                try:
+                    row |= work(job)
+                except Exception as error:  # one failing item must not end the run; its row has the error
+                    row["error"] = f"{type(error).__name__}: {error}"
+                file.add(row)
+            failed += "error" in row
+        end = Progress(len(mine), len(mine), failed, "")
+        if progress is not None:
+            progress(end)
+    return end
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a result folder; EvaluationError if there is none, or it is damaged."""
     path = folder / CONFIG
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
@@ -143,15 +194,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_rows_of(folder: Path) -> list[Row]:
     """The rows of all shards of a result folder in the order of the items; see `_latest`."""
-    return _in_order(_latest(_row_files(folder), _config_key(read_config(folder)), torn=True).values())
+    return _in_order(_latest(_row_files(folder), _config_key(read_config(folder))).values())
 
 
 def find_folders(paths: Sequence[Path]) -> list[Path]:
-    """All result folders in `paths` and their subfolders, sorted.
-
-    Raises:
-        EvaluationError: a path has none.
-    """
+    """All result folders in `paths` and their subfolders, sorted; EvaluationError if a path has none."""
     found: list[Path] = []
     for path in paths:
         below = sorted(config.parent for config in path.rglob(CONFIG)) if path.is_dir() else []
@@ -185,10 +232,10 @@ def _config_key(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _latest(paths: Iterable[Path], key: str, *, torn: bool = False) -> dict[Key, Row]:
+def _latest(paths: Iterable[Path], key: str) -> dict[Key, Row]:
     """The row of every item in these files, among rows of the configuration `key`: the latest one without an error."""
     found: dict[Key, Row] = {}
-    for row in (row for path in sorted(paths) for row in read_rows(path, _FIELDS, torn=torn)):
+    for row in (row for path in sorted(paths) for row in read_rows(path, _FIELDS, torn=True)):
         name = row["task"], row["id"]
         if row.get("config") == key and ("error" not in row or "error" in found.get(name, row)):
             found[name] = row

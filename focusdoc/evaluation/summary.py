@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from focusdoc.evaluation.item import MODES
 from focusdoc.evaluation.needed import needed
 from focusdoc.evaluation.results import Row, find_folders, read_config, read_rows_of
 from focusdoc.evaluation.scores import score
-from focusdoc.evaluation.settings import MODES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,11 +34,7 @@ class Results:
 
     @classmethod
     def open(cls, folder: Path) -> Results:
-        """Load a result folder.
-
-        Raises:
-            EvaluationError: it is not one, or it is damaged.
-        """
+        """Load a result folder; EvaluationError if it is not one, or is damaged."""
         return cls(folder, read_config(folder), read_rows_of(folder))
 
     @property
@@ -57,7 +53,12 @@ class Results:
         table = needed("pandas", "plot").json_normalize(list(self.rows))
         table = table.rename(columns=lambda name: name.rpartition(".")[2])
         table = table.reindex(columns=table.columns.union(_COLUMNS, sort=False))
-        scores = [_score(row) for row in self.rows]
+        scores = [
+            score(row["task"], row["prediction"], row["answers"], row.get("all_classes"))
+            if "prediction" in row
+            else 0.0
+            for row in self.rows
+        ]
         return table.assign(failed=table["error"].notna(), score=scores, nats=table["nll"] * table["targets"])
 
     def figures(self, *names: str) -> pd.DataFrame:
@@ -76,12 +77,6 @@ class Results:
         return value.to_frame("value").assign(items=groups.size(), failed=groups["failed"].sum())
 
 
-def _score(row: Row) -> float:
-    """The score of a row by its task's official formula; 0 without a prediction."""
-    known = "prediction" in row
-    return score(row["task"], row["prediction"], row["answers"], row.get("all_classes")) if known else 0.0
-
-
 def named_results(results: Sequence[Results]) -> dict[str, Results]:
     """The results of one benchmark by a unique name: the mode, and the folder if several have the same mode."""
     order = list(MODES)
@@ -95,9 +90,5 @@ def named_results(results: Sequence[Results]) -> dict[str, Results]:
 
 
 def open_all(paths: Sequence[Path]) -> list[Results]:
-    """Load all results in these folders and their subfolders.
-
-    Raises:
-        EvaluationError: a path has none, or they are damaged.
-    """
+    """Load all results in these folders and their subfolders; EvaluationError if a path has none or damaged ones."""
     return [Results.open(folder) for folder in find_folders(paths)]

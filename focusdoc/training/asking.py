@@ -38,8 +38,7 @@ class Question:
         targets: tokens of the answer, and the end token.
         style: the prompt format; None for bare text to continue.
         kind: the objective it counts for.
-        planted: the text with the answer.
-        answer_start: the character of `planted` at which the answer starts.
+        planted, answer_start: the text with the answer, and the character at which that starts.
         wordings: all wordings of the question; no chunk may have another answer to any of them.
     """
 
@@ -69,12 +68,7 @@ class Question:
 
 
 class Passages:
-    """Samples passages from the chunks of a training sample.
-
-    Args:
-        chunks: token ids, planted text included.
-        planted: every text that was planted.
-    """
+    """Samples passages from the chunks of a training sample (token ids), in which the texts `planted` are."""
 
     def __init__(self, chunks: Sequence[Sequence[int]], planted: Sequence[str], tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -90,7 +84,11 @@ class Passages:
         answer = self._locate(question.planted, question.answer_start)
         points: list[tuple[int, int] | None] = []
         if answer and rng.random() >= _NO_ANSWER:
-            points.append(self._point_near_answer(rng, question, answer))
+            # A point in the planted text; the passage around it includes the start of the answer.
+            index, start = answer
+            half, first = self._widths[index] // 2, start - question.answer_start
+            last = first + len(question.planted)
+            points.append((index, rng.randint(max(first, start - half), min(last, start + half))))
         for _ in range(rng.randint(0 if points else 1, _MAX_PASSAGES - 1)):
             points.append(self._distractor_point(rng, question, answer if points else None))
         quoted = ""
@@ -105,13 +103,6 @@ class Passages:
         """Chunk index and character of `planted` plus `offset`; None if no chunk has it."""
         starts = ((index, text.find(planted)) for index, text in enumerate(self._texts))
         return next(((index, start + offset) for index, start in starts if start >= 0), None)
-
-    def _point_near_answer(self, rng: random.Random, question: Question, answer: tuple[int, int]) -> tuple[int, int]:
-        """A point in the planted text; the passage around it includes the start of the answer."""
-        index, start = answer
-        half = self._widths[index] // 2
-        first, last = start - question.answer_start, start - question.answer_start + len(question.planted)
-        return index, rng.randint(max(first, start - half), min(last, start + half))
 
     def _distractor_point(
         self, rng: random.Random, question: Question, answer: tuple[int, int] | None
@@ -137,8 +128,5 @@ class Passages:
             if spans and spans[-1][0] == index and start <= spans[-1][2] + self._reaches[index]:
                 start = spans.pop()[1]
             spans.append((index, start, end))
-        passages: list[str] = []
-        for index, start, end in spans:
-            start, end = whole_sentences(self._texts[index], start, end)
-            passages += [self._texts[index][start:end]] if start < end else []
-        return passages
+        widened = ((self._texts[index], whole_sentences(self._texts[index], *span)) for index, *span in spans)
+        return [text[start:end] for text, (start, end) in widened if start < end]

@@ -13,8 +13,9 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,12 +62,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The retrieval heads of a model, and their hit rates.
+    """The retrieval heads of a model: (layer, head) pairs, sorted, and their hit rates.
 
-    Attributes:
-        heads: (layer, head) pairs, sorted.
-        first, among_four: how often the fact is at the place with the most attention, and among the first four.
-        cases: facts that the hit rates are measured on.
+    `first` and `among_four` say how often the fact is at the place with the most attention, and among the first four;
+    `cases` counts the facts that they are measured on.
     """
 
     heads: Heads
@@ -82,8 +81,7 @@ class Calibration:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(NamedTuple):
     """A question, and the tokens [first, last) of the fact that answers it."""
 
     question: str
@@ -92,11 +90,7 @@ class Case:
 
 
 def retrieval_heads(base: BaseModel, kernel: AttentionKernel) -> Heads:
-    """The cached retrieval heads of a model; without a cached result, calibrate now, with a progress bar.
-
-    Raises:
-        CalibrationError: the model cannot be calibrated.
-    """
+    """The cached retrieval heads of a model, found now if there are none; CalibrationError if that is impossible."""
     found = load_calibration(base)
     if found is None:
         _log.warning("%s is used for the first time: looking for its retrieval heads.", base.name)
@@ -115,11 +109,9 @@ def calibrate(
     text: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Calibration:
-    """Find the retrieval heads of a model.
+    """Find the retrieval heads of a model, with facts planted in the beginning of `text`, or alone without one.
 
-    Args:
-        text: facts are planted in its beginning; None for a text of facts alone.
-        progress: called with (steps done, total steps).
+    `progress` is called with (steps done, total steps).
 
     Raises:
         CalibrationError: `text` is too short, or the model has no tokenizer.
@@ -139,46 +131,49 @@ def calibrate(
             f"The text has {len(ids)} tokens, planted facts included, and calibration needs {least}; give a longer "
             "one, or none."
         )
-    report = progress or (lambda done, total: None)
-    report(0, 1 + len(cases))
+    steps = count()
+
+    def report() -> None:
+        if progress is not None:
+            progress(next(steps), 1 + len(cases))
+
+    report()
     blocks = read_chunks(base, ids, chunk_size, kernel)
-    report(1, 1 + len(cases))
+    report()
     every = [(layer, head) for layer in range(base.num_layers) for head in range(base.num_heads)]
     half, rest = cases[: len(cases) // 2], cases[len(cases) // 2 :]
     hits = torch.zeros(len(every))
-    for number, (case, mass) in enumerate(_looks(base, blocks, kernel, every, half)):
-        hits += _is_hit(_smooth(mass).argmax(dim=1), case).float()
-        report(2 + number, 1 + len(cases))
+    for case, mass in _looks(base, blocks, kernel, every, half):
+        smooth = functional.avg_pool1d(mass[None], POOL_WIDTH, stride=1, padding=POOL_WIDTH // 2)[0]
+        hits += _is_hit(smooth.argmax(dim=1), case).float()
+        report()
     best = [int(index) for index in hits.argsort(descending=True)[:NUM_HEADS] if hits[index] >= _MIN_HITS * hits.max()]
     selected = sorted(every[index] for index in best)
     looks = []
     for case, mass in _looks(base, blocks, kernel, selected, rest):
         looks.append((case, mass))
-        report(1 + len(half) + len(looks), 1 + len(cases))
+        report()
     tuning, test = looks[::2], looks[1::2]
     hits_of = {every[index]: float(hits[index]) for index in best}
     full_rate, total = _hit_rate(tuning, selected, base.num_layers, 1), sum(hits_of.values())
     num_layers = next(
         layers
         for layers in range(1, base.num_layers + 1)
-        if sum(count for (layer, _), count in hits_of.items() if layer < layers) >= _MIN_LAYER_HITS * total
+        if sum(found for (layer, _), found in hits_of.items() if layer < layers) >= _MIN_LAYER_HITS * total
         and _hit_rate(tuning, selected, layers, 1) >= full_rate - _MAX_LOSS
     )
     heads = tuple(pair for pair in selected if pair[0] < num_layers)
-    first, four = (_hit_rate(test, selected, num_layers, count) for count in (1, 4))
+    first, four = (_hit_rate(test, selected, num_layers, top) for top in (1, 4))
     return Calibration(heads=heads, first=first, among_four=four, cases=len(test))
 
 
 def plant_facts(tokenizer: Any, text: str | None, num_tokens: int) -> tuple[list[int], list[Case]]:
-    """Token ids of a text with planted facts, and a question about each fact; deterministic.
-
-    Args:
-        num_tokens: most tokens of text and facts together; facts take at most half of them.
-    """
+    """At most `num_tokens` ids of a text with planted facts, and a question about each; deterministic."""
     rng = random.Random(VERSION)
     facts = [(number_fact if number % 2 else words_fact)(rng) for number in range(CASES)]
+    # Facts take at most half of the tokens.
     statements = _take((encode_text(tokenizer, f"{fact.statement} ") for fact in facts), num_tokens // 2)
-    filler = _random_statements(rng) if text is None else _sentences(text)
+    filler = (words_fact(rng).statement for _ in count()) if text is None else _sentences(text)
     room = num_tokens - sum(map(len, statements))
     sentences = _take((encode_text(tokenizer, f"{sentence} ") for sentence in filler), room)
     slots = sorted(rng.choices(range(len(sentences) + 1), k=len(statements)))
@@ -204,11 +199,6 @@ def _take(texts: Iterable[list[int]], num_tokens: int) -> list[list[int]]:
     return taken
 
 
-def _random_statements(rng: random.Random) -> Iterator[str]:
-    while True:
-        yield words_fact(rng).statement
-
-
 def _sentences(text: str) -> Iterator[str]:
     start = 0
     for end in SENTENCE_END.finditer(text):
@@ -232,10 +222,6 @@ def _looks(
         decoder = LookDecoder(base, blocks, kernel=kernel, heads=heads)
         decoder.look(prompt, prompt, rows)
         yield case, torch.cat(decoder.question_token_scores(range(decoder.num_chunks)), dim=1)
-
-
-def _smooth(mass: Tensor) -> Tensor:
-    return functional.avg_pool1d(mass[None], POOL_WIDTH, stride=1, padding=POOL_WIDTH // 2)[0]
 
 
 def _is_hit(tokens: Tensor, case: Case) -> Tensor:

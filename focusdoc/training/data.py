@@ -1,13 +1,17 @@
 """Training samples: chunks of real text with planted facts, and prompts about them.
 
 A sample depends on the seed and the step alone, so a resumed run sees the same samples as an uninterrupted one.
+Building one takes about 0.1 s of text processing. That is negligible next to a training step on a CPU, but on a GPU it
+would take as long as the step itself, so worker processes prefetch samples there.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import multiprocessing
 import random
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -15,6 +19,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from focusdoc.container import num_cpus
 from focusdoc.decoding.prompt import encode_text
 from focusdoc.documents import load, tokenize
 from focusdoc.errors import ConfigError, EmptyDocumentError, TrainingError
@@ -42,6 +50,8 @@ _MIN_PLANTED_CHUNK = 96
 UNPLANTED = frozenset({"continuation", "reconstruction"})
 #: Chunks may be reused from so many samples back.
 REUSE_WINDOW = 24
+#: Most workers next to a GPU, and samples that each prefetches.
+_MAX_WORKERS, _PREFETCH = 8, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +60,6 @@ class TrainingSample:
 
     Attributes:
         token_ids: the concatenated chunks, [num_chunks * chunk_size].
-        chunk_size: tokens of one chunk.
-        prompts: each with its own targets.
         number: the index of the sample in the run, and the cache key of its memory.
         answered: the wordings of all questions that the chunks answer.
         earlier: samples whose chunks, already read, are added to these; their prompts are not asked again.
@@ -65,9 +73,19 @@ class TrainingSample:
     earlier: tuple[TrainingSample, ...] = ()
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens of the sample's own chunks."""
+        return len(self.token_ids)
+
+    @property
     def num_chunks(self) -> int:
         """The sample's own chunks, without those of earlier samples."""
         return len(self.token_ids) // self.chunk_size
+
+    @property
+    def num_losses(self) -> int:
+        """One for each prompt."""
+        return len(self.prompts)
 
 
 @dataclass(slots=True)
@@ -75,13 +93,10 @@ class SampleMaker:
     """Draws the training samples of a run.
 
     Args:
-        tokenizer: the base model's.
         texts: text files (anything `focusdoc.load` accepts) that facts are planted in.
         questions: (context, question, answer) triples from files.
         mix: the weight of each objective: the names of `FACT_MAKERS`, "files" (dropped if there are no questions),
             "continuation", "reconstruction".
-        shape: the ranges of chunk sizes and counts.
-        seed: of the random generator.
         cache: tokenized texts; several makers may share one.
         stride: the distance between two samples of one process when several take turns; each reuses its own samples.
     """
@@ -151,7 +166,6 @@ class SampleMaker:
             yield prompt
 
     def _cached(self, step: int) -> TrainingSample:
-        """The sample that `make` returns for `step`, built once."""
         if step not in self._recent:
             self.cache_sample(self.make(step))
         return self._recent[step]
@@ -174,40 +188,30 @@ class SampleMaker:
         builder = ChunkBuilder([text[start : start + chunk_size] for start in range(0, len(text), chunk_size)], rng)
         planting = Planting(self.tokenizer, builder, rng, self.questions, self._passages)
         chosen = rng.choices(names, [self.mix[name] for name in names], k=self.shape.prompts)
-        prompts: list[Question | TrainingPrompt | None] = []
+        drafts: list[Question | TrainingPrompt | None] = []
         for number, name in enumerate(chosen):
             if name == "files":
-                prompts.append(planting.ask_passage())
+                drafts.append(planting.ask_passage())
             elif name in FACT_MAKERS:
                 # A second pass key would make the question ambiguous.
                 again = name == "passkey" and "passkey" in chosen[:number]
-                prompts.append(planting.ask_fact("number" if again else name))
-            elif name == "continuation":
-                prompts.append(self._continuation(rng, following))
+                drafts.append(planting.ask_fact("number" if again else name))
             else:
-                prompts.append(None)
+                drafts.append(self._continuation(rng, following) if name == "continuation" else None)
         chunks = builder.build(_sentence_ends(self.tokenizer))
-        # Reconstruction comes last since it copies from the finished chunks; it also replaces a fact that did not fit.
         passages = Passages(chunks, planting.planted, self.tokenizer)
-        filled = tuple(self._prompt(rng, prompt, chunks, passages) for prompt in prompts)
-        ids = [token for chunk in chunks for token in chunk]
-        return TrainingSample(ids, chunk_size, filled, step, frozenset(planting.answered))
-
-    def _prompt(
-        self, rng: random.Random, draft: Question | TrainingPrompt | None, chunks: list[list[int]], passages: Passages
-    ) -> TrainingPrompt:
-        """The training prompt for a question; a prompt is returned as it is, None becomes a reconstruction."""
-        if not isinstance(draft, Question):
-            return draft or self._reconstruction(rng, chunks)
-        quoted = passages.draw(rng, draft) if rng.random() < self.shape.quoted else ""
-        return draft.to_training_prompt(self.tokenizer, quoted)
+        filled: list[TrainingPrompt] = []
+        for draft in drafts:
+            if isinstance(draft, Question):
+                quoted = passages.draw(rng, draft) if rng.random() < self.shape.quoted else ""
+                filled.append(draft.to_training_prompt(self.tokenizer, quoted))
+            else:  # a reconstruction copies from the finished chunks; it also replaces a fact that did not fit
+                filled.append(draft or self._reconstruction(rng, chunks))
+        ids = list(chain.from_iterable(chunks))
+        return TrainingSample(ids, chunk_size, tuple(filled), step, frozenset(planting.answered))
 
     def draw_text(self, rng: random.Random, length: int) -> tuple[list[int], list[int]]:
-        """`length` tokens of a random text, and the tokens that follow them.
-
-        Raises:
-            TrainingError: no text is long enough.
-        """
+        """`length` tokens of a random text, and the tokens behind them; TrainingError if no text is long enough."""
         following = self.shape.max_local + self.shape.targets
         drawn = (rng.choice(list(self.texts)) for _ in range(64))
         for path in chain(drawn, self.texts):  # if few texts are long enough, the draws may miss them
@@ -253,3 +257,49 @@ class SampleMaker:
 def _sentence_ends(tokenizer: Any) -> frozenset[int]:
     """Ids of tokens that end a sentence."""
     return frozenset(ids[-1] for ids in (encode_text(tokenizer, f"end{mark}") for mark in (".", "!", "?", '."', ".\n")))
+
+
+class _Samples(Dataset[TrainingSample]):
+    def __init__(self, maker: SampleMaker) -> None:
+        self.maker = maker
+
+    def __getitem__(self, number: int) -> TrainingSample:
+        return self.maker.make(number)
+
+
+def default_workers(device: torch.device) -> int:
+    """The default number of workers; 0 on a CPU, where they would compete with the training step."""
+    return 0 if device.type == "cpu" else min(_MAX_WORKERS, max(1, num_cpus() - 1))
+
+
+def prefetch_samples(samples: SampleMaker, numbers: Sequence[int], workers: int) -> Iterator[None]:
+    """Yield once for each of `numbers`, as soon as `samples` has that sample cached.
+
+    Without `workers`, `samples` builds each sample when it is drawn.
+    """
+    if workers == 0:
+        yield from (None for _ in numbers)
+        return
+    context: Any = "spawn"
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        # A fork of a process that uses a GPU is unsafe, and locks held by its threads stay locked. So workers are
+        # forked from a fork server, which imports their modules once instead of once for each worker.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["__main__", __name__, type(samples.tokenizer).__module__])
+    loader: DataLoader[Any] = DataLoader(
+        _Samples(samples),
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
+        prefetch_factor=_PREFETCH,
+        multiprocessing_context=context,
+        worker_init_fn=_ignore_interrupts,
+    )
+    for sample in loader:
+        samples.cache_sample(sample)
+        yield
+
+
+def _ignore_interrupts(_: int) -> None:
+    """Ignore Ctrl-C, which the terminal sends to every process; the training process decides when to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

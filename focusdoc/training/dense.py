@@ -34,8 +34,7 @@ class TrainingPrompt:
     """A local context whose last tokens are targets.
 
     Attributes:
-        token_ids: the local context and the targets.
-        num_targets: how many of the last tokens are targets; at least one token must precede them.
+        num_targets: how many of the last of `token_ids` are targets; at least one token must precede them.
         objective: the name under which the loss is reported.
         prompt_window: most tokens of the dynamic prompt, if less than configured.
         questions: the wordings of the question; no chunk may have another fact that answers one of them.
@@ -72,30 +71,27 @@ def dense_logits(
     config: FocusConfig,
     kernel: AttentionKernel,
 ) -> list[Tensor]:
-    """Teacher-forced logits of all targets of `prompts`, with gradients for `weights`.
+    """Teacher-forced logits of all targets, float32 [num_targets, vocab] for each prompt, with gradients for `weights`.
 
     They equal those of `ParallelDecoder` in incremental mode, step by step. All prompts share two passes, one without
-    gradient and one with, so the caller has to bound their number by the available memory.
-
-    Args:
-        weights: candidate weights of every layer, in the model's dtype.
-        blocks: KV of the chunks, without gradient.
-        config: with ``candidate_positions`` filled in.
-
-    Returns:
-        For each prompt, float32 [num_targets, vocab].
+    gradient and one with, so the caller has to bound their number by the available memory. `weights` are those of every
+    layer, in the model's dtype; `config` has its ``candidate_positions`` filled in.
     """
+
+    def rows(*parts: Tensor) -> Tensor:
+        """Token ids or positions of all rows of a pass, int64 [1, rows]."""
+        return torch.cat([part.flatten() for part in parts])[None].to(base.device)
+
     num_chunks = sum(block.num_chunks for block in blocks)
     shared = config.candidate_positions == "shared"
     first_local = 1 if shared else num_chunks
     chunk_lens = torch.cat([torch.full((block.num_chunks,), block.chunk_len) for block in blocks])
     locals_, dynamics, targets = [], [], []
     for prompt in prompts:
-        ids = list(prompt.token_ids)
         window = min(config.prompt_window, prompt.prompt_window or config.prompt_window)
         locals_.append(list(prompt.local))
-        dynamics.append(ids[: -prompt.num_targets][-window:])
-        targets.append(ids[-prompt.num_targets : -1])  # the last target is never an input
+        dynamics.append(prompt.token_ids[: -prompt.num_targets][-window:])
+        targets.append(prompt.token_ids[-prompt.num_targets : -1])  # the last target is never an input
     tails = _padded([[*dynamic, *fed] for dynamic, fed in zip(dynamics, targets, strict=True)])
     before = _padded([ids[:-1] or ids for ids in locals_])
     fed = _padded([[ids[-1], *rest] for ids, rest in zip(locals_, targets, strict=True)])
@@ -103,17 +99,10 @@ def dense_logits(
     # The ordinary stream: each dynamic prompt behind each chunk, and the local contexts.
     stream = OrdinaryLayout(blocks, num_prompts, tails.shape[1], before.shape[1], kernel)
     places = chunk_lens[:, None] + torch.arange(tails.shape[1])
+    local_places = (first_local + torch.arange(before.shape[1])).repeat(num_prompts)
     with torch.no_grad():
-        base.run(
-            torch.cat((tails.repeat_interleave(num_chunks, dim=0).flatten(), before.flatten()))[None].to(base.device),
-            torch.cat(
-                (
-                    places.repeat(num_prompts, 1).flatten(),
-                    (first_local + torch.arange(before.shape[1])).repeat(num_prompts),
-                )
-            )[None].to(base.device),
-            stream,
-        )
+        ids = rows(tails.repeat_interleave(num_chunks, dim=0), before)
+        base.run(ids, rows(places.repeat(num_prompts, 1), local_places), stream)
     # The targets, with gradient: a local row for each, and its candidate in every chunk.
     tail_starts = torch.tensor([len(ids) - 1 for ids in dynamics])
     local_starts = torch.tensor([len(ids) - 1 for ids in locals_])
@@ -130,8 +119,8 @@ def dense_logits(
         rotary=base.rotary,
     )
     hidden = base.run(
-        torch.cat((fed.flatten(), fed.repeat_interleave(num_chunks, dim=0).flatten()))[None].to(base.device),
-        torch.cat(((first_local + local_starts[:, None] + steps).flatten(), positions.flatten()))[None].to(base.device),
+        rows(fed, fed.repeat_interleave(num_chunks, dim=0)),
+        rows(first_local + local_starts[:, None] + steps, positions),
         layout,
         weights=weights,
         num_candidates=positions.numel(),
@@ -139,8 +128,8 @@ def dense_logits(
     # One matrix product with the LM head for all prompts: one call per prompt is slow.
     counts = [prompt.num_targets for prompt in prompts]
     is_target = torch.arange(num_targets) < torch.tensor(counts)[:, None]
-    rows = is_target.flatten().nonzero().squeeze(1).to(base.device)
-    return list(torch.split(base.logits(hidden[0].index_select(0, rows)), counts))
+    of_targets = is_target.flatten().nonzero().squeeze(1).to(base.device)
+    return list(torch.split(base.logits(hidden[0].index_select(0, of_targets)), counts))
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
@@ -172,10 +161,8 @@ def target_loss(logits: Tensor, prompt: TrainingPrompt) -> Tensor:
 class PassLimits:
     """Batch sizes for one device.
 
-    Attributes:
-        gradient_rows: most rows of a pass with gradient, padding included.
-        pass_rows: the fixed cost of a batch's passes, in rows.
-        read_tokens: about how many chunk tokens are read in one pass.
+    Most rows of a pass with gradient, padding included; the fixed cost of a batch's passes, in rows; and about how many
+    chunk tokens are read in one pass.
     """
 
     gradient_rows: int
@@ -199,23 +186,19 @@ class PassLimits:
 
 def batches(prompts: Sequence[TrainingPrompt], num_chunks: int, limits: PassLimits) -> Iterator[list[TrainingPrompt]]:
     """Batches of prompts of similar length, to save padding, with at most ``limits.gradient_rows``."""
+
+    def cost(prompts: Sequence[TrainingPrompt]) -> float:
+        """In rows: forward and backward of a batch with padding, plus the fixed cost of its passes."""
+        targets, local = max(each.num_targets for each in prompts), max(len(each.local) for each in prompts)
+        tail = max(min(len(each.token_ids), (each.prompt_window or local) + each.num_targets) for each in prompts)
+        return len(prompts) * (local + num_chunks * (tail + 2 * targets)) + limits.pass_rows
+
     batch: list[TrainingPrompt] = []
     for prompt in sorted(prompts, key=lambda each: (each.num_targets, len(each.local), len(each.token_ids))):
         together = [*batch, prompt]
         too_many = prompt.num_targets * (num_chunks + 1) * len(together) > limits.gradient_rows
-        separate_cost = _cost(batch, num_chunks, limits) + _cost([prompt], num_chunks, limits)
-        if batch and (too_many or _cost(together, num_chunks, limits) > separate_cost):
+        if batch and (too_many or cost(together) > cost(batch) + cost([prompt])):
             yield batch
             together = [prompt]
         batch = together
     yield batch
-
-
-def _cost(prompts: Sequence[TrainingPrompt], num_chunks: int, limits: PassLimits) -> float:
-    """The cost of a batch in rows: forward and backward with padding, plus the fixed cost of its passes."""
-    if not prompts:
-        return 0.0
-    targets = max(prompt.num_targets for prompt in prompts)
-    local = max(len(prompt.local) for prompt in prompts)
-    tail = max(min(len(prompt.token_ids), (prompt.prompt_window or local) + prompt.num_targets) for prompt in prompts)
-    return len(prompts) * (local + num_chunks * (tail + 2 * targets)) + limits.pass_rows

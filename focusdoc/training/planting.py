@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from focusdoc.decoding.prompt import encode_text
@@ -34,11 +34,7 @@ PassageQuestions = Mapping[str, Sequence[tuple[str, str]]]
 
 
 class ChunkBuilder:
-    """Builds the chunks of a sample with planted text, which is never truncated or overwritten.
-
-    Args:
-        chunks: token ids of the chunks, all of one length.
-    """
+    """Builds a sample's chunks, all of one length, with planted text, which is never truncated or overwritten."""
 
     def __init__(self, chunks: list[list[int]], rng: random.Random) -> None:
         self._chunks = chunks
@@ -79,15 +75,12 @@ class ChunkBuilder:
         return chunks
 
     def _position(self, tokens: list[int], sentence_ends: frozenset[int]) -> int:
-        """A random index of `tokens` to insert planted text at."""
+        """A random index to insert planted text at, mostly at an end of a sentence within 40 tokens."""
         position = self._rng.randint(0, len(tokens))
-        return position if self._rng.random() < _MID_SENTENCE else _near_end(tokens, position, sentence_ends)
-
-
-def _near_end(tokens: list[int], position: int, sentence_ends: frozenset[int]) -> int:
-    """`position`, moved back to the end of a sentence if there is one within 40 tokens."""
-    candidates = range(position, max(0, position - 40), -1)
-    return next((index for index in candidates if tokens[index - 1] in sentence_ends), position)
+        if self._rng.random() < _MID_SENTENCE:
+            return position
+        candidates = range(position, max(0, position - 40), -1)
+        return next((index for index in candidates if tokens[index - 1] in sentence_ends), position)
 
 
 def group_by_passage(questions: Sequence[tuple[str, str, str]]) -> PassageQuestions:
@@ -98,70 +91,57 @@ def group_by_passage(questions: Sequence[tuple[str, str, str]]) -> PassageQuesti
     return {context: tuple(pairs) for context, pairs in groups.items()}
 
 
+@dataclass(slots=True)
 class Planting:
     """Plants facts and passages in the chunks of one sample, and draws questions about them.
 
-    Args:
-        builder: of the chunks.
-        questions: (context, question, answer) triples to draw passages from.
-        passages: the same grouped by passage.
-
-    Attributes:
-        answered: the wordings of all questions with a planted answer; none has two answers.
-        planted: the statements of all facts.
+    `answered` has the wordings of all questions with a planted answer, none with two; `planted` the statements of
+    facts.
     """
 
-    def __init__(
-        self,
-        tokenizer: Any,
-        builder: ChunkBuilder,
-        rng: random.Random,
-        questions: Sequence[tuple[str, str, str]] = (),
-        passages: PassageQuestions | None = None,
-    ) -> None:
-        self._tokenizer = tokenizer
-        self._builder = builder
-        self._rng = rng
-        self._questions = questions
-        self._passages = passages or {}
-        # Planted and not asked about yet.
-        self._facts_left: dict[str, list[Fact]] = defaultdict(list)
-        self._passages_left: list[tuple[str, str, str]] = []
-        self.answered: set[str] = set()
-        self.planted: list[str] = []
+    tokenizer: Any
+    builder: ChunkBuilder
+    rng: random.Random
+    questions: Sequence[tuple[str, str, str]] = ()
+    passages: PassageQuestions = field(default_factory=dict)
+    answered: set[str] = field(default_factory=set, init=False)
+    planted: list[str] = field(default_factory=list, init=False)
+    # Planted and not asked about yet.
+    _facts_left: dict[str, list[Fact]] = field(default_factory=lambda: defaultdict(list), init=False)
+    _passages_left: list[tuple[str, str, str]] = field(default_factory=list, init=False)
 
     def ask_fact(self, kind: str) -> Question | None:
         """A question about a fact of `kind`, planted now or earlier; None if there is neither a fact nor room."""
         left = self._facts_left[kind]
-        if not left or self._rng.random() >= REUSED:
+        if not left or self.rng.random() >= REUSED:
             fact = self._draw_fact(kind)
             if not self._is_answered(fact) and self._plant_with_distractors(fact):
                 return self._question_about(fact)
-        return self._question_about(_pop_random(self._rng, left)) if left else None
+        return self._question_about(left.pop(self.rng.randrange(len(left)))) if left else None
 
     def ask_passage(self) -> Question | None:
         """A question about a passage from the files, planted now or earlier; None if there is neither one nor room."""
         left = self._passages_left
-        if not left or self._rng.random() >= REUSED:
+        if not left or self.rng.random() >= REUSED:
             for _ in range(16):
-                context, question, answer = self._rng.choice(self._questions)
-                if self._builder.plant(encode_text(self._tokenizer, f"\n\n{context}\n\n")):
-                    others = self._passages.get(context, ())
+                context, question, answer = self.rng.choice(self.questions)
+                if self.builder.plant(encode_text(self.tokenizer, f"\n\n{context}\n\n")):
+                    others = self.passages.get(context, ())
                     left += [(context, *other) for other in others if other[0] != question]
                     return self._question(question, answer, "files", context)
         if not left:
             return None
-        context, question, answer = _pop_random(self._rng, left)
+        context, question, answer = left.pop(self.rng.randrange(len(left)))
         return self._question(question, answer, "files", context)
 
     def _draw_fact(self, kind: str) -> Fact:
         """A fact of `kind`, sometimes one whose statement starts with the answer."""
-        fact = FACT_MAKERS[kind](self._rng)
-        if self._rng.random() < ANSWER_FIRST:
+        fact = FACT_MAKERS[kind](self.rng)
+        if self.rng.random() < ANSWER_FIRST:
             for _ in range(16):  # some kinds have no such statement
                 if fact.statement.startswith(fact.answer):
                     break
-                fact = FACT_MAKERS[kind](self._rng)
+                fact = FACT_MAKERS[kind](self.rng)
         return fact
 
     def _is_answered(self, fact: Fact) -> bool:
@@ -170,62 +150,58 @@ class Planting:
 
     def _plant_with_distractors(self, fact: Fact) -> bool:
         """Plant `fact` and distractors of its kind, which may be asked about later; False if there is no room."""
-        if fact.kind == "pair" and self._rng.random() < LISTED:
-            placed = self._builder.fill(lambda length: self._list_of_pairs(length, fact))
+        if fact.kind == "pair" and self.rng.random() < LISTED:
+            placed = self.builder.fill(lambda length: self._list_of_pairs(length, fact))
         else:
-            placed = self._builder.plant(self._statement(fact))
-        if not placed:
-            return False
-        self._record(fact)
-        if fact.kind != "passkey":
-            for _ in range(self._rng.choice(DISTRACTORS)):
-                other = distractor(self._rng, fact)
-                if not self._is_answered(other) and self._builder.plant(self._statement(other)):
-                    self._record(other)
-                    self._facts_left[other.kind].append(other)
-        return True
+            placed = self.builder.plant(self._statement(fact))
+        if placed:
+            self._record(fact)
+            for _ in range(0 if fact.kind == "passkey" else self.rng.choice(DISTRACTORS)):
+                other = distractor(self.rng, fact)
+                if not self._is_answered(other) and self.builder.plant(self._statement(other)):
+                    self._record(other, to_ask=True)
+        return placed
 
-    def _record(self, fact: Fact) -> None:
+    def _record(self, fact: Fact, *, to_ask: bool = False) -> None:
         self.answered |= _wordings(fact)
         self.planted.append(fact.statement)
+        if to_ask:
+            self._facts_left[fact.kind].append(fact)
 
     def _statement(self, fact: Fact) -> list[int]:
         """Tokens of the fact's statement, with white space around it."""
         # The surrounding text mostly has a space of its own; real insertions may add one.
-        before, behind = self._rng.choice([(" ", ""), (" ", " "), ("\n", "\n"), ("\n\n", "\n\n")])
-        return encode_text(self._tokenizer, before + fact.statement + behind)
+        before, behind = self.rng.choice([(" ", ""), (" ", " "), ("\n", "\n"), ("\n\n", "\n\n")])
+        return encode_text(self.tokenizer, before + fact.statement + behind)
 
     def _list_of_pairs(self, length: int, fact: Fact) -> list[int]:
         """`length` tokens of pairs, `fact` among them; the others may be asked about later."""
         lines = [fact.statement]
-        size = len(encode_text(self._tokenizer, fact.statement)) + 1
-        known = _wordings(fact)
+        size = len(encode_text(self.tokenizer, fact.statement)) + 1
         while True:
-            other = distractor(self._rng, fact)
-            size += len(encode_text(self._tokenizer, other.statement)) + 1
+            other = distractor(self.rng, fact)
+            size += len(encode_text(self.tokenizer, other.statement)) + 1
             if size > length - 4:
                 break
-            if not self._is_answered(other) and known.isdisjoint(_wordings(other)):
-                known |= _wordings(other)
-                lines.insert(self._rng.randint(0, len(lines)), other.statement)
-                self._record(other)
-                self._facts_left[other.kind].append(other)
-        ids = encode_text(self._tokenizer, "\n".join(lines) + "\n")[:length]
-        return ids + (encode_text(self._tokenizer, " -") * length)[: length - len(ids)]
+            if not self._is_answered(other) and _wordings(fact).isdisjoint(_wordings(other)):
+                lines.insert(self.rng.randint(0, len(lines)), other.statement)
+                self._record(other, to_ask=True)
+        ids = encode_text(self.tokenizer, "\n".join(lines) + "\n")[:length]
+        return ids + (encode_text(self.tokenizer, " -") * length)[: length - len(ids)]
 
     def _question_about(self, fact: Fact) -> Question:
         """A question about `fact` in a random format: as `ask` and the framework classes prompt, or a completion."""
-        rng = self._rng
+        rng = self.rng
         if not fact.completions or rng.random() >= 0.2:
             question = self._question(rng.choice(fact.questions), fact.answer, fact.kind, fact.statement)
             return replace(question, wordings=_wordings(fact))
         opening = rng.choice(fact.completions)
-        targets = encode_text(self._tokenizer, ("" if opening.endswith('"') else " ") + fact.answer)
+        targets = encode_text(self.tokenizer, ("" if opening.endswith('"') else " ") + fact.answer)
         answer_start = max(0, fact.statement.find(fact.answer))
         return Question(opening, tuple(targets), None, fact.kind, fact.statement, answer_start, _wordings(fact))
 
     def _question(self, question: str, answer: str, kind: str, planted: str) -> Question:
-        rng, tokenizer = self._rng, self._tokenizer
+        rng, tokenizer = self.rng, self.tokenizer
         if rng.random() < 0.2:
             question = rng.choice(QUESTION_FRAMES).format(question)
         plain = rng.random() < 0.25 or not getattr(tokenizer, "chat_template", None)
@@ -238,7 +214,3 @@ class Planting:
 def _wordings(fact: Fact) -> frozenset[str]:
     """The questions that no other fact may answer; one key for all pass keys, since a sample has only one."""
     return frozenset({"passkey"} if fact.kind == "passkey" else fact.questions)
-
-
-def _pop_random(rng: random.Random, values: list[Any]) -> Any:
-    return values.pop(rng.randrange(len(values)))

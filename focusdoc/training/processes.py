@@ -39,13 +39,10 @@ def under_launcher() -> bool:
 
 
 def launch(count: int, command: Sequence[str]) -> int:
-    """Run `command` in `count` processes and wait for them; inside, `Processes.launched` connects them.
+    """Run `command` in `count` processes and return the exit status of the main one.
 
-    They share the cores. The main process inherits the output; of the others, stderr is reported if they fail. Ctrl-C
-    is forwarded to all.
-
-    Returns:
-        The exit status of the main process.
+    They share the cores, and `Processes.launched` connects them. The main process inherits the output; of the others,
+    stderr is reported if they fail. Ctrl-C is forwarded to all.
 
     Raises:
         ConfigError: `count` is below 1.
@@ -57,11 +54,21 @@ def launch(count: int, command: Sequence[str]) -> int:
         stderrs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count - 1)]
         started: list[_Process] = []
         stack.callback(_stop, started)
-        environment = _shared_environment(count)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        # What torch.distributed reads, the same for all processes.
+        shared = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "WORLD_SIZE": str(count),
+            "LOCAL_WORLD_SIZE": str(count),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, num_cpus() // count)),
+        }
         for index in range(count):
             process = subprocess.Popen(
                 list(command),
-                env={**os.environ, **environment, "RANK": str(index), "LOCAL_RANK": str(index)},
+                env={**os.environ, **shared, "RANK": str(index), "LOCAL_RANK": str(index)},
                 stdout=subprocess.DEVNULL if index else None,
                 stderr=stderrs[index - 1] if index else None,
                 # Its own session, or it would get Ctrl-C twice: from the terminal and from here.
@@ -70,21 +77,6 @@ def launch(count: int, command: Sequence[str]) -> int:
             started.append(process)
         stack.enter_context(_forward_signals(started))
         return _wait(started, stderrs)
-
-
-def _shared_environment(count: int) -> dict[str, str]:
-    """The variables that ``torch.distributed`` reads, the same for all processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    threads = os.environ.get("OMP_NUM_THREADS") or max(1, num_cpus() // count)
-    return {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(count),
-        "LOCAL_WORLD_SIZE": str(count),
-        "OMP_NUM_THREADS": str(threads),
-    }
 
 
 def _wait(started: Sequence[_Process], stderrs: Sequence[IO[bytes]]) -> int:
@@ -137,16 +129,11 @@ def _forward_signals(started: Sequence[_Process]) -> Iterator[None]:
 class Processes:
     """The processes of a run; with one, every method is a no-op, so results are bit-identical.
 
-    Attributes:
-        index: the rank of this process, 0 for the main one.
-        count: the number of processes.
-        device: the device for communication.
+    `index` is the rank of this process, 0 for the main one, and `device` the one for communication.
     """
 
     def __init__(self, index: int = 0, count: int = 1, device: torch.device | None = None) -> None:
-        self.index = index
-        self.count = count
-        self.device = device
+        self.index, self.count, self.device = index, count, device
 
     @classmethod
     def launched(cls, device: torch.device) -> Processes:
@@ -200,11 +187,8 @@ class Processes:
 class Runtime:
     """Settings that change how a run executes, not what it learns.
 
-    Attributes:
-        processes: those of the run.
-        workers: processes that prefetch samples; None for some with a GPU and none with a CPU.
-        offload: keep the trained weights and the optimizer on the CPU, whatever the base model's device.
-        tensorboard: write ``tensorboard/`` in the run's folder too.
+    `workers` processes prefetch samples (None: some with a GPU, none with a CPU). With `offload` the trained weights
+    and the optimizer stay on the CPU. With `tensorboard` the run's folder has ``tensorboard/`` too.
     """
 
     processes: Processes = field(default_factory=Processes)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, Literal, NamedTuple
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from focusdoc.config import CandidatePositions
 from focusdoc.errors import ConfigError
@@ -20,17 +20,14 @@ _ORIGINAL = frozenset(
         "candidate_positions",
     }
 )
+_Schedule = Literal["cosine", "linear", "constant"]
+_Objective = Literal["dense", "paper"]
 #: Panels of the help.
 _SAMPLES, _OPTIMIZER, _METHOD, _RUN = "Samples", "Optimizer", "Method", "Run"
 
 
 class Setting(NamedTuple):
-    """The command-line option of a field; see `focusdoc.cli.dataclass_options`.
-
-    Attributes:
-        panel: the panel of the help that lists it.
-        metavar: the placeholder of the value; None for the default of its type.
-    """
+    """The command-line option of a field: its help, panel and placeholder; see `focusdoc.cli.dataclass_options`."""
 
     help: str
     panel: str
@@ -39,32 +36,26 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How an adapter is trained.
+    """How an adapter is trained; what the command line has too is told by its `Setting`.
 
     Attributes:
-        learning_rate: of AdamW. schedule: decays to a tenth of it.
+        schedule: decays to a tenth of `learning_rate`, that of AdamW.
         objective: ``"dense"`` is in incremental mode, ``"paper"`` in refresh mode.
         local_window, memory_strides: of the paper's objective: W and the chunk sizes to sample from, in tokens; the
             defaults are those of the authors' training script.
-        rank: of the low-rank matrices that are added to the initial weights; None for full matrices.
-        distill: weight of the KL divergence from the teacher; 0 for none.
-        first_token: weight of an answer's first token, which decides between two names or lines and would count little
-            in the mean of a long answer (dense objective only).
-        candidate_positions: see `FocusConfig`.
+        first_token: this token decides between two names or lines and would count little in the mean of a long answer
+            (dense objective only).
     """
 
     steps: Annotated[int, Setting("Optimizer steps.", _OPTIMIZER)] = 300
     learning_rate: Annotated[float, Setting("Peak learning rate.", _OPTIMIZER)] = 3e-4
-    schedule: Annotated[Literal["cosine", "linear", "constant"], Setting("Schedule after the warm-up.", _OPTIMIZER)] = (
-        "cosine"
-    )
+    schedule: Annotated[_Schedule, Setting("Schedule after the warm-up.", _OPTIMIZER)] = "cosine"
     warmup: Annotated[int, Setting("Steps of linear warm-up.", _OPTIMIZER)] = 20
     clip: Annotated[float, Setting("Clip the gradient to this norm.", _OPTIMIZER)] = 1.0
     accumulate: Annotated[int, Setting("Samples per optimizer step.", _OPTIMIZER)] = 1
     weight_decay: float = 0.0
     objective: Annotated[
-        Literal["dense", "paper"],
-        Setting("dense trains all target tokens at once, paper one, as the authors do.", _METHOD),
+        _Objective, Setting("dense trains all target tokens at once, paper one, as the authors do.", _METHOD)
     ] = "dense"
     local_window: Annotated[int, Setting("Local window of the paper's objective, in tokens.", _METHOD)] = 3072
     memory_strides: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
@@ -99,13 +90,10 @@ class TrainingConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or above, and finite.")
         if not self.projections or set(self.projections) - set("qkvo"):
             raise ConfigError(f"projections is {self.projections!r}; give some of the letters q, k, v and o.")
-        for name, choices in (
-            ("candidate_positions", ("sequential", "shared")),
-            ("schedule", ("cosine", "linear", "constant")),
-            ("objective", ("dense", "paper")),
-        ):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
+        known = {"candidate_positions": CandidatePositions, "schedule": _Schedule, "objective": _Objective}
+        for name, choices in known.items():
+            if getattr(self, name) not in get_args(choices):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(get_args(choices))}.")
 
     def rate(self, step: int) -> float:
         """The learning rate of `step`, counted from 0."""
@@ -120,21 +108,16 @@ class TrainingConfig:
     @property
     def identity(self) -> dict[str, Any]:
         """The settings that a resumed run must not change."""
-        values = asdict(self)
-        defaults = {each.name: each.default for each in fields(self)}
         return {
-            name: value
-            for name, value in values.items()
-            if name in _ORIGINAL or (name not in _CHANGEABLE and value != defaults[name])
+            each.name: value
+            for each in fields(self)
+            if each.name not in _CHANGEABLE
+            and ((value := getattr(self, each.name)) != each.default or each.name in _ORIGINAL)
         }
 
 
 def parse_mix(text: str) -> dict[str, float]:
-    """The weights of the objectives from the form of ``--mix``: ``name=weight,name=weight``.
-
-    Raises:
-        ConfigError: `text` is not of this form.
-    """
+    """The weights of the objectives from ``--mix``; ConfigError unless it has the form ``name=weight,name=weight``."""
     try:
         pairs = [part.split("=") for part in text.split(",") if part.strip()]
         return {name.strip(): float(weight) for name, weight in pairs}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,7 @@ _MAX_NAMES = 200
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The data of a run.
-
-    Attributes:
-        texts: text files, not loaded yet.
-        question_files: files of questions. questions: the (context, question, answer) triples in them.
-    """
+    """The data of a run: text files, not loaded yet, and the (context, question, answer) triples of question files."""
 
     texts: tuple[Path, ...]
     question_files: tuple[Path, ...]
@@ -40,32 +35,25 @@ class Sources:
 
 
 def load_sources(paths: Sequence[Path], *, exclude: Sequence[Path] = ()) -> Sources:
-    """Find texts and question files by suffix, among `paths` and in folders at any depth, and load the questions.
-
-    Args:
-        exclude: text files to skip (held-out ones).
+    """Find texts and question files by suffix, in `paths` at any depth, but for `exclude`, and load the questions.
 
     Raises:
         TrainingError: a path does not exist, has another suffix or is empty, a folder has no usable file, or a file of
             questions is damaged.
     """
     excluded = {path.resolve() for path in exclude}
-    texts: dict[Path, None] = {}  # an ordered set
-    question_files: dict[Path, None] = {}
-    for path in paths:
-        for file in _files(path):
-            kind = texts if file.suffix.lower() in TEXT_SUFFIXES else question_files
-            if file.resolve() not in excluded:
-                kind[file] = None
+    files = dict.fromkeys(file for path in paths for file in _files(path) if file.resolve() not in excluded)
+    texts = tuple(file for file in files if file.suffix.lower() in TEXT_SUFFIXES)
+    question_files = tuple(file for file in files if file.suffix.lower() not in TEXT_SUFFIXES)
     questions = [triple for file in question_files for triple in load_questions(file)]
-    return Sources(tuple(texts), tuple(question_files), tuple(questions))
+    return Sources(texts, question_files, tuple(questions))
 
 
 def _files(path: Path) -> list[Path]:
     known = (*TEXT_SUFFIXES, *QUESTION_SUFFIXES)
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in known and file.is_file())
-        found = [file for file in found if file.stat().st_size]
+        files = (file for file in sorted(path.rglob("*")) if file.suffix.lower() in known and file.is_file())
+        found = [file for file in files if file.stat().st_size]
         if not found:
             raise TrainingError(f"The folder {path} has no data; files ending in {', '.join(known)} are used.")
         return found
@@ -79,16 +67,25 @@ def _files(path: Path) -> list[Path]:
 
 
 def load_questions(path: Path) -> list[tuple[str, str, str]]:
-    """(context, question, answer) triples of a SQuAD-like JSON file or a JSONL file with those three fields.
-
-    Questions without an answer are skipped.
+    """(context, question, answer) triples of a SQuAD-like JSON file or a JSONL file, but for those without an answer.
 
     Raises:
         TrainingError: the file has neither format, or no question with an answer.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        found = list(_rows(text) if path.suffix.lower() == ".jsonl" else _squad(text))
+        if path.suffix.lower() == ".jsonl":
+            # splitlines would cut at line separators inside the JSON
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+            found = [(row["context"], row["question"], row["answer"]) for row in rows]
+        else:
+            found = [
+                (paragraph["context"], row["question"], row["answers"][0]["text"])
+                for article in json.loads(text)["data"]
+                for paragraph in article["paragraphs"]
+                for row in paragraph["qas"]
+                if row.get("answers")
+            ]
         if not all(isinstance(part, str) for triple in found for part in triple):
             raise TypeError("context, question and answer must be strings")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -99,18 +96,3 @@ def load_questions(path: Path) -> list[tuple[str, str, str]]:
     if not answered:
         raise TrainingError(f"{path} has no question with an answer.")
     return answered
-
-
-def _rows(text: str) -> Iterator[tuple[str, str, str]]:
-    for line in text.split("\n"):  # splitlines would cut at line separators inside the JSON
-        if line.strip():
-            row = json.loads(line)
-            yield row["context"], row["question"], row["answer"]
-
-
-def _squad(text: str) -> Iterator[tuple[str, str, str]]:
-    for article in json.loads(text)["data"]:
-        for paragraph in article["paragraphs"]:
-            for row in paragraph["qas"]:
-                if row.get("answers"):
-                    yield paragraph["context"], row["question"], row["answers"][0]["text"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,32 +14,26 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from focusdoc.attention import attention_kernel
-from focusdoc.config import FocusConfig
 from focusdoc.errors import TrainingError
 from focusdoc.modeling.adapter import Adapter, AdapterConfig, untrained_adapter
 from focusdoc.modeling.adapter_files import load_adapter, save_adapter
 from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.low_rank import merged
 from focusdoc.storage import remove_leftovers
-from focusdoc.training.ahead import default_workers, prefetch_samples
-from focusdoc.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
-from focusdoc.training.data import SampleMaker
-from focusdoc.training.heldout import HeldOut
-from focusdoc.training.metrics import Metrics
-from focusdoc.training.objectives import TargetLoss, make_objective
+from focusdoc.training.data import SampleMaker, default_workers, prefetch_samples
+from focusdoc.training.metrics import HeldOut, Metrics, means
+from focusdoc.training.objectives import DenseObjective, PaperObjective, TargetLoss
 from focusdoc.training.processes import Runtime
 from focusdoc.training.settings import TrainingConfig
-from focusdoc.training.weights import CandidateWeights, FullWeights, LowRankWeights
+from focusdoc.training.weights import CandidateWeights, has_checkpoint, load_checkpoint, save_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
     """The metrics of one optimizer step.
 
-    Attributes:
-        losses: the mean loss of each objective in nats; "distillation" is the KL divergence from the teacher.
-        tokens: chunk tokens of all its samples.
-        held_out: the results of the evaluation after the step; empty without one.
+    `losses` are the means in nats by objective, "distillation" the KL divergence from the teacher; `tokens` counts
+    those of the chunks; `held_out` has the results of an evaluation after the step, if any.
     """
 
     step: int
@@ -56,8 +49,6 @@ class Trainer:
     """Trains candidate projections.
 
     Args:
-        base: the model, frozen.
-        samples: the sampler.
         output: the run's folder: ``checkpoint/`` (weights and optimizer), ``metrics.jsonl``, ``adapter/``.
         start_from: an adapter to start from, instead of copies of the base projections.
         record: metadata to save with the adapter (data, command).
@@ -77,43 +68,31 @@ class Trainer:
         held_out: HeldOut | None = None,
         runtime: Runtime | None = None,
     ) -> None:
-        self.base = base
-        self.samples = samples
-        self.config = config
-        self.output = output
-        self.record = record or {}
-        self.held_out = held_out
-        self.step = 0
+        self.base, self.samples, self.config, self.output = base, samples, config, output
+        self.record, self.held_out, self.step = record or {}, held_out, 0
         runtime = runtime or Runtime()
         self.processes = runtime.processes
         self._kernel = attention_kernel("auto")
-        self._objective: Any = make_objective(base, config, self._kernel)  # Any: its type of sample is private to it
+        objective = DenseObjective if config.objective == "dense" else PaperObjective
+        self._objective: Any = objective(base, config, self._kernel)  # Any: its type of sample is private to it
         base.model.requires_grad_(False)
         if start_from is not None:
             initial = merged(load_adapter(start_from, base.model), base.model)
         else:
             initial = untrained_adapter(base.model, config.projections)
         device = torch.device("cpu") if runtime.offload else base.device
-        self.weights: CandidateWeights = (
-            FullWeights(initial, device)
-            if config.rank is None
-            else LowRankWeights(initial, device, config.rank, samples.seed)
-        )
+        self.weights = CandidateWeights(initial, device, config.rank, samples.seed)
         self.optimizer = torch.optim.AdamW(
             self.weights.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
         )
         output.mkdir(parents=True, exist_ok=True)
-        if config.objective == "paper":
-            self._workers = 0  # its samples are spans of a text, which take no time to draw
-        else:
-            self._workers = default_workers(base.device) if runtime.workers is None else runtime.workers
+        workers = default_workers(base.device) if runtime.workers is None else runtime.workers
+        # The paper's samples are spans of a text, which take no time to draw.
+        self._workers = 0 if config.objective == "paper" else workers
         self._metrics = Metrics(output, tensorboard=runtime.tensorboard and self.processes.is_main)
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> Iterator[StepReport]:
-        """Train from the current step to the last; yields a report per step.
-
-        Args:
-            stop: called after every step; if it returns true, the run saves a checkpoint and ends.
+        """Train from the current step to the last, or until `stop` is true; yields a report per step, saves at the end.
 
         Raises:
             TrainingError: the loss or the gradient is not finite; the last checkpoint is kept.
@@ -131,9 +110,7 @@ class Trainer:
             ending = self.processes.any(stop()) or self.step == self.config.steps
             if self.processes.is_main:
                 row = asdict(report)
-                if not report.held_out:
-                    del row["held_out"]
-                self._metrics.add(row)
+                self._metrics.add({name: value for name, value in row.items() if name != "held_out" or value})
                 if ending or self.step % self.config.save_every == 0:
                     self.save()
             self.processes.wait()
@@ -147,11 +124,7 @@ class Trainer:
         return [(first + part) * processes.count + processes.index for part in range(self.config.accumulate)]
 
     def _train_step(self, prefetched: Iterator[None]) -> StepReport:
-        """One optimizer step, and the evaluation if it is due.
-
-        Args:
-            prefetched: see `prefetch_samples`.
-        """
+        """One optimizer step, and the evaluation if it is due; `prefetched` is from `prefetch_samples`."""
         start = time.perf_counter()
         losses: list[tuple[str, float]] = []
         tokens = 0
@@ -159,7 +132,7 @@ class Trainer:
         for number in self._sample_numbers(self.step):
             next(prefetched)
             sample = self._objective.draw(self.samples, number)
-            tokens += self._objective.num_tokens(sample)
+            tokens += sample.num_tokens
             losses += self._backward(sample)
         self.processes.average_gradients(self.weights.parameters())
         losses, tokens = self.processes.gather(losses), sum(self.processes.gather([tokens]))
@@ -175,21 +148,18 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         seconds = time.perf_counter() - start
-        return StepReport(self.step, _means(losses), norm, rate, tokens, seconds, self._evaluate())
+        mean = dict(sorted(means(losses).items()))
+        return StepReport(self.step, mean, norm, rate, tokens, seconds, self._evaluate())
 
     def _backward(self, sample: Any) -> Iterator[tuple[str, float]]:
         """Accumulate the gradient of one sample; yields the objective and loss of each prompt."""
-        share = 1 / (self._objective.num_losses(sample) * self.config.accumulate)
+        share = 1 / (sample.num_losses * self.config.accumulate)
         for batch in self._objective.losses(sample, self._layers):
             (torch.stack([self._total_loss(loss) for loss in batch]).sum() * share).backward()
-            named = [
-                (name, loss.detach())
-                for objective, value, divergence, _ in batch
-                for name, loss in ((objective, value), ("distillation", divergence))
-                if loss is not None
-            ]
+            named = [(loss.objective, loss.value) for loss in batch]
+            named += [("distillation", loss.divergence) for loss in batch if loss.divergence is not None]
             # One transfer for all, since each synchronizes a GPU.
-            values = torch.stack([loss for _, loss in named]).tolist()
+            values = torch.stack([loss.detach() for _, loss in named]).tolist()
             yield from zip([name for name, _ in named], values, strict=True)
 
     def _total_loss(self, loss: TargetLoss) -> Tensor:
@@ -206,29 +176,15 @@ class Trainer:
 
     def _evaluate(self) -> dict[str, float]:
         """The held-out results if an evaluation is due, else an empty dict."""
-        every = self.config.eval_every
-        due = self.step == self.config.steps or (every and self.step % every == 0)
+        due = self.step == self.config.steps or (self.config.eval_every and self.step % self.config.eval_every == 0)
         if self.held_out is None or not due or not self.processes.is_main:
             return {}
-        positions = self.config.candidate_positions
-        config = FocusConfig(candidate_positions=positions)
-        if self.config.objective == "paper":
-            bos = getattr(self.base.config, "bos_token_id", None)
-            config = FocusConfig.paper(candidate_positions=positions, bos_token_id=bos)
         with torch.no_grad():
-            return self.held_out.evaluate(self.base, self._layers(), config, self._kernel)
+            return self.held_out.evaluate(self.base, self._layers(), self._objective.decoding, self._kernel)
 
     def adapter(self, dtype: torch.dtype = torch.bfloat16) -> Adapter:
         """The adapter with the current weights."""
-        shape = asdict(self.samples.shape)
-        record = {
-            **self.record,
-            "steps": self.step,
-            "training": asdict(self.config),
-            "shape": shape,
-            "mix": dict(self.samples.mix),
-            **self._metrics.summary(),
-        }
+        run = {"steps": self.step, "training": asdict(self.config), **self._sampling}
         config = AdapterConfig(
             base_model=self.base.name,
             base_fingerprint=self.base.fingerprint,
@@ -236,9 +192,9 @@ class Trainer:
             num_layers=self.weights.num_layers,
             hidden_size=self.base.config.hidden_size,
             chunk_size=self.config.chunk_size,
-            local_attention="refresh" if self.config.objective == "paper" else "incremental",
+            local_attention=self._objective.decoding.local_attention,
             candidate_positions=self.config.candidate_positions,
-            training=record,
+            training={**self.record, **run, **self._metrics.summary()},
             license="Apache-2.0",
         )
         return Adapter(config, self.weights.tensors(dtype))
@@ -259,14 +215,10 @@ class Trainer:
             ) from error
 
     def resume(self) -> bool:
-        """Load the checkpoint in `output`; returns whether there is one.
-
-        Raises:
-            TrainingError: the checkpoint belongs to another run, or is damaged.
-        """
+        """Load the checkpoint in `output`, and return whether there is one; TrainingError as `load_checkpoint`."""
         if self.processes.is_main:
-            for name in (self._checkpoint, self.output / "adapter"):
-                remove_leftovers(name)
+            remove_leftovers(self._checkpoint)
+            remove_leftovers(self.output / "adapter")
         if not has_checkpoint(self._checkpoint):
             return False
         self.step = load_checkpoint(self._checkpoint, self.weights.weights, self.optimizer, self._identity)
@@ -277,6 +229,10 @@ class Trainer:
         return self.output / "checkpoint"
 
     @property
+    def _sampling(self) -> dict[str, Any]:
+        return {"shape": asdict(self.samples.shape), "mix": dict(self.samples.mix)}
+
+    @property
     def _identity(self) -> dict[str, Any]:
         """The settings that a resumed run must not change."""
         identity: dict[str, Any] = {
@@ -284,16 +240,7 @@ class Trainer:
             "dtype": str(self.base.dtype),
             **self.config.identity,
             "seed": self.samples.seed,
-            "mix": dict(self.samples.mix),
-            "shape": asdict(self.samples.shape),
+            **self._sampling,
             **self.weights.identity,
         }
         return identity if self.processes.count == 1 else {**identity, "processes": self.processes.count}
-
-
-def _means(losses: list[tuple[str, float]]) -> dict[str, float]:
-    """The mean loss of each objective."""
-    by_objective: dict[str, list[float]] = defaultdict(list)
-    for objective, loss in losses:
-        by_objective[objective].append(loss)
-    return {objective: sum(values) / len(values) for objective, values in sorted(by_objective.items())}

@@ -25,8 +25,7 @@ from wordings import (
 from focusdoc.evaluation.item import Item
 from focusdoc.evaluation.natural import Choice, load_items
 from focusdoc.evaluation.natural_scores import matches
-from focusdoc.training.facts import KINDS
-from focusdoc.training.vocabulary import NAMES, THINGS
+from focusdoc.training.facts import KINDS, NAMES, THINGS
 
 WORDINGS = benchmark.load_wordings()
 TUNING = benchmark.load_wordings("tuning")

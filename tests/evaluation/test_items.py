@@ -13,7 +13,7 @@ from evaluation_samples import longbench_row, write_json, write_lines
 
 from focusdoc import Document
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation import infinitebench, longbench, needle, passkey
+from focusdoc.evaluation import infinitebench, longbench, needle
 from focusdoc.evaluation.files import context_first, fill, long_texts
 from focusdoc.evaluation.generated import DEPTHS, MAKERS, MATH_TARGETS, make_rows
 from focusdoc.evaluation.item import Item
@@ -297,7 +297,7 @@ class TestGenerated:
 
 class TestPasskey:
     def test_the_authors_form(self) -> None:
-        items = list(passkey.load_items(len, [1024, 2048], repeats=3))
+        items = list(needle.passkey_items(len, [1024, 2048], repeats=3))
         assert [item.facts["length"] for item in items] == [1024] * 3 + [2048] * 3
         for item in items:
             assert abs(len(item.prompt) - item.facts["length"]) < 32
@@ -305,17 +305,17 @@ class TestPasskey:
             assert line == f"The pass key is {item.answers[0]}. Remember it. {item.answers[0]} is the pass key."
             assert 1 <= int(item.answers[0]) < 50_000
             # Before and behind are beginnings of the same noise, cut by characters.
-            assert passkey.NOISE.startswith(before[: len(passkey.NOISE)])
-            assert passkey.NOISE.startswith(behind[: len(passkey.NOISE)])
+            assert needle.NOISE.startswith(before[: len(needle.NOISE)])
+            assert needle.NOISE.startswith(behind[: len(needle.NOISE)])
             assert item.after.endswith("What is the pass key? The pass key is")
             assert not item.chat  # it is gone on with, not answered
         assert len({item.answers[0] for item in items}) > 1
-        assert items == list(passkey.load_items(len, [2048, 1024], repeats=3))
-        assert items != list(passkey.load_items(len, [2048, 1024], repeats=3, seed=1))
+        assert items == list(needle.passkey_items(len, [2048, 1024], repeats=3))
+        assert items != list(needle.passkey_items(len, [2048, 1024], repeats=3, seed=1))
 
     def test_a_length_without_room_is_an_error(self) -> None:
         with pytest.raises(EvaluationError, match="length 300 is too short"):
-            list(passkey.load_items(len, [300]))
+            list(needle.passkey_items(len, [300]))
 
 
 class TestNeedle:

@@ -12,10 +12,9 @@ from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.decoding.prompt import encode_text, question_prompt
 from focusdoc.errors import AdapterError, ConfigError
 from focusdoc.evaluation.engines import adapter_digest
-from focusdoc.evaluation.item import Item
+from focusdoc.evaluation.item import MODES, Item, ModeSettings
 from focusdoc.evaluation.modes import TEMPLATE_ROOM, cut_middle, cut_tail, keep_local, make_mode, split_prompt
 from focusdoc.evaluation.retrieval import FINDERS
-from focusdoc.evaluation.settings import MODES, ModeSettings
 
 ITEM = Item(
     task="qasper",

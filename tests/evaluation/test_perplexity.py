@@ -13,10 +13,9 @@ from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.errors import ConfigError, EvaluationError
 from focusdoc.evaluation.engines import focus_engine
+from focusdoc.evaluation.item import ModeSettings
 from focusdoc.evaluation.perplexity import Job, PerplexityMode, make_jobs
-from focusdoc.evaluation.results import ResultFolder
-from focusdoc.evaluation.runner import run
-from focusdoc.evaluation.settings import ModeSettings
+from focusdoc.evaluation.results import ResultFolder, run
 from focusdoc.evaluation.summary import Results
 from focusdoc.memory.reading import read_chunks
 

@@ -14,11 +14,10 @@ from focusdoc import Document, FocusEngine
 from focusdoc.config import GenerationConfig
 from focusdoc.errors import ConfigError, EvaluationError
 from focusdoc.evaluation import reading_modes
-from focusdoc.evaluation.item import Item
+from focusdoc.evaluation.item import Item, ModeSettings
 from focusdoc.evaluation.modes import make_mode
 from focusdoc.evaluation.reading_modes import NoReader
 from focusdoc.evaluation.retrieval import first_with
-from focusdoc.evaluation.settings import ModeSettings
 from focusdoc.readers import Reader
 from focusdoc.readers.drafts import DRAFT_TOKENS
 from focusdoc.readers.reader import Messages, Written, reading_prompt

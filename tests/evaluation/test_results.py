@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from focusdoc.errors import EvaluationError, FocusdocError
-from focusdoc.evaluation.results import ResultFolder, Shard, find_folders, merge, read_rows_of
-from focusdoc.evaluation.runner import Progress, run
+from focusdoc.evaluation.results import Progress, ResultFolder, Shard, find_folders, merge, read_rows_of, run
 from focusdoc.evaluation.summary import Results
 
 CONFIG = {"benchmark": "passkey", "mode": "focus", "chunk_size": 64}

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focusdoc.training.facts import FACT_MAKERS, Fact
-from focusdoc.training.vocabulary import digits, namesake, person
+from focusdoc.training.facts import FACT_MAKERS, Fact, digits, namesake, person
 
 every_maker = pytest.mark.parametrize("kind", sorted(FACT_MAKERS))
 seeds = st.integers(0, 2**32)

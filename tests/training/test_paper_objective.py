@@ -22,7 +22,7 @@ from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.adapter_files import load_adapter
 from focusdoc.modeling.base import BaseModel, load_base
 from focusdoc.modeling.rotary import rotate
-from focusdoc.training.paper import PaperSample, draw_paper_sample, paper_logits, paper_loss
+from focusdoc.training.objectives import PaperSample, draw_paper_sample, paper_logits, paper_loss
 from tiny_models import random_weights, tiny_model
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -32,13 +32,14 @@ TOLERANCE = RECORD["tolerance"]
 BOS = 1
 
 
-class Script:
+class Script(random.Random):
     """Replays recorded draws, and makes sure that each is made from the recorded range."""
 
     def __init__(self, draws: list[dict[str, int]]) -> None:
+        super().__init__()
         self.draws = list(draws)
 
-    def choice(self, seq: Sequence[int], /) -> int:
+    def choice(self, seq: Sequence[int]) -> int:  # type: ignore[override]
         draw = self.draws.pop(0)
         assert (min(seq), max(seq), len(seq)) == (draw["low"], draw["high"], draw["n"])
         return draw["value"]

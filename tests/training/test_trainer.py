@@ -258,7 +258,7 @@ class TestOutput:
         def full(*_: object, **__: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("focusdoc.training.checkpoint.save_file", full)
+        monkeypatch.setattr("focusdoc.training.weights.save_file", full)
         with pytest.raises(TrainingError, match="No space left"):
             trainer.save()
         assert same(checkpoint_of(trainer), before)

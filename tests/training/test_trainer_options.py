@@ -20,10 +20,8 @@ from torch import Tensor
 from focusdoc.errors import ConfigError, TrainingError
 from focusdoc.modeling.adapter_files import load_adapter
 from focusdoc.modeling.base import BaseModel
-from focusdoc.training.ahead import default_workers
-from focusdoc.training.data import SampleMaker
-from focusdoc.training.heldout import HeldOut
-from focusdoc.training.metrics import loss_curves
+from focusdoc.training.data import SampleMaker, default_workers
+from focusdoc.training.metrics import HeldOut, loss_curves
 from focusdoc.training.objectives import divergence, teacher_logits
 from focusdoc.training.processes import Processes, Runtime
 from focusdoc.training.settings import SampleShape, TrainingConfig
@@ -297,7 +295,7 @@ class TestHeldOut:
                 targets[place] += 1
             return torch.nn.functional.one_hot(torch.tensor(targets), 300).float()
 
-        monkeypatch.setattr("focusdoc.training.heldout.target_logits", answers)
+        monkeypatch.setattr("focusdoc.training.metrics.target_logits", answers)
         trainer = make_trainer()
         for places, score in (([], 1.0), ([2], 0.0)):
             wrong[:] = places
