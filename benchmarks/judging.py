@@ -34,6 +34,7 @@ from focusdoc.readers.drafts import draft_replies
 from focusdoc.readers.passages import choose_passages
 from focusdoc.readers.reading import BUDGET
 from focusdoc.readers.replies import Session
+from focusdoc.readers.windows import words_of
 
 #: Shares of XQuAD's questions: the reader was trained on the first 60%, the adapter on the first 80%.
 SHARES = {"tuning": (0.62, 0.8), "held out": (0.82, 1.0)}
@@ -126,7 +127,15 @@ def drafted(engine: FocusEngine, memory: DocumentMemory, row: dict[str, Any]) ->
     session = Session(engine.reader, Request([memory], [], [], settings, engine.base.tokenizer), (), BUDGET)
     found = engine.find(memory, row["question"])
     replies = draft_replies(session, row["question"], found, choose_passages(found, session.fits))
-    return [{"text": each.text, "right": score(each.text, row), "signals": each.signals} for each in replies]
+    return [
+        {
+            "text": each.text,
+            "right": score(each.text, row),
+            "signals": each.signals,
+            "passages": len(each.passages),
+        }
+        for each in replies
+    ]
 
 
 def score(text: str, row: dict[str, Any]) -> float:
@@ -137,8 +146,16 @@ def score(text: str, row: dict[str, Any]) -> float:
 
 def best(row: dict[str, Any]) -> dict[str, Any]:
     """The draft that is selected."""
-    selected: dict[str, Any] = max(row["drafts"], key=lambda draft: rank_score_of(draft["signals"]))
-    return selected
+    return chosen(row["drafts"], [rank_score_of(draft["signals"]) for draft in row["drafts"]])
+
+
+def chosen(drafts: list[dict[str, Any]], scores: Sequence[float]) -> dict[str, Any]:
+    """The draft with the highest score, or one of fewer passages with the same words, as `best_draft` chooses."""
+    ranked = sorted(zip(drafts, scores, strict=True), key=lambda pair: -pair[1])
+    words = words_of([ranked[0][0]["text"]])
+    return min(
+        (draft for draft, _ in ranked if words_of([draft["text"]]) == words), key=lambda draft: draft["passages"]
+    )
 
 
 def report(rows: list[dict[str, Any]]) -> None:
@@ -164,7 +181,7 @@ def report(rows: list[dict[str, Any]]) -> None:
 def learn(rows: list[dict[str, Any]]) -> None:
     tenths = torch.arange(len(rows)) // 2 % 10
     answerable = [row for row in rows if row["told"]]
-    print("PROMISE =", rounded(fit_selection(answerable)))
+    print("RANK_WEIGHTS =", rounded(fit_selection(answerable)))
     apart = [
         fit_selection([row for row, each in zip(rows, tenths.tolist(), strict=True) if each != tenth and row["told"]])
         for tenth in range(10)
@@ -193,8 +210,7 @@ def rounded(weights: Tensor) -> tuple[float, ...]:
 
 
 def selected_draft(row: dict[str, Any], weights: Tensor) -> dict[str, Any]:
-    draft: dict[str, Any] = row["drafts"][int((signals_of(row) @ weights).argmax())]
-    return draft
+    return chosen(row["drafts"], (signals_of(row) @ weights).tolist())
 
 
 def signals_of(row: dict[str, Any]) -> Tensor:

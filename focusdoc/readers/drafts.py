@@ -1,8 +1,8 @@
-"""Drafts: the reader answers from each passage alone, and the best-ranked draft is the answer.
+"""Drafts: the reader answers from each passage alone and from all together, and the best-ranked draft is the answer.
 
 A small reader confuses persons, places and numbers when it gets several passages at once. So passages are read as the
-paper reads chunks, each by itself. This costs no more than reading them together, since every passage is read once, and
-passages that cannot yield a better draft are skipped.
+paper reads chunks, each by itself; those that cannot yield a better draft are skipped. But a passage of a story may not
+say whom it is about, or when, so the last draft is written from all passages together.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from focusdoc.readers.finding import Found
 from focusdoc.readers.passages import Passage
 from focusdoc.readers.reader import ANSWER_INSTRUCTION, RETRY_INSTRUCTION, drain
 from focusdoc.readers.replies import Reply, Session, signals_for
+from focusdoc.readers.windows import words_of
 
 #: Maximum length of a draft; longer answers are written from all passages together.
 DRAFT_TOKENS = 32
@@ -25,7 +26,7 @@ CONFIDENT = 0.9
 
 
 def draft_replies(session: Session, question: str, found: Found, passages: Sequence[Passage]) -> list[Reply]:
-    """A draft from each passage that could rank first, retried where it only repeats the question.
+    """A draft from each passage that could rank first, then from all; retried where it only repeats the question.
 
     Stops after a draft that is confident, truncated or cancelled.
     """
@@ -33,12 +34,13 @@ def draft_replies(session: Session, question: str, found: Found, passages: Seque
         session.request.settings, max_new_tokens=min(DRAFT_TOKENS, session.request.settings.max_new_tokens)
     )
     replies: list[Reply] = []
-    for passage in passages:
-        upper_bound = rank_score_of(signals_for(found, [passage], 0.0, math.inf))
+    groups = [[passage] for passage in passages]
+    for shown in groups if len(groups) == 1 else [*groups, passages]:
+        upper_bound = rank_score_of(signals_for(found, shown, 0.0, math.inf))
         if replies and upper_bound <= max(each.rank_score for each in replies):
             continue
         for instruction in (ANSWER_INSTRUCTION, RETRY_INSTRUCTION):
-            last = drain(session.reply(question, found, [passage], settings, instruction, draft=True))
+            last = drain(session.reply(question, found, shown, settings, instruction, draft=True))
             replies.append(last)
             ends = last.written.finish_reason == "cancelled" or is_truncated(session, replies[0])
             if last.adds_words or ends:
@@ -60,9 +62,12 @@ def repeats_the_question(reply: Reply) -> bool:
 
 
 def best_draft(replies: Sequence[Reply]) -> Reply:
-    """The best-ranked draft; a cancelled one is always last, and returned."""
-    return (
-        replies[-1]
-        if replies[-1].written.finish_reason == "cancelled"
-        else max(replies, key=lambda each: each.rank_score)
-    )
+    """The best-ranked draft; a cancelled one is always last, and returned.
+
+    Of drafts with the same words, the one with the fewest passages, since it shows where they stand.
+    """
+    if replies[-1].written.finish_reason == "cancelled":
+        return replies[-1]
+    best = max(replies, key=lambda each: each.rank_score)
+    same = [each for each in replies if words_of([each.text]) == words_of([best.text])]
+    return min(same, key=lambda each: (len(each.passages), -each.rank_score))

@@ -1,4 +1,4 @@
-"""Reading apart: a reply from each passage alone, and the most promising one is the answer."""
+"""Drafts: a reply from each passage alone and one from all, and the best-ranked one is the answer."""
 
 from __future__ import annotations
 
@@ -35,25 +35,37 @@ def asked_with(engine: FocusEngine, reader: Any, **generation: Any) -> Any:
     return engine.with_reader(reader).ask(memory, QUESTION, max_sources=9, **generation)
 
 
-def test_every_passage_is_read_alone(engine: FocusEngine) -> None:
+def test_every_passage_is_read_alone_and_then_all_together(engine: FocusEngine) -> None:
     reader = JudgingReader({})
     answer = asked_with(engine, reader)
+    count = len(answer.sources)
     prompts = [messages[-1][1] for messages in reader.asked]
-    assert len(prompts) > 1
     assert answer.usage.reader_tokens == 7 * len(prompts)
+    alone, together = prompts[:count], prompts[count]
+    assert count > 1
     for source in answer.sources:
-        assert sum(source.text in prompt for prompt in prompts) == 1
+        assert sum(source.text in prompt for prompt in alone) == 1
+        assert source.text in together
 
 
 def test_the_draft_that_the_reader_is_surest_of_is_the_answer_and_its_passage_the_first_source(
     engine: FocusEngine,
 ) -> None:
     # The passage that the finder holds least probable of those that are read.
+    # All passages together give the same draft, and tell less about its place.
     least = asked_with(engine, JudgingReader({})).sources[-1]
     answer = asked_with(engine, JudgingReader({least.text: ("a bright blue", 20.0)}))
     assert answer.text == "a bright blue"
     assert (answer.sources[0].start, answer.sources[0].end) == (least.start, least.end)
     assert answer.found
+
+
+def test_what_only_all_passages_together_tell_is_the_answer(engine: FocusEngine) -> None:
+    quoted = sorted(asked_with(engine, JudgingReader({})).sources, key=lambda source: source.start)
+    both = "\n-----\n".join(source.text for source in quoted[:2])
+    answer = asked_with(engine, JudgingReader({both: ("a year later", 2.0)}, ("unclear", 0.0)))
+    assert answer.text == "a year later"
+    assert len(answer.sources) == len(quoted)
 
 
 def test_where_the_reader_is_sure_of_none_the_finder_decides(engine: FocusEngine) -> None:
@@ -150,7 +162,9 @@ def test_a_passage_whose_draft_could_not_win_is_not_read(engine: FocusEngine, mo
         return [messages[-1][1] for messages in reader.asked]
 
     assert mill in read(0.0)[0]
-    assert len(read(0.0)) > len(read(2.0)) == 1
+    alone, _together = read(2.0)
+    assert alone.count("painted by") == 1
+    assert len(read(0.0)) > 2
 
 
 def test_a_draft_that_is_taken_and_cut_off_is_written_to_its_end(engine: FocusEngine) -> None:
@@ -159,4 +173,7 @@ def test_a_draft_that_is_taken_and_cut_off_is_written_to_its_end(engine: FocusEn
     reader = JudgingReader({least.text: (long, 20.0)})
     answer = asked_with(engine, reader, max_new_tokens=100)
     assert (answer.text, answer.finish_reason) == (long, "stop")
-    assert sum(least.text in messages[-1][1] for messages in reader.asked) == 2
+    settings = [
+        kept.max_new_tokens for kept, asked in zip(reader.kept, reader.asked, strict=True) if least.text in asked[-1][1]
+    ]
+    assert settings == [DRAFT_TOKENS, DRAFT_TOKENS, 100]  # alone, together, and to its end
