@@ -28,7 +28,8 @@ def test_of_every_two_paragraphs_one_is_left_out(tmp_path: Path) -> None:
 
 
 def draft(right: float, *signals: float) -> dict[str, Any]:
-    return {"right": right, "signals": [float(signal) for signal in (*signals, 1)]}
+    signals = (*signals, 1)
+    return {"text": f"word{right}", "passages": 1, "right": right, "signals": [float(signal) for signal in signals]}
 
 
 def test_what_tells_right_drafts_from_wrong_ones_gets_weight() -> None:
@@ -41,6 +42,14 @@ def test_what_tells_right_drafts_from_wrong_ones_gets_weight() -> None:
     assert weights[3] > 0.5
     assert abs(weights[4]) < weights[3] / 2
     assert all(judging.selected_draft(row, weights)["right"] == 1.0 for row in rows)
+
+
+def test_of_drafts_with_the_same_words_the_one_of_a_single_passage_is_chosen() -> None:
+    apart, together, other = (
+        {"text": text, "passages": count} for text, count in (("a mill", 1), ("A mill.", 3), ("oak", 1))
+    )
+    assert judging.chosen([apart, together, other], [1.0, 3.0, 2.0]) == apart
+    assert judging.chosen([apart, together, other], [1.0, 2.0, 3.0]) == other
 
 
 @pytest.mark.parametrize("copies", [1, 9])
