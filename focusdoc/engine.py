@@ -275,7 +275,7 @@ class FocusEngine:
 
     def stream_prompt(
         self,
-        memory: Memories,
+        memory: Memories | None,
         prompt_ids: Sequence[int],
         *,
         quoted: RenderQuoted | None = None,
@@ -285,6 +285,7 @@ class FocusEngine:
         """Like `stream`, for a local context rendered by the caller: token ids, up to where the answer begins.
 
         Args:
+            memory: None to answer without documents, from the model's own context window.
             quoted: renders the prompt again with passages in it; None to quote none.
             said: the rendered conversation as (role, content) pairs, ending with the question. A reader uses it, since
                 it has another tokenizer. If None, the base model writes in any case.
@@ -293,20 +294,9 @@ class FocusEngine:
             PromptTooLongError: the prompt does not fit in the local window. Otherwise as `ask`; all by this call.
         """
         ids = flat_ids(prompt_ids, self.base.config.vocab_size)
-        fields = {"messages": said or (), "quoted": quoted}
-        request = Request.from_ids(self.base, self.config, self._checked_memories(memory), ids, options, **fields)
-        return self._way(request).stream(request)
-
-    def stream_alone(
-        self, prompt_ids: Sequence[int], *, said: Messages | None = None, **options: Unpack[Options]
-    ) -> Generator[TextPiece, None, None]:
-        """Like `stream_prompt` without documents: the model answers from its own context window.
-
-        Raises:
-            ConfigError, PromptTooLongError: a setting is wrong, or the prompt does not fit; by this call.
-        """
-        fields = {"messages": said or (), "has_documents": False}
-        request = Request.from_ids(self.base, self.config, (), list(prompt_ids), options, **fields)
+        memories = () if memory is None else self._checked_memories(memory)
+        fields = {"messages": said or (), "quoted": quoted, "has_documents": memory is not None}
+        request = Request.from_ids(self.base, self.config, memories, ids, options, **fields)
         return self._way(request).stream(request)
 
     def find(self, memory: Memories, question: str) -> Found:

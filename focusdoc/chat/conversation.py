@@ -185,7 +185,7 @@ class Chat:
         )
         said = as_turns(split.local)
         if not split.documents and not documents:
-            return engine.stream_alone(self._render(split.local), said=said, **options)
+            return engine.stream_prompt(None, self._render(split.local), said=said, **options)
         if all(message.role != "system" for message in split.local):
             split = replace(split, local=(Message("system", SYSTEM_PROMPT), *split.local))  # as in training
         pasted = [
@@ -217,7 +217,7 @@ class Chat:
         local = "".join(part for message in split.local for part in message.parts)
         ids = bos + self.encode(local)
         if not split.documents:
-            return engine.stream_alone(ids, **options)
+            return engine.stream_prompt(None, ids, **options)
         documents = [Document.from_text(part, {"name": "prompt"}) for part in split.documents]
         return self._answer(documents, ids, options, lambda text: bos + self.encode(with_passages(local, text)))
 

@@ -95,11 +95,11 @@ def test_of_many_questions_none_is_answered_where_one_does_not_fit(
 def test_without_documents_the_reader_generates_from_the_conversation(engine: FocusEngine, reader: LocalReader) -> None:
     said = [("system", "Be brief."), ("user", "Who?"), ("assistant", "I."), ("user", "And who else?")]
     ids = encode_messages(engine.base.tokenizer, said)
-    *_, last = engine.with_reader(reader).stream_alone(ids, said=said, max_new_tokens=8)
+    *_, last = engine.with_reader(reader).stream_prompt(None, ids, said=said, max_new_tokens=8)
     assert last.answer.text == generated(reader, said, 8)
 
 
 def test_without_documents_and_reader_the_base_model_generates(engine: FocusEngine) -> None:
     said = [("user", "Who?")]
-    *_, last = engine.stream_alone(encode_messages(engine.base.tokenizer, said), said=said, max_new_tokens=8)
+    *_, last = engine.stream_prompt(None, encode_messages(engine.base.tokenizer, said), said=said, max_new_tokens=8)
     assert last.answer.text == generated(LocalReader(engine.base), said, 8)
