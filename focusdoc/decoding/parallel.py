@@ -10,7 +10,7 @@ from torch import Tensor
 from focusdoc.attention import AttentionKernel
 from focusdoc.config import FocusConfig
 from focusdoc.decoding.condense import DenseSweep
-from focusdoc.decoding.looking import ChunkEntry, candidate_scores, question_scores
+from focusdoc.decoding.looking import candidate_scores, question_scores
 from focusdoc.decoding.state import (
     TAIL_STEP,
     ChunkGroup,
@@ -21,7 +21,7 @@ from focusdoc.decoding.state import (
     select_groups,
     shrink_local,
 )
-from focusdoc.decoding.sweep import MAX_ROWS, CandidateQueries, PassRows, Sweep
+from focusdoc.decoding.sweep import MAX_ROWS, CandidateQueries, Sweep
 from focusdoc.decoding.together import Together, run_alone
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.modeling.base import BaseModel, CandidateWeights
@@ -130,8 +130,7 @@ class ParallelDecoder:
         before = self.local
         self.local = before.cleared(len(local_ids) + self._max_new_tokens)
         self._local_ids = list(local_ids)
-        rows = self._rows([], [], self._local_ids)
-        hidden = run_alone(self.base, self.weights, rows)
+        hidden = run_alone(self.base, self.weights, self._rows([], [], self._local_ids))
         self.local.length = len(local_ids)
         return self.base.logits(hidden[-1])
 
@@ -146,10 +145,10 @@ class ParallelDecoder:
         """
         # An inactive chunk has no tail after the prompt, and no candidate after the first.
         active = [index for index in chunks if index in self.active] if len(token_ids) > 1 else []
-        entries = [ChunkEntry(index, self.single(index)) for index in chunks if index not in active]
+        others = {index: self.single(index) for index in chunks if index not in active}
         weights = masses[0].tolist()
-        scores = candidate_scores(entries, self._candidate_queries, prompt_len - 1) if entries else []
-        found = {entry.chunk: own * weights[entry.chunk] for entry, own in zip(entries, scores, strict=True)}
+        scores = candidate_scores(others, self._candidate_queries, prompt_len - 1)
+        found = {chunk: own * weights[chunk] for chunk, own in scores.items()}
         if active:
             found |= zip(active, self._dense_token_scores(active, token_ids, masses, prompt_len), strict=True)
         return [found[index] for index in chunks]
@@ -159,9 +158,9 @@ class ParallelDecoder:
         """See `AnswerDecoder.question_token_scores`."""
         if self._question is None or not self._question.heads:
             return []
-        return question_scores(
-            [ChunkEntry(index, self.single(index)) for index in chunks], self._candidate_queries, self._question
-        )
+        groups = {index: self.single(index) for index in chunks}
+        scores = question_scores(groups, self._candidate_queries, self._question)
+        return [scores[index] for index in chunks]
 
     def _dense_token_scores(
         self, chunks: Sequence[int], token_ids: Sequence[int], masses: Tensor, prompt_len: int
@@ -234,16 +233,16 @@ class ParallelDecoder:
         hidden = self._together.run(self.base, self.weights, passes)
         return self.finish_passes(passes[-1], hidden, len(ordinary), len(local_ids))
 
-    def passes(self, ordinary: list[int], local_ids: list[int]) -> list[PassRows]:
+    def passes(self, ordinary: list[int], local_ids: list[int]) -> list[Sweep]:
         """The passes that feed these tokens, in order; the last one has the local rows."""
         self._grow_tails(self.tail_len + len(ordinary) + 1)
         *others, last = self._sweeps(len(ordinary) + 1)
-        rows = [*(self._rows(groups, ordinary, []) for groups in others), self._rows(last, ordinary, local_ids)]
+        sweeps = [*(self._rows(groups, ordinary, []) for groups in others), self._rows(last, ordinary, local_ids)]
         if not self._stepped:
-            for each in rows:
-                each.layout.recorded, each.layout.question = [], self._question
-                self._candidate_queries.append(each.layout.recorded)
-        return rows
+            for sweep in sweeps:
+                sweep.recorded, sweep.question = [], self._question
+                self._candidate_queries.append(sweep.recorded)
+        return sweeps
 
     def _grow_tails(self, needed: int) -> None:
         """Grow the tails of all chunks to `needed` tokens.
@@ -259,16 +258,16 @@ class ParallelDecoder:
         for group in full:
             group.grow(extra)
 
-    def finish_passes(self, last: PassRows, hidden: Tensor, num_ordinary: int, num_local: int) -> Tensor:
+    def finish_passes(self, last: Sweep, hidden: Tensor, num_ordinary: int, num_local: int) -> Tensor:
         """Finish a step: float32 logits [vocab] from the last pass's leading rows, hidden [rows, hidden_size]."""
         self.tail_len += num_ordinary
         self.local.length += num_local
-        mass = last.layout.candidate_mass / self.base.num_layers
+        mass = last.candidate_mass / self.base.num_layers
         self.candidate_mass = mass.new_zeros(self.num_chunks)
         self.candidate_mass[self.active] = mass
         return self.base.logits(hidden[last.num_leading - 1])
 
-    def _rows(self, groups: Sequence[ChunkGroup], ordinary: list[int], local_ids: list[int]) -> PassRows:
+    def _rows(self, groups: Sequence[ChunkGroup], ordinary: list[int], local_ids: list[int]) -> Sweep:
         """The rows of one pass: `ordinary` and a candidate for every chunk of `groups`, and `local_ids`."""
         device = self.base.device
         tokens: list[Tensor] = []
@@ -286,7 +285,9 @@ class ParallelDecoder:
             place = group.chunk_len + self.tail_len + len(ordinary)
             positions.append(torch.full((group.num_chunks,), place))
             distances.append((self.candidate_positions(group) - place).to(device))
-        sweep = Sweep(
+        return Sweep(
+            token_ids=torch.cat(tokens),
+            positions=torch.cat(positions),
             groups=groups,
             tail_start=self.tail_len,
             num_ordinary=len(ordinary),
@@ -297,7 +298,6 @@ class ParallelDecoder:
             rotary=self.base.rotary,
             kernel=self.kernel,
         )
-        return PassRows(torch.cat(tokens), torch.cat(positions), sweep, sweep.num_candidates)
 
     def _sees_from(self, num_local: int) -> int:
         """Index of the first of `num_local` local rows that sees the candidates."""

@@ -16,7 +16,7 @@ from focusdoc import FocusConfig
 from focusdoc.attention import attention_kernel
 from focusdoc.decoding import together as module
 from focusdoc.decoding.parallel import ParallelDecoder
-from focusdoc.decoding.sweep import PassRows
+from focusdoc.decoding.sweep import Sweep
 from focusdoc.decoding.together import Together
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
@@ -61,7 +61,7 @@ class Passes:
         self.begun, self.go = threading.Semaphore(0), threading.Event()
         run = module.run_together
 
-        def counted(base: Any, weights: Any, questions: Sequence[Sequence[PassRows]]) -> list[Tensor]:
+        def counted(base: Any, weights: Any, questions: Sequence[Sequence[Sweep]]) -> list[Tensor]:
             self.sizes.append(len(questions))
             self.begun.release()
             assert self.go.wait(10)
@@ -138,7 +138,7 @@ def test_a_failed_pass_fails_one_question_and_the_others_try_again(
     passes, together = Passes(monkeypatch), Together()
     counted = module.run_together
 
-    def fails_for_three(base: Any, weights: Any, questions: Sequence[Sequence[PassRows]]) -> list[Tensor]:
+    def fails_for_three(base: Any, weights: Any, questions: Sequence[Sequence[Sweep]]) -> list[Tensor]:
         found = counted(base, weights, questions)
         if len(questions) == 3:
             raise RuntimeError("out of memory")
