@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import get_args
 
@@ -34,44 +34,6 @@ STORE_VARIABLE = "FOCUSDOC_STORE"
 #: Shorter readings are not representative of the reading speed.
 _MIN_TIMED_TOKENS = 1024
 _log = logging.getLogger(__name__)
-
-
-@contextmanager
-def read_into_file(
-    store: DocumentStore,
-    base: BaseModel,
-    token_ids: Sequence[int],
-    chunk_size: int,
-    kernel: AttentionKernel,
-    *,
-    batch: int,
-    progress: Progress,
-    memory_dtype: BlockDtype,
-) -> Iterator[KnownChunks]:
-    """Encode the full chunks of `token_ids`, `batch` at a time, into a file; yields them memory-mapped.
-
-    The file is removed at the end of the block, unless the chunks were saved; the mapping stays valid.
-
-    Args:
-        batch, progress, memory_dtype: see `read_chunks`.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    count = len(token_ids) // chunk_size
-    shape = (base.num_layers, 0, base.num_kv_heads, chunk_size, base.head_dim)
-    like = BLOCKS[memory_dtype].empty(shape, base.dtype, torch.device("cpu"))
-    with spool_folder(store.folder) as folder:
-        path = folder / "chunks-0.safetensors"
-        with SegmentWriter(path, like, count) as writer:
-            for start in range(0, count * chunk_size, batch * chunk_size):
-                part = token_ids[start : min(start + batch * chunk_size, count * chunk_size)]
-                (block,) = read_chunks(base, part, chunk_size, kernel, batch=batch, memory_dtype=memory_dtype)
-                writer.write(block)
-                progress(start + len(part), len(token_ids))
-            segment = writer.segment()
-        mapped = open_segment(path, segment)
-        yield KnownChunks((mapped,), count * chunk_size, folder, (segment,), spooled=True)
 
 
 def open_store(store: DocumentStore | str | Path | None = "auto") -> DocumentStore | None:
@@ -236,20 +198,26 @@ class DocumentReader:
     def _read_to_disk(
         self, store: DocumentStore, token_ids: Sequence[int], plan: MemoryPlan, document: str, report: Progress
     ) -> tuple[MemoryBlock, ...]:
-        """Read the full chunks straight into a file and map it."""
+        """Read the full chunks straight into a file and map it; unsaved, the file is removed, and the mapping stays."""
+        base, batch, size = self.base, self._batch, self.chunk_size
         started_at = time.perf_counter()
+        full = len(token_ids) // size * size
+        shape = (base.num_layers, 0, base.num_kv_heads, size, base.head_dim)
+        like = BLOCKS[plan.memory_dtype].empty(shape, base.dtype, torch.device("cpu"))
         try:
-            with read_into_file(
-                store,
-                self.base,
-                token_ids,
-                self.chunk_size,
-                self._kernel,
-                batch=self._batch,
-                progress=report,
-                memory_dtype=plan.memory_dtype,
-            ) as mapped:
-                blocks = (*mapped.blocks, *self._encode(token_ids, mapped.num_tokens, plan, report))
+            with spool_folder(store.folder) as folder:
+                path = folder / "chunks-0.safetensors"
+                with SegmentWriter(path, like, full // size) as writer:
+                    for start in range(0, full, batch * size):
+                        part = token_ids[start : min(start + batch * size, full)]
+                        (block,) = read_chunks(
+                            base, part, size, self._kernel, batch=batch, memory_dtype=plan.memory_dtype
+                        )
+                        writer.write(block)
+                        report(start + len(part), len(token_ids))
+                    segment = writer.segment()
+                mapped = KnownChunks((open_segment(path, segment),), full, folder, (segment,), spooled=True)
+                blocks = (*mapped.blocks, *self._encode(token_ids, full, plan, report))
                 self._save(token_ids, blocks, plan, mapped, document, started_at)
         except OSError as error:
             raise MemoryShortageError(
@@ -306,12 +274,12 @@ class DocumentReader:
 
     def _plan(self, token_ids: Sequence[int]) -> tuple[MemoryPlan, KnownChunks]:
         """The plan of a reading, and the chunks that the store has."""
-        base, found = self.base, dict[BlockDtype, KnownChunks]()
+        found: dict[BlockDtype, KnownChunks] = {}
 
         def known(kind: BlockDtype) -> int:
             found[kind] = self._known(token_ids, kind)
             return found[kind].num_tokens
 
-        room = FreeSpace.of(base.device, self._store.free_space if self._store is not None else None)
+        room = FreeSpace.of(self.base.device, self._store.free_space if self._store is not None else None)
         plan = plan_memory(self._needs(len(token_ids)), room, known=known, seconds_per_token=self.seconds_per_token)
         return plan, found.get(plan.memory_dtype, KnownChunks())
