@@ -94,17 +94,17 @@ def attention_kernel(name: str, device: torch.device | None = None) -> Attention
     Raises:
         ConfigError: the name is unknown, or it is "flash" and flash-attn cannot be used.
     """
-    if name == "auto":
-        return _fastest(device)
+    if name == "naive":
+        return naive.attend
     if name == "flash":
         return flash.flash_attention(device)
-    kernels: dict[str, AttentionKernel] = {"naive": naive.attend, "sdpa": sdpa.attend}
-    if name not in kernels:
+    if name not in ("auto", "sdpa"):
         raise ConfigError(f"attention is {name!r}; choose one of {', '.join(get_args(AttentionName))}.")
-    return _sdpa(device) if name == "sdpa" else kernels[name]
-
-
-def _sdpa(device: torch.device | None) -> AttentionKernel:
+    if name == "auto" and device is not None and device.type == "cuda" and flash.is_installed():
+        try:
+            return flash.flash_attention(device)
+        except ConfigError as error:
+            _log.warning("Attention falls back to sdpa: %s", error)
     if device is not None and not sdpa.has_kernel(device):
         _warn_naive_fallback(device.type)
     return sdpa.attend
@@ -120,13 +120,3 @@ def _warn_naive_fallback(device: str) -> None:
         torch.__version__,
         device,
     )
-
-
-def _fastest(device: torch.device | None) -> AttentionKernel:
-    if device is None or device.type != "cuda" or not flash.is_installed():
-        return _sdpa(device)
-    try:
-        return flash.flash_attention(device)
-    except ConfigError as error:
-        _log.warning("Attention falls back to sdpa: %s", error)
-        return _sdpa(device)

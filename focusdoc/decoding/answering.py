@@ -59,9 +59,6 @@ class Writer:
         decoder: a started decoder, which returned `logits`.
         started_at: start time of the call, by ``time.perf_counter``.
         quoted_tokens: length of the quoted passages in the local context.
-
-    Attributes:
-        loop: chooses the tokens.
     """
 
     def __init__(
@@ -140,10 +137,9 @@ class Writer:
 
 
 class AnswerWriter(Writer):
-    """A `Writer` that records the attention paid to the chunks and derives the sources from it.
+    """A `Writer` that derives the sources from the attention paid to the chunks.
 
-    Args:
-        attribution_steps: use the attention of this many first tokens; None for all.
+    That of the first `attribution_steps` tokens counts, or of all.
     """
 
     def __init__(
@@ -184,13 +180,10 @@ class AnswerWriter(Writer):
 class OwnWay(Way, Generic[DecoderT]):
     """A way of the base model: it writes the answer itself, over what its decoder retrieves from the chunks.
 
-    Args:
-        config: with all settings resolved.
-
-    Attributes:
-        overflow_message: what precedes the local context, and the remedy, for `PromptTooLongError`.
+    All settings of its `config` are resolved.
     """
 
+    #: What precedes the local context, and the remedy, for `PromptTooLongError`.
     overflow_message: tuple[str, str]
 
     def __init__(self, base: BaseModel, config: FocusConfig, kernel: AttentionKernel) -> None:
@@ -209,11 +202,7 @@ class OwnWay(Way, Generic[DecoderT]):
     def start_from_tokens(
         self, decoder: DecoderT, ids: Sequence[int], local_ids: list[int], prompt_ids: list[int], new_tokens: int
     ) -> Tensor:
-        """Like `start`, for bare tokens without a known question.
-
-        Args:
-            ids: the tokens of all chunks.
-        """
+        """Like `start`, for bare tokens without a known question; `ids` are the tokens of all chunks."""
         return decoder.start(local_ids, prompt_ids)
 
     def writer(self, decoder: DecoderT, logits: Tensor, request: Request, *, started_at: float) -> AnswerWriter:

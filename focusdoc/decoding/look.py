@@ -114,17 +114,13 @@ class LookDecoder:
         """Each head's scores in every chunk, float32 [heads, chunk_len] each."""
         rows = replace(question, heads=self._heads)
         lower = self.base.first_layers(num_layers_for(self._heads))
-        batches = self._chunk_batches(len(prompt_ids), rows)
-        return [scores for block in batches for scores in self._pass(lower, block, prompt_ids, rows)]
-
-    def _pass(
-        self, lower: BaseModel, block: MemoryBlock, prompt_ids: Sequence[int], rows: QuestionRows
-    ) -> Iterator[Tensor]:
-        layout = LookLayout(block, rows, self.kernel)
-        fed = torch.tensor(prompt_ids, device=lower.device).expand(block.num_chunks, -1)
-        places = block.chunk_len + torch.arange(len(prompt_ids), device=lower.device)
-        lower.run_kv_only(fed, places.expand(block.num_chunks, -1), layout)
-        yield from torch.cat(layout.scores, dim=1).cpu()
+        fed, places = torch.tensor(prompt_ids, device=lower.device), torch.arange(len(prompt_ids), device=lower.device)
+        found: list[Tensor] = []
+        for block in self._chunk_batches(len(prompt_ids), rows):
+            layout, count = LookLayout(block, rows, self.kernel), block.num_chunks
+            lower.run_kv_only(fed.expand(count, -1), (block.chunk_len + places).expand(count, -1), layout)
+            found.extend(torch.cat(layout.scores, dim=1).cpu())
+        return found
 
     def _chunk_batches(self, prompt_len: int, rows: QuestionRows) -> Iterator[MemoryBlock]:
         """The chunks in batches, one per pass."""
@@ -159,11 +155,7 @@ class LookDecoder:
 
 
 class Look(Quoting[LookDecoder]):
-    """Answers from passages found by the base model's retrieval heads.
-
-    Args:
-        heads: returns the (layer, head) pairs; called only if there are chunks.
-    """
+    """Answers from passages found by the base model's retrieval heads, which `heads` returns if there are chunks."""
 
     overflow_message = "No candidates", "lower max_new_tokens"
 

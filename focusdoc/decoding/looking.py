@@ -182,11 +182,7 @@ def chunk_shares(masses: Tensor) -> Tensor:
 
 
 def page_shares(document: Document, chunks: Sequence[Chunk], shares: Sequence[float]) -> dict[int, float]:
-    """Each page's share of the attention, by its number; a chunk on several pages is divided by characters.
-
-    Args:
-        shares: of each chunk.
-    """
+    """Each page's share of the attention, by its number; a chunk's share is divided by characters among its pages."""
     found = {page.number: 0.0 for page in document.pages}
     for chunk, share in zip(chunks, shares, strict=True):
         length = max(1, chunk.char_end - chunk.char_start)
@@ -210,9 +206,7 @@ def find_sources(
     Args:
         decoder: in its state after the answer.
         memories: the documents whose chunks the decoder has, in order.
-        token_ids: the token fed at each step: the last prompt token, then the answer's tokens except the last.
-        masses: float32 [steps, num_chunks], `AnswerDecoder.candidate_mass` of each step.
-        prompt_len: tokens of the dynamic prompt.
+        token_ids, masses, prompt_len: see `AnswerDecoder.answer_token_scores`.
         limit: maximum number of sources.
     """
     if any(memory.document is None for memory in memories):

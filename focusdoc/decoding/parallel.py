@@ -70,23 +70,13 @@ class ParallelDecoder:
         self._inactive_groups: list[ChunkGroup] = []
         #: The queries of the first step's candidates, per sweep and layer.
         self._candidate_queries: list[list[CandidateQueries]] = []
-        #: Attention mass that the newest local token paid to each chunk's candidate: float32 [num_chunks], mean over
-        #: layers and heads.
         self.candidate_mass = torch.zeros(self.num_chunks)
         #: The question's rows, set by `look`.
         self._question: QuestionRows | None = None
 
     @torch.no_grad()
     def start(self, local_ids: Sequence[int], prompt_ids: Sequence[int]) -> Tensor:
-        """Run the dynamic prompt behind all chunks and the local context beside it.
-
-        Args:
-            local_ids: the local context, with a BOS if the mode needs one.
-            prompt_ids: the dynamic prompt, likewise; its last token is the last local token.
-
-        Returns:
-            Float32 logits [vocab] of the first new token.
-        """
+        """See `AnswerDecoder.start`; the dynamic prompt runs behind all chunks and the local context beside it."""
         return self._advance(*self.prepare_start(local_ids, prompt_ids))
 
     def look(self, local_ids: Sequence[int], prompt_ids: Sequence[int], question: QuestionRows) -> None:
@@ -104,7 +94,7 @@ class ParallelDecoder:
 
     @torch.no_grad()
     def step(self, token: int) -> Tensor:
-        """Feed the chosen `token`; return the float32 logits [vocab] of the next one."""
+        """See `StepDecoder.step`."""
         return self._advance(*self.prepare_step(token))
 
     def prepare_step(self, token: int) -> tuple[list[int], list[int]]:
@@ -117,18 +107,14 @@ class ParallelDecoder:
 
     @torch.no_grad()
     def restart(self, local_ids: Sequence[int]) -> Tensor:
-        """Replace the local context after `start`, before the first `step`.
+        """See `AnswerDecoder.restart`; between `start` and the first `step`.
 
         Chunks, tails, candidates and `candidate_mass` stay the same; only local rows run.
-
-        Args:
-            local_ids: ends with the same token as the first local context.
-
-        Returns:
-            Float32 logits [vocab] of the first new token.
         """
-        before = self.local
-        self.local = before.cleared(len(local_ids) + self._max_new_tokens)
+        before, count = self.local, self.local.num_candidates
+        self.local = LocalContext.empty(self.base, count, len(local_ids) + self._max_new_tokens)
+        self.local.keys[:, :, :count] = before.keys[:, :, :count]
+        self.local.values[:, :, :count] = before.values[:, :, :count]
         self._local_ids = list(local_ids)
         hidden = run_alone(self.base, self.weights, self._rows([], [], self._local_ids))
         self.local.length = len(local_ids)
@@ -138,7 +124,7 @@ class ParallelDecoder:
     def answer_token_scores(
         self, chunks: Sequence[int], token_ids: Sequence[int], masses: Tensor, *, prompt_len: int
     ) -> list[Tensor]:
-        """Scores of each token of `chunks` by their candidates: float32 [chunk_len] each.
+        """See `AnswerDecoder.answer_token_scores`.
 
         Each step's candidate is weighted by the attention that the step's local token paid to it. The queries of the
         first step were recorded; those of later steps are recomputed in one dense pass over these chunks.
@@ -189,9 +175,8 @@ class ParallelDecoder:
 
     def single(self, index: int) -> ChunkGroup:
         """Chunk `index` with its tail, as a group of its own (views)."""
-        groups, slot = (
-            (self.groups, self.active.index(index)) if index in self.active else (self._inactive_groups, index)
-        )
+        active = index in self.active
+        groups, slot = (self.groups, self.active.index(index)) if active else (self._inactive_groups, index)
         group = next(group for group in groups if slot in range(group.span.start, group.span.stop))
         at = slice(slot - group.first, slot - group.first + 1)
         block = group.block.chunks(at.start, at.stop)

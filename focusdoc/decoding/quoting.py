@@ -101,11 +101,7 @@ class Texts:
         return [self.passage(owner, *run, *edge) for run, edge in zip(found, pairwise(edges), strict=False)]
 
     def passage(self, owner: int, first: int, last: int, earliest: int, latest: int) -> str:
-        """Tokens ``first:last`` as text, widened to whole sentences if these end nearby.
-
-        Args:
-            earliest, latest: limits of the widening, in tokens.
-        """
+        """Tokens ``first:last`` as text, widened to whole sentences if these end nearby, within ``earliest:latest``."""
         ids = self._memories[owner].token_ids
         start, stop = max(earliest, first - REACH), min(latest, last + REACH)
         before, inside, after = (
@@ -162,17 +158,14 @@ class Quoting(OwnWay[DecoderT]):
         )
 
     def local_ids(self, decoder: DecoderT, request: Request) -> list[int]:
-        """The local context with the best-scoring passages in it.
-
-        Args:
-            decoder: in its state after `start`.
-
-        Returns:
-            The local context unchanged, if no passage fits.
-        """
+        """The local context with the best-scoring passages that fit, from a decoder in its state after `start`."""
         prompt_ids, tokenizer, best = request.prompt_ids, request.tokenizer, list(request.local_ids)
-        longest = len(best) + self.max_quoted_tokens(decoder.num_chunks, len(best), request.settings.max_new_tokens)
-        if request.quoted is None or longest <= len(best):
+        room = min(
+            self.config.quote_tokens or 0,
+            self.config.local_window - len(best),
+            self.positions_left(decoder.num_chunks, len(best), request.settings.max_new_tokens),
+        )
+        if request.quoted is None or room <= 0:
             return best
         text = Texts(request.memories, tokenizer)
         places = [text.place(chunk, centre) for chunk, centre in self.points(decoder, prompt_ids)]
@@ -183,7 +176,7 @@ class Quoting(OwnWay[DecoderT]):
             extended[owner].update(text.around(owner, token))
             passages = [passage for index, own in enumerate(extended) for passage in text.passages(index, own)]
             ids, _ = local_and_prompt(self.base, self.config, list(request.quoted(GAP.join(passages))))
-            if len(ids) > longest:
+            if len(ids) - len(request.local_ids) > room:
                 break
             marked, best = extended, ids
         return best
@@ -196,11 +189,6 @@ class Quoting(OwnWay[DecoderT]):
             chunks, decoder.answer_token_scores(chunks, prompt_ids[-1:], mass[None], prompt_len=len(prompt_ids))
         )
 
-    def max_quoted_tokens(self, num_chunks: int, local_len: int, max_new_tokens: int) -> int:
-        """Maximum length of the quoted passages, in tokens."""
-        positions = self.positions_left(num_chunks, local_len, max_new_tokens)
-        return min(self.config.quote_tokens or 0, self.config.local_window - local_len, positions)
-
 
 class Quoted(Quoting[ParallelDecoder], Candidates):
     """Answers from the candidates, and from the passages that they attend to."""
@@ -209,10 +197,7 @@ class Quoted(Quoting[ParallelDecoder], Candidates):
 def points(chunks: Sequence[int], scores: Sequence[Tensor]) -> Iterator[tuple[int, int]]:
     """(chunk, token) of the score maxima, best first; at least ``WIDTH // 2`` apart within a chunk.
 
-    Stops at points below `MIN_SHARE` of the best.
-
-    Args:
-        scores: float32 [chunk_len] for each of `chunks`.
+    Stops at points below `MIN_SHARE` of the best. `scores` are float32 [chunk_len] for each of `chunks`.
     """
     smooth: list[Tensor] = []
     for attention in scores:

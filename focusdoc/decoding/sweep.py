@@ -149,8 +149,7 @@ class Sweep:
     def store_kv(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
         """Store the new keys and values in the tails and candidate slots.
 
-        Returns:
-            For each group, the queries of its rows, [num_chunks, num_heads, num_ordinary + 1, head_dim].
+        Returns, for each group, the queries of its rows, [num_chunks, num_heads, num_ordinary + 1, head_dim].
         """
         stop = self.tail_start + self.num_ordinary + 1
         queries = []
@@ -176,8 +175,7 @@ class Sweep:
     ) -> Tensor:
         """Attend the local rows and assemble the output of all rows: [1, rows, num_heads, head_dim].
 
-        Args:
-            over: for each group, its rows' output over chunk and tail.
+        `over` is, for each group, its rows' output over chunk and tail.
         """
         _, num_heads, num_rows, head_dim = query.shape
         output = query.new_empty((1, num_rows, num_heads, head_dim))

@@ -65,25 +65,25 @@ class SideBySide:
         sweeps = self._sweeps
         over: list[list[tuple[Tensor, Tensor]]] = [[] for _ in sweeps]
         same_chunks = len({tuple(group.block.keys.data_ptr() for group in sweep.groups) for sweep in sweeps}) == 1
-        if not same_chunks or window is not None:  # with a window, each question's positions matter
-            for sweep, own, found in zip(sweeps, queries, over, strict=True):
-                for group, rows in zip(sweep.groups, own, strict=True):
-                    start = group.chunk_len + sweep.tail_start
-                    found.append(
-                        group.block.attend(
-                            layer, rows, kernel=sweep.kernel, scaling=scaling, query_start=start, window=window
-                        )
-                    )
+        if same_chunks and window is None:  # with a window, each question's positions matter
+            for group, *of_sweeps in zip(sweeps[0].groups, *queries, strict=True):
+                sizes = [rows.shape[2] for rows in of_sweeps]
+                together = torch.cat(of_sweeps, dim=2)
+                output, lse = group.block.attend(
+                    layer, together, kernel=sweeps[0].kernel, scaling=scaling, query_start=group.chunk_len
+                )
+                parts = zip(output.split(sizes, dim=2), lse.split(sizes, dim=2), strict=True)
+                for found, part in zip(over, parts, strict=True):
+                    found.append(part)
             return over
-        for number, group in enumerate(sweeps[0].groups):
-            together = torch.cat([own[number] for own in queries], dim=2)
-            output, lse = group.block.attend(
-                layer, together, kernel=sweeps[0].kernel, scaling=scaling, query_start=group.chunk_len
-            )
-            row = 0
-            for own, found in zip(queries, over, strict=True):
-                own_rows = slice(row, row := row + own[number].shape[2])
-                found.append((output[:, :, own_rows], lse[:, :, own_rows]))
+        for sweep, own, found in zip(sweeps, queries, over, strict=True):
+            for group, rows in zip(sweep.groups, own, strict=True):
+                start = group.chunk_len + sweep.tail_start
+                found.append(
+                    group.block.attend(
+                        layer, rows, kernel=sweep.kernel, scaling=scaling, query_start=start, window=window
+                    )
+                )
         return over
 
 
@@ -94,10 +94,7 @@ def run_alone(base: BaseModel, weights: CandidateWeights, sweep: Sweep) -> Tenso
 
 
 def run_together(base: BaseModel, weights: CandidateWeights, questions: Sequence[Sequence[Sweep]]) -> list[Tensor]:
-    """The passes of several questions, one pass for all of them at a time.
-
-    Args:
-        questions: the passes of each, in order.
+    """The passes of several questions, given in order for each, one pass for all of them at a time.
 
     Returns:
         For each question, the final hidden states of its last pass, whose leading rows come first: [rows, hidden_size].
@@ -170,17 +167,10 @@ class Together:
     #: For chunks whose last pass was shared: the number of its questions, and its seconds.
     _last: dict[_Chunks, tuple[int, float]] = field(default_factory=dict)
 
-    @property
-    def num_waiting(self) -> int:
-        """Number of questions that wait for a pass."""
-        with self._changed:
-            return sum(map(len, self._waiting.values()))
-
     def run(self, base: BaseModel, weights: CandidateWeights, passes: Sequence[Sweep]) -> Tensor:
         """The final hidden states of the last of `passes`, leading rows first: [rows, hidden_size].
 
-        Args:
-            weights: the same for all questions.
+        All questions have the same `weights`.
         """
         turn = _Turn(passes)
         chunks = tuple(group.block.keys.data_ptr() for sweep in passes for group in sweep.groups)

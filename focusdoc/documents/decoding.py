@@ -27,10 +27,6 @@ _MAX_CONTROLS = 0.02
 def decode(data: bytes, name: str) -> str:
     """Decode UTF-8 or UTF-16, or UTF-32 with a byte order mark; nothing is replaced or dropped.
 
-    Args:
-        data: the file's bytes.
-        name: of the file, for messages.
-
     Raises:
         DocumentError: the bytes are binary, or in another encoding.
     """

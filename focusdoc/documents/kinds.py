@@ -36,7 +36,6 @@ def kind_of(data: bytes, ending: str, name: str) -> str:
 
     Args:
         ending: of the file's name, lower case, with the dot; "" if it has none.
-        name: for messages.
 
     Raises:
         DocumentError: it is an unsupported file type, or not of the kind that its ending says.

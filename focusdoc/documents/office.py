@@ -40,8 +40,8 @@ def read_docx(archive: Archive, data: bytes) -> Parsed:
     import mammoth
 
     no_image = mammoth.images.img_element(lambda image: {})
-    root = parse_html(mammoth.convert_to_html(io.BytesIO(data), convert_image=no_image).value)
-    pages, labels = sections(*to_text(root, HTML)) if root is not None else ([""], [])
+    page = mammoth.convert_to_html(io.BytesIO(data), convert_image=no_image).value
+    pages, labels = sections(*to_text(parse_html(page), HTML))
     text = archive.find(_part(archive, "officeDocument"))
     left_out = [f"its {what} were not read" for mark, what in _NOT_READ.items() if mark in text]
     parsed = Parsed(format="docx", pages=pages, labels=labels, unit="section", left_out=left_out)
@@ -78,8 +78,7 @@ def _title(root: Any) -> str | None:
     for placeholder in root.iter("{*}ph"):
         if attribute(placeholder, "type") in ("title", "ctrTitle"):
             shape = next(placeholder.iterancestors("{*}sp"), None)
-            words = " ".join(to_text(shape, _DRAWING)[0].split()) if shape is not None else ""
-            return words or None
+            return " ".join(to_text(shape, _DRAWING)[0].split()) or None
     return None
 
 

@@ -75,8 +75,7 @@ def _read_epub(archive: Archive) -> Parsed:
             raise Refused("protected", "protected against copying")
         if name not in archive.NameToInfo:
             raise Refused("damaged", f"its chapter {name} is missing")
-        root = parse_html(html_text(archive.read(name), name))
-        text, headings = to_text(root, HTML) if root is not None else ("", [])
+        text, headings = to_text(parse_html(html_text(archive.read(name), name)), HTML)
         pages.append(text)
         labels.append(headings[0][2] if headings else None)
     return archive.named(Parsed(format="epub", pages=pages, labels=labels, unit="chapter"), package)

@@ -53,9 +53,7 @@ def load_parsed(kind: str, data: bytes, known: dict[str, Any], password: str | N
 
     Args:
         kind: "pdf", "html", "zip" (e-books and office files) or "email".
-        data: the bytes of the file.
         known: metadata known so far, with ``name``.
-        password: of an encrypted PDF, or None.
 
     Raises:
         EncryptedDocumentError: no password or the wrong one, or the package for decryption is not installed.

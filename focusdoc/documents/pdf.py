@@ -131,11 +131,7 @@ def _field(reader: PdfReader, name: str) -> str | None:
 
 
 def _is_unmapped(text: str, pieces: Iterable[tuple[Any, ...]]) -> bool:
-    """Whether many of a page's characters could not be mapped to Unicode.
-
-    Args:
-        pieces: see `pdf_columns.page_text`; the font is at index 3.
-    """
+    """Whether many of a page's characters could not be mapped to Unicode; `pieces` are those of `page_text`."""
     known: dict[int, bool] = {}
     lost = 0
     for piece in pieces:
@@ -155,11 +151,7 @@ def _has_no_unicode(font: Any) -> bool:
 
 
 def _left_out(reader: PdfReader, unmapped: Sequence[int]) -> list[str]:
-    """Sentences about content that was not read.
-
-    Args:
-        unmapped: pages whose characters have no Unicode mapping.
-    """
+    """Sentences about content that was not read; `unmapped` are pages whose characters have no Unicode mapping."""
     found = []
     if unmapped:
         found.append(

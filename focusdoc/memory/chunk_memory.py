@@ -37,11 +37,7 @@ class MemoryBlock:
 
     @classmethod
     def parts(cls, shape: BlockShape, dtype: torch.dtype) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """Shape and dtype of each tensor of a block, in the order of the fields.
-
-        Args:
-            dtype: the model's dtype.
-        """
+        """Shape and dtype of each tensor of a block, in the order of the fields, for a model in `dtype`."""
         return {"keys": (shape, dtype), "values": (shape, dtype)}
 
     @classmethod
@@ -100,11 +96,7 @@ class MemoryBlock:
         return self._each(lambda tensor: tensor.to(device))
 
     def put(self, layer: int, first: int, keys: Tensor, values: Tensor) -> None:
-        """Store one layer's KV of the chunks from `first` on.
-
-        Args:
-            keys, values: [chunks, num_kv_heads, chunk_len, head_dim].
-        """
+        """Store one layer's KV [chunks, num_kv_heads, chunk_len, head_dim] of the chunks from `first` on."""
         self.keys[layer, first : first + len(keys)].copy_(keys)
         self.values[layer, first : first + len(values)].copy_(values)
 

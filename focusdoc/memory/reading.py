@@ -57,7 +57,7 @@ def read_chunks(
     kernel: AttentionKernel,
     *,
     batch: int = 2,
-    progress: Progress | None = None,
+    progress: Progress = lambda done, total: None,
     memory_dtype: BlockDtype = "model",
     ring: Ring | None = None,
 ) -> tuple[MemoryBlock, ...]:
@@ -93,13 +93,12 @@ def read_chunks(
             chunks = part[first:stop].to(base.device)
             base.run_kv_only(chunks, positions.expand(len(chunks), -1), ReadingLayout(block, first, kernel))
             done += chunks.numel()
-            if progress is not None:
-                progress(done, len(tokens))
+            progress(done, len(tokens))
         repeated = [(original, chunk) for chunk, original in enumerate(originals) if original != chunk]
         for original, chunk in repeated:
             block.copy_chunk(original, chunk)
-        done += len(repeated) * chunk_len
-        if repeated and progress is not None:
+        if repeated:
+            done += len(repeated) * chunk_len
             progress(done, len(tokens))
         blocks.append(block)
     return tuple(blocks)

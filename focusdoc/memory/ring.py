@@ -146,9 +146,6 @@ class Ring:
     """The blocks of one document in RAM, and the two buffers that their parts are streamed through.
 
     Used inside `BaseModel.run`, whose lock serializes threads.
-
-    Args:
-        streams: copies, and orders copies and computations.
     """
 
     def __init__(self, streams: Streams) -> None:
@@ -160,11 +157,7 @@ class Ring:
         self._next_part: dict[Part, Part] = {}
 
     def add(self, block: MemoryBlock) -> int:
-        """Take over a block in RAM; return its number.
-
-        Raises:
-            MemoryShortageError: its memory cannot be pinned.
-        """
+        """Take over a block in RAM; return its number. MemoryShortageError: its memory cannot be pinned."""
         for tensor in block.tensors().values():
             self.streams.pin(tensor)
         self.blocks.append(block)

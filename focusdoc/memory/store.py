@@ -74,13 +74,12 @@ class DocumentStore:
     def find(self, token_ids: Sequence[int], chunk_size: int, maker: str) -> KnownChunks:
         """The longest stored prefix of a document: all of it, or full chunks of a longer or shorter version.
 
-        Args:
-            maker: identifies everything but the chunk size that determines the KV.
+        The `maker` identifies everything but the chunk size that determines the KV.
         """
         hashes = TokenHashes(token_ids, chunk_size)
         group = self.folder / group_name(maker, chunk_size, hashes)
         candidates: list[tuple[int, Path, Manifest]] = []
-        for path in _entries_of(group):
+        for path in entries.subfolders(group):
             with _usable(path):
                 manifest = read_manifest(path)
                 if (manifest.maker, manifest.chunk_size) != (maker, chunk_size):
@@ -98,10 +97,10 @@ class DocumentStore:
         """Remove the entry of exactly this document; processes that have mapped its files keep them."""
         hashes = TokenHashes(token_ids, chunk_size)
         group = self.folder / group_name(maker, chunk_size, hashes)
-        if not _entries_of(group):
+        if not entries.subfolders(group):
             return
         with entries.store_lock(self.folder):
-            for path in _entries_of(group):
+            for path in entries.subfolders(group):
                 with suppress(DamagedEntryError, OSError):
                     manifest = read_manifest(path)
                     if manifest.num_tokens == len(token_ids) == _known_tokens(manifest, hashes, len(token_ids)):
@@ -254,13 +253,6 @@ def _usable(path: Path) -> Iterator[None]:
         entries.remove_entry(path)
     except OSError:
         pass
-
-
-def _entries_of(group: Path) -> list[Path]:
-    try:
-        return [path for path in group.iterdir() if not path.name.startswith(".")]
-    except OSError:
-        return []  # no entry with this first chunk
 
 
 def _known_tokens(manifest: Manifest, hashes: TokenHashes, num_tokens: int) -> int:
