@@ -87,7 +87,9 @@ class FlashAttention:
         """See `focusdoc.attention.naive.attend`."""
         num_queries = query.shape[2]
         mask = flash_mask(num_queries, key.shape[2], query_start=query_start, window=window, prefix=prefix)
-        if mask is None or not self._supports(query):
+        needs_gradient = torch.is_grad_enabled() and query.requires_grad  # flash_attn_with_kvcache has no backward pass
+        fits = query.dtype in self.dtypes and query.shape[-1] <= _MAX_HEAD_DIM and not needs_gradient
+        if mask is None or not fits:
             return sdpa.attend(
                 query, key, value, scaling=scaling, query_start=query_start, window=window, prefix=prefix
             )
@@ -102,11 +104,6 @@ class FlashAttention:
         else:  # few queries: the keys are split over the GPU's multiprocessors (split-KV)
             output, lse = self.functions.flash_attn_with_kvcache(rows, keys, values, return_softmax_lse=True, **options)
         return output.transpose(1, 2), lse.float().contiguous()
-
-    def _supports(self, query: Tensor) -> bool:
-        # flash_attn_with_kvcache has no backward pass.
-        needs_gradient = torch.is_grad_enabled() and query.requires_grad
-        return query.dtype in self.dtypes and query.shape[-1] <= _MAX_HEAD_DIM and not needs_gradient
 
 
 def flash_attention(device: torch.device | None = None) -> FlashAttention:

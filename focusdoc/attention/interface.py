@@ -45,16 +45,11 @@ def attend_both(
     query_start: int,
     window: int | None = None,
 ) -> Tensor:
-    """Attention over two sets of keys, `second` following `first`.
+    """Attention over two sets of keys, `second` following `first`; the output of `focusdoc.attention.naive.attend`.
 
     Args:
-        query: [batch, num_heads, num_queries, head_dim].
         first, second: keys and values [batch, num_kv_heads, num_keys, head_dim].
         query_start: position of the first query, as an index into the keys of `second`.
-        scaling, window: see `focusdoc.attention.naive.attend`.
-
-    Returns:
-        Output [batch, num_heads, num_queries, head_dim].
     """
     if kernel is sdpa.attend and window is None and sdpa.prefers_joint_softmax(query, first[0]):
         return sdpa.attend_both(query, first, second, scaling=scaling, query_start=query_start)
@@ -67,15 +62,9 @@ def attend_both(
 def attend_causal(
     kernel: AttentionKernel, query: Tensor, key: Tensor, value: Tensor, *, scaling: float, window: int | None = None
 ) -> Tensor:
-    """Causal self-attention within a chunk, without the log-sum-exp.
+    """Causal self-attention within a chunk; the output of `focusdoc.attention.naive.attend`.
 
-    Args:
-        query: [batch, num_heads, length, head_dim].
-        key, value: [batch, num_kv_heads, length, head_dim].
-        scaling, window: see `focusdoc.attention.naive.attend`.
-
-    Returns:
-        Output [batch, num_heads, length, head_dim].
+    Query and output are [batch, num_heads, length, head_dim], key and value [batch, num_kv_heads, length, head_dim].
     """
     sees_all = window is None or window >= query.shape[2]
     if kernel is sdpa.attend and sees_all and sdpa.prefers_blocks(query):

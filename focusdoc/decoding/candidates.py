@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from focusdoc.attention import AttentionKernel
-from focusdoc.config import FocusConfig
 from focusdoc.decoding.answer import Answer
 from focusdoc.decoding.answering import OwnWay
 from focusdoc.decoding.parallel import ParallelDecoder, RefreshedDecoder
@@ -61,15 +59,13 @@ class Projections:
             return self._packed
 
 
+@dataclass(eq=False)
 class Candidates(OwnWay[ParallelDecoder]):
     """Answers from the candidates alone. A batch of questions shares its sweeps."""
 
     overflow_message = "{} candidates", "raise chunk_size or lower max_new_tokens"
     kind = ParallelDecoder
-
-    def __init__(self, base: BaseModel, config: FocusConfig, kernel: AttentionKernel, projections: Projections) -> None:
-        super().__init__(base, config, kernel)
-        self.projections = projections
+    projections: Projections
 
     def decoder(
         self, blocks: Sequence[MemoryBlock], max_new_tokens: int, chunk_batch: int | None = None
@@ -120,7 +116,7 @@ class Candidates(OwnWay[ParallelDecoder]):
             self.writer(decoder, logits, request, started_at=started_at)
             for decoder, logits, request in zip(decoders, started, questions, strict=True)
         ]
-        #: Of the questions that go on, by their index.
+        # Of the questions that go on, by their index.
         logits = {index: writer.loop.first_logits for index, writer in enumerate(writers)}
         answers: dict[int, Answer | None] = {}
         while logits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,39 +28,35 @@ from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.modeling.base import BaseModel, CandidateWeights
 
 
+@dataclass(eq=False)
 class ParallelDecoder:
     """Decodes one answer over the chunks of `blocks`.
 
     Call `start` once with the local context, then `step` with every chosen token; each returns the next token's logits.
     The local KV is cached, and only the newest local token sees candidates (`RefreshedDecoder` follows the paper).
 
-    Args:
+    Attributes:
         weights: the candidate weights of every layer.
         blocks: the chunks' KV, at least one chunk.
         max_new_tokens: steps that the local KV is allocated for; the tails of the chunks grow step by step.
-        together: batches its passes with those of concurrent questions; None to share none.
+        together: batches its passes with those of concurrent questions that have the same.
     """
 
-    def __init__(
-        self,
-        base: BaseModel,
-        weights: CandidateWeights,
-        blocks: Sequence[MemoryBlock],
-        *,
-        kernel: AttentionKernel,
-        config: FocusConfig,
-        max_new_tokens: int,
-        together: Together | None = None,
-    ) -> None:
-        self.base = base
-        self.weights = weights
-        self._together = together or Together()
-        self._blocks = blocks
-        self.kernel = kernel
-        self._config = config
-        self._max_new_tokens = max_new_tokens
-        self.num_chunks = sum(block.num_chunks for block in blocks)
-        self._shared = config.candidate_positions == "shared"
+    #: Whether all local rows see the candidates, not only the newest.
+    refreshes = False
+
+    base: BaseModel
+    weights: CandidateWeights
+    blocks: Sequence[MemoryBlock]
+    _: KW_ONLY
+    kernel: AttentionKernel
+    config: FocusConfig
+    max_new_tokens: int
+    together: Together = field(default_factory=Together)
+
+    def __post_init__(self) -> None:
+        self.num_chunks = sum(block.num_chunks for block in self.blocks)
+        self._shared = self.config.candidate_positions == "shared"
         self.groups: list[ChunkGroup] = []
         self.tail_len = 0
         self._local_ids: list[int] = []
@@ -87,7 +84,7 @@ class ParallelDecoder:
     def prepare_start(self, local_ids: Sequence[int], prompt_ids: Sequence[int]) -> tuple[list[int], list[int]]:
         """The tokens that `start` feeds: to every chunk before its candidate, and to the local context."""
         self.groups = list(self._make_groups(len(prompt_ids)))
-        self.local = LocalContext.empty(self.base, self.num_chunks, len(local_ids) + self._max_new_tokens)
+        self.local = LocalContext.empty(self.base, self.num_chunks, len(local_ids) + self.max_new_tokens)
         self._local_ids = list(local_ids)
         self._newest = prompt_ids[-1]
         return list(prompt_ids[:-1]), self._local_ids
@@ -99,8 +96,8 @@ class ParallelDecoder:
 
     def prepare_step(self, token: int) -> tuple[list[int], list[int]]:
         """The tokens that `step` feeds; see `prepare_start`."""
-        if not self._stepped and self._config.active_chunks != "all":
-            self.keep_active(choose_active(self.candidate_mass.cpu(), self._config.active_chunks))
+        if not self._stepped and self.config.active_chunks != "all":
+            self.keep_active(choose_active(self.candidate_mass.cpu(), self.config.active_chunks))
         self._stepped = True
         previous, self._newest = self._newest, token
         return [previous], [token]
@@ -112,7 +109,7 @@ class ParallelDecoder:
         Chunks, tails, candidates and `candidate_mass` stay the same; only local rows run.
         """
         before, count = self.local, self.local.num_candidates
-        self.local = LocalContext.empty(self.base, count, len(local_ids) + self._max_new_tokens)
+        self.local = LocalContext.empty(self.base, count, len(local_ids) + self.max_new_tokens)
         self.local.keys[:, :, :count] = before.keys[:, :, :count]
         self.local.values[:, :, :count] = before.values[:, :, :count]
         self._local_ids = list(local_ids)
@@ -192,10 +189,10 @@ class ParallelDecoder:
 
     def _make_groups(self, prompt_len: int) -> Iterator[ChunkGroup]:
         """The blocks in groups of at most `chunk_batch` chunks."""
-        size = self._config.chunk_batch or max(1, MAX_ROWS // prompt_len)
-        room = prompt_len + min(TAIL_STEP, self._max_new_tokens)
+        size = self.config.chunk_batch or max(1, MAX_ROWS // prompt_len)
+        room = prompt_len + min(TAIL_STEP, self.max_new_tokens)
         first = 0
-        for block in self._blocks:
+        for block in self.blocks:
             for start in range(0, block.num_chunks, size):
                 stop = min(start + size, block.num_chunks)
                 yield ChunkGroup.of(block, start, stop, first + start, room, self.base.dtype)
@@ -203,7 +200,7 @@ class ParallelDecoder:
 
     def _sweeps(self, rows_per_chunk: int) -> Iterator[list[ChunkGroup]]:
         """Consecutive groups, packed into as few sweeps as the row limit allows."""
-        limit = self._config.chunk_batch or max(1, MAX_ROWS // rows_per_chunk)
+        limit = self.config.chunk_batch or max(1, MAX_ROWS // rows_per_chunk)
         packed: list[ChunkGroup] = []
         for group in self.groups:
             if packed and sum(member.num_chunks for member in packed) + group.num_chunks > limit:
@@ -215,7 +212,7 @@ class ParallelDecoder:
     def _advance(self, ordinary: list[int], local_ids: list[int]) -> Tensor:
         """Feed `ordinary` and the newest token, as candidate, to every chunk, and `local_ids` to the local context."""
         passes = self.passes(ordinary, local_ids)
-        hidden = self._together.run(self.base, self.weights, passes)
+        hidden = self.together.run(self.base, self.weights, passes)
         return self.finish_passes(passes[-1], hidden, len(ordinary), len(local_ids))
 
     def passes(self, ordinary: list[int], local_ids: list[int]) -> list[Sweep]:
@@ -278,15 +275,11 @@ class ParallelDecoder:
             num_ordinary=len(ordinary),
             local=self.local,
             num_local=len(local_ids),
-            sees_from=self._sees_from(len(local_ids)),
+            sees_from=0 if self.refreshes else max(0, len(local_ids) - 1),
             distances=distances,
             rotary=self.base.rotary,
             kernel=self.kernel,
         )
-
-    def _sees_from(self, num_local: int) -> int:
-        """Index of the first of `num_local` local rows that sees the candidates."""
-        return max(0, num_local - 1)
 
     @property
     def local_start(self) -> int:
@@ -302,12 +295,11 @@ class ParallelDecoder:
 class RefreshedDecoder(ParallelDecoder):
     """`ParallelDecoder` as in the paper's code: every step re-encodes the local context with the candidates."""
 
+    refreshes = True
+
     def prepare_step(self, token: int) -> tuple[list[int], list[int]]:
         """See `ParallelDecoder.prepare_step`; the whole local context is fed again."""
         ordinary, newest = super().prepare_step(token)
         self._local_ids += newest
         self.local.length = 0
         return ordinary, self._local_ids
-
-    def _sees_from(self, num_local: int) -> int:
-        return 0

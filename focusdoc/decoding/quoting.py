@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from focusdoc.decoding.answering import AnswerWriter, DecoderT, OwnWay
+from focusdoc.decoding.answering import DecoderT, OwnWay, Writer
 from focusdoc.decoding.candidates import Candidates
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.decoding.prompt import GAP, Request, local_and_prompt
@@ -91,7 +91,7 @@ class Texts:
         return range(min(inside[0], default=before[-1]), max(inside[1], default=last[0]))
 
     def passages(self, owner: int, tokens: set[int]) -> list[str]:
-        """The runs of `tokens` as texts, in order, widened without overlapping.
+        """The runs of `tokens` as texts, in order, widened to whole sentences that end nearby, without overlapping.
 
         Runs that are close together are joined: widened separately, they would meet in the middle of a line.
         """
@@ -144,7 +144,7 @@ def _words(text: str) -> set[str]:
 class Quoting(OwnWay[DecoderT]):
     """Answers from passages that are quoted into the local context."""
 
-    def writer(self, decoder: DecoderT, logits: Tensor, request: Request, *, started_at: float) -> AnswerWriter:
+    def writer(self, decoder: DecoderT, logits: Tensor, request: Request, *, started_at: float) -> Writer:
         """See `OwnWay.writer`; quotes the passages, so the first logits are those after them."""
         local_ids = self.local_ids(decoder, request)
         quoted_tokens = len(local_ids) - len(request.local_ids)
@@ -153,8 +153,14 @@ class Quoting(OwnWay[DecoderT]):
         logits = decoder.restart(local_ids)
         # After quoting, the answer attends mostly to the passages, so its attention to candidates no longer shows
         # where it comes from. The attention that chose the passages does; it counts as the first token's.
-        return AnswerWriter(
-            decoder, logits, request, started_at=started_at, quoted_tokens=quoted_tokens, attribution_steps=1
+        return Writer(
+            decoder,
+            logits,
+            request,
+            started_at=started_at,
+            quoted_tokens=quoted_tokens,
+            attended=decoder,
+            attribution_steps=1,
         )
 
     def local_ids(self, decoder: DecoderT, request: Request) -> list[int]:

@@ -130,15 +130,12 @@ def _run_round(base: BaseModel, weights: CandidateWeights, sweeps: Sequence[Swee
 
 @dataclass(slots=True, eq=False)
 class _Turn:
-    """The passes of a question's next step, and their result.
-
-    Attributes:
-        taken: a running pass includes it.
-        withdrawn: its question has ended.
-    """
+    """The passes of a question's next step, and their result."""
 
     passes: Sequence[Sweep]
+    #: A running pass includes it.
     taken: bool = False
+    #: Its question has ended.
     withdrawn: bool = False
     hidden: Tensor | None = None
 

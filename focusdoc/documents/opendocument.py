@@ -40,13 +40,12 @@ def read_open_document(archive: Archive) -> Parsed:
     kind = next(iter(archive.xml("content.xml").find("{*}body")), None)
     if kind is None or local(kind) not in _PARTS:
         raise Refused("damaged", "OpenDocument, but not a text, presentation or spreadsheet")
-    if local(kind) == "text":
+    extension, unit, name = _PARTS[local(kind)]
+    parts = list(kind.iterfind(f"{{*}}{name}")) if name else []
+    pages, labels = [to_text(part, _RULES)[0] for part in parts], list(map(_title, parts))
+    if not name:
         pages, labels = sections(*to_text(kind, _RULES))
-        return archive.named(Parsed(format="odt", pages=pages, labels=labels, unit="section"), "meta.xml")
-    extension, unit, part = _PARTS[local(kind)]
-    parts = list(kind.iterfind(f"{{*}}{part}"))
-    texts = [to_text(part, _RULES)[0] for part in parts]
-    return archive.named(Parsed(format=extension, pages=texts, labels=list(map(_title, parts)), unit=unit), "meta.xml")
+    return archive.named(Parsed(format=extension, pages=pages, labels=labels, unit=unit), "meta.xml")
 
 
 def _title(part: Any) -> str | None:

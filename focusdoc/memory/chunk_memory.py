@@ -119,14 +119,9 @@ class MemoryBlock:
         query_start: int,
         window: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Attention of the rows behind each chunk over that chunk, in one layer.
+        """Attention of the rows behind each chunk over that chunk, in one layer; see `focusdoc.attention.naive.attend`.
 
-        Args:
-            query: [num_chunks, num_heads, rows, head_dim].
-            kernel, scaling, query_start, window: see `focusdoc.attention.naive.attend`.
-
-        Returns:
-            Output [num_chunks, num_heads, rows, head_dim] and float32 lse [num_chunks, num_heads, rows].
+        Query and output are [num_chunks, num_heads, rows, head_dim], and the float32 lse [num_chunks, num_heads, rows].
         """
         keys, values = self.keys[layer], self.values[layer]
         return kernel(query, keys, values, scaling=scaling, query_start=query_start, window=window)
@@ -142,15 +137,11 @@ class MemoryBlock:
         tail_start: int,
         window: int | None = None,
     ) -> Tensor:
-        """Attention of the rows behind each chunk over that chunk and its tail, in one layer.
+        """Attention of the rows behind each chunk over that chunk and its tail, in one layer: output as of `attend`.
 
         Args:
-            query: [num_chunks, num_heads, rows, head_dim].
             tail: keys and values [num_chunks, num_kv_heads, tail_len, head_dim], ending with the rows' own.
             tail_start: index of the first row in the tail.
-
-        Returns:
-            Output [num_chunks, num_heads, rows, head_dim].
         """
         if self.ready:
             stored = self.keys[layer], self.values[layer]

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import get_args
 
@@ -19,7 +20,7 @@ from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.entries import size_limit, spool_folder, store_folder
 from focusdoc.memory.host import HostBlock, ring_of
 from focusdoc.memory.int8 import BLOCKS
-from focusdoc.memory.plan import FreeSpace, MemoryNeeds, MemoryPlan, plan_memory
+from focusdoc.memory.plan import FreeSpace, MemoryPlan, plan_memory
 from focusdoc.memory.reading import READING_VERSION, Progress, distinct_tokens, read_chunks
 from focusdoc.memory.ring import Ring
 from focusdoc.memory.segments import SegmentWriter, open_segment
@@ -75,36 +76,27 @@ def maker_key(base: BaseModel, memory_dtype: MemoryDtype = "model") -> str:
     return f"reading {READING_VERSION} {base.fingerprint} {dtype} context {base.context_length}{layers}{kept}"
 
 
+@dataclass(eq=False)
 class DocumentReader:
     """Encodes documents into keys and values, each only once.
 
-    Args:
+    Attributes:
         base: the model; the KV of all its layers is kept.
         store: None to read everything, store nothing, and never plan to use the disk.
         batch: chunks per pass.
-        memory_dtype, tail_tokens: see `MemoryNeeds`.
+        memory_dtype, tail_tokens: see `plan_memory`.
     """
 
-    def __init__(
-        self,
-        base: BaseModel,
-        chunk_size: int,
-        kernel: AttentionKernel,
-        *,
-        store: DocumentStore | None = None,
-        batch: int = 2,
-        memory_dtype: MemoryDtype = "auto",
-        tail_tokens: int = 0,
-    ) -> None:
-        self.base = base
-        self.chunk_size = chunk_size
-        self._kernel = kernel
-        self._store = store
-        self._batch = batch
-        self._memory_dtype = memory_dtype
-        self._tail_tokens = tail_tokens
-        #: Seconds per token of the last representative reading.
-        self._seconds: float | None = None
+    base: BaseModel
+    chunk_size: int
+    kernel: AttentionKernel
+    _: KW_ONLY
+    store: DocumentStore | None = None
+    batch: int = 2
+    memory_dtype: MemoryDtype = "auto"
+    tail_tokens: int = 0
+    #: Seconds per token of the last representative reading.
+    _seconds: float | None = field(default=None, init=False)
 
     @property
     def maker(self) -> str:
@@ -126,14 +118,14 @@ class DocumentReader:
 
     def is_stored(self, token_ids: Sequence[int]) -> bool:
         """Whether the store has the whole document, in the dtype used when memory is not short."""
-        kind: BlockDtype = "model" if self._memory_dtype == "auto" else self._memory_dtype
+        kind: BlockDtype = "model" if self.memory_dtype == "auto" else self.memory_dtype
         return self._known(token_ids, kind).num_tokens == len(token_ids)
 
     def forget(self, token_ids: Sequence[int]) -> None:
         """Remove a document from the store."""
-        if self._store is not None:
+        if self.store is not None:
             for kind in get_args(BlockDtype):
-                self._store.forget(token_ids, self.chunk_size, maker_key(self.base, kind))
+                self.store.forget(token_ids, self.chunk_size, maker_key(self.base, kind))
 
     def plan(self, token_ids: Sequence[int]) -> MemoryPlan:
         """The cost of reading a document; reads nothing."""
@@ -161,13 +153,13 @@ class DocumentReader:
         Raises:
             MemoryShortageError: the memory fits neither in free memory nor on disk; nothing was read.
         """
-        store, total = self._store, len(token_ids)
+        store, total = self.store, len(token_ids)
 
         def report(done: int, _: int = 0) -> None:
             if progress is not None:
                 progress(done, total)
 
-        maker = maker_key(self.base, self._memory_dtype)
+        maker = maker_key(self.base, self.memory_dtype)
         lock = (
             store.reading_lock(token_ids, self.chunk_size, maker, lambda: report(0))
             if store is not None
@@ -199,7 +191,7 @@ class DocumentReader:
         self, store: DocumentStore, token_ids: Sequence[int], plan: MemoryPlan, document: str, report: Progress
     ) -> tuple[MemoryBlock, ...]:
         """Read the full chunks straight into a file and map it; unsaved, the file is removed, and the mapping stays."""
-        base, batch, size = self.base, self._batch, self.chunk_size
+        base, batch, size = self.base, self.batch, self.chunk_size
         started_at = time.perf_counter()
         full = len(token_ids) // size * size
         shape = (base.num_layers, 0, base.num_kv_heads, size, base.head_dim)
@@ -211,7 +203,7 @@ class DocumentReader:
                     for start in range(0, full, batch * size):
                         part = token_ids[start : min(start + batch * size, full)]
                         (block,) = read_chunks(
-                            base, part, size, self._kernel, batch=batch, memory_dtype=plan.memory_dtype
+                            base, part, size, self.kernel, batch=batch, memory_dtype=plan.memory_dtype
                         )
                         writer.write(block)
                         report(start + len(part), len(token_ids))
@@ -234,8 +226,8 @@ class DocumentReader:
             self.base,
             token_ids[start:],
             self.chunk_size,
-            self._kernel,
-            batch=self._batch,
+            self.kernel,
+            batch=self.batch,
             progress=lambda done, total: report(start + done, total),
             memory_dtype=plan.memory_dtype,
             ring=ring,
@@ -253,24 +245,14 @@ class DocumentReader:
         num_read = distinct_tokens(token_ids[plan.num_known :], self.chunk_size)
         if num_read >= _MIN_TIMED_TOKENS:
             self._seconds = (time.perf_counter() - started_at) / num_read
-        if self._store is not None:
+        if self.store is not None:
             maker, name = maker_key(self.base, plan.memory_dtype), self.base.name
-            self._store.save(token_ids, blocks, self.chunk_size, maker, known=known, document=document, model=name)
-
-    def _needs(self, num_tokens: int) -> MemoryNeeds:
-        return MemoryNeeds(
-            kv=self.base,
-            dtype=self.base.dtype,
-            num_tokens=num_tokens,
-            chunk_size=self.chunk_size,
-            memory_dtype=self._memory_dtype,
-            tail_tokens=self._tail_tokens,
-        )
+            self.store.save(token_ids, blocks, self.chunk_size, maker, known=known, document=document, model=name)
 
     def _known(self, token_ids: Sequence[int], kind: BlockDtype) -> KnownChunks:
-        if self._store is None:
+        if self.store is None:
             return KnownChunks()
-        return self._store.find(token_ids, self.chunk_size, maker_key(self.base, kind))
+        return self.store.find(token_ids, self.chunk_size, maker_key(self.base, kind))
 
     def _plan(self, token_ids: Sequence[int]) -> tuple[MemoryPlan, KnownChunks]:
         """The plan of a reading, and the chunks that the store has."""
@@ -280,6 +262,21 @@ class DocumentReader:
             found[kind] = self._known(token_ids, kind)
             return found[kind].num_tokens
 
-        room = FreeSpace.of(self.base.device, self._store.free_space if self._store is not None else None)
-        plan = plan_memory(self._needs(len(token_ids)), room, known=known, seconds_per_token=self.seconds_per_token)
+        space = FreeSpace.of(self.base.device, self.store.free_space if self.store is not None else None)
+        plan = self._plan_in(space, len(token_ids), known, self.seconds_per_token)
         return plan, found.get(plan.memory_dtype, KnownChunks())
+
+    def _plan_in(
+        self, space: FreeSpace, num_tokens: int, known: Callable[[BlockDtype], int], seconds: Callable[[], float]
+    ) -> MemoryPlan:
+        return plan_memory(
+            space,
+            kv=self.base,
+            dtype=self.base.dtype,
+            num_tokens=num_tokens,
+            chunk_size=self.chunk_size,
+            memory_dtype=self.memory_dtype,
+            tail_tokens=self.tail_tokens,
+            known=known,
+            seconds_per_token=seconds,
+        )

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError
 
 from focusdoc.container import num_cpus
 
@@ -103,10 +103,7 @@ class _Signed(_Record):
 class _Versioned(BaseModel):
     """The part of a manifest that all versions share."""
 
-    class Inner(BaseModel):
-        format_version: int
-
-    manifest: Inner
+    format_version: Annotated[int, Field(validation_alias=AliasPath("manifest", "format_version"))]
 
 
 def read_manifest(entry: Path) -> Manifest:
@@ -118,7 +115,7 @@ def read_manifest(entry: Path) -> Manifest:
     """
     data = (entry / MANIFEST).read_bytes()
     try:
-        version = _Versioned.model_validate_json(data).manifest.format_version
+        version = _Versioned.model_validate_json(data).format_version
         if version != FORMAT_VERSION:
             raise OtherVersionError(f"written in format {version}, this is {FORMAT_VERSION}")
         signed = _Signed.model_validate_json(data)

@@ -92,13 +92,13 @@ class CudaStreams(Streams):
         with torch.cuda.stream(self._side):
             target.copy_(source, non_blocking=True)
 
-    def mark_copied(self) -> torch.cuda.Event:
+    def mark_copied(self) -> Any:
         """See `Streams.mark_copied`."""
-        return _mark(self._side)
+        return self._side.record_event()
 
-    def mark_computed(self) -> torch.cuda.Event:
+    def mark_computed(self) -> Any:
         """See `Streams.mark_computed`."""
-        return _mark(torch.cuda.current_stream(self.device))
+        return torch.cuda.current_stream(self.device).record_event()
 
     def copy_after(self, mark: torch.cuda.Event) -> None:
         """See `Streams.copy_after`."""
@@ -107,12 +107,6 @@ class CudaStreams(Streams):
     def compute_after(self, mark: torch.cuda.Event) -> None:
         """See `Streams.compute_after`."""
         torch.cuda.current_stream(self.device).wait_event(mark)
-
-
-def _mark(stream: torch.cuda.Stream) -> torch.cuda.Event:
-    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record(stream)
-    return event
 
 
 def streams_of(device: torch.device) -> Streams:

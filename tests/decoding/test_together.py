@@ -41,7 +41,13 @@ def make() -> Callable[..., ParallelDecoder]:
 
     def decoder(together: Together | None = None, document: int = 0) -> ParallelDecoder:
         return ParallelDecoder(
-            base, weights, documents[document], kernel=kernel, config=config, max_new_tokens=5, together=together
+            base,
+            weights,
+            documents[document],
+            kernel=kernel,
+            config=config,
+            max_new_tokens=5,
+            together=together or Together(),
         )
 
     return decoder
