@@ -32,7 +32,6 @@ class AttentionKernel(Protocol):
         prefix: int = 0,
     ) -> tuple[Tensor, Tensor]:
         """Return output [batch, num_heads, num_queries, head_dim] and float32 lse [batch, num_heads, num_queries]."""
-        ...
 
 
 def attend_both(

@@ -30,11 +30,9 @@ class Way(Protocol):
 
     def check(self, request: Request) -> None:
         """Raise if the request cannot be answered, before any computation; documents may not be read yet."""
-        ...
 
     def stream(self, request: Request) -> Generator[TextPiece, None, None]:
         """Yield the answer's text as it is generated; the last piece carries the `Answer`."""
-        ...
 
     def answer(self, request: Request) -> Answer:
         """The complete answer."""

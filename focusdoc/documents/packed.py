@@ -8,8 +8,7 @@ from urllib.parse import unquote
 
 from focusdoc.documents.archive import Archive
 from focusdoc.documents.markup import attribute, parse_xml, to_text
-from focusdoc.documents.office import read_docx, read_pptx, read_xlsx
-from focusdoc.documents.opendocument import read_open_document
+from focusdoc.documents.office import read_docx, read_open_document, read_pptx, read_xlsx
 from focusdoc.documents.parsed import Parsed, Refused, Request
 from focusdoc.documents.web import HTML, html_text, parse_html
 from focusdoc.errors import DocumentError
