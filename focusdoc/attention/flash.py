@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,18 +22,6 @@ _PACKAGE = "flash_attn"
 _MAX_HEAD_DIM = 256
 #: flash-attn's value for a window without a limit.
 _UNBOUNDED = -1
-
-
-class FlashFunctions(Protocol):
-    """The flash-attn functions used here: the package itself, or a stand-in with the same semantics."""
-
-    @property
-    def flash_attn_func(self) -> Any:
-        """For batches of equal lengths: output and log-sum-exp [batch, num_heads, num_queries]."""
-
-    @property
-    def flash_attn_with_kvcache(self) -> Any:
-        """The same for few queries over many keys: the keys are split over the GPU's multiprocessors (split-KV)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +66,11 @@ class FlashAttention:
     """An `AttentionKernel` on flash-attn, with the contract of `focusdoc.attention.naive.attend`.
 
     Attributes:
-        functions: flash-attn, or a stand-in.
+        functions: the package flash-attn, or a stand-in with the same semantics.
         dtypes: the supported dtypes; others fall back to sdpa.
     """
 
-    functions: FlashFunctions
+    functions: Any
     dtypes: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float16)
 
     def __call__(
@@ -99,7 +87,9 @@ class FlashAttention:
         """See `focusdoc.attention.naive.attend`."""
         num_queries = query.shape[2]
         mask = flash_mask(num_queries, key.shape[2], query_start=query_start, window=window, prefix=prefix)
-        if mask is None or not self._supports(query):
+        needs_gradient = torch.is_grad_enabled() and query.requires_grad  # flash_attn_with_kvcache has no backward pass
+        fits = query.dtype in self.dtypes and query.shape[-1] <= _MAX_HEAD_DIM and not needs_gradient
+        if mask is None or not fits:
             return sdpa.attend(
                 query, key, value, scaling=scaling, query_start=query_start, window=window, prefix=prefix
             )
@@ -111,14 +101,9 @@ class FlashAttention:
         }  # fmt: skip
         if num_queries == mask.num_keys:
             output, lse, _ = self.functions.flash_attn_func(rows, keys, values, return_attn_probs=True, **options)
-        else:
+        else:  # few queries: the keys are split over the GPU's multiprocessors (split-KV)
             output, lse = self.functions.flash_attn_with_kvcache(rows, keys, values, return_softmax_lse=True, **options)
         return output.transpose(1, 2), lse.float().contiguous()
-
-    def _supports(self, query: Tensor) -> bool:
-        # flash_attn_with_kvcache has no backward pass.
-        needs_gradient = torch.is_grad_enabled() and query.requires_grad
-        return query.dtype in self.dtypes and query.shape[-1] <= _MAX_HEAD_DIM and not needs_gradient
 
 
 def flash_attention(device: torch.device | None = None) -> FlashAttention:

@@ -32,7 +32,6 @@ class AttentionKernel(Protocol):
         prefix: int = 0,
     ) -> tuple[Tensor, Tensor]:
         """Return output [batch, num_heads, num_queries, head_dim] and float32 lse [batch, num_heads, num_queries]."""
-        ...
 
 
 def attend_both(
@@ -45,16 +44,11 @@ def attend_both(
     query_start: int,
     window: int | None = None,
 ) -> Tensor:
-    """Attention over two sets of keys, `second` following `first`.
+    """Attention over two sets of keys, `second` following `first`; the output of `focusdoc.attention.naive.attend`.
 
     Args:
-        query: [batch, num_heads, num_queries, head_dim].
         first, second: keys and values [batch, num_kv_heads, num_keys, head_dim].
         query_start: position of the first query, as an index into the keys of `second`.
-        scaling, window: see `focusdoc.attention.naive.attend`.
-
-    Returns:
-        Output [batch, num_heads, num_queries, head_dim].
     """
     if kernel is sdpa.attend and window is None and sdpa.prefers_joint_softmax(query, first[0]):
         return sdpa.attend_both(query, first, second, scaling=scaling, query_start=query_start)
@@ -67,15 +61,9 @@ def attend_both(
 def attend_causal(
     kernel: AttentionKernel, query: Tensor, key: Tensor, value: Tensor, *, scaling: float, window: int | None = None
 ) -> Tensor:
-    """Causal self-attention within a chunk, without the log-sum-exp.
+    """Causal self-attention within a chunk; the output of `focusdoc.attention.naive.attend`.
 
-    Args:
-        query: [batch, num_heads, length, head_dim].
-        key, value: [batch, num_kv_heads, length, head_dim].
-        scaling, window: see `focusdoc.attention.naive.attend`.
-
-    Returns:
-        Output [batch, num_heads, length, head_dim].
+    Query and output are [batch, num_heads, length, head_dim], key and value [batch, num_kv_heads, length, head_dim].
     """
     sees_all = window is None or window >= query.shape[2]
     if kernel is sdpa.attend and sees_all and sdpa.prefers_blocks(query):
@@ -94,17 +82,17 @@ def attention_kernel(name: str, device: torch.device | None = None) -> Attention
     Raises:
         ConfigError: the name is unknown, or it is "flash" and flash-attn cannot be used.
     """
-    if name == "auto":
-        return _fastest(device)
+    if name == "naive":
+        return naive.attend
     if name == "flash":
         return flash.flash_attention(device)
-    kernels: dict[str, AttentionKernel] = {"naive": naive.attend, "sdpa": sdpa.attend}
-    if name not in kernels:
+    if name not in ("auto", "sdpa"):
         raise ConfigError(f"attention is {name!r}; choose one of {', '.join(get_args(AttentionName))}.")
-    return _sdpa(device) if name == "sdpa" else kernels[name]
-
-
-def _sdpa(device: torch.device | None) -> AttentionKernel:
+    if name == "auto" and device is not None and device.type == "cuda" and flash.is_installed():
+        try:
+            return flash.flash_attention(device)
+        except ConfigError as error:
+            _log.warning("Attention falls back to sdpa: %s", error)
     if device is not None and not sdpa.has_kernel(device):
         _warn_naive_fallback(device.type)
     return sdpa.attend
@@ -120,13 +108,3 @@ def _warn_naive_fallback(device: str) -> None:
         torch.__version__,
         device,
     )
-
-
-def _fastest(device: torch.device | None) -> AttentionKernel:
-    if device is None or device.type != "cuda" or not flash.is_installed():
-        return _sdpa(device)
-    try:
-        return flash.flash_attention(device)
-    except ConfigError as error:
-        _log.warning("Attention falls back to sdpa: %s", error)
-        return _sdpa(device)

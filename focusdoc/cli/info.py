@@ -101,22 +101,21 @@ def _plan(size: ModelSize, device: str, num_tokens: int, settings: FocusConfig) 
     import torch
 
     from focusdoc.memory.library import open_store
-    from focusdoc.memory.plan import QUESTION_TOKENS, FreeSpace, MemoryNeeds, plan_memory
+    from focusdoc.memory.plan import QUESTION_TOKENS, FreeSpace, plan_memory
     from focusdoc.modeling.adapter_files import shipped_chunk_size
 
     chunk_size = settings.chunk_size or shipped_chunk_size(size.name) or CHUNK_TOKENS
     store = open_store()
-    needs = MemoryNeeds(
+    return plan_memory(
+        FreeSpace.of(torch.device(device), store.free_space if store is not None else None),
         kv=size,
         dtype=getattr(torch, size.dtype, torch.float32),
         num_tokens=num_tokens,
         chunk_size=chunk_size,
         memory_dtype=settings.memory_dtype,
         tail_tokens=QUESTION_TOKENS + GenerationConfig.max_new_tokens,
+        seconds_per_token=partial(estimate_seconds_per_token, size, device, chunk_size=chunk_size),
     )
-    space = FreeSpace.of(torch.device(device), store.free_space if store is not None else None)
-    seconds = partial(estimate_seconds_per_token, size, device, chunk_size=chunk_size)
-    return plan_memory(needs, space, seconds_per_token=seconds)
 
 
 def _about(known: dict[str, Any]) -> list[tuple[str, str | None]]:

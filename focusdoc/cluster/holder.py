@@ -131,7 +131,7 @@ class ChunkSide(ParallelDecoder):
         self._stepped = self.num_steps > 0
         self._newest = step.newest
         passes = self.passes(list(step.ordinary), [])
-        self._together.run(self.base, self.weights, passes)
+        self.together.run(self.base, self.weights, passes)
         self.tail_len += len(step.ordinary)
         self.num_steps += 1
         count = len(self.active)

@@ -16,7 +16,7 @@ from focusdoc.cluster.holder import Part
 from focusdoc.config import BlockDtype, MemoryDtype
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.library import DocumentReader
-from focusdoc.memory.plan import SPARE_BYTES, FreeSpace, MemoryPlan, plan_memory
+from focusdoc.memory.plan import SPARE_BYTES, FreeSpace, MemoryPlan
 from focusdoc.memory.reading import Progress
 
 #: Chunks per part. Parts are cut on a fixed grid, so that stored ones are found again with any number of holders, and
@@ -74,7 +74,7 @@ class SpreadReader(DocumentReader):
 
     def is_stored(self, token_ids: Sequence[int]) -> bool:
         """See `DocumentReader.is_stored`."""
-        kind: BlockDtype = "model" if self._memory_dtype == "auto" else self._memory_dtype
+        kind: BlockDtype = "model" if self.memory_dtype == "auto" else self.memory_dtype
         return self._num_stored(token_ids, kind) == len(token_ids)
 
     def forget(self, token_ids: Sequence[int]) -> None:
@@ -88,11 +88,11 @@ class SpreadReader(DocumentReader):
         free = self._cluster.free_bytes()
         # Every host keeps SPARE_BYTES free; the plan subtracts them once.
         space = FreeSpace(free=sum(free.values()) - SPARE_BYTES * (len(free) - 1))
-        return plan_memory(
-            self._needs(len(token_ids)),
+        return self._plan_in(
             space,
+            len(token_ids),
             known=lambda kind: self._num_stored(token_ids, kind),
-            seconds_per_token=lambda: self.seconds_per_token() / len(self._cluster),
+            seconds=lambda: self.seconds_per_token() / len(self._cluster),
         )
 
     def read(
@@ -173,7 +173,7 @@ class SpreadReader(DocumentReader):
                 tuple(token_ids[number * size : (number + 1) * size]),
                 self.chunk_size,
                 self.base.num_layers,
-                self._batch,
+                self.batch,
                 kind,
                 f"{document}, part {number + 1}" if number else document,
             )

@@ -48,7 +48,7 @@ class SpreadDecoder(ParallelDecoder):
     def __init__(self, *args: Any, cluster: Cluster, together: object = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._cluster = cluster
-        self._places = {index: places for index, (_, places) in shares_of(cluster, self._blocks).items()}
+        self._places = {index: places for index, (_, places) in shares_of(cluster, self.blocks).items()}
         self._asked: dict[int, Asked] = {}
         #: The steps of each holder so far, to replay on a replacement.
         self._steps: dict[int, list[CandidateStep]] = {index: [] for index in self._places}
@@ -57,12 +57,12 @@ class SpreadDecoder(ParallelDecoder):
 
     def prepare_start(self, local_ids: Sequence[int], prompt_ids: Sequence[int]) -> tuple[list[int], list[int]]:
         """See `ParallelDecoder.prepare_start`."""
-        self.local = LocalContext.empty(self.base, self.num_chunks, len(local_ids) + self._max_new_tokens)
+        self.local = LocalContext.empty(self.base, self.num_chunks, len(local_ids) + self.max_new_tokens)
         self._local_ids, self._newest = list(local_ids), prompt_ids[-1]
         key = self._cluster.name("question")
-        for index, (parts, places) in shares_of(self._cluster, self._blocks).items():
+        for index, (parts, places) in shares_of(self._cluster, self.blocks).items():
             self._asked[index] = Asked(
-                key, tuple(parts), tuple(places), self._config, tuple(prompt_ids), self._max_new_tokens, self._question
+                key, tuple(parts), tuple(places), self.config, tuple(prompt_ids), self.max_new_tokens, self._question
             )
         weakref.finalize(self, self._cluster.close_question, key, list(self._asked)).atexit = False
         return list(prompt_ids[:-1]), self._local_ids
@@ -143,7 +143,7 @@ class SpreadLookDecoder(LookDecoder):
 
     def head_scores(self, prompt_ids: Sequence[int], question: QuestionRows) -> list[Tensor]:
         """See `LookDecoder.head_scores`; one round trip to each holder."""
-        shares = shares_of(self._cluster, self._blocks)
+        shares = shares_of(self._cluster, self.blocks)
         calls: dict[int, Call] = {}
         for index, (parts, places) in shares.items():
             asked = Asked("", tuple(parts), tuple(places), self._config, tuple(prompt_ids), 1, question)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Sequence
-from typing import Generic, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,11 +30,9 @@ class Way(Protocol):
 
     def check(self, request: Request) -> None:
         """Raise if the request cannot be answered, before any computation; documents may not be read yet."""
-        ...
 
     def stream(self, request: Request) -> Generator[TextPiece, None, None]:
         """Yield the answer's text as it is generated; the last piece carries the `Answer`."""
-        ...
 
     def answer(self, request: Request) -> Answer:
         """The complete answer."""
@@ -59,15 +58,25 @@ class Writer:
         decoder: a started decoder, which returned `logits`.
         started_at: start time of the call, by ``time.perf_counter``.
         quoted_tokens: length of the quoted passages in the local context.
-
-    Attributes:
-        loop: chooses the tokens.
+        attended: the decoder, if the sources are derived from its attention to the chunks.
+        attribution_steps: use the attention of this many first tokens; None for all.
     """
 
     def __init__(
-        self, decoder: StepDecoder, logits: Tensor, request: Request, *, started_at: float, quoted_tokens: int = 0
+        self,
+        decoder: StepDecoder,
+        logits: Tensor,
+        request: Request,
+        *,
+        started_at: float,
+        quoted_tokens: int = 0,
+        attended: AnswerDecoder | None = None,
+        attribution_steps: int | None = None,
     ) -> None:
         self.request = request
+        self._attended = attended
+        self._attribution_steps = attribution_steps
+        self._masses: list[Tensor] = []
         self._begun = started_at
         self._quoted_tokens = quoted_tokens
         self.loop = TokenLoop(
@@ -88,6 +97,8 @@ class Writer:
         self._likelihood += float(step.logits.log_softmax(dim=-1)[step.token])
         if step.is_end:
             return None
+        if self._attended is not None:
+            self._masses.append(self._attended.candidate_mass)
         self.token_ids.append(step.token)
         return self._text.add(step.token)
 
@@ -112,7 +123,7 @@ class Writer:
         """The last piece, which carries the `Answer`."""
         rest = self._text.finish()
         timings = Timings(self._first - self._begun, time.perf_counter() - self._first)
-        sources, shares = self.origin()
+        sources, shares = self._origin()
         memories = self.request.memories
         usage = Usage(
             sum(memory.num_tokens for memory in memories),
@@ -134,69 +145,31 @@ class Writer:
         )
         return TextPiece(rest, answer)
 
-    def origin(self) -> tuple[tuple[Source, ...], tuple[float, ...]]:
+    def _origin(self) -> tuple[tuple[Source, ...], tuple[float, ...]]:
         """The answer's sources, and each chunk's share of the attention."""
-        return (), ()
-
-
-class AnswerWriter(Writer):
-    """A `Writer` that records the attention paid to the chunks and derives the sources from it.
-
-    Args:
-        attribution_steps: use the attention of this many first tokens; None for all.
-    """
-
-    def __init__(
-        self,
-        decoder: AnswerDecoder,
-        logits: Tensor,
-        request: Request,
-        *,
-        started_at: float,
-        quoted_tokens: int = 0,
-        attribution_steps: int | None = None,
-    ) -> None:
-        super().__init__(decoder, logits, request, started_at=started_at, quoted_tokens=quoted_tokens)
-        self._decoder = decoder
-        self._attribution_steps = attribution_steps
-        self._masses: list[Tensor] = []
-
-    def add(self, step: Step) -> str | None:
-        """See `Writer.add`."""
-        if not step.is_end:
-            self._masses.append(self._decoder.candidate_mass)
-        return super().add(step)
-
-    def origin(self) -> tuple[tuple[Source, ...], tuple[float, ...]]:
-        """See `Writer.origin`."""
-        if not self.token_ids:
+        if self._attended is None or not self.token_ids:
             return (), ()
-        request = self.request
+        request, prompt_len = self.request, len(self.request.prompt_ids)
         fed = [request.prompt_ids[-1], *self.token_ids[:-1]][: self._attribution_steps]
         paid = torch.stack(self._masses[: self._attribution_steps]).cpu()
-        prompt_len = len(request.prompt_ids)
         sources = find_sources(
-            self._decoder, request.memories, fed, paid, prompt_len=prompt_len, limit=request.max_sources
+            self._attended, request.memories, fed, paid, prompt_len=prompt_len, limit=request.max_sources
         )
         return sources, tuple(chunk_shares(paid).tolist())
 
 
+@dataclass(eq=False)
 class OwnWay(Way, Generic[DecoderT]):
     """A way of the base model: it writes the answer itself, over what its decoder retrieves from the chunks.
 
-    Args:
-        config: with all settings resolved.
-
-    Attributes:
-        overflow_message: what precedes the local context, and the remedy, for `PromptTooLongError`.
+    All settings of its `config` are resolved.
     """
 
-    overflow_message: tuple[str, str]
-
-    def __init__(self, base: BaseModel, config: FocusConfig, kernel: AttentionKernel) -> None:
-        self.base = base
-        self.config = config
-        self.kernel = kernel
+    #: What precedes the local context, and the remedy, for `PromptTooLongError`.
+    overflow_message: ClassVar[tuple[str, str]]
+    base: BaseModel
+    config: FocusConfig
+    kernel: AttentionKernel
 
     def decoder(self, blocks: Sequence[MemoryBlock], max_new_tokens: int) -> DecoderT:
         """A new decoder over the chunks of `blocks`, with capacity for `max_new_tokens` steps."""
@@ -209,16 +182,12 @@ class OwnWay(Way, Generic[DecoderT]):
     def start_from_tokens(
         self, decoder: DecoderT, ids: Sequence[int], local_ids: list[int], prompt_ids: list[int], new_tokens: int
     ) -> Tensor:
-        """Like `start`, for bare tokens without a known question.
-
-        Args:
-            ids: the tokens of all chunks.
-        """
+        """Like `start`, for bare tokens without a known question; `ids` are the tokens of all chunks."""
         return decoder.start(local_ids, prompt_ids)
 
-    def writer(self, decoder: DecoderT, logits: Tensor, request: Request, *, started_at: float) -> AnswerWriter:
+    def writer(self, decoder: DecoderT, logits: Tensor, request: Request, *, started_at: float) -> Writer:
         """The writer of the answer."""
-        return AnswerWriter(decoder, logits, request, started_at=started_at)
+        return Writer(decoder, logits, request, started_at=started_at, attended=decoder)
 
     def num_candidate_positions(self, num_chunks: int) -> int:
         """Positions before the local context."""

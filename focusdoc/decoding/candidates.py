@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from focusdoc.attention import AttentionKernel
-from focusdoc.config import FocusConfig
 from focusdoc.decoding.answer import Answer
 from focusdoc.decoding.answering import OwnWay
 from focusdoc.decoding.parallel import ParallelDecoder, RefreshedDecoder
@@ -26,14 +24,11 @@ from focusdoc.modeling.candidate import LayerWeights
 
 
 class Projections:
-    """An adapter's candidate projections on the base model's device, packed when a decoder first needs them.
-
-    Attributes:
-        together: batches the steps of concurrent questions with these projections.
-    """
+    """An adapter's candidate projections on the base model's device, packed when a decoder first needs them."""
 
     def __init__(self, base: BaseModel, adapter: Adapter | None) -> None:
         self._base = base
+        #: Batches the steps of concurrent questions with these projections.
         self.together = Together()
         self._packed: CandidateWeights | None = None
         self._layers: list[LayerWeights] | None = None
@@ -64,19 +59,13 @@ class Projections:
             return self._packed
 
 
+@dataclass(eq=False)
 class Candidates(OwnWay[ParallelDecoder]):
-    """Answers from the candidates alone. A batch of questions shares its sweeps.
-
-    Args:
-        projections: the candidate projections.
-    """
+    """Answers from the candidates alone. A batch of questions shares its sweeps."""
 
     overflow_message = "{} candidates", "raise chunk_size or lower max_new_tokens"
     kind = ParallelDecoder
-
-    def __init__(self, base: BaseModel, config: FocusConfig, kernel: AttentionKernel, projections: Projections) -> None:
-        super().__init__(base, config, kernel)
-        self.projections = projections
+    projections: Projections
 
     def decoder(
         self, blocks: Sequence[MemoryBlock], max_new_tokens: int, chunk_batch: int | None = None
@@ -117,10 +106,9 @@ class Candidates(OwnWay[ParallelDecoder]):
 
     def answer_batch(self, questions: Sequence[Request]) -> list[Answer]:
         """Answer questions that are decoded together, in the same sweeps."""
-        blocks, size = (
-            questions[0].blocks,
-            shared_chunk_batch(self.config, [len(request.prompt_ids) for request in questions]),
-        )
+        # So that all of them split the chunks into the same groups.
+        size = self.config.chunk_batch or max(1, MAX_ROWS // sum(len(request.prompt_ids) for request in questions))
+        blocks = questions[0].blocks
         decoders = [self.decoder(blocks, request.settings.max_new_tokens, size) for request in questions]
         started_at = time.perf_counter()
         started = start_batch(decoders, [(request.local_ids, request.prompt_ids) for request in questions])
@@ -128,24 +116,22 @@ class Candidates(OwnWay[ParallelDecoder]):
             self.writer(decoder, logits, request, started_at=started_at)
             for decoder, logits, request in zip(decoders, started, questions, strict=True)
         ]
-        logits = [writer.loop.first_logits for writer in writers]
-        answers: list[Answer | None] = [None] * len(decoders)
-        running = list(range(len(decoders)))
-        while running:
-            fed: list[tuple[int, int]] = []
-            for index in running:
+        # Of the questions that go on, by their index.
+        logits = {index: writer.loop.first_logits for index, writer in enumerate(writers)}
+        answers: dict[int, Answer | None] = {}
+        while logits:
+            tokens: dict[int, int] = {}
+            for index, own in logits.items():
                 writer = writers[index]
-                step = writer.loop.take(logits[index])
+                step = writer.loop.take(own)
                 continues = step is not None and writer.add(step) is not None and not writer.stopped
                 if step is not None and continues and not writer.loop.over:
-                    fed.append((index, step.token))
+                    tokens[index] = step.token
                 else:
                     answers[index] = writer.finish().answer
-            running = [index for index, _ in fed]
-            found = step_batch([decoders[index] for index in running], [token for _, token in fed]) if fed else []
-            for index, next_logits in zip(running, found, strict=True):
-                logits[index] = next_logits
-        return [answer for answer in answers if answer is not None]
+            found = step_batch([decoders[index] for index in tokens], list(tokens.values())) if tokens else []
+            logits = dict(zip(tokens, found, strict=True))
+        return [answer for index in range(len(questions)) if (answer := answers[index]) is not None]
 
 
 class Refreshed(Candidates):
@@ -154,19 +140,13 @@ class Refreshed(Candidates):
     kind = RefreshedDecoder
 
 
-def shared_chunk_batch(config: FocusConfig, prompt_lens: Sequence[int]) -> int:
-    """The `chunk_batch` with which questions of these prompt lengths split the chunks into the same groups."""
-    return config.chunk_batch or max(1, MAX_ROWS // sum(prompt_lens))
-
-
 @torch.no_grad()
 def start_batch(
     decoders: Sequence[ParallelDecoder], questions: Sequence[tuple[Sequence[int], Sequence[int]]]
 ) -> list[Tensor]:
     """`ParallelDecoder.start` for several new decoders over the same blocks; their float32 logits [vocab].
 
-    Args:
-        questions: the local context and the dynamic prompt of each.
+    `questions` are the local context and the dynamic prompt of each.
     """
     return _advance(
         decoders, [decoder.prepare_start(*question) for decoder, question in zip(decoders, questions, strict=True)]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,48 +21,14 @@ from focusdoc.decoding.state import ChunkGroup
 from focusdoc.modeling.rotary import Rotary, Rotations, rotate
 
 
-class LocalRows(Protocol):
-    """The local rows of a pass, and what they attend to."""
-
-    @property
-    def num_rows(self) -> int:
-        """Number of local rows; they precede the candidates."""
-        ...
-
-    @property
-    def distances(self) -> Sequence[Tensor]:
-        """For each group, the rotation distance of its candidates' keys to their local positions, int64 [chunks, T]."""
-        ...
-
-    def attend(
-        self,
-        layer: int,
-        query: Tensor,
-        candidates: tuple[Tensor, Tensor],
-        fresh: tuple[Tensor, Tensor],
-        scaling: float,
-        window: int | None,
-    ) -> Tensor:
-        """Attention of the local rows in one layer.
-
-        Args:
-            query: [num_heads, num_rows, head_dim].
-            candidates: keys and values [num_kv_heads, chunks, T, head_dim], keys rotated to their local positions.
-            fresh: the local rows' own keys and values [num_kv_heads, num_rows, head_dim].
-
-        Returns:
-            [num_rows, num_heads, head_dim].
-        """
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class RefreshedLocal:
     """Refresh mode: each local row attends to all candidates of the single target and to the local rows up to itself.
 
     Attributes:
-        num_rows: length of the local context.
-        distances: for each group, the rotation distance to the local positions, int64 [chunks, 1].
+        num_rows: length of the local context, whose rows precede the candidates.
+        distances: for each group, the rotation distance of its candidates' keys to their local positions, int64
+            [chunks, 1].
     """
 
     num_rows: int
@@ -78,7 +43,16 @@ class RefreshedLocal:
         scaling: float,
         window: int | None,
     ) -> Tensor:
-        """See `LocalRows`."""
+        """Attention of the local rows in one layer.
+
+        Args:
+            query: [num_heads, num_rows, head_dim].
+            candidates: keys and values [num_kv_heads, chunks, 1, head_dim], keys rotated to their local positions.
+            fresh: the local rows' own keys and values [num_kv_heads, num_rows, head_dim].
+
+        Returns:
+            [num_rows, num_heads, head_dim].
+        """
         keys, values = (torch.cat((states[:, :, 0], own), dim=1) for states, own in zip(candidates, fresh, strict=True))
         num_candidates = candidates[0].shape[1]
         places = torch.arange(self.num_rows, device=query.device)
@@ -100,7 +74,7 @@ class DenseSweep:
         groups: the chunks; their tails hold the ordinary KV of every token before the last target.
         num_targets: T.
         tail_start: tail tokens before the first target; target t sees ``tail_start + t`` of them.
-        local: the local rows, or None for a pass of candidates only.
+        local: the local rows of the paper's objective, whose T is 1; None for a pass of candidates only.
         token_weights: for each group, float32 [chunks, T]: the weights of the candidates in `token_scores`, None if
             those are not needed.
         token_scores: for each group, float32 [chunks, chunk_len]: weighted `retrieval_scores`, summed over heads and
@@ -112,7 +86,7 @@ class DenseSweep:
     tail_start: int
     rotary: Rotary
     kernel: AttentionKernel
-    local: LocalRows | None = None
+    local: RefreshedLocal | None = None
     token_weights: Sequence[Tensor] | None = None
     token_scores: list[Tensor] = field(init=False)
     _rotations: list[Rotations] = field(init=False)
@@ -138,16 +112,13 @@ class DenseSweep:
         row = num_local = self.local.num_rows if self.local is not None else 0
         for index, group in enumerate(self.groups):
             rows = slice(row, row := row + group.num_chunks * self.num_targets)
-            outputs.append(
-                self._attend_group(
-                    index, group, layer, query[0, :, rows], key[0, :, rows], value[0, :, rows], scaling, window
-                )
-            )
+            own_query, own_key, own_value = (states[0, :, rows] for states in (query, key, value))
+            outputs.append(self._attend_group(index, layer, own_query, own_key, own_value, scaling, window))
             if self.local is not None:
                 rotation = self.rotary.of_layer(self._rotations[index], layer)
                 shape = (group.num_chunks, self.num_targets)
-                candidate_keys.append(torch.unflatten(rotate(key[0, :, rows], rotation), 1, shape))
-                candidate_values.append(torch.unflatten(value[0, :, rows], 1, shape))
+                candidate_keys.append(torch.unflatten(rotate(own_key, rotation), 1, shape))
+                candidate_values.append(torch.unflatten(own_value, 1, shape))
         if self.local is not None:
             local = self.local.attend(
                 layer,
@@ -161,40 +132,31 @@ class DenseSweep:
         return torch.cat(outputs, dim=0)[None]
 
     def _attend_group(
-        self,
-        index: int,
-        group: ChunkGroup,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scaling: float,
-        window: int | None,
+        self, index: int, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
     ) -> Tensor:
         """Candidates of one group, [heads, chunks * T, head_dim], over chunk, tail and themselves."""
-        shape = (group.num_chunks, self.num_targets)
+        group = self.groups[index]
+        shape, start = (group.num_chunks, self.num_targets), group.chunk_len + self.tail_start
         # [heads, chunks * T, head_dim] -> [chunks, heads, T, head_dim]
         query, key, value = (torch.unflatten(states, 1, shape).transpose(0, 1) for states in (query, key, value))
         stored_keys, stored_values = group.block.layer(layer, query.dtype)
         over_chunk, chunk_lse = attend_frozen(
-            query,
-            stored_keys,
-            stored_values,
-            kernel=self.kernel,
-            scaling=scaling,
-            query_start=group.chunk_len + self.tail_start,
-            window=window,
+            query, stored_keys, stored_values, kernel=self.kernel, scaling=scaling, query_start=start, window=window
         )
         keys = torch.cat((group.tail_keys[layer, :, :, : self.tail_len], key), dim=2)
         values = torch.cat((group.tail_values[layer, :, :, : self.tail_len], value), dim=2)
         over_tail, tail_lse = masked_attention(query, keys, values, self._tail_mask(window), scaling=scaling)
         output, lse = merge(over_chunk, chunk_lse, over_tail, tail_lse)
         if self.token_weights is not None:
-            start = group.chunk_len + self.tail_start
+            # [chunks, heads, T, head_dim] -> [chunks, num_kv_heads, heads per KV head * T, head_dim]
+            rows = torch.unflatten(query, 1, (stored_keys.shape[1], -1)).flatten(2, 3)
+            scores = (rows.float() @ stored_keys.float().mT).view(*query.shape[:3], -1)
+            paid = torch.exp(scores * scaling - lse.unsqueeze(-1))
             seen = visibility(self.num_targets, group.chunk_len, query_start=start, window=window, device=query.device)
-            self.token_scores[index] += _token_scores(
-                stored_keys, stored_values, query, lse, scaling, seen, self.token_weights[index]
-            )
+            if seen is not None:
+                paid = paid * seen
+            found = retrieval_scores(paid, stored_values)
+            self.token_scores[index] += torch.einsum("nhts,nt->ns", found, self.token_weights[index])
         # [chunks, heads, T, head_dim] -> [chunks * T, heads, head_dim]
         return output.transpose(1, 2).flatten(0, 1)
 
@@ -207,22 +169,3 @@ class DenseSweep:
         if window is not None:
             tail &= self.tail_start + targets - places < window
         return torch.cat((tail, torch.eye(self.num_targets, dtype=torch.bool, device=device)), dim=1)
-
-
-def _token_scores(
-    keys: Tensor,
-    values: Tensor,
-    query: Tensor,
-    lse: Tensor,
-    scaling: float,
-    seen: Tensor | None,
-    token_weights: Tensor,
-) -> Tensor:
-    """Retrieval scores of one layer's candidates, query [chunks, heads, T, head_dim]: float32 [chunks, chunk_len]."""
-    # [chunks, heads, T, head_dim] -> [chunks, num_kv_heads, heads per KV head * T, head_dim]
-    rows = torch.unflatten(query, 1, (keys.shape[1], -1)).flatten(2, 3)
-    scores = (rows.float() @ keys.float().mT).view(*query.shape[:3], -1)
-    weights = torch.exp(scores * scaling - lse.unsqueeze(-1))
-    if seen is not None:
-        weights = weights * seen
-    return torch.einsum("nhts,nt->ns", retrieval_scores(weights, values), token_weights)

@@ -132,7 +132,6 @@ class StepDecoder(Protocol):
 
     def step(self, token: int) -> Tensor:
         """Feed `token`; return float32 logits [vocab]."""
-        ...
 
 
 class AnswerDecoder(StepDecoder, Protocol):
@@ -148,7 +147,6 @@ class AnswerDecoder(StepDecoder, Protocol):
 
     def start(self, local_ids: Sequence[int], prompt_ids: Sequence[int]) -> Tensor:
         """Prefill the local context and the dynamic prompt; return float32 logits [vocab] of the first new token."""
-        ...
 
     def look(self, local_ids: Sequence[int], prompt_ids: Sequence[int], question: QuestionRows) -> None:
         """Like `start`, but only to score the chunks; no answer follows.
@@ -156,19 +154,16 @@ class AnswerDecoder(StepDecoder, Protocol):
         Args:
             question: the rows of the dynamic prompt that `question_token_scores` scores for.
         """
-        ...
 
     def restart(self, local_ids: Sequence[int]) -> Tensor:
         """Replace the local context by one with passages, which ends with the same token; return float32 logits
         [vocab] of the first new token.
         """
-        ...
 
     def question_token_scores(self, chunks: Sequence[int]) -> list[Tensor]:
         """Scores of each token of `chunks` by the retrieval heads, for the rows given to `look`: float32 [heads,
         chunk_len] each; an empty list without retrieval heads.
         """
-        ...
 
     def answer_token_scores(
         self, chunks: Sequence[int], token_ids: Sequence[int], masses: Tensor, *, prompt_len: int
@@ -180,7 +175,6 @@ class AnswerDecoder(StepDecoder, Protocol):
             masses: `candidate_mass` of each step, float32 [steps, num_chunks].
             prompt_len: tokens of the dynamic prompt.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)

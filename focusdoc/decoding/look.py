@@ -9,13 +9,13 @@ summed. Layers above the highest of these heads do not run. The model reads the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from focusdoc.attention import AttentionKernel
-from focusdoc.config import FocusConfig, GenerationConfig
+from focusdoc.config import GenerationConfig
 from focusdoc.decoding.looking import question_retrieval_scores
 from focusdoc.decoding.plain import PlainDecoder
 from focusdoc.decoding.prompt import Request, encode_text
@@ -68,30 +68,26 @@ class LookLayout:
         return output.transpose(1, 2)
 
 
+@dataclass(eq=False)
 class LookDecoder:
     """Scores the chunks of `blocks` for one question; then the base model decodes alone.
 
-    Args:
+    Attributes:
         heads: the retrieval heads, (layer, head) pairs.
         chunk_batch: chunks per pass; None for as many as memory allows. It does not change the results.
     """
 
-    def __init__(
-        self,
-        base: BaseModel,
-        blocks: Sequence[MemoryBlock],
-        *,
-        kernel: AttentionKernel,
-        heads: Sequence[tuple[int, int]],
-        chunk_batch: int | None = None,
-    ) -> None:
-        self.base = base
-        self.kernel = kernel
-        self.num_chunks = sum(block.num_chunks for block in blocks)
-        self._blocks = blocks
-        self._heads = tuple(sorted(heads))
-        self._chunk_batch = chunk_batch
-        self._plain = PlainDecoder(base)
+    base: BaseModel
+    blocks: Sequence[MemoryBlock]
+    _: KW_ONLY
+    kernel: AttentionKernel
+    heads: Sequence[tuple[int, int]]
+    chunk_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        self.num_chunks = sum(block.num_chunks for block in self.blocks)
+        self._heads = tuple(sorted(self.heads))
+        self._plain = PlainDecoder(self.base)
         #: Each head's scores in every chunk, float32 [heads, chunk_len] each.
         self._head_scores: list[Tensor] = []
         #: Each head's maximum over all chunks, float32 [heads].
@@ -114,24 +110,20 @@ class LookDecoder:
         """Each head's scores in every chunk, float32 [heads, chunk_len] each."""
         rows = replace(question, heads=self._heads)
         lower = self.base.first_layers(num_layers_for(self._heads))
-        batches = self._chunk_batches(len(prompt_ids), rows)
-        return [scores for block in batches for scores in self._pass(lower, block, prompt_ids, rows)]
-
-    def _pass(
-        self, lower: BaseModel, block: MemoryBlock, prompt_ids: Sequence[int], rows: QuestionRows
-    ) -> Iterator[Tensor]:
-        layout = LookLayout(block, rows, self.kernel)
-        fed = torch.tensor(prompt_ids, device=lower.device).expand(block.num_chunks, -1)
-        places = block.chunk_len + torch.arange(len(prompt_ids), device=lower.device)
-        lower.run_kv_only(fed, places.expand(block.num_chunks, -1), layout)
-        yield from torch.cat(layout.scores, dim=1).cpu()
+        fed, places = torch.tensor(prompt_ids, device=lower.device), torch.arange(len(prompt_ids), device=lower.device)
+        found: list[Tensor] = []
+        for block in self._chunk_batches(len(prompt_ids), rows):
+            layout, count = LookLayout(block, rows, self.kernel), block.num_chunks
+            lower.run_kv_only(fed.expand(count, -1), (block.chunk_len + places).expand(count, -1), layout)
+            found.extend(torch.cat(layout.scores, dim=1).cpu())
+        return found
 
     def _chunk_batches(self, prompt_len: int, rows: QuestionRows) -> Iterator[MemoryBlock]:
         """The chunks in batches, one per pass."""
         num_queries = max(len(rows.heads_of(layer)) for layer, _ in rows.heads) * (rows.last - rows.first)
-        for block in self._blocks:
+        for block in self.blocks:
             fitting = min(MAX_ROWS // prompt_len, MAX_WEIGHTS // (num_queries * block.chunk_len))
-            size = self._chunk_batch or max(1, fitting)
+            size = self.chunk_batch or max(1, fitting)
             for start in range(0, block.num_chunks, size):
                 yield block.chunks(start, start + size)
 
@@ -158,24 +150,13 @@ class LookDecoder:
         return self._plain.step(token)
 
 
+@dataclass(eq=False)
 class Look(Quoting[LookDecoder]):
-    """Answers from passages found by the base model's retrieval heads.
-
-    Args:
-        heads: returns the (layer, head) pairs; called only if there are chunks.
-    """
+    """Answers from passages found by the base model's retrieval heads, which `heads` returns if there are chunks."""
 
     overflow_message = "No candidates", "lower max_new_tokens"
 
-    def __init__(
-        self,
-        base: BaseModel,
-        config: FocusConfig,
-        kernel: AttentionKernel,
-        heads: Callable[[], Sequence[tuple[int, int]]],
-    ) -> None:
-        super().__init__(base, config, kernel)
-        self.heads = heads
+    heads: Callable[[], Sequence[tuple[int, int]]]
 
     def decoder(self, blocks: Sequence[MemoryBlock], max_new_tokens: int) -> LookDecoder:
         """See `OwnWay.decoder`."""

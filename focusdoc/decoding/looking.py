@@ -7,8 +7,7 @@ place, and the values there are large.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -74,94 +73,83 @@ def question_retrieval_scores(
     return retrieval_scores(scores.softmax(dim=-1)[..., : values.shape[2]], values).sum(dim=2)
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkEntry:
-    """A chunk to score.
-
-    Attributes:
-        chunk: its index among all chunks.
-        group: the chunk with its tail, alone.
-    """
-
-    chunk: int
-    group: ChunkGroup
+#: The chunks to score by their index among all chunks, each with its tail, alone.
+Scored = Mapping[int, ChunkGroup]
 
 
 def candidate_scores(
-    entries: Sequence[ChunkEntry], recorded: Sequence[Sequence[CandidateQueries]], tail_len: int
-) -> list[Tensor]:
-    """Scores of each token of a chunk by the candidates of the first sweeps: float32 [chunk_len] each.
+    groups: Scored, recorded: Sequence[Sequence[CandidateQueries]], tail_len: int
+) -> dict[int, Tensor]:
+    """For each chunk, scores of its tokens by the candidates of the first sweeps: float32 [chunk_len] each.
+
+    These are `retrieval_scores` summed over heads and layers.
 
     Args:
         recorded: for each sweep, in chunk order, its candidates' queries in every layer.
         tail_len: tokens of the dynamic prompt before the candidate.
-
-    Returns:
-        `retrieval_scores` summed over heads and layers, in the order of `entries`.
     """
-    found: dict[int, Tensor] = {}
-    for length in {entry.group.chunk_len for entry in entries}:
-        same_length = [entry for entry in entries if entry.group.chunk_len == length]
-        scores = sum(
-            _candidate_layer_scores(same_length, layer, rows, tail_len)
-            for layer, rows in enumerate(zip(*recorded, strict=True))
-        )
-        found |= zip((entry.chunk for entry in same_length), scores, strict=True)  # type: ignore[arg-type]
-    return [found[entry.chunk].cpu() for entry in entries]
+    layers = list(zip(*recorded, strict=True))
+
+    def score(same: Scored) -> Tensor:
+        of_layers = (_candidate_layer_scores(same, layer, rows, tail_len) for layer, rows in enumerate(layers))
+        return sum(of_layers, start=torch.zeros(()))
+
+    return _by_length(groups, score)
 
 
 def question_scores(
-    entries: Sequence[ChunkEntry], recorded: Sequence[Sequence[CandidateQueries]], rows: QuestionRows
-) -> list[Tensor]:
-    """Scores of each token of a chunk by the retrieval heads, for the question: float32 [heads, chunk_len] each.
+    groups: Scored, recorded: Sequence[Sequence[CandidateQueries]], rows: QuestionRows
+) -> dict[int, Tensor]:
+    """For each chunk, scores of its tokens by the retrieval heads: float32 [heads, chunk_len] each.
+
+    These are `retrieval_scores` summed over the question's rows; heads as in ``rows.heads``.
 
     Args:
         recorded: as for `candidate_scores`, of sweeps that recorded `rows`.
-
-    Returns:
-        `retrieval_scores` summed over the question's rows, in the order of `entries`; heads as in ``rows.heads``.
     """
-    layers = dict.fromkeys(layer for layer, _ in rows.heads)
+    layers = {layer: [sweep[layer] for sweep in recorded] for layer, _ in rows.heads}
+
+    def score(same: Scored) -> Tensor:
+        return torch.cat([_question_layer_scores(same, layer, own, rows) for layer, own in layers.items()], dim=1)
+
+    return _by_length(groups, score)
+
+
+def _by_length(groups: Scored, score: Callable[[Scored], Tensor]) -> dict[int, Tensor]:
+    """The scores of all chunks of a length at once, [chunks, ...], by chunk and in RAM."""
     found: dict[int, Tensor] = {}
-    for length in {entry.group.chunk_len for entry in entries}:
-        same_length = [entry for entry in entries if entry.group.chunk_len == length]
-        scores = [
-            _question_layer_scores(same_length, layer, [sweep[layer] for sweep in recorded], rows) for layer in layers
-        ]
-        found |= zip((entry.chunk for entry in same_length), torch.cat(scores, dim=1), strict=True)
-    return [found[entry.chunk].cpu() for entry in entries]
+    for length in {group.chunk_len for group in groups.values()}:
+        same = {chunk: group for chunk, group in groups.items() if group.chunk_len == length}
+        found |= zip(same, score(same).cpu(), strict=True)
+    return found
 
 
-def _candidate_layer_scores(
-    entries: Sequence[ChunkEntry], layer: int, sweeps: Sequence[CandidateQueries], tail_len: int
-) -> Tensor:
-    """Candidate scores of one layer for chunks of one length, float32 [entries, chunk_len]."""
-    chunks = [entry.chunk for entry in entries]
-    # [heads, all chunks, head_dim] -> [entries, heads, head_dim]
+def _candidate_layer_scores(groups: Scored, layer: int, sweeps: Sequence[CandidateQueries], tail_len: int) -> Tensor:
+    """Candidate scores of one layer for chunks of one length, float32 [chunks, chunk_len]."""
+    chunks = list(groups)
+    # [heads, all chunks, head_dim] -> [chunks, heads, head_dim]
     queries = torch.cat([rows.queries for rows in sweeps], dim=1)[:, chunks].transpose(0, 1)
     own = torch.cat([rows.keys for rows in sweeps], dim=1)[:, chunks].transpose(0, 1)
-    keys, values = _gather_kv(entries, layer, tail_len, own.dtype, extra=1)
+    keys, values = _gather_kv(groups, layer, tail_len, own.dtype, extra=1)
     keys[:, :, -1] = own
-    # [entries, heads, head_dim] -> [entries, num_kv_heads, heads per KV head, head_dim]
+    # [chunks, heads, head_dim] -> [chunks, num_kv_heads, heads per KV head, head_dim]
     scores = torch.unflatten(queries, 1, (own.shape[1], -1)) @ keys.mT
     num_keys = keys.shape[2]
     seen = visibility(1, num_keys, query_start=num_keys - 1, window=sweeps[0].window, device=own.device)
     if seen is not None:
         scores = scores.masked_fill(~seen[0], -torch.inf)
     weights = scores.softmax(dim=-1)[..., : values.shape[2]]
-    # [entries, num_kv_heads, heads per KV head, chunk_len] -> [entries, heads, 1, chunk_len]
+    # [chunks, num_kv_heads, heads per KV head, chunk_len] -> [chunks, heads, 1, chunk_len]
     return retrieval_scores(weights.flatten(1, 2).unsqueeze(2), values).sum(dim=(1, 2))
 
 
 def _question_layer_scores(
-    entries: Sequence[ChunkEntry], layer: int, sweeps: Sequence[CandidateQueries], rows: QuestionRows
+    groups: Scored, layer: int, sweeps: Sequence[CandidateQueries], rows: QuestionRows
 ) -> Tensor:
-    """Question scores of one layer's retrieval heads for chunks of one length, float32 [entries, heads, chunk_len]."""
-    # [entries, heads, rows, head_dim]
-    queries = torch.cat([sweep.question for sweep in sweeps if sweep.question is not None])[
-        [entry.chunk for entry in entries]
-    ]
-    keys, values = _gather_kv(entries, layer, rows.last, sweeps[0].keys.dtype)
+    """Question scores of one layer's retrieval heads for chunks of one length, float32 [chunks, heads, chunk_len]."""
+    # [chunks, heads, rows, head_dim]
+    queries = torch.cat([sweep.question for sweep in sweeps if sweep.question is not None])[list(groups)]
+    keys, values = _gather_kv(groups, layer, rows.last, sweeps[0].keys.dtype)
     per_key = sweeps[0].queries.shape[0] // keys.shape[1]
     kv_heads = [head // per_key for head in rows.heads_of(layer)]
     keys, values = keys[:, kv_heads], values[:, kv_heads]
@@ -169,23 +157,21 @@ def _question_layer_scores(
     return question_retrieval_scores(queries, keys, values, query_start=start, window=sweeps[0].window)
 
 
-def _gather_kv(
-    entries: Sequence[ChunkEntry], layer: int, tail_len: int, dtype: torch.dtype, extra: int = 0
-) -> tuple[Tensor, Tensor]:
+def _gather_kv(groups: Scored, layer: int, tail_len: int, dtype: torch.dtype, extra: int = 0) -> tuple[Tensor, Tensor]:
     """Float32 keys of chunks and tails, with `extra` uninitialized slots at the end, and the chunks' values.
 
     Returns:
-        Both [entries, num_kv_heads, tokens, head_dim].
+        Both [chunks, num_kv_heads, tokens, head_dim].
     """
-    group = entries[0].group
+    group = next(iter(groups.values()))
     chunk_len, (num_kv_heads, _, head_dim) = group.chunk_len, group.tail_keys.shape[2:]
-    shape = (len(entries), num_kv_heads, chunk_len + tail_len + extra, head_dim)
+    shape = (len(groups), num_kv_heads, chunk_len + tail_len + extra, head_dim)
     keys = torch.empty(shape, device=group.tail_keys.device)
     values = group.tail_keys.new_empty((*shape[:2], chunk_len, head_dim))
-    for row, entry in enumerate(entries):
-        stored_keys, stored_values = entry.group.block.layer(layer, dtype)
+    for row, group in enumerate(groups.values()):
+        stored_keys, stored_values = group.block.layer(layer, dtype)
         keys[row, :, :chunk_len], values[row] = stored_keys[0], stored_values[0]
-        keys[row, :, chunk_len : chunk_len + tail_len] = entry.group.tail_keys[layer, 0, :, :tail_len]
+        keys[row, :, chunk_len : chunk_len + tail_len] = group.tail_keys[layer, 0, :, :tail_len]
     return keys, values
 
 
@@ -196,11 +182,7 @@ def chunk_shares(masses: Tensor) -> Tensor:
 
 
 def page_shares(document: Document, chunks: Sequence[Chunk], shares: Sequence[float]) -> dict[int, float]:
-    """Each page's share of the attention, by its number; a chunk on several pages is divided by characters.
-
-    Args:
-        shares: of each chunk.
-    """
+    """Each page's share of the attention, by its number; a chunk's share is divided by characters among its pages."""
     found = {page.number: 0.0 for page in document.pages}
     for chunk, share in zip(chunks, shares, strict=True):
         length = max(1, chunk.char_end - chunk.char_start)
@@ -224,9 +206,7 @@ def find_sources(
     Args:
         decoder: in its state after the answer.
         memories: the documents whose chunks the decoder has, in order.
-        token_ids: the token fed at each step: the last prompt token, then the answer's tokens except the last.
-        masses: float32 [steps, num_chunks], `AnswerDecoder.candidate_mass` of each step.
-        prompt_len: tokens of the dynamic prompt.
+        token_ids, masses, prompt_len: see `AnswerDecoder.answer_token_scores`.
         limit: maximum number of sources.
     """
     if any(memory.document is None for memory in memories):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from focusdoc.attention import AttentionKernel
 from focusdoc.config import FocusConfig
 from focusdoc.decoding.condense import DenseSweep
-from focusdoc.decoding.looking import ChunkEntry, candidate_scores, question_scores
+from focusdoc.decoding.looking import candidate_scores, question_scores
 from focusdoc.decoding.state import (
     TAIL_STEP,
     ChunkGroup,
@@ -21,45 +22,41 @@ from focusdoc.decoding.state import (
     select_groups,
     shrink_local,
 )
-from focusdoc.decoding.sweep import MAX_ROWS, CandidateQueries, PassRows, Sweep
+from focusdoc.decoding.sweep import MAX_ROWS, CandidateQueries, Sweep
 from focusdoc.decoding.together import Together, run_alone
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.modeling.base import BaseModel, CandidateWeights
 
 
+@dataclass(eq=False)
 class ParallelDecoder:
     """Decodes one answer over the chunks of `blocks`.
 
     Call `start` once with the local context, then `step` with every chosen token; each returns the next token's logits.
     The local KV is cached, and only the newest local token sees candidates (`RefreshedDecoder` follows the paper).
 
-    Args:
+    Attributes:
         weights: the candidate weights of every layer.
         blocks: the chunks' KV, at least one chunk.
         max_new_tokens: steps that the local KV is allocated for; the tails of the chunks grow step by step.
-        together: batches its passes with those of concurrent questions; None to share none.
+        together: batches its passes with those of concurrent questions that have the same.
     """
 
-    def __init__(
-        self,
-        base: BaseModel,
-        weights: CandidateWeights,
-        blocks: Sequence[MemoryBlock],
-        *,
-        kernel: AttentionKernel,
-        config: FocusConfig,
-        max_new_tokens: int,
-        together: Together | None = None,
-    ) -> None:
-        self.base = base
-        self.weights = weights
-        self._together = together or Together()
-        self._blocks = blocks
-        self.kernel = kernel
-        self._config = config
-        self._max_new_tokens = max_new_tokens
-        self.num_chunks = sum(block.num_chunks for block in blocks)
-        self._shared = config.candidate_positions == "shared"
+    #: Whether all local rows see the candidates, not only the newest.
+    refreshes = False
+
+    base: BaseModel
+    weights: CandidateWeights
+    blocks: Sequence[MemoryBlock]
+    _: KW_ONLY
+    kernel: AttentionKernel
+    config: FocusConfig
+    max_new_tokens: int
+    together: Together = field(default_factory=Together)
+
+    def __post_init__(self) -> None:
+        self.num_chunks = sum(block.num_chunks for block in self.blocks)
+        self._shared = self.config.candidate_positions == "shared"
         self.groups: list[ChunkGroup] = []
         self.tail_len = 0
         self._local_ids: list[int] = []
@@ -70,23 +67,13 @@ class ParallelDecoder:
         self._inactive_groups: list[ChunkGroup] = []
         #: The queries of the first step's candidates, per sweep and layer.
         self._candidate_queries: list[list[CandidateQueries]] = []
-        #: Attention mass that the newest local token paid to each chunk's candidate: float32 [num_chunks], mean over
-        #: layers and heads.
         self.candidate_mass = torch.zeros(self.num_chunks)
         #: The question's rows, set by `look`.
         self._question: QuestionRows | None = None
 
     @torch.no_grad()
     def start(self, local_ids: Sequence[int], prompt_ids: Sequence[int]) -> Tensor:
-        """Run the dynamic prompt behind all chunks and the local context beside it.
-
-        Args:
-            local_ids: the local context, with a BOS if the mode needs one.
-            prompt_ids: the dynamic prompt, likewise; its last token is the last local token.
-
-        Returns:
-            Float32 logits [vocab] of the first new token.
-        """
+        """See `AnswerDecoder.start`; the dynamic prompt runs behind all chunks and the local context beside it."""
         return self._advance(*self.prepare_start(local_ids, prompt_ids))
 
     def look(self, local_ids: Sequence[int], prompt_ids: Sequence[int], question: QuestionRows) -> None:
@@ -97,41 +84,36 @@ class ParallelDecoder:
     def prepare_start(self, local_ids: Sequence[int], prompt_ids: Sequence[int]) -> tuple[list[int], list[int]]:
         """The tokens that `start` feeds: to every chunk before its candidate, and to the local context."""
         self.groups = list(self._make_groups(len(prompt_ids)))
-        self.local = LocalContext.empty(self.base, self.num_chunks, len(local_ids) + self._max_new_tokens)
+        self.local = LocalContext.empty(self.base, self.num_chunks, len(local_ids) + self.max_new_tokens)
         self._local_ids = list(local_ids)
         self._newest = prompt_ids[-1]
         return list(prompt_ids[:-1]), self._local_ids
 
     @torch.no_grad()
     def step(self, token: int) -> Tensor:
-        """Feed the chosen `token`; return the float32 logits [vocab] of the next one."""
+        """See `StepDecoder.step`."""
         return self._advance(*self.prepare_step(token))
 
     def prepare_step(self, token: int) -> tuple[list[int], list[int]]:
         """The tokens that `step` feeds; see `prepare_start`."""
-        if not self._stepped and self._config.active_chunks != "all":
-            self.keep_active(choose_active(self.candidate_mass.cpu(), self._config.active_chunks))
+        if not self._stepped and self.config.active_chunks != "all":
+            self.keep_active(choose_active(self.candidate_mass.cpu(), self.config.active_chunks))
         self._stepped = True
         previous, self._newest = self._newest, token
         return [previous], [token]
 
     @torch.no_grad()
     def restart(self, local_ids: Sequence[int]) -> Tensor:
-        """Replace the local context after `start`, before the first `step`.
+        """See `AnswerDecoder.restart`; between `start` and the first `step`.
 
         Chunks, tails, candidates and `candidate_mass` stay the same; only local rows run.
-
-        Args:
-            local_ids: ends with the same token as the first local context.
-
-        Returns:
-            Float32 logits [vocab] of the first new token.
         """
-        before = self.local
-        self.local = before.cleared(len(local_ids) + self._max_new_tokens)
+        before, count = self.local, self.local.num_candidates
+        self.local = LocalContext.empty(self.base, count, len(local_ids) + self.max_new_tokens)
+        self.local.keys[:, :, :count] = before.keys[:, :, :count]
+        self.local.values[:, :, :count] = before.values[:, :, :count]
         self._local_ids = list(local_ids)
-        rows = self._rows([], [], self._local_ids)
-        hidden = run_alone(self.base, self.weights, rows)
+        hidden = run_alone(self.base, self.weights, self._rows([], [], self._local_ids))
         self.local.length = len(local_ids)
         return self.base.logits(hidden[-1])
 
@@ -139,17 +121,17 @@ class ParallelDecoder:
     def answer_token_scores(
         self, chunks: Sequence[int], token_ids: Sequence[int], masses: Tensor, *, prompt_len: int
     ) -> list[Tensor]:
-        """Scores of each token of `chunks` by their candidates: float32 [chunk_len] each.
+        """See `AnswerDecoder.answer_token_scores`.
 
         Each step's candidate is weighted by the attention that the step's local token paid to it. The queries of the
         first step were recorded; those of later steps are recomputed in one dense pass over these chunks.
         """
         # An inactive chunk has no tail after the prompt, and no candidate after the first.
         active = [index for index in chunks if index in self.active] if len(token_ids) > 1 else []
-        entries = [ChunkEntry(index, self.single(index)) for index in chunks if index not in active]
+        others = {index: self.single(index) for index in chunks if index not in active}
         weights = masses[0].tolist()
-        scores = candidate_scores(entries, self._candidate_queries, prompt_len - 1) if entries else []
-        found = {entry.chunk: own * weights[entry.chunk] for entry, own in zip(entries, scores, strict=True)}
+        scores = candidate_scores(others, self._candidate_queries, prompt_len - 1)
+        found = {chunk: own * weights[chunk] for chunk, own in scores.items()}
         if active:
             found |= zip(active, self._dense_token_scores(active, token_ids, masses, prompt_len), strict=True)
         return [found[index] for index in chunks]
@@ -159,9 +141,9 @@ class ParallelDecoder:
         """See `AnswerDecoder.question_token_scores`."""
         if self._question is None or not self._question.heads:
             return []
-        return question_scores(
-            [ChunkEntry(index, self.single(index)) for index in chunks], self._candidate_queries, self._question
-        )
+        groups = {index: self.single(index) for index in chunks}
+        scores = question_scores(groups, self._candidate_queries, self._question)
+        return [scores[index] for index in chunks]
 
     def _dense_token_scores(
         self, chunks: Sequence[int], token_ids: Sequence[int], masses: Tensor, prompt_len: int
@@ -190,9 +172,8 @@ class ParallelDecoder:
 
     def single(self, index: int) -> ChunkGroup:
         """Chunk `index` with its tail, as a group of its own (views)."""
-        groups, slot = (
-            (self.groups, self.active.index(index)) if index in self.active else (self._inactive_groups, index)
-        )
+        active = index in self.active
+        groups, slot = (self.groups, self.active.index(index)) if active else (self._inactive_groups, index)
         group = next(group for group in groups if slot in range(group.span.start, group.span.stop))
         at = slice(slot - group.first, slot - group.first + 1)
         block = group.block.chunks(at.start, at.stop)
@@ -208,10 +189,10 @@ class ParallelDecoder:
 
     def _make_groups(self, prompt_len: int) -> Iterator[ChunkGroup]:
         """The blocks in groups of at most `chunk_batch` chunks."""
-        size = self._config.chunk_batch or max(1, MAX_ROWS // prompt_len)
-        room = prompt_len + min(TAIL_STEP, self._max_new_tokens)
+        size = self.config.chunk_batch or max(1, MAX_ROWS // prompt_len)
+        room = prompt_len + min(TAIL_STEP, self.max_new_tokens)
         first = 0
-        for block in self._blocks:
+        for block in self.blocks:
             for start in range(0, block.num_chunks, size):
                 stop = min(start + size, block.num_chunks)
                 yield ChunkGroup.of(block, start, stop, first + start, room, self.base.dtype)
@@ -219,7 +200,7 @@ class ParallelDecoder:
 
     def _sweeps(self, rows_per_chunk: int) -> Iterator[list[ChunkGroup]]:
         """Consecutive groups, packed into as few sweeps as the row limit allows."""
-        limit = self._config.chunk_batch or max(1, MAX_ROWS // rows_per_chunk)
+        limit = self.config.chunk_batch or max(1, MAX_ROWS // rows_per_chunk)
         packed: list[ChunkGroup] = []
         for group in self.groups:
             if packed and sum(member.num_chunks for member in packed) + group.num_chunks > limit:
@@ -231,19 +212,19 @@ class ParallelDecoder:
     def _advance(self, ordinary: list[int], local_ids: list[int]) -> Tensor:
         """Feed `ordinary` and the newest token, as candidate, to every chunk, and `local_ids` to the local context."""
         passes = self.passes(ordinary, local_ids)
-        hidden = self._together.run(self.base, self.weights, passes)
+        hidden = self.together.run(self.base, self.weights, passes)
         return self.finish_passes(passes[-1], hidden, len(ordinary), len(local_ids))
 
-    def passes(self, ordinary: list[int], local_ids: list[int]) -> list[PassRows]:
+    def passes(self, ordinary: list[int], local_ids: list[int]) -> list[Sweep]:
         """The passes that feed these tokens, in order; the last one has the local rows."""
         self._grow_tails(self.tail_len + len(ordinary) + 1)
         *others, last = self._sweeps(len(ordinary) + 1)
-        rows = [*(self._rows(groups, ordinary, []) for groups in others), self._rows(last, ordinary, local_ids)]
+        sweeps = [*(self._rows(groups, ordinary, []) for groups in others), self._rows(last, ordinary, local_ids)]
         if not self._stepped:
-            for each in rows:
-                each.layout.recorded, each.layout.question = [], self._question
-                self._candidate_queries.append(each.layout.recorded)
-        return rows
+            for sweep in sweeps:
+                sweep.recorded, sweep.question = [], self._question
+                self._candidate_queries.append(sweep.recorded)
+        return sweeps
 
     def _grow_tails(self, needed: int) -> None:
         """Grow the tails of all chunks to `needed` tokens.
@@ -259,16 +240,16 @@ class ParallelDecoder:
         for group in full:
             group.grow(extra)
 
-    def finish_passes(self, last: PassRows, hidden: Tensor, num_ordinary: int, num_local: int) -> Tensor:
+    def finish_passes(self, last: Sweep, hidden: Tensor, num_ordinary: int, num_local: int) -> Tensor:
         """Finish a step: float32 logits [vocab] from the last pass's leading rows, hidden [rows, hidden_size]."""
         self.tail_len += num_ordinary
         self.local.length += num_local
-        mass = last.layout.candidate_mass / self.base.num_layers
+        mass = last.candidate_mass / self.base.num_layers
         self.candidate_mass = mass.new_zeros(self.num_chunks)
         self.candidate_mass[self.active] = mass
         return self.base.logits(hidden[last.num_leading - 1])
 
-    def _rows(self, groups: Sequence[ChunkGroup], ordinary: list[int], local_ids: list[int]) -> PassRows:
+    def _rows(self, groups: Sequence[ChunkGroup], ordinary: list[int], local_ids: list[int]) -> Sweep:
         """The rows of one pass: `ordinary` and a candidate for every chunk of `groups`, and `local_ids`."""
         device = self.base.device
         tokens: list[Tensor] = []
@@ -286,22 +267,19 @@ class ParallelDecoder:
             place = group.chunk_len + self.tail_len + len(ordinary)
             positions.append(torch.full((group.num_chunks,), place))
             distances.append((self.candidate_positions(group) - place).to(device))
-        sweep = Sweep(
+        return Sweep(
+            token_ids=torch.cat(tokens),
+            positions=torch.cat(positions),
             groups=groups,
             tail_start=self.tail_len,
             num_ordinary=len(ordinary),
             local=self.local,
             num_local=len(local_ids),
-            sees_from=self._sees_from(len(local_ids)),
+            sees_from=0 if self.refreshes else max(0, len(local_ids) - 1),
             distances=distances,
             rotary=self.base.rotary,
             kernel=self.kernel,
         )
-        return PassRows(torch.cat(tokens), torch.cat(positions), sweep, sweep.num_candidates)
-
-    def _sees_from(self, num_local: int) -> int:
-        """Index of the first of `num_local` local rows that sees the candidates."""
-        return max(0, num_local - 1)
 
     @property
     def local_start(self) -> int:
@@ -317,12 +295,11 @@ class ParallelDecoder:
 class RefreshedDecoder(ParallelDecoder):
     """`ParallelDecoder` as in the paper's code: every step re-encodes the local context with the candidates."""
 
+    refreshes = True
+
     def prepare_step(self, token: int) -> tuple[list[int], list[int]]:
         """See `ParallelDecoder.prepare_step`; the whole local context is fed again."""
         ordinary, newest = super().prepare_step(token)
         self._local_ids += newest
         self.local.length = 0
         return ordinary, self._local_ids
-
-    def _sees_from(self, num_local: int) -> int:
-        return 0

@@ -154,11 +154,7 @@ class Plain(Way):
         self.base = base
 
     def check(self, request: Request) -> None:
-        """See `Way.check`.
-
-        Raises:
-            PromptTooLongError: prompt and answer do not fit the model's positions.
-        """
+        """See `Way.check`. PromptTooLongError: prompt and answer do not fit the model's positions."""
         length, new, limit = len(request.local_ids), request.settings.max_new_tokens, self.base.context_length
         if length + new > limit:
             raise PromptTooLongError(

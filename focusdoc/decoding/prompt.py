@@ -25,12 +25,8 @@ from focusdoc.texts import check_text
 PromptStyle = Literal["auto", "chat", "plain"]
 #: Renders a local context with the given passages; returns token ids.
 RenderQuoted = Callable[[str], Sequence[int]]
-
-
 #: For chat models; short, because every chunk reads it with every question.
 SYSTEM_PROMPT = "Answer from the document."
-
-
 #: Separates the parts of a message, and joined messages.
 GAP = "\n\n"
 
@@ -73,9 +69,7 @@ class Request:
         messages: the conversation in the prompt as (role, content) pairs, ending with the question; empty if the prompt
             is not a conversation.
         quoted: renders the prompt again with passages in it, ending with the same token; None to quote none.
-        overview: whether the question is about the whole document; None to decide by keywords.
-        max_sources: maximum number of sources, at least 0.
-        cancel: set it to end the answer after the current token.
+        overview, max_sources, cancel: see `Options`.
     """
 
     memories: Sequence[DocumentMemory]
@@ -102,14 +96,7 @@ class Request:
     def from_question(
         cls, base: BaseModel, config: FocusConfig, memories: Sequence[DocumentMemory], question: str, options: Options
     ) -> Request:
-        """A request for a question in words.
-
-        Args:
-            config: with all settings resolved.
-
-        Raises:
-            ConfigError, PromptTooLongError: as `from_ids`.
-        """
+        """A request for a question in words; `config` has all settings resolved. Raises as `from_ids`."""
         style = options.get("style", "auto")
 
         def render(quoted: str = "") -> list[int]:
@@ -139,8 +126,7 @@ class Request:
                 f"The question takes {len(ids)} tokens with its template, more than the local window of "
                 f"{config.local_window}; shorten it, or raise local_window."
             )
-        generation: dict[str, Any] = dict(options)
-        generation.pop("style", None)
+        generation: dict[str, Any] = {name: value for name, value in options.items() if name != "style"}
         fields |= {name: generation.pop(name) for name in ("overview", "max_sources", "cancel") if name in generation}
         settings = GenerationConfig(**generation)
         local_ids, prompt_ids = local_and_prompt(base, config, ids) if fields.get("has_documents", True) else (ids, ids)
@@ -148,11 +134,7 @@ class Request:
 
 
 def tokenizer_of(base: BaseModel) -> Any:
-    """The model's tokenizer.
-
-    Raises:
-        ConfigError: it has none.
-    """
+    """The model's tokenizer. ConfigError: it has none."""
     if base.tokenizer is None:
         raise ConfigError(
             f"{base.name} came without a tokenizer, so it can neither read text nor be asked in words; "
@@ -162,11 +144,7 @@ def tokenizer_of(base: BaseModel) -> Any:
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of `text` as plain text: special tokens are neither added nor recognized.
-
-    Raises:
-        ConfigError: the text has a lone surrogate.
-    """
+    """Token ids of `text`, in which special tokens are plain text. ConfigError: it has a lone surrogate."""
     check_text(text, "The text")
     ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
     return ids
@@ -207,24 +185,24 @@ def merge_turns(turns: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def _encode_turns(tokenizer: Any, messages: Sequence[tuple[str, str]]) -> list[int]:
     marks = [f"\ue000{secrets.token_hex(8)}\ue001" for _ in messages]
-    rendered = _render(tokenizer, [(role, mark) for (role, _), mark in zip(messages, marks, strict=True)])
+    turns = [{"role": role, "content": mark} for (role, _), mark in zip(messages, marks, strict=True)]
+    rendered: str = tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
     any_mark = "|".join(marks)
     if re.findall(any_mark, rendered) != marks:
         raise ConfigError("The model's chat template drops, repeats or reorders messages; use the plain prompt style.")
     *before, after = re.split(any_mark, rendered)
     ids: list[int] = []
     for part, (_, content) in zip(before, messages, strict=True):
-        ids += _template_part(tokenizer, part, first=not ids) + _without_prefix(tokenizer, content, encode_text)
-    return ids + _template_part(tokenizer, after, first=False)
+        ids += _without_prefix(tokenizer, part, _encode_template) if ids else _encode_template(tokenizer, part)
+        ids += _without_prefix(tokenizer, content, encode_text)
+    return ids + _without_prefix(tokenizer, after, _encode_template)
 
 
-def _template_part(tokenizer: Any, text: str, *, first: bool) -> list[int]:
+def _encode_template(tokenizer: Any, text: str) -> list[int]:
     """Token ids of template text, including special tokens."""
-
-    def encode(tokenizer: Any, text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    return encode(tokenizer, text) if first else _without_prefix(tokenizer, text, encode)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _without_prefix(tokenizer: Any, text: str, encode: Callable[[Any, str], list[int]]) -> list[int]:
@@ -258,25 +236,18 @@ def question_prompt(tokenizer: Any, question: str, style: PromptStyle = "auto", 
     if style not in ("auto", "chat", "plain"):
         raise ConfigError(f"style is {style!r}; choose 'auto', 'chat' or 'plain'.")
     check_text(question, "The question")
-    request = with_passages(question, quoted)
     has_template = bool(getattr(tokenizer, "chat_template", None))
     if style == "chat" and not has_template:
         raise ConfigError("This model's tokenizer has no chat template; use the prompt style 'plain' or 'auto'.")
     if style == "plain" or not has_template:
         text = with_passages(f"Question: {question}\nAnswer:", quoted)
         return bos_prefix(tokenizer) + encode_text(tokenizer, text)
-    return encode_messages(tokenizer, [("system", SYSTEM_PROMPT), ("user", request)])
+    return encode_messages(tokenizer, [("system", SYSTEM_PROMPT), ("user", with_passages(question, quoted))])
 
 
 def with_passages(text: str, quoted: str) -> str:
     """`text` preceded by quoted passages, if any."""
     return f"{quoted}\n\n{text}" if quoted else text
-
-
-def _render(tokenizer: Any, messages: Sequence[tuple[str, str]]) -> str:
-    turns = [{"role": role, "content": content} for role, content in messages]
-    text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-    return text
 
 
 def bos_prefix(tokenizer: Any) -> list[int]:
@@ -289,11 +260,7 @@ def local_and_prompt(base: BaseModel, config: FocusConfig, ids: list[int]) -> tu
     """The local context, and the dynamic prompt cut from its tail.
 
     In refresh mode the prompt is at most a chunk long (paper_mode section 1.3: p = min(512, S, local size)). Under the
-    BOS rule, both begin with the BOS token.
-
-    Args:
-        config: with ``chunk_size`` resolved.
-        ids: the local context, at least one token.
+    BOS rule, both begin with the BOS token. There is at least one token, and ``config.chunk_size`` is resolved.
     """
     window = config.prompt_window
     if config.local_attention == "refresh":
@@ -302,18 +269,11 @@ def local_and_prompt(base: BaseModel, config: FocusConfig, ids: list[int]) -> tu
     if not config.uses_bos:
         return ids, prompt_ids
     bos = bos_token(base, config)
-    return (
-        ids if ids[0] == bos else [bos, *ids],
-        prompt_ids if prompt_ids[0] == bos else [bos, *prompt_ids],
-    )
+    return ids if ids[0] == bos else [bos, *ids], prompt_ids if prompt_ids[0] == bos else [bos, *prompt_ids]
 
 
 def bos_token(base: BaseModel, config: FocusConfig) -> int:
-    """The BOS token of the configuration, or else the model's.
-
-    Raises:
-        ConfigError: neither has one.
-    """
+    """The BOS token of the configuration, or else the model's. ConfigError: neither has one."""
     bos = config.bos_token_id
     if bos is None:
         bos = getattr(base.config, "bos_token_id", None)

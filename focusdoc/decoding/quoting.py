@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from focusdoc.decoding.answering import AnswerWriter, DecoderT, OwnWay
+from focusdoc.decoding.answering import DecoderT, OwnWay, Writer
 from focusdoc.decoding.candidates import Candidates
 from focusdoc.decoding.parallel import ParallelDecoder
 from focusdoc.decoding.prompt import GAP, Request, local_and_prompt
@@ -91,7 +91,7 @@ class Texts:
         return range(min(inside[0], default=before[-1]), max(inside[1], default=last[0]))
 
     def passages(self, owner: int, tokens: set[int]) -> list[str]:
-        """The runs of `tokens` as texts, in order, widened without overlapping.
+        """The runs of `tokens` as texts, in order, widened to whole sentences that end nearby, without overlapping.
 
         Runs that are close together are joined: widened separately, they would meet in the middle of a line.
         """
@@ -101,11 +101,7 @@ class Texts:
         return [self.passage(owner, *run, *edge) for run, edge in zip(found, pairwise(edges), strict=False)]
 
     def passage(self, owner: int, first: int, last: int, earliest: int, latest: int) -> str:
-        """Tokens ``first:last`` as text, widened to whole sentences if these end nearby.
-
-        Args:
-            earliest, latest: limits of the widening, in tokens.
-        """
+        """Tokens ``first:last`` as text, widened to whole sentences if these end nearby, within ``earliest:latest``."""
         ids = self._memories[owner].token_ids
         start, stop = max(earliest, first - REACH), min(latest, last + REACH)
         before, inside, after = (
@@ -148,7 +144,7 @@ def _words(text: str) -> set[str]:
 class Quoting(OwnWay[DecoderT]):
     """Answers from passages that are quoted into the local context."""
 
-    def writer(self, decoder: DecoderT, logits: Tensor, request: Request, *, started_at: float) -> AnswerWriter:
+    def writer(self, decoder: DecoderT, logits: Tensor, request: Request, *, started_at: float) -> Writer:
         """See `OwnWay.writer`; quotes the passages, so the first logits are those after them."""
         local_ids = self.local_ids(decoder, request)
         quoted_tokens = len(local_ids) - len(request.local_ids)
@@ -157,22 +153,25 @@ class Quoting(OwnWay[DecoderT]):
         logits = decoder.restart(local_ids)
         # After quoting, the answer attends mostly to the passages, so its attention to candidates no longer shows
         # where it comes from. The attention that chose the passages does; it counts as the first token's.
-        return AnswerWriter(
-            decoder, logits, request, started_at=started_at, quoted_tokens=quoted_tokens, attribution_steps=1
+        return Writer(
+            decoder,
+            logits,
+            request,
+            started_at=started_at,
+            quoted_tokens=quoted_tokens,
+            attended=decoder,
+            attribution_steps=1,
         )
 
     def local_ids(self, decoder: DecoderT, request: Request) -> list[int]:
-        """The local context with the best-scoring passages in it.
-
-        Args:
-            decoder: in its state after `start`.
-
-        Returns:
-            The local context unchanged, if no passage fits.
-        """
+        """The local context with the best-scoring passages that fit, from a decoder in its state after `start`."""
         prompt_ids, tokenizer, best = request.prompt_ids, request.tokenizer, list(request.local_ids)
-        longest = len(best) + self.max_quoted_tokens(decoder.num_chunks, len(best), request.settings.max_new_tokens)
-        if request.quoted is None or longest <= len(best):
+        room = min(
+            self.config.quote_tokens or 0,
+            self.config.local_window - len(best),
+            self.positions_left(decoder.num_chunks, len(best), request.settings.max_new_tokens),
+        )
+        if request.quoted is None or room <= 0:
             return best
         text = Texts(request.memories, tokenizer)
         places = [text.place(chunk, centre) for chunk, centre in self.points(decoder, prompt_ids)]
@@ -183,7 +182,7 @@ class Quoting(OwnWay[DecoderT]):
             extended[owner].update(text.around(owner, token))
             passages = [passage for index, own in enumerate(extended) for passage in text.passages(index, own)]
             ids, _ = local_and_prompt(self.base, self.config, list(request.quoted(GAP.join(passages))))
-            if len(ids) > longest:
+            if len(ids) - len(request.local_ids) > room:
                 break
             marked, best = extended, ids
         return best
@@ -196,11 +195,6 @@ class Quoting(OwnWay[DecoderT]):
             chunks, decoder.answer_token_scores(chunks, prompt_ids[-1:], mass[None], prompt_len=len(prompt_ids))
         )
 
-    def max_quoted_tokens(self, num_chunks: int, local_len: int, max_new_tokens: int) -> int:
-        """Maximum length of the quoted passages, in tokens."""
-        positions = self.positions_left(num_chunks, local_len, max_new_tokens)
-        return min(self.config.quote_tokens or 0, self.config.local_window - local_len, positions)
-
 
 class Quoted(Quoting[ParallelDecoder], Candidates):
     """Answers from the candidates, and from the passages that they attend to."""
@@ -209,10 +203,7 @@ class Quoted(Quoting[ParallelDecoder], Candidates):
 def points(chunks: Sequence[int], scores: Sequence[Tensor]) -> Iterator[tuple[int, int]]:
     """(chunk, token) of the score maxima, best first; at least ``WIDTH // 2`` apart within a chunk.
 
-    Stops at points below `MIN_SHARE` of the best.
-
-    Args:
-        scores: float32 [chunk_len] for each of `chunks`.
+    Stops at points below `MIN_SHARE` of the best. `scores` are float32 [chunk_len] for each of `chunks`.
     """
     smooth: list[Tensor] = []
     for attention in scores:

@@ -100,15 +100,6 @@ class LocalContext:
         keys, values = (torch.empty(shape, dtype=base.dtype, device=base.device) for _ in range(2))
         return cls(keys, values, num_candidates)
 
-    def cleared(self, room: int) -> LocalContext:
-        """The same candidates without local tokens, with capacity for `room` of them."""
-        num_layers, num_kv_heads, _, head_dim = self.keys.shape
-        shape = (num_layers, num_kv_heads, self.num_candidates + room, head_dim)
-        other = LocalContext(self.keys.new_empty(shape), self.values.new_empty(shape), self.num_candidates)
-        other.keys[:, :, : self.num_candidates] = self.keys[:, :, : self.num_candidates]
-        other.values[:, :, : self.num_candidates] = self.values[:, :, : self.num_candidates]
-        return other
-
 
 def check_free_memory(base: BaseModel, num_chunks: int, tokens: int) -> None:
     """Check that `tokens` more behind each of `num_chunks` chunks fit in memory.

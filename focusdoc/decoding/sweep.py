@@ -46,9 +46,10 @@ class CandidateQueries:
 
 @dataclass(slots=True)
 class Sweep:
-    """The layout of one sweep (an `AttentionLayout`).
+    """The rows of one sweep, and their attention (an `AttentionLayout`).
 
     Attributes:
+        token_ids, positions: int64 [rows].
         groups: the chunks of the sweep.
         tail_start: tokens already in every tail.
         num_ordinary: ordinary rows per chunk; its candidate follows them.
@@ -60,6 +61,8 @@ class Sweep:
         question: the rows whose queries are recorded too, or None.
     """
 
+    token_ids: Tensor
+    positions: Tensor
     groups: Sequence[ChunkGroup]
     tail_start: int
     num_ordinary: int
@@ -72,12 +75,18 @@ class Sweep:
     recorded: list[CandidateQueries] | None = None
     question: QuestionRows | None = None
     _rotations: list[Rotations] = field(init=False)
+    #: For each group, its ordinary rows and its candidate rows.
+    _spans: list[tuple[slice, slice]] = field(default_factory=list)
     #: The last local row in every layer, float32: its scaled query [num_heads, head_dim] and its lse [num_heads].
     _last_queries: list[Tensor] = field(default_factory=list)
     _last_lses: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._rotations = [self.rotary.rotations(distance) for distance in self.distances]
+        row, candidate = 0, self.num_leading
+        for group in self.groups:
+            ordinary = slice(row, row := row + group.num_chunks * self.num_ordinary)
+            self._spans.append((ordinary, slice(candidate, candidate := candidate + group.num_chunks)))
 
     def restart(self) -> None:
         """Forget what an unfinished pass has recorded; its keys and values are overwritten by the next one."""
@@ -86,8 +95,13 @@ class Sweep:
 
     @property
     def num_candidates(self) -> int:
-        """Candidates made by this sweep."""
+        """Candidates made by this sweep; their rows come last."""
         return sum(group.num_chunks for group in self.groups)
+
+    @property
+    def num_leading(self) -> int:
+        """Rows before the candidates; the last of them is the newest local row, if there are local rows."""
+        return len(self.token_ids) - self.num_candidates
 
     @property
     def candidate_mass(self) -> Tensor:
@@ -135,12 +149,11 @@ class Sweep:
     def store_kv(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
         """Store the new keys and values in the tails and candidate slots.
 
-        Returns:
-            For each group, the queries of its rows, [num_chunks, num_heads, num_ordinary + 1, head_dim].
+        Returns, for each group, the queries of its rows, [num_chunks, num_heads, num_ordinary + 1, head_dim].
         """
         stop = self.tail_start + self.num_ordinary + 1
         queries = []
-        for group, rows, rotation in zip(self.groups, self._spans(query.shape[2]), self._rotations, strict=True):
+        for group, rows, rotation in zip(self.groups, self._spans, self._rotations, strict=True):
             # The candidate's KV takes the slot of its ordinary KV, which overwrites it one step later.
             group.tail_keys[layer, :, :, self.tail_start : stop] = self._by_chunk(key[0], rows, group.num_chunks)
             group.tail_values[layer, :, :, self.tail_start : stop] = self._by_chunk(value[0], rows, group.num_chunks)
@@ -162,24 +175,24 @@ class Sweep:
     ) -> Tensor:
         """Attend the local rows and assemble the output of all rows: [1, rows, num_heads, head_dim].
 
-        Args:
-            over: for each group, its rows' output over chunk and tail.
+        `over` is, for each group, its rows' output over chunk and tail.
         """
         _, num_heads, num_rows, head_dim = query.shape
         output = query.new_empty((1, num_rows, num_heads, head_dim))
-        for rows, found in zip(self._spans(num_rows), over, strict=True):
+        for rows, found in zip(self._spans, over, strict=True):
             # [num_chunks, num_heads, new, head_dim] -> [num_chunks, new, num_heads, head_dim]
             by_row = found.transpose(1, 2)
             output[0, rows[0]] = by_row[:, :-1].flatten(0, 1)
             output[0, rows[1]] = by_row[:, -1]
-        candidate = num_rows - self.num_candidates
+        candidate = self.num_leading
         if self.recorded is not None:
             queries = query[0, :, candidate:].float() * scaling
             question = self._question_queries(layer, query[0], scaling)
             self.recorded.append(CandidateQueries(queries, key[0, :, candidate:].clone(), window, question))
         if self.num_local:
-            local_rows = slice(candidate - self.num_local, candidate)
-            self._attend_local(layer, local_rows, query, key, value, output, scaling, window)
+            local = slice(candidate - self.num_local, candidate)
+            query, key, value = (states[:, :, local] for states in (query, key, value))
+            self._attend_local(layer, query, key, value, output[:, local], scaling, window)
         return output
 
     def _question_queries(self, layer: int, query: Tensor, scaling: float) -> Tensor | None:
@@ -189,18 +202,9 @@ class Sweep:
             return None
         queries = [
             self._by_chunk(query[heads], rows, group.num_chunks)[:, :, self.question.first : self.question.last]
-            for group, rows in zip(self.groups, self._spans(query.shape[1]), strict=True)
+            for group, rows in zip(self.groups, self._spans, strict=True)
         ]
         return torch.cat(queries).float() * scaling
-
-    def _spans(self, num_rows: int) -> list[tuple[slice, slice]]:
-        """For each group, the slices of its ordinary rows and of its candidate rows."""
-        spans = []
-        row, candidate = 0, num_rows - self.num_candidates
-        for group in self.groups:
-            ordinary = slice(row, row := row + group.num_chunks * self.num_ordinary)
-            spans.append((ordinary, slice(candidate, candidate := candidate + group.num_chunks)))
-        return spans
 
     def _by_chunk(self, states: Tensor, rows: tuple[slice, slice], num_chunks: int) -> Tensor:
         """Rows of states [heads, rows, head_dim] as [num_chunks, heads, num_ordinary + 1, head_dim]."""
@@ -209,37 +213,28 @@ class Sweep:
         return torch.cat((ordinary, candidate), dim=2).transpose(0, 1)
 
     def _attend_local(
-        self,
-        layer: int,
-        rows: slice,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        output: Tensor,
-        scaling: float,
-        window: int | None,
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, output: Tensor, scaling: float, window: int | None
     ) -> None:
         """Local rows over the local context, and those from `sees_from` on over the candidates as well."""
         num_candidates = self.local.num_candidates
         keys, values = self.local.keys[layer][None], self.local.values[layer][None]
         begin = num_candidates + self.local.length
-        keys[:, :, begin : begin + self.num_local] = key[:, :, rows]
-        values[:, :, begin : begin + self.num_local] = value[:, :, rows]
-        queries = query[:, :, rows]
+        keys[:, :, begin : begin + self.num_local] = key
+        values[:, :, begin : begin + self.num_local] = value
         if self.sees_from:
             stop = begin + self.sees_from
             blind, _ = self.kernel(
-                queries[:, :, : self.sees_from],
+                query[:, :, : self.sees_from],
                 keys[:, :, num_candidates:stop],
                 values[:, :, num_candidates:stop],
                 scaling=scaling,
                 query_start=self.local.length,
                 window=window,
             )
-            output[:, rows][:, : self.sees_from] = blind.transpose(1, 2)
+            output[:, : self.sees_from] = blind.transpose(1, 2)
         stop = begin + self.num_local
         seeing, lse = self.kernel(
-            queries[:, :, self.sees_from :],
+            query[:, :, self.sees_from :],
             keys[:, :, :stop],
             values[:, :, :stop],
             scaling=scaling,
@@ -247,27 +242,6 @@ class Sweep:
             window=window,
             prefix=num_candidates,
         )
-        output[:, rows][:, self.sees_from :] = seeing.transpose(1, 2)
-        self._last_queries.append(queries[0, :, -1].float() * scaling)
+        output[:, self.sees_from :] = seeing.transpose(1, 2)
+        self._last_queries.append(query[0, :, -1].float() * scaling)
         self._last_lses.append(lse[0, :, -1])
-
-
-@dataclass(frozen=True, slots=True)
-class PassRows:
-    """The rows of one pass.
-
-    Attributes:
-        token_ids, positions: int64 [rows].
-        layout: their attention.
-        num_candidates: number of candidate rows, which come last.
-    """
-
-    token_ids: Tensor
-    positions: Tensor
-    layout: Sweep
-    num_candidates: int
-
-    @property
-    def num_leading(self) -> int:
-        """Rows before the candidates; the last of them is the newest local row, if there are local rows."""
-        return len(self.token_ids) - self.num_candidates

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from focusdoc.attention import blend
-from focusdoc.decoding.sweep import MAX_ROWS, PassRows
+from focusdoc.decoding.sweep import MAX_ROWS, Sweep
 from focusdoc.modeling.base import BaseModel, CandidateWeights
 
 #: How long a pass waits for the other questions of the previous pass, as a share of that pass's time.
@@ -25,14 +25,14 @@ _PATIENCE = 0.1
 class SideBySide:
     """The layout of several sweeps in one pass: ``[leading rows, sweep by sweep | candidates, sweep by sweep]``."""
 
-    def __init__(self, passes: Sequence[PassRows]) -> None:
-        self._passes = passes
+    def __init__(self, sweeps: Sequence[Sweep]) -> None:
+        self._sweeps = sweeps
+        #: For each sweep, its leading rows and its candidate rows.
         self.spans: list[tuple[slice, slice]] = []
-        lead, behind = 0, sum(each.num_leading for each in passes)
-        for each in passes:
-            leading, candidates = slice(lead, lead + each.num_leading), slice(behind, behind + each.num_candidates)
-            self.spans.append((leading, candidates))
-            lead, behind = leading.stop, candidates.stop
+        row, candidate = 0, sum(sweep.num_leading for sweep in sweeps)
+        for sweep in sweeps:
+            leading = slice(row, row := row + sweep.num_leading)
+            self.spans.append((leading, slice(candidate, candidate := candidate + sweep.num_candidates)))
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
@@ -43,66 +43,58 @@ class SideBySide:
             [torch.cat([states[:, :, span] for span in spans], dim=2) for spans in self.spans]
             for states in (query, key, value)
         )
-        inputs = list(zip((each.layout for each in self._passes), queries, keys, values, strict=True))
+        inputs = list(zip(self._sweeps, queries, keys, values, strict=True))
         by_group = [sweep.store_kv(layer, *own) for sweep, *own in inputs]
         over = self._attend_chunks(layer, by_group, scaling, window)
         leading: list[Tensor] = []
         candidates: list[Tensor] = []
-        for each, (sweep, q, k, v), rows, found in zip(self._passes, inputs, by_group, over, strict=True):
+        for (sweep, q, k, v), rows, found in zip(inputs, by_group, over, strict=True):
             merged = [
-                blend(*over_chunk, *sweep.attend_tail(layer, group, own, scaling, window))
-                for group, own, over_chunk in zip(sweep.groups, rows, found, strict=True)
+                blend(*over_chunk, *sweep.attend_tail(layer, group, newest, scaling, window))
+                for group, newest, over_chunk in zip(sweep.groups, rows, found, strict=True)
             ]
             output = sweep.finish(layer, q, k, v, merged, scaling, window)
-            leading.append(output[:, : each.num_leading])
-            candidates.append(output[:, each.num_leading :])
+            leading.append(output[:, : sweep.num_leading])
+            candidates.append(output[:, sweep.num_leading :])
         return torch.cat(leading + candidates, dim=1)
 
     def _attend_chunks(
         self, layer: int, queries: Sequence[Sequence[Tensor]], scaling: float, window: int | None
     ) -> list[list[tuple[Tensor, Tensor]]]:
         """For each sweep and group, output and log-sum-exp over the chunks; each chunk is read once for all sweeps."""
-        sweeps = [each.layout for each in self._passes]
+        sweeps = self._sweeps
         over: list[list[tuple[Tensor, Tensor]]] = [[] for _ in sweeps]
         same_chunks = len({tuple(group.block.keys.data_ptr() for group in sweep.groups) for sweep in sweeps}) == 1
-        if not same_chunks or window is not None:  # with a window, each question's positions matter
-            for sweep, own, found in zip(sweeps, queries, over, strict=True):
-                for group, rows in zip(sweep.groups, own, strict=True):
-                    start = group.chunk_len + sweep.tail_start
-                    found.append(
-                        group.block.attend(
-                            layer, rows, kernel=sweep.kernel, scaling=scaling, query_start=start, window=window
-                        )
-                    )
+        if same_chunks and window is None:  # with a window, each question's positions matter
+            for group, *of_sweeps in zip(sweeps[0].groups, *queries, strict=True):
+                sizes = [rows.shape[2] for rows in of_sweeps]
+                together = torch.cat(of_sweeps, dim=2)
+                output, lse = group.block.attend(
+                    layer, together, kernel=sweeps[0].kernel, scaling=scaling, query_start=group.chunk_len
+                )
+                parts = zip(output.split(sizes, dim=2), lse.split(sizes, dim=2), strict=True)
+                for found, part in zip(over, parts, strict=True):
+                    found.append(part)
             return over
-        for number, group in enumerate(sweeps[0].groups):
-            together = torch.cat([own[number] for own in queries], dim=2)
-            output, lse = group.block.attend(
-                layer, together, kernel=sweeps[0].kernel, scaling=scaling, query_start=group.chunk_len
-            )
-            row = 0
-            for own, found in zip(queries, over, strict=True):
-                own_rows = slice(row, row := row + own[number].shape[2])
-                found.append((output[:, :, own_rows], lse[:, :, own_rows]))
+        for sweep, own, found in zip(sweeps, queries, over, strict=True):
+            for group, rows in zip(sweep.groups, own, strict=True):
+                start = group.chunk_len + sweep.tail_start
+                found.append(
+                    group.block.attend(
+                        layer, rows, kernel=sweep.kernel, scaling=scaling, query_start=start, window=window
+                    )
+                )
         return over
 
 
-def run_alone(base: BaseModel, weights: CandidateWeights, rows: PassRows) -> Tensor:
+def run_alone(base: BaseModel, weights: CandidateWeights, sweep: Sweep) -> Tensor:
     """One pass of one question; returns the final hidden states of its rows, [rows, hidden_size]."""
-    return base.run(
-        rows.token_ids[None].to(base.device),
-        rows.positions[None].to(base.device),
-        rows.layout,
-        weights=weights,
-        num_candidates=rows.num_candidates,
-    )[0]
+    token_ids, positions = (rows[None].to(base.device) for rows in (sweep.token_ids, sweep.positions))
+    return base.run(token_ids, positions, sweep, weights=weights, num_candidates=sweep.num_candidates)[0]
 
 
-def run_together(base: BaseModel, weights: CandidateWeights, questions: Sequence[Sequence[PassRows]]) -> list[Tensor]:
-    """The passes of several questions, one pass for all of them at a time.
-
-    Args:
-        questions: the passes of each, in order.
+def run_together(base: BaseModel, weights: CandidateWeights, questions: Sequence[Sequence[Sweep]]) -> list[Tensor]:
+    """The passes of several questions, given in order for each, one pass for all of them at a time.
 
     Returns:
         For each question, the final hidden states of its last pass, whose leading rows come first: [rows, hidden_size].
@@ -112,48 +104,44 @@ def run_together(base: BaseModel, weights: CandidateWeights, questions: Sequence
     for number in range(rounds):
         # Align the last passes: they have the local rows, which attend to the candidates of the passes before.
         active = [index for index, own in enumerate(questions) if len(own) >= rounds - number]
-        rows = [questions[index][number - rounds] for index in active]
-        hidden |= zip(active, _run_round(base, weights, rows), strict=True)
+        sweeps = [questions[index][number - rounds] for index in active]
+        hidden |= zip(active, _run_round(base, weights, sweeps), strict=True)
     return [hidden[index] for index in range(len(questions))]
 
 
-def _run_round(base: BaseModel, weights: CandidateWeights, passes: Sequence[PassRows]) -> list[Tensor]:
-    if len(passes) == 1:
-        return [run_alone(base, weights, passes[0])]
+def _run_round(base: BaseModel, weights: CandidateWeights, sweeps: Sequence[Sweep]) -> list[Tensor]:
+    if len(sweeps) == 1:
+        return [run_alone(base, weights, sweeps[0])]
 
     def arrange(rows: Sequence[Tensor]) -> Tensor:
-        leading = [row[: each.num_leading] for row, each in zip(rows, passes, strict=True)]
-        candidates = [row[each.num_leading :] for row, each in zip(rows, passes, strict=True)]
+        leading = [row[: sweep.num_leading] for row, sweep in zip(rows, sweeps, strict=True)]
+        candidates = [row[sweep.num_leading :] for row, sweep in zip(rows, sweeps, strict=True)]
         return torch.cat(leading + candidates)[None].to(base.device)
 
-    layout = SideBySide(passes)
-    hidden = base.run(
-        arrange([each.token_ids for each in passes]),
-        arrange([each.positions for each in passes]),
-        layout,
-        weights=weights,
-        num_candidates=sum(each.num_candidates for each in passes),
+    layout = SideBySide(sweeps)
+    token_ids, positions = (
+        arrange([sweep.token_ids for sweep in sweeps]),
+        arrange([sweep.positions for sweep in sweeps]),
     )
+    num_candidates = sum(sweep.num_candidates for sweep in sweeps)
+    hidden = base.run(token_ids, positions, layout, weights=weights, num_candidates=num_candidates)
     return [hidden[0, leading] for leading, _ in layout.spans]
 
 
 @dataclass(slots=True, eq=False)
 class _Turn:
-    """The passes of a question's next step, and their result.
+    """The passes of a question's next step, and their result."""
 
-    Attributes:
-        taken: a running pass includes it.
-        withdrawn: its question has ended.
-    """
-
-    passes: Sequence[PassRows]
+    passes: Sequence[Sweep]
+    #: A running pass includes it.
     taken: bool = False
+    #: Its question has ended.
     withdrawn: bool = False
     hidden: Tensor | None = None
 
     @property
     def rows(self) -> int:
-        return max(len(each.token_ids) for each in self.passes)
+        return max(len(sweep.token_ids) for sweep in self.passes)
 
 
 #: The chunks of a pass: addresses of their keys.
@@ -176,26 +164,19 @@ class Together:
     #: For chunks whose last pass was shared: the number of its questions, and its seconds.
     _last: dict[_Chunks, tuple[int, float]] = field(default_factory=dict)
 
-    @property
-    def num_waiting(self) -> int:
-        """Number of questions that wait for a pass."""
-        with self._changed:
-            return sum(map(len, self._waiting.values()))
-
-    def run(self, base: BaseModel, weights: CandidateWeights, passes: Sequence[PassRows]) -> Tensor:
+    def run(self, base: BaseModel, weights: CandidateWeights, passes: Sequence[Sweep]) -> Tensor:
         """The final hidden states of the last of `passes`, leading rows first: [rows, hidden_size].
 
-        Args:
-            weights: the same for all questions.
+        All questions have the same `weights`.
         """
         turn = _Turn(passes)
-        chunks = tuple(group.block.keys.data_ptr() for each in passes for group in each.layout.groups)
+        chunks = tuple(group.block.keys.data_ptr() for sweep in passes for group in sweep.groups)
         with self._changed:
             self._waiting.setdefault(chunks, []).append(turn)
             self._changed.notify_all()
             leads = False
             try:
-                self._changed.wait_for(lambda: turn.hidden is not None or self._may_lead(turn, chunks))
+                self._changed.wait_for(lambda: turn.hidden is not None or not (turn.taken or chunks in self._running))
                 if leads := turn.hidden is None:
                     self._running.add(chunks)
                     turns = self._take(turn, chunks)
@@ -206,9 +187,6 @@ class Together:
             self._lead(base, weights, turns, chunks)
         assert turn.hidden is not None
         return turn.hidden
-
-    def _may_lead(self, turn: _Turn, chunks: _Chunks) -> bool:
-        return not turn.taken and chunks not in self._running
 
     def _withdraw(self, turn: _Turn, chunks: _Chunks, *, leads: bool) -> None:
         """Remove a turn whose question has ended, so that no other waits for it."""
@@ -252,8 +230,8 @@ class Together:
                     if turn.withdrawn:
                         continue
                     turn.taken = False
-                    for each in turn.passes:
-                        each.layout.restart()
+                    for sweep in turn.passes:
+                        sweep.restart()
                     self._waiting.setdefault(chunks, []).append(turn)
             raise
         finally:

@@ -17,8 +17,7 @@ _MAX_FIELD = 1000
 class Archive(ZipFile):
     """An archive with a limit on its unpacked size; zipfile never reads more of a part than its declared size.
 
-    Raises:
-        Refused: it is larger, or encrypted.
+    Refused: it is larger, or encrypted.
     """
 
     def __init__(self, data: bytes, max_unpacked: int) -> None:
@@ -34,11 +33,7 @@ class Archive(ZipFile):
         return self.read(name) if name in self.NameToInfo else b""
 
     def xml(self, name: str) -> Any:
-        """The XML tree of a part.
-
-        Raises:
-            KeyError: there is no such part.
-        """
+        """The XML tree of a part. KeyError: there is no such part."""
         return parse_xml(self.read(name))
 
     def related(self, name: str) -> dict[str, tuple[str, str]]:

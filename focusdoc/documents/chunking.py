@@ -106,12 +106,7 @@ def tokenize(tokenizer: Any, text: str) -> TokenizedText:
 
 
 def cut_chunks(tokenized: TokenizedText, chunk_size: int, document: Document) -> list[Chunk]:
-    """The chunks of a document, `chunk_size` tokens each; the last one may be shorter.
-
-    Args:
-        tokenized: the tokens of ``document.text``.
-        chunk_size: in tokens, at least 1.
-        document: for the page numbers.
+    """The chunks of a document with these tokens, `chunk_size` tokens each; the last one may be shorter.
 
     Raises:
         ConfigError: `chunk_size` is below 1.

@@ -27,10 +27,6 @@ _MAX_CONTROLS = 0.02
 def decode(data: bytes, name: str) -> str:
     """Decode UTF-8 or UTF-16, or UTF-32 with a byte order mark; nothing is replaced or dropped.
 
-    Args:
-        data: the file's bytes.
-        name: of the file, for messages.
-
     Raises:
         DocumentError: the bytes are binary, or in another encoding.
     """
@@ -43,8 +39,9 @@ def decode(data: bytes, name: str) -> str:
     except UnicodeDecodeError as error:
         # Codecs that skip a byte order mark count from after it.
         offset = error.start + len(data) - len(error.object)
+        found = f"0x{error.object[error.start]:02X}" if error.start < len(error.object) else "it ends"
         raise DocumentError(
-            f"{name!r} is not valid {encoding.removesuffix('-sig').upper()} ({_found(error)} at byte {offset:,}); "
+            f"{name!r} is not valid {encoding.removesuffix('-sig').upper()} ({found} at byte {offset:,}); "
             f"convert it to UTF-8 first, for example with: iconv -f {_likely(data)} -t UTF-8."
         ) from None
 
@@ -64,24 +61,17 @@ def _without_mark(data: bytes) -> str:
 
 
 def _refuse_binary(data: bytes, name: str) -> None:
-    nul = data.find(b"\0")
-    if nul >= 0:
-        raise DocumentError(
-            f"{name!r} looks binary (a NUL byte at byte {nul:,}); give a text in UTF-8, or a PDF, "
-            "and convert other formats to one of them first."
-        )
+    nul, found = data.find(b"\0"), ""
     controls = len(data) - len(data.translate(None, _BINARY_CONTROLS))
-    if controls > _MAX_CONTROLS * len(data):
+    if nul >= 0:
+        found = f"a NUL byte at byte {nul:,}"
+    elif controls > _MAX_CONTROLS * len(data):
+        found = f"{controls:,} of {len(data):,} bytes are control characters"
+    if found:
         raise DocumentError(
-            f"{name!r} looks binary ({controls:,} of {len(data):,} bytes are control characters); give a text in "
-            "UTF-8, or a PDF, and convert other formats to one of them first."
+            f"{name!r} looks binary ({found}); give a text in UTF-8, or a PDF, and convert other formats to one of "
+            "them first."
         )
-
-
-def _found(error: UnicodeDecodeError) -> str:
-    if error.start < len(error.object):
-        return f"0x{error.object[error.start]:02X}"
-    return "it ends"
 
 
 def _likely(data: bytes) -> str:

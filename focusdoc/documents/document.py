@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from focusdoc.errors import DocumentError, EmptyDocumentError
 from focusdoc.texts import check_text
 
-#: Ends a page of a plain text (RFCs, the output of pdftotext).
-FORM_FEED = "\f"
+#: A page of a plain text, which a form feed ends (RFCs, the output of pdftotext).
+_PAGE = re.compile(r"[^\f]+\f?|\f")
+_START, _END = attrgetter("start"), attrgetter("end")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +86,8 @@ class Document:
         name = metadata.get("name", "text")
         if not text.strip():
             raise EmptyDocumentError(f"{name!r} has no text; give a document with at least one word.")
-        pages: list[Page] = []
-        start = 0
-        while start < len(text):
-            form_feed = text.find(FORM_FEED, start)
-            end = len(text) if form_feed < 0 else form_feed + 1
-            pages.append(Page(len(pages) + 1, None, start, end))
-            start = end
-        known = {"format": "text", **metadata, "num_pages": len(pages)}
-        return cls(text, tuple(pages), known)
+        pages = tuple(Page(number, None, *found.span()) for number, found in enumerate(_PAGE.finditer(text), start=1))
+        return cls(text, pages, {"format": "text", **metadata, "num_pages": len(pages)})
 
     def __repr__(self) -> str:
         return f"Document({self.name!r}, {len(self.text):,} characters, {len(self.pages):,} pages)"
@@ -118,14 +113,6 @@ class Document:
         """The name of a page: "page", "chapter", "slide", "sheet" or "section"."""
         return str(self.metadata.get("unit", "page"))
 
-    @cached_property
-    def _starts(self) -> list[int]:
-        return [page.start for page in self.pages]
-
-    @cached_property
-    def _ends(self) -> list[int]:
-        return [page.end for page in self.pages]
-
     def page_at(self, offset: int) -> Page:
         """The page of the character at `offset`; the last page for the end of the text.
 
@@ -134,7 +121,7 @@ class Document:
         """
         if not 0 <= offset <= len(self.text):
             raise DocumentError(f"Offset {offset} is outside the text of {len(self.text)} characters.")
-        return self.pages[bisect_right(self._starts, offset) - 1]
+        return self.pages[bisect_right(self.pages, offset, key=_START) - 1]
 
     def pages_between(self, start: int, end: int) -> tuple[Page, ...]:
         """The pages that overlap ``text[start:end]``; for an empty span the page at `start`.
@@ -146,7 +133,7 @@ class Document:
             raise DocumentError(f"Span {start}:{end} is reversed or outside the text of {len(self.text)} characters.")
         if start == end:
             return (self.page_at(start),)
-        return self.pages[bisect_right(self._ends, start) : bisect_left(self._starts, end)]
+        return self.pages[bisect_right(self.pages, start, key=_END) : bisect_left(self.pages, end, key=_START)]
 
 
 def page_ranges(pages: Sequence[int], unit: str = "page") -> str:

@@ -36,7 +36,6 @@ def kind_of(data: bytes, ending: str, name: str) -> str:
 
     Args:
         ending: of the file's name, lower case, with the dot; "" if it has none.
-        name: for messages.
 
     Raises:
         DocumentError: it is an unsupported file type, or not of the kind that its ending says.
@@ -49,12 +48,9 @@ def kind_of(data: bytes, ending: str, name: str) -> str:
     for mark, what in _UNSUPPORTED.items():
         if data.startswith(mark):
             raise DocumentError(f"{name!r} is {what}.")
-    if ending == ".pdf":
-        raise DocumentError(f"{name!r} is named .pdf but has no PDF header; it is damaged or another kind of file.")
-    if ending in _PACKED:
-        raise DocumentError(
-            f"{name!r} is named {ending} but is not a ZIP archive; it is damaged or another kind of file."
-        )
+    lack = "has no PDF header" if ending == ".pdf" else "is not a ZIP archive" if ending in _PACKED else ""
+    if lack:
+        raise DocumentError(f"{name!r} is named {ending} but {lack}; it is damaged or another kind of file.")
     if ending in _TEXTS or ending in _CODE:
         return "markdown" if ending in _MARKDOWN else "text"
     if ending in _BY_ENDING:

@@ -19,8 +19,7 @@ def read(data: bytes, request: Request) -> Parsed:
     headers = [f"{name}: {message[name]}" for name in _HEADERS if message[name]]
     text = _content(message.get_body(("plain",)))
     if not text.strip() and (page := _content(message.get_body(("html",)))):
-        root = parse_html(page)
-        text = to_text(root, HTML)[0] if root is not None else ""
+        text = to_text(parse_html(page), HTML)[0]
     attached = [part.get_filename() or part.get_content_type() for part in message.iter_attachments()]
     return Parsed(
         format="email",

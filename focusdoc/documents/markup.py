@@ -91,7 +91,9 @@ def count(value: str) -> int:
 
 
 def to_text(root: Any, rules: Rules) -> tuple[str, list[Heading]]:
-    """The text of a tree, and its headings."""
+    """The text of a tree, and its headings; nothing of None, an empty page."""
+    if root is None:
+        return "", []
     writer = _Writer(rules)
     walker = etree.iterwalk(root, events=("start", "end", "comment", "pi"))
     for event, element in walker:

@@ -1,4 +1,4 @@
-"""Office files: Word documents, PowerPoint slides, Excel sheets."""
+"""Office files: Word documents, PowerPoint slides, Excel sheets, and the same in OpenDocument."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from itertools import zip_longest
 from typing import Any
 
 from focusdoc.documents.archive import Archive
-from focusdoc.documents.markup import BAR, Rules, attribute, names, sections, to_text
-from focusdoc.documents.parsed import Parsed
+from focusdoc.documents.markup import BAR, Rules, attribute, count, local, names, sections, to_text
+from focusdoc.documents.parsed import Parsed, Refused
 from focusdoc.documents.web import HTML, parse_html
 
 #: Literal text in a number format.
@@ -24,6 +24,23 @@ _DRAWING = Rules(
     breaks={"br": "\n", "tab": "\t"},
     texts=names("t"),
 )
+_OPEN_DOCUMENT = Rules(
+    paragraphs=names("h list p table"),
+    lines=names("frame list-header list-item notes"),
+    rows=names("table-row"),
+    cells=names("table-cell"),
+    notes=names("note annotation"),
+    skipped=names("covered-table-cell tracked-changes title desc forms object"),
+    breaks={"line-break": "\n", "tab": "\t", "s": " "},
+    level=lambda element: count(attribute(element, "outline-level")) if local(element) == "h" else 0,
+    marker=lambda element: "- " if local(element) == "list-item" else "",
+)
+#: Format, unit, and the element of a unit.
+_OPEN_PARTS = {
+    "text": ("odt", "section", ""),
+    "presentation": ("odp", "slide", "page"),
+    "spreadsheet": ("ods", "sheet", "table"),
+}
 #: Placeholders that are not content: date, header, footer, slide number, and the slide's picture in its notes.
 _FURNITURE = {"dt", "ftr", "hdr", "sldImg", "sldNum"}
 #: Content of a Word file that mammoth silently skips.
@@ -40,8 +57,8 @@ def read_docx(archive: Archive, data: bytes) -> Parsed:
     import mammoth
 
     no_image = mammoth.images.img_element(lambda image: {})
-    root = parse_html(mammoth.convert_to_html(io.BytesIO(data), convert_image=no_image).value)
-    pages, labels = sections(*to_text(root, HTML)) if root is not None else ([""], [])
+    page = mammoth.convert_to_html(io.BytesIO(data), convert_image=no_image).value
+    pages, labels = sections(*to_text(parse_html(page), HTML))
     text = archive.find(_part(archive, "officeDocument"))
     left_out = [f"its {what} were not read" for mark, what in _NOT_READ.items() if mark in text]
     parsed = Parsed(format="docx", pages=pages, labels=labels, unit="section", left_out=left_out)
@@ -78,8 +95,7 @@ def _title(root: Any) -> str | None:
     for placeholder in root.iter("{*}ph"):
         if attribute(placeholder, "type") in ("title", "ctrTitle"):
             shape = next(placeholder.iterancestors("{*}sp"), None)
-            words = " ".join(to_text(shape, _DRAWING)[0].split()) if shape is not None else ""
-            return words or None
+            return " ".join(to_text(shape, _DRAWING)[0].split()) or None
     return None
 
 
@@ -135,3 +151,30 @@ def _cell(cell: Any, formula: Any) -> str:
     if isinstance(value, datetime) and value.time() == time():
         value = value.date()
     return " ".join(str("" if value is None else getattr(value, "text", value)).split())
+
+
+def read_open_document(archive: Archive) -> Parsed:
+    """A text in sections, a presentation slide by slide, or a spreadsheet sheet by sheet.
+
+    Raises:
+        Refused: it is encrypted, or none of the three.
+    """
+    if b"encryption-data" in archive.find("META-INF/manifest.xml"):
+        raise Refused("protected", "protected by a password")
+    kind = next(iter(archive.xml("content.xml").find("{*}body")), None)
+    if kind is None or local(kind) not in _OPEN_PARTS:
+        raise Refused("damaged", "OpenDocument, but not a text, presentation or spreadsheet")
+    extension, unit, name = _OPEN_PARTS[local(kind)]
+    parts = list(kind.iterfind(f"{{*}}{name}")) if name else []
+    pages, labels = [to_text(part, _OPEN_DOCUMENT)[0] for part in parts], list(map(_open_title, parts))
+    if not name:
+        pages, labels = sections(*to_text(kind, _OPEN_DOCUMENT))
+    return archive.named(Parsed(format=extension, pages=pages, labels=labels, unit=unit), "meta.xml")
+
+
+def _open_title(part: Any) -> str | None:
+    """A slide's title, else the name of the slide or sheet."""
+    for frame in part.iterfind("{*}frame"):
+        if attribute(frame, "class") == "title" and (words := " ".join(to_text(frame, _OPEN_DOCUMENT)[0].split())):
+            return words
+    return attribute(part, "name") or None

@@ -19,6 +19,29 @@ _WORKER = "focusdoc.documents.worker"
 _ROOT = str(Path(__file__).parents[2])
 #: Names of the kinds in error messages.
 _NAMES = {"pdf": "PDF", "html": "page", "zip": "file", "email": "e-mail"}
+#: Errors that the worker reports, in words behind the name of the file: it is locked, over a limit, or the rest.
+_LOCKED = {
+    "protected": "is {message}; save a copy without protection and give that",
+    "encrypted": "is encrypted; give its password (password=...)",
+    "password": "is encrypted and the password is wrong; check it and try again",
+    "dependency": "is encrypted in a way that needs one more package ({message}); run: pip install cryptography",
+}
+_LIMITED = {
+    "unpacked": "has {message} bytes unpacked, more than max_unpacked = {limits.max_unpacked:,}; it may be malicious; "
+    "if you trust it, raise the limit with limits=LoadLimits(max_unpacked=...)",
+    "memory": "needs more than max_memory = {limits.max_memory:,} bytes to parse; it may be malicious; if you trust "
+    "it, raise the limit with limits=LoadLimits(max_memory=...)",
+    "pages": "has {message}, more than max_pages = {limits.max_pages:,}; split it, or raise the limit with "
+    "limits=LoadLimits(max_pages=...)",
+    "characters": "has more than max_characters = {limits.max_characters:,} characters ({message}); split it, or raise "
+    "the limit with limits=LoadLimits(max_characters=...)",
+    "limit": "exceeds a safety limit of its parser ({message}); it is damaged or malicious, so save or print it to a "
+    "new file if you trust it",
+}
+_OTHERS = {
+    "missing": "needs the package {message} to be read; run: pip install {message}",
+    "damaged": "is a damaged {kind} ({message}); get a fresh copy, or repair it{repair}",
+}
 #: Separates two pages; part of the page before, so that the pages tile the text.
 PAGE_SEPARATOR = "\n\n"
 
@@ -30,9 +53,7 @@ def load_parsed(kind: str, data: bytes, known: dict[str, Any], password: str | N
 
     Args:
         kind: "pdf", "html", "zip" (e-books and office files) or "email".
-        data: the bytes of the file.
         known: metadata known so far, with ``name``.
-        password: of an encrypted PDF, or None.
 
     Raises:
         EncryptedDocumentError: no password or the wrong one, or the package for decryption is not installed.
@@ -134,42 +155,8 @@ def _error(kind: str, message: str, name: str, file: str, limits: LoadLimits) ->
     """The exception for an error that the worker reported."""
     if kind == "refused":
         return DocumentError(message)
-    if kind == "missing":
-        return DocumentError(f"{name!r} needs the package {message} to be read; run: pip install {message}.")
-    if kind == "protected":
-        return EncryptedDocumentError(f"{name!r} is {message}; save a copy without protection and give that.")
-    if kind == "unpacked":
-        return DocumentLimitError(
-            f"{name!r} has {message} bytes unpacked, more than max_unpacked = {limits.max_unpacked:,}; it may be "
-            "malicious; if you trust it, raise the limit with limits=LoadLimits(max_unpacked=...)."
-        )
-    if kind == "encrypted":
-        return EncryptedDocumentError(f"{name!r} is encrypted; give its password (password=...).")
-    if kind == "password":
-        return EncryptedDocumentError(f"{name!r} is encrypted and the password is wrong; check it and try again.")
-    if kind == "dependency":
-        return EncryptedDocumentError(
-            f"{name!r} is encrypted in a way that needs one more package ({message}); run: pip install cryptography."
-        )
-    if kind == "memory":
-        return DocumentLimitError(
-            f"{name!r} needs more than max_memory = {limits.max_memory:,} bytes to parse; it may be malicious; "
-            "if you trust it, raise the limit with limits=LoadLimits(max_memory=...)."
-        )
-    if kind == "pages":
-        return DocumentLimitError(
-            f"{name!r} has {message}, more than max_pages = {limits.max_pages:,}; split it, or raise the limit "
-            "with limits=LoadLimits(max_pages=...)."
-        )
-    if kind == "characters":
-        return DocumentLimitError(
-            f"{name!r} has more than max_characters = {limits.max_characters:,} characters ({message}); split it, or "
-            "raise the limit with limits=LoadLimits(max_characters=...)."
-        )
-    if kind == "limit":
-        return DocumentLimitError(
-            f"{name!r} exceeds a safety limit of its parser ({message}); it is damaged or malicious, so save or print "
-            "it to a new file if you trust it."
-        )
+    error = EncryptedDocumentError if kind in _LOCKED else DocumentLimitError if kind in _LIMITED else DocumentError
     repair = " (for example qpdf)" if file == "pdf" else ""
-    return DocumentError(f"{name!r} is a damaged {_NAMES[file]} ({message}); get a fresh copy, or repair it{repair}.")
+    words = (_LOCKED | _LIMITED | _OTHERS).get(kind, _OTHERS["damaged"])
+    words = words.format(message=message, limits=limits, kind=_NAMES[file], repair=repair)
+    return error(f"{name!r} {words}.")

@@ -44,24 +44,16 @@ HTML = Rules(
 
 
 def read(data: bytes, request: Request) -> Parsed:
-    """The text of an HTML page, split into sections at its headings.
-
-    Raises:
-        DocumentError: it cannot be decoded.
-    """
+    """The text of an HTML page, split into sections at its headings. DocumentError: it cannot be decoded."""
     root = parse_html(html_text(data, request["name"]))
-    pages, labels = sections(*to_text(root, HTML)) if root is not None else ([""], [])
+    pages, labels = sections(*to_text(root, HTML))
     title = root.findtext(".//title") if root is not None else None
     title = " ".join((title or "").split()) or None
     return Parsed(format="html", pages=pages, labels=labels, unit="section", title=title)
 
 
 def html_text(data: bytes, name: str) -> str:
-    """Decode an HTML page with its declared encoding, else as UTF-8.
-
-    Raises:
-        DocumentError: neither is right.
-    """
+    """Decode an HTML page with its declared encoding, else as UTF-8. DocumentError: neither is right."""
     named = _CHARSET.search(data[:_CHARSET_WITHIN])
     try:
         # A byte order mark takes precedence, and a declaration in ASCII cannot be UTF-16.

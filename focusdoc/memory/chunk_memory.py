@@ -37,11 +37,7 @@ class MemoryBlock:
 
     @classmethod
     def parts(cls, shape: BlockShape, dtype: torch.dtype) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """Shape and dtype of each tensor of a block, in the order of the fields.
-
-        Args:
-            dtype: the model's dtype.
-        """
+        """Shape and dtype of each tensor of a block, in the order of the fields, for a model in `dtype`."""
         return {"keys": (shape, dtype), "values": (shape, dtype)}
 
     @classmethod
@@ -100,11 +96,7 @@ class MemoryBlock:
         return self._each(lambda tensor: tensor.to(device))
 
     def put(self, layer: int, first: int, keys: Tensor, values: Tensor) -> None:
-        """Store one layer's KV of the chunks from `first` on.
-
-        Args:
-            keys, values: [chunks, num_kv_heads, chunk_len, head_dim].
-        """
+        """Store one layer's KV [chunks, num_kv_heads, chunk_len, head_dim] of the chunks from `first` on."""
         self.keys[layer, first : first + len(keys)].copy_(keys)
         self.values[layer, first : first + len(values)].copy_(values)
 
@@ -127,14 +119,9 @@ class MemoryBlock:
         query_start: int,
         window: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Attention of the rows behind each chunk over that chunk, in one layer.
+        """Attention of the rows behind each chunk over that chunk, in one layer; see `focusdoc.attention.naive.attend`.
 
-        Args:
-            query: [num_chunks, num_heads, rows, head_dim].
-            kernel, scaling, query_start, window: see `focusdoc.attention.naive.attend`.
-
-        Returns:
-            Output [num_chunks, num_heads, rows, head_dim] and float32 lse [num_chunks, num_heads, rows].
+        Query and output are [num_chunks, num_heads, rows, head_dim], and the float32 lse [num_chunks, num_heads, rows].
         """
         keys, values = self.keys[layer], self.values[layer]
         return kernel(query, keys, values, scaling=scaling, query_start=query_start, window=window)
@@ -150,15 +137,11 @@ class MemoryBlock:
         tail_start: int,
         window: int | None = None,
     ) -> Tensor:
-        """Attention of the rows behind each chunk over that chunk and its tail, in one layer.
+        """Attention of the rows behind each chunk over that chunk and its tail, in one layer: output as of `attend`.
 
         Args:
-            query: [num_chunks, num_heads, rows, head_dim].
             tail: keys and values [num_chunks, num_kv_heads, tail_len, head_dim], ending with the rows' own.
             tail_start: index of the first row in the tail.
-
-        Returns:
-            Output [num_chunks, num_heads, rows, head_dim].
         """
         if self.ready:
             stored = self.keys[layer], self.values[layer]

@@ -67,11 +67,7 @@ def store_folder() -> Path:
 
 
 def size_limit() -> int:
-    """The size limit of the store in bytes.
-
-    Raises:
-        ConfigError: ``FOCUSDOC_STORE_BYTES`` is not a whole number.
-    """
+    """The size limit of the store in bytes. ConfigError: ``FOCUSDOC_STORE_BYTES`` is not a whole number."""
     value = os.environ.get(BYTES_VARIABLE, "").strip()
     if not value:
         return DEFAULT_BYTES
@@ -87,10 +83,11 @@ def store_lock(folder: Path) -> AbstractContextManager[None]:
 
 def entry_folders(folder: Path) -> list[Path]:
     """All entries, least recently used first; other processes may add and remove entries meanwhile."""
-    return sorted((path for group in _subfolders(folder) for path in _subfolders(group)), key=_last_used)
+    return sorted((path for group in subfolders(folder) for path in subfolders(group)), key=_last_used)
 
 
-def _subfolders(folder: Path) -> list[Path]:
+def subfolders(folder: Path) -> list[Path]:
+    """The groups of the store, or the entries of a group."""
     try:
         return [path for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir()]
     except OSError:  # removed meanwhile
@@ -103,12 +100,9 @@ def list_entries(folder: Path) -> list[Entry]:
 
 
 def verify_entries(folder: Path, on_entry: Callable[[str], None] | None = None) -> list[Entry]:
-    """Check all files against their checksums, and remove damaged entries.
+    """Check all files against their checksums, and remove damaged entries; those of other formats are kept.
 
-    Entries of other format versions are reported and kept.
-
-    Args:
-        on_entry: called with the document's name before each entry is checked.
+    `on_entry` is called with the document's name before each entry is checked.
     """
     found = []
     for path in reversed(entry_folders(folder)):
@@ -142,8 +136,7 @@ def used_bytes(folder: Path) -> int:
 def allowed_bytes(folder: Path, max_bytes: int, spooled: int = 0) -> int:
     """The smaller of `max_bytes` and half of the disk space that would be free with an empty store.
 
-    Args:
-        spooled: bytes in the store's folder that belong to no entry yet.
+    The folder has `spooled` bytes that belong to no entry yet.
     """
     return min(max_bytes, (shutil.disk_usage(folder).free + used_bytes(folder) + spooled) // 2)
 

@@ -34,11 +34,7 @@ class HostBlock(MemoryBlock):
 
     @classmethod
     def wrap(cls, block: MemoryBlock, ring: Ring) -> HostBlock:
-        """Hand `block`, which is in RAM, over to `ring`.
-
-        Raises:
-            MemoryShortageError: see `Ring.add`.
-        """
+        """Hand `block`, which is in RAM, over to `ring`. MemoryShortageError: see `Ring.add`."""
         return cls(block.keys, block.values, ring, ring.add(block))
 
     @property

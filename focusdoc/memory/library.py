@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import get_args
 
@@ -19,7 +20,7 @@ from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.entries import size_limit, spool_folder, store_folder
 from focusdoc.memory.host import HostBlock, ring_of
 from focusdoc.memory.int8 import BLOCKS
-from focusdoc.memory.plan import FreeSpace, MemoryNeeds, MemoryPlan, plan_memory
+from focusdoc.memory.plan import FreeSpace, MemoryPlan, plan_memory
 from focusdoc.memory.reading import READING_VERSION, Progress, distinct_tokens, read_chunks
 from focusdoc.memory.ring import Ring
 from focusdoc.memory.segments import SegmentWriter, open_segment
@@ -34,44 +35,6 @@ STORE_VARIABLE = "FOCUSDOC_STORE"
 #: Shorter readings are not representative of the reading speed.
 _MIN_TIMED_TOKENS = 1024
 _log = logging.getLogger(__name__)
-
-
-@contextmanager
-def read_into_file(
-    store: DocumentStore,
-    base: BaseModel,
-    token_ids: Sequence[int],
-    chunk_size: int,
-    kernel: AttentionKernel,
-    *,
-    batch: int,
-    progress: Progress,
-    memory_dtype: BlockDtype,
-) -> Iterator[KnownChunks]:
-    """Encode the full chunks of `token_ids`, `batch` at a time, into a file; yields them memory-mapped.
-
-    The file is removed at the end of the block, unless the chunks were saved; the mapping stays valid.
-
-    Args:
-        batch, progress, memory_dtype: see `read_chunks`.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    count = len(token_ids) // chunk_size
-    shape = (base.num_layers, 0, base.num_kv_heads, chunk_size, base.head_dim)
-    like = BLOCKS[memory_dtype].empty(shape, base.dtype, torch.device("cpu"))
-    with spool_folder(store.folder) as folder:
-        path = folder / "chunks-0.safetensors"
-        with SegmentWriter(path, like, count) as writer:
-            for start in range(0, count * chunk_size, batch * chunk_size):
-                part = token_ids[start : min(start + batch * chunk_size, count * chunk_size)]
-                (block,) = read_chunks(base, part, chunk_size, kernel, batch=batch, memory_dtype=memory_dtype)
-                writer.write(block)
-                progress(start + len(part), len(token_ids))
-            segment = writer.segment()
-        mapped = open_segment(path, segment)
-        yield KnownChunks((mapped,), count * chunk_size, folder, (segment,), spooled=True)
 
 
 def open_store(store: DocumentStore | str | Path | None = "auto") -> DocumentStore | None:
@@ -113,36 +76,27 @@ def maker_key(base: BaseModel, memory_dtype: MemoryDtype = "model") -> str:
     return f"reading {READING_VERSION} {base.fingerprint} {dtype} context {base.context_length}{layers}{kept}"
 
 
+@dataclass(eq=False)
 class DocumentReader:
     """Encodes documents into keys and values, each only once.
 
-    Args:
+    Attributes:
         base: the model; the KV of all its layers is kept.
         store: None to read everything, store nothing, and never plan to use the disk.
         batch: chunks per pass.
-        memory_dtype, tail_tokens: see `MemoryNeeds`.
+        memory_dtype, tail_tokens: see `plan_memory`.
     """
 
-    def __init__(
-        self,
-        base: BaseModel,
-        chunk_size: int,
-        kernel: AttentionKernel,
-        *,
-        store: DocumentStore | None = None,
-        batch: int = 2,
-        memory_dtype: MemoryDtype = "auto",
-        tail_tokens: int = 0,
-    ) -> None:
-        self.base = base
-        self.chunk_size = chunk_size
-        self._kernel = kernel
-        self._store = store
-        self._batch = batch
-        self._memory_dtype = memory_dtype
-        self._tail_tokens = tail_tokens
-        #: Seconds per token of the last representative reading.
-        self._seconds: float | None = None
+    base: BaseModel
+    chunk_size: int
+    kernel: AttentionKernel
+    _: KW_ONLY
+    store: DocumentStore | None = None
+    batch: int = 2
+    memory_dtype: MemoryDtype = "auto"
+    tail_tokens: int = 0
+    #: Seconds per token of the last representative reading.
+    _seconds: float | None = field(default=None, init=False)
 
     @property
     def maker(self) -> str:
@@ -164,14 +118,14 @@ class DocumentReader:
 
     def is_stored(self, token_ids: Sequence[int]) -> bool:
         """Whether the store has the whole document, in the dtype used when memory is not short."""
-        kind: BlockDtype = "model" if self._memory_dtype == "auto" else self._memory_dtype
+        kind: BlockDtype = "model" if self.memory_dtype == "auto" else self.memory_dtype
         return self._known(token_ids, kind).num_tokens == len(token_ids)
 
     def forget(self, token_ids: Sequence[int]) -> None:
         """Remove a document from the store."""
-        if self._store is not None:
+        if self.store is not None:
             for kind in get_args(BlockDtype):
-                self._store.forget(token_ids, self.chunk_size, maker_key(self.base, kind))
+                self.store.forget(token_ids, self.chunk_size, maker_key(self.base, kind))
 
     def plan(self, token_ids: Sequence[int]) -> MemoryPlan:
         """The cost of reading a document; reads nothing."""
@@ -199,13 +153,13 @@ class DocumentReader:
         Raises:
             MemoryShortageError: the memory fits neither in free memory nor on disk; nothing was read.
         """
-        store, total = self._store, len(token_ids)
+        store, total = self.store, len(token_ids)
 
         def report(done: int, _: int = 0) -> None:
             if progress is not None:
                 progress(done, total)
 
-        maker = maker_key(self.base, self._memory_dtype)
+        maker = maker_key(self.base, self.memory_dtype)
         lock = (
             store.reading_lock(token_ids, self.chunk_size, maker, lambda: report(0))
             if store is not None
@@ -236,20 +190,26 @@ class DocumentReader:
     def _read_to_disk(
         self, store: DocumentStore, token_ids: Sequence[int], plan: MemoryPlan, document: str, report: Progress
     ) -> tuple[MemoryBlock, ...]:
-        """Read the full chunks straight into a file and map it."""
+        """Read the full chunks straight into a file and map it; unsaved, the file is removed, and the mapping stays."""
+        base, batch, size = self.base, self.batch, self.chunk_size
         started_at = time.perf_counter()
+        full = len(token_ids) // size * size
+        shape = (base.num_layers, 0, base.num_kv_heads, size, base.head_dim)
+        like = BLOCKS[plan.memory_dtype].empty(shape, base.dtype, torch.device("cpu"))
         try:
-            with read_into_file(
-                store,
-                self.base,
-                token_ids,
-                self.chunk_size,
-                self._kernel,
-                batch=self._batch,
-                progress=report,
-                memory_dtype=plan.memory_dtype,
-            ) as mapped:
-                blocks = (*mapped.blocks, *self._encode(token_ids, mapped.num_tokens, plan, report))
+            with spool_folder(store.folder) as folder:
+                path = folder / "chunks-0.safetensors"
+                with SegmentWriter(path, like, full // size) as writer:
+                    for start in range(0, full, batch * size):
+                        part = token_ids[start : min(start + batch * size, full)]
+                        (block,) = read_chunks(
+                            base, part, size, self.kernel, batch=batch, memory_dtype=plan.memory_dtype
+                        )
+                        writer.write(block)
+                        report(start + len(part), len(token_ids))
+                    segment = writer.segment()
+                mapped = KnownChunks((open_segment(path, segment),), full, folder, (segment,), spooled=True)
+                blocks = (*mapped.blocks, *self._encode(token_ids, full, plan, report))
                 self._save(token_ids, blocks, plan, mapped, document, started_at)
         except OSError as error:
             raise MemoryShortageError(
@@ -266,8 +226,8 @@ class DocumentReader:
             self.base,
             token_ids[start:],
             self.chunk_size,
-            self._kernel,
-            batch=self._batch,
+            self.kernel,
+            batch=self.batch,
             progress=lambda done, total: report(start + done, total),
             memory_dtype=plan.memory_dtype,
             ring=ring,
@@ -285,33 +245,38 @@ class DocumentReader:
         num_read = distinct_tokens(token_ids[plan.num_known :], self.chunk_size)
         if num_read >= _MIN_TIMED_TOKENS:
             self._seconds = (time.perf_counter() - started_at) / num_read
-        if self._store is not None:
+        if self.store is not None:
             maker, name = maker_key(self.base, plan.memory_dtype), self.base.name
-            self._store.save(token_ids, blocks, self.chunk_size, maker, known=known, document=document, model=name)
-
-    def _needs(self, num_tokens: int) -> MemoryNeeds:
-        return MemoryNeeds(
-            kv=self.base,
-            dtype=self.base.dtype,
-            num_tokens=num_tokens,
-            chunk_size=self.chunk_size,
-            memory_dtype=self._memory_dtype,
-            tail_tokens=self._tail_tokens,
-        )
+            self.store.save(token_ids, blocks, self.chunk_size, maker, known=known, document=document, model=name)
 
     def _known(self, token_ids: Sequence[int], kind: BlockDtype) -> KnownChunks:
-        if self._store is None:
+        if self.store is None:
             return KnownChunks()
-        return self._store.find(token_ids, self.chunk_size, maker_key(self.base, kind))
+        return self.store.find(token_ids, self.chunk_size, maker_key(self.base, kind))
 
     def _plan(self, token_ids: Sequence[int]) -> tuple[MemoryPlan, KnownChunks]:
         """The plan of a reading, and the chunks that the store has."""
-        base, found = self.base, dict[BlockDtype, KnownChunks]()
+        found: dict[BlockDtype, KnownChunks] = {}
 
         def known(kind: BlockDtype) -> int:
             found[kind] = self._known(token_ids, kind)
             return found[kind].num_tokens
 
-        room = FreeSpace.of(base.device, self._store.free_space if self._store is not None else None)
-        plan = plan_memory(self._needs(len(token_ids)), room, known=known, seconds_per_token=self.seconds_per_token)
+        space = FreeSpace.of(self.base.device, self.store.free_space if self.store is not None else None)
+        plan = self._plan_in(space, len(token_ids), known, self.seconds_per_token)
         return plan, found.get(plan.memory_dtype, KnownChunks())
+
+    def _plan_in(
+        self, space: FreeSpace, num_tokens: int, known: Callable[[BlockDtype], int], seconds: Callable[[], float]
+    ) -> MemoryPlan:
+        return plan_memory(
+            space,
+            kv=self.base,
+            dtype=self.base.dtype,
+            num_tokens=num_tokens,
+            chunk_size=self.chunk_size,
+            memory_dtype=self.memory_dtype,
+            tail_tokens=self.tail_tokens,
+            known=known,
+            seconds_per_token=seconds,
+        )

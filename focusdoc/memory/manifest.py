@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import array
 import hashlib
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError
 
 from focusdoc.container import num_cpus
 
@@ -105,10 +103,7 @@ class _Signed(_Record):
 class _Versioned(BaseModel):
     """The part of a manifest that all versions share."""
 
-    class Inner(BaseModel):
-        format_version: int
-
-    manifest: Inner
+    format_version: Annotated[int, Field(validation_alias=AliasPath("manifest", "format_version"))]
 
 
 def read_manifest(entry: Path) -> Manifest:
@@ -120,7 +115,7 @@ def read_manifest(entry: Path) -> Manifest:
     """
     data = (entry / MANIFEST).read_bytes()
     try:
-        version = _Versioned.model_validate_json(data).manifest.format_version
+        version = _Versioned.model_validate_json(data).format_version
         if version != FORMAT_VERSION:
             raise OtherVersionError(f"written in format {version}, this is {FORMAT_VERSION}")
         signed = _Signed.model_validate_json(data)
@@ -129,7 +124,9 @@ def read_manifest(entry: Path) -> Manifest:
     manifest = signed.manifest
     if signed.checksum != _sha256(manifest.model_dump_json()):
         raise DamagedEntryError("the manifest is damaged (its checksum differs)")
-    if list(_chunks_of(manifest.segments)) != list(_chunk_lengths(manifest.num_tokens, manifest.chunk_size)):
+    stored = [segment.chunk_len for segment in manifest.segments for _ in range(segment.num_chunks)]
+    starts = range(0, manifest.num_tokens, manifest.chunk_size)
+    if stored != [min(manifest.chunk_size, manifest.num_tokens - start) for start in starts]:
         raise DamagedEntryError("the files do not hold the document's chunks")
     return manifest
 
@@ -142,7 +139,9 @@ class TokenHashes:
     """
 
     def __init__(self, token_ids: Sequence[int], chunk_size: int) -> None:
-        data = _little_endian(token_ids)
+        import numpy
+
+        data = numpy.asarray(token_ids, dtype="<i8").tobytes()  # the same on every machine
         width = 8 * chunk_size
         running = hashlib.sha256()
         prefixes = []
@@ -192,26 +191,6 @@ def _checksum(path: Path, start: int) -> str:
             digest.update(memoryview(buffer)[:count])
             left -= count
     return digest.hexdigest()
-
-
-def _chunks_of(segments: Sequence[Segment]) -> Iterator[int]:
-    """The length of every stored chunk, in tokens."""
-    for segment in segments:
-        yield from [segment.chunk_len] * segment.num_chunks
-
-
-def _chunk_lengths(num_tokens: int, chunk_size: int) -> Iterator[int]:
-    """The length of every chunk of a document, in tokens."""
-    for start in range(0, num_tokens, chunk_size):
-        yield min(chunk_size, num_tokens - start)
-
-
-def _little_endian(token_ids: Sequence[int]) -> bytes:
-    """8 bytes per token, the same on every machine."""
-    tokens = array.array("q", token_ids)
-    if sys.byteorder == "big":
-        tokens.byteswap()
-    return tokens.tobytes()
 
 
 def _sha256(text: str) -> str:

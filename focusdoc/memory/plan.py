@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -19,6 +19,10 @@ from focusdoc.errors import MemoryShortageError
 from focusdoc.memory.host import ring_bytes
 from focusdoc.memory.int8 import BLOCKS
 from focusdoc.terminal import in_bytes, in_time
+
+if TYPE_CHECKING:
+    from focusdoc.modeling.base import BaseModel
+    from focusdoc.modeling.dimensions import ModelSize
 
 #: Memory to leave free for the activations of reading and for other programs.
 SPARE_BYTES = 512 << 20
@@ -44,17 +48,6 @@ def free_bytes(device: torch.device) -> int:
 
     free, left = int(psutil.virtual_memory().available), memory_left()
     return free if left is None else min(free, left)
-
-
-class KvSize(Protocol):
-    """The dimensions that determine the size of a model's KV."""
-
-    @property
-    def num_layers(self) -> int: ...  # noqa: D102
-    @property
-    def num_kv_heads(self) -> int: ...  # noqa: D102
-    @property
-    def head_dim(self) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +124,9 @@ class MemoryPlan:
         )
 
 
-def memory_bytes(kv: KvSize, dtype: torch.dtype, kind: BlockDtype, num_tokens: int, chunk_size: int) -> int:
+def memory_bytes(
+    kv: BaseModel | ModelSize, dtype: torch.dtype, kind: BlockDtype, num_tokens: int, chunk_size: int
+) -> int:
     """Bytes of the keys and values of `num_tokens` tokens in chunks, for a model in `dtype`."""
     full, rest = divmod(num_tokens, chunk_size)
     return sum(
@@ -165,41 +160,30 @@ class FreeSpace:
         return cls(free=free_bytes(device), host=lambda: free_host_bytes(device), disk=spool, maps=on_cpu)
 
 
-@dataclass(frozen=True, kw_only=True)
-class MemoryNeeds:
-    """What is to be stored for a document.
-
-    Attributes:
-        kv, dtype: of the model.
-        memory_dtype: ``"auto"`` tries the model's dtype, then int8; otherwise only the named one.
-        tail_tokens: tokens of prompt and answer behind every chunk.
-    """
-
-    kv: KvSize
-    dtype: torch.dtype
-    num_tokens: int
-    chunk_size: int
-    memory_dtype: MemoryDtype = "auto"
-    tail_tokens: int = 0
-
-
 def plan_memory(
-    needs: MemoryNeeds,
     space: FreeSpace,
     *,
+    kv: BaseModel | ModelSize,
+    dtype: torch.dtype,
+    num_tokens: int,
+    chunk_size: int,
+    memory_dtype: MemoryDtype = "auto",
+    tail_tokens: int = 0,
     known: Callable[[BlockDtype], int] = lambda kind: 0,
     seconds_per_token: Callable[[], float] = lambda: 0.0,
 ) -> MemoryPlan:
     """The first rung that a document fits on.
 
     Args:
+        kv, dtype: of the model.
+        memory_dtype: ``"auto"`` tries the model's dtype, then int8; otherwise only the named one.
+        tail_tokens: tokens of prompt and answer behind every chunk.
         known: returns how many leading tokens of the document the store has in a dtype.
         seconds_per_token: returns the reading speed; called only if there is something to read.
     """
-    kv, dtype, num_tokens, chunk_size = needs.kv, needs.dtype, needs.num_tokens, needs.chunk_size
     num_chunks = math.ceil(num_tokens / chunk_size)
-    tails = memory_bytes(kv, dtype, "model", num_chunks * needs.tail_tokens, chunk_size)
-    kinds: tuple[BlockDtype, ...] = ("model", "int8") if needs.memory_dtype == "auto" else (needs.memory_dtype,)
+    tails = memory_bytes(kv, dtype, "model", num_chunks * tail_tokens, chunk_size)
+    kinds: tuple[BlockDtype, ...] = ("model", "int8") if memory_dtype == "auto" else (memory_dtype,)
 
     def plan(rung: Rung, kind: BlockDtype, num_known: int, needed: int, **elsewhere: int | None) -> MemoryPlan:
         unread = num_tokens - num_known

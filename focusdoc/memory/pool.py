@@ -12,11 +12,7 @@ from focusdoc.memory.chunk_memory import DocumentMemory
 
 
 class MemoryPool:
-    """An LRU cache of memories, limited to `max_bytes` of keys and values; thread-safe.
-
-    Args:
-        max_bytes: the limit; a single larger memory is not kept.
-    """
+    """An LRU cache of memories, thread-safe, limited to `max_bytes` of keys and values; a larger memory is not kept."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes

@@ -7,6 +7,7 @@ other chunks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,25 +28,25 @@ Progress = Callable[[int, int], None]
 _CPU = torch.device("cpu")
 
 
+@dataclass(slots=True)
 class ReadingLayout:
     """Chunks of one length as a batch, each causal on its own; stores keys and values layer by layer.
 
     The last layer's attention output is not needed, so it is not computed.
     """
 
-    def __init__(self, block: MemoryBlock, first: int, kernel: AttentionKernel) -> None:
-        self._block = block
-        self._first = first
-        self._kernel = kernel
+    block: MemoryBlock
+    first: int
+    kernel: AttentionKernel
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
     ) -> Tensor:
         """Causal attention within each chunk; see `AttentionLayout`."""
-        self._block.put(layer, self._first, key, value)
-        if layer + 1 == self._block.keys.shape[0]:
+        self.block.put(layer, self.first, key, value)
+        if layer + 1 == self.block.keys.shape[0]:
             return torch.zeros_like(query).transpose(1, 2)
-        output = attend_causal(self._kernel, query, key, value, scaling=scaling, window=window)
+        output = attend_causal(self.kernel, query, key, value, scaling=scaling, window=window)
         return output.transpose(1, 2)
 
 
@@ -57,7 +58,7 @@ def read_chunks(
     kernel: AttentionKernel,
     *,
     batch: int = 2,
-    progress: Progress | None = None,
+    progress: Progress = lambda done, total: None,
     memory_dtype: BlockDtype = "model",
     ring: Ring | None = None,
 ) -> tuple[MemoryBlock, ...]:
@@ -93,13 +94,12 @@ def read_chunks(
             chunks = part[first:stop].to(base.device)
             base.run_kv_only(chunks, positions.expand(len(chunks), -1), ReadingLayout(block, first, kernel))
             done += chunks.numel()
-            if progress is not None:
-                progress(done, len(tokens))
+            progress(done, len(tokens))
         repeated = [(original, chunk) for chunk, original in enumerate(originals) if original != chunk]
         for original, chunk in repeated:
             block.copy_chunk(original, chunk)
-        done += len(repeated) * chunk_len
-        if repeated and progress is not None:
+        if repeated:
+            done += len(repeated) * chunk_len
             progress(done, len(tokens))
         blocks.append(block)
     return tuple(blocks)

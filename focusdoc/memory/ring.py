@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,25 +23,44 @@ from focusdoc.memory.chunk_memory import MemoryBlock
 ALIGNMENT = 256
 
 
-class Streams(Protocol):
-    """A compute stream and a copy stream of a device; marks (CUDA events) synchronize them."""
+class Streams:
+    """A compute stream and a copy stream of a device; marks order them.
 
-    @property
-    def device(self) -> torch.device: ...  # noqa: D102
-    def pin(self, tensor: Tensor) -> None: ...  # noqa: D102
-    def allocate(self, num_bytes: int) -> Tensor: ...  # noqa: D102
-    def copy(self, target: Tensor, source: Tensor) -> None: ...  # noqa: D102
-    def mark_copied(self) -> object: ...  # noqa: D102
-    def mark_computed(self) -> object: ...  # noqa: D102
-    def copy_after(self, mark: Any) -> None: ...  # noqa: D102
-    def compute_after(self, mark: Any) -> None: ...  # noqa: D102
-
-
-class CudaStreams:
-    """Computes on the current CUDA stream, and copies on a side stream."""
+    These are for devices with one stream, such as the CPU: copies are done at once, and there is nothing to wait for.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+
+    def pin(self, tensor: Tensor) -> None:
+        """Make `tensor` quick to copy."""
+
+    def allocate(self, num_bytes: int) -> Tensor:
+        """Uint8 [num_bytes] on the device; its memory is not reused before pending copies into it are done."""
+        return torch.empty(num_bytes, dtype=torch.uint8, device=self.device)
+
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        """Copy on the copy stream."""
+        target.copy_(source)
+
+    def mark_copied(self) -> Any:
+        """A mark after the copies so far."""
+
+    def mark_computed(self) -> Any:
+        """A mark after the computations so far."""
+
+    def copy_after(self, mark: Any) -> None:
+        """Make further copies wait for `mark`."""
+
+    def compute_after(self, mark: Any) -> None:
+        """Make further computations wait for `mark`."""
+
+
+class CudaStreams(Streams):
+    """Computes on the current CUDA stream, and copies on a side stream; marks are CUDA events."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
         self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def pin(self, tensor: Tensor) -> None:
@@ -63,72 +82,36 @@ class CudaStreams:
         weakref.finalize(tensor, unpin).atexit = False
 
     def allocate(self, num_bytes: int) -> Tensor:
-        """Uint8 [num_bytes] on the GPU; its memory is not reused before pending copies into it are done."""
-        room = torch.empty(num_bytes, dtype=torch.uint8, device=self.device)
+        """See `Streams.allocate`."""
+        room = super().allocate(num_bytes)
         room.record_stream(self._side)
         return room
 
     def copy(self, target: Tensor, source: Tensor) -> None:
-        """Copy on the side stream."""
+        """See `Streams.copy`; does not wait."""
         with torch.cuda.stream(self._side):
             target.copy_(source, non_blocking=True)
 
-    def mark_copied(self) -> torch.cuda.Event:
-        """An event after the copies so far."""
-        return _mark(self._side)
+    def mark_copied(self) -> Any:
+        """See `Streams.mark_copied`."""
+        return self._side.record_event()
 
-    def mark_computed(self) -> torch.cuda.Event:
-        """An event after the computations so far."""
-        return _mark(torch.cuda.current_stream(self.device))
+    def mark_computed(self) -> Any:
+        """See `Streams.mark_computed`."""
+        return torch.cuda.current_stream(self.device).record_event()
 
     def copy_after(self, mark: torch.cuda.Event) -> None:
-        """Make further copies wait for `mark`."""
+        """See `Streams.copy_after`."""
         self._side.wait_event(mark)
 
     def compute_after(self, mark: torch.cuda.Event) -> None:
-        """Make further computations wait for `mark`."""
+        """See `Streams.compute_after`."""
         torch.cuda.current_stream(self.device).wait_event(mark)
-
-
-def _mark(stream: torch.cuda.Stream) -> torch.cuda.Event:
-    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record(stream)
-    return event
-
-
-class SyncStreams:
-    """Synchronous copies, for devices with one stream, such as the CPU."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def pin(self, tensor: Tensor) -> None:
-        """Nothing to do."""
-
-    def allocate(self, num_bytes: int) -> Tensor:
-        """Uint8 [num_bytes]."""
-        return torch.empty(num_bytes, dtype=torch.uint8, device=self.device)
-
-    def copy(self, target: Tensor, source: Tensor) -> None:
-        """Copy immediately."""
-        target.copy_(source)
-
-    def mark_copied(self) -> None:
-        """Nothing to wait for."""
-
-    def mark_computed(self) -> None:
-        """Nothing to wait for."""
-
-    def copy_after(self, mark: None) -> None:
-        """Nothing to wait for."""
-
-    def compute_after(self, mark: None) -> None:
-        """Nothing to wait for."""
 
 
 def streams_of(device: torch.device) -> Streams:
     """The streams of `device`."""
-    return CudaStreams(device) if device.type == "cuda" else SyncStreams(device)
+    return CudaStreams(device) if device.type == "cuda" else Streams(device)
 
 
 class Part(NamedTuple):
@@ -157,9 +140,6 @@ class Ring:
     """The blocks of one document in RAM, and the two buffers that their parts are streamed through.
 
     Used inside `BaseModel.run`, whose lock serializes threads.
-
-    Args:
-        streams: copies, and orders copies and computations.
     """
 
     def __init__(self, streams: Streams) -> None:
@@ -171,11 +151,7 @@ class Ring:
         self._next_part: dict[Part, Part] = {}
 
     def add(self, block: MemoryBlock) -> int:
-        """Take over a block in RAM; return its number.
-
-        Raises:
-            MemoryShortageError: its memory cannot be pinned.
-        """
+        """Take over a block in RAM; return its number. MemoryShortageError: its memory cannot be pinned."""
         for tensor in block.tensors().values():
             self.streams.pin(tensor)
         self.blocks.append(block)

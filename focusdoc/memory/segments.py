@@ -6,12 +6,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.int8 import Int8Block
@@ -61,16 +59,16 @@ class SegmentWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def write(self, block: MemoryBlock) -> None:
         """Append chunks to the file. OSError: it cannot be written."""
         for name, tensor in block.tensors().items():
-            for layer in range(tensor.shape[0]):
-                self._write(name, layer, tensor[layer])
+            of_chunk = math.prod(tensor.shape[2:]) * tensor.dtype.itemsize
+            for layer, part in enumerate(tensor):  # the file is ordered by layer
+                self._file.seek(self._starts[name] + (layer * self._shape[1] + self._written) * of_chunk)
+                self._file.write(part.contiguous().cpu().view(torch.uint8).numpy().data)
         self._written += block.num_chunks
 
     def segment(self) -> Segment:
@@ -85,12 +83,6 @@ class SegmentWriter:
             shape=self._shape,
             checksums=checksums(self._path),
         )
-
-    def _write(self, name: str, layer: int, part: Tensor) -> None:
-        """Write one layer of some chunks, [chunks, ...], at its place: the file is ordered by layer."""
-        of_chunk = math.prod(part.shape[1:]) * part.dtype.itemsize
-        self._file.seek(self._starts[name] + (layer * self._shape[1] + self._written) * of_chunk)
-        self._file.write(part.contiguous().cpu().view(torch.uint8).numpy().data)
 
 
 def write_segment(path: Path, blocks: Sequence[MemoryBlock]) -> Segment:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from focusdoc.errors import FocusdocError
@@ -49,11 +50,6 @@ class KnownChunks:
     segments: tuple[Segment, ...] = ()
     spooled: bool = False
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the files."""
-        return sum(segment.num_bytes for segment in self.segments)
-
 
 class DocumentStore:
     """Memories of documents in a folder, usable by any number of processes at once.
@@ -78,32 +74,21 @@ class DocumentStore:
     def find(self, token_ids: Sequence[int], chunk_size: int, maker: str) -> KnownChunks:
         """The longest stored prefix of a document: all of it, or full chunks of a longer or shorter version.
 
-        Args:
-            maker: identifies everything but the chunk size that determines the KV.
+        The `maker` identifies everything but the chunk size that determines the KV.
         """
         hashes = TokenHashes(token_ids, chunk_size)
         group = self.folder / group_name(maker, chunk_size, hashes)
         candidates: list[tuple[int, Path, Manifest]] = []
-        for path in _entries_of(group):
-            try:
+        for path in entries.subfolders(group):
+            with _usable(path):
                 manifest = read_manifest(path)
                 if (manifest.maker, manifest.chunk_size) != (maker, chunk_size):
                     raise DamagedEntryError("made by another model or for another chunk size")
-            except DamagedEntryError as error:
-                self._discard(path, error)
-                continue
-            except OSError:
-                continue  # removed by another process
-            if known := _known_tokens(manifest, hashes, len(token_ids)):
-                candidates.append((known, path, manifest))
+                if known := _known_tokens(manifest, hashes, len(token_ids)):
+                    candidates.append((known, path, manifest))
         for known, path, manifest in sorted(candidates, key=lambda candidate: candidate[0], reverse=True):
-            try:
+            with _usable(path):
                 found = self._open(path, manifest, known)
-            except DamagedEntryError as error:
-                self._discard(path, error)
-            except OSError:
-                continue
-            else:
                 entries.mark_used(path)
                 return found
         return KnownChunks()
@@ -112,10 +97,10 @@ class DocumentStore:
         """Remove the entry of exactly this document; processes that have mapped its files keep them."""
         hashes = TokenHashes(token_ids, chunk_size)
         group = self.folder / group_name(maker, chunk_size, hashes)
-        if not _entries_of(group):
+        if not entries.subfolders(group):
             return
         with entries.store_lock(self.folder):
-            for path in _entries_of(group):
+            for path in entries.subfolders(group):
                 with suppress(DamagedEntryError, OSError):
                     manifest = read_manifest(path)
                     if manifest.num_tokens == len(token_ids) == _known_tokens(manifest, hashes, len(token_ids)):
@@ -171,7 +156,7 @@ class DocumentStore:
         try:
             self._make_folder()
             needed = sum(block.num_bytes for block in blocks)
-            spooled = known.num_bytes if known.spooled else 0
+            spooled = sum(segment.num_bytes for segment in known.segments) if known.spooled else 0
             allowed = entries.allowed_bytes(self.folder, self.max_bytes, spooled)
             if needed > allowed:
                 _log.warning(
@@ -215,12 +200,11 @@ class DocumentStore:
             return False
         except (OSError, ValueError) as error:
             self._off = True
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             _log.warning(
                 "The document store is off: %s cannot be written (%s). Answers are not affected, but the document "
                 "will be read again next time; make room, or set FOCUSDOC_CACHE to another folder.",
                 self.folder,
-                reason,
+                getattr(error, "strerror", None) or error,
             )
             return False
         return True
@@ -233,29 +217,17 @@ class DocumentStore:
         for segment in manifest.segments:
             if left == 0:
                 break
-            self._check(path, segment)
-            block = open_segment(path / segment.file, segment)
+            status = (path / segment.file).stat()
+            stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+            if stamp not in self._checked or status.st_size != segment.num_bytes:
+                check_segment(path, segment)
+                self._checked.add(stamp)
             count = min(segment.num_chunks, left // segment.chunk_len)
-            if count < segment.num_chunks:
-                block = block.chunks(0, count)
-            else:
+            blocks.append(open_segment(path / segment.file, segment).chunks(0, count))
+            if count == segment.num_chunks:
                 whole.append(segment)
-            blocks.append(block)
             left -= count * segment.chunk_len
         return KnownChunks(tuple(blocks), num_tokens, path, tuple(whole))
-
-    def _check(self, path: Path, segment: Segment) -> None:
-        """Verify a file's checksums, once per process."""
-        status = (path / segment.file).stat()
-        stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-        if stamp not in self._checked or status.st_size != segment.num_bytes:
-            check_segment(path, segment)
-            self._checked.add(stamp)
-
-    def _discard(self, path: Path, error: DamagedEntryError) -> None:
-        """Remove an entry that cannot be used."""
-        _log.info("The stored memory %s cannot be used and is removed: %s.", path, error)
-        entries.remove_entry(path)
 
     def _is_writable(self) -> bool:
         if self._off:
@@ -271,31 +243,31 @@ class DocumentStore:
         self.folder.mkdir(mode=0o700, exist_ok=True)
 
 
-def _entries_of(group: Path) -> list[Path]:
+@contextmanager
+def _usable(path: Path) -> Iterator[None]:
+    """Go on after the block if the entry is damaged, and remove it then, or if another process has removed it."""
     try:
-        return [path for path in group.iterdir() if not path.name.startswith(".")]
+        yield
+    except DamagedEntryError as error:
+        _log.info("The stored memory %s cannot be used and is removed: %s.", path, error)
+        entries.remove_entry(path)
     except OSError:
-        return []  # no entry with this first chunk
+        pass
 
 
 def _known_tokens(manifest: Manifest, hashes: TokenHashes, num_tokens: int) -> int:
     """How many leading tokens of a document an entry has: all of them, or those of the common full chunks."""
     if (manifest.token_hash, manifest.num_tokens) == (hashes.whole, num_tokens):
         return num_tokens
-    common = 0
-    for one, other in zip(manifest.prefix_hashes, hashes.prefixes, strict=False):
-        if one != other:
-            break
-        common += 1
-    return common * manifest.chunk_size
+    pairs = zip(manifest.prefix_hashes, hashes.prefixes, strict=False)
+    return manifest.chunk_size * sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _exists(target: Path) -> bool:
-    try:
+    with suppress(OSError, DamagedEntryError):
         read_manifest(target)
-    except (OSError, DamagedEntryError):
-        return False
-    return True
+        return True
+    return False
 
 
 def _write(folder: Path, blocks: Sequence[MemoryBlock], chunk_size: int, known: KnownChunks) -> Iterator[Segment]:
@@ -332,9 +304,7 @@ def _remove_continued(known: KnownChunks, token_ids: Sequence[int], chunk_size: 
     """Remove the entry that the new one continues: its tokens are the first of the new one's."""
     if known.entry is None or known.entry == target:
         return
-    try:
+    with suppress(OSError, DamagedEntryError):
         older = read_manifest(known.entry)
-    except (OSError, DamagedEntryError):
-        return
-    if TokenHashes(token_ids[: older.num_tokens], chunk_size).whole == older.token_hash:
-        entries.remove_entry(known.entry)
+        if TokenHashes(token_ids[: older.num_tokens], chunk_size).whole == older.token_hash:
+            entries.remove_entry(known.entry)

@@ -16,7 +16,7 @@ from focusdoc import FocusConfig
 from focusdoc.attention import attention_kernel
 from focusdoc.decoding import together as module
 from focusdoc.decoding.parallel import ParallelDecoder
-from focusdoc.decoding.sweep import PassRows
+from focusdoc.decoding.sweep import Sweep
 from focusdoc.decoding.together import Together
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
@@ -41,7 +41,13 @@ def make() -> Callable[..., ParallelDecoder]:
 
     def decoder(together: Together | None = None, document: int = 0) -> ParallelDecoder:
         return ParallelDecoder(
-            base, weights, documents[document], kernel=kernel, config=config, max_new_tokens=5, together=together
+            base,
+            weights,
+            documents[document],
+            kernel=kernel,
+            config=config,
+            max_new_tokens=5,
+            together=together or Together(),
         )
 
     return decoder
@@ -61,7 +67,7 @@ class Passes:
         self.begun, self.go = threading.Semaphore(0), threading.Event()
         run = module.run_together
 
-        def counted(base: Any, weights: Any, questions: Sequence[Sequence[PassRows]]) -> list[Tensor]:
+        def counted(base: Any, weights: Any, questions: Sequence[Sequence[Sweep]]) -> list[Tensor]:
             self.sizes.append(len(questions))
             self.begun.release()
             assert self.go.wait(10)
@@ -70,9 +76,15 @@ class Passes:
         monkeypatch.setattr(module, "run_together", counted)
 
 
+def num_waiting(together: Together) -> int:
+    """The questions that wait for a pass."""
+    with together._changed:
+        return sum(map(len, together._waiting.values()))
+
+
 def wait_for(waiting: int, together: Together) -> None:
     until = time.monotonic() + 10
-    while together.num_waiting != waiting:
+    while num_waiting(together) != waiting:
         assert time.monotonic() < until
         time.sleep(0.005)
 
@@ -102,7 +114,7 @@ def test_those_that_come_during_a_pass_share_the_next(
     assert passes.sizes == [1, 3]
     for one, question in zip(found, QUESTIONS, strict=True):
         torch.testing.assert_close(one, answered(make(), question, 0), **TOLERANCE)
-    assert together.num_waiting == 0
+    assert num_waiting(together) == 0
 
 
 def test_a_pass_takes_no_more_rows_than_fit(
@@ -138,7 +150,7 @@ def test_a_failed_pass_fails_one_question_and_the_others_try_again(
     passes, together = Passes(monkeypatch), Together()
     counted = module.run_together
 
-    def fails_for_three(base: Any, weights: Any, questions: Sequence[Sequence[PassRows]]) -> list[Tensor]:
+    def fails_for_three(base: Any, weights: Any, questions: Sequence[Sequence[Sweep]]) -> list[Tensor]:
         found = counted(base, weights, questions)
         if len(questions) == 3:
             raise RuntimeError("out of memory")
@@ -160,7 +172,7 @@ def test_a_failed_pass_fails_one_question_and_the_others_try_again(
             torch.testing.assert_close(
                 torch.stack(one.result()), torch.stack(answered(make(), question, 1)), **TOLERANCE
             )
-    assert together.num_waiting == 0
+    assert num_waiting(together) == 0
 
 
 def test_a_failed_pass_fails_its_question_and_no_later_one(
@@ -186,7 +198,7 @@ def test_ctrl_c_while_it_waits_for_others_leaves_nothing_behind(make: Callable[.
         patch.setattr(Together, "_take", interrupted)
         with pytest.raises(KeyboardInterrupt):
             answered(make(together), QUESTIONS[0], 0)
-    assert together.num_waiting == 0
+    assert num_waiting(together) == 0
     answered(make(together), QUESTIONS[0], 0)  # does not wait for ever
 
 
@@ -206,4 +218,4 @@ def test_a_question_that_ended_during_a_failed_pass_does_not_come_back(
     leading.taken = ended.taken = True
     with pytest.raises(RuntimeError, match="out of memory"):
         together._lead(None, None, [leading, ended], chunks)  # type: ignore[arg-type]  # no pass runs
-    assert together.num_waiting == 0
+    assert num_waiting(together) == 0

@@ -91,7 +91,7 @@ class TestReading:
         monkeypatch.setattr(
             library,
             "plan_memory",
-            lambda wanted, room, **given: plan_memory(wanted, replace(room, maps=False, disk=lambda: None), **given),
+            lambda space, **given: plan_memory(replace(space, maps=False, disk=lambda: None), **given),
         )
 
     @pytest.mark.parametrize("kind", ["model", "int8"])

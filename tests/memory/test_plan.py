@@ -20,7 +20,7 @@ from focusdoc.memory import entries, library, segments
 from focusdoc.memory import plan as plan_module
 from focusdoc.memory.int8 import BLOCKS
 from focusdoc.memory.library import DocumentReader
-from focusdoc.memory.plan import SPARE_BYTES, FreeSpace, MemoryNeeds, MemoryPlan, free_bytes, memory_bytes, plan_memory
+from focusdoc.memory.plan import SPARE_BYTES, FreeSpace, MemoryPlan, free_bytes, memory_bytes, plan_memory
 from focusdoc.memory.reading import read_chunks
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.base import BaseModel
@@ -28,6 +28,7 @@ from store_samples import IDS, KERNEL, SIZE, assert_exact, read_through
 from tiny_models import tiny_model
 
 SMOL = SimpleNamespace(num_layers=30, num_kv_heads=3, head_dim=64)
+DEFAULT_MODEL: dict[str, Any] = {"kv": SMOL, "dtype": torch.bfloat16}
 MODEL, INT8 = 23_040, 11_902  # bytes a token in chunks of 2,048
 TAILS = 50 * 256 * MODEL
 BUFFERS = 2 * (64 << 20)  # that the parts of a memory beside a GPU pass through
@@ -37,14 +38,9 @@ NEEDED = {"model": 102_400 * MODEL + TAILS, "int8": memory_bytes(SMOL, torch.bfl
 def planned(free: int, **given: Any) -> MemoryPlan:
     """The plan of 102,400 tokens of the default model with `free` bytes beside what is spared."""
     places = {name: given.pop(name) for name in ("host", "disk", "maps") if name in given}
-    asked = {name: given.pop(name) for name in ("known", "seconds_per_token") if name in given}
-    wanted = MemoryNeeds(
-        kv=SMOL, dtype=torch.bfloat16, num_tokens=102_400, chunk_size=2048, **{"tail_tokens": 256, **given}
-    )
+    space = FreeSpace(free=free + SPARE_BYTES, **{name: place for name, place in places.items() if place is not None})
     return plan_memory(
-        wanted,
-        FreeSpace(free=free + SPARE_BYTES, **{name: place for name, place in places.items() if place is not None}),
-        **asked,
+        space, **{**DEFAULT_MODEL, "num_tokens": 102_400, "chunk_size": 2048, "tail_tokens": 256, **given}
     )
 
 
@@ -120,8 +116,8 @@ class TestLadder:
         disk=st.none() | st.integers(0, 10**12),
     )
     def test_a_rung_never_needs_more_than_there_is(self, tokens: int, chunk: int, free: int, disk: int | None) -> None:
-        wanted = MemoryNeeds(kv=SMOL, dtype=torch.bfloat16, num_tokens=tokens, chunk_size=chunk, tail_tokens=9)
-        plan = plan_memory(wanted, FreeSpace(free=free, disk=lambda: disk))
+        space = FreeSpace(free=free, disk=lambda: disk)
+        plan = plan_memory(space, **DEFAULT_MODEL, num_tokens=tokens, chunk_size=chunk, tail_tokens=9)
         if plan.rung != "none":
             assert plan.bytes_needed + SPARE_BYTES <= free
             assert plan.bytes_on_disk <= (disk or 0)

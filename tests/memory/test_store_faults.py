@@ -304,7 +304,7 @@ def test_a_group_that_vanishes_while_entries_are_listed_is_skipped(
 ) -> None:
     read(tmp_path, base, IDS)
     read(tmp_path, base, IDS[1:])
-    subfolders, calls = entries._subfolders, []
+    subfolders, calls = entries.subfolders, []
 
     def vanishing(folder: Path) -> list[Path]:
         found = subfolders(folder)
@@ -313,7 +313,7 @@ def test_a_group_that_vanishes_while_entries_are_listed_is_skipped(
         calls.append(folder)
         return found
 
-    monkeypatch.setattr(entries, "_subfolders", vanishing)
+    monkeypatch.setattr(entries, "subfolders", vanishing)
     assert len(entries.entry_folders(tmp_path)) == 1
 
 
