@@ -58,7 +58,7 @@ def test_the_shipped_adapter_is_found_and_trained(engine: FocusEngine) -> None:
     assert engine.adapter.config.base_fingerprint == engine.base.fingerprint
 
 
-#: Page, code and city of six documents; planted numbers came out exact in 85 to 90% of 20 cases (docs/training.md).
+#: Page, code and city of six documents.
 PLANTED = [
     (3, "482913", "Lisbon"),
     (5, "771204", "Oslo"),
@@ -140,8 +140,9 @@ def test_six_digit_facts_in_a_novel_of_16k_tokens(chunk_size: int, engine: Focus
     memory = sized.read(Document.from_text(text))
     assert memory.num_tokens > 14_000
     answers = {city: sized.ask(memory, f"What is the magic number of {city}?", max_new_tokens=16) for city in facts}
-    right = sum(answers[city].text.strip() == str(value) for city, value in facts.items())
-    assert right >= 3  # measured: 85 to 90% of 20 cases (docs/training.md), so all five would often fail
+    assert {city: answer.text.strip() for city, answer in answers.items()} == {
+        city: str(value) for city, value in facts.items()
+    }
 
 
 @pytest.mark.parametrize("number", [1, *(pytest.param(at, marks=pytest.mark.slow) for at in (0, 2, 3, 4, 5))])

@@ -9,6 +9,7 @@ from typing import Annotated
 from focusdoc.cli import options
 from focusdoc.cli.dataclass_options import option
 from focusdoc.errors import EvaluationError
+from focusdoc.evaluation.item import MODES
 from focusdoc.training.settings import Setting
 
 _WHAT, _HOW, _RUN = "Benchmark", "Modes", "Run"
@@ -38,8 +39,7 @@ class RunOptions:
     mode: Annotated[
         str,
         Setting(
-            "focus, split, quoted, ask, read, look (ours), full, truncated, tail, streaming, paper, bm25, embedding; "
-            "several are run and compared.",
+            f"{', '.join(MODES)}; several are run and compared.",
             _HOW,
             "NAME,...",
         ),

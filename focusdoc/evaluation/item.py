@@ -145,7 +145,9 @@ class ModeSettings:
     chat: bool | None = None
     passages: int = _option(PASSAGES, "N", "For bm25 and embedding: most passages for the reader.")
     window: int = _option(
-        WINDOW, "CHARACTERS", "For bm25 and embedding: width of passages before they are widened to whole sentences."
+        WINDOW,
+        "CHARACTERS",
+        "For bm25 and embedding: width of the parts of a long paragraph, before they are widened to sentences.",
     )
 
 
