@@ -30,11 +30,10 @@ from focusdoc.evaluation.natural import Choice, load_items
 from focusdoc.evaluation.natural_scores import PATTERN_TASK, f1, interval, right
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.readers.confidence import MIN_CONFIDENCE, SIGNALS, confidence_of, rank_score_of, rank_signals
-from focusdoc.readers.drafts import draft_replies
+from focusdoc.readers.drafts import draft_replies, normalized
 from focusdoc.readers.passages import choose_passages
 from focusdoc.readers.reading import BUDGET
 from focusdoc.readers.replies import Session
-from focusdoc.readers.windows import words_of
 
 #: Shares of XQuAD's questions: the reader was trained on the first 60%, the adapter on the first 80%.
 SHARES = {"tuning": (0.62, 0.8), "held out": (0.82, 1.0)}
@@ -152,10 +151,8 @@ def best(row: dict[str, Any]) -> dict[str, Any]:
 def chosen(drafts: list[dict[str, Any]], scores: Sequence[float]) -> dict[str, Any]:
     """The draft with the highest score, or one of fewer passages with the same words, as `best_draft` chooses."""
     ranked = sorted(zip(drafts, scores, strict=True), key=lambda pair: -pair[1])
-    words = words_of([ranked[0][0]["text"]])
-    return min(
-        (draft for draft, _ in ranked if words_of([draft["text"]]) == words), key=lambda draft: draft["passages"]
-    )
+    text = normalized(ranked[0][0]["text"])
+    return min((draft for draft, _ in ranked if normalized(draft["text"]) == text), key=lambda draft: draft["passages"])
 
 
 def report(rows: list[dict[str, Any]]) -> None:

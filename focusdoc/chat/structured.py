@@ -63,9 +63,10 @@ class AnswerType:
         Raises:
             IncompleteAnswerError: the answer ended before its JSON did. ValueError: the type rejects its values.
         """
+        complete = finish_reason == "stop"
         try:
-            json.loads(text)
-            complete = finish_reason == "stop"
+            if complete:
+                json.loads(text)
         except ValueError:
             complete = False
         if not complete:

@@ -17,7 +17,6 @@ from focusdoc.readers.finding import Found
 from focusdoc.readers.passages import Passage
 from focusdoc.readers.reader import ANSWER_INSTRUCTION, RETRY_INSTRUCTION, drain
 from focusdoc.readers.replies import Reply, Session, signals_for
-from focusdoc.readers.windows import words_of
 
 #: Maximum length of a draft; longer answers are written from all passages together.
 DRAFT_TOKENS = 32
@@ -69,5 +68,10 @@ def best_draft(replies: Sequence[Reply]) -> Reply:
     if replies[-1].written.finish_reason == "cancelled":
         return replies[-1]
     best = max(replies, key=lambda each: each.rank_score)
-    same = [each for each in replies if words_of([each.text]) == words_of([best.text])]
+    same = [each for each in replies if normalized(each.text) == normalized(best.text)]
     return min(same, key=lambda each: (len(each.passages), -each.rank_score))
+
+
+def normalized(text: str) -> str:
+    """The text without case, punctuation and the width of its spaces; numbers and stop words stay."""
+    return " ".join(re.findall(r"\w+", text.casefold())) or text.strip()

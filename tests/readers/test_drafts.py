@@ -68,6 +68,13 @@ def test_what_only_all_passages_together_tell_is_the_answer(engine: FocusEngine)
     assert len(answer.sources) == len(quoted)
 
 
+@pytest.mark.parametrize(("alone", "together"), [("2", "7"), ("Yes", "No"), ("3 of 4", "3 of 5")])
+def test_answers_without_any_indexed_word_are_told_apart(engine: FocusEngine, alone: str, together: str) -> None:
+    quoted = sorted(asked_with(engine, JudgingReader({})).sources, key=lambda source: source.start)
+    both = "\n-----\n".join(source.text for source in quoted[:2])
+    assert asked_with(engine, JudgingReader({both: (together, 2.0)}, (alone, 0.0))).text == together
+
+
 def test_where_the_reader_is_sure_of_none_the_finder_decides(engine: FocusEngine) -> None:
     first = asked_with(engine, JudgingReader({})).sources[0]
     assert asked_with(engine, JudgingReader({first.text: ("the first", -4.0)})).text == "the first"
