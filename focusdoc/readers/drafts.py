@@ -2,7 +2,7 @@
 
 A small reader confuses persons, places and numbers when it gets several passages at once. So passages are read as the
 paper reads chunks, each by itself; those that cannot yield a better draft are skipped. But a passage of a story may not
-say whom it is about, or when, so the last draft is written from all passages together.
+say whom it is about, or when, so the second draft is written from all passages together.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ CONFIDENT = 0.9
 
 
 def draft_replies(session: Session, question: str, found: Found, passages: Sequence[Passage]) -> list[Reply]:
-    """A draft from each passage that could rank first, then from all; retried where it only repeats the question.
+    """Drafts from the best passage, from all and from each other one that could rank first.
 
-    Stops after a draft that is confident, truncated or cancelled.
+    A draft that only repeats the question is retried. Stops after a draft that is confident, truncated or cancelled.
     """
     settings = replace(
         session.request.settings, max_new_tokens=min(DRAFT_TOKENS, session.request.settings.max_new_tokens)
     )
     replies: list[Reply] = []
-    groups = [[passage] for passage in passages]
-    for shown in groups if len(groups) == 1 else [*groups, passages]:
+    alone = [[passage] for passage in passages]
+    for shown in alone if len(alone) == 1 else [alone[0], passages, *alone[1:]]:
         upper_bound = rank_score_of(signals_for(found, shown, 0.0, math.inf))
         if replies and upper_bound <= max(each.rank_score for each in replies):
             continue
