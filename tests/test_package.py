@@ -24,6 +24,7 @@ FLOORS = [
     {"memory"},
     {"decoding"},
     {"training", "readers", "cluster"},
+    {"parts"},
     {"engine"},
     {"chat", "evaluation"},
     {"focusdoc", "server"},  # the facade, __init__.py, beside the server

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from focusdoc.errors import MemoryMismatchError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.library import DocumentReader, open_store
 from focusdoc.memory.plan import free_bytes
+from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.adapter import Adapter
 from focusdoc.modeling.base import BaseModel, load_base
 
@@ -45,9 +47,9 @@ class HolderSettings:
     adapter: Adapter | None
     fingerprint: str
     device: str = "auto"
-    dtype: str = "auto"
+    dtype: str | torch.dtype = "auto"
     attention: str = "auto"
-    store: str | None = "auto"
+    store: DocumentStore | str | Path | None = "auto"
     num_threads: int = 0
     version: str = field(default_factory=lambda: version("focusdoc"))
 

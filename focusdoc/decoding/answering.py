@@ -45,6 +45,13 @@ class Way(Protocol):
         return [self.answer(request) for request in questions]
 
 
+def answer_many(ways: Sequence[Way], questions: Sequence[Request], batch: int) -> list[Answer]:
+    """Answer questions over the same memories, each in its way, up to `batch` at once if it is the same way for all."""
+    if len({type(way) for way in ways}) > 1:
+        return [way.answer(request) for way, request in zip(ways, questions, strict=True)]
+    return ways[0].answer_many(questions, batch)
+
+
 def document_warnings(memories: Sequence[DocumentMemory]) -> tuple[str, ...]:
     """What is visible in the documents but missing from their texts, one sentence each."""
     documents = [memory.document for memory in memories if memory.document is not None]

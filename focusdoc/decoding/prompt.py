@@ -17,6 +17,7 @@ from typing import Any, Literal, TypedDict
 from torch import Tensor
 
 from focusdoc.config import FocusConfig, GenerationConfig, Grammar, at_least
+from focusdoc.documents import Document, TokenizedText, tokenize
 from focusdoc.errors import ConfigError, PromptTooLongError
 from focusdoc.memory.chunk_memory import DocumentMemory, MemoryBlock
 from focusdoc.modeling.base import BaseModel
@@ -111,16 +112,17 @@ class Request:
         base: BaseModel,
         config: FocusConfig,
         memories: Sequence[DocumentMemory],
-        ids: list[int],
+        input_ids: Sequence[int],
         options: Options,
         **fields: Any,
     ) -> Request:
         """A request for a local context rendered by the caller; `fields` are further attributes.
 
         Raises:
-            ConfigError: there is no tokenizer, or an option is out of range. PromptTooLongError: the context does not
-                fit the local window.
+            ConfigError: there is no tokenizer, an id is not in the vocabulary, or an option is out of range.
+            PromptTooLongError: the context does not fit the local window.
         """
+        ids = flat_ids(input_ids, base.config.vocab_size)
         if len(ids) > config.local_window and fields.get("has_documents", True):
             raise PromptTooLongError(
                 f"The question takes {len(ids)} tokens with its template, more than the local window of "
@@ -141,6 +143,14 @@ def tokenizer_of(base: BaseModel) -> Any:
             "pass tokenizer=, put tokenizer.json beside the weights, or use generate(input_ids)."
         )
     return base.tokenizer
+
+
+def tokenize_document(base: BaseModel, config: FocusConfig, document: Document) -> TokenizedText:
+    """The tokens of a document, with a BOS if the mode needs one. ConfigError: the model has no tokenizer."""
+    with base.tokenizer_lock:
+        tokenized = tokenize(tokenizer_of(base), document.text)
+    # As the authors' tokenizer does (paper_mode section 1.4).
+    return tokenized.with_bos(bos_token(base, config)) if config.uses_bos else tokenized
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar, Self
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from focusdoc.attention import AttentionKernel, attend_both, blend
 from focusdoc.documents.chunking import Chunk, TokenizedText
 from focusdoc.documents.document import Document
-from focusdoc.errors import MemoryMismatchError
+from focusdoc.errors import ConfigError, MemoryMismatchError
 
 #: Shape of keys and of values: [num_layers, num_chunks, num_kv_heads, chunk_len, head_dim].
 BlockShape = tuple[int, int, int, int, int]
@@ -191,10 +191,23 @@ class DocumentMemory:
         return sum(block.num_bytes for block in self.blocks)
 
 
-def check_maker(memories: Sequence[DocumentMemory], maker: str, *others: str) -> None:
-    """Raise MemoryMismatchError unless every memory was made by `maker`, or by one of `others`."""
-    for memory in memories:
-        if memory.maker not in (maker, *others):
+#: What a question is asked of: one memory, or several.
+Memories = DocumentMemory | Sequence[DocumentMemory]
+
+
+def checked_memories(memories: Memories, makers: Sequence[str]) -> list[DocumentMemory]:
+    """One or several memories as a list, if each was made by one of `makers`.
+
+    Raises:
+        ConfigError: there is no memory, or something else. MemoryMismatchError: another engine made one.
+    """
+    found = list(memories) if isinstance(memories, Iterable) else [memories]
+    if not found or not all(isinstance(memory, DocumentMemory) for memory in found):
+        raise ConfigError("There is no memory to ask; pass what engine.read returned, one memory or several.")
+    for memory in found:
+        if memory.maker not in makers:
             raise MemoryMismatchError(
-                f"This memory was made by {memory.maker}, but the engine is {maker}; read the document again with it."
+                f"This memory was made by {memory.maker}, but the engine is {makers[0]}; read the document again with "
+                "it."
             )
+    return found

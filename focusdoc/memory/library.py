@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import Self, get_args
 
 import torch
 
@@ -85,6 +86,7 @@ class DocumentReader:
         store: None to read everything, store nothing, and never plan to use the disk.
         batch: chunks per pass.
         memory_dtype, tail_tokens: see `plan_memory`.
+        whole: the reader with all layers of the model, if `base` has only the lower ones.
     """
 
     base: BaseModel
@@ -95,6 +97,7 @@ class DocumentReader:
     batch: int = 2
     memory_dtype: MemoryDtype = "auto"
     tail_tokens: int = 0
+    whole: DocumentReader | None = None
     #: Seconds per token of the last representative reading.
     _seconds: float | None = field(default=None, init=False)
 
@@ -104,6 +107,28 @@ class DocumentReader:
         dtype = str(self.base.dtype).removeprefix("torch.")
         layers = f", first {self.base.num_layers} layers" if self.base.is_partial else ""
         return f"{self.base.name} {self.base.fingerprint[:12]} {dtype}{layers}, chunks of {self.chunk_size}"
+
+    @property
+    def readers(self) -> tuple[DocumentReader, ...]:
+        """This reader and `whole`, whose documents have all that this one's have."""
+        return (self,) if self.whole is None else (self, self.whole)
+
+    def reader_for(self, token_ids: Sequence[int]) -> DocumentReader:
+        """The reader for a document: `whole` if the store has all layers of it, else this one."""
+        return self.whole if self.whole is not None and self.whole.is_stored(token_ids) else self
+
+    def with_first_layers(self, num_layers: int) -> Self:
+        """A reader for the first `num_layers` of the model only; itself if those are all."""
+        lower = copy.copy(self)
+        lower.base = self.base.first_layers(num_layers)
+        lower.whole = self
+        return lower if lower.base is not self.base else self
+
+    def without_store(self) -> Self:
+        """The same reader, which keeps nothing on disk."""
+        other = copy.copy(self)
+        other.store = None
+        return other
 
     def seconds_per_token(self) -> float:
         """Seconds to read a token: as measured in the last reading, or else estimated from one layer."""

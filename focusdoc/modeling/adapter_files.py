@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from focusdoc.errors import AdapterError
 from focusdoc.modeling.adapter import FORMAT_VERSION, Adapter, AdapterConfig, check_adapter, check_names, listed
-from focusdoc.storage import atomic_folder, expanded
+from focusdoc.modeling.base import BaseModel
+from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
+from focusdoc.storage import atomic_folder, cache_path, expanded
 
 CONFIG_FILE = "adapter.json"
 WEIGHTS_FILE = "adapter.safetensors"
@@ -55,6 +57,28 @@ def load_adapter(path: str | Path, model: nn.Module | None = None) -> Adapter:
     if model is not None:
         check_adapter(adapter, model)
     return adapter
+
+
+def open_adapter(adapter: str | Path | None, base: BaseModel, model: object) -> Adapter | None:
+    """The adapter that a setting names, as stored: ``"auto"`` for the one shipped for `base`, if there is one.
+
+    Args:
+        model: what `base` was loaded from; see `load_base`.
+
+    Raises:
+        AdapterError: as `load_adapter`, or the one shipped for `model` was not trained for these weights.
+    """
+    path = shipped_adapter_path(base.fingerprint) if adapter == "auto" else adapter
+    if path is not None:
+        return load_adapter(path)
+    known = known_model(DEFAULT_MODEL if model is None else model)
+    if adapter == "auto" and known is not None and known.adapter is not None:
+        raise AdapterError(
+            f"The model {known.name} in {cache_path()} is not the one its adapter was trained for "
+            f"(fingerprint {base.fingerprint[:12]}); remove it to convert it again, and install the versions of "
+            "constraints.txt. adapter=None uses the model without an adapter, by a look."
+        )
+    return None
 
 
 def save_adapter(adapter: Adapter, folder: str | Path) -> Path:

@@ -37,10 +37,10 @@ def low_rank(adapter: Adapter, model: nn.Module, rank: int) -> Adapter:
 
 
 def merged(adapter: Adapter, model: nn.Module, *, model_fingerprint: str | None = None) -> Adapter:
-    """The adapter with full matrices, or itself if it has them; AdapterError if it does not fit its base `model`."""
+    """The adapter with full matrices, or itself if it has them. Raises as `check_adapter`."""
+    check_adapter(adapter, model, model_fingerprint=model_fingerprint)
     if adapter.config.rank is None:
         return adapter
-    check_adapter(adapter, model, model_fingerprint=model_fingerprint)
     weights = {}
     for name, base_weight in _base_weights(adapter, model):
         a, b = adapter.weights[f"{name}.a"], adapter.weights[f"{name}.b"]

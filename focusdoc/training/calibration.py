@@ -33,6 +33,7 @@ from focusdoc.errors import CalibrationError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.reading import read_chunks
 from focusdoc.modeling.base import BaseModel
+from focusdoc.modeling.catalogue import known_model
 from focusdoc.storage import atomic_write, cache_path
 from focusdoc.terminal import progress_bar
 from focusdoc.training.facts import number_fact, words_fact
@@ -89,8 +90,17 @@ class Case(NamedTuple):
     last: int
 
 
-def retrieval_heads(base: BaseModel, kernel: AttentionKernel) -> Heads:
-    """The cached retrieval heads of a model, found now if there are none; CalibrationError if that is impossible."""
+def retrieval_heads(base: BaseModel, kernel: AttentionKernel, *, calibrates: bool = True) -> Heads:
+    """The retrieval heads of a model: the catalogue's, or those found now or in an earlier calibration.
+
+    Without `calibrates`, there are none outside the catalogue.
+
+    Raises:
+        CalibrationError: calibration is impossible.
+    """
+    known = known_model(base.name)
+    if not calibrates or (known is not None and known.retrieval_heads):
+        return known.retrieval_heads if known is not None else ()
     found = load_calibration(base)
     if found is None:
         _log.warning("%s is used for the first time: looking for its retrieval heads.", base.name)

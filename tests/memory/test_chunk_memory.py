@@ -12,7 +12,7 @@ from transformers import DynamicCache
 
 from focusdoc.attention import attention_kernel
 from focusdoc.errors import MemoryMismatchError
-from focusdoc.memory.chunk_memory import DocumentMemory, check_maker
+from focusdoc.memory.chunk_memory import DocumentMemory, checked_memories
 from focusdoc.memory.reading import distinct_tokens, read_chunks
 from focusdoc.modeling.base import BaseModel
 from tiny_models import tiny_model
@@ -103,7 +103,7 @@ def test_a_memory_holds_exactly_its_kv() -> None:
 def test_a_memory_of_another_maker_is_refused() -> None:
     memory = DocumentMemory((1,), (), (), "model A, chunks of 16")
     with pytest.raises(MemoryMismatchError, match=r"model A, chunks of 16.*model B"):
-        check_maker([memory], "model B, chunks of 16")
+        checked_memories([memory], ["model B, chunks of 16"])
 
 
 def test_reading_ends_at_the_last_layers_keys_and_values() -> None:
