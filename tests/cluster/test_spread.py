@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from focusdoc import FocusConfig, FocusEngine
-from focusdoc.cluster import reading
+from focusdoc.cluster import ray_holders, reading
 from focusdoc.cluster.head import Cluster
 from focusdoc.cluster.holder import Asked, CandidateStep, Holder, HolderSettings, Part, UnknownQuestionError
 from focusdoc.cluster.reading import placed
@@ -21,7 +21,7 @@ from focusdoc.errors import MemoryMismatchError, MemoryShortageError, WorkerLost
 from focusdoc.memory.library import DocumentReader
 from focusdoc.memory.plan import SPARE_BYTES
 from focusdoc.modeling.base import BaseModel
-from holders_here import HoldersHere, cluster_here
+from holders_here import HoldersHere, cluster_here, open_here
 from tiny_models import CLASSES, random_adapter, tiny_model
 
 TOLERANCE = {"atol": 2e-5, "rtol": 1e-4}
@@ -296,6 +296,15 @@ class TestQuestions:
             for engine in (alone, spread)
         )
         assert [each.token_ids for each in other] == [each.token_ids for each in one]
+
+    def test_untrained_candidates_are_those_of_the_head(
+        self, pair: tuple[FocusEngine, FocusEngine], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ray_holders, "open_cluster", open_here)
+        base, config = pair[0].base, FocusConfig(chunk_size=64, local_window=512, allow_untrained=True)
+        loading: Any = {"tokenizer": base.tokenizer, "adapter": None, "config": config, "store": None}
+        one, other = (FocusEngine.from_pretrained(base.model, **loading, cluster=count) for count in (None, 2))
+        assert self.asked(other).token_ids == self.asked(one).token_ids
 
     def test_what_is_not_needed_is_freed(self, pair: tuple[FocusEngine, FocusEngine]) -> None:
         _, spread = pair
