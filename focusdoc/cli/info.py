@@ -105,9 +105,8 @@ def _plan(size: ModelSize, device: str, num_tokens: int, settings: FocusConfig) 
     from focusdoc.modeling.adapter_files import shipped_chunk_size
 
     chunk_size = settings.chunk_size or shipped_chunk_size(size.name) or CHUNK_TOKENS
-    store = open_store()
     return plan_memory(
-        FreeSpace.of(torch.device(device), store.free_space if store is not None else None),
+        FreeSpace.of(torch.device(device), open_store()),
         kv=size,
         dtype=getattr(torch, size.dtype, torch.float32),
         num_tokens=num_tokens,

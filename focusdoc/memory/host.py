@@ -11,7 +11,7 @@ from torch import Tensor
 
 from focusdoc.attention import AttentionKernel
 from focusdoc.memory.chunk_memory import MemoryBlock
-from focusdoc.memory.ring import Part, Ring, streams_of
+from focusdoc.memory.ring import Part, Ring, Streams
 
 #: Bytes per copy: large enough for full bus bandwidth, small beside a GPU's memory.
 PART_BYTES = 64 << 20
@@ -108,7 +108,7 @@ class HostBlock(MemoryBlock):
 
 def ring_of(device: torch.device) -> Ring:
     """An empty ring with buffers on `device`."""
-    return Ring(streams_of(device))
+    return Ring(Streams(device))
 
 
 def ring_bytes(of_chunk: int) -> int:

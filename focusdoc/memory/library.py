@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Self, get_args
@@ -21,6 +21,7 @@ from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.entries import size_limit, spool_folder, store_folder
 from focusdoc.memory.host import HostBlock, ring_of
 from focusdoc.memory.int8 import BLOCKS
+from focusdoc.memory.manifest import DocumentKey
 from focusdoc.memory.plan import FreeSpace, MemoryPlan, plan_memory
 from focusdoc.memory.reading import READING_VERSION, Progress, distinct_tokens, read_chunks
 from focusdoc.memory.ring import Ring
@@ -150,11 +151,11 @@ class DocumentReader:
         """Remove a document from the store."""
         if self.store is not None:
             for kind in get_args(BlockDtype):
-                self.store.forget(token_ids, self.chunk_size, maker_key(self.base, kind))
+                self.store.forget(self._key(token_ids, kind))
 
     def plan(self, token_ids: Sequence[int]) -> MemoryPlan:
         """The cost of reading a document; reads nothing."""
-        return self._plan(token_ids)[0]
+        return self._plan_and_known(token_ids)[0]
 
     def read(
         self,
@@ -178,67 +179,67 @@ class DocumentReader:
         Raises:
             MemoryShortageError: the memory fits neither in free memory nor on disk; nothing was read.
         """
-        store, total = self.store, len(token_ids)
 
         def report(done: int, _: int = 0) -> None:
             if progress is not None:
-                progress(done, total)
+                progress(done, len(token_ids))
 
-        maker = maker_key(self.base, self.memory_dtype)
-        lock = (
-            store.reading_lock(token_ids, self.chunk_size, maker, lambda: report(0))
-            if store is not None
-            else nullcontext()
-        )
-        with lock:
-            plan, known = self._plan(token_ids)
+        with ExitStack() as held:
+            if self.store is not None:
+                key = self._key(token_ids, self.memory_dtype)
+                held.enter_context(self.store.reading_lock(key, waiting=lambda: report(0)))
+            plan, known = self._plan_and_known(token_ids)
             plan.check(document)
             level = logging.WARNING if plan.is_forced and on_plan is None else logging.INFO
             _log.log(level, "Reading %s: %s.", document or "tokens", plan)
             if on_plan is not None:
                 on_plan(plan)
-            if plan.rung == "disk" and store is not None:
-                return self._read_to_disk(store, token_ids, plan, document, report), total
-            if known.num_tokens:
-                report(known.num_tokens)
-            ring = ring_of(self.base.device) if plan.rung == "host" else None
-            blocks = tuple(
-                block.to(self.base.device) if ring is None else HostBlock.wrap(block.clone(), ring)
-                for block in known.blocks
-            )
-            if known.num_tokens < total:
-                started_at = time.perf_counter()
-                blocks += self._encode(token_ids, known.num_tokens, plan, report, ring)
-                self._save(token_ids, blocks, plan, known, document, started_at)
-            return blocks, total - known.num_tokens
+            if plan.rung == "disk":
+                return self._read_to_disk(token_ids, plan, document, report), len(token_ids)
+            return self._read_rest(token_ids, plan, known, document, report), len(token_ids) - known.num_tokens
+
+    def _read_rest(
+        self, token_ids: Sequence[int], plan: MemoryPlan, known: KnownChunks, document: str, report: Progress
+    ) -> tuple[MemoryBlock, ...]:
+        """Read what follows the `known` chunks, and store all."""
+        if known.num_tokens:
+            report(known.num_tokens, len(token_ids))
+        device, ring = self.base.device, ring_of(self.base.device) if plan.rung == "host" else None
+        blocks = tuple(
+            block.to(device) if ring is None else HostBlock.wrap(block.clone(), ring) for block in known.blocks
+        )
+        if known.num_tokens < len(token_ids):
+            started_at = time.perf_counter()
+            blocks += self._encode(token_ids, known.num_tokens, plan, report, ring)
+            self._save(token_ids, blocks, plan, known, document, started_at)
+        return blocks
 
     def _read_to_disk(
-        self, store: DocumentStore, token_ids: Sequence[int], plan: MemoryPlan, document: str, report: Progress
+        self, token_ids: Sequence[int], plan: MemoryPlan, document: str, report: Progress
     ) -> tuple[MemoryBlock, ...]:
         """Read the full chunks straight into a file and map it; unsaved, the file is removed, and the mapping stays."""
-        base, batch, size = self.base, self.batch, self.chunk_size
+        assert self.store is not None  # else the plan has no disk
+        base, size = self.base, self.chunk_size
         started_at = time.perf_counter()
         full = len(token_ids) // size * size
         shape = (base.num_layers, 0, base.num_kv_heads, size, base.head_dim)
         like = BLOCKS[plan.memory_dtype].empty(shape, base.dtype, torch.device("cpu"))
         try:
-            with spool_folder(store.folder) as folder:
+            with spool_folder(self.store.folder) as folder:
                 path = folder / "chunks-0.safetensors"
                 with SegmentWriter(path, like, full // size) as writer:
-                    for start in range(0, full, batch * size):
-                        part = token_ids[start : min(start + batch * size, full)]
-                        (block,) = read_chunks(
-                            base, part, size, self.kernel, batch=batch, memory_dtype=plan.memory_dtype
-                        )
+                    for start in range(0, full, self.batch * size):
+                        stop = min(start + self.batch * size, full)
+                        (block,) = self._encode(token_ids[:stop], start, plan, lambda done, total: None)
                         writer.write(block)
-                        report(start + len(part), len(token_ids))
+                        report(stop, len(token_ids))
                     segment = writer.segment()
                 mapped = KnownChunks((open_segment(path, segment),), full, folder, (segment,), spooled=True)
                 blocks = (*mapped.blocks, *self._encode(token_ids, full, plan, report))
                 self._save(token_ids, blocks, plan, mapped, document, started_at)
         except OSError as error:
             raise MemoryShortageError(
-                f"{document!r} does not fit into memory, and it cannot be written to {store.folder} "
+                f"{document!r} does not fit into memory, and it cannot be written to {self.store.folder} "
                 f"({error.strerror or error}); make room there, or set FOCUSDOC_CACHE to another folder."
             ) from error
         return blocks
@@ -271,25 +272,26 @@ class DocumentReader:
         if num_read >= _MIN_TIMED_TOKENS:
             self._seconds = (time.perf_counter() - started_at) / num_read
         if self.store is not None:
-            maker, name = maker_key(self.base, plan.memory_dtype), self.base.name
-            self.store.save(token_ids, blocks, self.chunk_size, maker, known=known, document=document, model=name)
+            key = self._key(token_ids, plan.memory_dtype)
+            self.store.save(key, blocks, known, document=document, model=self.base.name)
+
+    def _key(self, token_ids: Sequence[int], kind: MemoryDtype) -> DocumentKey:
+        return DocumentKey(token_ids, self.chunk_size, maker_key(self.base, kind))
 
     def _known(self, token_ids: Sequence[int], kind: BlockDtype) -> KnownChunks:
-        if self.store is None:
-            return KnownChunks()
-        return self.store.find(token_ids, self.chunk_size, maker_key(self.base, kind))
+        return KnownChunks() if self.store is None else self.store.find(self._key(token_ids, kind))
 
-    def _plan(self, token_ids: Sequence[int]) -> tuple[MemoryPlan, KnownChunks]:
+    def _plan_and_known(self, token_ids: Sequence[int]) -> tuple[MemoryPlan, KnownChunks]:
         """The plan of a reading, and the chunks that the store has."""
         found: dict[BlockDtype, KnownChunks] = {}
 
-        def known(kind: BlockDtype) -> int:
+        def num_known(kind: BlockDtype) -> int:
             found[kind] = self._known(token_ids, kind)
             return found[kind].num_tokens
 
-        space = FreeSpace.of(self.base.device, self.store.free_space if self.store is not None else None)
-        plan = self._plan_in(space, len(token_ids), known, self.seconds_per_token)
-        return plan, found.get(plan.memory_dtype, KnownChunks())
+        space = FreeSpace.of(self.base.device, self.store)
+        plan = self._plan_in(space, len(token_ids), num_known, self.seconds_per_token)
+        return plan, found[plan.memory_dtype]
 
     def _plan_in(
         self, space: FreeSpace, num_tokens: int, known: Callable[[BlockDtype], int], seconds: Callable[[], float]

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated
 
@@ -131,36 +132,47 @@ def read_manifest(entry: Path) -> Manifest:
     return manifest
 
 
-class TokenHashes:
-    """Hashes of a document's tokens, to find entries by.
+class DocumentKey:
+    """What a stored memory is found by: its maker, the chunk size, and hashes of the document's tokens.
 
     Attributes:
-        prefixes: for every full chunk, the SHA-256 of all tokens up to its end. whole: of all tokens.
+        maker: identifies everything but the chunk size that determines the KV.
+        prefixes: for every full chunk, the SHA-256 of all tokens up to its end.
+        whole: the SHA-256 of all tokens.
+        group: the folder of the entries that can share chunks: same maker, chunk size and first chunk, ragged or not.
+        lock: the name of the lock to hold while the document is read. There are at most 4,096 such names; two documents
+            seldom have the same.
     """
 
-    def __init__(self, token_ids: Sequence[int], chunk_size: int) -> None:
+    def __init__(self, token_ids: Sequence[int], chunk_size: int, maker: str) -> None:
         import numpy
 
-        data = numpy.asarray(token_ids, dtype="<i8").tobytes()  # the same on every machine
+        self.maker, self.chunk_size, self.num_tokens = maker, chunk_size, len(token_ids)
+        self._data = numpy.asarray(token_ids, dtype="<i8").tobytes()  # the same on every machine
         width = 8 * chunk_size
         running = hashlib.sha256()
         prefixes = []
-        for end in range(width, len(data) + 1, width):
-            running.update(data[end - width : end])
+        for end in range(width, len(self._data) + 1, width):
+            running.update(self._data[end - width : end])
             prefixes.append(running.hexdigest())
-        running.update(data[len(data) // width * width :])
-        self.prefixes = tuple(prefixes)
-        self.whole = running.hexdigest()
+        running.update(self._data[len(self._data) // width * width :])
+        self.prefixes, self.whole = tuple(prefixes), running.hexdigest()
+        self.group = self._name(prefixes[0] if prefixes else self.whole)
+        self.lock = self._name(self.whole)[:3]
 
-    @property
-    def first(self) -> str:
-        """The hash of the first chunk, ragged or not."""
-        return self.prefixes[0] if self.prefixes else self.whole
+    def _name(self, token_hash: str) -> str:
+        return _sha256(f"{FORMAT_VERSION}\n{self.maker}\n{self.chunk_size}\n{token_hash}")[:32]
 
+    def num_known(self, manifest: Manifest) -> int:
+        """How many of the leading tokens an entry has: all of them, or those of the common full chunks."""
+        if (manifest.token_hash, manifest.num_tokens) == (self.whole, self.num_tokens):
+            return self.num_tokens
+        pairs = zip(manifest.prefix_hashes, self.prefixes, strict=False)
+        return self.chunk_size * sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
-def group_name(maker: str, chunk_size: int, hashes: TokenHashes) -> str:
-    """The folder of the entries that can share chunks: same maker, chunk size and first chunk."""
-    return _sha256(f"{FORMAT_VERSION}\n{maker}\n{chunk_size}\n{hashes.first}")[:32]
+    def continues(self, manifest: Manifest) -> bool:
+        """Whether the document begins with all tokens of an entry."""
+        return hashlib.sha256(self._data[: 8 * manifest.num_tokens]).hexdigest() == manifest.token_hash
 
 
 def checksums(path: Path) -> tuple[str, ...]:

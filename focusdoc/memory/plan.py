@@ -18,6 +18,7 @@ from focusdoc.container import memory_left
 from focusdoc.errors import MemoryShortageError
 from focusdoc.memory.host import ring_bytes
 from focusdoc.memory.int8 import BLOCKS
+from focusdoc.memory.store import DocumentStore
 from focusdoc.terminal import in_bytes, in_time
 
 if TYPE_CHECKING:
@@ -31,11 +32,6 @@ SPARE_BYTES = 512 << 20
 Rung = Literal["store", "memory", "int8", "host", "disk", "none"]
 #: Length of a typical question with its template, for planning the tails behind the chunks.
 QUESTION_TOKENS = 128
-
-
-def free_host_bytes(device: torch.device) -> int | None:
-    """Free bytes of host RAM beside a GPU; None without a GPU."""
-    return free_bytes(torch.device("cpu")) if device.type == "cuda" else None
 
 
 def free_bytes(device: torch.device) -> int:
@@ -153,11 +149,15 @@ class FreeSpace:
     maps: bool = True
 
     @classmethod
-    def of(cls, device: torch.device, disk: Callable[[], int | None] | None) -> FreeSpace:
-        """The space of a device; only the CPU spools to disk."""
+    def of(cls, device: torch.device, store: DocumentStore | None) -> FreeSpace:
+        """The space of a device: a GPU has RAM beside it, and the CPU the disk of a store, if there is one."""
         on_cpu = device.type == "cpu"
-        spool = disk if disk is not None and on_cpu else lambda: None
-        return cls(free=free_bytes(device), host=lambda: free_host_bytes(device), disk=spool, maps=on_cpu)
+        return cls(
+            free=free_bytes(device),
+            host=lambda: free_bytes(torch.device("cpu")) if device.type == "cuda" else None,
+            disk=store.free_space if store is not None and on_cpu else lambda: None,
+            maps=on_cpu,
+        )
 
 
 def plan_memory(

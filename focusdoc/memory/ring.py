@@ -24,50 +24,23 @@ ALIGNMENT = 256
 
 
 class Streams:
-    """A compute stream and a copy stream of a device; marks order them.
+    """The device's current stream, which computes, and a side stream, which copies; marks order them.
 
-    These are for devices with one stream, such as the CPU: copies are done at once, and there is nothing to wait for.
+    The CPU has one stream: copies are done at once, and there is nothing to wait for.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self._library: Any = torch.cuda if device.type == "cuda" else torch.cpu
+        self._side = self._library.Stream(device)
 
     def pin(self, tensor: Tensor) -> None:
-        """Make `tensor` quick to copy."""
-
-    def allocate(self, num_bytes: int) -> Tensor:
-        """Uint8 [num_bytes] on the device; its memory is not reused before pending copies into it are done."""
-        return torch.empty(num_bytes, dtype=torch.uint8, device=self.device)
-
-    def copy(self, target: Tensor, source: Tensor) -> None:
-        """Copy on the copy stream."""
-        target.copy_(source)
-
-    def mark_copied(self) -> Any:
-        """A mark after the copies so far."""
-
-    def mark_computed(self) -> Any:
-        """A mark after the computations so far."""
-
-    def copy_after(self, mark: Any) -> None:
-        """Make further copies wait for `mark`."""
-
-    def compute_after(self, mark: Any) -> None:
-        """Make further computations wait for `mark`."""
-
-
-class CudaStreams(Streams):
-    """Computes on the current CUDA stream, and copies on a side stream; marks are CUDA events."""
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__(device)
-        self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-    def pin(self, tensor: Tensor) -> None:
-        """Pin `tensor`, so that it is copied by DMA.
+        """Pin `tensor` in RAM, so that it is copied to a GPU by DMA.
 
         Its own pages are registered, since torch's pinned allocator would round gigabytes up to a power of two.
         """
+        if self.device.type != "cuda":
+            return
         runtime, address = torch.cuda.cudart(), tensor.data_ptr()  # type: ignore[no-untyped-call]
         if error := int(runtime.cudaHostRegister(address, tensor.nbytes, 0)):
             raise MemoryShortageError(
@@ -75,43 +48,39 @@ class CudaStreams(Streams):
                 "programs, ask a part of the document, or run on the CPU."
             )
 
-        def unpin(side: torch.cuda.Stream = self._side) -> None:
+        def unpin(side: Any = self._side) -> None:
             side.synchronize()
             runtime.cudaHostUnregister(address)
 
         weakref.finalize(tensor, unpin).atexit = False
 
     def allocate(self, num_bytes: int) -> Tensor:
-        """See `Streams.allocate`."""
-        room = super().allocate(num_bytes)
-        room.record_stream(self._side)
+        """Uint8 [num_bytes] on the device; its memory is not reused before pending copies into it are done."""
+        room = torch.empty(num_bytes, dtype=torch.uint8, device=self.device)
+        if self.device.type == "cuda":
+            room.record_stream(self._side)
         return room
 
     def copy(self, target: Tensor, source: Tensor) -> None:
-        """See `Streams.copy`; does not wait."""
-        with torch.cuda.stream(self._side):
+        """Copy on the side stream; does not wait."""
+        with self._library.stream(self._side):
             target.copy_(source, non_blocking=True)
 
     def mark_copied(self) -> Any:
-        """See `Streams.mark_copied`."""
+        """A mark (a CUDA event) after the copies so far."""
         return self._side.record_event()
 
     def mark_computed(self) -> Any:
-        """See `Streams.mark_computed`."""
-        return torch.cuda.current_stream(self.device).record_event()
+        """A mark after the computations so far."""
+        return self._library.current_stream(self.device).record_event()
 
-    def copy_after(self, mark: torch.cuda.Event) -> None:
-        """See `Streams.copy_after`."""
+    def copy_after(self, mark: Any) -> None:
+        """Make further copies wait for `mark`."""
         self._side.wait_event(mark)
 
-    def compute_after(self, mark: torch.cuda.Event) -> None:
-        """See `Streams.compute_after`."""
-        torch.cuda.current_stream(self.device).wait_event(mark)
-
-
-def streams_of(device: torch.device) -> Streams:
-    """The streams of `device`."""
-    return CudaStreams(device) if device.type == "cuda" else Streams(device)
+    def compute_after(self, mark: Any) -> None:
+        """Make further computations wait for `mark`."""
+        self._library.current_stream(self.device).wait_event(mark)
 
 
 class Part(NamedTuple):

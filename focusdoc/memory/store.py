@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 
 from focusdoc.errors import FocusdocError
@@ -18,11 +17,10 @@ from focusdoc.memory.manifest import (
     FORMAT_VERSION,
     MANIFEST,
     DamagedEntryError,
+    DocumentKey,
     Manifest,
     Segment,
-    TokenHashes,
     check_segment,
-    group_name,
     read_manifest,
 )
 from focusdoc.memory.segments import open_segment, write_segment
@@ -71,20 +69,15 @@ class DocumentStore:
         #: Files verified in this process: (device, inode, size, mtime).
         self._checked: set[tuple[int, int, int, int]] = set()
 
-    def find(self, token_ids: Sequence[int], chunk_size: int, maker: str) -> KnownChunks:
-        """The longest stored prefix of a document: all of it, or full chunks of a longer or shorter version.
-
-        The `maker` identifies everything but the chunk size that determines the KV.
-        """
-        hashes = TokenHashes(token_ids, chunk_size)
-        group = self.folder / group_name(maker, chunk_size, hashes)
+    def find(self, key: DocumentKey) -> KnownChunks:
+        """The longest stored prefix of a document: all of it, or full chunks of a longer or shorter version."""
         candidates: list[tuple[int, Path, Manifest]] = []
-        for path in entries.subfolders(group):
+        for path in entries.subfolders(self.folder / key.group):
             with _usable(path):
                 manifest = read_manifest(path)
-                if (manifest.maker, manifest.chunk_size) != (maker, chunk_size):
+                if (manifest.maker, manifest.chunk_size) != (key.maker, key.chunk_size):
                     raise DamagedEntryError("made by another model or for another chunk size")
-                if known := _known_tokens(manifest, hashes, len(token_ids)):
+                if known := key.num_known(manifest):
                     candidates.append((known, path, manifest))
         for known, path, manifest in sorted(candidates, key=lambda candidate: candidate[0], reverse=True):
             with _usable(path):
@@ -93,17 +86,15 @@ class DocumentStore:
                 return found
         return KnownChunks()
 
-    def forget(self, token_ids: Sequence[int], chunk_size: int, maker: str) -> None:
+    def forget(self, key: DocumentKey) -> None:
         """Remove the entry of exactly this document; processes that have mapped its files keep them."""
-        hashes = TokenHashes(token_ids, chunk_size)
-        group = self.folder / group_name(maker, chunk_size, hashes)
+        group = self.folder / key.group
         if not entries.subfolders(group):
             return
         with entries.store_lock(self.folder):
             for path in entries.subfolders(group):
                 with suppress(DamagedEntryError, OSError):
-                    manifest = read_manifest(path)
-                    if manifest.num_tokens == len(token_ids) == _known_tokens(manifest, hashes, len(token_ids)):
+                    if read_manifest(path).token_hash == key.whole:
                         entries.remove_entry(path)
 
     def free_space(self) -> int | None:
@@ -111,9 +102,7 @@ class DocumentStore:
         return entries.allowed_bytes(self.folder, self.max_bytes) if self._is_writable() else None
 
     @contextmanager
-    def reading_lock(
-        self, token_ids: Sequence[int], chunk_size: int, maker: str, waiting: Callable[[], None] | None = None
-    ) -> Iterator[None]:
+    def reading_lock(self, key: DocumentKey, waiting: Callable[[], None]) -> Iterator[None]:
         """Hold a lock on a document while it is looked up, read and saved, so that only one process reads it.
 
         Without write access there is no lock.
@@ -124,25 +113,15 @@ class DocumentStore:
         """
         with ExitStack() as held:
             if self._is_writable():
-                name = group_name(maker, chunk_size, TokenHashes(token_ids, max(1, len(token_ids))))
-                # Three hex digits: at most 4,096 lock files, and collisions of documents are rare.
-                path = self.folder / entries.LOCKS_FOLDER / name[:3]
+                path = self.folder / entries.LOCKS_FOLDER / key.lock
                 with suppress(OSError, NotImplementedError):  # a file system without locks
                     held.enter_context(file_lock(path, timeout=math.inf, waiting=waiting))
             yield
 
     def save(
-        self,
-        token_ids: Sequence[int],
-        blocks: Sequence[MemoryBlock],
-        chunk_size: int,
-        maker: str,
-        *,
-        known: KnownChunks | None = None,
-        document: str = "",
-        model: str = "",
-    ) -> bool:
-        """Store the memory of a document; return whether it is stored now.
+        self, key: DocumentKey, blocks: Sequence[MemoryBlock], known: KnownChunks, *, document: str, model: str
+    ) -> None:
+        """Store the memory of a document, if that is possible.
 
         Args:
             blocks: all chunks of the document in order, those of `known` first.
@@ -151,8 +130,7 @@ class DocumentStore:
             document, model: names for `focusdoc store list`.
         """
         if self._off:
-            return False
-        known = known or KnownChunks()
+            return
         try:
             self._make_folder()
             needed = sum(block.num_bytes for block in blocks)
@@ -166,38 +144,23 @@ class DocumentStore:
                     f"{allowed:,}",
                     entries.BYTES_VARIABLE,
                 )
-                return False
-            hashes = TokenHashes(token_ids, chunk_size)
-            target = self.folder / group_name(maker, chunk_size, hashes) / hashes.whole[:32]
+                return
+            target = self.folder / key.group / key.whole[:32]
             with entries.spool_folder(self.folder) as beside:
                 fresh = beside / "entry"
                 if not _exists(target):  # another process may have been first
-                    fresh.mkdir(mode=0o700)
-                    manifest = Manifest(
-                        format_version=FORMAT_VERSION,
-                        maker=maker,
-                        document=plain(document),
-                        model=plain(model),
-                        chunk_size=chunk_size,
-                        num_tokens=len(token_ids),
-                        prefix_hashes=hashes.prefixes,
-                        token_hash=hashes.whole,
-                        segments=tuple(_write(fresh, blocks, chunk_size, known)),
-                    )
-                    (fresh / MANIFEST).write_bytes(manifest.to_json())
-                    sync_folder(fresh)
+                    _write_entry(fresh, key, blocks, known, document, model)
                 # The files were written without the lock; it is only needed for renaming and evicting.
                 with entries.store_lock(self.folder):
                     entries.remove_unfinished(self.folder)
                     if fresh.exists() and not _exists(target):
                         target.parent.mkdir(mode=0o700, exist_ok=True)
                         put_in_place(fresh, target)
-                        _remove_continued(known, token_ids, chunk_size, target)
+                        _remove_continued(known, key, target)
                     entries.mark_used(target)
                     entries.evict(self.folder, allowed, keep=target)
         except FocusdocError as error:
             _log.warning("The memory of %s is not stored: %s", plain(document) or "a document", error)
-            return False
         except (OSError, ValueError) as error:
             self._off = True
             _log.warning(
@@ -206,8 +169,6 @@ class DocumentStore:
                 self.folder,
                 getattr(error, "strerror", None) or error,
             )
-            return False
-        return True
 
     def _open(self, path: Path, manifest: Manifest, num_tokens: int) -> KnownChunks:
         """The chunks of an entry that cover `num_tokens`, verified and mapped."""
@@ -255,14 +216,6 @@ def _usable(path: Path) -> Iterator[None]:
         pass
 
 
-def _known_tokens(manifest: Manifest, hashes: TokenHashes, num_tokens: int) -> int:
-    """How many leading tokens of a document an entry has: all of them, or those of the common full chunks."""
-    if (manifest.token_hash, manifest.num_tokens) == (hashes.whole, num_tokens):
-        return num_tokens
-    pairs = zip(manifest.prefix_hashes, hashes.prefixes, strict=False)
-    return manifest.chunk_size * sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
 def _exists(target: Path) -> bool:
     with suppress(OSError, DamagedEntryError):
         read_manifest(target)
@@ -270,16 +223,29 @@ def _exists(target: Path) -> bool:
     return False
 
 
-def _write(folder: Path, blocks: Sequence[MemoryBlock], chunk_size: int, known: KnownChunks) -> Iterator[Segment]:
-    """Write all chunks to `folder`: known files as hard links, the other full chunks as one file, then the tail."""
-    full = [block for block in blocks if block.chunk_len == chunk_size]
-    shared = _link(folder, known, [block.num_chunks for block in full])
-    yield from shared
-    if len(shared) < len(full):
-        yield write_segment(folder / f"chunks-{len(shared)}.safetensors", full[len(shared) :])
-    for block in blocks:
-        if block.chunk_len != chunk_size:
-            yield write_segment(folder / "tail.safetensors", [block])
+def _write_entry(
+    folder: Path, key: DocumentKey, blocks: Sequence[MemoryBlock], known: KnownChunks, document: str, model: str
+) -> None:
+    """Make the folder of an entry: known files as hard links, the other full chunks as one file, then the tail."""
+    folder.mkdir(mode=0o700)
+    full = [block for block in blocks if block.chunk_len == key.chunk_size]
+    segments = _link(folder, known, [block.num_chunks for block in full])
+    if len(segments) < len(full):
+        segments.append(write_segment(folder / f"chunks-{len(segments)}.safetensors", full[len(segments) :]))
+    segments += [write_segment(folder / "tail.safetensors", [block]) for block in blocks[len(full) :]]
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        maker=key.maker,
+        document=plain(document),
+        model=plain(model),
+        chunk_size=key.chunk_size,
+        num_tokens=key.num_tokens,
+        prefix_hashes=key.prefixes,
+        token_hash=key.whole,
+        segments=tuple(segments),
+    )
+    (folder / MANIFEST).write_bytes(manifest.to_json())
+    sync_folder(folder)
 
 
 def _link(folder: Path, known: KnownChunks, num_chunks: Sequence[int]) -> list[Segment]:
@@ -300,11 +266,9 @@ def _link(folder: Path, known: KnownChunks, num_chunks: Sequence[int]) -> list[S
     return linked
 
 
-def _remove_continued(known: KnownChunks, token_ids: Sequence[int], chunk_size: int, target: Path) -> None:
-    """Remove the entry that the new one continues: its tokens are the first of the new one's."""
-    if known.entry is None or known.entry == target:
-        return
-    with suppress(OSError, DamagedEntryError):
-        older = read_manifest(known.entry)
-        if TokenHashes(token_ids[: older.num_tokens], chunk_size).whole == older.token_hash:
-            entries.remove_entry(known.entry)
+def _remove_continued(known: KnownChunks, key: DocumentKey, target: Path) -> None:
+    """Remove the entry that the new one continues."""
+    if known.entry is not None and known.entry != target:
+        with suppress(OSError, DamagedEntryError):
+            if key.continues(read_manifest(known.entry)):
+                entries.remove_entry(known.entry)

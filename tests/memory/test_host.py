@@ -18,7 +18,7 @@ from focusdoc.memory.host import HostBlock, ring_of
 from focusdoc.memory.int8 import BLOCKS
 from focusdoc.memory.plan import SPARE_BYTES, MemoryPlan, plan_memory
 from focusdoc.memory.reading import read_chunks
-from focusdoc.memory.ring import CudaStreams
+from focusdoc.memory.ring import Streams
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.base import BaseModel
 from store_samples import IDS, KERNEL, NEW, SIZE, assert_exact, read_through
@@ -87,11 +87,12 @@ class TestReading:
     def _a_gpu_that_is_full(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Only buffers fit on the device; its RAM has room for everything."""
         monkeypatch.setattr(plan, "free_bytes", lambda _: SPARE_BYTES + 2 * 2600)
-        monkeypatch.setattr(plan, "free_host_bytes", lambda _: 10**12)
         monkeypatch.setattr(
             library,
             "plan_memory",
-            lambda space, **given: plan_memory(replace(space, maps=False, disk=lambda: None), **given),
+            lambda space, **given: plan_memory(
+                replace(space, maps=False, host=lambda: 10**12, disk=lambda: None), **given
+            ),
         )
 
     @pytest.mark.parametrize("kind", ["model", "int8"])
@@ -165,7 +166,7 @@ def test_ram_that_cannot_be_pinned_is_an_error_with_the_bytes(monkeypatch: pytes
             return 2
 
     monkeypatch.setattr(torch.cuda, "cudart", Runtime)
-    streams = object.__new__(CudaStreams)
+    streams = object.__new__(Streams)
     streams.device = torch.device("cuda:0")
     with pytest.raises(MemoryShortageError, match=r"40 bytes of RAM.*cuda:0 \(CUDA error 2\)"):
         streams.pin(torch.zeros(10))

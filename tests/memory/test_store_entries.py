@@ -10,6 +10,7 @@ import pytest
 from focusdoc.errors import ConfigError
 from focusdoc.memory import entries
 from focusdoc.memory.library import maker_key, open_store
+from focusdoc.memory.manifest import DocumentKey
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.base import BaseModel
 from store_samples import (
@@ -36,8 +37,8 @@ class TestLimit:
         read(folder, base, first, max_bytes=limit)
         read(folder, base, fourth, max_bytes=limit)
         kept = DocumentStore(folder)
-        known = [kept.find(ids, SIZE, maker_key(base)).num_tokens == 90 for ids in (first, second, third, fourth)]
-        assert known == [True, False, True, True]
+        keys = [DocumentKey(ids, SIZE, maker_key(base)) for ids in (first, second, third, fourth)]
+        assert [kept.find(key).num_tokens == 90 for key in keys] == [True, False, True, True]
         assert entries.used_bytes(folder) <= limit
 
     def test_what_is_shared_counts_once_and_goes_with_the_last(self, folder: Path, base: BaseModel) -> None:
