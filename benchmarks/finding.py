@@ -43,6 +43,7 @@ def main() -> None:
     args = parser.parse_args()
     args.cache.mkdir(exist_ok=True)
     sets = {name: signals_of(name, args.data, args.cache, args.store) for name in TUNING}
+    show("as shipped", None, sets)
     everything = [1.0] * len(SIGNALS)
     show("all", fitted([*sets.values()], everything), sets)
     for left_out, name in enumerate(SIGNALS):
@@ -60,8 +61,8 @@ def signals_of(name: str, data: Path, cache: Path, store: str) -> Asked:
     kept = cache / f"{name}.pt"
     if kept.exists():
         return [
-            (Found(Places(spans, tokens, chunks, [0, 0]), signals, signals[:, 0]), holds)
-            for spans, tokens, chunks, signals, holds in torch.load(kept, weights_only=True)
+            (Found(Places(spans, tokens, chunks, [0, 0]), signals, scores), holds)
+            for spans, tokens, chunks, signals, scores, holds in torch.load(kept, weights_only=True)
         ]
     file, share, limit = TUNING[name]
     engine = FocusEngine.from_pretrained(store=store)
@@ -75,7 +76,8 @@ def signals_of(name: str, data: Path, cache: Path, store: str) -> Asked:
         found = engine.find(memory, item.after.strip())
         asked.append((found, holds_place(found, item)))
         print(f"{name} {number + 1} of {len(items)}", end="\r", flush=True)
-    torch.save([(f.places.spans, f.places.tokens, f.places.chunks, f.signals, holds) for f, holds in asked], kept)
+    rows = [(f.places.spans, f.places.tokens, f.places.chunks, f.signals, f.scores, holds) for f, holds in asked]
+    torch.save(rows, kept)
     return asked
 
 
@@ -104,18 +106,19 @@ def fitted(sets: Sequence[Asked], mask: Sequence[float], steps: int = 400, decay
     return (weights * mask_row).detach()
 
 
-def show(name: str, weights: Tensor, sets: dict[str, Asked]) -> None:
-    """Print a row: the weights, and how often the place is in the first 1, 4 and 6 passages."""
-    row = [f"{name:<22}", " ".join(f"{weight:5.2f}" for weight in weights.tolist())]
+def show(name: str, weights: Tensor | None, sets: dict[str, Asked]) -> None:
+    """Print a row: the weights (None for the finder's own), and how often the place is in the first 1, 4 and 6."""
+    shown = [] if weights is None else weights.tolist()
+    row = [f"{name:<22}", " ".join(f"{weight:5.2f}" for weight in shown)]
     for of, asked in sets.items():
         ranks = [rank(found, weights, holds) for found, holds in asked]
         row.append(f"{of}: " + " ".join(f"{sum(r < most for r in ranks) / len(ranks):.3f}" for most in (1, 4, 6)))
     print("  ".join(row), flush=True)
 
 
-def rank(found: Found, weights: Tensor, holds: Tensor) -> int:
+def rank(found: Found, weights: Tensor | None, holds: Tensor) -> int:
     """The rank, from 0, of the first passage with the place."""
-    scored = Found(found.places, found.signals, found.signals @ weights)
+    scored = found if weights is None else Found(found.places, found.signals, found.signals @ weights)
     places = [found.places.spans[index] for index in holds.nonzero().flatten().tolist()]
     for number, passage in enumerate(choose_passages(scored, lambda passages: True, limit=12)):
         if any(passage.start <= start and end <= passage.end for _, start, end in places):

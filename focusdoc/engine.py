@@ -244,7 +244,7 @@ class FocusEngine(EngineParts):
         """
         request = self._request(memory, question, {"max_new_tokens": 1})
         self.own_way.check(request)
-        return self.finder.find(self.own_way.decoder(request.blocks, 1), request, question)
+        return self.finder.find(self.own_way.finding_decoder(request.blocks), request, question)
 
     @torch.no_grad()
     def generate(

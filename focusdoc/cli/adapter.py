@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -112,14 +113,14 @@ def convert(
 
 def _of_model(found: Adapter, model: str, rank: int | None, *, full: bool) -> Adapter:
     """The adapter with the name and fingerprint of `model`, which it must fit; low-rank if asked for, or full."""
-    from focusdoc.modeling.adapter import Adapter, check_adapter
+    from focusdoc.modeling.adapter import check_adapter
     from focusdoc.modeling.base import load_base
     from focusdoc.modeling.low_rank import low_rank, merged
 
     base = load_base(model, device="cpu")
     check_adapter(found, base.model)
     names = {"base_model": base.name, "base_fingerprint": base.fingerprint}
-    named = Adapter(found.config.model_copy(update=names), found.weights)
+    named = replace(found, config=found.config.model_copy(update=names))
     if rank is not None:
         return low_rank(named, base.model, rank)
     return merged(named, base.model, model_fingerprint=base.fingerprint) if full else named

@@ -83,6 +83,7 @@ class Asked:
         parts: keys of the holder's parts, in order.
         places: index of each of their chunks among all chunks of the question.
         question: rows to score for, see `AnswerDecoder.look`.
+        finds: whether the candidates are those that were trained to find.
     """
 
     key: str
@@ -92,6 +93,7 @@ class Asked:
     prompt_ids: tuple[int, ...]
     max_new_tokens: int
     question: QuestionRows | None = None
+    finds: bool = False
 
 
 @dataclass(frozen=True)
@@ -260,9 +262,15 @@ class Holder:
         blocks = self._blocks(asked)
         tokens = len(asked.prompt_ids) + min(TAIL_STEP, asked.max_new_tokens)
         check_free_memory(self._base, sum(block.num_chunks for block in blocks), tokens)
-        weights = self._projections.packed()
+        projections = self._projections.that_find if asked.finds else self._projections
         return ChunkSide(
-            self._base, weights, blocks, asked=asked, kernel=self._kernel, together=self._projections.together
+            self._base,
+            projections.packed(),
+            blocks,
+            asked=asked,
+            kernel=self._kernel,
+            together=projections.together,
+            finding=projections.finding,
         )
 
     def _reader(self, part: Part) -> DocumentReader:

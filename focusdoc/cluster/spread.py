@@ -62,7 +62,14 @@ class SpreadDecoder(ParallelDecoder):
         key = self._cluster.name("question")
         for index, (parts, places) in shares_of(self._cluster, self.blocks).items():
             self._asked[index] = Asked(
-                key, tuple(parts), tuple(places), self.config, tuple(prompt_ids), self.max_new_tokens, self._question
+                key,
+                tuple(parts),
+                tuple(places),
+                self.config,
+                tuple(prompt_ids),
+                self.max_new_tokens,
+                self._question,
+                finds=self.finding is not None,
             )
         weakref.finalize(self, self._cluster.close_question, key, list(self._asked)).atexit = False
         return list(prompt_ids[:-1]), self._local_ids

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,15 +22,20 @@ from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.modeling.adapter import Adapter
 from focusdoc.modeling.base import BaseModel, CandidateWeights
 from focusdoc.modeling.candidate import LayerWeights
+from focusdoc.modeling.finding_weights import FindingWeights
+from focusdoc.modeling.low_rank import adapter_that_finds
 
 
 class Projections:
     """An adapter's candidate projections on the base model's device, packed when a decoder first needs them."""
 
-    def __init__(self, base: BaseModel, adapter: Adapter | None) -> None:
+    def __init__(self, base: BaseModel, adapter: Adapter | None, finding: FindingWeights | None = None) -> None:
         self._base = base
         #: Batches the steps of concurrent questions with these projections.
         self.together = Together()
+        #: What reads candidates that find; None if these projections answer.
+        self.finding = finding
+        self._adapter = adapter
         self._packed: CandidateWeights | None = None
         self._layers: list[LayerWeights] | None = None
         if adapter is not None:
@@ -51,6 +57,14 @@ class Projections:
             )
         return self._layers
 
+    @cached_property
+    def that_find(self) -> Projections:
+        """The projections whose candidates were trained to find passages; these ones if there are none."""
+        adapter = self._adapter
+        if adapter is None or adapter.finding is None:
+            return self
+        return Projections(self._base, adapter_that_finds(adapter), adapter.finding)
+
     def packed(self) -> CandidateWeights:
         """`required`, packed for decoding steps; see `BaseModel.packed`."""
         with self._base.lock:  # pack only once
@@ -71,16 +85,24 @@ class Candidates(OwnWay[ParallelDecoder]):
         self, blocks: Sequence[MemoryBlock], max_new_tokens: int, chunk_batch: int | None = None
     ) -> ParallelDecoder:
         """See `OwnWay.decoder`; `chunk_batch` overrides the setting."""
-        config = self.config if chunk_batch is None else replace(self.config, chunk_batch=chunk_batch)
-        weights = self.projections.packed()
+        return self._decoder(self.projections, blocks, max_new_tokens, chunk_batch or self.config.chunk_batch)
+
+    def finding_decoder(self, blocks: Sequence[MemoryBlock]) -> ParallelDecoder:
+        """See `OwnWay.finding_decoder`; with candidates that were trained for it, if there are any."""
+        return self._decoder(self.projections.that_find, blocks, 1, self.config.chunk_batch)
+
+    def _decoder(
+        self, projections: Projections, blocks: Sequence[MemoryBlock], max_new_tokens: int, chunk_batch: int | None
+    ) -> ParallelDecoder:
         return self.kind(
             self.base,
-            weights,
+            projections.packed(),
             blocks,
             kernel=self.kernel,
-            config=config,
+            config=replace(self.config, chunk_batch=chunk_batch),
             max_new_tokens=max_new_tokens,
-            together=self.projections.together,
+            together=projections.together,
+            finding=projections.finding,
         )
 
     def num_candidate_positions(self, num_chunks: int) -> int:

@@ -15,6 +15,7 @@ from focusdoc.config import GenerationConfig
 from focusdoc.decoding.answer import FinishReason, Generation, Timings, Usage
 from focusdoc.decoding.state import QuestionRows
 from focusdoc.modeling.base import BaseModel
+from focusdoc.modeling.finding_weights import FindingWeights
 
 #: How a tokenizer decodes bytes that are not a complete character yet.
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
@@ -140,10 +141,15 @@ class AnswerDecoder(StepDecoder, Protocol):
     Attributes:
         candidate_mass: attention mass that the newest local token paid to each chunk (to its candidate, if there are
             candidates), float32 [num_chunks], mean over layers and heads.
+        relevance: after a `look` with candidates that were trained to find: how likely each chunk has the answer,
+            logits, float32 [num_chunks].
+        finding: the weights that were trained with them; None for other decoders.
     """
 
     num_chunks: int
     candidate_mass: Tensor
+    relevance: Tensor | None
+    finding: FindingWeights | None
 
     def start(self, local_ids: Sequence[int], prompt_ids: Sequence[int]) -> Tensor:
         """Prefill the local context and the dynamic prompt; return float32 logits [vocab] of the first new token."""

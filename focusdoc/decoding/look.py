@@ -94,6 +94,7 @@ class LookDecoder:
         self._head_max = torch.ones(len(self._heads))
         #: Each chunk's maximum of the combined scores, float32 [num_chunks].
         self.candidate_mass = torch.zeros(self.num_chunks)
+        self.relevance = self.finding = None
 
     def start(self, local_ids: Sequence[int], prompt_ids: Sequence[int]) -> Tensor:
         """See `AnswerDecoder.start`; the whole prompt counts as the question."""

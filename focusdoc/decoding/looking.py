@@ -27,6 +27,8 @@ from focusdoc.memory.chunk_memory import DocumentMemory
 SINK_TOKENS = 4
 #: Window in tokens over which a head's attention is pooled around each token.
 POOL_WIDTH = 16
+#: Added to scores relative to the largest before the logarithm, so that differences below it do not count.
+FLOOR = 0.02
 #: Tokens of a passage around the highest score, before it is widened to whole sentences.
 PASSAGE_TOKENS = 48
 
@@ -78,7 +80,7 @@ Scored = Mapping[int, ChunkGroup]
 
 
 def candidate_scores(
-    groups: Scored, recorded: Sequence[Sequence[CandidateQueries]], tail_len: int
+    groups: Scored, recorded: Sequence[Sequence[CandidateQueries]], tail_len: int, heads: Tensor | None = None
 ) -> dict[int, Tensor]:
     """For each chunk, scores of its tokens by the candidates of the first sweeps: float32 [chunk_len] each.
 
@@ -87,12 +89,16 @@ def candidate_scores(
     Args:
         recorded: for each sweep, in chunk order, its candidates' queries in every layer.
         tail_len: tokens of the dynamic prompt before the candidate.
+        heads: weights of the heads in the sum, float32 [num_layers, num_heads]; None for 1 each.
     """
     layers = list(zip(*recorded, strict=True))
 
     def score(same: Scored) -> Tensor:
-        of_layers = (_candidate_layer_scores(same, layer, rows, tail_len) for layer, rows in enumerate(layers))
-        return sum(of_layers, start=torch.zeros(()))
+        total = torch.zeros(())
+        for layer, rows in enumerate(layers):
+            by_head = _candidate_layer_scores(same, layer, rows, tail_len)
+            total = total + (by_head.sum(dim=1) if heads is None else torch.einsum("nhs,h->ns", by_head, heads[layer]))
+        return total
 
     return _by_length(groups, score)
 
@@ -125,7 +131,7 @@ def _by_length(groups: Scored, score: Callable[[Scored], Tensor]) -> dict[int, T
 
 
 def _candidate_layer_scores(groups: Scored, layer: int, sweeps: Sequence[CandidateQueries], tail_len: int) -> Tensor:
-    """Candidate scores of one layer for chunks of one length, float32 [chunks, chunk_len]."""
+    """Candidate scores of one layer for chunks of one length, float32 [chunks, heads, chunk_len]."""
     chunks = list(groups)
     # [heads, all chunks, head_dim] -> [chunks, heads, head_dim]
     queries = torch.cat([rows.queries for rows in sweeps], dim=1)[:, chunks].transpose(0, 1)
@@ -140,7 +146,7 @@ def _candidate_layer_scores(groups: Scored, layer: int, sweeps: Sequence[Candida
         scores = scores.masked_fill(~seen[0], -torch.inf)
     weights = scores.softmax(dim=-1)[..., : values.shape[2]]
     # [chunks, num_kv_heads, heads per KV head, chunk_len] -> [chunks, heads, 1, chunk_len]
-    return retrieval_scores(weights.flatten(1, 2).unsqueeze(2), values).sum(dim=(1, 2))
+    return retrieval_scores(weights.flatten(1, 2).unsqueeze(2), values).squeeze(2)
 
 
 def _question_layer_scores(

@@ -26,6 +26,7 @@ from focusdoc.decoding.sweep import MAX_ROWS, CandidateQueries, Sweep
 from focusdoc.decoding.together import Together, run_alone
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.modeling.base import BaseModel, CandidateWeights
+from focusdoc.modeling.finding_weights import FindingWeights
 
 
 @dataclass(eq=False)
@@ -40,6 +41,7 @@ class ParallelDecoder:
         blocks: the chunks' KV, at least one chunk.
         max_new_tokens: steps that the local KV is allocated for; the tails of the chunks grow step by step.
         together: batches its passes with those of concurrent questions that have the same.
+        finding: if `weights` were trained to find passages, what reads their candidates.
     """
 
     #: Whether all local rows see the candidates, not only the newest.
@@ -53,6 +55,7 @@ class ParallelDecoder:
     config: FocusConfig
     max_new_tokens: int
     together: Together = field(default_factory=Together)
+    finding: FindingWeights | None = None
 
     def __post_init__(self) -> None:
         self.num_chunks = sum(block.num_chunks for block in self.blocks)
@@ -68,6 +71,8 @@ class ParallelDecoder:
         #: The queries of the first step's candidates, per sweep and layer.
         self._candidate_queries: list[list[CandidateQueries]] = []
         self.candidate_mass = torch.zeros(self.num_chunks)
+        #: See `AnswerDecoder.relevance`.
+        self.relevance: Tensor | None = None
         #: The question's rows, set by `look`.
         self._question: QuestionRows | None = None
 
@@ -80,6 +85,9 @@ class ParallelDecoder:
         """See `AnswerDecoder.look`; the local context runs too, since its attention weights the candidates."""
         self._question = question
         self.start(local_ids, prompt_ids)
+        if self.finding is not None:
+            values = self.local.values[:, :, : self.num_chunks].float()
+            self.relevance = torch.einsum("lgkd,lgd->k", values, self.finding.relevance.to(values.device)).cpu()
 
     def prepare_start(self, local_ids: Sequence[int], prompt_ids: Sequence[int]) -> tuple[list[int], list[int]]:
         """The tokens that `start` feeds: to every chunk before its candidate, and to the local context."""
@@ -130,7 +138,8 @@ class ParallelDecoder:
         active = [index for index in chunks if index in self.active] if len(token_ids) > 1 else []
         others = {index: self.single(index) for index in chunks if index not in active}
         weights = masses[0].tolist()
-        scores = candidate_scores(others, self._candidate_queries, prompt_len - 1)
+        heads = None if self.finding is None else self.finding.heads.to(self.base.device)
+        scores = candidate_scores(others, self._candidate_queries, prompt_len - 1, heads)
         found = {chunk: own * weights[chunk] for chunk, own in scores.items()}
         if active:
             found |= zip(active, self._dense_token_scores(active, token_ids, masses, prompt_len), strict=True)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from focusdoc.config import CandidatePositions, LocalAttention
 from focusdoc.errors import AdapterError
 from focusdoc.modeling.families import PROJECTIONS, projection_modules, projection_shapes, projection_weight
+from focusdoc.modeling.finding_weights import FindingWeights
 from focusdoc.modeling.fingerprint import fingerprint
 
 #: Version of the format that `AdapterConfig` describes.
@@ -69,10 +70,12 @@ class Adapter:
         weights: the candidate projections by the name ``layers.{i}.{q|k|v|o}.weight``, each [out_features,
             in_features]. They share the base projections' biases. With a rank, pairs ``...a`` [rank, in_features] and
             ``...b`` [out_features, rank] instead, which `focusdoc.modeling.low_rank.merged` adds to the base's weights.
+        finding: what makes its candidates find passages for a reader; None if that was not trained.
     """
 
     config: AdapterConfig
     weights: dict[str, Tensor]
+    finding: FindingWeights | None = None
 
     def of_layer(self, layer: int) -> dict[str, Tensor]:
         """The full weights of one layer by letter, ``{"q": [out_features, in_features], ...}``."""

@@ -1,6 +1,7 @@
 """Adapters on disk: our folder, the authors' checkpoints, and the ones shipped with focusdoc.
 
-An adapter folder has ``adapter.json`` (`AdapterConfig`) and ``adapter.safetensors`` (the weights of `Adapter`).
+An adapter folder has ``adapter.json`` (`AdapterConfig`), ``adapter.safetensors`` (the weights of `Adapter`) and, if its
+candidates were trained to find passages, ``finding.safetensors`` (`FindingWeights`).
 Nothing is ever unpickled.
 """
 
@@ -19,6 +20,7 @@ from focusdoc.errors import AdapterError
 from focusdoc.modeling.adapter import FORMAT_VERSION, Adapter, AdapterConfig, check_adapter, check_names, listed
 from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
+from focusdoc.modeling.finding_weights import FINDING_FILE, load_finding, save_finding
 from focusdoc.storage import atomic_folder, cache_path, expanded
 
 CONFIG_FILE = "adapter.json"
@@ -94,7 +96,7 @@ def save_adapter(adapter: Adapter, folder: str | Path) -> Path:
     if folder.exists() and not folder.is_dir():
         raise AdapterError(f"{folder} is a file; name a folder to save the adapter to.")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if others := sorted(names - {CONFIG_FILE, WEIGHTS_FILE}):
+    if others := sorted(names - {CONFIG_FILE, WEIGHTS_FILE, FINDING_FILE}):
         raise AdapterError(f"{folder} holds other files ({listed(others)}); save the adapter to a folder of its own.")
     # Copies, since safetensors refuses tensors that share memory.
     weights = {name: weight.detach().cpu().contiguous().clone() for name, weight in adapter.weights.items()}
@@ -104,8 +106,11 @@ def save_adapter(adapter: Adapter, folder: str | Path) -> Path:
         fields = adapter.config.model_dump(exclude={"rank"} if adapter.config.rank is None else None)
         config = to_json(fields, indent=2, inf_nan_mode="null", serialize_unknown=True)
         (fresh / CONFIG_FILE).write_bytes(config + b"\n")
+        if adapter.finding is not None:
+            save_finding(adapter.finding, fresh / FINDING_FILE)
         # safetensors creates files readable by the owner only; give them the config file's mode.
-        (fresh / WEIGHTS_FILE).chmod((fresh / CONFIG_FILE).stat().st_mode)
+        for file in fresh.glob("*.safetensors"):
+            file.chmod((fresh / CONFIG_FILE).stat().st_mode)
     return folder
 
 
@@ -186,7 +191,8 @@ def _load_folder(folder: Path) -> Adapter:
     has_config, has_weights = ((folder / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
     if has_config and has_weights:
         config = _read_config(folder / CONFIG_FILE)
-        return Adapter(config, dict(_tensors(folder / WEIGHTS_FILE)))
+        finding = load_finding(folder / FINDING_FILE) if (folder / FINDING_FILE).exists() else None
+        return Adapter(config, dict(_tensors(folder / WEIGHTS_FILE)), finding)
     if has_config or has_weights:
         missing = WEIGHTS_FILE if has_config else CONFIG_FILE
         raise AdapterError(f"The adapter in {folder} is incomplete: {missing} is missing; copy the whole folder again.")

@@ -1,8 +1,9 @@
-"""Low-rank adapters: only A and B of W_candidate = W_base + B A are stored (LoRA, arXiv 2106.09685)."""
+"""Low-rank weights (LoRA, arXiv 2106.09685): adapters of A and B of W_candidate = W_base + B A; `FindingWeights`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from focusdoc.errors import AdapterError
 from focusdoc.modeling.adapter import Adapter, check_adapter
 from focusdoc.modeling.families import projection_modules, projection_shapes, projection_weight
+from focusdoc.modeling.finding_weights import FINDING_FILE
 
 
 def low_rank(adapter: Adapter, model: nn.Module, rank: int) -> Adapter:
@@ -45,7 +47,34 @@ def merged(adapter: Adapter, model: nn.Module, *, model_fingerprint: str | None 
     for name, base_weight in _base_weights(adapter, model):
         a, b = adapter.weights[f"{name}.a"], adapter.weights[f"{name}.b"]
         weights[f"{name}.weight"] = (base_weight + b.float() @ a.float()).to(a.dtype)
-    return Adapter(adapter.config.model_copy(update={"rank": None}), weights)
+    return replace(adapter, config=adapter.config.model_copy(update={"rank": None}), weights=weights)
+
+
+def adapter_that_finds(adapter: Adapter) -> Adapter:
+    """A full adapter whose candidates find passages: `adapter` with its `FindingWeights` added; itself without any.
+
+    Raises:
+        AdapterError: the weights are of another adapter.
+    """
+    finding = adapter.finding
+    if finding is None:
+        return adapter
+    num_layers, num_kv_heads, head_dim = finding.relevance.shape
+    rows = {"q": finding.heads.shape[1] * head_dim, "k": num_kv_heads * head_dim, "v": num_kv_heads * head_dim}
+    weights = {}
+    for name, weight in adapter.weights.items():
+        stem = name.removesuffix(".weight")
+        a, b = (finding.added.get(f"{stem}.{part}", torch.empty(0, 0)) for part in "ab")
+        expected = rows.get(stem[-1], weight.shape[0]), weight.shape[1]
+        if (b.shape[0], a.shape[1]) != expected or a.shape[0] != b.shape[1] or weight.shape != expected:
+            break
+        weights[name] = (weight.float() + b.float() @ a.float()).to(weight.dtype)
+    if len(weights) < len(adapter.weights) or not num_layers == finding.heads.shape[0] == adapter.config.num_layers:
+        raise AdapterError(
+            f"{FINDING_FILE} is not of the adapter beside it, which was made for {adapter.config.base_model}; copy the "
+            "whole folder again, or remove that file."
+        )
+    return replace(adapter, weights=weights)
 
 
 def _base_weights(adapter: Adapter, model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -1,17 +1,16 @@
 """Finding: ranking the windows of the documents for a question.
 
-A window has three signals:
+A window's score is a weighted sum of signals, the logit of a softmax over all windows. With candidates that were
+trained to find (`FindingWeights`), the signals are
 
-- the candidates' token scores, weighted by the attention that the local context paid to the candidates (FocusLLM,
-  section 3.1);
-- the token scores of the base model's retrieval heads for the question, which runs behind every chunk as the dynamic
-  prompt anyway (arXiv 2404.15574, 2506.09944);
-- the BM25 score of the window.
+- the candidates' token scores in the window, relative to the largest of all windows, as a logarithm;
+- the relevance of the window's chunk, from the values of its candidate;
+- the BM25 score of the window, relative to the best one.
 
-A window's score is the weighted sum of the logarithms of the first two, each relative to the largest of all windows,
-and of BM25 relative to the best window. The scores are logits of a softmax over all windows, and the weights are fitted
-as such (benchmarks/finding.py). The likelihood of the question behind each chunk and the chunks' attention masses as
-further signals did not help (docs/reading.md).
+Other candidates' token scores are weighted by the attention that the local context paid to the candidates (FocusLLM,
+section 3.1), and in place of the relevance there are the token scores of the base model's retrieval heads for the
+question, which runs behind every chunk as the dynamic prompt anyway (arXiv 2404.15574, 2506.09944). The weights of
+these are fitted in benchmarks/finding.py.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from focusdoc.decoding.generation import AnswerDecoder
-from focusdoc.decoding.looking import POOL_WIDTH
+from focusdoc.decoding.looking import FLOOR, POOL_WIDTH
 from focusdoc.decoding.prompt import Request, encode_text
 from focusdoc.decoding.state import question_rows
 from focusdoc.errors import ConfigError
@@ -35,13 +34,11 @@ from focusdoc.readers.windows import Windows, words_of
 
 #: Maximum number of chunks to score.
 MAX_CHUNKS = 32
-#: Added to relative signals before the logarithm, so that differences below it do not count.
-FLOOR = 0.02
 #: Names of the signals, in the order of their weights.
-SIGNALS = ("looked", "heads", "words")
-LOOKS, HEADS, WORDS = range(3)
-#: Weights of the signals.
-WEIGHTS = (1.25, 0.48, 4.8)
+SIGNALS = ("looked", "relevance", "heads", "words")
+LOOKS, RELEVANCE, HEADS, WORDS = range(4)
+#: Weights of the signals for candidates that were not trained to find.
+WEIGHTS = (1.25, 0.0, 0.48, 4.8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +67,7 @@ class Found:
     """The scored windows for a question.
 
     Attributes:
-        signals: float32 [windows, signals], in the order of `SIGNALS`, each relative to its maximum.
+        signals: float32 [windows, signals], in the order of `SIGNALS`; those that do not exist are 0.
         scores: float32 [windows], their weighted sum.
         look_peak: the highest score that a candidate gave, absolute.
         words_peak: BM25 score of the best window, per word of the question.
@@ -92,12 +89,10 @@ class Finder:
 
     Args:
         heads: the base model's retrieval heads as (layer, head) pairs; empty if unknown.
-        weights: of the signals.
     """
 
-    def __init__(self, heads: Iterable[tuple[int, int]] = (), weights: Sequence[float] = WEIGHTS) -> None:
+    def __init__(self, heads: Iterable[tuple[int, int]] = ()) -> None:
         self._heads = tuple(sorted(heads))
-        self._weights = torch.tensor(weights)
         #: The windows of each memory, cached for its lifetime.
         self._windows: WeakKeyDictionary[DocumentMemory, Windows] = WeakKeyDictionary()
 
@@ -105,7 +100,7 @@ class Finder:
         """Score all windows of the request's memories for `question`.
 
         Args:
-            decoder: a new decoder over the chunks of the memories; it is started here.
+            decoder: a new decoder over the chunks of the memories (`OwnWay.finding_decoder`); it is started here.
             question: the end of the dynamic prompt; if its tokens are not found there, the whole prompt counts.
 
         Raises:
@@ -116,15 +111,23 @@ class Finder:
         places = places_of(memories, windows)
         with decoder.base.tokenizer_lock:
             question_ids = encode_text(request.tokenizer, question)
-        decoder.look(request.local_ids, prompt_ids, question_rows(prompt_ids, question_ids, self._heads))
-        mass = decoder.candidate_mass.cpu()
+        trained = decoder.finding
+        heads = self._heads if trained is None else ()
+        decoder.look(request.local_ids, prompt_ids, question_rows(prompt_ids, question_ids, heads))
         words = torch.cat([torch.from_numpy(each.matches(question)) for each in windows])
         signals = torch.zeros(len(words), len(SIGNALS))
         signals[:, WORDS] = words / words.max().clamp_min(1e-30)
-        # Score the chunks with the largest attention mass or with the best-matching windows.
-        signals[:, LOOKS] = torch.log(mass / mass.max().clamp_min(1e-30) + FLOOR)[places.chunks]
+        # Until the token scores are known, the chunks' relevance or attention mass estimates which chunks need scores.
+        mass = decoder.candidate_mass.cpu()
+        if trained is None or decoder.relevance is None:
+            weights = torch.tensor(WEIGHTS)
+            signals[:, LOOKS] = torch.log(mass / mass.max().clamp_min(1e-30) + FLOOR)[places.chunks]
+        else:
+            weights = torch.tensor([trained.signals[0], trained.signals[1], 0.0, trained.signals[2]])
+            signals[:, RELEVANCE] = decoder.relevance[places.chunks]
+            mass = torch.ones(decoder.num_chunks)
         estimate = torch.full((decoder.num_chunks,), -torch.inf)
-        estimate.scatter_reduce_(0, places.chunks, signals @ self._weights, "amax")
+        estimate.scatter_reduce_(0, places.chunks, signals @ weights, "amax")
         chunks: list[int] = estimate.argsort(descending=True)[:MAX_CHUNKS].tolist()
         starts = _token_starts(memories)
         scores = decoder.answer_token_scores(chunks, prompt_ids[-1:], mass[None], prompt_len=len(prompt_ids))
@@ -133,7 +136,7 @@ class Finder:
             signals[:, HEADS] = _in_windows(_spread(chunks, head_scores, starts), places)
         look_peak = max(float(look.max()) for look in scores)
         words_peak = float(words.max()) / max(1, len(words_of([question])[0]))
-        return Found(places, signals, signals @ self._weights, look_peak, words_peak)
+        return Found(places, signals, signals @ weights, look_peak, words_peak)
 
     def _windows_of(self, memory: DocumentMemory) -> Windows:
         if memory.document is None or memory.tokenized is None:

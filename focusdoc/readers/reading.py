@@ -63,7 +63,7 @@ class Read(Way):
         """
         started_at = time.perf_counter()
         session, question = self._session(request), request.messages[-1][1]
-        decoder = self.own.decoder(request.blocks, request.settings.max_new_tokens)
+        decoder = self.own.finding_decoder(request.blocks)
         found = self.finder.find(decoder, request, question)
         passages = self.passages(session, found)
         try:
@@ -156,7 +156,7 @@ class Read(Way):
             ids = question_prompt(request.tokenizer, question, "auto")
         local_ids, prompt_ids = local_and_prompt(self.own.base, self.own.config, ids)
         again = replace(request, local_ids=local_ids, prompt_ids=prompt_ids)
-        return self.finder.find(self.own.decoder(request.blocks, 1), again, question)
+        return self.finder.find(self.own.finding_decoder(request.blocks), again, question)
 
     def _session(self, request: Request) -> Session:
         *earlier, (_, question) = request.messages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from focusdoc.errors import MemoryMismatchError, MemoryShortageError, WorkerLost
 from focusdoc.memory.library import DocumentReader
 from focusdoc.memory.plan import SPARE_BYTES
 from focusdoc.modeling.base import BaseModel
+from focusdoc.readers.finding import RELEVANCE
 from holders_here import HoldersHere, cluster_here, open_here
-from tiny_models import CLASSES, random_adapter, tiny_model
+from tiny_models import CLASSES, random_adapter, random_finding, tiny_model
 
 TOLERANCE = {"atol": 2e-5, "rtol": 1e-4}
 #: 71 tokens are 4 full chunks of 16 and one of 7; parts have two chunks.
@@ -268,7 +270,7 @@ class TestQuestions:
     def pair(self, tiny_tokenizer: Any) -> tuple[FocusEngine, FocusEngine]:
         model = tiny_model("llama", vocab_size=len(tiny_tokenizer), max_position_embeddings=4096)
         base = BaseModel(model, tiny_tokenizer)
-        adapter = random_adapter(base.model)
+        adapter = replace(random_adapter(base.model), finding=random_finding(base.model))
         config = FocusConfig(chunk_size=64, local_window=512, quote_tokens=64)
         return FocusEngine(base, adapter, config, store=None), FocusEngine(
             base, adapter, config, store=None, cluster=cluster_here(2, base, adapter)
@@ -287,6 +289,14 @@ class TestQuestions:
         ]
         assert other.chunk_shares == pytest.approx(one.chunk_shares, abs=1e-4)
         assert other.usage == one.usage
+
+    def test_the_finder_scores_windows_the_same(self, pair: tuple[FocusEngine, FocusEngine]) -> None:
+        one, other = (
+            engine.find([engine.read(text.encode()) for text in self.TEXTS], "What does the keeper count?")
+            for engine in pair
+        )
+        torch.testing.assert_close(other.signals, one.signals, atol=1e-4, rtol=1e-4)
+        assert one.signals[:, RELEVANCE].any()
 
     def test_several_questions_at_once(self, pair: tuple[FocusEngine, FocusEngine]) -> None:
         alone, spread = pair

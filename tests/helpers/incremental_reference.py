@@ -28,12 +28,21 @@ class IncrementalReference:
 
     Attributes:
         mass: what the newest local token paid to each candidate, [chunks], mean over layers and heads.
-        looks: what each candidate of the newest step looked at in its chunk, [chunk_len] each, over layers and heads.
+        looks: what each candidate of the newest step looked at in its chunk, [chunk_len] each, summed over layers and
+            heads with the weights `heads` [layers, heads], or 1 each.
+        values: each candidate's values, [layers, kv_heads, head_dim] each.
     """
 
     def __init__(
-        self, model: Any, weights: Sequence[dict[str, Tensor]], chunks: Sequence[list[int]], *, shared: bool = False
+        self,
+        model: Any,
+        weights: Sequence[dict[str, Tensor]],
+        chunks: Sequence[list[int]],
+        *,
+        shared: bool = False,
+        heads: Tensor | None = None,
     ) -> None:
+        self.heads = heads
         self.model = model
         self.weights = weights
         self.chunks = chunks
@@ -66,6 +75,7 @@ class IncrementalReference:
 
     def _local_step(self, token: int) -> Tensor:
         self.looks: list[Tensor] = []
+        self.values: list[Tensor] = []
         candidates = [self._candidate(index, chunk) for index, chunk in enumerate(self.chunks)]
         cache = DynamicCache()
         for layer in range(len(self.layers)):
@@ -105,7 +115,10 @@ class IncrementalReference:
             retrieval_scores(weights[:, :, -1:, inside], layer.values[:, :, inside])
             for weights, layer in zip(attentions, cache.layers, strict=True)
         ]
-        self.looks.append(torch.stack(looks).sum(dim=(0, 1, 2, 3)))
+        by_head = torch.stack(looks)[:, 0, :, 0]
+        heads = torch.ones(by_head.shape[:2]) if self.heads is None else self.heads
+        self.looks.append((by_head * heads[:, :, None]).sum(dim=(0, 1)))
+        self.values.append(torch.stack([layer.values[0, :, -1] for layer in cache.layers]))
         place = 0 if self.shared else index
         return [
             (self._move(layer.keys[:, :, -1:], len(ids) - 1, place, kind), layer.values[:, :, -1:])

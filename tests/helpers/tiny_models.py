@@ -13,6 +13,7 @@ from focusdoc import FocusConfig, FocusEngine
 from focusdoc.modeling.adapter import Adapter, untrained_adapter
 from focusdoc.modeling.adapter_files import save_adapter
 from focusdoc.modeling.base import BaseModel
+from focusdoc.modeling.finding_weights import FindingWeights
 
 CLASSES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", "LlamaForCausalLM", {}),
@@ -83,6 +84,21 @@ def random_adapter(model: Any) -> Adapter:
         for letter, weight in weights.items():
             adapter.weights[f"layers.{layer}.{letter}.weight"] = weight
     return adapter
+
+
+def random_finding(model: Any, seed: int = 3, rank: int = 2) -> FindingWeights:
+    """Finding weights for `random_adapter`, unlike zero."""
+    generator = torch.Generator().manual_seed(seed)
+    added = {}
+    for layer, weights in enumerate(random_weights(model)):
+        for letter, (rows, columns) in ((letter, weight.shape) for letter, weight in weights.items()):
+            added[f"layers.{layer}.{letter}.a"] = torch.randn(rank, columns, generator=generator) * 0.2
+            added[f"layers.{layer}.{letter}.b"] = torch.randn(rows, rank, generator=generator) * 0.2
+    config = model.config
+    head_dim = config.hidden_size // config.num_attention_heads
+    heads = torch.rand(config.num_hidden_layers, config.num_attention_heads, generator=generator)
+    relevance = torch.randn(config.num_hidden_layers, config.num_key_value_heads, head_dim, generator=generator)
+    return FindingWeights(added, heads, relevance, (1.5, 0.8, 3.0))
 
 
 def save_tiny(folder: Path, tokenizer: Any) -> dict[str, str]:

@@ -10,7 +10,7 @@ import torch
 
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.memory.chunk_memory import DocumentMemory
-from focusdoc.readers.finding import SIGNALS, Finder, Found, Places
+from focusdoc.readers.finding import SIGNALS, WORDS, Finder, Found, Places
 from focusdoc.readers.passages import choose_passages
 from tiny_models import tiny_engine
 
@@ -33,10 +33,6 @@ def with_finder(engine: FocusEngine, finder: Finder) -> FocusEngine:
     other = engine.with_reader(None)
     other.finder = finder
     return other
-
-
-def only(name: str) -> list[float]:
-    return [float(each == name) for each in SIGNALS]
 
 
 class TestPlaces:
@@ -68,8 +64,8 @@ class TestSignals:
         assert best[SIGNALS.index("words")] == 1
 
     def test_words_alone_find_the_words(self, engine: FocusEngine, memories: list[DocumentMemory]) -> None:
-        found = with_finder(engine, Finder(HEADS, only("words"))).find(memories, "Which year had a cuckoo in 1712?")
-        number, start, end = found.places.spans[int(found.scores.argmax())]
+        found = engine.find(memories, "Which year had a cuckoo in 1712?")
+        number, start, end = found.places.spans[int(found.signals[:, WORDS].argmax())]
         assert number == 1
         assert "1712" in OTHER[start:end]
 

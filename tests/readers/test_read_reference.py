@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,13 +14,14 @@ from focusdoc.decoding.prompt import encode_messages
 from focusdoc.errors import PromptTooLongError
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.modeling.base import BaseModel
+from focusdoc.readers.drafts import DRAFT_TOKENS
 from focusdoc.readers.finding import Finder
 from focusdoc.readers.local import LocalReader
 from focusdoc.readers.passages import choose_passages, in_order, text_of
 from focusdoc.readers.reader import Messages, reading_prompt
 from focusdoc.readers.reading import BUDGET
 from scripted_reader import ScriptedReader
-from tiny_models import tiny_engine, tiny_model
+from tiny_models import random_adapter, random_finding, tiny_engine, tiny_model
 
 TEXTS = (
     " ".join(f"The colour of house {number} is painted blue by its owner." for number in range(20)),
@@ -28,7 +30,7 @@ TEXTS = (
 QUESTIONS = ["What colour is house 17?", "When was the cuckoo late?"]
 
 
-@pytest.fixture(scope="module", params=[(), ((0, 1), (1, 2))], ids=["without heads", "with heads"])
+@pytest.fixture(scope="module", params=[(), ((0, 1), (1, 2)), None], ids=["without heads", "with heads", "trained"])
 def heads(request: pytest.FixtureRequest) -> Any:
     return request.param
 
@@ -37,7 +39,10 @@ def heads(request: pytest.FixtureRequest) -> Any:
 def engine(tiny_tokenizer: Any, heads: Any) -> FocusEngine:
     config = FocusConfig(chunk_size=64, local_window=256, candidate_positions="sequential")
     engine = tiny_engine(tiny_tokenizer, config)
-    engine.finder = Finder(heads)
+    if heads is None:
+        adapter = replace(random_adapter(engine.base.model), finding=random_finding(engine.base.model))
+        engine = FocusEngine(engine.base, adapter, config)
+    engine.finder = Finder(heads or ())
     return engine
 
 
@@ -73,14 +78,15 @@ def test_windows_are_scored_as_the_formulas_say(
 def test_the_answer_is_generated_from_the_passages_of_the_best_windows(
     engine: FocusEngine, memories: list[DocumentMemory], heads: Any, reader: LocalReader, question: str
 ) -> None:
-    answer = engine.with_reader(reader).ask(memories, question, max_new_tokens=8)
+    count = DRAFT_TOKENS + 8  # too long for a draft of one passage
+    answer = engine.with_reader(reader).ask(memories, question, max_new_tokens=count)
     found = engine.find(memories, question)
     naive = type(found)(found.places, found.signals, scores(engine, memories, question, heads))
     passages = choose_passages(
         naive, lambda some: sum(reader.count(text_of(memories, each)) for each in some) <= BUDGET
     )
     texts = [text_of(memories, each) for each in in_order(passages)]
-    assert answer.text == generated(reader, reading_prompt(question, texts), 8)
+    assert answer.text == generated(reader, reading_prompt(question, texts), count)
 
 
 def test_of_many_questions_none_is_answered_where_one_does_not_fit(
