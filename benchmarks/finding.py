@@ -26,7 +26,7 @@ from focusdoc.readers.passages import choose_passages
 NOVELS_TUNING = Path(__file__).with_name("novels_tuning.json")
 #: (file, in qa/ of the data if it is no whole path, share of its questions, how many of them)
 TUNING = {
-    "xquad": ("xquad.en.json", (0.0, 0.8), 100),
+    "xquad": ("xquad.en.json", (0.62, 0.8), 100),
     "nq": ("nq-open-oracle.jsonl.gz", (0.0, 0.25), 100),
     "novels": ("novels.json", (0.0, 0.5), None),
     "more novels": (NOVELS_TUNING, (0.0, 1.0), None),

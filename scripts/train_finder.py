@@ -204,7 +204,7 @@ def invented(data: Path) -> Iterator[Source]:
         text = book(data, rng.choice(books))
         start = rng.randrange(max(1, len(text) - 60_000))
         paragraphs = text[start : start + 60_000].split("\n\n")[1:-1]
-        slots = set(rng.sample(range(len(paragraphs)), TEXTS))
+        slots = set(rng.sample(range(len(paragraphs)), min(TEXTS, len(paragraphs))))
         texts, asked, document = iter(rows[first : first + TEXTS]), list[Any](), ""
         for slot, paragraph in enumerate(paragraphs):
             if slot in slots:
