@@ -64,7 +64,7 @@ class TestFocusConfig:
 
     def test_takes_no_positional_arguments(self) -> None:
         with pytest.raises(TypeError):
-            FocusConfig("refresh")  # type: ignore[misc]
+            FocusConfig("refresh")  # type: ignore[call-arg]
 
     def test_inputs_shorter_than_the_local_window_take_the_plain_path_by_default(self) -> None:
         assert FocusConfig(local_window=300).threshold == 300

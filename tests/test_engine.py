@@ -152,7 +152,7 @@ def test_a_stream_left_early_leaves_the_model_as_it_was(engine: FocusEngine, mem
     next(stream)
     assert {name: id(module) for name, module in model.named_modules()} == modules
     assert model.config._attn_implementation == implementation
-    stream.close()  # type: ignore[attr-defined]  # a generator
+    stream.close()
 
 
 def test_stop_string_ends_the_answer_and_is_not_in_it(engine: FocusEngine, memory: Any) -> None:

@@ -239,7 +239,7 @@ def _ask(engine: FocusEngine, memory: DocumentMemory, question: str, steps: int)
     """Seconds to the first token of an answer, and of each further step; without sources, which take extra passes."""
     clock = _StepClock()
     *_, last = engine.stream(memory, question, max_sources=0, max_new_tokens=steps + 1, ignore_eos=True, grammar=clock)
-    if last.answer is None:  # pragma: no cover - the last piece always carries the answer
+    if last.answer is None:  # the last piece always carries the answer
         raise RuntimeError("the stream ended without an answer")
     return last.answer.timings.first_token, clock.steps
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from focusdoc.readers import Reader
+
+#: Keyword arguments for tools, which are not supported.
+_TOOLS = ("tools", "tool_choice", "functions")
 
 
 def refuse_unknown(names: Iterable[str], known: Collection[str], owner: str) -> None:
@@ -41,6 +44,24 @@ def known_fields(owner: type[BaseModel], values: Any) -> Any:
         for name, value in values.items()
         if value is not None or NoneType in get_args(fields[name].annotation)
     }
+
+
+def call_settings(
+    owner: str, own: Mapping[str, Any], given: Mapping[str, Any], names: Mapping[str, str], others: Collection[str] = ()
+) -> dict[str, Any]:
+    """focusdoc's settings of a call of `owner`: its `own`, overridden by those `given` that are not None.
+
+    Args:
+        names: focusdoc's names of settings, by the framework's.
+        others: keyword arguments of a call that are not settings.
+
+    Raises:
+        ConfigError: a name is unknown, or there are tools.
+    """
+    if called := [name for name in _TOOLS if given.get(name)]:
+        raise ConfigError(f"{owner} cannot call tools; leave {called[0]}= out.")
+    refuse_unknown([name for name in given if name not in (*_TOOLS, *others)], names, f"A call of {owner}")
+    return {**own, **{names[name]: given[name] for name in given if name in names and given[name] is not None}}
 
 
 def one_or_many(value: Any, kinds: type | tuple[type, ...] = str) -> Any:

@@ -121,7 +121,7 @@ def test_llama_cpp_gets_the_same_tokens_as_far_as_it_goes(
         threads = [SimpleNamespace(n_threads=-1) for _ in range(2)]
         return SimpleNamespace(model=SimpleNamespace(path=""), cpuparams=threads[0], cpuparams_batch=threads[1])
 
-    monkeypatch.setitem(sys.modules, "xllamacpp", SimpleNamespace(CommonParams=params, Server=Server))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "xllamacpp", SimpleNamespace(CommonParams=params, Server=Server))
     gguf = tmp_path / "tiny.gguf"
     gguf.write_bytes(b"GGUF")
     own = Settings(model=settings.model, steps=2, gguf=str(gguf))

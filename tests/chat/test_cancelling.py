@@ -65,7 +65,7 @@ def test_eight_cold_threads_over_five_documents_read_each_once(cold: Chat) -> No
         answer = cold.ask([DOCUMENTS[number % 5]], "Which house?", max_new_tokens=3, ignore_eos=True)
         found.append((answer.sources[0].document, answer.usage))
 
-    in_threads(*(lambda number=number: ask(number) for number in range(8)))  # type: ignore[misc]
+    in_threads(*(lambda number=number: ask(number) for number in range(8)))
     assert sorted(name for name, _ in found) == sorted(DOCUMENTS[number % 5].name for number in range(8))
     assert sum(usage.encoded_tokens > 0 for _, usage in found) == 5
     assert sum(usage.encoded_tokens for _, usage in found) == sum(cold.count(one.text) for one in DOCUMENTS)

@@ -114,7 +114,7 @@ def test_the_engine_reads_what_its_setting_says(base: BaseModel) -> None:
     ids = torch.randint(3, 96, (67,), generator=torch.Generator().manual_seed(3)).tolist()
     logits = {}
     for kind in ("model", "int8"):
-        settings = FocusConfig(chunk_size=16, local_window=9, allow_untrained=True, memory_dtype=kind)  # type: ignore[arg-type]
+        settings = FocusConfig(chunk_size=16, local_window=9, allow_untrained=True, memory_dtype=kind)
         found = FocusEngine(base, None, settings).generate(ids, max_new_tokens=1, return_logits=True)
         logits[kind] = found.logits
     assert not torch.equal(logits["model"], logits["int8"])

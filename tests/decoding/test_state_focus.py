@@ -92,7 +92,7 @@ def test_as_many_as_there_are_changes_nothing(tiny_tokenizer: Any) -> None:
     text = "one two three four five six seven eight nine ten. " * 12
     answers = {}
     for active in ("all", "auto", 100, 1):
-        engine = FocusEngine(base, adapter, FocusConfig(chunk_size=64, active_chunks=active))  # type: ignore[arg-type]
+        engine = FocusEngine(base, adapter, FocusConfig(chunk_size=64, active_chunks=active))
         answers[active] = engine.ask(engine.read(Document.from_text(text)), "What?", max_new_tokens=6, ignore_eos=True)
     assert answers["all"].token_ids == answers[100].token_ids
     for answer in answers.values():

@@ -11,6 +11,7 @@ from zipfile import ZipFile
 
 import pytest
 from office_samples import docx, epub, open_document, open_slide, open_table, packed, pptx, table, words, xlsx
+from openpyxl import Workbook
 
 from focusdoc.documents import Document, LoadLimits, load
 from focusdoc.errors import DocumentError, DocumentLimitError, EmptyDocumentError, EncryptedDocumentError
@@ -369,8 +370,7 @@ def _with_types(data: bytes, types: str) -> bytes:
 
 
 def test_whole_numbers_are_percent_where_the_cell_is() -> None:
-    openpyxl = pytest.importorskip("openpyxl", reason="openpyxl is not installed")
-    book = openpyxl.Workbook()
+    book = Workbook()
     for row, value in enumerate([1, 0.5, 0, 2, 7, True], start=1):
         book.active.cell(row, 1, value).number_format = "0%" if row < 5 else '0" % of all"' if row == 5 else "General"
     file = io.BytesIO()

@@ -16,7 +16,7 @@ from focusdoc import FocusEngine
 from focusdoc.errors import ConfigError
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (the extra lm-eval)")
-lm_harness = pytest.importorskip("focusdoc.evaluation.lm_harness")
+from focusdoc.evaluation import lm_harness  # it needs the harness
 
 
 class Request:

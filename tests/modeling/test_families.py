@@ -27,7 +27,7 @@ every_family = pytest.mark.parametrize("family", sorted(FAMILIES))
 
 def packed_linear(out_features: int, in_features: int, *, bias: bool) -> tuple[nn.Module, torch.Tensor]:
     """A GGUF linear layer whose weight stays in Q8_0 blocks, and the matrix it stands for."""
-    gguf = pytest.importorskip("gguf")
+    import gguf
     from transformers.integrations.gguf.utils import GgufLinear
 
     kind = gguf.GGMLQuantizationType.Q8_0

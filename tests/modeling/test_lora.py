@@ -60,7 +60,7 @@ def test_a_twin_computes_what_merged_weights_do_and_the_model_stays_as_it_was(
     tuned = logits(lora_twin(model, lora))
     merged = make_model("qwen2")
     for name, (a, b) in lora.weights.items():
-        merged.get_submodule(name).weight.data += lora.scale * b @ a  # type: ignore[union-attr,operator]
+        merged.get_submodule(name).weight.data += lora.scale * b @ a  # type: ignore[operator]
     torch.testing.assert_close(tuned, logits(merged))
     assert not torch.allclose(tuned, before)
     assert torch.equal(logits(model), before)

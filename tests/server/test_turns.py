@@ -49,7 +49,7 @@ class Answers:
 
 
 def running(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 10))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(test(), 10))
 
 
 def test_the_first_that_came_is_the_next() -> None:

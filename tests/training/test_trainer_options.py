@@ -365,7 +365,8 @@ class TestMetrics:
         assert [row["step"] for row in rows_of(trainer)] == [1, 2, 3, 4, 5, 6]
 
     def test_tensorboard(self, make_trainer: TrainerMaker) -> None:
-        events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+        accumulator = "tensorboard.backend.event_processing.event_accumulator"
+        events = pytest.importorskip(accumulator, reason="TensorBoard is not installed (the extra train)")
         trainer = make_trainer(steps=3, tensorboard=True)
         reports = list(trainer.run())
         found = events.EventAccumulator(str(trainer.output / "tensorboard")).Reload()

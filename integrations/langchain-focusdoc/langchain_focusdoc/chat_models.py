@@ -15,13 +15,13 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from focusdoc.chat.settings import known_fields, one_or_many, reader_of, refuse_unknown
+from focusdoc.chat.settings import call_settings, known_fields, one_or_many, reader_of, refuse_unknown
 from focusdoc.chat.shared import LOADING, LazyChat, shared_chat
 from focusdoc.chat.threads import last_answer, run_in_thread, stream_in_thread
 from focusdoc.config import FocusConfig
 from focusdoc.errors import FocusdocError
 from focusdoc.modeling.catalogue import DEFAULT_MODEL
-from langchain_focusdoc.errors import FocusRequestError, as_langchain_errors
+from langchain_focusdoc.errors import as_langchain_errors
 from langchain_focusdoc.messages import metadata_of, to_messages, usage_of
 from langchain_focusdoc.structured import grammar_of, structured_output
 
@@ -34,22 +34,13 @@ if TYPE_CHECKING:
 
 #: Parameters of remote LangChain chat models, which are ignored.
 _IGNORED = frozenset({"api_key", "base_url", "timeout", "max_retries"})
-#: Settings of a call: LangChain's names and focusdoc's.
-_SETTINGS = {
-    "max_tokens": "max_new_tokens",
-    "max_new_tokens": "max_new_tokens",
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "repetition_penalty": "repetition_penalty",
-    "seed": "seed",
-}
+#: Settings of an object and of its calls, and their names in a call: LangChain's, and focusdoc's.
+_SETTINGS = ("max_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
+_CALL_SETTINGS = {**{name: name for name in (*_SETTINGS, "max_new_tokens")}, "max_tokens": "max_new_tokens"}
 #: Other keyword arguments of a call.
 _CALL_EXTRAS = frozenset(
     {"model", "cancel", "response_format", "ls_structured_output_format", "stream", "stream_usage"}
 )
-#: Keyword arguments for tools, which are not supported.
-_TOOLS = frozenset({"tools", "tool_choice", "functions"})
 
 
 class ChatFocusLLM(BaseChatModel):
@@ -159,27 +150,18 @@ class ChatFocusLLM(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
+        # The settings for loading identify a model without loading it.
+        loading = repr({name: getattr(self, name) for name in LOADING})
         return {
             "model_name": self._model_name,
-            "engine": self.engine.get().identity if self.engine else self._loading_settings(),
-            "max_tokens": self.max_tokens,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": self.top_k,
-            "repetition_penalty": self.repetition_penalty,
-            "seed": self.seed,
-            "stop": self.stop,
-            "max_sources": self.max_sources,
+            "engine": self.engine.get().identity if self.engine else loading,
+            **{name: getattr(self, name) for name in (*_SETTINGS, "stop", "max_sources")},
         }
 
     @property
     def _model_name(self) -> str:
         own: LazyChat | None = self.engine
         return own.get().engine.base.name if own else self.model or DEFAULT_MODEL
-
-    def _loading_settings(self) -> str:
-        """The settings for loading the model, which identify it without loading it."""
-        return repr({name: getattr(self, name) for name in LOADING})
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         given = {name: value for name, value in kwargs.items() if value is not None}
@@ -283,15 +265,11 @@ class ChatFocusLLM(BaseChatModel):
             with as_langchain_errors():
                 piece = None
                 for piece in pieces:
-                    message = AIMessageChunk(content=str(piece))
+                    end: dict[str, Any] = {}
                     if piece.answer is not None:
-                        message = AIMessageChunk(
-                            content=str(piece),
-                            usage_metadata=usage_of(piece.answer),
-                            response_metadata=metadata_of(piece.answer, chat.engine),
-                            chunk_position="last",
-                        )
-                    yield ChatGenerationChunk(message=message)
+                        end = {"usage_metadata": usage_of(piece.answer), "chunk_position": "last"}
+                        end["response_metadata"] = metadata_of(piece.answer, chat.engine)
+                    yield ChatGenerationChunk(message=AIMessageChunk(content=str(piece), **end))
                 if piece is None:
                     raise FocusdocError("The call was cancelled while its documents were read.")
 
@@ -312,14 +290,10 @@ class ChatFocusLLM(BaseChatModel):
 
     def _settings(self, stop: list[str] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """focusdoc's settings of a call: those of this object, overridden by the call's."""
-        settings = {focus: getattr(self, name) for name, focus in _SETTINGS.items() if name != "max_new_tokens"}
-        settings["stop"] = tuple(one_or_many(stop if stop is not None else self.stop or ()))
-        if called := [name for name in _TOOLS & kwargs.keys() if kwargs[name]]:
-            raise FocusRequestError(f"ChatFocusLLM cannot call tools; leave {called[0]}= out.")
+        own = {_CALL_SETTINGS[name]: getattr(self, name) for name in _SETTINGS}
+        own["stop"] = tuple(one_or_many(stop if stop is not None else self.stop or ()))
         with as_langchain_errors():
-            refuse_unknown(kwargs.keys() - _CALL_EXTRAS - _IGNORED - _TOOLS, _SETTINGS, "A call of ChatFocusLLM")
-        settings |= {_SETTINGS[name]: kwargs[name] for name in _SETTINGS if kwargs.get(name) is not None}
-        return settings
+            return call_settings("ChatFocusLLM", own, kwargs, _CALL_SETTINGS, _CALL_EXTRAS | _IGNORED)
 
     def _shared(self, model: str | None) -> LazyChat:
         settings = {name: getattr(self, name) for name in LOADING} | {"model": model}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama_index.core.base.llms.types import (
@@ -26,7 +28,7 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.llms.focusdoc.messages import raw_of, sources_of, to_messages
 
 from focusdoc.chat.messages import Message
-from focusdoc.chat.settings import known_fields, one_or_many, reader_of, refuse_unknown
+from focusdoc.chat.settings import call_settings, known_fields, one_or_many, reader_of, refuse_unknown
 from focusdoc.chat.shared import LOADING, LazyChat, shared_chat
 from focusdoc.chat.structured import AnswerType
 from focusdoc.chat.threads import run_in_thread, stream_in_thread
@@ -34,16 +36,14 @@ from focusdoc.config import FocusConfig
 from focusdoc.errors import FocusdocError
 
 if TYPE_CHECKING:
+    from focusdoc.chat.conversation import Chat
+    from focusdoc.decoding.answer import TextPiece
     from focusdoc.readers import Reader
 
 R = TypeVar("R")
-#: LlamaIndex's names of call settings, and focusdoc's.
-_OTHER_NAMES = {"max_tokens": "max_new_tokens", "stop_sequences": "stop"}
-_SETTINGS = frozenset(
-    {"max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "stop", "seed", "grammar"}
-)
-#: Keyword arguments for tools, which are not supported.
-_TOOLS = frozenset({"tools", "tool_choice", "functions"})
+_NAMES = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "stop", "seed", "grammar")
+#: focusdoc's names of call settings, by those that LlamaIndex may use.
+_SETTINGS = {"max_tokens": "max_new_tokens", "stop_sequences": "stop", **{name: name for name in _NAMES}}
 
 
 class FocusLLM(CustomLLM):
@@ -70,9 +70,7 @@ class FocusLLM(CustomLLM):
             that does not fit into the memory.
     """
 
-    model: str | None = Field(
-        default=None, description="A name of the catalogue, a folder or a hub name; None: the default."
-    )
+    model: str | None = Field(default=None, description="A catalogue name, a folder or a hub name; None: the default.")
     adapter: str | None = Field(default="auto", description='A folder, a file, "auto" for the shipped one, or None.')
     config: FocusConfig | None = Field(default=None, description="Chunk size, local window and decode mode.")
     device: str = Field(default="auto", description='"auto", "cpu" or "cuda".')
@@ -139,7 +137,7 @@ class FocusLLM(CustomLLM):
     @field_validator("generate_kwargs")
     @classmethod
     def _known_of_calls(cls, value: dict[str, Any]) -> dict[str, Any]:
-        refuse_unknown(value, _SETTINGS | _OTHER_NAMES.keys(), "generate_kwargs")
+        refuse_unknown(value, _SETTINGS, "generate_kwargs")
         return value
 
     def __getstate__(self) -> dict[str, Any]:
@@ -166,10 +164,7 @@ class FocusLLM(CustomLLM):
 
     @property
     def metadata(self) -> LLMMetadata:
-        """The metadata for query engines; loads the model.
-
-        The context window is what fits into the memory, limited by bytes and by the model's positions.
-        """
+        """The metadata for query engines; the context window is `Chat.context_window`. Loads the model."""
         chat = self.focus.get()
         return LLMMetadata(
             context_window=chat.context_window,
@@ -212,31 +207,22 @@ class FocusLLM(CustomLLM):
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Like `complete`, in a thread; cancelling the task ends the answer."""
-        return await run_in_thread(
-            lambda cancel: _last(self._completions(prompt, formatted, {**kwargs, "cancel": cancel})),
-            kwargs.get("cancel"),
-        )
+        return await run_in_thread(*_work(lambda given: _last(self._completions(prompt, formatted, given)), kwargs))
 
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """Like `stream_complete`, computed in a thread; closing the stream stops the answer."""
-        return await stream_in_thread(
-            lambda cancel: self._completions(prompt, formatted, {**kwargs, "cancel": cancel}), kwargs.get("cancel")
-        )
+        return await stream_in_thread(*_work(lambda given: self._completions(prompt, formatted, given), kwargs))
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Like `chat`, in a thread; cancelling the task ends the answer."""
-        return await run_in_thread(
-            lambda cancel: _last(self._chats(messages, {**kwargs, "cancel": cancel})), kwargs.get("cancel")
-        )
+        return await run_in_thread(*_work(lambda given: _last(self._chats(messages, given)), kwargs))
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """Like `stream_chat`, computed in a thread; closing the stream stops the answer."""
-        return await stream_in_thread(
-            lambda cancel: self._chats(messages, {**kwargs, "cancel": cancel}), kwargs.get("cancel")
-        )
+        return await stream_in_thread(*_work(lambda given: self._chats(messages, given), kwargs))
 
     def structured_predict(
         self,
@@ -255,10 +241,8 @@ class FocusLLM(CustomLLM):
         kind = AnswerType.of(output_cls)
         grammar = self.focus.get().grammar(kind.schema)
         response = self.chat(prompt.format_messages(**prompt_args), **{**(llm_kwargs or {}), "grammar": grammar})
-        raw = response.raw
-        found: BaseModel = kind.parse(
-            response.message.content or "", raw["finish_reason"], raw["usage"]["completion_tokens"]
-        )
+        text, raw = response.message.content or "", response.raw
+        found: BaseModel = kind.parse(text, raw["finish_reason"], raw["usage"]["completion_tokens"])
         return found
 
     async def astructured_predict(
@@ -269,12 +253,11 @@ class FocusLLM(CustomLLM):
         **prompt_args: Any,
     ) -> BaseModel:
         """Like `structured_predict`, in a thread."""
-        return await run_in_thread(
-            lambda cancel: self.structured_predict(
-                output_cls, prompt, {**(llm_kwargs or {}), "cancel": cancel}, **prompt_args
-            ),
-            (llm_kwargs or {}).get("cancel"),
-        )
+
+        def predict(given: dict[str, Any]) -> BaseModel:
+            return self.structured_predict(output_cls, prompt, given, **prompt_args)
+
+        return await run_in_thread(*_work(predict, llm_kwargs or {}))
 
     def call_settings(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The settings of a call: those of this object, overridden by `kwargs`.
@@ -282,69 +265,56 @@ class FocusLLM(CustomLLM):
         Raises:
             ValueError: `kwargs` has an unknown setting, or tools.
         """
-        settings = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature, "stop": tuple(self.stop)}
-        if called := [name for name in _TOOLS & kwargs.keys() if kwargs[name]]:
-            raise ValueError(f"FocusLLM cannot call tools; leave {called[0]}= out, or use a ReAct agent.")
-        refuse_unknown(kwargs.keys() - _TOOLS, _SETTINGS | _OTHER_NAMES.keys(), "A call of FocusLLM")
-        for given in (self.generate_kwargs, kwargs):
-            settings |= {
-                _OTHER_NAMES.get(name, name): value
-                for name, value in given.items()
-                if value is not None and name not in _TOOLS
-            }
-        return settings
+        own = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature, "stop": tuple(self.stop)}
+        own = call_settings("FocusLLM", own, self.generate_kwargs, _SETTINGS)
+        return call_settings("FocusLLM", own, kwargs, _SETTINGS)
 
     def _completions(self, prompt: str, formatted: bool, kwargs: dict[str, Any]) -> CompletionResponseGen:
-        cancel: threading.Event | None = kwargs.pop("cancel", None)
-        settings = self.call_settings(kwargs)
-        chat = self.focus.get()
         if formatted:
-            pieces = chat.continue_text(prompt, max_sources=self.max_sources, cancel=cancel, **settings)
-        else:
-            prompt = self.completion_to_prompt(prompt) if self.completion_to_prompt else prompt
-            pieces = chat.stream([Message("user", prompt)], max_sources=self.max_sources, cancel=cancel, **settings)
-
-        def responses() -> CompletionResponseGen:
-            text = ""
-            for piece in pieces:
-                text += piece
-                answer = piece.answer
-                yield CompletionResponse(
-                    text=text,
-                    delta=str(piece),
-                    raw=raw_of(answer, chat.engine) if answer else None,
-                    additional_kwargs=sources_of(answer) if answer else {},
-                )
-
-        return responses()
+            return self._responses(lambda chat: partial(chat.continue_text, prompt), CompletionResponse, kwargs)
+        asked = [Message("user", self.completion_to_prompt(prompt) if self.completion_to_prompt else prompt)]
+        return self._responses(lambda chat: partial(chat.stream, asked), CompletionResponse, kwargs)
 
     def _chats(self, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> ChatResponseGen:
+        asked = to_messages(messages)
+        return self._responses(lambda chat: partial(chat.stream, asked), _chat_response, kwargs)
+
+    def _responses(
+        self,
+        begin: Callable[[Chat], Callable[..., Iterator[TextPiece]]],
+        respond: Callable[..., R],
+        kwargs: dict[str, Any],
+    ) -> Generator[R, None, None]:
+        """What `begin` of the chat yields for the settings of a call, as responses; the last has usage and sources."""
         cancel: threading.Event | None = kwargs.pop("cancel", None)
         settings = self.call_settings(kwargs)
-        conversation = to_messages(messages)
         chat = self.focus.get()
-        pieces = chat.stream(conversation, max_sources=self.max_sources, cancel=cancel, **settings)
+        pieces = begin(chat)(max_sources=self.max_sources, cancel=cancel, **settings)
 
-        def responses() -> ChatResponseGen:
+        def responses() -> Generator[R, None, None]:
             text = ""
             for piece in pieces:
                 text += piece
                 answer = piece.answer
+                raw = raw_of(answer, chat.engine) if answer else None
                 sources = sources_of(answer) if answer else {}
-                yield ChatResponse(
-                    message=ChatMessage(role=MessageRole.ASSISTANT, content=text, additional_kwargs=sources),
-                    delta=str(piece),
-                    raw=raw_of(answer, chat.engine) if answer else None,
-                    additional_kwargs=sources,
-                )
+                yield respond(text=text, delta=str(piece), raw=raw, additional_kwargs=sources)
 
         return responses()
+
+
+def _chat_response(text: str, additional_kwargs: dict[str, Any], **others: Any) -> ChatResponse:
+    message = ChatMessage(role=MessageRole.ASSISTANT, content=text, additional_kwargs=additional_kwargs)
+    return ChatResponse(message=message, additional_kwargs=additional_kwargs, **others)
+
+
+def _work(call: Callable[[dict[str, Any]], R], kwargs: dict[str, Any]) -> tuple[Callable[[threading.Event], R], Any]:
+    """A call as work for a thread, which gets the event that ends it as ``cancel=``; and the caller's own event."""
+    return lambda cancel: call({**kwargs, "cancel": cancel}), kwargs.get("cancel")
 
 
 def _last(responses: Generator[R, None, None]) -> R:
-    last: R | None = None
-    for last in responses:  # noqa: B007  # the last one is the result
-        pass
-    if last is None:
+    last = deque(responses, maxlen=1)
+    if not last:
         raise FocusdocError("The call was cancelled before there was an answer.")
-    return last
+    return last[0]
