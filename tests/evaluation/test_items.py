@@ -13,10 +13,19 @@ from evaluation_samples import longbench_row, write_json, write_lines
 
 from focusdoc import Document
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation import infinitebench, longbench, needle
-from focusdoc.evaluation.files import context_first, fill, long_texts
-from focusdoc.evaluation.generated import DEPTHS, MAKERS, MATH_TARGETS, make_rows
+from focusdoc.evaluation.generated import (
+    DEPTHS,
+    MAKERS,
+    MATH_TARGETS,
+    NOISE,
+    generated_items,
+    make_rows,
+    needle_items,
+    passkey_items,
+)
 from focusdoc.evaluation.item import Item
+from focusdoc.evaluation.loading import long_texts
+from focusdoc.evaluation.official import context_first, fill, infinitebench_items, longbench_items
 
 
 class TestTemplates:
@@ -48,7 +57,7 @@ class TestTemplates:
 
 class TestLongBench:
     def test_items(self, longbench_folder: Path) -> None:
-        items = list(longbench.load_items(longbench_folder, ["qasper", "gov_report", "trec"]))
+        items = list(longbench_items(longbench_folder, ["qasper", "gov_report", "trec"]))
         assert [item.id for item in items] == [f"{t}-{n}" for t in ("qasper", "gov_report", "trec") for n in (0, 1)]
         qasper, report, trec = items[0], items[2], items[4]
         row = longbench_row("qasper", 0)
@@ -60,52 +69,52 @@ class TestLongBench:
         assert (trec.chat, trec.all_classes) == (False, ["blue", "red"])
 
     def test_official_order(self, longbench_folder: Path) -> None:
-        (item,) = longbench.load_items(longbench_folder, ["gov_report"], limit=1, order="official")
+        (item,) = longbench_items(longbench_folder, ["gov_report"], limit=1, order="official")
         assert item.before == "You get a report. Sum it up.\n\nReport:\n"
 
     def test_an_unknown_task_lists_the_known(self, longbench_folder: Path) -> None:
         with pytest.raises(EvaluationError, match="'nope' is unknown; choose from narrativeqa, qasper"):
-            list(longbench.load_items(longbench_folder, ["nope"]))
+            list(longbench_items(longbench_folder, ["nope"]))
 
     def test_a_folder_without_the_task_lists_what_is_there(self, longbench_folder: Path) -> None:
         with pytest.raises(EvaluationError, match=r"has no hotpotqa.jsonl; the tasks in it: gov_report, qasper, trec"):
-            list(longbench.load_items(longbench_folder, ["hotpotqa"]))
+            list(longbench_items(longbench_folder, ["hotpotqa"]))
 
     def test_no_folder(self, tmp_path: Path) -> None:
         with pytest.raises(EvaluationError, match="give their folder with --data"):
-            list(longbench.load_items(None, ["qasper"]))
+            list(longbench_items(None, ["qasper"]))
         with pytest.raises(EvaluationError, match="does not exist"):
-            list(longbench.load_items(tmp_path / "none", ["qasper"]))
+            list(longbench_items(tmp_path / "none", ["qasper"]))
 
     def test_a_row_without_a_field_is_named(self, longbench_folder: Path) -> None:
         row = longbench_row("qasper", 1)
         del row["answers"]
         write_lines(longbench_folder / "qasper.jsonl", [longbench_row("qasper", 0), row])
         with pytest.raises(EvaluationError, match=r"qasper.jsonl, line 2, .* lacks the field 'answers'"):
-            list(longbench.load_items(longbench_folder, ["qasper"]))
+            list(longbench_items(longbench_folder, ["qasper"]))
 
     @pytest.mark.parametrize(("line", "words"), [("{", "is damaged"), ("[1]", "it is not a JSON object")])
     def test_a_damaged_line_is_named(self, longbench_folder: Path, line: str, words: str) -> None:
         (longbench_folder / "qasper.jsonl").write_text(f"\n{line}\n", encoding="utf-8")
         with pytest.raises(EvaluationError, match=f"line 2, .*{words}"):
-            list(longbench.load_items(longbench_folder, ["qasper"]))
+            list(longbench_items(longbench_folder, ["qasper"]))
 
     def test_a_template_with_an_unknown_field_is_an_error(self, longbench_folder: Path) -> None:
         write_json(longbench_folder / "config" / "dataset2prompt.json", {"qasper": "{context} {question}"})
         with pytest.raises(EvaluationError, match=r"template of qasper has the unknown field \{question\}"):
-            list(longbench.load_items(longbench_folder, ["qasper"]))
+            list(longbench_items(longbench_folder, ["qasper"]))
 
     def test_tables_that_lack_the_task_or_are_missing(self, longbench_folder: Path) -> None:
         write_json(longbench_folder / "config" / "dataset2maxlen.json", {})
         with pytest.raises(EvaluationError, match=r"dataset2maxlen.json has no entry for qasper"):
-            list(longbench.load_items(longbench_folder, ["qasper"]))
+            list(longbench_items(longbench_folder, ["qasper"]))
         (longbench_folder / "config" / "dataset2maxlen.json").unlink()
         with pytest.raises(EvaluationError, match=r"dataset2maxlen.json is missing"):
-            list(longbench.load_items(longbench_folder, ["qasper"]))
+            list(longbench_items(longbench_folder, ["qasper"]))
 
     def test_official_rows(self, shared_data: Path) -> None:
         folder = shared_data / "longbench"
-        items = list(longbench.load_items(folder, ["multi_news", "qasper", "narrativeqa"], limit=3))
+        items = list(longbench_items(folder, ["multi_news", "qasper", "narrativeqa"], limit=3))
         assert len(items) == 9
         assert [item.max_new_tokens for item in items[::3]] == [512, 128, 128]
         prompts = json.loads((folder / "config" / "dataset2prompt.json").read_text(encoding="utf-8"))
@@ -135,7 +144,7 @@ class TestInfiniteBenchFiles:
         return tmp_path
 
     def items(self, folder: Path, *tasks: str, **settings: Any) -> list[Item]:
-        return list(infinitebench.load_items(folder, tasks, **settings))
+        return list(infinitebench_items(folder, tasks, **settings))
 
     def test_items(self, folder: Path) -> None:
         (item,) = self.items(folder, "passkey_8192")
@@ -279,7 +288,7 @@ class TestGenerated:
             assert calls == depth
 
     def test_items(self) -> None:
-        items = list(infinitebench.generated_items(len, ["kv_retrieval", "code_run"], [2048, 4096], repeats=2, seed=0))
+        items = list(generated_items(len, ["kv_retrieval", "code_run"], [2048, 4096], repeats=2, seed=0))
         assert len({item.id + item.task for item in items}) == len(items) == 8
         assert items[0].facts["length"] == 2048
         assert items[0].after.startswith("\n\nExtract the value corresponding")
@@ -288,7 +297,7 @@ class TestGenerated:
 
     def test_a_task_with_data_only_is_an_error(self) -> None:
         with pytest.raises(EvaluationError, match="code_debug needs the official files"):
-            list(infinitebench.generated_items(len, ["code_debug"], [2048], repeats=1, seed=0))
+            list(generated_items(len, ["code_debug"], [2048], repeats=1, seed=0))
 
     def test_a_length_that_is_too_short_is_an_error(self) -> None:
         with pytest.raises(EvaluationError, match="too short"):
@@ -297,7 +306,7 @@ class TestGenerated:
 
 class TestPasskey:
     def test_the_authors_form(self) -> None:
-        items = list(needle.passkey_items(len, [1024, 2048], repeats=3))
+        items = list(passkey_items(len, [1024, 2048], repeats=3))
         assert [item.facts["length"] for item in items] == [1024] * 3 + [2048] * 3
         for item in items:
             assert abs(len(item.prompt) - item.facts["length"]) < 32
@@ -305,24 +314,24 @@ class TestPasskey:
             assert line == f"The pass key is {item.answers[0]}. Remember it. {item.answers[0]} is the pass key."
             assert 1 <= int(item.answers[0]) < 50_000
             # Before and behind are beginnings of the same noise, cut by characters.
-            assert needle.NOISE.startswith(before[: len(needle.NOISE)])
-            assert needle.NOISE.startswith(behind[: len(needle.NOISE)])
+            assert NOISE.startswith(before[: len(NOISE)])
+            assert NOISE.startswith(behind[: len(NOISE)])
             assert item.after.endswith("What is the pass key? The pass key is")
             assert not item.chat  # it is gone on with, not answered
         assert len({item.answers[0] for item in items}) > 1
-        assert items == list(needle.passkey_items(len, [2048, 1024], repeats=3))
-        assert items != list(needle.passkey_items(len, [2048, 1024], repeats=3, seed=1))
+        assert items == list(passkey_items(len, [2048, 1024], repeats=3))
+        assert items != list(passkey_items(len, [2048, 1024], repeats=3, seed=1))
 
     def test_a_length_without_room_is_an_error(self) -> None:
         with pytest.raises(EvaluationError, match="length 300 is too short"):
-            list(needle.passkey_items(len, [300]))
+            list(passkey_items(len, [300]))
 
 
 class TestNeedle:
     BOOK = Document.from_text("A sentence about nothing. " * 200, {"name": "book"})
 
     def test_every_depth_and_length(self, tiny_tokenizer: Any) -> None:
-        items = list(needle.load_items(tiny_tokenizer, self.BOOK, [1024, 512], [0.0, 0.5, 1.0]))
+        items = list(needle_items(tiny_tokenizer, self.BOOK, [1024, 512], [0.0, 0.5, 1.0]))
         assert [(item.facts["length"], item.facts["depth"]) for item in items] == [
             (length, depth) for length in (512, 1024) for depth in (0.0, 0.5, 1.0)
         ]
@@ -339,9 +348,9 @@ class TestNeedle:
 
     def test_a_book_that_is_too_short_is_an_error(self, tiny_tokenizer: Any) -> None:
         with pytest.raises(EvaluationError, match=r"book has 5,200 tokens, .* among 9,000"):
-            list(needle.load_items(tiny_tokenizer, self.BOOK, [9000]))
+            list(needle_items(tiny_tokenizer, self.BOOK, [9000], [0.5]))
         with pytest.raises(EvaluationError, match="from 0 to 1"):
-            list(needle.load_items(tiny_tokenizer, self.BOOK, [512], [1.5]))
+            list(needle_items(tiny_tokenizer, self.BOOK, [512], [1.5]))
 
 
 class TestTexts:
