@@ -102,23 +102,11 @@ class Mode(ABC):
         """Answer one item with greedy decoding."""
 
 
-#: A description of each mode, for help and reports.
-MODES: Mapping[str, str] = {
-    "focus": "ours: the context is a memory, the question the local context",
-    "split": "ours, split as in the paper: the prompt's last tokens are the local context, the rest a memory",
-    "quoted": "like split, with passages of the memory in front of the last tokens",
-    "look": "ours without an adapter: the model's retrieval heads find passages, which it reads",
-    "full": "the base model's full attention, truncated in the middle to its context",
-    "truncated": "the base model, truncated in the middle to the local window",
-    "tail": "the base model with only the last tokens, as many as the local window",
-    "streaming": "StreamingLLM: attention sinks and a sliding window",
-    "paper": "the paper's decoding with refreshed local context",
-    "ask": "ours as in `focusdoc ask`, with its sources",
-    "read": "the same with a reader, which answers from the passages that ours finds",
-    "bm25": "retrieval by words (BM25), with the same reader",
-    "embedding": "retrieval by embeddings (all-MiniLM-L6-v2), with the same reader",
-    "place": "oracle retrieval: the same reader with the paragraph that has the answer",
-}
+#: The modes, described in docs/evaluation.md.
+MODES = (
+    *("focus", "split", "quoted", "look", "full", "truncated", "tail", "streaming", "paper"),
+    *("ask", "read", "bm25", "embedding", "place"),
+)
 #: The reader name for no reader: only retrieval is measured.
 NO_READER = "none"
 

@@ -28,7 +28,6 @@ from focusdoc.training.dense import TrainingPrompt, dense_logits
 
 #: The lengths of Table 1 that are powers of two.
 LENGTHS = (4096, 16_384, 32_768, 131_072)
-TARGETS = 256
 #: Most candidates of one teacher-forced pass, to limit its memory.
 _MAX_CANDIDATES = 16_384
 
@@ -63,7 +62,7 @@ def make_jobs(
     lengths: Sequence[int],
     *,
     chunk_sizes: Sequence[int | None] = (None,),
-    targets: int = TARGETS,
+    targets: int,
     limit: int | None = None,
 ) -> list[Job]:
     """A job for every length and every text that is long enough, shortest length first.

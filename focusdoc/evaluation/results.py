@@ -238,8 +238,7 @@ def open_all(paths: Sequence[Path]) -> list[Results]:
 
 def by_name(results: Sequence[Results]) -> dict[str, Results]:
     """The results of one benchmark by a unique name: the mode, and the folder if several have the same mode."""
-    order = list(MODES)
-    results = sorted(results, key=lambda one: order.index(one.mode) if one.mode in order else len(order))
+    results = sorted(results, key=lambda one: MODES.index(one.mode) if one.mode in MODES else len(MODES))
     modes = [one.mode for one in results]
     named: dict[str, Results] = {}
     for one in results:

@@ -44,9 +44,13 @@ def passages(text: str, ranked: Iterable[Span], *, budget: int, count: Callable[
     grow to a page: skipping spans that make one longer than 1,000 characters lost embeddings 5 of 400 tuning questions.
     """
     found: list[Span] = []
-    for span in ranked:
-        extended = _with(span, found)
-        if len(extended) > limit or (found and sum(count(text[start:end]) for start, end in extended) > budget):
+    for start, end in ranked:
+        overlapping = [each for each in found if each[0] <= end and start <= each[1]]
+        rank = found.index(overlapping[0]) if overlapping else len(found)
+        starts, ends = zip((start, end), *overlapping, strict=True)
+        extended = [each for each in found if each not in overlapping]
+        extended.insert(rank, (min(starts), max(ends)))
+        if len(extended) > limit or (found and sum(count(text[first:last]) for first, last in extended) > budget):
             break
         found = extended
     return found
@@ -58,16 +62,6 @@ def first_with(places: Sequence[Span], found: Sequence[Span]) -> int | None:
         if any(start <= first and last <= end for first, last in places):
             return rank
     return None
-
-
-def _with(span: Span, found: list[Span]) -> list[Span]:
-    """`found` with `span` added, or merged into the first span it overlaps."""
-    overlapping = [each for each in found if each[0] <= span[1] and span[0] <= each[1]]
-    if not overlapping:
-        return [*found, span]
-    first = overlapping[0]
-    merged = min(span[0], *(start for start, _ in overlapping)), max(span[1], *(end for _, end in overlapping))
-    return [merged if each is first else each for each in found if each is first or each not in overlapping]
 
 
 class Bm25:
