@@ -19,7 +19,7 @@ from focusdoc.evaluation.item import Item
 from focusdoc.evaluation.official import base_task, infinitebench_item
 
 #: Counts the tokens of a text.
-Counter = Callable[[str], int]
+Count = Callable[[str], int]
 
 #: Default number of generated rows of each task and length, as the authors have for pass keys.
 REPEATS = 10
@@ -71,7 +71,7 @@ _KEYS = 50_000
 
 
 def generated_items(
-    count: Counter,
+    count: Count,
     tasks: Sequence[str],
     lengths: Sequence[int | None],
     *,
@@ -102,7 +102,7 @@ def check_generated(tasks: Sequence[str]) -> None:
             )
 
 
-def make_rows(task: str, *, length: int | None, repeats: int, seed: int, count: Counter) -> list[dict[str, Any]]:
+def make_rows(task: str, *, length: int | None, repeats: int, seed: int, count: Count) -> list[dict[str, Any]]:
     """`repeats` rows of a task with the fields of the official files, and facts for reports; deterministic."""
     rngs = (random.Random(f"{task} {seed} {length} {number}") for number in range(repeats))
     return [MAKERS[task](Request(rng, number, repeats, length, count)) for number, rng in enumerate(rngs)]
@@ -119,7 +119,7 @@ class Request:
     number: int
     total: int
     length: int | None
-    count: Counter
+    count: Count
 
     @property
     def depth(self) -> float:
@@ -278,7 +278,7 @@ def _sentence_end(text: str, place: int) -> int:
     return place if found < 0 else found + 1
 
 
-def passkey_items(count: Counter, lengths: Sequence[int], *, repeats: int = REPEATS, seed: int = 0) -> Iterator[Item]:
+def passkey_items(count: Count, lengths: Sequence[int], *, repeats: int = REPEATS, seed: int = 0) -> Iterator[Item]:
     """`repeats` pass keys of the paper's authors (Figure 1) at about each of `lengths` in tokens, shortest first.
 
     The key is at a random position, possibly within a sentence of the noise, since the authors split by characters.
