@@ -45,7 +45,7 @@ from focusdoc.cluster.head import Call, Cluster
 from focusdoc.cluster.reading import PART_CHUNKS, RemoteBlock, placed
 from focusdoc.container import num_cpus
 from focusdoc.errors import ConfigError, FocusdocError
-from focusdoc.evaluation.needed import needed
+from focusdoc.evaluation.loading import needed
 from focusdoc.evaluation.page import lines
 
 QUESTION = "Where did the first cylinder fall?"

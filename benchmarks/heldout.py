@@ -14,10 +14,8 @@ import json
 import math
 import random
 import re
-import string
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +27,7 @@ from torch.nn import functional
 from focusdoc import Answer, FocusConfig, FocusEngine, load
 from focusdoc.decoding.prompt import encode_text
 from focusdoc.documents import tokenize
+from focusdoc.evaluation.natural_scores import word_f1
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.training.dense import TrainingPrompt, dense_logits
 from focusdoc.training.facts import FACT_MAKERS, Fact
@@ -250,25 +249,13 @@ def paragraphs(engine: FocusEngine, data: Path, cases: int) -> list[Result]:
     for case, (context, question, answer) in enumerate(held_out):
         fact = Fact("paragraph", f"\n\n{context}\n\n", (question,), answer)
         memory = novel.planted([fact], random.Random(case))
-        ours.append(f1(novel.engine.ask(memory, question, max_new_tokens=32).text, answer))
-        alone.append(f1(base_reply(engine, f"{context}\n\nAnswer in a few words: {question}"), answer))
+        ours.append(word_f1(novel.engine.ask(memory, question, max_new_tokens=32).text, answer))
+        alone.append(word_f1(base_reply(engine, f"{context}\n\nAnswer in a few words: {question}"), answer))
     seconds = time.perf_counter() - started
     return [
         Result("XQuAD F1, paragraph among 16K of novel", cases, sum(ours) / cases, seconds, []),
         Result("XQuAD F1, base model, paragraph alone", cases, sum(alone) / cases, 0.0, []),
     ]
-
-
-def f1(prediction: str, gold: str) -> float:
-    """Bag-of-tokens F1 of the normalized texts, as in SQuAD."""
-
-    def words(text: str) -> list[str]:
-        bare = "".join(letter for letter in text.lower() if letter not in string.punctuation)
-        return re.sub(r"\b(a|an|the)\b", " ", bare).split()
-
-    found, wanted = words(prediction), words(gold)
-    common = sum((Counter(found) & Counter(wanted)).values())
-    return 2 * common / (len(found) + len(wanted)) if common else 0.0
 
 
 def main() -> None:

@@ -18,13 +18,13 @@ from torch import Tensor
 from benchmarks.speed import machine
 from benchmarks.speed.cases import MACHINE, REOPEN, Case, Settings
 from benchmarks.speed.machine import PeakMemory, settle
+from focusdoc.decoding.prompt import tokenizer_of
 from focusdoc.documents import Document, tokenize
 from focusdoc.engine import FocusEngine
-from focusdoc.evaluation.engines import focus_engine, look_engine, paper_engine, tokenizer_of
-from focusdoc.evaluation.files import long_texts
+from focusdoc.evaluation.engines import focus_engine, look_engine, paper_engine
+from focusdoc.evaluation.generated import PASSKEY_NEW_TOKENS, statement
 from focusdoc.evaluation.item import ModeSettings
-from focusdoc.evaluation.needed import needed
-from focusdoc.evaluation.needle import PASSKEY_NEW_TOKENS, statement
+from focusdoc.evaluation.loading import long_texts, needed
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.modeling.base import load_base
 from focusdoc.modeling.catalogue import DEFAULT_MODEL, known_model
@@ -89,7 +89,7 @@ def passage(tokenizer: Any, text: str, length: int) -> tuple[Document, list[int]
 
 def document_of(engine: FocusEngine, settings: Settings, case: Case) -> tuple[Document, int | None]:
     """The document of a case; for "far" with a pass key between two words, the same at every call."""
-    document, _ = passage(tokenizer_of(engine), source_text(settings.text), case.length)
+    document, _ = passage(tokenizer_of(engine.base), source_text(settings.text), case.length)
     if case.task != "far":
         return document, None
     rng = random.Random(f"far {case.length}")
@@ -167,7 +167,7 @@ def _opening(engine: FocusEngine, document: Document, key: int | None) -> dict[s
 
 def _paper_mode(engine: FocusEngine, case: Case, settings: Settings) -> dict[str, Any]:
     """One sequence, split and decoded as in the paper's code; its first token includes reading."""
-    _, ids = passage(tokenizer_of(engine), source_text(settings.text), case.length)
+    _, ids = passage(tokenizer_of(engine.base), source_text(settings.text), case.length)
     clock, steps = _StepClock(), min(settings.steps, _PAPER_STEPS)
     output = engine.generate(ids, max_new_tokens=steps + 1, ignore_eos=True, grammar=clock)
     return {

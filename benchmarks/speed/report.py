@@ -11,7 +11,7 @@ import pandas as pd
 
 from benchmarks.speed.cases import CONTENDERS, MACHINE
 from focusdoc.evaluation.page import EMPTY, Plot, Section, lines, short, write_sections, written
-from focusdoc.evaluation.summary import Results
+from focusdoc.evaluation.results import Results
 
 #: Contenders with the model's weights in their dtype, whose bytes and operations are known.
 _OWN_WEIGHTS = ("focus", "int8", "look", "full")

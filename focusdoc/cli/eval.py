@@ -38,10 +38,10 @@ def longbench(
 ) -> None:
     """LongBench: the 15 tasks of the paper's Table 6 from the official files."""
     given.check_order(order)
-    from focusdoc.evaluation import longbench as benchmark
+    from focusdoc.evaluation.official import LONGBENCH_TASKS, longbench_items
 
     # Loaded before the model, to report mistakes in the data at once.
-    items = list(benchmark.load_items(data, names_in(tasks) or benchmark.TASKS, limit=limit, order=order))
+    items = list(longbench_items(data, names_in(tasks) or LONGBENCH_TASKS, limit=limit, order=order))
     run_items("longbench", run, settings, lambda engine: items, {"order": order})
 
 
@@ -65,29 +65,29 @@ def infinitebench(
 ) -> None:
     """InfiniteBench from the official files (--data), or its synthetic tasks generated at any length (--lengths)."""
     given.check_order(order)
-    from focusdoc.evaluation import infinitebench as benchmark
-    from focusdoc.evaluation.generated import MAKERS
+    from focusdoc.evaluation.generated import MAKERS, REPEATS, check_generated, generated_items
+    from focusdoc.evaluation.official import INFINITEBENCH_TASKS, infinitebench_items
 
     if data is not None:
         if lengths is not None:
             raise EvaluationError(
                 "--lengths is for generated tasks and --data for official files; give only one of them."
             )
-        official = names_in(tasks) or benchmark.TASKS
-        items = list(benchmark.load_items(data, official, limit=limit, order=order, templates=templates))
+        names = names_in(tasks) or INFINITEBENCH_TASKS
+        items = list(infinitebench_items(data, names, limit=limit, order=order, templates=templates))
         run_items("infinitebench", run, settings, lambda engine: items, {"order": order, "templates": templates})
         return
     from focusdoc.evaluation.engines import count_tokens
 
     sizes: list[int | None] = [*lengths_in(lengths)] if lengths else [None]
     names = names_in(tasks) or list(MAKERS)
-    benchmark.check_generated(names)
-    repeats = benchmark.REPEATS if limit is None else limit
+    check_generated(names)
+    repeats = REPEATS if limit is None else limit
     run_items(
         "infinitebench",
         run,
         settings,
-        lambda engine: benchmark.generated_items(
+        lambda engine: generated_items(
             partial(count_tokens, engine), names, sizes, repeats=repeats, seed=seed, order=order
         ),
         {"order": order, "templates": "generated", "seed": seed, "rows": repeats},
@@ -105,16 +105,16 @@ def passkey(
     settings: ModeSettings,
 ) -> None:
     """Find a pass key among sentences of noise, at any length (Figure 1)."""
-    from focusdoc.evaluation import needle as benchmark
     from focusdoc.evaluation.engines import count_tokens
+    from focusdoc.evaluation.generated import PASSKEY_LENGTHS, REPEATS, passkey_items
 
-    sizes = lengths_in(lengths) if lengths else benchmark.PASSKEY_LENGTHS
-    repeats = benchmark.REPEATS if limit is None else limit
+    sizes = lengths_in(lengths) if lengths else PASSKEY_LENGTHS
+    repeats = REPEATS if limit is None else limit
     run_items(
         "passkey",
         run,
         settings,
-        lambda engine: benchmark.passkey_items(partial(count_tokens, engine), sizes, repeats=repeats, seed=seed),
+        lambda engine: passkey_items(partial(count_tokens, engine), sizes, repeats=repeats, seed=seed),
         {"seed": seed},
     )
 
@@ -133,17 +133,17 @@ def needle(
     settings: ModeSettings,
 ) -> None:
     """Find a made-up fact (a needle) at every depth of a real book."""
-    from focusdoc.evaluation import needle as benchmark
-    from focusdoc.evaluation.files import long_texts
+    from focusdoc.evaluation.generated import NEEDLE_LENGTHS, needle_items
+    from focusdoc.evaluation.loading import long_texts
 
     book = next(long_texts(data))
-    sizes = lengths_in(lengths) if lengths else benchmark.LENGTHS
+    sizes = lengths_in(lengths) if lengths else NEEDLE_LENGTHS
     places = depths_in(depths)[:limit]
     run_items(
         "needle",
         run,
         settings,
-        lambda engine: benchmark.load_items(engine.base.tokenizer, book, sizes, places, repeats=repeats, seed=seed),
+        lambda engine: needle_items(engine.base.tokenizer, book, sizes, places, repeats=repeats, seed=seed),
         {"seed": seed, "book": book.name},
     )
 
@@ -219,7 +219,7 @@ def perplexity(
     settings: ModeSettings,
 ) -> None:
     """Perplexity of the last tokens of long texts, by length (Table 1) and by chunk size (Figure 5)."""
-    from focusdoc.evaluation.files import long_texts
+    from focusdoc.evaluation.loading import long_texts
 
     if targets < 1:
         raise EvaluationError(f"--targets is {targets}; it must be at least 1.")
@@ -242,7 +242,7 @@ def perplexity(
             limits = f"{engine.base.name} has {engine.base.context_length:,} positions"
             raise EvaluationError(f"No length fits the mode {name}: {limits}; give shorter --lengths.")
         jobs = make_jobs(engine, texts, possible, chunk_sizes=mode.chunk_sizes(sizes), targets=targets, limit=limit)
-        parts.append(Part(name, jobs, mode.work, {"targets": targets, **mode.describe()}))
+        parts.append(Part(name, jobs, mode.work, {"targets": targets, **mode.facts}))
     run_parts("perplexity", run, parts)
 
 
@@ -252,7 +252,7 @@ def score(
     json_output: options.Json = False,
 ) -> None:
     """Score results again from the saved predictions."""
-    from focusdoc.evaluation.summary import open_all
+    from focusdoc.evaluation.results import open_all
 
     opened = open_all(results)
     if json_output:

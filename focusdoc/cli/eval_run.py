@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from focusdoc.engine import FocusEngine
     from focusdoc.evaluation.item import Item, Mode
     from focusdoc.evaluation.results import Progress as RunProgress
-    from focusdoc.evaluation.summary import Results
+    from focusdoc.evaluation.results import Results
 
 #: Without a terminal, progress is printed at most this often.
 _SECONDS_BETWEEN_LINES = 60.0
@@ -55,7 +55,7 @@ def run_items(
 
     # All modes are made first, so that mistakes are reported before the first item.
     modes = {name: make_mode(name, engine, settings) for name in names}
-    parts = [Part(name, items, partial(ask, mode), {**facts, **mode.describe()}) for name, mode in modes.items()]
+    parts = [Part(name, items, partial(ask, mode), {**facts, **mode.facts}) for name, mode in modes.items()]
     modes.clear()  # so that each is freed after its run, with the memory of a long document
     run_parts(benchmark, options, parts)
 
@@ -71,7 +71,7 @@ class Part(NamedTuple):
 
 def checked_modes(options: RunOptions) -> list[str]:
     """The modes of `options`, after checking everything that can be checked without a model."""
-    from focusdoc.evaluation.needed import needed
+    from focusdoc.evaluation.loading import needed
     from focusdoc.evaluation.results import Shard
 
     needed("pandas", "eval")  # fail now, not after hours
@@ -81,8 +81,7 @@ def checked_modes(options: RunOptions) -> list[str]:
 
 def run_parts(benchmark: str, options: RunOptions, parts: list[Part]) -> None:
     """Run a benchmark in every mode, and print the scores."""
-    from focusdoc.evaluation.results import ResultFolder, Shard, run
-    from focusdoc.evaluation.summary import Results
+    from focusdoc.evaluation.results import ResultFolder, Results, Shard, run
 
     folders = [
         ResultFolder(options.output_folder / part.mode, {"benchmark": benchmark, "mode": part.mode, **part.facts})
@@ -111,7 +110,7 @@ def load_engine(options: RunOptions, settings: ModeSettings) -> FocusEngine:
         reader_model=options.reader_model,
     ).load()
     if options.reader == NO_READER:
-        from focusdoc.evaluation.reading_modes import NoReader
+        from focusdoc.evaluation.retrieval import NoReader
 
         engine = engine.with_reader(NoReader())
     if options.store is not None:

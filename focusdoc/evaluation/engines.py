@@ -1,21 +1,24 @@
-"""The engines of the evaluation modes, all over one base model and adapter, and their entries in a configuration."""
+"""What the evaluation modes share: their engines over one base model and adapter, prompts, and configurations."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from focusdoc.config import FocusConfig
-from focusdoc.decoding.prompt import bos_prefix, encode_text, question_prompt
+from focusdoc.decoding.prompt import bos_prefix, encode_text, question_prompt, tokenizer_of
 from focusdoc.engine import FocusEngine
-from focusdoc.errors import ConfigError
 from focusdoc.evaluation.item import ModeSettings
 from focusdoc.modeling.adapter import Adapter
 from focusdoc.readers import Reader
+from focusdoc.readers.reading import BUDGET
+
+T = TypeVar("T")
 
 
 def focus_engine(engine: FocusEngine, settings: ModeSettings) -> FocusEngine:
@@ -52,10 +55,17 @@ def model_facts(engine: FocusEngine) -> dict[str, Any]:
 
 
 def engine_facts(engine: FocusEngine) -> dict[str, Any]:
-    """The entries of a configuration that identify an engine: model, adapter weights and settings."""
+    """The entries of a configuration that identify an engine: model, adapter weights, settings and reader."""
     settings = asdict(engine.config)
     del settings["chunk_batch"], settings["read_batch"]  # they change only speed and memory
-    return {**model_facts(engine), "adapter": adapter_digest(engine.adapter), **settings}
+    reader = {} if engine.reader is None else reader_facts(engine.reader)
+    return {**model_facts(engine), "adapter": adapter_digest(engine.adapter), **settings, **reader}
+
+
+def reader_facts(reader: Reader) -> dict[str, Any]:
+    """The entries of a configuration that identify a reader, and the tokens of its passages."""
+    lora = getattr(reader, "lora", None)
+    return {"reader": reader.name, "budget": BUDGET, **({} if lora is None else {"lora": lora.fingerprint})}
 
 
 def adapter_digest(adapter: Adapter | None) -> str | None:
@@ -72,13 +82,14 @@ def adapter_digest(adapter: Adapter | None) -> str | None:
 def prompt_ids(engine: FocusEngine, text: str, *, chat: bool) -> list[int]:
     """Token ids of a prompt, as a chat message (if the tokenizer has a chat template) or as bare text."""
     with engine.base.tokenizer_lock:
-        tokenizer = tokenizer_of(engine)
+        tokenizer = tokenizer_of(engine.base)
         return question_prompt(tokenizer, text) if chat else bos_prefix(tokenizer) + encode_text(tokenizer, text)
 
 
 def text_of(engine: FocusEngine, token_ids: Sequence[int], stops: Sequence[str]) -> str:
     """The text of new tokens, up to the first stop string."""
-    text = str(tokenizer_of(engine).decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    tokenizer = tokenizer_of(engine.base)
+    text = str(tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
     for stop in stops:
         text = text.partition(stop)[0]
     return text
@@ -87,13 +98,20 @@ def text_of(engine: FocusEngine, token_ids: Sequence[int], stops: Sequence[str])
 def count_tokens(engine: FocusEngine, text: str) -> int:
     """The number of tokens of a bare text."""
     with engine.base.tokenizer_lock:
-        return len(encode_text(tokenizer_of(engine), text))
+        return len(encode_text(tokenizer_of(engine.base), text))
 
 
-def tokenizer_of(engine: FocusEngine) -> Any:
-    """The tokenizer of a model; ConfigError if it has none."""
-    if engine.base.tokenizer is None:
-        raise ConfigError(
-            f"{engine.base.name} has no tokenizer, which benchmarks need; put it into the model's folder."
-        )
-    return engine.base.tokenizer
+class LastDocument(Generic[T]):
+    """What `make` returns for the last document, which consecutive items share."""
+
+    def __init__(self, make: Callable[[str], T]) -> None:
+        self._make = make
+        self._known: tuple[str, T] | None = None
+
+    def of(self, document: str) -> tuple[T, float]:
+        """What was made of a document, made now unless it is the last one, and the seconds that took."""
+        start = time.perf_counter()
+        if self._known is None or self._known[0] != document:
+            self._known = None  # freed before the next one is made
+            self._known = document, self._make(document)
+        return self._known[1], time.perf_counter() - start

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from focusdoc.attention import AttentionKernel, attention_weights
 from focusdoc.decoding.answer import Source
 from focusdoc.decoding.looking import page_shares
-from focusdoc.decoding.prompt import local_and_prompt, question_prompt
+from focusdoc.decoding.prompt import local_and_prompt, question_prompt, tokenizer_of
 from focusdoc.documents import Document
 from focusdoc.documents.chunking import Chunk
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation.engines import tokenizer_of
-from focusdoc.evaluation.needed import needed
+from focusdoc.evaluation.loading import needed
 from focusdoc.evaluation.page import document, heat_maps, picture
 from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.terminal import plain
@@ -111,8 +111,7 @@ class Explanation:
     @property
     def chunk_shares(self) -> list[float]:
         """Each chunk's share of the total attention mass on candidates, over the whole answer."""
-        total = self.masses.sum(dim=0)
-        shares: list[float] = (total / total.sum().clamp_min(torch.finfo(torch.float32).tiny)).tolist()
+        shares: list[float] = functional.normalize(self.masses.sum(dim=0), p=1, dim=0).tolist()
         return shares
 
     def page_shares(self) -> dict[int, float]:
@@ -153,7 +152,7 @@ def explain(
     if memory.document is None:
         raise EvaluationError("This memory was made from bare token ids; read a document to explain answers over it.")
     engine.check_question(question, max_new_tokens=max_new_tokens)
-    tokenizer = tokenizer_of(engine)
+    tokenizer = tokenizer_of(base)
     with base.tokenizer_lock:
         local_ids, _ = local_and_prompt(base, engine.config, question_prompt(tokenizer, question))
     recorder = _Recorder(engine.kernel, base.num_layers, memory.num_chunks, layer, head)
@@ -163,17 +162,17 @@ def explain(
     answer = recorded.ask(memory, question, max_new_tokens=max_new_tokens)
     if not answer.token_ids:
         raise EvaluationError("The answer is empty, so there is no attention to show; ask something else.")
-    count, num_chunks = len(answer.token_ids), memory.num_chunks
-    fed = [*local_ids, *answer.token_ids[:-1]]
+    num_chunks = memory.num_chunks
+    steps = recorder.steps[: len(answer.token_ids)]
     return Explanation(
         document=memory.document,
         question=question,
         answer=answer.text,
-        local_tokens=[tokenizer.decode([token]) for token in fed],
+        local_tokens=[tokenizer.decode([token]) for token in (*local_ids, *answer.token_ids[:-1])],
         answer_tokens=[tokenizer.decode([token]) for token in answer.token_ids],
-        candidates=torch.stack([step[:num_chunks] for step in recorder.steps[:count]]),
-        local=pad_sequence([step[num_chunks:] for step in recorder.steps[:count]], batch_first=True),
-        masses=torch.stack(recorder.masses[:count]),
+        candidates=torch.stack([step[:num_chunks] for step in steps]),
+        local=pad_sequence([step[num_chunks:] for step in steps], batch_first=True),
+        masses=torch.stack(recorder.masses[: len(steps)]),
         chunks=memory.chunks,
         sources=answer.sources,
         layer=layer,
@@ -242,4 +241,4 @@ def _label(token: str) -> str:
 
 
 def _text(text: str) -> str:
-    return html.escape(plain(text), quote=True)
+    return html.escape(plain(text))

@@ -5,9 +5,10 @@ Nothing here imports what loads a model.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from focusdoc.errors import ConfigError
 
@@ -82,45 +83,32 @@ class Outcome:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, with timings separate, since only they differ between repeated runs."""
-        values = asdict(self)
-        kept = {name: value for name in ("prediction", "passages") if (value := values.pop(name)) is not None}
-        seconds = {name: values.pop(name) for name in list(values) if name.endswith("_seconds")}
-        timings = {name.removesuffix("_seconds"): round(value, 3) for name, value in seconds.items()}
-        return {**kept, "usage": values, "timings": timings}
+        usage = asdict(self)
+        row = {"prediction": usage.pop("prediction"), "passages": usage.pop("passages")}
+        if self.passages is None:
+            del row["passages"]
+        timings = {name: round(usage.pop(f"{name}_seconds"), 3) for name in ("read", "first_token", "decode")}
+        return {**row, "usage": usage, "timings": timings}
 
 
-class Mode(Protocol):
-    """A way to answer items."""
+class Mode(ABC):
+    """A way to answer items; `facts` are the settings that affect the answers, as JSON values."""
 
-    def describe(self) -> dict[str, Any]:
-        """The settings that affect the answers, as JSON values."""
+    def __init__(self, facts: dict[str, Any]) -> None:
+        self.facts = facts
 
+    @abstractmethod
     def answer(self, item: Item) -> Outcome:
         """Answer one item with greedy decoding."""
 
 
-#: A description of each mode, for help and reports.
-MODES: Mapping[str, str] = {
-    "focus": "ours: the context is a memory, the question the local context",
-    "split": "ours, split as in the paper: the prompt's last tokens are the local context, the rest a memory",
-    "quoted": "like split, with passages of the memory in front of the last tokens",
-    "look": "ours without an adapter: the model's retrieval heads find passages, which it reads",
-    "full": "the base model's full attention, truncated in the middle to its context",
-    "truncated": "the base model, truncated in the middle to the local window",
-    "tail": "the base model with only the last tokens, as many as the local window",
-    "streaming": "StreamingLLM: attention sinks and a sliding window",
-    "paper": "the paper's decoding with refreshed local context",
-    "ask": "ours as in `focusdoc ask`, with its sources",
-    "read": "the same with a reader, which answers from the passages that ours finds",
-    "bm25": "retrieval by words (BM25), with the same reader",
-    "embedding": "retrieval by embeddings (all-MiniLM-L6-v2), with the same reader",
-    "place": "oracle retrieval: the same reader with the paragraph that has the answer",
-}
+#: The modes, described in docs/evaluation.md.
+MODES = (
+    *("focus", "split", "quoted", "look", "full", "truncated", "tail", "streaming", "paper"),
+    *("ask", "read", "bm25", "embedding", "place"),
+)
 #: The reader name for no reader: only retrieval is measured.
 NO_READER = "none"
-#: Of retrieval: most passages for a reader, and characters of a window before it is widened to whole sentences; the
-#: same as for our passages.
-PASSAGES, WINDOW = 8, 400
 
 
 def _option(default: Any, metavar: str, help: str) -> Any:
@@ -136,6 +124,7 @@ class ModeSettings:
         max_tokens: of ours; None or 0 for no limit.
         sinks: tokens that StreamingLLM never drops; its window is ``local_window - sinks``.
         chat: whether prompts are chat messages; None for the benchmark's choice.
+        passages, window: of retrieval; the defaults are those of our own passages.
     """
 
     chunk_size: int | None = _option(None, "TOKENS", "Tokens of a chunk; without it, the adapter's.")
@@ -143,9 +132,9 @@ class ModeSettings:
     max_tokens: int | None = _option(None, "TOKENS", "Truncate longer prompts in the middle; 0 for never.")
     sinks: int = 4
     chat: bool | None = None
-    passages: int = _option(PASSAGES, "N", "For bm25 and embedding: most passages for the reader.")
+    passages: int = _option(8, "N", "For bm25 and embedding: most passages for the reader.")
     window: int = _option(
-        WINDOW,
+        400,
         "CHARACTERS",
         "For bm25 and embedding: width of the parts of a long paragraph, before they are widened to sentences.",
     )

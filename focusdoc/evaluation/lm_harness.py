@@ -23,10 +23,10 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from torch.nn import functional
 from tqdm import tqdm
 
-from focusdoc.decoding.prompt import encode_messages, encode_text
+from focusdoc.decoding.prompt import bos_prefix, encode_messages, encode_text, tokenizer_of
 from focusdoc.engine import FocusEngine
 from focusdoc.errors import ConfigError
-from focusdoc.evaluation.engines import text_of, tokenizer_of
+from focusdoc.evaluation.engines import text_of
 from focusdoc.evaluation.perplexity import condensed_predictor
 
 #: Prefix of a prompt that is a conversation. The template is applied later, so that content cannot imitate it.
@@ -61,15 +61,13 @@ class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
         max_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        if engine is None:
-            chosen = None if adapter == "none" else adapter
-            engine = FocusEngine.from_pretrained(
-                pretrained, adapter=chosen, device=device or "auto", dtype=dtype, store=None
-            )
+        engine = engine or FocusEngine.from_pretrained(
+            pretrained, adapter=None if adapter == "none" else adapter, device=device or "auto", dtype=dtype, store=None
+        )
         sizes = {"chunk_size": chunk_size, "local_window": local_window}
         changes: dict[str, Any] = {name: int(value) for name, value in sizes.items() if value is not None}
         self.engine = FocusEngine(engine.base, engine.adapter, replace(engine.config, **changes)) if changes else engine
-        self._tokenizer = tokenizer_of(self.engine)
+        self._tokenizer = tokenizer_of(self.engine.base)
         self._predict = condensed_predictor(self.engine)
 
     @property
@@ -121,7 +119,7 @@ class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
             bare = context.rstrip()
             before = self._encode(bare)
             whole = self._encode(context + continuation)
-            after = whole[len(before) :] if bare or self._bos() else whole
+            after = whole[len(before) :] if bare or bos_prefix(self._tokenizer) else whole
         return self._score(before, after)
 
     def _whole(self, text: str) -> float:
@@ -142,16 +140,10 @@ class FocusdocLM(LM):  # type: ignore[misc]  # the harness is not typed
     def _encode(self, context: str) -> list[int]:
         with self.engine.base.tokenizer_lock:
             if context.startswith(_CHAT):
-                turns = json.loads(context.removeprefix(_CHAT))
-                return encode_messages(self._tokenizer, [(role, content) for role, content in turns])
+                return encode_messages(self._tokenizer, json.loads(context.removeprefix(_CHAT)))
             ids = encode_text(self._tokenizer, context)
-        bos = self._bos()
+        bos = bos_prefix(self._tokenizer)
         return [*bos, *ids] if ids or bos else [self._prefix()]
-
-    def _bos(self) -> list[int]:
-        """The BOS token as a list, empty if the tokenizer does not add one to texts."""
-        ids: list[int] = self._tokenizer("a")["input_ids"]
-        return [ids[0]] if len(ids) > 1 and ids[0] == self._tokenizer.bos_token_id else []
 
     def _prefix(self) -> int:
         """The token that replaces an empty context."""

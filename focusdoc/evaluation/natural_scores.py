@@ -12,9 +12,8 @@ import regex
 
 from focusdoc.errors import EvaluationError
 from focusdoc.evaluation.item import Span
-from focusdoc.evaluation.needed import needed
+from focusdoc.evaluation.loading import needed
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
 #: Chinese punctuation that the benchmark removes.
 _CHINESE = re.compile(
     "[\\u002e\\u2013\\u2014\\u2018\\u2019\\u201b-\\u201f\\u2026\\u2027\\u3001-\\u3003\\u300b-\\u3011\\u3014-\\u301f\\u3030\\u303e"
@@ -26,7 +25,7 @@ _PUNCTUATION = set(string.punctuation)
 def words_of(text: str) -> list[str]:
     """Lower-case words without punctuation and without the articles a, an and the."""
     bare = "".join(letter for letter in text.lower() if letter not in _PUNCTUATION)
-    return _ARTICLES.sub(" ", bare).split()
+    return re.sub(r"\b(a|an|the)\b", " ", bare).split()
 
 
 def chinese_letters_of(text: str) -> list[str]:
@@ -104,28 +103,23 @@ def matches(pattern: str, text: str) -> list[Span]:
 
 #: The score of each task.
 NATURAL_SCORES: Mapping[str, Callable[[str, Sequence[str]], float]] = {TEXT_TASK: f1, PATTERN_TASK: right}
-
-#: The measures of an answer, by task; each 0 to 1.
-_MEASURES: Mapping[str, Mapping[str, Callable[[str, Sequence[str]], float]]] = {
-    TEXT_TASK: {"F1": f1, "contained": contained},
-    PATTERN_TASK: {"right": right},
-}
-#: Ranks k of "found at k": whether the answer is in one of the first k passages.
-AMONG = (1, 4)
-#: All measures in the order of a report.
-COLUMNS = [*(name for task in _MEASURES.values() for name in task), *(f"found at {rank}" for rank in AMONG)]
+#: All measures of a row, in the order of a report.
+COLUMNS = ["F1", "contained", "right", "found at 1", "found at 4"]
 
 
 def of_answer(row: Mapping[str, Any]) -> dict[str, float]:
     """The scores of a row's prediction, 0 to 1."""
-    return {name: measure(row["prediction"], row["answers"]) for name, measure in _MEASURES[row["task"]].items()}
+    prediction, answers = row["prediction"], row["answers"]
+    if row["task"] == PATTERN_TASK:
+        return {"right": right(prediction, answers)}
+    return {"F1": f1(prediction, answers), "contained": contained(prediction, answers)}
 
 
 def of_finding(row: Mapping[str, Any]) -> dict[str, float]:
     """Whether the row's answer was in the first passages, 0 or 1; empty for modes without passages."""
     if "passages" not in row:
         return {}
-    return {f"found at {rank}": float(row["found"] is not None and row["found"] <= rank) for rank in AMONG}
+    return {f"found at {rank}": float(row["found"] is not None and row["found"] <= rank) for rank in (1, 4)}
 
 
 def interval(values: Sequence[float], *, seed: int = 0, draws: int = 10_000) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from focusdoc.evaluation.needed import needed
+from focusdoc.evaluation.loading import needed
 from focusdoc.storage import atomic_write
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ _STYLE = (
     ".note{overflow-wrap:anywhere;margin:.3rem 0}"
 )
 _SIZE, _DPI = (6.4, 3.8), 130
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|])")
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,9 @@ def write_sections(parts: Sequence[Section], output: Path, name: str, title: str
 def _markdown(parts: Sequence[Section], title: str) -> str:
     text = [f"# {title}", ""]
     for part in parts:
-        text += [f"## {_escaped(part.title)}", ""]
-        text.append("| " + " | ".join(map(_escaped, part.header)) + " |")
-        text.append("|---|" + "---:|" * (len(part.header) - 1))
-        text += ["| " + " | ".join(map(_escaped, row)) + " |" for row in part.rows]
-        text += ["", *(f"- {_escaped(note)}" for note in part.notes), ""]
+        header, *rows = ("| " + " | ".join(map(_escaped, row)) + " |" for row in (part.header, *part.rows))
+        text += [f"## {_escaped(part.title)}", "", header, "|---|" + "---:|" * (len(part.header) - 1), *rows, ""]
+        text += [*(f"- {_escaped(note)}" for note in part.notes), ""]
         for plot in part.plots:
             text += [f"![{_escaped(plot.caption)}]({plot.name}.png)", ""]
     return "\n".join(text)
@@ -100,8 +97,7 @@ def _page(parts: Sequence[Section], pictures: Mapping[str, bytes], title: str) -
 
 def picture(data: bytes, caption: str) -> str:
     """A PNG as an HTML figure with the image inline."""
-    encoded = base64.b64encode(data).decode()
-    shown = html.escape(caption, quote=True)
+    encoded, shown = base64.b64encode(data).decode(), html.escape(caption)
     return f'<figure><img alt="{shown}" src="data:image/png;base64,{encoded}"><figcaption>{shown}</figcaption></figure>'
 
 
@@ -117,7 +113,7 @@ def document(title: str, body: str, style: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", " ".join(text.split()))
 
 
 def lines(table: pd.DataFrame, *, title: str, x: str, y: str, log_y: bool = False, top: float | None = None) -> bytes:

@@ -28,7 +28,6 @@ from focusdoc.training.dense import TrainingPrompt, dense_logits
 
 #: The lengths of Table 1 that are powers of two.
 LENGTHS = (4096, 16_384, 32_768, 131_072)
-TARGETS = 256
 #: Most candidates of one teacher-forced pass, to limit its memory.
 _MAX_CANDIDATES = 16_384
 
@@ -49,8 +48,7 @@ class Job:
     @property
     def id(self) -> str:
         """The text's name, the length and the chunk size."""
-        size = "" if self.chunk_size is None else f"/{self.chunk_size}"
-        return f"{self.name}@{len(self.token_ids)}{size}"
+        return f"{self.name}@{len(self.token_ids)}" + ("" if self.chunk_size is None else f"/{self.chunk_size}")
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -64,7 +62,7 @@ def make_jobs(
     lengths: Sequence[int],
     *,
     chunk_sizes: Sequence[int | None] = (None,),
-    targets: int = TARGETS,
+    targets: int,
     limit: int | None = None,
 ) -> list[Job]:
     """A job for every length and every text that is long enough, shortest length first.
@@ -97,7 +95,7 @@ _CHUNKED = {"focus": focus_engine, "paper": paper_engine}
 
 
 class PerplexityMode:
-    """Measures the perplexity of one mode.
+    """Measures the perplexity of one mode; `facts` are the settings that affect the results, as JSON values.
 
     Raises:
         ConfigError: the mode is unknown, or not available for perplexity. AdapterError: it needs an adapter.
@@ -105,7 +103,7 @@ class PerplexityMode:
 
     def __init__(self, name: str, engine: FocusEngine, settings: ModeSettings) -> None:
         self._name, self._engine, self._settings = name, engine, settings
-        self._engine_of = _CHUNKED.get(name)
+        self._size = settings.chunk_size
         window, half = settings.local_window, settings.local_window // 2
         whole: dict[str, Predict] = {
             "full": partial(full_logits, engine.base),
@@ -120,26 +118,18 @@ class PerplexityMode:
         check_modes([name])
         if name not in (*_CHUNKED, *whole):
             raise ConfigError(f"Perplexity has no mode {name!r}; choose from {', '.join((*_CHUNKED, *whole))}.")
-        self._size = settings.chunk_size
-        self._predict = whole[name] if self._engine_of is None else self._chunked(self._size)
-
-    def _chunked(self, size: int | None) -> Predict:
-        assert self._engine_of is not None
-        return condensed_predictor(self._engine_of(self._engine, replace(self._settings, chunk_size=size)))
-
-    def describe(self) -> dict[str, Any]:
-        """The settings that affect the results, as JSON values."""
-        settings = {"local_window": self._settings.local_window}
-        if self._engine_of is None:
-            return {**model_facts(self._engine), **settings}
+        self._chunked = None if name in whole else self._chunked_engine(self._size)
+        self._predict = whole[name] if self._chunked is None else condensed_predictor(self._chunked)
         # Every job has its own chunk size.
-        return {**engine_facts(self._engine_of(self._engine, self._settings)), **settings, "chunk_size": None}
+        own = {} if self._chunked is None else {**engine_facts(self._chunked), "chunk_size": None}
+        self.facts = {**model_facts(engine), **own, "local_window": window}
+
+    def _chunked_engine(self, size: int | None) -> FocusEngine:
+        return _CHUNKED[self._name](self._engine, replace(self._settings, chunk_size=size))
 
     def chunk_sizes(self, sizes: Sequence[int]) -> list[int | None]:
         """The chunk sizes to run in this mode; [None] for a mode without chunks."""
-        if self._engine_of is None:
-            return [None]
-        return list(sizes) or [self._engine_of(self._engine, self._settings).chunk_size]
+        return [None] if self._chunked is None else list(sizes) or [self._chunked.chunk_size]
 
     def lengths(self, lengths: Sequence[int]) -> list[int]:
         """The lengths that fit this mode; full attention is limited by the model's context."""
@@ -148,8 +138,8 @@ class PerplexityMode:
 
     def work(self, job: Job) -> dict[str, Any]:
         """The fields of a job's row: mean cross entropy in nats, and the number of target tokens."""
-        if self._engine_of is not None and self._size != job.chunk_size:
-            self._size, self._predict = job.chunk_size, self._chunked(job.chunk_size)
+        if self._chunked is not None and self._size != job.chunk_size:
+            self._size, self._predict = job.chunk_size, condensed_predictor(self._chunked_engine(job.chunk_size))
         ids = list(job.token_ids)
         with torch.no_grad():
             logits = self._predict(ids, job.targets)

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from focusdoc.errors import EvaluationError
 from focusdoc.evaluation.item import NO_READER
-from focusdoc.evaluation.longbench import KINDS
+from focusdoc.evaluation.loading import needed
 from focusdoc.evaluation.natural_scores import COLUMNS, interval, of_answer, of_finding
-from focusdoc.evaluation.needed import needed
+from focusdoc.evaluation.official import LONGBENCH_TASKS
 from focusdoc.evaluation.page import EMPTY, Plot, Section, heat_maps, lines, short, write_sections, written
-from focusdoc.evaluation.summary import Results, named_results, open_all
+from focusdoc.evaluation.results import Results, by_name, open_all
 
 if TYPE_CHECKING:
     import pandas as pd
+else:
+    pd = needed("pandas", "plot")
 
 #: The name of the column with the paper's results.
 PAPER = "paper's own"
@@ -33,7 +35,6 @@ TITLES = {
     "perplexity": "Perplexity (paper: Table 1, Figure 5)",
     "natural": "Natural questions",
 }
-_HIDDEN = frozenset({"benchmark", "mode", "allow_untrained"})
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def sections(results: Sequence[Results], reference: Reference) -> Iterator[Secti
     """The sections of a report, benchmark by benchmark."""
     for benchmark, title in TITLES.items():
         found = [one for one in results if one.benchmark == benchmark]
-        named = named_results(found)
+        named = by_name(found)
         if found and benchmark == "natural":
             yield from _natural(found)
         elif found and benchmark == "perplexity":
@@ -104,7 +105,7 @@ def overview(results: Sequence[Results]) -> list[Section]:
     names = ["length", "chunk_size"] if results[0].benchmark == "perplexity" else ["task", "length"]
     figures = [one.figures(*names).reset_index().assign(place=place) for place, one in enumerate(results)]
     rows = []
-    for key, found in _pandas().concat(figures).sort_values(names).groupby(names, dropna=False, sort=False):
+    for key, found in pd.concat(figures).sort_values(names).groupby(names, dropna=False, sort=False):
         label = " ".join(part if isinstance(part, str) else f"{part:,.0f}" for part in key if part == part)
         values = found.set_index("place")["value"].reindex(range(len(results)))
         counts = [
@@ -115,13 +116,9 @@ def overview(results: Sequence[Results]) -> list[Section]:
     return [Section("", [" ".join(names).replace("_", " "), *(one.mode for one in results), "items"], rows)]
 
 
-def _pandas() -> Any:
-    return needed("pandas", "plot")
-
-
 def _values(named: Mapping[str, Results], *names: str) -> pd.DataFrame:
     """A table with a column for each mode, indexed by the facts called `names`."""
-    return _pandas().DataFrame({name: one.figures(*names)["value"] for name, one in named.items()}).sort_index()
+    return pd.DataFrame({name: one.figures(*names)["value"] for name, one in named.items()}).sort_index()
 
 
 def _section(
@@ -147,7 +144,7 @@ def _with_paper(table: pd.DataFrame, benchmark: str, reference: Reference) -> pd
 
 
 def _by_task(title: str, benchmark: str, named: Mapping[str, Results], reference: Reference) -> Section:
-    order = [task for tasks in KINDS.values() for task in tasks]
+    order = LONGBENCH_TASKS
     table = _values(named, "task")
     table = table.loc[sorted(table.index, key=lambda task: (order.index(task) if task in order else len(order), task))]
     table = _with_paper(table, benchmark, reference)
@@ -183,7 +180,7 @@ def _needle(title: str, name: str, one: Results) -> Section:
 
 def _perplexity(title: str, named: Mapping[str, Results], reference: Reference) -> Section:
     figures = [one.figures("length", "chunk_size").reset_index().assign(mode=name) for name, one in named.items()]
-    table = _pandas().concat(figures)
+    table = pd.concat(figures)
     many = table["chunk_size"].nunique() > 1
     sizes = table["chunk_size"].map(written(", chunks of {:,.0f}", "")) if many else ""
     by_length = _columns(table, table["mode"] + sizes, "length")
@@ -206,10 +203,10 @@ def _columns(table: pd.DataFrame, names: pd.Series, index: str) -> pd.DataFrame:
 def _cost(title: str, benchmark: str, named: Mapping[str, Results]) -> Section:
     """Memory and time by length."""
     means = {name: one.table.groupby("length").mean(numeric_only=True) for name, one in named.items()}
-    held = _pandas().DataFrame({name: mean["kv_bytes"] / _MIB for name, mean in means.items()})
+    held = pd.DataFrame({name: mean["kv_bytes"] / _MIB for name, mean in means.items()})
     seconds = ["read", "first_token", "decode"]
-    spent = _pandas().DataFrame({name: mean[seconds].sum(axis=1, skipna=False) for name, mean in means.items()})
-    cells = _pandas().concat([held.map(written("{:,.0f}")), spent.map(written("{:,.1f}"))], axis=1)
+    spent = pd.DataFrame({name: mean[seconds].sum(axis=1, skipna=False) for name, mean in means.items()})
+    cells = pd.concat([held.map(written("{:,.0f}")), spent.map(written("{:,.1f}"))], axis=1)
     rows = [[short(length), *values] for length, *values in cells.itertuples()]
     header = ["tokens", *(f"MiB, {name}" for name in named), *(f"seconds, {name}" for name in named)]
     memory = partial(lines, held, title="Memory", x="tokens", y="MiB of keys and values", log_y=True)
@@ -225,8 +222,8 @@ def _cost(title: str, benchmark: str, named: Mapping[str, Results]) -> Section:
 def _natural(results: Sequence[Results]) -> Iterator[Section]:
     """A table for each file of natural questions, with a row for each mode."""
     for file in dict.fromkeys(str(one.config["file"]) for one in results):
-        named = named_results([one for one in results if one.config["file"] == file])
-        scores = {name: _pandas().DataFrame(_measures(one), columns=COLUMNS) for name, one in named.items()}
+        named = by_name([one for one in results if one.config["file"] == file])
+        scores = {name: pd.DataFrame(_measures(one), columns=COLUMNS) for name, one in named.items()}
         columns = [column for column in COLUMNS if any(table[column].notna().any() for table in scores.values())]
         header = ["mode", "questions", *columns, "characters of the first", "tokens of all", "first token, s", "all, s"]
         rows = [
@@ -254,12 +251,11 @@ def _interval(values: pd.Series) -> str:
 
 def _costs(one: Results) -> list[str]:
     """Means over the rows that did not fail: sizes of passages, seconds to the first token, total seconds."""
-    first = _pandas().Series([row["passages"][0] for row in one.rows if row.get("passages")], dtype=object)
-    width = first.map(lambda span: span[1] - span[0]).mean()
+    first = [row["passages"][0] for row in one.rows if row.get("passages")]
+    width = pd.Series([end - start for start, end in first], dtype=float).mean()
     means = one.table[["passage_tokens", "first_token", "decode"]].mean()
     seconds = means["first_token"], means["first_token"] + means["decode"]
-    sizes = width, means["passage_tokens"]
-    return [*map(written("{:,.0f}"), sizes), *map(written("{:.2f}"), seconds)]
+    return [*map(written("{:,.0f}"), (width, means["passage_tokens"])), *map(written("{:.2f}"), seconds)]
 
 
 def _notes(named: Mapping[str, Results], *names: str) -> list[str]:
@@ -272,7 +268,8 @@ def _notes(named: Mapping[str, Results], *names: str) -> list[str]:
         failed = one.table["failed"].sum()
         failures = f", {failed} of them failed" if failed else ""
         spread = f" for each of {len(counts)} rows, {len(one.rows)} in all" if len(counts) > 1 else ""
-        shown = {key: value for key, value in sorted(one.config.items()) if value is not None and key not in _HIDDEN}
-        settings = ", ".join(f"{key} {value}" for key, value in shown.items())
+        hidden = ("benchmark", "mode", "allow_untrained")
+        shown = [(key, value) for key, value in sorted(one.config.items()) if value is not None and key not in hidden]
+        settings = ", ".join(f"{key} {value}" for key, value in shown)
         notes.append(f"{name}: {each} items{spread}{failures}. {settings}.")
     return notes

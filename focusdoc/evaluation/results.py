@@ -1,34 +1,42 @@
-"""Running a benchmark item by item, and its results on disk.
+"""Running a benchmark item by item, and its results on disk: rows, then scores averaged over tasks, lengths and depths.
 
 There is a folder for each benchmark and mode, with the configuration and a JSON line for every item, written as soon as
-its result or error is there.
+its result or error is there. Scores are always computed again from the predictions.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from focusdoc.errors import EvaluationError
-from focusdoc.evaluation.files import read_rows
+from focusdoc.evaluation.item import MODES
+from focusdoc.evaluation.loading import needed, read_rows
+from focusdoc.evaluation.scores import score
 from focusdoc.storage import atomic_write, file_lock
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CONFIG = "config.json"
 _ROWS = re.compile(r"rows(-\d+-of-\d+)?\.jsonl")
-_FIELDS = ("task", "id", "place")
+#: Columns that every table has.
+_COLUMNS = (
+    *("task", "length", "depth", "chunk_size", "error", "nll", "targets", "kv_bytes", "read", "first_token", "decode"),
+    "passage_tokens",
+)
 
 Row = dict[str, Any]
-#: The key of an item within a folder: task and id.
-Key = tuple[str, str]
-J = TypeVar("J", bound="Job")
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ class ResultFolder:
         if path.exists() and not path.is_dir():
             raise EvaluationError(f"The output {path} is a file; name a folder.")
         if (path / CONFIG).exists():
-            _check_same(path, read_config(path), self.config)
+            _check_same(path, self.config)
         elif path.exists() and any(not found.name.startswith(".") for found in path.iterdir()):
             raise EvaluationError(f"The output folder {path} has other files; name a new folder.")
         else:
@@ -84,47 +92,27 @@ class ResultFolder:
                 raise EvaluationError(
                     f"{self.path} already has results; continue with --resume, or name another folder."
                 )
-            yield RowFile(path, self.key, _row_files(self.path) if resume else [])
+            if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
+                os.truncate(path, data.rfind(b"\n") + 1)  # the incomplete last line of a killed process
+            yield RowFile(path, self.key, _latest(self.path, self.key) if resume else {})
 
 
+@dataclass(frozen=True)
 class RowFile:
-    """An append-only JSONL file; an incomplete last line of a killed process is removed.
+    """An append-only JSONL file; `rows` are those of all shards when it was opened, by task and id."""
 
-    The rows of the files `beside` it, such as those of a run with other shards, count too.
-    """
-
-    def __init__(self, path: Path, key: str, beside: Sequence[Path] = ()) -> None:
-        self._path, self._key = path, key
-        if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
-            os.truncate(path, data.rfind(b"\n") + 1)
-        self.rows = _latest({*beside, *([path] if path.exists() else [])}, key)
+    path: Path
+    key: str
+    rows: Mapping[tuple[str, str], Row]
 
     def add(self, row: Row) -> None:
         """Append a row and flush it to disk."""
-        row = {"config": self._key, **row}
-        line = json.dumps(row, ensure_ascii=False) + "\n"
+        line = json.dumps({"config": self.key, **row}, ensure_ascii=False) + "\n"
         # Lone surrogates in a prediction become question marks.
-        with self._path.open("ab") as file:
+        with self.path.open("ab") as file:
             file.write(line.encode("utf-8", "replace"))
             file.flush()
             os.fsync(file.fileno())
-        self.rows[row["task"], row["id"]] = row
-
-
-class Job(Protocol):
-    """An item of a run."""
-
-    @property
-    def task(self) -> str:
-        """The benchmark's name of the task."""
-
-    @property
-    def id(self) -> str:
-        """Unique within the task."""
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """What a report groups by."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +126,8 @@ class Progress:
 
 
 def run(
-    jobs: Sequence[J],
-    work: Callable[[J], Mapping[str, Any]],
+    jobs: Sequence[Any],
+    work: Callable[[Any], Mapping[str, Any]],
     folder: ResultFolder,
     *,
     shard: Shard | None = None,
@@ -149,9 +137,13 @@ def run(
 ) -> Progress:
     """Run `jobs`, or those of a shard, writing a row for each as it finishes; returns the final progress.
 
-    `work` returns the fields of a job's row. A failing job is written with its error, and the run continues. With
-    `resume`, jobs that have a row are skipped, but for failed ones with `retry`; a killed run that is resumed ends with
-    the same rows as an uninterrupted one. `progress` is called before every job and at the end.
+    A failing job is written with its error, and the run continues. With `resume`, jobs that have a row are skipped, but
+    for failed ones with `retry`; a killed run that is resumed ends with the same rows as an uninterrupted one.
+
+    Args:
+        jobs: items, or anything with a `task`, an `id` that is unique within it, and `facts`, which a report groups by.
+        work: returns the fields of a job's row.
+        progress: called before every job and at the end.
 
     Raises:
         EvaluationError: two jobs have the same task and id; see also `ResultFolder.appending`.
@@ -161,11 +153,11 @@ def run(
         if count > 1:  # they would share a row
             raise EvaluationError(f"{count} items of {task} are called {name!r}; give each its own name.")
     mine = list(enumerate(jobs))[shard.index - 1 :: shard.count]
+    show = progress or (lambda _: None)
     failed = 0
     with folder.appending(shard, resume=resume) as file:
         for done, (place, job) in enumerate(mine):
-            if progress is not None:
-                progress(Progress(done, len(mine), failed, job.task))
+            show(Progress(done, len(mine), failed, job.task))
             row = file.rows.get((job.task, job.id))
             if row is None or (retry and "error" in row):
                 row = {"task": job.task, "id": job.id, "place": place, "facts": dict(job.facts)}
@@ -176,9 +168,83 @@ def run(
                 file.add(row)
             failed += "error" in row
         end = Progress(len(mine), len(mine), failed, "")
-        if progress is not None:
-            progress(end)
+        show(end)
     return end
+
+
+@dataclass(frozen=True)
+class Results:
+    """The rows and the configuration of one result folder."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    rows: Sequence[Row]
+
+    @classmethod
+    def open(cls, folder: Path) -> Results:
+        """Load a result folder; EvaluationError if it is not one, or is damaged."""
+        return cls(folder, read_config(folder), read_rows_of(folder))
+
+    @property
+    def benchmark(self) -> str:
+        """The benchmark: "longbench", "infinitebench", "passkey", "needle", "natural" or "perplexity"."""
+        return str(self.config.get("benchmark"))
+
+    @property
+    def mode(self) -> str:
+        """The name of the mode."""
+        return str(self.config.get("mode"))
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The rows as a table with fields, facts, usage, timings, ``failed`` and ``score`` (0 if failed)."""
+        table = needed("pandas", "plot").json_normalize(list(self.rows))
+        table = table.rename(columns=lambda name: name.rpartition(".")[2])
+        table = table.reindex(columns=table.columns.union(_COLUMNS, sort=False))
+        scores = [
+            score(row["task"], row["prediction"], row["answers"], row.get("all_classes"))
+            if "prediction" in row
+            else 0.0
+            for row in self.rows
+        ]
+        return table.assign(failed=table["error"].notna(), score=scores, nats=table["nll"] * table["targets"])
+
+    def figures(self, *names: str) -> pd.DataFrame:
+        """Means grouped by ``task``, by a fact, or by several of them, in the order of the rows.
+
+        Returns:
+            The columns "value", "items" (rows of the group) and "failed" (those with an error). The value of scores is
+            from 0 to 100 with 2 digits, as in the benchmarks, and failed rows count as 0; the value of perplexities
+            is the exponential of the mean cross entropy over all target tokens, without failed rows.
+        """
+        groups = self.table.groupby(list(names), dropna=False, sort=False)
+        if self.benchmark == "perplexity":
+            value = (groups["nats"].sum() / groups["targets"].sum()).map(math.exp)
+        else:
+            value = (100 * groups["score"].mean()).round(2)
+        return value.to_frame("value").assign(items=groups.size(), failed=groups["failed"].sum())
+
+
+def open_all(paths: Sequence[Path]) -> list[Results]:
+    """All results in these folders and their subfolders; EvaluationError if a path has none or damaged ones."""
+    folders: list[Path] = []
+    for path in paths:
+        below = sorted(config.parent for config in path.rglob(CONFIG)) if path.is_dir() else []
+        if not below:
+            raise EvaluationError(f"{path} has no results of focusdoc eval; name the --output of a run.")
+        folders += below
+    return [Results.open(folder) for folder in dict.fromkeys(folders)]
+
+
+def by_name(results: Sequence[Results]) -> dict[str, Results]:
+    """The results of one benchmark by a unique name: the mode, and the folder if several have the same mode."""
+    results = sorted(results, key=lambda one: MODES.index(one.mode) if one.mode in MODES else len(MODES))
+    modes = [one.mode for one in results]
+    named: dict[str, Results] = {}
+    for one in results:
+        name = one.mode if modes.count(one.mode) == 1 else f"{one.mode} ({one.folder.parent.name})"
+        named[name if name not in named else f"{one.mode} ({one.folder})"] = one
+    return named
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -194,18 +260,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_rows_of(folder: Path) -> list[Row]:
     """The rows of all shards of a result folder in the order of the items; see `_latest`."""
-    return _in_order(_latest(_row_files(folder), _config_key(read_config(folder))).values())
-
-
-def find_folders(paths: Sequence[Path]) -> list[Path]:
-    """All result folders in `paths` and their subfolders, sorted; EvaluationError if a path has none."""
-    found: list[Path] = []
-    for path in paths:
-        below = sorted(config.parent for config in path.rglob(CONFIG)) if path.is_dir() else []
-        if not below:
-            raise EvaluationError(f"{path} has no results of focusdoc eval; name the --output of a run.")
-        found += below
-    return list(dict.fromkeys(found))
+    return _in_order(_latest(folder, _config_key(read_config(folder))).values())
 
 
 def merge(folders: Sequence[Path], output: Path) -> int:
@@ -214,14 +269,14 @@ def merge(folders: Sequence[Path], output: Path) -> int:
     Raises:
         EvaluationError: the configurations differ, or `output` has rows.
     """
-    first = read_config(folders[0])
-    rows: dict[Key, Row] = {}
+    config = read_config(folders[0])
+    rows: dict[tuple[str, str], Row] = {}
     for folder in folders:
-        _check_same(folder, read_config(folder), first)
+        _check_same(folder, config)
         for row in read_rows_of(folder):
             if "error" in rows.get((row["task"], row["id"]), {"error": ""}):
                 rows[row["task"], row["id"]] = row
-    with ResultFolder(output, first).appending(Shard(), resume=False) as file:
+    with ResultFolder(output, config).appending(Shard(), resume=False) as file:
         for row in _in_order(rows.values()):
             file.add(row)
     return len(rows)
@@ -232,30 +287,27 @@ def _config_key(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _latest(paths: Iterable[Path], key: str) -> dict[Key, Row]:
-    """The row of every item in these files, among rows of the configuration `key`: the latest one without an error."""
-    found: dict[Key, Row] = {}
-    for row in (row for path in sorted(paths) for row in read_rows(path, _FIELDS, torn=True)):
-        name = row["task"], row["id"]
-        if row.get("config") == key and ("error" not in row or "error" in found.get(name, row)):
-            found[name] = row
+def _latest(folder: Path, key: str) -> dict[tuple[str, str], Row]:
+    """Of all shards' rows with the configuration `key`, the latest one without an error of every task and id."""
+    found: dict[tuple[str, str], Row] = {}
+    for path in sorted(path for path in folder.iterdir() if _ROWS.fullmatch(path.name)):
+        for row in read_rows(path, ("task", "id", "place"), torn=True):
+            name = row["task"], row["id"]
+            if row.get("config") == key and ("error" not in row or "error" in found.get(name, row)):
+                found[name] = row
     return found
-
-
-def _row_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if _ROWS.fullmatch(path.name))
 
 
 def _in_order(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (row["place"], row["task"], row["id"]))
 
 
-def _check_same(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def _check_same(folder: Path, wanted: Mapping[str, Any]) -> None:
     """Raise EvaluationError, naming a setting that differs, unless `folder` has the configuration `wanted`."""
-    different = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
-    if different:
-        name = different[0]
-        raise EvaluationError(
-            f"{folder} has results of another configuration: {name} is {found.get(name)!r} there and "
-            f"{wanted.get(name)!r} here; name another folder."
-        )
+    found = read_config(folder)
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise EvaluationError(
+                f"{folder} has results of another configuration: {name} is {found.get(name)!r} there and "
+                f"{wanted.get(name)!r} here; name another folder."
+            )

@@ -8,8 +8,8 @@ from itertools import takewhile
 from typing import Any
 
 from focusdoc.errors import EvaluationError
+from focusdoc.evaluation.loading import needed
 from focusdoc.evaluation.natural_scores import NATURAL_SCORES, chinese_f1, rouge_l, rouge_l_sum, word_f1
-from focusdoc.evaluation.needed import needed
 
 #: Tasks whose predictions are truncated to the first line; no other task is post-processed.
 FIRST_LINE = frozenset({"trec", "triviaqa", "samsum"})
@@ -66,13 +66,13 @@ LONGBENCH_SCORES: Mapping[str, Callable[..., float]] = {
 }
 
 #: Called with a prediction and the list of gold answers.
-InfiniteBenchScore = Callable[[str, Sequence[Any]], float]
+Score = Callable[[str, Sequence[Any]], float]
 
 
 def first_digits(prediction: str, gold: Sequence[Any]) -> float:
     """passkey, number_string: the first run of digits is the gold string."""
-    digits = re.search("[0-9]+", prediction)
-    return float(digits is not None and digits[0] == str(gold[0]))
+    digits = re.findall("[0-9]+", prediction)
+    return float(digits[:1] == [str(gold[0])])
 
 
 def word_found(prediction: str, gold: Sequence[Any]) -> float:
@@ -84,22 +84,20 @@ def last_integer(prediction: str, gold: Sequence[Any]) -> float:
     """code_run: the last word is the gold integer."""
     words = _blanked(prediction, "\n.`'\":").split()
     try:
-        return float(bool(words) and int(words[-1]) == int(gold[0]))
-    except ValueError:
+        return float(int(words[-1]) == int(gold[0]))
+    except (IndexError, ValueError):
         return 0.0
 
 
 def first_number(prediction: str, gold: Sequence[Any]) -> float:
     """math_find: the first number is the gold one, read as the gold's type."""
-    found = re.search(r"\d+\.\d+|\d+", prediction)
+    found = re.findall(r"\d+\.\d+|\d+", prediction)
     wanted = gold[0]
     if isinstance(wanted, str):  # the hosted data set has all answers as strings
         wanted = float(wanted) if "." in wanted else int(wanted)
-    if found is None:
-        return 0.0
     try:
         return float(type(wanted)(found[0]) == wanted)
-    except ValueError:  # "3.5" is not an int; the official code stops there
+    except (IndexError, ValueError):  # no number; or "3.5", which is not an int: the official code stops there
         return 0.0
 
 
@@ -161,22 +159,19 @@ def _last_letter(text: str, letters: str) -> str | None:
 
 
 def _after_prefix(text: str, prefixes: Sequence[str], accepted: Sequence[str]) -> float | None:
-    """Whether an accepted answer follows the first of `prefixes` that occurs, after any one character; None without
-    one.
-    """
+    """Whether an accepted answer follows the first of `prefixes` that occurs, after any one character; None if none."""
     for prefix in prefixes:
-        place = text.find(prefix)
-        if place >= 0:
-            return float(text[place + len(prefix) + 1 :].startswith(tuple(accepted)))
+        if prefix in text:
+            return float(text.partition(prefix)[2][1:].startswith(tuple(accepted)))
     return None
 
 
-def _best(score: Callable[[str, str], float]) -> InfiniteBenchScore:
-    return lambda prediction, gold: max((score(prediction, str(answer)) for answer in gold), default=0.0)
+def _best(score: Callable[[str, str], float]) -> Score:
+    return lambda prediction, gold: max(score(prediction, str(answer)) for answer in gold)
 
 
-#: The scores of the 12 tasks.
-INFINITEBENCH_SCORES: Mapping[str, InfiniteBenchScore] = {
+#: The scores of InfiniteBench's 12 tasks.
+INFINITEBENCH_SCORES: Mapping[str, Score] = {
     "passkey": first_digits,
     "number_string": first_digits,
     "kv_retrieval": word_found,
@@ -190,15 +185,13 @@ INFINITEBENCH_SCORES: Mapping[str, InfiniteBenchScore] = {
     "longbook_qa_chn": _best(chinese_f1),
     "longdialogue_qa_eng": name_found,
 }
-
-
-#: Our own needle test is scored as InfiniteBench scores a pass key.
-NEEDLE = "needle"
-
-
-def known_tasks() -> list[str]:
-    """All tasks that `score` supports."""
-    return [*LONGBENCH_SCORES, *INFINITEBENCH_SCORES, *NATURAL_SCORES, NEEDLE]
+#: The scores of all tasks.
+SCORES: Mapping[str, Callable[..., float]] = {
+    **LONGBENCH_SCORES,
+    **INFINITEBENCH_SCORES,
+    **NATURAL_SCORES,
+    "needle": first_digits,
+}
 
 
 def score(task: str, prediction: str, answers: Any, all_classes: Sequence[str] | None = None) -> float:
@@ -217,6 +210,8 @@ def score(task: str, prediction: str, answers: Any, all_classes: Sequence[str] |
     Raises:
         EvaluationError: the task is unknown, there is no answer, or a package of the extra ``eval`` is missing.
     """
+    if task not in SCORES:
+        raise EvaluationError(f"The task {task!r} is unknown; choose one of {', '.join(SCORES)}.")
     golds = list(answers) if isinstance(answers, list | tuple) else [answers]
     if not golds:
         raise EvaluationError(f"A row of {task} has no answer to score against; give it at least one.")
@@ -224,10 +219,4 @@ def score(task: str, prediction: str, answers: Any, all_classes: Sequence[str] |
         text = prediction.lstrip("\n").split("\n")[0] if task in FIRST_LINE else prediction
         more = [all_classes or ()] if task == "trec" else []
         return max(LONGBENCH_SCORES[task](text, str(gold), *more) for gold in golds)
-    if task in NATURAL_SCORES:
-        return NATURAL_SCORES[task](prediction, golds)
-    if task == NEEDLE:
-        task = "passkey"
-    if task not in INFINITEBENCH_SCORES:
-        raise EvaluationError(f"The task {task!r} is unknown; choose one of {', '.join(known_tasks())}.")
-    return INFINITEBENCH_SCORES[task](prediction, golds)
+    return SCORES[task](prediction, golds)

@@ -9,8 +9,7 @@ import pytest
 from benchmark_samples import row
 
 from benchmarks.speed.cases import Settings
-from focusdoc.evaluation.results import ResultFolder, Shard
-from focusdoc.evaluation.summary import Results
+from focusdoc.evaluation.results import ResultFolder, Results, Shard
 from focusdoc.modeling.adapter import untrained_adapter
 from focusdoc.modeling.adapter_files import save_adapter
 from tiny_models import tiny_model

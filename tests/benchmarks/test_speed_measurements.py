@@ -19,7 +19,7 @@ from benchmarks.speed.machine import PeakMemory
 from benchmarks.speed.measurements import do, document_of, load_engine, passage, source_text
 from benchmarks.speed.run import in_child, isolated
 from focusdoc.engine import FocusEngine
-from focusdoc.evaluation.needle import statement
+from focusdoc.evaluation.generated import statement
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from benchmark_samples import row
 
 from benchmarks.speed.report import TARGETS, figures, measured, sections, series, write_report
-from focusdoc.evaluation.summary import Results
+from focusdoc.evaluation.results import Results
 
 OMITTED = ["full at 32,768 tokens: its limit was set to 16,384"]
 

@@ -54,8 +54,8 @@ class TestEveryMode:
 
     @pytest.mark.parametrize("name", WITHOUT_READER)
     def test_configurations_are_plain_and_tell_settings_apart(self, engine: FocusEngine, name: str) -> None:
-        one = make_mode(name, engine, ModeSettings(local_window=256)).describe()
-        two = make_mode(name, engine, ModeSettings(local_window=128)).describe()
+        one = make_mode(name, engine, ModeSettings(local_window=256)).facts
+        two = make_mode(name, engine, ModeSettings(local_window=128)).facts
         assert one["model"] == "tiny"
         assert (one == two) == (name == "full")  # full attention takes the model's own context whatever is asked
 
@@ -72,8 +72,8 @@ class TestEveryMode:
         bare = FocusEngine(engine.base, None)
         settings = ModeSettings(local_window=256, chunk_size=64)
         mode = make_mode("look", bare, settings)
-        assert mode.describe()["condensing"] == "look"
-        assert mode.describe()["adapter"] is None
+        assert mode.facts["condensing"] == "look"
+        assert mode.facts["adapter"] is None
         found = mode.answer(ITEM)
         assert found.num_chunks > 1
         assert make_mode("ask", bare, settings).answer(ITEM).num_chunks == found.num_chunks

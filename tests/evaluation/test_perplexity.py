@@ -15,8 +15,7 @@ from focusdoc.errors import ConfigError, EvaluationError
 from focusdoc.evaluation.engines import focus_engine
 from focusdoc.evaluation.item import ModeSettings
 from focusdoc.evaluation.perplexity import Job, PerplexityMode, make_jobs
-from focusdoc.evaluation.results import ResultFolder, run
-from focusdoc.evaluation.summary import Results
+from focusdoc.evaluation.results import ResultFolder, Results, run
 from focusdoc.memory.reading import read_chunks
 
 IDS = tuple(torch.randint(5, 250, (300,), generator=torch.Generator().manual_seed(2)).tolist())
@@ -126,7 +125,7 @@ def test_figures_weigh_tokens_and_leave_failures_out(engine: FocusEngine, tmp_pa
     figures = Results(tmp_path, {"benchmark": "perplexity"}, rows).figures("task")
     assert list(figures.loc["perplexity"]) == [pytest.approx(math.exp(7 / 4)), 3, 1]
     mode = PerplexityMode("tail", engine, SETTINGS)
-    folder = ResultFolder(tmp_path / "tail", {"benchmark": "perplexity", "mode": "tail", **mode.describe()})
+    folder = ResultFolder(tmp_path / "tail", {"benchmark": "perplexity", "mode": "tail", **mode.facts})
     run([job(), job(None, IDS[:200])], mode.work, folder)
     lines = Results.open(folder.path).figures("length", "chunk_size").reset_index()
     assert set(lines["length"]) == {300, 200}

@@ -10,8 +10,7 @@ import pytest
 
 from focusdoc.errors import EvaluationError
 from focusdoc.evaluation.report import load_reference, sections, write_report
-from focusdoc.evaluation.results import ResultFolder, Shard
-from focusdoc.evaluation.summary import Results
+from focusdoc.evaluation.results import ResultFolder, Results, Shard
 
 EVIL = "<script>alert(1)</script>|`x`"
 

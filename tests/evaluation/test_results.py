@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from focusdoc.errors import EvaluationError, FocusdocError
-from focusdoc.evaluation.results import Progress, ResultFolder, Shard, find_folders, merge, read_rows_of, run
-from focusdoc.evaluation.summary import Results
+from focusdoc.evaluation.results import Progress, ResultFolder, Results, Shard, merge, open_all, read_rows_of, run
 
 CONFIG = {"benchmark": "passkey", "mode": "focus", "chunk_size": 64}
 
@@ -206,10 +205,11 @@ def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
 def test_folders_are_found_below(tmp_path: Path) -> None:
     run(JOBS, Worker(), ResultFolder(tmp_path / "a" / "focus", CONFIG))
     run(JOBS, Worker(), ResultFolder(tmp_path / "a" / "full", {**CONFIG, "mode": "full"}))
-    assert find_folders([tmp_path, tmp_path / "a" / "full"]) == [tmp_path / "a" / "focus", tmp_path / "a" / "full"]
+    found = [results.folder for results in open_all([tmp_path, tmp_path / "a" / "full"])]
+    assert found == [tmp_path / "a" / "focus", tmp_path / "a" / "full"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(EvaluationError, match="empty has no results"):
-        find_folders([tmp_path / "empty"])
+        open_all([tmp_path / "empty"])
 
 
 def test_rows_of_any_text_are_written(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from focusdoc.errors import EvaluationError
 from focusdoc.evaluation import score
-from focusdoc.evaluation.longbench import TASKS
-from focusdoc.evaluation.scores import INFINITEBENCH_SCORES, known_tasks
+from focusdoc.evaluation.official import LONGBENCH_TASKS
+from focusdoc.evaluation.scores import INFINITEBENCH_SCORES, SCORES
 
 F1_TASKS = ("narrativeqa", "qasper", "multifieldqa_en", "hotpotqa", "2wikimqa", "musique", "triviaqa")
 ROUGE_TASKS = ("gov_report", "qmsum", "multi_news", "samsum")
@@ -18,9 +18,9 @@ ROUGE_TASKS = ("gov_report", "qmsum", "multi_news", "samsum")
 
 class TestEntry:
     def test_knows_the_tasks_of_both_benchmarks(self) -> None:
-        assert len(TASKS) == 15
+        assert len(LONGBENCH_TASKS) == 15
         assert len(INFINITEBENCH_SCORES) == 12
-        assert set(TASKS) | set(INFINITEBENCH_SCORES) <= set(known_tasks())
+        assert set(LONGBENCH_TASKS) | set(INFINITEBENCH_SCORES) <= set(SCORES)
 
     def test_an_unknown_task_lists_the_known(self) -> None:
         with pytest.raises(EvaluationError, match=r"'squad' is unknown; choose one of narrativeqa, .*code_debug"):

@@ -1,17 +1,16 @@
-"""Loading benchmark data: official JSON and JSONL files, prompt templates, and long texts."""
+"""Loading what the evaluation needs: JSON and JSONL files, long texts, and optional packages."""
 
 from __future__ import annotations
 
+import importlib
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from focusdoc.documents import Document, load
 from focusdoc.errors import EvaluationError
-
-_FIELD = re.compile(r"\{(\w+)\}")
 
 
 def read_rows(
@@ -59,49 +58,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def task_file(data: Path | None, task: str) -> Path:
-    """The official file of a task in the folder `data`; EvaluationError, with the tasks there are, if it is missing."""
-    if data is None:
-        raise EvaluationError(f"{task} needs the benchmark's official files; give their folder with --data.")
-    if not data.is_dir():
-        raise EvaluationError(f"The data folder {data} does not exist; give the one with the official files.")
-    path = data / f"{task}.jsonl"
-    if not path.is_file():
-        available = ", ".join(sorted(found.stem for found in data.glob("*.jsonl"))) or "none"
-        raise EvaluationError(f"{data} has no {path.name}; the tasks in it: {available}.")
-    return path
-
-
-def fill(template: str, fields: Mapping[str, str], *, task: str) -> tuple[str, str, str]:
-    """Fill in a template; returns the text as (before, context, after). Braces in the values stay as they are.
-
-    Raises:
-        EvaluationError: the template has a field that is not in `fields`, or not exactly one context.
-    """
-    names = _FIELD.findall(template)
-    for name in names:
-        if name not in fields:
-            known = ", ".join(sorted(fields))
-            raise EvaluationError(f"The template of {task} has the unknown field {{{name}}}; known are {known}.")
-    if names.count("context") != 1:
-        raise EvaluationError(f"The template of {task} must have the field {{context}} exactly once.")
-    before, after = (_FIELD.sub(lambda found: fields[found[1]], part) for part in template.split("{context}"))
-    return before, fields["context"], after
-
-
-def context_first(template: str) -> str:
-    """The template with its instruction moved behind the context, verbatim.
-
-    The paper's authors do so for some tasks, to have the instruction in the local context. A label right before the
-    context ("Report:") stays there.
-    """
-    before, context, after = template.partition("{context}")
-    instruction, _, label = before.rpartition("\n\n")
-    if not context or not instruction.strip():
-        return template
-    return f"{label}{{context}}\n\n{instruction.strip()}\n\n{after.lstrip()}"
-
-
 def long_texts(data: Path | None) -> Iterator[Document]:
     """Load the text at `data`, or the texts in that folder, sorted by name.
 
@@ -121,3 +77,18 @@ def long_texts(data: Path | None) -> Iterator[Document]:
     if not files:
         raise EvaluationError(f"{data} has no text (.txt, .md or .pdf); give a text, or a folder of them.")
     yield from map(load, files)
+
+
+def needed(module: str, extra: str) -> Any:
+    """Import `module`, a package of the extra called `extra`; EvaluationError if it is not installed."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # fuzzywuzzy recommends another package on every import
+            return importlib.import_module(module)
+    except ImportError as error:
+        raise not_installed(module.partition(".")[0], extra) from error
+
+
+def not_installed(package: str, extra: str) -> EvaluationError:
+    """The error for a package of the extra called `extra` that is not installed."""
+    return EvaluationError(f"The package {package} is not installed; run: pip install 'focusdoc[{extra}]'.")
