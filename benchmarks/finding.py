@@ -2,9 +2,8 @@
 
     python benchmarks/finding.py --data ../shared/data
 
-Uses tuning questions only: XQuAD and Natural Questions from the first 80% (which the adapter was trained on), the first
-half of the novels, and novels_tuning.json. Memories go to the document store, signals to --cache, so that a second run
-takes seconds.
+Uses tuning questions only: XQuAD from 62 to 80%, the first quarter of Natural Questions, the first half of the novels,
+and novels_tuning.json. Memories go to the document store, signals to --cache, so that a second run takes seconds.
 """
 
 from __future__ import annotations

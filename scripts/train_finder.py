@@ -11,6 +11,7 @@ the rest.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import random
 import re
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from train_reader import INVENTED, NOVELS, NQ_TRAINED, XQUAD_TRAINED, book, key_of, own_rows, rounded
 
-from focusdoc import Document, FocusEngine
+from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.decoding.prompt import local_and_prompt, question_prompt
 from focusdoc.evaluation.natural import Choice, load_items
 from focusdoc.modeling.adapter_files import save_adapter
@@ -63,7 +64,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
-    engine = FocusEngine.from_pretrained(args.model, adapter=args.adapter, store=None)
+    config = FocusConfig(memory_dtype="model")
+    engine = FocusEngine.from_pretrained(args.model, adapter=args.adapter, config=config, store=None)
     if engine.adapter is None:
         parser.error("the model has no adapter to train on; name one with --adapter")
     weights = FinderWeights(engine.adapter, engine.base, args.rank, args.seed)
@@ -75,7 +77,14 @@ def main() -> None:
     many = [each for each in weights.parameters() if all(each is not other for other in few)]
     rates = args.learning_rate, FEW_RATE
     optimizer = torch.optim.AdamW([{"params": many}, {"params": few}], betas=(0.9, 0.98), weight_decay=0.0)
-    identity = {"model": engine.base.name, "rank": args.rank, "seed": args.seed, "steps": total}
+    identity = {
+        "model": engine.base.name,
+        "rank": args.rank,
+        "learning_rate": args.learning_rate,
+        "seed": args.seed,
+        "sources": hashlib.sha256(json.dumps(sources).encode()).hexdigest(),
+        **weights.candidates.identity,
+    }
     checkpoint = args.output / "checkpoint"
     done = load_checkpoint(checkpoint, trained, optimizer, identity) if has_checkpoint(checkpoint) else 0
     print(f"{sum(len(asked) for _, asked in sources)} questions about {len(sources)} documents, {total} steps")
@@ -92,7 +101,8 @@ def main() -> None:
         if step + len(steps) <= done:
             step += len(steps)
             continue
-        lessons = [lesson_of(engine, *source) for source in group]
+        lessons: list[Lesson] = []  # free the memories of the last group first
+        lessons += (lesson_of(engine, *source) for source in group)
         for chosen in steps:
             step += 1
             if step <= done:
@@ -106,7 +116,7 @@ def main() -> None:
             optimizer.zero_grad()
             line = {"step": step, "of": total, "loss": sum(losses) / len(losses), "norm": float(norm)}
             print(json.dumps(rounded({**line, "seconds": time.perf_counter() - start})), flush=True)
-            if step % SAVED == 0:
+            if step % SAVED == 0 or step == total:
                 save_checkpoint(checkpoint, trained, optimizer, step, identity)
     print(json.dumps({"step": step, **watch(engine, weights, watched)}), flush=True)
     save_adapter(replace(engine.adapter, finding=weights.trained()), args.output / "adapter")
@@ -145,7 +155,7 @@ def watch(engine: FocusEngine, weights: FinderWeights, lessons: Sequence[Lesson]
         for index in range(0, len(lesson.questions), max(1, len(lesson.questions) // NUM_WATCHED)):
             (own,) = signals_of(engine.base, engine.kernel, weights, layers, lesson, [index])
             losses.append(float(loss_of(own, lesson.holds[index], weights.signals)))
-            order = (own @ weights.signals).argsort(descending=True)
+            order = (own @ weights.signals).argsort(descending=True).cpu()
             ranks.append(int(lesson.holds[index][order].nonzero()[0]))
     shares = {f"among {most}": sum(rank < most for rank in ranks) / len(ranks) for most in (1, 8)}
     return rounded({"watched loss": sum(losses) / len(losses), **shares})
@@ -179,7 +189,8 @@ def novels(data: Path, watched: set[str] | None = None) -> Iterator[Source]:
             continue
         text, parts = book(data, name), list[tuple[int, int]]()
         for row in sorted(rows[name], key=lambda row: int(row["start"])):
-            start = text.rfind("\n\n", 0, max(0, row["start"] - AROUND)) + 2
+            before = text.rfind("\n\n", 0, max(0, row["start"] - AROUND))
+            start = before + 2 if before >= 0 else 0
             end = text.find("\n\n", row["end"] + AROUND)
             if parts and start <= parts[-1][1]:
                 start = parts.pop()[0]

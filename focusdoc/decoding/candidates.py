@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -36,6 +35,7 @@ class Projections:
         #: What reads candidates that find; None if these projections answer.
         self.finding = finding
         self._adapter = adapter
+        self._that_find: Projections | None = None
         self._packed: CandidateWeights | None = None
         self._layers: list[LayerWeights] | None = None
         if adapter is not None:
@@ -57,13 +57,16 @@ class Projections:
             )
         return self._layers
 
-    @cached_property
+    @property
     def that_find(self) -> Projections:
         """The projections whose candidates were trained to find passages; these ones if there are none."""
         adapter = self._adapter
         if adapter is None or adapter.finding is None:
             return self
-        return Projections(self._base, adapter_that_finds(adapter), adapter.finding)
+        with self._base.lock:  # make them only once
+            if self._that_find is None:
+                self._that_find = Projections(self._base, adapter_that_finds(adapter), adapter.finding)
+            return self._that_find
 
     def packed(self) -> CandidateWeights:
         """`required`, packed for decoding steps; see `BaseModel.packed`."""

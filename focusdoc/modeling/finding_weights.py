@@ -9,6 +9,7 @@ itself use the adapter as it is.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ class FindingWeights:
     Attributes:
         added: for each projection of the adapter, A [rank, in_features] as ``layers.{i}.{letter}.a`` and B
             [out_features, rank] as ``...b``; `focusdoc.modeling.low_rank.adapter_that_finds` adds B A to its weights.
-        heads: weight of each head's token scores, float32 [num_layers, num_heads].
+        heads: weight of each head's token scores, float32 [num_layers, num_heads]. Their scale does not change the
+            order of windows, only the peak that an answer's confidence follows from (`focusdoc.readers.confidence`).
         relevance: weights of a candidate's values, whose sum says how likely its chunk has the answer, float32
             [num_layers, num_kv_heads, head_dim].
         signals: the finder's weights of token scores, relevance and BM25.
@@ -45,7 +47,7 @@ def save_finding(finding: FindingWeights, file: Path) -> None:
     from safetensors.torch import save_file
 
     tensors = {name: each.detach().to("cpu", torch.bfloat16).contiguous() for name, each in finding.added.items()}
-    tensors |= {"heads": finding.heads.detach().cpu().contiguous(), "relevance": finding.relevance.detach().cpu()}
+    tensors |= {name: getattr(finding, name).detach().cpu().contiguous() for name in ("heads", "relevance")}
     save_file(tensors, file, metadata={"signals": json.dumps(finding.signals)})
 
 
@@ -62,13 +64,10 @@ def load_finding(file: Path) -> FindingWeights:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a dict
         looked, relevant, words = (float(each) for each in json.loads(metadata["signals"]))
-        finding = FindingWeights(tensors, tensors.pop("heads"), tensors.pop("relevance"), (looked, relevant, words))
+        heads, relevance = tensors.pop("heads"), tensors.pop("relevance")
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise AdapterError(f"The weights in {file} are damaged or unreadable ({error}); get the file again.") from error
-    if finding.heads.ndim != 2 or finding.relevance.ndim != 3 or not all(_is_finite(each) for each in tensors.values()):
+    possible = all(each.is_floating_point() and each.isfinite().all() for each in (*tensors.values(), heads, relevance))
+    if not possible or heads.ndim != 2 or relevance.ndim != 3 or not math.isfinite(looked + relevant + words):
         raise AdapterError(f"The weights in {file} are damaged: a shape or value is impossible; get the file again.")
-    return finding
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and bool(tensor.isfinite().all())
+    return FindingWeights(tensors, heads.float(), relevance.float(), (looked, relevant, words))

@@ -35,46 +35,60 @@ def low_rank(adapter: Adapter, model: nn.Module, rank: int) -> Adapter:
         root = values[:rank].sqrt()
         weights[f"{name}.a"] = (root[:, None] * right[:rank]).to(weight.dtype)
         weights[f"{name}.b"] = (left[:, :rank] * root).to(weight.dtype)
-    return Adapter(adapter.config.model_copy(update={"rank": rank}), weights)
+    return replace(adapter, config=adapter.config.model_copy(update={"rank": rank}), weights=weights)
 
 
 def merged(adapter: Adapter, model: nn.Module, *, model_fingerprint: str | None = None) -> Adapter:
-    """The adapter with full matrices, or itself if it has them. Raises as `check_adapter`."""
+    """The adapter with full matrices, or itself if it has them. Raises as `check_adapter` and `check_finding`."""
     check_adapter(adapter, model, model_fingerprint=model_fingerprint)
     if adapter.config.rank is None:
+        check_finding(adapter)
         return adapter
     weights = {}
     for name, base_weight in _base_weights(adapter, model):
         a, b = adapter.weights[f"{name}.a"], adapter.weights[f"{name}.b"]
         weights[f"{name}.weight"] = (base_weight + b.float() @ a.float()).to(a.dtype)
-    return replace(adapter, config=adapter.config.model_copy(update={"rank": None}), weights=weights)
+    full = replace(adapter, config=adapter.config.model_copy(update={"rank": None}), weights=weights)
+    check_finding(full)
+    return full
 
 
 def adapter_that_finds(adapter: Adapter) -> Adapter:
-    """A full adapter whose candidates find passages: `adapter` with its `FindingWeights` added; itself without any.
-
-    Raises:
-        AdapterError: the weights are of another adapter.
-    """
+    """A full adapter whose candidates find passages: `adapter` with its `FindingWeights` added; itself without any."""
     finding = adapter.finding
     if finding is None:
         return adapter
+    check_finding(adapter)
+    weights = {}
+    for name, weight in adapter.weights.items():
+        a, b = (finding.added[f"{name.removesuffix('.weight')}.{part}"].float() for part in "ab")
+        weights[name] = (weight.float() + b @ a).to(weight.dtype)
+    return replace(adapter, weights=weights, finding=None)
+
+
+def check_finding(adapter: Adapter) -> None:
+    """Check that a full adapter's `FindingWeights`, if it has any, are of this adapter.
+
+    Raises:
+        AdapterError: they are of another one.
+    """
+    finding = adapter.finding
+    if finding is None:
+        return
     num_layers, num_kv_heads, head_dim = finding.relevance.shape
     rows = {"q": finding.heads.shape[1] * head_dim, "k": num_kv_heads * head_dim, "v": num_kv_heads * head_dim}
-    weights = {}
+    fits = num_layers == finding.heads.shape[0] == adapter.config.num_layers
+    fits &= len(finding.added) == 2 * len(adapter.weights)
     for name, weight in adapter.weights.items():
         stem = name.removesuffix(".weight")
         a, b = (finding.added.get(f"{stem}.{part}", torch.empty(0, 0)) for part in "ab")
-        expected = rows.get(stem[-1], weight.shape[0]), weight.shape[1]
-        if (b.shape[0], a.shape[1]) != expected or a.shape[0] != b.shape[1] or weight.shape != expected:
-            break
-        weights[name] = (weight.float() + b.float() @ a.float()).to(weight.dtype)
-    if len(weights) < len(adapter.weights) or not num_layers == finding.heads.shape[0] == adapter.config.num_layers:
+        fits &= (b.shape[0], a.shape[1]) == weight.shape and a.shape[0] == b.shape[1]
+        fits &= weight.shape[0] == rows.get(stem[-1], weight.shape[0])
+    if not fits:
         raise AdapterError(
             f"{FINDING_FILE} is not of the adapter beside it, which was made for {adapter.config.base_model}; copy the "
             "whole folder again, or remove that file."
         )
-    return replace(adapter, weights=weights)
 
 
 def _base_weights(adapter: Adapter, model: nn.Module) -> Iterator[tuple[str, Tensor]]:

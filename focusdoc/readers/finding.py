@@ -9,8 +9,8 @@ trained to find (`FindingWeights`), the signals are
 
 Other candidates' token scores are weighted by the attention that the local context paid to the candidates (FocusLLM,
 section 3.1), and in place of the relevance there are the token scores of the base model's retrieval heads for the
-question, which runs behind every chunk as the dynamic prompt anyway (arXiv 2404.15574, 2506.09944). The weights of
-these are fitted in benchmarks/finding.py.
+question, which runs behind every chunk as the dynamic prompt anyway (arXiv 2404.15574, 2506.09944). Their weights
+were fitted likewise (docs/reading.md).
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Finder:
         signals[:, WORDS] = words / words.max().clamp_min(1e-30)
         # Until the token scores are known, the chunks' relevance or attention mass estimates which chunks need scores.
         mass = decoder.candidate_mass.cpu()
-        if trained is None or decoder.relevance is None:
+        if trained is None or decoder.relevance is None:  # both or none
             weights = torch.tensor(WEIGHTS)
             signals[:, LOOKS] = torch.log(mass / mass.max().clamp_min(1e-30) + FLOOR)[places.chunks]
         else:

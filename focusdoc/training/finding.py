@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from focusdoc.attention import AttentionKernel
 from focusdoc.decoding.looking import FLOOR, POOL_WIDTH, retrieval_scores
+from focusdoc.errors import TrainingError
 from focusdoc.memory.chunk_memory import DocumentMemory, MemoryBlock
 from focusdoc.modeling.adapter import Adapter
 from focusdoc.modeling.base import BaseModel
@@ -109,7 +110,13 @@ class CandidateLayout:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
     ) -> Tensor:
-        """Attention of every candidate to its chunk, its prompt and itself; a sliding window is not supported."""
+        """Attention of every candidate to its chunk, its prompt and itself.
+
+        Raises:
+            TrainingError: the layer has a sliding window.
+        """
+        if window is not None:
+            raise TrainingError(f"Layer {layer} has a sliding window of {window}; choose a model without.")
         count, chunks = self.stream.num_prompts, self.stream.num_chunks
         num_heads, num_kv_heads = query.shape[1], key.shape[1]
         self.relevances = self.relevances + torch.einsum("gnd,gd->n", value[0].float(), self.relevance[layer])

@@ -55,8 +55,8 @@ def test_without_any_the_adapter_is_what_it_is(adapter: Adapter) -> None:
 
 def test_a_low_rank_adapter_keeps_them(adapter: Adapter) -> None:
     model = tiny_model()
-    narrow = replace(low_rank(adapter, model, 4), finding=adapter.finding)
-    assert merged(narrow, model).finding is adapter.finding
+    narrow = low_rank(adapter, model, 4)
+    assert merged(narrow, model).finding is adapter.finding is narrow.finding
 
 
 def other(finding: FindingWeights, kind: str) -> FindingWeights:
@@ -67,16 +67,23 @@ def other(finding: FindingWeights, kind: str) -> FindingWeights:
     if kind == "width":
         return replace(finding, relevance=finding.relevance[:, :, :4])
     name = "layers.0.q.a"
-    wrong = {"missing": {}, "shape": {name: finding.added[name][:, :5]}, "rank": {name: finding.added[name][:1]}}
+    wrong = {
+        "missing": {},
+        "more": {name: finding.added[name], "layers.0.gate.a": torch.ones(2, 3)},
+        "shape": {name: finding.added[name][:, :5]},
+        "rank": {name: finding.added[name][:1]},
+    }
     kept = {key: value for key, value in finding.added.items() if key != name}
     return replace(finding, added=kept | wrong[kind])
 
 
-@pytest.mark.parametrize("kind", ["layers", "heads", "width", "missing", "shape", "rank"])
+@pytest.mark.parametrize("kind", ["layers", "heads", "width", "missing", "more", "shape", "rank"])
 def test_those_of_another_adapter_are_refused(adapter: Adapter, kind: str) -> None:
     assert adapter.finding is not None
-    with pytest.raises(AdapterError, match="is not of the adapter beside it"):
-        adapter_that_finds(replace(adapter, finding=other(adapter.finding, kind)))
+    wrong = replace(adapter, finding=other(adapter.finding, kind))
+    for use in (adapter_that_finds, lambda adapter: merged(adapter, tiny_model())):
+        with pytest.raises(AdapterError, match="is not of the adapter beside it"):
+            use(wrong)
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
@@ -91,6 +98,11 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     save_file(tensors, file, metadata={"signals": "[1, 2]"})
     with pytest.raises(AdapterError, match="damaged or unreadable"):
         load_finding(file)
-    save_file(tensors | {"layers.0.q.a": torch.tensor([float("nan")])}, file, metadata={"signals": "[1, 2, 3]"})
+    wrong = torch.tensor([[float("nan")]])
+    for name, tensor in {"layers.0.q.a": wrong, "heads": wrong, "relevance": torch.ones(1, 1, 1).int()}.items():
+        save_file(tensors | {name: tensor}, file, metadata={"signals": "[1, 2, 3]"})
+        with pytest.raises(AdapterError, match="impossible"):
+            load_finding(file)
+    save_file(tensors, file, metadata={"signals": "[1, 2, NaN]"})
     with pytest.raises(AdapterError, match="impossible"):
         load_finding(file)
