@@ -1,15 +1,19 @@
 """Fits the weights of the retrieval signals, and measures the hit rate with and without each signal.
 
     python benchmarks/finding.py --data ../shared/data
+    python benchmarks/finding.py --data ../shared/data --adapter runs/finder/adapter --write finding.safetensors
 
 Uses tuning questions only: XQuAD from 62 to 80%, the first quarter of Natural Questions, the first half of the novels,
 and novels_tuning.json. Memories go to the document store, signals to --cache, so that a second run takes seconds.
+`--write` stores the adapter's weights for finding with the fitted weights of the signals.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,7 +22,8 @@ from torch import Tensor
 from focusdoc import Document, FocusEngine
 from focusdoc.evaluation.item import Item
 from focusdoc.evaluation.natural import Choice, load_items
-from focusdoc.readers.finding import SIGNALS, Found, Places
+from focusdoc.modeling.finding_weights import save_finding
+from focusdoc.readers.finding import LOOKS, RELEVANCE, SIGNALS, WORDS, Found, Places
 from focusdoc.readers.passages import choose_passages
 
 #: Questions about three more novels, to tune on.
@@ -39,12 +44,31 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=Path("finding"))
     parser.add_argument("--store", default="auto")
+    parser.add_argument("--adapter", default="auto")
+    parser.add_argument("--without-finding", action="store_true", help="with candidates that were not trained to find")
+    parser.add_argument("--write", type=Path, metavar="FILE")
     args = parser.parse_args()
-    args.cache.mkdir(exist_ok=True)
-    sets = {name: signals_of(name, args.data, args.cache, args.store) for name in TUNING}
+    engine = FocusEngine.from_pretrained(adapter=args.adapter, store=args.store)
+    finding = None if engine.adapter is None else engine.adapter.finding
+    if args.without_finding and engine.adapter is not None:
+        finding = None
+        engine = FocusEngine(engine.base, replace(engine.adapter, finding=None), store=args.store)
+    if args.write is not None and finding is None:
+        parser.error("--write needs an adapter with weights for finding; name one with --adapter")
+    parts = [] if finding is None else [*finding.added.values(), finding.heads, finding.relevance]
+    digest = hashlib.sha256(repr(SIGNALS).encode())
+    for part in parts:
+        digest.update(part.float().numpy().tobytes())
+    cache = args.cache / digest.hexdigest()[:12]
+    cache.mkdir(parents=True, exist_ok=True)
+    sets = {name: signals_of(name, engine, args.data, cache) for name in TUNING}
     show("as shipped", None, sets)
     everything = [1.0] * len(SIGNALS)
-    show("all", fitted([*sets.values()], everything), sets)
+    weights = fitted([*sets.values()], everything)
+    show("all", weights, sets)
+    if args.write is not None and finding is not None:
+        looked, relevant, words = (float(weights[index]) for index in (LOOKS, RELEVANCE, WORDS))
+        save_finding(replace(finding, signals=(looked, relevant, words)), args.write)
     for left_out, name in enumerate(SIGNALS):
         mask = [float(index != left_out) for index in range(len(SIGNALS))]
         show(f"without {name}", fitted([*sets.values()], mask), sets)
@@ -55,7 +79,7 @@ def main() -> None:
         show(f"fitted without {name}", fitted(others, everything), {name: sets[name]})
 
 
-def signals_of(name: str, data: Path, cache: Path, store: str) -> Asked:
+def signals_of(name: str, engine: FocusEngine, data: Path, cache: Path) -> Asked:
     """The signals of every question of a file, computed once."""
     kept = cache / f"{name}.pt"
     if kept.exists():
@@ -64,7 +88,6 @@ def signals_of(name: str, data: Path, cache: Path, store: str) -> Asked:
             for spans, tokens, chunks, signals, scores, holds in torch.load(kept, weights_only=True)
         ]
     file, share, limit = TUNING[name]
-    engine = FocusEngine.from_pretrained(store=store)
     items = load_items(data / "qa" / file, Choice(share=share, limit=limit), documents=data / "books")
     asked: Asked = []
     memory, text = None, ""

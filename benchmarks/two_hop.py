@@ -110,7 +110,7 @@ def in_ways(
     """For one look and each of `ways` the answer, whether it is right, the tokens of its passages, and its seconds."""
     reader, question, clock = engine.reader, row["question"], time.perf_counter
     assert reader is not None, "name a reader"
-    way = Read(engine.own_way, reader, engine.finder)
+    way = Read(reader, engine.finder)
     settings = GenerationConfig(max_new_tokens=32)
     started = clock()
     found = engine.find(memory, question)

@@ -243,8 +243,8 @@ class FocusEngine(EngineParts):
             ConfigError: a memory was made from bare token ids. Otherwise as `ask`.
         """
         request = self._request(memory, question, {"max_new_tokens": 1})
-        self.own_way.check(request)
-        return self.finder.find(self.own_way.finding_decoder(request.blocks), request, question)
+        self.finder.way.check(request)
+        return self.finder.find(request, question)
 
     @torch.no_grad()
     def generate(

@@ -13,8 +13,8 @@ from focusdoc.cluster.reading import SpreadReader
 from focusdoc.cluster.spread import spread_way
 from focusdoc.config import FocusConfig, GenerationConfig
 from focusdoc.decoding.answering import OwnWay
-from focusdoc.decoding.candidates import Projections
-from focusdoc.decoding.look import num_layers_for
+from focusdoc.decoding.candidates import Candidates, Projections
+from focusdoc.decoding.look import Look, num_layers_for
 from focusdoc.memory.library import DocumentReader, open_store
 from focusdoc.memory.plan import QUESTION_TOKENS
 from focusdoc.memory.pool import total_memory
@@ -100,27 +100,33 @@ class EngineParts:
 
     @cached_property
     def documents(self) -> DocumentReader:
-        """Reads documents with the base model; a look needs only the layers up to the highest retrieval head."""
+        """Reads documents with the base model; a look alone needs only the layers up to the highest retrieval head."""
+        way = self.finder.way if self.config.looks else self.own_way
         settings: dict[str, Any] = {
             "store": self.store,
             "batch": self.config.read_batch,
             "memory_dtype": self.config.memory_dtype,
             # The tail of a typical question and answer.
-            "tail_tokens": self.own_way.num_tail_tokens(QUESTION_TOKENS, GenerationConfig.max_new_tokens),
+            "tail_tokens": way.num_tail_tokens(QUESTION_TOKENS, GenerationConfig.max_new_tokens),
         }
         make = DocumentReader if self.cluster is None else partial(SpreadReader, cluster=self.cluster)
         reader = make(self.base, self.chunk_size, self.kernel, **settings)
-        return reader.with_first_layers(num_layers_for(self.heads)) if self.config.looks else reader
+        return reader.with_first_layers(num_layers_for(self.heads)) if isinstance(way, Look) else reader
 
     @cached_property
     def finder(self) -> Finder:
         """Ranks the windows of documents, for a reader."""
-        return Finder(self.heads)
+        found = self._projections.that_find
+        if found is None:
+            return Finder(self.own_way, self.heads)
+        return Finder(self._spread(Candidates(self.base, self.config, self.kernel, found)))
 
     @property
     def own_way(self) -> OwnWay[Any]:
         """How the base model answers without a reader."""
-        way = own_way(self.base, self.config, self.kernel, self._projections, lambda: self.heads)
+        return self._spread(own_way(self.base, self.config, self.kernel, self._projections, lambda: self.heads))
+
+    def _spread(self, way: OwnWay[Any]) -> OwnWay[Any]:
         return way if self.cluster is None else spread_way(way, self.cluster)
 
     def require_adapter(self) -> list[LayerWeights]:

@@ -1,6 +1,9 @@
-"""Trains an adapter's candidates to find passages. A stopped run resumes.
+"""Trains candidates to find passages: an adapter's, or those of a model that has no adapter. A stopped run resumes.
 
     python scripts/train_finder.py --data ../shared/data --output runs/finder
+    python scripts/train_finder.py --data ../shared/data --output runs/other --model NAME --adapter none
+
+Without an adapter they start from the model's own projections, and become a low-rank adapter that only finds.
 
 Documents are made of excerpts of novels with our questions, of our invented texts between paragraphs of novels, of the
 first 60% of XQuAD and of Natural Questions from 26 to 79%. Three novels are watched. Held out for tuning: three other
@@ -17,7 +20,6 @@ import random
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +59,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--model", help="a base model with an adapter; by default the embedded one")
-    parser.add_argument("--adapter", default="auto")
+    parser.add_argument("--model", help="a base model; by default the embedded one")
+    parser.add_argument("--adapter", default="auto", help="auto, none, or a folder")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
-    config = FocusConfig(memory_dtype="model")
-    engine = FocusEngine.from_pretrained(args.model, adapter=args.adapter, config=config, store=None)
-    if engine.adapter is None:
-        parser.error("the model has no adapter to train on; name one with --adapter")
+    config = FocusConfig(memory_dtype="model", allow_untrained=True)
+    adapter = None if args.adapter == "none" else args.adapter
+    engine = FocusEngine.from_pretrained(args.model, adapter=adapter, config=config, store=None)
+    assert engine.adapter is not None
     weights = FinderWeights(engine.adapter, engine.base, args.rank, args.seed)
     sources = [*novels(args.data), *invented(args.data), xquad(args.data), *natural_questions(args.data)]
     random.Random(args.seed).shuffle(sources)
@@ -119,7 +121,7 @@ def main() -> None:
             if step % SAVED == 0 or step == total:
                 save_checkpoint(checkpoint, trained, optimizer, step, identity)
     print(json.dumps({"step": step, **watch(engine, weights, watched)}), flush=True)
-    save_adapter(replace(engine.adapter, finding=weights.trained()), args.output / "adapter")
+    save_adapter(weights.trained_adapter(engine.adapter, engine.chunk_size), args.output / "adapter")
 
 
 def schedule(step: int, total: int) -> float:

@@ -38,6 +38,7 @@ def info(source: Source, json_output: options.Json = False) -> None:
         "parameters": sum(weight.numel() for weight in found.weights.values()),
         "bytes": sum(weight.nbytes for weight in found.weights.values()),
         "dtype": str(next(iter(found.weights.values())).dtype).removeprefix("torch."),
+        "finds_passages": found.finding is not None,
     }
     if json_output:
         print(json.dumps({**values, "training": training}, indent=2))

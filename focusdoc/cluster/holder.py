@@ -262,7 +262,7 @@ class Holder:
         blocks = self._blocks(asked)
         tokens = len(asked.prompt_ids) + min(TAIL_STEP, asked.max_new_tokens)
         check_free_memory(self._base, sum(block.num_chunks for block in blocks), tokens)
-        projections = self._projections.that_find if asked.finds else self._projections
+        projections = (self._projections.that_find if asked.finds else None) or self._projections
         return ChunkSide(
             self._base,
             projections.packed(),

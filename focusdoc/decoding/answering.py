@@ -182,10 +182,6 @@ class OwnWay(Way, Generic[DecoderT]):
         """A new decoder over the chunks of `blocks`, with capacity for `max_new_tokens` steps."""
         raise NotImplementedError
 
-    def finding_decoder(self, blocks: Sequence[MemoryBlock]) -> DecoderT:
-        """A new decoder to `look` at the chunks of `blocks`; no answer follows."""
-        return self.decoder(blocks, 1)
-
     def start(self, decoder: DecoderT, request: Request) -> Tensor:
         """Start a new decoder; return the float32 logits [vocab] of the first new token."""
         return decoder.start(request.local_ids, request.prompt_ids)

@@ -58,11 +58,11 @@ class Projections:
         return self._layers
 
     @property
-    def that_find(self) -> Projections:
-        """The projections whose candidates were trained to find passages; these ones if there are none."""
+    def that_find(self) -> Projections | None:
+        """The projections whose candidates were trained to find passages, if there are any."""
         adapter = self._adapter
         if adapter is None or adapter.finding is None:
-            return self
+            return None
         with self._base.lock:  # make them only once
             if self._that_find is None:
                 self._that_find = Projections(self._base, adapter_that_finds(adapter), adapter.finding)
@@ -88,24 +88,15 @@ class Candidates(OwnWay[ParallelDecoder]):
         self, blocks: Sequence[MemoryBlock], max_new_tokens: int, chunk_batch: int | None = None
     ) -> ParallelDecoder:
         """See `OwnWay.decoder`; `chunk_batch` overrides the setting."""
-        return self._decoder(self.projections, blocks, max_new_tokens, chunk_batch or self.config.chunk_batch)
-
-    def finding_decoder(self, blocks: Sequence[MemoryBlock]) -> ParallelDecoder:
-        """See `OwnWay.finding_decoder`; with candidates that were trained for it, if there are any."""
-        return self._decoder(self.projections.that_find, blocks, 1, self.config.chunk_batch)
-
-    def _decoder(
-        self, projections: Projections, blocks: Sequence[MemoryBlock], max_new_tokens: int, chunk_batch: int | None
-    ) -> ParallelDecoder:
         return self.kind(
             self.base,
-            projections.packed(),
+            self.projections.packed(),
             blocks,
             kernel=self.kernel,
-            config=replace(self.config, chunk_batch=chunk_batch),
+            config=replace(self.config, chunk_batch=chunk_batch or self.config.chunk_batch),
             max_new_tokens=max_new_tokens,
-            together=projections.together,
-            finding=projections.finding,
+            together=self.projections.together,
+            finding=self.projections.finding,
         )
 
     def num_candidate_positions(self, num_chunks: int) -> int:

@@ -70,12 +70,18 @@ class Adapter:
         weights: the candidate projections by the name ``layers.{i}.{q|k|v|o}.weight``, each [out_features,
             in_features]. They share the base projections' biases. With a rank, pairs ``...a`` [rank, in_features] and
             ``...b`` [out_features, rank] instead, which `focusdoc.modeling.low_rank.merged` adds to the base's weights.
-        finding: what makes its candidates find passages for a reader; None if that was not trained.
+        finding: what makes its candidates find passages for a reader; None if that was not trained. If it adds nothing
+            to `weights`, these were trained to find only, and the base model answers by a look.
     """
 
     config: AdapterConfig
     weights: dict[str, Tensor]
     finding: FindingWeights | None = None
+
+    @property
+    def only_finds(self) -> bool:
+        """Whether its candidates were trained to find passages, and not to answer."""
+        return self.finding is not None and not self.finding.added
 
     def of_layer(self, layer: int) -> dict[str, Tensor]:
         """The full weights of one layer by letter, ``{"q": [out_features, in_features], ...}``."""

@@ -29,6 +29,7 @@ class FindingWeights:
     Attributes:
         added: for each projection of the adapter, A [rank, in_features] as ``layers.{i}.{letter}.a`` and B
             [out_features, rank] as ``...b``; `focusdoc.modeling.low_rank.adapter_that_finds` adds B A to its weights.
+            Empty if the adapter's own weights find.
         heads: weight of each head's token scores, float32 [num_layers, num_heads]. Their scale does not change the
             order of windows, only the peak that an answer's confidence follows from (`focusdoc.readers.confidence`).
         relevance: weights of a candidate's values, whose sum says how likely its chunk has the answer, float32

@@ -59,6 +59,8 @@ def adapter_that_finds(adapter: Adapter) -> Adapter:
     if finding is None:
         return adapter
     check_finding(adapter)
+    if adapter.only_finds:
+        return replace(adapter, finding=None)
     weights = {}
     for name, weight in adapter.weights.items():
         a, b = (finding.added[f"{name.removesuffix('.weight')}.{part}"].float() for part in "ab")
@@ -78,12 +80,13 @@ def check_finding(adapter: Adapter) -> None:
     num_layers, num_kv_heads, head_dim = finding.relevance.shape
     rows = {"q": finding.heads.shape[1] * head_dim, "k": num_kv_heads * head_dim, "v": num_kv_heads * head_dim}
     fits = num_layers == finding.heads.shape[0] == adapter.config.num_layers
-    fits &= len(finding.added) == 2 * len(adapter.weights)
+    fits &= len(finding.added) in (0, 2 * len(adapter.weights))
     for name, weight in adapter.weights.items():
         stem = name.removesuffix(".weight")
-        a, b = (finding.added.get(f"{stem}.{part}", torch.empty(0, 0)) for part in "ab")
-        fits &= (b.shape[0], a.shape[1]) == weight.shape and a.shape[0] == b.shape[1]
         fits &= weight.shape[0] == rows.get(stem[-1], weight.shape[0])
+        if finding.added:
+            a, b = (finding.added.get(f"{stem}.{part}", torch.empty(0, 0)) for part in "ab")
+            fits &= (b.shape[0], a.shape[1]) == weight.shape and a.shape[0] == b.shape[1]
     if not fits:
         raise AdapterError(
             f"{FINDING_FILE} is not of the adapter beside it, which was made for {adapter.config.base_model}; copy the "

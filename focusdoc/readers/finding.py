@@ -18,13 +18,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from focusdoc.decoding.generation import AnswerDecoder
+from focusdoc.decoding.answering import OwnWay
 from focusdoc.decoding.looking import FLOOR, POOL_WIDTH
 from focusdoc.decoding.prompt import Request, encode_text
 from focusdoc.decoding.state import question_rows
@@ -88,25 +89,27 @@ class Finder:
     """Ranks the windows of documents for a question.
 
     Args:
+        way: the base model's way whose decoders score the chunks.
         heads: the base model's retrieval heads as (layer, head) pairs; empty if unknown.
     """
 
-    def __init__(self, heads: Iterable[tuple[int, int]] = ()) -> None:
+    def __init__(self, way: OwnWay[Any], heads: Iterable[tuple[int, int]] = ()) -> None:
+        self.way = way
         self._heads = tuple(sorted(heads))
         #: The windows of each memory, cached for its lifetime.
         self._windows: WeakKeyDictionary[DocumentMemory, Windows] = WeakKeyDictionary()
 
-    def find(self, decoder: AnswerDecoder, request: Request, question: str) -> Found:
+    def find(self, request: Request, question: str) -> Found:
         """Score all windows of the request's memories for `question`.
 
         Args:
-            decoder: a new decoder over the chunks of the memories (`OwnWay.finding_decoder`); it is started here.
             question: the end of the dynamic prompt; if its tokens are not found there, the whole prompt counts.
 
         Raises:
             ConfigError: a memory was made from bare token ids.
         """
         memories, prompt_ids = request.memories, request.prompt_ids
+        decoder = self.way.decoder(request.blocks, 1)
         windows = [self._windows_of(memory) for memory in memories]
         places = places_of(memories, windows)
         with decoder.base.tokenizer_lock:

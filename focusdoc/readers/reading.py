@@ -6,10 +6,9 @@ import time
 from collections.abc import Generator
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from focusdoc.decoding.answer import Answer, TextPiece, Timings, Usage
-from focusdoc.decoding.answering import OwnWay, Way, document_warnings
+from focusdoc.decoding.answering import Way, document_warnings
 from focusdoc.decoding.prompt import Request, local_and_prompt, question_prompt
 from focusdoc.errors import ReaderError
 from focusdoc.readers.confidence import MIN_CONFIDENCE
@@ -29,9 +28,7 @@ BUDGET = 1000
 class Read(Way):
     """Answers the last message from passages.
 
-    Args:
-        own: the base model's way, whose decoder scores the chunks.
-        finder: ranks the windows.
+    `finder` ranks the windows of the documents.
     """
 
     #: Maximum tokens of passages in a prompt, as the reader counts them.
@@ -39,8 +36,7 @@ class Read(Way):
     #: Whether the answer can be in one place, so that its confidence means something.
     reports_confidence = True
 
-    def __init__(self, own: OwnWay[Any], reader: Reader, finder: Finder) -> None:
-        self.own = own
+    def __init__(self, reader: Reader, finder: Finder) -> None:
         self.reader = reader
         self.finder = finder
 
@@ -51,7 +47,7 @@ class Read(Way):
             ConfigError, PromptTooLongError: the reader does not support the settings, or the question does not fit its
                 window; also what `OwnWay.check` raises.
         """
-        self.own.check(request)
+        self.finder.way.check(request)
         self.reader.check(request.settings)
         self._session(request)
 
@@ -63,8 +59,8 @@ class Read(Way):
         """
         started_at = time.perf_counter()
         session, question = self._session(request), request.messages[-1][1]
-        decoder = self.own.finding_decoder(request.blocks)
-        found = self.finder.find(decoder, request, question)
+        num_chunks = sum(memory.num_chunks for memory in request.memories)
+        found = self.finder.find(request, question)
         passages = self.passages(session, found)
         try:
             reply = yield from self.reply(session, question, found, passages)
@@ -73,7 +69,7 @@ class Read(Way):
             raise
         usage = Usage(
             sum(memory.num_tokens for memory in request.memories),
-            decoder.num_chunks,
+            num_chunks,
             len(request.local_ids),
             reply.written.completion_tokens,
             quoted_tokens=sum(map(self.reader.count, session.texts(session.read))),
@@ -90,7 +86,7 @@ class Read(Way):
                 Timings(session.first - started_at, session.decode),
                 (),
                 reply.written.finish_reason,
-                tuple(found.chunk_probabilities(decoder.num_chunks).tolist()),
+                tuple(found.chunk_probabilities(num_chunks).tolist()),
                 document_warnings(request.memories),
                 reply.confidence if self.reports_confidence else None,
                 reply.confidence >= MIN_CONFIDENCE if self.reports_confidence else None,
@@ -152,11 +148,12 @@ class Read(Way):
 
     def _find_again(self, request: Request, question: str) -> Found:
         """The scored windows for another question, with the question alone as the dynamic prompt."""
-        with self.own.base.tokenizer_lock:
+        way = self.finder.way
+        with way.base.tokenizer_lock:
             ids = question_prompt(request.tokenizer, question, "auto")
-        local_ids, prompt_ids = local_and_prompt(self.own.base, self.own.config, ids)
+        local_ids, prompt_ids = local_and_prompt(way.base, way.config, ids)
         again = replace(request, local_ids=local_ids, prompt_ids=prompt_ids)
-        return self.finder.find(self.own.finding_decoder(request.blocks), again, question)
+        return self.finder.find(again, question)
 
     def _session(self, request: Request) -> Session:
         *earlier, (_, question) = request.messages

@@ -43,13 +43,19 @@ def resolve_config(config: FocusConfig | None, base: BaseModel, adapter: Adapter
         config = FocusConfig.paper() if trained and trained.local_attention == "refresh" else FocusConfig()
     room = base.context_length - config.prompt_window - ANSWER_ROOM
     by_model = max(1, min(CHUNK_SIZE, room if room > 0 else base.context_length // 2))
-    candidates = trained or config.allow_untrained or config.local_attention == "refresh"
+    answers = adapter is not None and not adapter.only_finds
+    candidates = answers or config.allow_untrained or config.local_attention == "refresh"
     config = config.with_defaults(
         chunk_size=trained.chunk_size or by_model if trained else by_model,
         candidate_positions=trained.candidate_positions if trained else "sequential",
         condensing="candidates" if candidates else "look",
-        quotes=trained is not None,
+        quotes=answers,
     )
+    if adapter is not None and adapter.only_finds and not config.looks:
+        raise ConfigError(
+            "The candidates of this adapter only find passages; leave out allow_untrained and local_attention, and set "
+            "condensing to None or 'look', which is how the base model answers without a reader."
+        )
     if (config.chunk_size or 0) >= base.context_length:
         raise ConfigError(
             f"chunk_size is {config.chunk_size}, but {base.name} sees {base.context_length} tokens at once and a "
@@ -98,7 +104,7 @@ def choose_way(request: Request, own: OwnWay[Any], reader: Reader | None, finder
         if not request.has_documents:
             return Alone(reader)
         by_words = request.overview is None and asks_for_overview(request.messages[-1][1])
-        return (Overview if request.overview or by_words else Read)(own, reader, finder())
+        return (Overview if request.overview or by_words else Read)(reader, finder())
     if reader is not None and request.settings.grammar is not None:
         raise ConfigError(
             f"{own.base.name} continues this prompt itself, but the grammar is for the tokens of the reader "

@@ -9,7 +9,7 @@ candidates learn what the words do not tell.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,19 @@ class FinderWeights(nn.Module):
         return FindingWeights(
             added, self.heads.cpu().clone(), self.relevance.detach().cpu().clone(), (looked, relevant, words)
         )
+
+    def trained_adapter(self, adapter: Adapter, chunk_size: int) -> Adapter:
+        """The `adapter` that training started from, with the weights as they are now.
+
+        From an untrained one, which only has copies of the base's projections, it is low-rank and only finds.
+        """
+        finding = self.trained()
+        if not adapter.config.training.get("untrained"):
+            return replace(adapter, finding=finding)
+        weights = {name: each.to(torch.bfloat16) for name, each in finding.added.items()}
+        rank = next(each.shape[0] for name, each in weights.items() if name.endswith(".a"))
+        changes = {"rank": rank, "chunk_size": chunk_size, "training": {"trained": "to find"}}
+        return Adapter(adapter.config.model_copy(update=changes), weights, replace(finding, added={}))
 
 
 @dataclass(frozen=True, slots=True)

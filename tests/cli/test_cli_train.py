@@ -278,6 +278,7 @@ class TestAdapter:
         assert values["projections"] == ["q", "k", "v", "o"]
         assert values["parameters"] == 2 * 32 * 32 * (2 + 1)
         assert values["bytes"] == 4 * values["parameters"]
+        assert values["finds_passages"] is False
 
     def test_info_of_a_run_tells_where_its_curves_end(self, run: Run, command: list[object], output: Path) -> None:
         assert run(*command).exit_code == 0

@@ -56,7 +56,7 @@ class TestSignals:
     def test_each_is_largest_at_its_best_window_and_finite_everywhere(
         self, engine: FocusEngine, memories: list[DocumentMemory]
     ) -> None:
-        found = with_finder(engine, Finder(HEADS)).find(memories, "Which house?")
+        found = with_finder(engine, Finder(engine.own_way, HEADS)).find(memories, "Which house?")
         assert found.signals.isfinite().all()
         best = found.signals.amax(dim=0)
         for name in ("looked", "heads"):
@@ -70,7 +70,7 @@ class TestSignals:
         assert "1712" in OTHER[start:end]
 
     def test_without_heads_that_signal_says_nothing(self, engine: FocusEngine, memories: list[DocumentMemory]) -> None:
-        found = with_finder(engine, Finder()).find(memories, "Which house?")
+        found = with_finder(engine, Finder(engine.own_way)).find(memories, "Which house?")
         assert not found.signals[:, SIGNALS.index("heads")].any()
 
     def test_an_engine_without_an_adapter_finds_by_its_heads_and_words(self, engine: FocusEngine) -> None:

@@ -42,7 +42,7 @@ def engine(tiny_tokenizer: Any, heads: Any) -> FocusEngine:
     if heads is None:
         adapter = replace(random_adapter(engine.base.model), finding=random_finding(engine.base.model))
         engine = FocusEngine(engine.base, adapter, config)
-    engine.finder = Finder(heads or ())
+    engine.finder = Finder(engine.finder.way, heads or ())
     return engine
 
 

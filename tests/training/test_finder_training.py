@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,9 @@ from torch import nn
 
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.decoding.prompt import question_prompt
+from focusdoc.errors import ConfigError
+from focusdoc.modeling.adapter import Adapter, untrained_adapter
+from focusdoc.modeling.adapter_files import load_adapter, save_adapter
 from focusdoc.readers.finding import LOOKS, RELEVANCE, WORDS, places_of
 from focusdoc.readers.windows import Windows
 from focusdoc.training.finding import FinderWeights, Lesson, loss_of, signals_of
@@ -45,8 +49,8 @@ def losses(engine: FocusEngine, weights: FinderWeights, lesson: Lesson) -> list[
     return [loss_of(own, holds, weights.signals) for own, holds in zip(found, lesson.holds, strict=True)]
 
 
-def randomized(engine: FocusEngine) -> FinderWeights:
-    weights = FinderWeights(random_adapter(engine.base.model), engine.base, rank=2)
+def randomized(engine: FocusEngine, start: Adapter | None = None) -> FinderWeights:
+    weights = FinderWeights(start or random_adapter(engine.base.model), engine.base, rank=2)
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in weights.parameters():
@@ -63,6 +67,39 @@ def test_the_signals_are_those_of_the_finder_with_the_trained_weights(engine: Fo
         found = trained.find(memory, question)
         torch.testing.assert_close(own, found.signals[:, [LOOKS, RELEVANCE, WORDS]], atol=2e-4, rtol=1e-3)
         torch.testing.assert_close(own @ weights.signals, found.scores, atol=1e-3, rtol=1e-3)
+
+
+class TestWithoutAnAdapter:
+    """Candidates that start from the base's own projections become an adapter that only finds."""
+
+    @pytest.fixture
+    def adapter(self, engine: FocusEngine, tmp_path: Path) -> Adapter:
+        start = untrained_adapter(engine.base.model)
+        trained = randomized(engine, start).trained_adapter(start, 64)
+        assert trained.config.rank == 2
+        return load_adapter(save_adapter(trained, tmp_path / "adapter"))
+
+    def test_the_signals_are_those_of_the_finder(self, engine: FocusEngine, adapter: Adapter) -> None:
+        weights = randomized(engine, untrained_adapter(engine.base.model))
+        trained = FocusEngine(engine.base, adapter, FocusConfig(local_window=256))
+        memory = trained.read(Document.from_text(TEXT))
+        for question, own in zip(QUESTIONS, signals(engine, weights, lesson_of(engine)), strict=True):
+            found = trained.find(memory, question)
+            # The adapter is stored in bfloat16.
+            torch.testing.assert_close(own, found.signals[:, [LOOKS, RELEVANCE, WORDS]], atol=0.1, rtol=0.05)
+
+    def test_the_base_answers_by_a_look(self, engine: FocusEngine, adapter: Adapter) -> None:
+        config = FocusConfig(local_window=256, heads=((0, 1),))
+        looks = FocusEngine(engine.base, adapter, config)
+        assert looks.config.condensing == "look"
+        assert looks.config.chunk_size == 64
+        answer = looks.ask(looks.read(Document.from_text(TEXT)), QUESTIONS[0])
+        alone = FocusEngine(engine.base, None, replace(config, chunk_size=64))
+        assert answer.text == alone.ask(alone.read(Document.from_text(TEXT)), QUESTIONS[0]).text
+
+    def test_answers_by_its_candidates_are_refused(self, engine: FocusEngine, adapter: Adapter) -> None:
+        with pytest.raises(ConfigError, match="only find"):
+            FocusEngine(engine.base, adapter, FocusConfig(condensing="candidates"))
 
 
 def test_all_weights_get_a_gradient(engine: FocusEngine) -> None:
