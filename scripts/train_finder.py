@@ -3,7 +3,8 @@
     python scripts/train_finder.py --data ../shared/data --output runs/finder
     python scripts/train_finder.py --data ../shared/data --output runs/other --model NAME --adapter none
 
-Without an adapter they start from the model's own projections, and become a low-rank adapter that only finds.
+Without an adapter they start from the model's own projections, and become a low-rank adapter that only finds. `--go-on`
+starts from the adapter's weights for finding, with other documents or settings.
 
 Documents are made of excerpts of novels with our questions, of our invented texts between paragraphs of novels, of the
 first 60% of XQuAD and of Natural Questions from 26 to 79%. Three novels are watched. Held out for tuning: three other
@@ -19,7 +20,8 @@ import json
 import random
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,8 @@ from focusdoc.training.weights import has_checkpoint, load_checkpoint, save_chec
 TUNING = {"24_o_pioneers", "60_the_scarlet_pimpernel", "541_the_age_of_innocence"}
 #: Novels to watch the training with.
 WATCHED = {"829_gullivers_travels_into_several_remote_nations_of_the_world", "2814_dubliners", "514_little_women"}
+#: Where documents come from.
+SOURCES = ("novels", "invented", "xquad", "nq")
 #: Characters around an excerpt of a novel; invented texts in one document; most questions about such a document.
 AROUND, TEXTS, MAX_QUESTIONS = 5000, 40, 120
 #: Documents that are open at the same time, questions in one pass, passes in one step.
@@ -61,6 +65,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--model", help="a base model; by default the embedded one")
     parser.add_argument("--adapter", default="auto", help="auto, none, or a folder")
+    parser.add_argument("--go-on", action="store_true")
+    parser.add_argument("--sources", nargs="+", choices=SOURCES, default=SOURCES)
+    parser.add_argument("--around", type=int, default=AROUND, help="characters of a novel around each excerpt")
+    parser.add_argument("--open", type=int, default=OPEN, help="documents that are open at the same time")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=0)
@@ -70,8 +78,15 @@ def main() -> None:
     adapter = None if args.adapter == "none" else args.adapter
     engine = FocusEngine.from_pretrained(args.model, adapter=adapter, config=config, store=None)
     assert engine.adapter is not None
-    weights = FinderWeights(engine.adapter, engine.base, args.rank, args.seed)
-    sources = [*novels(args.data), *invented(args.data), xquad(args.data), *natural_questions(args.data)]
+    start = engine.adapter if args.go_on else replace(engine.adapter, finding=None)
+    weights = FinderWeights(start, engine.base, args.rank, args.seed)
+    made: dict[str, Callable[[], Iterable[Source]]] = {
+        "novels": lambda: novels(args.data, args.around),
+        "invented": lambda: invented(args.data),
+        "xquad": lambda: [xquad(args.data)],
+        "nq": lambda: natural_questions(args.data),
+    }
+    sources = [source for name in SOURCES if name in args.sources for source in made[name]()]
     random.Random(args.seed).shuffle(sources)
     total = sum(len(asked) // TOGETHER for _, asked in sources) // PASSES
     trained = nn.ParameterDict({key_of(name): each for name, each in weights.named_parameters()})
@@ -84,17 +99,18 @@ def main() -> None:
         "rank": args.rank,
         "learning_rate": args.learning_rate,
         "seed": args.seed,
+        "start": None if start.finding is None else float(start.finding.heads.sum()),
         "sources": hashlib.sha256(json.dumps(sources).encode()).hexdigest(),
         **weights.candidates.identity,
     }
     checkpoint = args.output / "checkpoint"
     done = load_checkpoint(checkpoint, trained, optimizer, identity) if has_checkpoint(checkpoint) else 0
     print(f"{sum(len(asked) for _, asked in sources)} questions about {len(sources)} documents, {total} steps")
-    watched = [lesson_of(engine, *source) for source in novels(args.data, WATCHED)]
+    watched = [lesson_of(engine, *source) for source in novels(args.data, args.around, WATCHED)]
     print(json.dumps({"step": done, **watch(engine, weights, watched)}), flush=True)
     step = 0
-    for first in range(0, len(sources), OPEN):
-        group = sources[first : first + OPEN]
+    for first in range(0, len(sources), args.open):
+        group = sources[first : first + args.open]
         # A document's questions in passes, and those of all open documents mixed.
         rng = random.Random(f"{args.seed} {first}")
         passes = [(index, some) for index, (_, asked) in enumerate(group) for some in shuffled(rng, len(asked))]
@@ -181,8 +197,8 @@ def lesson_of(engine: FocusEngine, text: str, asked: Sequence[tuple[str, list[tu
     return Lesson(memory, places.tokens, places.chunks, prompts, words, holding)
 
 
-def novels(data: Path, watched: set[str] | None = None) -> Iterator[Source]:
-    """For each novel, the surroundings of its excerpts with questions; of the `watched` ones, or of all others."""
+def novels(data: Path, around: int, watched: set[str] | None = None) -> Iterator[Source]:
+    """For each novel, its excerpts with questions and text around them; of the `watched` ones, or of all others."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in own_rows(NOVELS[1]):  # its questions make sense without their excerpt
         rows.setdefault(row["book"], []).append(row)
@@ -191,9 +207,9 @@ def novels(data: Path, watched: set[str] | None = None) -> Iterator[Source]:
             continue
         text, parts = book(data, name), list[tuple[int, int]]()
         for row in sorted(rows[name], key=lambda row: int(row["start"])):
-            before = text.rfind("\n\n", 0, max(0, row["start"] - AROUND))
+            before = text.rfind("\n\n", 0, max(0, row["start"] - around))
             start = before + 2 if before >= 0 else 0
-            end = text.find("\n\n", row["end"] + AROUND)
+            end = text.find("\n\n", row["end"] + around)
             if parts and start <= parts[-1][1]:
                 start = parts.pop()[0]
             parts.append((start, len(text) if end < 0 else end))

@@ -34,7 +34,10 @@ ALONE_WEIGHT = 0.3
 
 
 class FinderWeights(nn.Module):
-    """The weights to train; see `FindingWeights`. They start from `adapter`, with equal weights for all heads."""
+    """The weights to train; see `FindingWeights`.
+
+    They start from those of `adapter`, or without any from its candidates and equal weights for all heads.
+    """
 
     def __init__(self, adapter: Adapter, base: BaseModel, rank: int, seed: int = 0) -> None:
         super().__init__()
@@ -44,6 +47,23 @@ class FinderWeights(nn.Module):
         #: Softplus of these is 1.
         self.log_heads = nn.Parameter(torch.full((base.num_layers, base.num_heads), 0.5413, device=base.device))
         self.signals = nn.Parameter(torch.tensor(FIRST_SIGNALS, device=base.device))
+        if adapter.finding is not None:
+            self._load(adapter.finding)
+
+    @torch.no_grad()
+    def _load(self, finding: FindingWeights) -> None:
+        for name, weight in finding.added.items():
+            _, layer, letter, part = name.split(".")
+            own = self.candidates.weights[f"{layer}_{letter}_{part}"]
+            if own.shape != weight.shape:
+                raise TrainingError(
+                    f"{name} of the adapter's weights for finding has the shape {list(weight.shape)}, not "
+                    f"{list(own.shape)}; train with their rank, or from the beginning."
+                )
+            own.copy_(weight)
+        self.relevance.copy_(finding.relevance)
+        self.log_heads.copy_(finding.heads.clamp_min(1e-6).expm1().log())
+        self.signals.copy_(torch.tensor(finding.signals))
 
     @property
     def heads(self) -> Tensor:

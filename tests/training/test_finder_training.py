@@ -12,7 +12,7 @@ from torch import nn
 
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.decoding.prompt import question_prompt
-from focusdoc.errors import ConfigError
+from focusdoc.errors import ConfigError, TrainingError
 from focusdoc.modeling.adapter import Adapter, untrained_adapter
 from focusdoc.modeling.adapter_files import load_adapter, save_adapter
 from focusdoc.readers.finding import LOOKS, RELEVANCE, WORDS, places_of
@@ -100,6 +100,19 @@ class TestWithoutAnAdapter:
     def test_answers_by_its_candidates_are_refused(self, engine: FocusEngine, adapter: Adapter) -> None:
         with pytest.raises(ConfigError, match="only find"):
             FocusEngine(engine.base, adapter, FocusConfig(condensing="candidates"))
+
+
+def test_training_goes_on_from_trained_weights(engine: FocusEngine) -> None:
+    adapter = random_adapter(engine.base.model)
+    trained = randomized(engine, adapter).trained()
+    again = FinderWeights(replace(adapter, finding=trained), engine.base, rank=2)
+    lesson = lesson_of(engine)
+    for one, other in zip(
+        signals(engine, randomized(engine, adapter), lesson), signals(engine, again, lesson), strict=True
+    ):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    with pytest.raises(TrainingError, match="rank"):
+        FinderWeights(replace(adapter, finding=trained), engine.base, rank=4)
 
 
 def test_all_weights_get_a_gradient(engine: FocusEngine) -> None:
