@@ -85,7 +85,7 @@ class ResultFolder:
         Yields a function that appends a row and flushes it to disk.
 
         Raises:
-            EvaluationError: there are rows already, or one is damaged. FocusdocError: another process has the lock.
+            EvaluationError: there are rows already. FocusdocError: another process has the lock.
         """
         part = f"-{shard.index}-of-{shard.count}"  # the shards of a run may share a folder
         path = self.path / ("rows.jsonl" if shard.count == 1 else f"rows{part}.jsonl")
@@ -138,7 +138,7 @@ def run(
         progress: called before every job and at the end.
 
     Raises:
-        EvaluationError: two jobs have the same task and id; see also `ResultFolder.appending`.
+        EvaluationError: two jobs have the same task and id, or a row is damaged; see also `ResultFolder.appending`.
     """
     shard = shard or Shard()
     for (task, name), count in Counter((job.task, job.id) for job in jobs).items():
