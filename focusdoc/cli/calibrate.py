@@ -15,8 +15,7 @@ from focusdoc.cli.display import errors, say
 def calibrate(
     model: options.Model = None,
     text: Annotated[
-        Path | None,
-        option("Plant the facts in this text; by default in a text of other facts.", None, "FILE"),
+        Path | None, option("Plant the facts in this text; by default in a text of other facts.", None, "FILE")
     ] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",

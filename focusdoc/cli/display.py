@@ -13,7 +13,7 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -87,13 +87,15 @@ def show_left_out(name: str, sentences: Iterable[str]) -> None:
         note(f"Note: {plain(f'{name}: {sentence}')}.", "yellow")
 
 
-def show_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[str]) -> None:
-    """Print a table; the columns in `right` are aligned there."""
+def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str]) -> None:
+    """Print a table; the columns in `right` are aligned there. Without a terminal, cells are not wrapped."""
     table = Table(box=None, pad_edge=False)
-    for name in header:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for name, *cells in zip(header, *rows, strict=True):
+        width = None if output.is_terminal else max(map(len, (name, *cells)))
+        justify: Literal["left", "right"] = "right" if name in right else "left"
+        table.add_column(Text(plain(name)), justify=justify, overflow="fold", min_width=width)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(plain(cell)) for cell in row))
     output.print(table, soft_wrap=not output.is_terminal)
 
 

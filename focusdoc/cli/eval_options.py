@@ -36,14 +36,7 @@ class RunOptions:
     output_folder: Annotated[
         Path, option("The output folder, with a subfolder for each mode.", _RUN, "DIR", "--output")
     ]
-    mode: Annotated[
-        str,
-        Setting(
-            f"{', '.join(MODES)}; several are run and compared.",
-            _HOW,
-            "NAME,...",
-        ),
-    ] = "focus"
+    mode: Annotated[str, Setting(f"{', '.join(MODES)}; several are run and compared.", _HOW, "NAME,...")] = "focus"
     prompt: Annotated[
         str | None,
         Setting(

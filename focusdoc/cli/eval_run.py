@@ -10,9 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from focusdoc.cli.display import errors, note, output
+from focusdoc.cli.display import errors, note, output, show_table
 from focusdoc.cli.eval_options import RunOptions, names_in
 from focusdoc.cli.loading import EngineOptions
 from focusdoc.evaluation.item import NO_READER, ModeSettings, check_modes
@@ -154,11 +153,4 @@ def show_figures(results: Sequence[Results]) -> None:
     for section in overview(results):
         if section.title:
             output.print(section.title, style="bold", markup=False)
-        table = Table(box=None, pad_edge=False)
-        for place, cells in enumerate(zip(section.header, *section.rows, strict=True)):
-            # Without a terminal, cells are not wrapped.
-            min_width = None if output.is_terminal else max(map(len, cells))
-            table.add_column(plain(cells[0]), justify="right" if place else "left", min_width=min_width)
-        for row in section.rows:
-            table.add_row(*map(plain, row))
-        output.print(table, soft_wrap=not output.is_terminal)
+        show_table(section.header, section.rows, right=section.header[1:])

@@ -43,5 +43,5 @@ def explain(
     atomic_write(html, page.encode())
     png = html.with_suffix(".png")
     atomic_write(png, picture)
-    write(f"{found.answer.strip()}\n")
+    write(f"{found.answer.text.strip()}\n")
     say(f"The page is {html}, its figures are {png}.", "dim")

@@ -37,7 +37,7 @@ def list_(json_output: options.Json = False) -> None:
     if not found:
         say(f"No document is stored in {folder}.")
         return
-    show_table(("document", "model", "tokens", "size", "last used"), map(_row, found), right=("tokens", "size"))
+    show_table(("document", "model", "tokens", "size", "last used"), [*map(_row, found)], right=("tokens", "size"))
     say(f"{count_of(len(found))}, {in_bytes(used)} of at most {in_bytes(limit)}, in {folder}.")
 
 
@@ -63,8 +63,7 @@ def verify(json_output: options.Json = False) -> None:
 
 @store.command(epilog="For example: focusdoc store clear --yes")
 def clear(
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    json_output: options.Json = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False, json_output: options.Json = False
 ) -> None:
     """Remove all stored documents; they will be read again."""
     from focusdoc.memory.entries import clear_entries, entry_folders, store_folder

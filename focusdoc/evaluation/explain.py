@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from focusdoc.attention import AttentionKernel, attention_weights
-from focusdoc.decoding.answer import Source
-from focusdoc.decoding.looking import page_shares
+from focusdoc.decoding.answer import Answer
+from focusdoc.decoding.looking import chunk_shares, page_shares
 from focusdoc.decoding.prompt import local_and_prompt, question_prompt, tokenizer_of
 from focusdoc.documents import Document
 from focusdoc.documents.chunking import Chunk
@@ -83,40 +82,22 @@ class Explanation:
         local_tokens: the local context and the answer (without its last token), as text.
         answer_tokens: the answer's tokens as text, one per row of the matrices.
         candidates: float32 [answer tokens, chunks], attention from the newest local token to each chunk's candidate, in
-            `layer` and `head`.
+            the layer and head of `where`.
         local: float32 [answer tokens, local tokens], attention to the local tokens; 0 for later tokens.
         masses: float32 [answer tokens, chunks], attention to the candidates, the mean over all layers and heads.
-        layer, head: from 0; None for the mean over all.
+        where: the layer and head in words.
     """
 
     document: Document
     question: str
-    answer: str
+    answer: Answer
     local_tokens: Sequence[str]
     answer_tokens: Sequence[str]
     candidates: Tensor
     local: Tensor
     masses: Tensor
     chunks: Sequence[Chunk]
-    sources: Sequence[Source]
-    layer: int | None
-    head: int | None
-
-    @property
-    def where(self) -> str:
-        """The layer and head in words."""
-        layer = "all layers" if self.layer is None else f"layer {self.layer}"
-        return f"{layer}, all heads" if self.head is None else f"{layer}, head {self.head}"
-
-    @property
-    def chunk_shares(self) -> list[float]:
-        """Each chunk's share of the total attention mass on candidates, over the whole answer."""
-        shares: list[float] = functional.normalize(self.masses.sum(dim=0), p=1, dim=0).tolist()
-        return shares
-
-    def page_shares(self) -> dict[int, float]:
-        """Each page's share, by its number."""
-        return page_shares(self.document, self.chunks, self.chunk_shares)
+    where: str
 
 
 def check_layer_and_head(engine: FocusEngine, layer: int | None, head: int | None) -> None:
@@ -164,19 +145,18 @@ def explain(
         raise EvaluationError("The answer is empty, so there is no attention to show; ask something else.")
     num_chunks = memory.num_chunks
     steps = recorder.steps[: len(answer.token_ids)]
+    layers, heads = "all layers" if layer is None else f"layer {layer}", "all heads" if head is None else f"head {head}"
     return Explanation(
         document=memory.document,
         question=question,
-        answer=answer.text,
+        answer=answer,
         local_tokens=[tokenizer.decode([token]) for token in (*local_ids, *answer.token_ids[:-1])],
         answer_tokens=[tokenizer.decode([token]) for token in answer.token_ids],
         candidates=torch.stack([step[:num_chunks] for step in steps]),
         local=pad_sequence([step[num_chunks:] for step in steps], batch_first=True),
         masses=torch.stack(recorder.masses[: len(steps)]),
         chunks=memory.chunks,
-        sources=answer.sources,
-        layer=layer,
-        head=head,
+        where=f"{layers}, {heads}",
     )
 
 
@@ -184,10 +164,10 @@ def explanation_page(found: Explanation) -> str:
     """An HTML page: question and answer, heat maps, and the document coloured by chunk mass; all text is escaped."""
     body = [
         f"<h1>{_text(found.document.name)}</h1>",
-        f"<p><b>{_text(found.question)}</b></p><p class='answer'>{_text(found.answer.strip())}</p>",
+        f"<p><b>{_text(found.question)}</b></p><p class='answer'>{_text(found.answer.text.strip())}</p>",
         picture(explanation_png(found), f"Attention behind the answer, {found.where}"),
         "<h2>Sources</h2><ol class='sources'>",
-        *(f"<li>page {one.page}, {one.score:.0%}: {_text(one.text)}</li>" for one in found.sources),
+        *(f"<li>page {one.page}, {one.score:.0%}: {_text(one.text)}</li>" for one in found.answer.sources),
         "</ol><h2>The document by chunk mass</h2>",
         "<p class='note'>The stronger the colour, the larger the chunk's share of the answer's attention to all "
         "candidates.</p>",
@@ -197,8 +177,9 @@ def explanation_page(found: Explanation) -> str:
 
 
 def _pages(found: Explanation) -> list[str]:
-    shares, strongest = found.chunk_shares, max(found.chunk_shares)
-    of_page = found.page_shares()
+    """The document's pages that have text; the stronger the colour of a chunk, the larger its share."""
+    shares: list[float] = chunk_shares(found.masses).tolist()
+    strongest, of_page = max(shares), page_shares(found.document, found.chunks, shares)
     parts: list[str] = []
     for page in found.document.pages:
         if page.end == page.start:

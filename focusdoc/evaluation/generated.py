@@ -71,13 +71,7 @@ _KEYS = 50_000
 
 
 def generated_items(
-    count: Count,
-    tasks: Sequence[str],
-    lengths: Sequence[int | None],
-    *,
-    repeats: int,
-    seed: int,
-    order: str = "paper",
+    count: Count, tasks: Sequence[str], lengths: Sequence[int | None], *, repeats: int, seed: int, order: str = "paper"
 ) -> Iterator[Item]:
     """`repeats` items of each InfiniteBench task at each length in tokens (None: the official size), shortest first.
 

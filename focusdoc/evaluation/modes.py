@@ -23,7 +23,6 @@ from focusdoc.evaluation.engines import LastDocument, engine_facts, model_facts,
 from focusdoc.evaluation.item import Item, Mode, ModeSettings, Outcome, check_modes
 from focusdoc.evaluation.retrieval import FINDERS, PlaceMode, RetrievalMode
 from focusdoc.evaluation.streaming import streaming_decoder
-from focusdoc.memory.chunk_memory import DocumentMemory
 from focusdoc.readers.reader import Reader
 
 #: Positions reserved for the chat template.
@@ -50,19 +49,16 @@ class _EngineMode(Mode):
 
     def _generated(self, item: Item, ids: list[int], dropped: int) -> Outcome:
         output = self.engine.generate(ids, max_new_tokens=item.max_new_tokens, stop=item.stop)
-        usage = output.usage
-        tail = min(usage.prompt_tokens, self.engine.config.prompt_window) + usage.completion_tokens
-        held = usage.document_tokens + usage.num_chunks * tail + usage.prompt_tokens + usage.completion_tokens
-        kv_bytes = held * self.engine.base.kv_bytes_per_token
+        read = output.usage.document_tokens * self.engine.base.kv_bytes_per_token
         text = text_of(self.engine, output.token_ids, item.stop)
-        return _outcome(text, output, kv_bytes=kv_bytes, dropped_tokens=dropped)
+        return self._outcome(text, output, read, dropped_tokens=dropped)
 
-    def _answered(self, memory: DocumentMemory, answer: Answer, **more: Any) -> Outcome:
-        usage = answer.usage
+    def _outcome(self, text: str, result: Generation | Answer, memory_bytes: int, **more: Any) -> Outcome:
+        usage = result.usage
         tail = self.engine.own_way.num_tail_tokens(usage.prompt_tokens, usage.completion_tokens)
-        beside = memory.num_chunks * tail + usage.prompt_tokens + usage.quoted_tokens + usage.completion_tokens
-        kv_bytes = memory.num_bytes + beside * self.engine.base.kv_bytes_per_token
-        return _outcome(answer.text, answer, kv_bytes=kv_bytes, **more)
+        beside = usage.num_chunks * tail + usage.prompt_tokens + usage.quoted_tokens + usage.completion_tokens
+        kv_bytes = memory_bytes + beside * self.engine.base.kv_bytes_per_token
+        return _outcome(text, result, kv_bytes=kv_bytes, **more)
 
 
 class MemoryMode(_EngineMode):
@@ -98,7 +94,8 @@ class MemoryMode(_EngineMode):
             stop=item.stop,
         )
         assert last.answer is not None  # the last piece always carries it
-        return self._answered(memory, last.answer, read_seconds=seconds, dropped_tokens=dropped)
+        answer = last.answer
+        return self._outcome(answer.text, answer, memory.num_bytes, read_seconds=seconds, dropped_tokens=dropped)
 
 
 class AskMode(_EngineMode):
@@ -115,9 +112,9 @@ class AskMode(_EngineMode):
         memory, seconds = self._memories.of(item.document)
         question, limit = item.after.strip(), item.max_new_tokens
         answer = self.engine.ask(memory, question, max_sources=MAX_SOURCES, max_new_tokens=limit, stop=item.stop)
+        more = {"read_seconds": seconds, "passage_tokens": answer.usage.quoted_tokens}
         passages = [(source.start, source.end) for source in answer.sources]
-        quoted = answer.usage.quoted_tokens
-        return self._answered(memory, answer, read_seconds=seconds, passages=passages, passage_tokens=quoted)
+        return self._outcome(answer.text, answer, memory.num_bytes, passages=passages, **more)
 
 
 class SplitMode(_EngineMode):

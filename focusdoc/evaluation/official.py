@@ -23,17 +23,9 @@ INFINITEBENCH_TASKS = (
     *("longbook_choice_eng", "longbook_qa_eng"),
 )
 #: Tasks that the paper's authors prompt with the context before the instruction.
-CONTEXT_FIRST = frozenset(
-    (
-        "gov_report",
-        "qmsum",
-        "multi_news",
-        "passkey",
-        "number_string",
-        "kv_retrieval",
-        "longbook_choice_eng",
-        "code_debug",
-    )
+CONTEXT_FIRST = (
+    *("gov_report", "qmsum", "multi_news", "passkey", "number_string", "kv_retrieval"),
+    *("longbook_choice_eng", "code_debug"),
 )
 #: LongBench tasks with bare-text prompts, without a chat template.
 COMPLETIONS = frozenset({"trec", "triviaqa", "samsum", "lcc", "repobench-p"})
@@ -74,10 +66,9 @@ def longbench_items(
     templates, limits = (_table(folder, name, tasks) for name in ("dataset2prompt.json", "dataset2maxlen.json"))
     for task, path in paths.items():
         for row in read_rows(path, ("input", "context", "answers", "all_classes", "_id"), limit=limit):
-            fields = {"context": str(row["context"]), "input": str(row["input"])}
             yield filled(
                 str(templates[task]),
-                fields,
+                {name: str(row[name]) for name in ("context", "input")},
                 order,
                 task=task,
                 id=str(row["_id"]),
@@ -113,14 +104,14 @@ def infinitebench_items(
     chat = templates != DEFAULT_TEMPLATES
     for name, path in paths.items():
         task = base_task(name)
-        if task not in prompts[templates]:
+        if (template := prompts[templates].get(task)) is None:
             raise EvaluationError(
                 f"{data / 'prompts.json'} has no template of {task} in {templates}; choose another set."
             )
         fields = ("context", "input", "answer", *(["options"] if task in _CHOICES else []))
         for number, row in enumerate(read_rows(path, fields, limit=limit)):
-            template = str(prompts[templates][task])
-            yield infinitebench_item(task, f"{name}-{number}", row, template, order, chat=chat, facts={"file": name})
+            key, facts = f"{name}-{number}", {"file": name}
+            yield infinitebench_item(task, key, row, str(template), order, chat=chat, facts=facts)
 
 
 def base_task(name: str) -> str:
@@ -157,37 +148,23 @@ def infinitebench_item(
             if str(answers[0]) not in options[:4]:
                 raise EvaluationError(f"The answer {answers[0]!r} of a row of {task} is not one of its options.")
             answers.append("ABCD"[options.index(str(answers[0]))])
-    return filled(
-        template,
-        fields,
-        order,
-        task=task,
-        id=name,
-        answers=answers,
-        max_new_tokens=MAX_NEW_TOKENS[task],
-        chat=chat,
-        facts=facts,
-    )
+    more = {"answers": answers, "max_new_tokens": MAX_NEW_TOKENS[task], "chat": chat, "facts": facts}
+    return filled(template, fields, order, task=task, id=name, **more)
 
 
 def filled(template: str, fields: Mapping[str, str], order: str, *, task: str, **more: Any) -> Item:
-    """An item whose prompt is a template filled in (see `fill`); `more` are its other attributes.
+    """An item whose prompt is a template filled in; braces in the values stay as they are.
 
-    The order ``"official"`` is that of the benchmark; with ``"paper"`` the context comes first in the tasks where the
-    paper's authors have it so.
-    """
-    if order == "paper" and task in CONTEXT_FIRST:
-        template = context_first(template)
-    before, context, after = fill(template, fields, task=task)
-    return Item(task=task, before=before, context=context, after=after, **more)
-
-
-def fill(template: str, fields: Mapping[str, str], *, task: str) -> tuple[str, str, str]:
-    """Fill in a template; returns the text as (before, context, after). Braces in the values stay as they are.
+    Args:
+        order: ``"official"`` is that of the benchmark; with ``"paper"`` the context comes first in the tasks where the
+            paper's authors have it so.
+        more: the item's other attributes.
 
     Raises:
         EvaluationError: the template has a field that is not in `fields`, or not exactly one context.
     """
+    if order == "paper" and task in CONTEXT_FIRST:
+        template = context_first(template)
     names = _FIELD.findall(template)
     for name in names:
         if name not in fields:
@@ -196,7 +173,7 @@ def fill(template: str, fields: Mapping[str, str], *, task: str) -> tuple[str, s
     if names.count("context") != 1:
         raise EvaluationError(f"The template of {task} must have the field {{context}} exactly once.")
     before, after = (_FIELD.sub(lambda found: fields[found[1]], part) for part in template.split("{context}"))
-    return before, fields["context"], after
+    return Item(task=task, before=before, context=fields["context"], after=after, **more)
 
 
 def context_first(template: str) -> str:

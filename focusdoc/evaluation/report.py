@@ -47,11 +47,6 @@ class Reference:
     source: str
     figures: Mapping[str, Mapping[str, float]]
 
-    def of(self, benchmark: str, name: object) -> float | None:
-        """The result for a task or a length, or None."""
-        key = f"{name:.0f}" if isinstance(name, float) else str(name)
-        return self.figures.get(benchmark, {}).get(key)
-
 
 def load_reference(path: Path | None = None) -> Reference:
     """The paper's results, or those of a JSON file in the same format; EvaluationError if it cannot be read as such."""
@@ -89,7 +84,7 @@ def sections(results: Sequence[Results], reference: Reference) -> Iterator[Secti
             if benchmark in ("longbench", "infinitebench"):
                 yield _by_task(title, benchmark, named, reference)
             if benchmark == "infinitebench" and len(lengths) > 1:
-                yield _by_task_and_length("InfiniteBench, generated, by length", named)
+                yield _by_task_and_length(named)
             elif benchmark == "passkey":
                 yield _passkey(title, named, reference)
             elif benchmark == "needle":
@@ -140,7 +135,9 @@ def _section(
 
 
 def _with_paper(table: pd.DataFrame, benchmark: str, reference: Reference) -> pd.DataFrame:
-    return table.assign(**{PAPER: [reference.of(benchmark, key) for key in table.index]}).astype(float)
+    known = reference.figures.get(benchmark, {})
+    keys = (f"{key:.0f}" if isinstance(key, float) else str(key) for key in table.index)
+    return table.assign(**{PAPER: [known.get(key) for key in keys]}).astype(float)
 
 
 def _by_task(title: str, benchmark: str, named: Mapping[str, Results], reference: Reference) -> Section:
@@ -154,11 +151,11 @@ def _by_task(title: str, benchmark: str, named: Mapping[str, Results], reference
     return _section(title, table, named, "task", first="task", reference=reference)
 
 
-def _by_task_and_length(title: str, named: Mapping[str, Results]) -> Section:
+def _by_task_and_length(named: Mapping[str, Results]) -> Section:
     table = _values(named, "task", "length")
     table = table[table.index.get_level_values("length").notna()]
     table.index = [f"{task} at {short(length)}" for task, length in table.index]
-    return _section(title, table, named, "task", "length", first="task")
+    return _section("InfiniteBench, generated, by length", table, named, "task", "length", first="task")
 
 
 def _passkey(title: str, named: Mapping[str, Results], reference: Reference) -> Section:

@@ -79,11 +79,13 @@ class ResultFolder:
             atomic_write(path / CONFIG, (json.dumps(self.config, indent=1, sort_keys=True) + "\n").encode())
 
     @contextmanager
-    def appending(self, shard: Shard, *, resume: bool) -> Iterator[RowFile]:
+    def appending(self, shard: Shard, *, resume: bool) -> Iterator[Callable[[Row], None]]:
         """Open the file of a shard's rows, locked for this process; without `resume` there must be none.
 
+        Yields a function that appends a row and flushes it to disk.
+
         Raises:
-            EvaluationError: there are rows already, or one is damaged. FocusdocError: another process has the lock.
+            EvaluationError: there are rows already. FocusdocError: another process has the lock.
         """
         part = f"-{shard.index}-of-{shard.count}"  # the shards of a run may share a folder
         path = self.path / ("rows.jsonl" if shard.count == 1 else f"rows{part}.jsonl")
@@ -94,25 +96,15 @@ class ResultFolder:
                 )
             if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
                 os.truncate(path, data.rfind(b"\n") + 1)  # the incomplete last line of a killed process
-            yield RowFile(path, self.key, _latest(self.path, self.key) if resume else {})
+            # Lone surrogates in a prediction become question marks.
+            with path.open("a", encoding="utf-8", errors="replace", newline="\n") as file:
 
+                def add(row: Row) -> None:
+                    file.write(json.dumps({"config": self.key, **row}, ensure_ascii=False) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
 
-@dataclass(frozen=True)
-class RowFile:
-    """An append-only JSONL file; `rows` are those of all shards when it was opened, by task and id."""
-
-    path: Path
-    key: str
-    rows: Mapping[tuple[str, str], Row]
-
-    def add(self, row: Row) -> None:
-        """Append a row and flush it to disk."""
-        line = json.dumps({"config": self.key, **row}, ensure_ascii=False) + "\n"
-        # Lone surrogates in a prediction become question marks.
-        with self.path.open("ab") as file:
-            file.write(line.encode("utf-8", "replace"))
-            file.flush()
-            os.fsync(file.fileno())
+                yield add
 
 
 @dataclass(frozen=True)
@@ -146,7 +138,7 @@ def run(
         progress: called before every job and at the end.
 
     Raises:
-        EvaluationError: two jobs have the same task and id; see also `ResultFolder.appending`.
+        EvaluationError: two jobs have the same task and id, or a row is damaged; see also `ResultFolder.appending`.
     """
     shard = shard or Shard()
     for (task, name), count in Counter((job.task, job.id) for job in jobs).items():
@@ -155,17 +147,18 @@ def run(
     mine = list(enumerate(jobs))[shard.index - 1 :: shard.count]
     show = progress or (lambda _: None)
     failed = 0
-    with folder.appending(shard, resume=resume) as file:
+    with folder.appending(shard, resume=resume) as add:
+        known = _latest(folder.path, folder.key) if resume else {}
         for done, (place, job) in enumerate(mine):
             show(Progress(done, len(mine), failed, job.task))
-            row = file.rows.get((job.task, job.id))
+            row = known.get((job.task, job.id))
             if row is None or (retry and "error" in row):
                 row = {"task": job.task, "id": job.id, "place": place, "facts": dict(job.facts)}
                 try:
                     row |= work(job)
                 except Exception as error:  # one failing item must not end the run; its row has the error
                     row["error"] = f"{type(error).__name__}: {error}"
-                file.add(row)
+                add(row)
             failed += "error" in row
         end = Progress(len(mine), len(mine), failed, "")
         show(end)
@@ -276,9 +269,9 @@ def merge(folders: Sequence[Path], output: Path) -> int:
         for row in read_rows_of(folder):
             if "error" in rows.get((row["task"], row["id"]), {"error": ""}):
                 rows[row["task"], row["id"]] = row
-    with ResultFolder(output, config).appending(Shard(), resume=False) as file:
+    with ResultFolder(output, config).appending(Shard(), resume=False) as add:
         for row in _in_order(rows.values()):
-            file.add(row)
+            add(row)
     return len(rows)
 
 

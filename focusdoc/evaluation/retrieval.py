@@ -24,11 +24,11 @@ from focusdoc.modeling.quiet import quiet_libraries
 from focusdoc.readers.drafts import DRAFT_TOKENS
 from focusdoc.readers.reader import Messages, Reader, Written, collect, drafter_of, reading_prompt
 from focusdoc.readers.reading import BUDGET
-from focusdoc.readers.windows import cut, words_of
+from focusdoc.readers.windows import Windows, cut
 from focusdoc.storage import sha256_of
 
-#: Called with a question; returns the indices of the matching windows, best first.
-Rank = Callable[[str], Sequence[int]]
+#: Called with a question; returns the matching windows of a document, best first.
+Rank = Callable[[str], Iterable[Span]]
 #: Separates paragraphs.
 _GAP = "\n\n"
 #: The wheel with sentence-transformers/all-MiniLM-L6-v2; its code is never run.
@@ -72,22 +72,14 @@ class Bm25:
 
     name = f"bm25s {bm25s.__version__} with stems"
 
-    def index(self, windows: Sequence[str]) -> Rank:
-        """Index the windows of one document for `Rank`; those without a word of the question are not ranked."""
-        indexed = words_of(windows)
-        if not any(indexed):  # bm25s cannot index windows without words
-            return lambda question: []
-        model = bm25s.BM25()
-        model.index(indexed, show_progress=False)
+    def index(self, text: str, width: int) -> Rank:
+        """Index the windows of a document; those without a word of the question are not ranked."""
+        windows = Windows(text, width)
 
-        def rank(question: str) -> list[int]:
-            words = words_of([question])[0]
-            if not words:  # only stop words
-                return []
-            scores = model.get_scores(words)
+        def rank(question: str) -> Iterable[Span]:
+            scores = windows.matches(question)
             order = (-scores).argsort(kind="stable")  # ties in document order
-            hits: list[int] = order[scores[order] > 0].tolist()
-            return hits
+            return (windows.spans[number] for number in order if scores[number] > 0)
 
         return rank
 
@@ -115,10 +107,16 @@ class Embedding:
                 str(weights.parent), local_files_only=True, trust_remote_code=False, model_kwargs=safe
             )
 
-    def index(self, windows: Sequence[str]) -> Rank:
-        """Index the windows of one document for `Rank`."""
-        of_windows = self._embedded(windows)
-        return lambda question: (-(of_windows @ self._embedded([question])[0])).argsort(kind="stable").tolist()
+    def index(self, text: str, width: int) -> Rank:
+        """Index the windows of a document."""
+        spans = cut(text, width)
+        of_windows = self._embedded([text[start:end] for start, end in spans])
+
+        def rank(question: str) -> Iterable[Span]:
+            order = (-(of_windows @ self._embedded([question])[0])).argsort(kind="stable")
+            return (spans[number] for number in order)
+
+        return rank
 
     def _embedded(self, texts: Sequence[str]) -> Any:
         """Unit vectors, float32 [texts, 384]."""
@@ -166,19 +164,13 @@ class RetrievalMode(Mode):
         facts = {"finder": finder.name, "passages": settings.passages, "window": settings.window}
         super().__init__({**facts, **reader_facts(reader)})
         self._reader, self._limit = reader, settings.passages
-
-        def index(text: str) -> tuple[list[Span], Rank]:
-            spans = cut(text, settings.window)
-            return spans, finder.index([text[start:end] for start, end in spans])
-
-        self._indexes = LastDocument(index)
+        self._indexes = LastDocument(lambda text: finder.index(text, settings.window))
 
     def answer(self, item: Item) -> Outcome:
         """See `Mode`."""
-        (spans, rank), index_seconds = self._indexes.of(item.document)
-        start, count = time.perf_counter(), self._reader.count
-        ranked = (spans[number] for number in rank(item.after.strip()))
-        found = passages(item.document, ranked, budget=BUDGET, count=count, limit=self._limit)
+        rank, index_seconds = self._indexes.of(item.document)
+        start, ranked = time.perf_counter(), rank(item.after.strip())
+        found = passages(item.document, ranked, budget=BUDGET, count=self._reader.count, limit=self._limit)
         return _read(self._reader, item, found, index_seconds, time.perf_counter() - start)
 
 

@@ -115,12 +115,7 @@ class Turns:
 
 
 async def answer(
-    library: Library,
-    turns: Turns,
-    metrics: Metrics,
-    asked: Conversation,
-    files: Sequence[StoredFile],
-    options: Options,
+    library: Library, turns: Turns, metrics: Metrics, asked: Conversation, files: Sequence[StoredFile], options: Options
 ) -> AsyncGenerator[TextPiece, None]:
     """Stream the text of an answer from `files` and those in `asked`; the last piece carries the `Answer`.
 

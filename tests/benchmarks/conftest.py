@@ -48,7 +48,7 @@ def results(tmp_path: Path) -> Results:
         row("focus", 32_768, 1024, read_seconds=41.0, first_seconds=42.0, second_seconds=1.0, token_seconds=0.2,
             kv_bytes=kv, peak_bytes=kv * 1.1, reopen_seconds=0.4),
     ]  # fmt: skip
-    with ResultFolder(tmp_path / "bench", config).appending(Shard(), resume=False) as file:
+    with ResultFolder(tmp_path / "bench", config).appending(Shard(), resume=False) as add:
         for one in rows:
-            file.add(one)
+            add(one)
     return Results.open(tmp_path / "bench")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from focusdoc import Document, FocusConfig, FocusEngine
+from focusdoc.decoding.looking import chunk_shares
 from focusdoc.errors import EvaluationError
 from focusdoc.evaluation.explain import Explanation, explain, explanation_page, explanation_png
 from focusdoc.memory.chunk_memory import DocumentMemory
@@ -35,7 +36,7 @@ def explained(asked: FocusEngine, memory: DocumentMemory) -> Explanation:
 
 def test_the_answer_is_that_of_ask(asked: FocusEngine, memory: DocumentMemory, explained: Explanation) -> None:
     answer = asked.ask(memory, QUESTION, max_new_tokens=5)
-    assert (explained.answer, explained.sources) == (answer.text, answer.sources)
+    assert (explained.answer.text, explained.answer.sources) == (answer.text, answer.sources)
     assert len(explained.answer_tokens) == len(answer.token_ids)
 
 
@@ -44,7 +45,7 @@ def test_all_layers_and_heads_together_are_the_decoders_chunk_mass(
 ) -> None:
     torch.testing.assert_close(explained.candidates, explained.masses, atol=1e-5, rtol=1e-4)
     shares = asked.ask(memory, QUESTION, max_new_tokens=5).chunk_shares
-    assert explained.chunk_shares == pytest.approx(shares, abs=1e-5)
+    assert chunk_shares(explained.masses).tolist() == pytest.approx(shares, abs=1e-5)
 
 
 def test_no_passage_is_quoted(engine: FocusEngine, asked: FocusEngine, explained: Explanation) -> None:
@@ -52,7 +53,7 @@ def test_no_passage_is_quoted(engine: FocusEngine, asked: FocusEngine, explained
     assert engine.config.quote_tokens
     quoting = explain(engine, engine.read(explained.document), QUESTION, max_new_tokens=5)
     assert quoting.local_tokens == explained.local_tokens
-    assert quoting.answer == explained.answer
+    assert quoting.answer.text == explained.answer.text
 
 
 def test_a_look_has_no_candidates_to_explain(engine: FocusEngine) -> None:
@@ -83,9 +84,9 @@ def test_layers_and_heads_are_told_apart(asked: FocusEngine, memory: DocumentMem
 
 
 def test_shares_of_pages_add_up(explained: Explanation) -> None:
-    shares = explained.page_shares()
-    assert list(shares) == [1, 2, 3, 4, 5]
-    assert sum(shares.values()) == pytest.approx(sum(explained.chunk_shares)) == pytest.approx(1, abs=1e-5)
+    shares = re.findall(r"<h3>Page (\d): ([\d.]+)%</h3>", explanation_page(explained))
+    assert [page for page, _ in shares] == ["1", "2", "3", "4", "5"]
+    assert sum(float(share) for _, share in shares) == pytest.approx(100, abs=0.3)
 
 
 @pytest.mark.parametrize(("layer", "head", "words"), [(2, None, "layer is 2"), (None, -1, "head is -1")])
@@ -118,6 +119,6 @@ def test_over_a_cluster_it_is_the_same(asked: FocusEngine, explained: Explanatio
     cluster = cluster_here(2, asked.base, asked.adapter)
     spread = FocusEngine(asked.base, asked.adapter, asked.config, store=None, cluster=cluster)
     found = explain(spread, spread.read(explained.document), QUESTION, max_new_tokens=5)
-    assert found.answer == explained.answer
+    assert found.answer.text == explained.answer.text
     torch.testing.assert_close(found.candidates, explained.candidates, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(found.local, explained.local, atol=2e-5, rtol=1e-4)

@@ -12,22 +12,26 @@ from evaluation_samples import longbench_row, write_json, write_lines
 
 from focusdoc.errors import EvaluationError
 from focusdoc.evaluation.item import Item
-from focusdoc.evaluation.official import context_first, fill, infinitebench_items, longbench_items
+from focusdoc.evaluation.official import context_first, filled, infinitebench_items, longbench_items
 
 
 class TestTemplates:
+    def fill(self, template: str, fields: dict[str, str]) -> Item:
+        return filled(template, fields, "official", task="t", id="1", answers=["x"], max_new_tokens=1)
+
     def test_are_filled_by_substitution_and_data_are_never_templates(self) -> None:
         fields = {"context": "{input} {0} {x!r}", "input": "{context}"}
-        assert fill("A {context} B {input} C", fields, task="t") == ("A ", "{input} {0} {x!r}", " B {context} C")
+        item = self.fill("A {context} B {input} C", fields)
+        assert (item.before, item.context, item.after) == ("A ", "{input} {0} {x!r}", " B {context} C")
 
     def test_an_unknown_field_is_an_error(self) -> None:
         with pytest.raises(EvaluationError, match=r"template of t has the unknown field \{secret\}; known are context"):
-            fill("{context} {secret}", {"context": "x", "input": "y"}, task="t")
+            self.fill("{context} {secret}", {"context": "x", "input": "y"})
 
     @pytest.mark.parametrize("template", ["no context", "{context} {context}"])
     def test_there_must_be_one_context(self, template: str) -> None:
         with pytest.raises(EvaluationError, match="exactly once"):
-            fill(template, {"context": "x"}, task="t")
+            self.fill(template, {"context": "x"})
 
     @pytest.mark.parametrize(
         ("template", "expected"),

@@ -88,23 +88,23 @@ class TestPassages:
 class TestFinders:
     @pytest.mark.parametrize("name", EVERY_FINDER)
     def test_rank_the_planted_passage_first(self, name: str) -> None:
-        spans = cut(TEXT)
-        rank = FINDERS[name]().index([TEXT[start:end] for start, end in spans])
         start = TEXT.index(PLANTED)
-        (first, *_) = rank("Who was the village's dentist?")
-        assert first_with([(start, start + len(PLANTED))], [spans[first]]) == 1
+        (first, *_) = FINDERS[name]().index(TEXT, 400)("Who was the village's dentist?")
+        assert first_with([(start, start + len(PLANTED))], [first]) == 1
 
     def test_bm25_knows_words_by_their_stems_and_leaves_out_what_shares_none(self) -> None:
-        rank = FINDERS["bm25"]().index(["Cats were sitting there.", "Dogs bark.", "A cat, a dog."])
-        assert list(rank("Where does the cat SIT?")) == [0, 2]
-        assert list(rank("Who barks?")) == [1]
+        text = "Cats were sitting there.\n\nDogs bark.\n\nA cat, a dog."
+        rank = FINDERS["bm25"]().index(text, 20)
+        assert [text[start:end] for start, end in rank("Where does the cat SIT?")] == text.split("\n\n")[::2]
+        assert [text[start:end] for start, end in rank("Who barks?")] == ["Dogs bark."]
         assert list(rank("To be or not to be?")) == []
         assert list(rank("Xylophones?")) == []
 
     @needs_embedding
     def test_embeddings_need_no_word_in_common(self) -> None:
-        rank = FINDERS["embedding"]().index(["The stock market fell.", "A kitten slept on the sofa.", "It rained."])
-        assert next(iter(rank("Which pet was resting?"))) == 1
+        text = "The stock market fell.\n\nA kitten slept on the sofa.\n\nIt rained a lot."
+        start, end = next(iter(FINDERS["embedding"]().index(text, 20)("Which pet was resting?")))
+        assert text[start:end] == "A kitten slept on the sofa."
 
     @needs_embedding
     def test_embeddings_are_those_of_the_published_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_windows_of_a_document_never_leave_its_order() -> None:
 
 
 def test_a_document_without_words_has_no_hits() -> None:
-    assert list(FINDERS["bm25"]().index(["a", "?!"])("Which house is blue?")) == []
+    assert list(FINDERS["bm25"]().index("a\n\n?!", 2)("Which house is blue?")) == []
 
 
 QUESTION = "Who was the dentist of the village?"
@@ -229,19 +229,20 @@ class TestRetrievalMode:
             mode_with(engine, Told(), name, passages=0)
 
     def test_a_document_is_indexed_once(self, engine: FocusEngine, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        cut: list[str] = []
-        real = retrieval.cut
+        indexed: list[str] = []
+        finder = FINDERS[name]
+        real = finder.index  # type: ignore[attr-defined]
 
-        def counted(text: str, width: int) -> Any:
-            cut.append(text)
-            return real(text, width)
+        def counted(self: object, text: str, width: int) -> Any:
+            indexed.append(text)
+            return real(self, text, width)
 
-        monkeypatch.setattr(retrieval, "cut", counted)
+        monkeypatch.setattr(finder, "index", counted)
         mode = mode_with(engine, Told(), name)
         mode.answer(ITEM)
         mode.answer(replace(ITEM, after="\n\nWhere is the lantern?"))
         mode.answer(replace(ITEM, context="Another text. It is short."))
-        assert cut == [TEXT, "Another text. It is short."]
+        assert indexed == [TEXT, "Another text. It is short."]
 
 
 def test_words_that_the_document_lacks_give_the_reader_no_passage(engine: FocusEngine) -> None:
