@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -183,7 +183,7 @@ def plan_memory(
     tails = memory_bytes(kv, "model", num_chunks * tail_tokens, chunk_size)
     kinds: tuple[BlockDtype, ...] = ("model", "int8") if memory_dtype == "auto" else (memory_dtype,)
 
-    def plan(rung: Rung, kind: BlockDtype, num_known: int, needed: int) -> MemoryPlan:
+    def plan(rung: Rung, kind: BlockDtype, num_known: int, needed: int, **places: Any) -> MemoryPlan:
         unread = num_tokens - num_known
         return MemoryPlan(
             num_tokens=num_tokens,
@@ -196,6 +196,7 @@ def plan_memory(
             bytes_as_computed=memory_bytes(kv, "model", num_tokens, chunk_size) + tails,
             seconds=unread * seconds_per_token() if unread else 0.0,
             is_forced=rung in ("host", "disk", "none") or kind != kinds[0],
+            **places,
         )
 
     for kind in kinds:
@@ -209,11 +210,9 @@ def plan_memory(
     left_beside = space.host()
     ring_and_tails = ring_bytes(memory_bytes(kv, kind, chunk_size, chunk_size) // kv.num_layers) + tails
     if left_beside is not None and total + SPARE_BYTES <= left_beside and ring_and_tails + SPARE_BYTES <= space.free:
-        beside = plan("host", kind, num_known, ring_and_tails)
-        return replace(beside, bytes_beside=total, bytes_free_beside=left_beside)
+        return plan("host", kind, num_known, ring_and_tails, bytes_beside=total, bytes_free_beside=left_beside)
     left_on_disk = space.disk()
     whole_chunks = num_tokens >= chunk_size  # only these are written while reading
     if whole_chunks and left_on_disk is not None and total <= left_on_disk and tails + SPARE_BYTES <= space.free:
-        return replace(plan("disk", kind, 0, tails), bytes_on_disk=total, bytes_free_on_disk=left_on_disk)
-    nowhere = plan("none", kind, num_known, needed)
-    return replace(nowhere, bytes_free_beside=left_beside, bytes_free_on_disk=left_on_disk)
+        return plan("disk", kind, 0, tails, bytes_on_disk=total, bytes_free_on_disk=left_on_disk)
+    return plan("none", kind, num_known, needed, bytes_free_beside=left_beside, bytes_free_on_disk=left_on_disk)
