@@ -203,7 +203,7 @@ def plan_memory(
         num_known = known(kind)
         held = num_tokens - num_known if space.maps else num_tokens
         needed = memory_bytes(kv, kind, held, chunk_size) + tails
-        if needed + SPARE_BYTES <= space.free:
+        if not needed or needed + SPARE_BYTES <= space.free:
             in_ram: Rung = "memory" if kind == "model" else "int8"
             return plan("store" if num_known == num_tokens else in_ram, kind, num_known, needed)
     total = memory_bytes(kv, kind, num_tokens, chunk_size)

@@ -99,6 +99,7 @@ class TestLadder:
         assert planned(half, known=known).rung == "memory"
         assert planned(half, known=known, maps=False).rung == "none"
         assert planned(TAILS, known=lambda _: 102_400).rung == "store"
+        assert planned(-SPARE_BYTES, known=lambda _: 102_400, tail_tokens=0).rung == "store"  # nothing can be short
 
     def test_seconds_are_of_what_is_not_known_and_asked_only_then(self) -> None:
         plan = planned(10**12, known=lambda _: 51_200, seconds_per_token=lambda: 0.001)
