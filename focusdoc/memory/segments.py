@@ -42,16 +42,19 @@ def write_segment(path: Path, blocks: Iterable[MemoryBlock], num_chunks: int) ->
     """
     blocks = iter(blocks)
     first = next(blocks)
-    if first.keys.dtype not in _DTYPES:
-        raise ValueError(f"A memory of dtype {first.keys.dtype} cannot be stored; use bfloat16 or float32.")
+    dtype = first.keys.dtype
+    if dtype not in _DTYPES:
+        raise ValueError(f"A memory of dtype {dtype} cannot be stored; use bfloat16 or float32.")
     layers, _, heads, chunk_len, head_dim = first.keys.shape
     header, starts = _header(
         {name: ((layers, num_chunks, *tensor.shape[2:]), tensor.dtype) for name, tensor in first.tensors().items()}
     )
+    blocks = chain([first], blocks)
+    del first  # a block that was made to be written goes when the next one comes
     written = 0
     with open(path, "xb") as file:
         file.write(header)
-        for block in chain([first], blocks):
+        for block in blocks:
             for name, tensor in block.tensors().items():
                 bytes_per_chunk = math.prod(tensor.shape[2:]) * tensor.dtype.itemsize
                 for layer, part in enumerate(tensor):  # the file is ordered by layer
@@ -63,7 +66,7 @@ def write_segment(path: Path, blocks: Iterable[MemoryBlock], num_chunks: int) ->
     return Segment(
         file=path.name,
         num_bytes=path.stat().st_size,
-        dtype=_name(first.keys.dtype),
+        dtype=_name(dtype),
         shape=(layers, num_chunks, heads, chunk_len, head_dim),
         checksums=checksums(path),
     )
