@@ -23,6 +23,7 @@ FOLDERS = (
     "readers",
     "cluster",
     "training",
+    "engine",
     "chat",
     "evaluation",
     "server",

@@ -415,7 +415,7 @@ def test_a_default_model_that_its_adapter_was_not_trained_for_is_an_error(
 ) -> None:
     """As after a conversion by another version of a library; a look would answer, and less often rightly."""
     monkeypatch.setenv("FOCUSDOC_CACHE", str(tmp_path))
-    monkeypatch.setattr("focusdoc.engine.load_base", lambda *_, **__: base)
+    monkeypatch.setattr("focusdoc.engine.engine.load_base", lambda *_, **__: base)
     for name in (None, "SmolLM2-135M-Instruct", "smollm2-135m-instruct"):
         with pytest.raises(AdapterError, match=rf"{tmp_path}.*not the one its adapter was trained for.*remove it"):
             FocusEngine.from_pretrained(name, store=None)

@@ -24,7 +24,6 @@ FLOORS = [
     {"memory"},
     {"decoding"},
     {"training", "readers", "cluster"},
-    {"parts"},
     {"engine"},
     {"chat", "evaluation"},
     {"focusdoc", "server"},  # the facade, __init__.py, beside the server

@@ -108,7 +108,6 @@ def _plan(size: ModelSize, device: str, num_tokens: int, settings: FocusConfig) 
     return plan_memory(
         FreeSpace.of(torch.device(device), open_store()),
         kv=size,
-        dtype=getattr(torch, size.dtype, torch.float32),
         num_tokens=num_tokens,
         chunk_size=chunk_size,
         memory_dtype=settings.memory_dtype,

@@ -72,28 +72,15 @@ class SpreadReader(DocumentReader):
         """See `DocumentReader.maker`; its memories are usable in this cluster only."""
         return f"{super().maker}, in cluster {self._cluster.id}"
 
-    def is_stored(self, token_ids: Sequence[int]) -> bool:
-        """See `DocumentReader.is_stored`."""
-        kind: BlockDtype = "model" if self.memory_dtype == "auto" else self.memory_dtype
-        return self._num_stored(token_ids, kind) == len(token_ids)
-
     def forget(self, token_ids: Sequence[int]) -> None:
         """See `DocumentReader.forget`; holders may have separate stores."""
         for kind in get_args(BlockDtype):
             parts = self._parts(token_ids, kind, "")
             self._cluster.call({index: ("forget", (parts,)) for index in range(len(self._cluster))})
 
-    def plan(self, token_ids: Sequence[int]) -> MemoryPlan:
-        """See `DocumentReader.plan`; for the whole cluster."""
-        free = self._cluster.free_bytes()
-        # Every host keeps SPARE_BYTES free; the plan subtracts them once.
-        space = FreeSpace(free=sum(free.values()) - SPARE_BYTES * (len(free) - 1))
-        return self._plan_in(
-            space,
-            len(token_ids),
-            known=lambda kind: self._num_stored(token_ids, kind),
-            seconds=lambda: self.seconds_per_token() / len(self._cluster),
-        )
+    def seconds_per_token(self) -> float:
+        """See `DocumentReader.seconds_per_token`; all holders read at once."""
+        return super().seconds_per_token() / len(self._cluster)
 
     def read(
         self,
@@ -179,6 +166,11 @@ class SpreadReader(DocumentReader):
             )
             for number in range(math.ceil(len(token_ids) / size))
         ]
+
+    def _free_space(self) -> FreeSpace:
+        free = self._cluster.free_bytes()
+        # Every host keeps SPARE_BYTES free; the plan subtracts them once.
+        return FreeSpace(free=sum(free.values()) - SPARE_BYTES * (len(free) - 1))
 
     def _num_stored(self, token_ids: Sequence[int], kind: BlockDtype) -> int:
         """The document's tokens that are in the store of the holder that will keep them."""

@@ -39,10 +39,11 @@ def decode(data: bytes, name: str) -> str:
     except UnicodeDecodeError as error:
         # Codecs that skip a byte order mark count from after it.
         offset = error.start + len(data) - len(error.object)
+        likely = "UTF-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "WINDOWS-1252"
         found = f"0x{error.object[error.start]:02X}" if error.start < len(error.object) else "it ends"
         raise DocumentError(
             f"{name!r} is not valid {encoding.removesuffix('-sig').upper()} ({found} at byte {offset:,}); "
-            f"convert it to UTF-8 first, for example with: iconv -f {_likely(data)} -t UTF-8."
+            f"convert it to UTF-8 first, for example with: iconv -f {likely} -t UTF-8."
         ) from None
 
 
@@ -72,8 +73,3 @@ def _refuse_binary(data: bytes, name: str) -> None:
             f"{name!r} looks binary ({found}); give a text in UTF-8, or a PDF, and convert other formats to one of "
             "them first."
         )
-
-
-def _likely(data: bytes) -> str:
-    """The most likely encoding of invalid UTF-8, for the example in the message."""
-    return "UTF-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "WINDOWS-1252"

@@ -28,7 +28,7 @@ def read(data: bytes, request: Request) -> Parsed:
     Raises:
         Refused: it is encrypted, damaged, or too large unpacked. DocumentError: it is another kind of archive.
     """
-    archive = Archive(data, request["max_unpacked"])
+    archive = Archive(data, request.limits.max_unpacked)
     mimetype = archive.find("mimetype").strip()
     main = _MAIN_PART.search(archive.find("[Content_Types].xml"))
     if mimetype == _EPUB or "META-INF/container.xml" in archive.NameToInfo:
@@ -37,7 +37,7 @@ def read(data: bytes, request: Request) -> Parsed:
         return read_open_document(archive)
     if main is None:
         raise DocumentError(
-            f"{request['name']!r} is a ZIP archive and neither an e-book nor an office file; give one of its files."
+            f"{request.name!r} is a ZIP archive and neither an e-book nor an office file; give one of its files."
         )
     if main[1] in (b"wordprocessingml", b"ms-word"):
         return read_docx(archive, data)

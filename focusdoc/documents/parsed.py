@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypedDict
+
+from focusdoc.documents.limits import LoadLimits
 
 
-class Request(TypedDict):
-    """A request to the child process: the kind of file, its name for messages, and the fields of `LoadLimits`."""
+@dataclass(frozen=True)
+class Request:
+    """A request to the child process: the kind of file, its name for messages, its password, and the limits."""
 
     kind: str
     name: str
     password: str | None
-    max_pages: int
-    max_characters: int
-    max_unpacked: int
-    max_seconds: float
-    max_memory: int
+    limits: LoadLimits
 
 
 @dataclass(kw_only=True)

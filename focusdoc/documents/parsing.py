@@ -13,6 +13,7 @@ from typing import Any
 
 from focusdoc.documents.document import Document, Page, page_ranges
 from focusdoc.documents.limits import LoadLimits
+from focusdoc.documents.parsed import Request
 from focusdoc.errors import DocumentError, DocumentLimitError, EmptyDocumentError, EncryptedDocumentError
 
 _WORKER = "focusdoc.documents.worker"
@@ -42,6 +43,8 @@ _OTHERS = {
     "missing": "needs the package {message} to be read; run: pip install {message}",
     "damaged": "is a damaged {kind} ({message}); get a fresh copy, or repair it{repair}",
 }
+#: Exit codes of a process that was killed for its memory or CPU time.
+_KILLED = {-getattr(signal, name) for name in ("SIGKILL", "SIGXCPU") if hasattr(signal, name)}
 #: Separates two pages; part of the page before, so that the pages tile the text.
 PAGE_SEPARATOR = "\n\n"
 
@@ -62,9 +65,10 @@ def load_parsed(kind: str, data: bytes, known: dict[str, Any], password: str | N
         DocumentError: the file is damaged, or of none of these kinds.
     """
     name = known["name"]
-    answer = _run_worker(kind, data, name, password, limits)
+    request = Request(kind, name, password, limits)
+    answer = _run_worker(request, data)
     if "error" in answer:
-        raise _error(answer["error"], answer["message"], name, kind, limits)
+        raise _error(answer["error"], answer["message"], request)
     texts = [text.rstrip() for text in answer["pages"]]
     empty = [number for number, text in enumerate(texts, start=1) if not text]
     if len(empty) == len(texts):
@@ -109,22 +113,22 @@ def _no_text(name: str, answer: dict[str, Any]) -> EmptyDocumentError:
     )
 
 
-def _run_worker(kind: str, data: bytes, name: str, password: str | None, limits: LoadLimits) -> dict[str, Any]:
+def _run_worker(request: Request, data: bytes) -> dict[str, Any]:
     """The worker's answer; an error answer if the worker died.
 
     Raises:
         DocumentLimitError: the worker ran out of time. DocumentError: it could not be started.
     """
+    name, limits = request.name, request.limits
     if not sys.executable:
         raise DocumentError(f"{name!r} cannot be parsed: this program hides Python's executable (sys.executable).")
-    request = {"kind": kind, "name": name, "password": password, **asdict(limits)}
     # -P keeps the current folder off the child's path, which is otherwise the same as here.
     paths = [entry for entry in sys.path if entry]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, _ROOT])}
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", _WORKER],
-            input=json.dumps(request).encode("ascii") + b"\n" + data,
+            input=json.dumps(asdict(request)).encode("ascii") + b"\n" + data,
             capture_output=True,
             timeout=limits.max_seconds,
             env=environment,
@@ -141,22 +145,17 @@ def _run_worker(kind: str, data: bytes, name: str, password: str | None, limits:
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
     last_line = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-    if "MemoryError" in last_line or done.returncode in _killed_by_limits():
+    if "MemoryError" in last_line or done.returncode in _KILLED:
         return {"error": "memory", "message": ""}
     return {"error": "damaged", "message": f"the parser died with code {done.returncode}: {last_line}"}
 
 
-def _killed_by_limits() -> set[int]:
-    """Exit codes of a process that was killed for its memory or CPU time."""
-    return {-getattr(signal, name) for name in ("SIGKILL", "SIGXCPU") if hasattr(signal, name)}
-
-
-def _error(kind: str, message: str, name: str, file: str, limits: LoadLimits) -> DocumentError:
+def _error(kind: str, message: str, request: Request) -> DocumentError:
     """The exception for an error that the worker reported."""
     if kind == "refused":
         return DocumentError(message)
     error = EncryptedDocumentError if kind in _LOCKED else DocumentLimitError if kind in _LIMITED else DocumentError
-    repair = " (for example qpdf)" if file == "pdf" else ""
+    repair = " (for example qpdf)" if request.kind == "pdf" else ""
     words = (_LOCKED | _LIMITED | _OTHERS).get(kind, _OTHERS["damaged"])
-    words = words.format(message=message, limits=limits, kind=_NAMES[file], repair=repair)
-    return error(f"{name!r} {words}.")
+    words = words.format(message=message, limits=request.limits, kind=_NAMES[request.kind], repair=repair)
+    return error(f"{request.name!r} {words}.")

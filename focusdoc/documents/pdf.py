@@ -55,9 +55,9 @@ def read(data: bytes, request: Request) -> Parsed:
 
     reader = PdfReader(io.BytesIO(data))
     if reader.is_encrypted:
-        _decrypt(reader, request["password"])
+        _decrypt(reader, request.password)
     num_pages = len(reader.pages)
-    _check_pages(reader, num_pages, request["max_pages"])
+    _check_pages(reader, num_pages, request.limits.max_pages)
     texts: list[str] = []
     unmapped: list[int] = []
     characters = 0
@@ -73,7 +73,7 @@ def read(data: bytes, request: Request) -> Parsed:
             error.args = (f"page {number}: {error}",)
             raise
         characters += len(texts[-1])
-        if characters > request["max_characters"]:
+        if characters > request.limits.max_characters:
             raise Refused("characters", f"{number} of {num_pages} pages have {characters:,} characters already")
     return Parsed(
         format="pdf",

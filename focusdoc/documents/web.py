@@ -45,7 +45,7 @@ HTML = Rules(
 
 def read(data: bytes, request: Request) -> Parsed:
     """The text of an HTML page, split into sections at its headings. DocumentError: it cannot be decoded."""
-    root = parse_html(html_text(data, request["name"]))
+    root = parse_html(html_text(data, request.name))
     pages, labels = sections(*to_text(root, HTML))
     title = root.findtext(".//title") if root is not None else None
     title = " ".join((title or "").split()) or None

@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from focusdoc.documents.joining import as_typed
+from focusdoc.documents.limits import LoadLimits
 from focusdoc.documents.parsed import Parsed, Refused, Request
 from focusdoc.errors import DocumentError
 
@@ -26,21 +27,23 @@ def main() -> None:
     """Answer one request on stdin: a line of JSON with the settings, then the file's bytes."""
     answer_file = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # libraries that print must not corrupt the answer
-    request: Request = json.loads(sys.stdin.buffer.readline())
-    _limit_resources(request)
+    given = json.loads(sys.stdin.buffer.readline())
+    given["limits"] = LoadLimits(**given["limits"])
+    request = Request(**given)
+    _limit_resources(request.limits)
     answer = _answer(request, sys.stdin.buffer.read())
     answer_file.write(json.dumps(answer).encode("ascii"))
     answer_file.close()
 
 
-def _limit_resources(request: Request) -> None:
+def _limit_resources(limits: LoadLimits) -> None:
     """Limit address space, and CPU time in case the parent has died, on systems that support it."""
     try:
         import resource
     except ImportError:
         return
-    seconds = int(request["max_seconds"]) + 5
-    for which, value in ((resource.RLIMIT_AS, int(request["max_memory"])), (resource.RLIMIT_CPU, seconds)):
+    seconds = int(limits.max_seconds) + 5
+    for which, value in ((resource.RLIMIT_AS, limits.max_memory), (resource.RLIMIT_CPU, seconds)):
         try:
             hard = resource.getrlimit(which)[1]
             value = value if hard == resource.RLIM_INFINITY else min(value, hard)
@@ -52,9 +55,9 @@ def _limit_resources(request: Request) -> None:
 def _answer(request: Request, data: bytes) -> dict[str, Any]:
     warnings.simplefilter("ignore")
     try:
-        parsed: Parsed = import_module(f"focusdoc.documents.{_READERS[request['kind']]}").read(data, request)
+        parsed: Parsed = import_module(f"focusdoc.documents.{_READERS[request.kind]}").read(data, request)
         parsed.pages = list(map(as_typed, parsed.pages))
-        _check_size(parsed, request)
+        _check_size(parsed, request.limits)
         return asdict(parsed)
     except Refused as error:
         return {"error": error.kind, "message": str(error)}
@@ -70,11 +73,11 @@ def _answer(request: Request, data: bytes) -> dict[str, Any]:
         return {"error": _kind(error), "message": f"{type(error).__name__}: {error}"[:_MAX_MESSAGE].rstrip(".")}
 
 
-def _check_size(parsed: Parsed, request: Request) -> None:
-    if len(parsed.pages) > request["max_pages"]:
+def _check_size(parsed: Parsed, limits: LoadLimits) -> None:
+    if len(parsed.pages) > limits.max_pages:
         raise Refused("pages", f"{len(parsed.pages):,} {parsed.unit}s")
     characters = sum(map(len, parsed.pages))
-    if characters > request["max_characters"]:
+    if characters > limits.max_characters:
         raise Refused("characters", f"{characters:,} in all")
 
 

@@ -10,8 +10,7 @@ import os
 import shutil
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +129,7 @@ def clear_entries(folder: Path) -> tuple[int, int]:
 
 def used_bytes(folder: Path) -> int:
     """Total bytes of all files in the store; shared files count once."""
-    return sum({file: size for path in entry_folders(folder) for file, size in _files(path).items()}.values())
+    return _total(map(_files, entry_folders(folder)))
 
 
 def allowed_bytes(folder: Path, max_bytes: int, spooled: int = 0) -> int:
@@ -163,20 +162,14 @@ def evict(folder: Path, limit: int, *, keep: Path) -> list[Path]:
 
     A shared file is freed with its last entry. Call it with the store locked.
     """
-    files = {path: _files(path) for path in entry_folders(folder)}
-    sharing = Counter(file for owned in files.values() for file in owned)
-    total = sum({file: size for owned in files.values() for file, size in owned.items()}.values())
+    left = {path: _files(path) for path in entry_folders(folder)}
     removed = []
-    for path, owned in files.items():
-        if total <= limit:
+    for path in [path for path in left if path != keep]:
+        if _total(left.values()) <= limit:
             break
-        if path == keep:
-            continue
         remove_entry(path)
         removed.append(path)
-        for file, size in owned.items():
-            sharing[file] -= 1
-            total -= 0 if sharing[file] else size
+        del left[path]
     return removed
 
 
@@ -239,3 +232,8 @@ def _files(path: Path) -> dict[tuple[int, int], int]:
             status = file.stat()
             found[status.st_dev, status.st_ino] = status.st_size
     return found
+
+
+def _total(entries: Iterable[dict[tuple[int, int], int]]) -> int:
+    """The bytes of entries, given as by `_files`; a file that several of them share counts once."""
+    return sum({file: size for owned in entries for file, size in owned.items()}.values())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from focusdoc.attention import AttentionKernel
 from focusdoc.memory.chunk_memory import MemoryBlock
-from focusdoc.memory.ring import Part, Ring, Streams
+from focusdoc.memory.ring import Part, Ring
 
 #: Bytes per copy: large enough for full bus bandwidth, small beside a GPU's memory.
 PART_BYTES = 64 << 20
@@ -104,11 +104,6 @@ class HostBlock(MemoryBlock):
         step, stop = max(1, PART_BYTES // of_chunk), self.first + self.num_chunks
         for start in range(self.first, stop, step):
             yield Part(self.number, layer, start, min(start + step, stop))
-
-
-def ring_of(device: torch.device) -> Ring:
-    """An empty ring with buffers on `device`."""
-    return Ring(Streams(device))
 
 
 def ring_bytes(of_chunk: int) -> int:

@@ -6,26 +6,24 @@ import copy
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import KW_ONLY, dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Self, get_args
-
-import torch
 
 from focusdoc.attention import AttentionKernel
 from focusdoc.config import BlockDtype, MemoryDtype
 from focusdoc.errors import ConfigError, MemoryShortageError
 from focusdoc.memory.chunk_memory import MemoryBlock
 from focusdoc.memory.entries import size_limit, spool_folder, store_folder
-from focusdoc.memory.host import HostBlock, ring_of
-from focusdoc.memory.int8 import BLOCKS
+from focusdoc.memory.host import HostBlock
 from focusdoc.memory.manifest import DocumentKey
 from focusdoc.memory.plan import FreeSpace, MemoryPlan, plan_memory
 from focusdoc.memory.reading import READING_VERSION, Progress, distinct_tokens, read_chunks
-from focusdoc.memory.ring import Ring
-from focusdoc.memory.segments import SegmentWriter, open_segment
+from focusdoc.memory.ring import Ring, Streams
+from focusdoc.memory.segments import open_segment, write_segment
 from focusdoc.memory.store import DocumentStore, KnownChunks
 from focusdoc.modeling.base import BaseModel
 from focusdoc.modeling.dimensions import ModelSize
@@ -145,7 +143,7 @@ class DocumentReader:
     def is_stored(self, token_ids: Sequence[int]) -> bool:
         """Whether the store has the whole document, in the dtype used when memory is not short."""
         kind: BlockDtype = "model" if self.memory_dtype == "auto" else self.memory_dtype
-        return self._known(token_ids, kind).num_tokens == len(token_ids)
+        return self._num_stored(token_ids, kind) == len(token_ids)
 
     def forget(self, token_ids: Sequence[int]) -> None:
         """Remove a document from the store."""
@@ -155,7 +153,7 @@ class DocumentReader:
 
     def plan(self, token_ids: Sequence[int]) -> MemoryPlan:
         """The cost of reading a document; reads nothing."""
-        return self._plan_and_known(token_ids)[0]
+        return self._plan(len(token_ids), partial(self._num_stored, token_ids))
 
     def read(
         self,
@@ -188,61 +186,63 @@ class DocumentReader:
             if self.store is not None:
                 key = self._key(token_ids, self.memory_dtype)
                 held.enter_context(self.store.reading_lock(key, waiting=lambda: report(0)))
-            plan, known = self._plan_and_known(token_ids)
+            known_in = cache(partial(self._known, token_ids))
+            plan = self._plan(len(token_ids), lambda kind: known_in(kind).num_tokens)
             plan.check(document)
             level = logging.WARNING if plan.is_forced and on_plan is None else logging.INFO
             _log.log(level, "Reading %s: %s.", document or "tokens", plan)
             if on_plan is not None:
                 on_plan(plan)
+            known = known_in(plan.memory_dtype)
             if plan.rung == "disk":
-                return self._read_to_disk(token_ids, plan, document, report), len(token_ids)
-            return self._read_rest(token_ids, plan, known, document, report), len(token_ids) - known.num_tokens
+                known = held.enter_context(self._spooled(token_ids, plan, document, report))
+            elif known.num_tokens:
+                report(known.num_tokens)
+            device = self.base.device
+            ring = Ring(Streams(device)) if plan.rung == "host" else None
+            blocks = tuple(
+                block.to(device) if ring is None else HostBlock.wrap(block.clone(), ring) for block in known.blocks
+            )
+            num_read = len(token_ids) - (0 if known.spooled else known.num_tokens)
+            if num_read:
+                started_at = time.perf_counter()
+                blocks += self._encode(token_ids, known.num_tokens, plan, report, ring)
+                self._note_speed(token_ids[known.num_tokens :], started_at)
+                if self.store is not None:
+                    key = self._key(token_ids, plan.memory_dtype)
+                    self.store.save(key, blocks, known, document=document, model=self.base.name)
+            return blocks, num_read
 
-    def _read_rest(
-        self, token_ids: Sequence[int], plan: MemoryPlan, known: KnownChunks, document: str, report: Progress
-    ) -> tuple[MemoryBlock, ...]:
-        """Read what follows the `known` chunks, and store all."""
-        if known.num_tokens:
-            report(known.num_tokens, len(token_ids))
-        device, ring = self.base.device, ring_of(self.base.device) if plan.rung == "host" else None
-        blocks = tuple(
-            block.to(device) if ring is None else HostBlock.wrap(block.clone(), ring) for block in known.blocks
-        )
-        if known.num_tokens < len(token_ids):
-            started_at = time.perf_counter()
-            blocks += self._encode(token_ids, known.num_tokens, plan, report, ring)
-            self._save(token_ids, blocks, plan, known, document, started_at)
-        return blocks
-
-    def _read_to_disk(
+    @contextmanager
+    def _spooled(
         self, token_ids: Sequence[int], plan: MemoryPlan, document: str, report: Progress
-    ) -> tuple[MemoryBlock, ...]:
-        """Read the full chunks straight into a file and map it; unsaved, the file is removed, and the mapping stays."""
+    ) -> Iterator[KnownChunks]:
+        """Read the full chunks straight into a file and map it.
+
+        The file is removed behind the block, if it was not stored; its mapping stays.
+        """
         assert self.store is not None  # else the plan has no disk
-        base, size = self.base, self.chunk_size
+        size = self.chunk_size
+        num_chunks = len(token_ids) // size
         started_at = time.perf_counter()
-        full = len(token_ids) // size * size
-        shape = (base.num_layers, 0, base.num_kv_heads, size, base.head_dim)
-        like = BLOCKS[plan.memory_dtype].empty(shape, base.dtype, torch.device("cpu"))
+
+        def read() -> Iterator[MemoryBlock]:
+            for start in range(0, num_chunks * size, self.batch * size):
+                stop = min(start + self.batch * size, num_chunks * size)
+                yield from self._encode(token_ids[:stop], start, plan, lambda done, total: None)
+                report(stop, len(token_ids))
+
         try:
             with spool_folder(self.store.folder) as folder:
-                path = folder / "chunks-0.safetensors"
-                with SegmentWriter(path, like, full // size) as writer:
-                    for start in range(0, full, self.batch * size):
-                        stop = min(start + self.batch * size, full)
-                        (block,) = self._encode(token_ids[:stop], start, plan, lambda done, total: None)
-                        writer.write(block)
-                        report(stop, len(token_ids))
-                    segment = writer.segment()
-                mapped = KnownChunks((open_segment(path, segment),), full, folder, (segment,), spooled=True)
-                blocks = (*mapped.blocks, *self._encode(token_ids, full, plan, report))
-                self._save(token_ids, blocks, plan, mapped, document, started_at)
+                segment = write_segment(folder / "chunks-0.safetensors", read(), num_chunks)
+                self._note_speed(token_ids[: num_chunks * size], started_at)
+                block = open_segment(folder / segment.file, segment)
+                yield KnownChunks((block,), num_chunks * size, folder, (segment,), spooled=True)
         except OSError as error:
             raise MemoryShortageError(
                 f"{document!r} does not fit into memory, and it cannot be written to {self.store.folder} "
                 f"({error.strerror or error}); make room there, or set FOCUSDOC_CACHE to another folder."
             ) from error
-        return blocks
 
     def _encode(
         self, token_ids: Sequence[int], start: int, plan: MemoryPlan, report: Progress, ring: Ring | None = None
@@ -259,21 +259,11 @@ class DocumentReader:
             ring=ring,
         )
 
-    def _save(
-        self,
-        token_ids: Sequence[int],
-        blocks: Sequence[MemoryBlock],
-        plan: MemoryPlan,
-        known: KnownChunks,
-        document: str,
-        started_at: float,
-    ) -> None:
-        num_read = distinct_tokens(token_ids[plan.num_known :], self.chunk_size)
+    def _note_speed(self, token_ids: Sequence[int], started_at: float) -> None:
+        """Take the speed from the reading of `token_ids`, which has just ended, if it was long enough."""
+        num_read = distinct_tokens(token_ids, self.chunk_size)
         if num_read >= _MIN_TIMED_TOKENS:
             self._seconds = (time.perf_counter() - started_at) / num_read
-        if self.store is not None:
-            key = self._key(token_ids, plan.memory_dtype)
-            self.store.save(key, blocks, known, document=document, model=self.base.name)
 
     def _key(self, token_ids: Sequence[int], kind: MemoryDtype) -> DocumentKey:
         return DocumentKey(token_ids, self.chunk_size, maker_key(self.base, kind))
@@ -281,29 +271,22 @@ class DocumentReader:
     def _known(self, token_ids: Sequence[int], kind: BlockDtype) -> KnownChunks:
         return KnownChunks() if self.store is None else self.store.find(self._key(token_ids, kind))
 
-    def _plan_and_known(self, token_ids: Sequence[int]) -> tuple[MemoryPlan, KnownChunks]:
-        """The plan of a reading, and the chunks that the store has."""
-        found: dict[BlockDtype, KnownChunks] = {}
+    def _num_stored(self, token_ids: Sequence[int], kind: BlockDtype) -> int:
+        """How many leading tokens of a document the store has."""
+        return self._known(token_ids, kind).num_tokens
 
-        def num_known(kind: BlockDtype) -> int:
-            found[kind] = self._known(token_ids, kind)
-            return found[kind].num_tokens
+    def _free_space(self) -> FreeSpace:
+        """The space for a document's memory."""
+        return FreeSpace.of(self.base.device, self.store)
 
-        space = FreeSpace.of(self.base.device, self.store)
-        plan = self._plan_in(space, len(token_ids), num_known, self.seconds_per_token)
-        return plan, found[plan.memory_dtype]
-
-    def _plan_in(
-        self, space: FreeSpace, num_tokens: int, known: Callable[[BlockDtype], int], seconds: Callable[[], float]
-    ) -> MemoryPlan:
+    def _plan(self, num_tokens: int, known: Callable[[BlockDtype], int]) -> MemoryPlan:
         return plan_memory(
-            space,
+            self._free_space(),
             kv=self.base,
-            dtype=self.base.dtype,
             num_tokens=num_tokens,
             chunk_size=self.chunk_size,
             memory_dtype=self.memory_dtype,
             tail_tokens=self.tail_tokens,
             known=known,
-            seconds_per_token=seconds,
+            seconds_per_token=self.seconds_per_token,
         )

@@ -140,6 +140,7 @@ class DocumentKey:
         prefixes: for every full chunk, the SHA-256 of all tokens up to its end.
         whole: the SHA-256 of all tokens.
         group: the folder of the entries that can share chunks: same maker, chunk size and first chunk, ragged or not.
+        entry: the folder of exactly this document, in that of its group.
         lock: the name of the lock to hold while the document is read. There are at most 4,096 such names; two documents
             seldom have the same.
     """
@@ -158,6 +159,7 @@ class DocumentKey:
         running.update(self._data[len(self._data) // width * width :])
         self.prefixes, self.whole = tuple(prefixes), running.hexdigest()
         self.group = self._name(prefixes[0] if prefixes else self.whole)
+        self.entry = f"{self.group}/{self.whole[:32]}"
         self.lock = self._name(self.whole)[:3]
 
     def _name(self, token_hash: str) -> str:
@@ -177,11 +179,8 @@ class DocumentKey:
 
 def checksums(path: Path) -> tuple[str, ...]:
     """SHA-256 of each 64 MiB of a file, on several threads (1.4 GB/s per core with SHA instructions)."""
-    starts = range(0, path.stat().st_size, _SLICE)
-    if len(starts) < 2:
-        return tuple(_checksum(path, start) for start in starts)
-    with ThreadPoolExecutor(min(len(starts), num_cpus(), 8)) as pool:
-        return tuple(pool.map(partial(_checksum, path), starts))
+    with ThreadPoolExecutor(min(num_cpus(), 8)) as pool:
+        return tuple(pool.map(partial(_checksum, path), range(0, path.stat().st_size, _SLICE)))
 
 
 def check_segment(entry: Path, segment: Segment) -> None:

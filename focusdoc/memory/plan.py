@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -120,10 +120,9 @@ class MemoryPlan:
         )
 
 
-def memory_bytes(
-    kv: BaseModel | ModelSize, dtype: torch.dtype, kind: BlockDtype, num_tokens: int, chunk_size: int
-) -> int:
-    """Bytes of the keys and values of `num_tokens` tokens in chunks, for a model in `dtype`."""
+def memory_bytes(kv: BaseModel | ModelSize, kind: BlockDtype, num_tokens: int, chunk_size: int) -> int:
+    """Bytes of the keys and values of `num_tokens` tokens in chunks; `kv` gives the dimensions and the dtype."""
+    dtype = kv.dtype if isinstance(kv.dtype, torch.dtype) else getattr(torch, kv.dtype, torch.float32)
     full, rest = divmod(num_tokens, chunk_size)
     return sum(
         BLOCKS[kind].bytes_of((kv.num_layers, count, kv.num_kv_heads, length, kv.head_dim), dtype)
@@ -164,7 +163,6 @@ def plan_memory(
     space: FreeSpace,
     *,
     kv: BaseModel | ModelSize,
-    dtype: torch.dtype,
     num_tokens: int,
     chunk_size: int,
     memory_dtype: MemoryDtype = "auto",
@@ -175,17 +173,17 @@ def plan_memory(
     """The first rung that a document fits on.
 
     Args:
-        kv, dtype: of the model.
+        kv: the model, or its dimensions.
         memory_dtype: ``"auto"`` tries the model's dtype, then int8; otherwise only the named one.
         tail_tokens: tokens of prompt and answer behind every chunk.
         known: returns how many leading tokens of the document the store has in a dtype.
         seconds_per_token: returns the reading speed; called only if there is something to read.
     """
     num_chunks = math.ceil(num_tokens / chunk_size)
-    tails = memory_bytes(kv, dtype, "model", num_chunks * tail_tokens, chunk_size)
+    tails = memory_bytes(kv, "model", num_chunks * tail_tokens, chunk_size)
     kinds: tuple[BlockDtype, ...] = ("model", "int8") if memory_dtype == "auto" else (memory_dtype,)
 
-    def plan(rung: Rung, kind: BlockDtype, num_known: int, needed: int) -> MemoryPlan:
+    def plan(rung: Rung, kind: BlockDtype, num_known: int, needed: int, **places: Any) -> MemoryPlan:
         unread = num_tokens - num_known
         return MemoryPlan(
             num_tokens=num_tokens,
@@ -195,27 +193,26 @@ def plan_memory(
             rung=rung,
             bytes_needed=needed,
             bytes_free=space.free,
-            bytes_as_computed=memory_bytes(kv, dtype, "model", num_tokens, chunk_size) + tails,
+            bytes_as_computed=memory_bytes(kv, "model", num_tokens, chunk_size) + tails,
             seconds=unread * seconds_per_token() if unread else 0.0,
             is_forced=rung in ("host", "disk", "none") or kind != kinds[0],
+            **places,
         )
 
     for kind in kinds:
         num_known = known(kind)
         held = num_tokens - num_known if space.maps else num_tokens
-        needed = memory_bytes(kv, dtype, kind, held, chunk_size) + tails
-        if needed + SPARE_BYTES <= space.free:
+        needed = memory_bytes(kv, kind, held, chunk_size) + tails
+        if not needed or needed + SPARE_BYTES <= space.free:
             in_ram: Rung = "memory" if kind == "model" else "int8"
             return plan("store" if num_known == num_tokens else in_ram, kind, num_known, needed)
-    total = memory_bytes(kv, dtype, kind, num_tokens, chunk_size)
+    total = memory_bytes(kv, kind, num_tokens, chunk_size)
     left_beside = space.host()
-    ring_and_tails = ring_bytes(memory_bytes(kv, dtype, kind, chunk_size, chunk_size) // kv.num_layers) + tails
+    ring_and_tails = ring_bytes(memory_bytes(kv, kind, chunk_size, chunk_size) // kv.num_layers) + tails
     if left_beside is not None and total + SPARE_BYTES <= left_beside and ring_and_tails + SPARE_BYTES <= space.free:
-        beside = plan("host", kind, num_known, ring_and_tails)
-        return replace(beside, bytes_beside=total, bytes_free_beside=left_beside)
+        return plan("host", kind, num_known, ring_and_tails, bytes_beside=total, bytes_free_beside=left_beside)
     left_on_disk = space.disk()
     whole_chunks = num_tokens >= chunk_size  # only these are written while reading
     if whole_chunks and left_on_disk is not None and total <= left_on_disk and tails + SPARE_BYTES <= space.free:
-        return replace(plan("disk", kind, 0, tails), bytes_on_disk=total, bytes_free_on_disk=left_on_disk)
-    nowhere = plan("none", kind, num_known, needed)
-    return replace(nowhere, bytes_free_beside=left_beside, bytes_free_on_disk=left_on_disk)
+        return plan("disk", kind, 0, tails, bytes_on_disk=total, bytes_free_on_disk=left_on_disk)
+    return plan("none", kind, num_known, needed, bytes_free_beside=left_beside, bytes_free_on_disk=left_on_disk)

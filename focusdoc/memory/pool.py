@@ -17,7 +17,7 @@ class MemoryPool:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._memories: OrderedDict[str, DocumentMemory] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def __len__(self) -> int:
         """Number of memories."""
@@ -49,10 +49,8 @@ class MemoryPool:
             if memory.num_bytes > self.max_bytes:
                 return
             self._memories[text] = memory
-            total = sum(kept.num_bytes for kept in self._memories.values())
-            while total > self.max_bytes:
-                _, evicted = self._memories.popitem(last=False)
-                total -= evicted.num_bytes
+            while self.num_bytes > self.max_bytes:
+                self._memories.popitem(last=False)
 
     def forget(self, text: str) -> DocumentMemory | None:
         """Remove the memory of `text`, and return it."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
-from typing import Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,74 +27,49 @@ _DTYPES = {
 _ALIGNMENT = 64
 
 
-class SegmentWriter:
-    """Writes consecutive blocks as one block into a new file; a context manager.
+def write_segment(path: Path, blocks: Iterable[MemoryBlock], num_chunks: int) -> Segment:
+    """Write consecutive blocks as one block into a new file; return its record for the manifest.
 
     Copies one layer of one block at a time, so that saving needs no second copy of the memory. The blocks may be on any
     device and need not be contiguous.
 
     Args:
-        like: a block of the same kind, dtype and chunk length as all blocks.
+        blocks: at least one; all of one kind, dtype and chunk length. They may be made while they are written.
         num_chunks: total of all blocks.
 
     Raises:
         OSError: the file cannot be written. ValueError: safetensors does not support the dtype.
     """
-
-    def __init__(self, path: Path, like: MemoryBlock, num_chunks: int) -> None:
-        if like.keys.dtype not in _DTYPES:
-            raise ValueError(f"A memory of dtype {like.keys.dtype} cannot be stored; use bfloat16 or float32.")
-        self._path = path
-        self._dtype = like.keys.dtype
-        layers, _, heads, chunk_len, head_dim = like.keys.shape
-        self._shape = (layers, num_chunks, heads, chunk_len, head_dim)
-        parts = {
-            name: ((layers, num_chunks, *tensor.shape[2:]), tensor.dtype) for name, tensor in like.tensors().items()
-        }
-        header, self._starts = _header(parts)
-        self._written = 0
-        self._file = open(path, "xb")  # noqa: SIM115  # closed by __exit__
-        self._file.write(header)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def write(self, block: MemoryBlock) -> None:
-        """Append chunks to the file. OSError: it cannot be written."""
-        for name, tensor in block.tensors().items():
-            of_chunk = math.prod(tensor.shape[2:]) * tensor.dtype.itemsize
-            for layer, part in enumerate(tensor):  # the file is ordered by layer
-                self._file.seek(self._starts[name] + (layer * self._shape[1] + self._written) * of_chunk)
-                self._file.write(part.contiguous().cpu().view(torch.uint8).numpy().data)
-        self._written += block.num_chunks
-
-    def segment(self) -> Segment:
-        """The file's record for the manifest, after all chunks were written."""
-        if self._written != self._shape[1]:
-            raise ValueError(f"{self._written} of {self._shape[1]} chunks were written.")
-        self._file.close()
-        return Segment(
-            file=self._path.name,
-            num_bytes=self._path.stat().st_size,
-            dtype=_name(self._dtype),
-            shape=self._shape,
-            checksums=checksums(self._path),
-        )
-
-
-def write_segment(path: Path, blocks: Sequence[MemoryBlock]) -> Segment:
-    """Write consecutive blocks of one kind, dtype and chunk length as one block into a new file.
-
-    Raises:
-        OSError, ValueError: see `SegmentWriter`.
-    """
-    with SegmentWriter(path, blocks[0], sum(block.num_chunks for block in blocks)) as writer:
+    blocks = iter(blocks)
+    first = next(blocks)
+    dtype = first.keys.dtype
+    if dtype not in _DTYPES:
+        raise ValueError(f"A memory of dtype {dtype} cannot be stored; use bfloat16 or float32.")
+    layers, _, heads, chunk_len, head_dim = first.keys.shape
+    header, starts = _header(
+        {name: ((layers, num_chunks, *tensor.shape[2:]), tensor.dtype) for name, tensor in first.tensors().items()}
+    )
+    blocks = chain([first], blocks)
+    del first  # a block that was made to be written goes when the next one comes
+    written = 0
+    with open(path, "xb") as file:
+        file.write(header)
         for block in blocks:
-            writer.write(block)
-        return writer.segment()
+            for name, tensor in block.tensors().items():
+                bytes_per_chunk = math.prod(tensor.shape[2:]) * tensor.dtype.itemsize
+                for layer, part in enumerate(tensor):  # the file is ordered by layer
+                    file.seek(starts[name] + (layer * num_chunks + written) * bytes_per_chunk)
+                    file.write(part.contiguous().cpu().view(torch.uint8).numpy().data)
+            written += block.num_chunks
+    if written != num_chunks:
+        raise ValueError(f"{written} of {num_chunks} chunks were written.")
+    return Segment(
+        file=path.name,
+        num_bytes=path.stat().st_size,
+        dtype=_name(dtype),
+        shape=(layers, num_chunks, heads, chunk_len, head_dim),
+        checksums=checksums(path),
+    )
 
 
 def open_segment(path: Path, segment: Segment) -> MemoryBlock:

@@ -88,14 +88,10 @@ class DocumentStore:
 
     def forget(self, key: DocumentKey) -> None:
         """Remove the entry of exactly this document; processes that have mapped its files keep them."""
-        group = self.folder / key.group
-        if not entries.subfolders(group):
-            return
-        with entries.store_lock(self.folder):
-            for path in entries.subfolders(group):
-                with suppress(DamagedEntryError, OSError):
-                    if read_manifest(path).token_hash == key.whole:
-                        entries.remove_entry(path)
+        path = self.folder / key.entry
+        if path.exists():
+            with entries.store_lock(self.folder):
+                entries.remove_entry(path)
 
     def free_space(self) -> int | None:
         """Bytes available for spooling a document; None if the folder is not writable."""
@@ -145,7 +141,7 @@ class DocumentStore:
                     entries.BYTES_VARIABLE,
                 )
                 return
-            target = self.folder / key.group / key.whole[:32]
+            target = self.folder / key.entry
             with entries.spool_folder(self.folder) as beside:
                 fresh = beside / "entry"
                 if not _exists(target):  # another process may have been first
@@ -230,9 +226,10 @@ def _write_entry(
     folder.mkdir(mode=0o700)
     full = [block for block in blocks if block.chunk_len == key.chunk_size]
     segments = _link(folder, known, [block.num_chunks for block in full])
-    if len(segments) < len(full):
-        segments.append(write_segment(folder / f"chunks-{len(segments)}.safetensors", full[len(segments) :]))
-    segments += [write_segment(folder / "tail.safetensors", [block]) for block in blocks[len(full) :]]
+    if rest := full[len(segments) :]:
+        num_chunks = sum(block.num_chunks for block in rest)
+        segments.append(write_segment(folder / f"chunks-{len(segments)}.safetensors", rest, num_chunks))
+    segments += [write_segment(folder / "tail.safetensors", [block], 1) for block in blocks[len(full) :]]
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         maker=key.maker,

@@ -16,8 +16,9 @@ from focusdoc.decoding.parallel import ParallelDecoder, RefreshedDecoder
 from focusdoc.decoding.state import QuestionRows
 from focusdoc.memory import host, int8
 from focusdoc.memory.chunk_memory import MemoryBlock
-from focusdoc.memory.host import HostBlock, ring_of
+from focusdoc.memory.host import HostBlock
 from focusdoc.memory.reading import read_chunks
+from focusdoc.memory.ring import Ring, Streams
 from focusdoc.modeling.base import BaseModel
 from int8_samples import dequantized
 from tiny_models import random_weights, tiny_model
@@ -43,7 +44,7 @@ def base(request: pytest.FixtureRequest) -> BaseModel:
 def both(base: BaseModel, request: pytest.FixtureRequest) -> tuple[Blocks, Blocks]:
     ids = torch.randint(3, 96, (58,), generator=torch.Generator().manual_seed(1)).tolist()
     kind = "int8" if "int8" in request.param else "model"
-    ring = ring_of(base.device) if "host" in request.param else None
+    ring = Ring(Streams(base.device)) if "host" in request.param else None
     blocks = read_chunks(base, ids, 16, attention_kernel("auto"), memory_dtype=kind, ring=ring)
     assert all(isinstance(block, HostBlock) == (ring is not None) for block in blocks)
     return blocks, dequantized(blocks)

@@ -14,11 +14,11 @@ from focusdoc.attention import attention_kernel, naive
 from focusdoc.errors import MemoryShortageError
 from focusdoc.memory import host, library, plan
 from focusdoc.memory.chunk_memory import MemoryBlock
-from focusdoc.memory.host import HostBlock, ring_of
+from focusdoc.memory.host import HostBlock
 from focusdoc.memory.int8 import BLOCKS
 from focusdoc.memory.plan import SPARE_BYTES, MemoryPlan, plan_memory
 from focusdoc.memory.reading import read_chunks
-from focusdoc.memory.ring import Streams
+from focusdoc.memory.ring import Ring, Streams
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.base import BaseModel
 from store_samples import IDS, KERNEL, NEW, SIZE, assert_exact, read_through
@@ -36,7 +36,7 @@ def filled(device: torch.device = CPU, kind: Any = "model", dtype: torch.dtype =
     """Random chunks in RAM, in parts of two."""
     shape = (2, 5, 2, 16, 8)
     generator = torch.Generator().manual_seed(0)
-    block = HostBlock.wrap(BLOCKS[kind].empty(shape, dtype, CPU), ring_of(device))
+    block = HostBlock.wrap(BLOCKS[kind].empty(shape, dtype, CPU), Ring(Streams(device)))
     for layer in range(2):
         keys, values = (torch.randn(shape[1:], generator=generator).to(device, dtype) for _ in range(2))
         block.put(layer, 0, keys, values)
@@ -153,7 +153,7 @@ class TestOnAGpu:
 
     def test_reading_is_that_into_the_gpu(self) -> None:
         base = BaseModel(tiny_model().cuda())
-        beside = read_chunks(base, IDS, SIZE, KERNEL, ring=ring_of(base.device))
+        beside = read_chunks(base, IDS, SIZE, KERNEL, ring=Ring(Streams(base.device)))
         there = read_chunks(base, IDS, SIZE, KERNEL)
         for one, other in zip(beside, there, strict=True):
             torch.testing.assert_close(one.keys, other.keys.cpu())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.errors import MemoryShortageError
-from focusdoc.memory import entries, library, segments
+from focusdoc.memory import entries, library
 from focusdoc.memory import plan as plan_module
 from focusdoc.memory.int8 import BLOCKS
 from focusdoc.memory.library import DocumentReader
@@ -27,21 +27,18 @@ from focusdoc.modeling.base import BaseModel
 from store_samples import IDS, KERNEL, SIZE, assert_exact, read_through
 from tiny_models import tiny_model
 
-SMOL = SimpleNamespace(num_layers=30, num_kv_heads=3, head_dim=64)
-DEFAULT_MODEL: dict[str, Any] = {"kv": SMOL, "dtype": torch.bfloat16}
+SMOL = SimpleNamespace(num_layers=30, num_kv_heads=3, head_dim=64, dtype="bfloat16")
 MODEL, INT8 = 23_040, 11_902  # bytes a token in chunks of 2,048
 TAILS = 50 * 256 * MODEL
 BUFFERS = 2 * (64 << 20)  # that the parts of a memory beside a GPU pass through
-NEEDED = {"model": 102_400 * MODEL + TAILS, "int8": memory_bytes(SMOL, torch.bfloat16, "int8", 102_400, 2048) + TAILS}
+NEEDED = {"model": 102_400 * MODEL + TAILS, "int8": memory_bytes(SMOL, "int8", 102_400, 2048) + TAILS}
 
 
 def planned(free: int, **given: Any) -> MemoryPlan:
     """The plan of 102,400 tokens of the default model with `free` bytes beside what is spared."""
     places = {name: given.pop(name) for name in ("host", "disk", "maps") if name in given}
     space = FreeSpace(free=free + SPARE_BYTES, **{name: place for name, place in places.items() if place is not None})
-    return plan_memory(
-        space, **{**DEFAULT_MODEL, "num_tokens": 102_400, "chunk_size": 2048, "tail_tokens": 256, **given}
-    )
+    return plan_memory(space, **{"kv": SMOL, "num_tokens": 102_400, "chunk_size": 2048, "tail_tokens": 256, **given})
 
 
 class TestLadder:
@@ -102,6 +99,7 @@ class TestLadder:
         assert planned(half, known=known).rung == "memory"
         assert planned(half, known=known, maps=False).rung == "none"
         assert planned(TAILS, known=lambda _: 102_400).rung == "store"
+        assert planned(-SPARE_BYTES, known=lambda _: 102_400, tail_tokens=0).rung == "store"  # nothing can be short
 
     def test_seconds_are_of_what_is_not_known_and_asked_only_then(self) -> None:
         plan = planned(10**12, known=lambda _: 51_200, seconds_per_token=lambda: 0.001)
@@ -117,21 +115,21 @@ class TestLadder:
     )
     def test_a_rung_never_needs_more_than_there_is(self, tokens: int, chunk: int, free: int, disk: int | None) -> None:
         space = FreeSpace(free=free, disk=lambda: disk)
-        plan = plan_memory(space, **DEFAULT_MODEL, num_tokens=tokens, chunk_size=chunk, tail_tokens=9)
+        plan = plan_memory(space, kv=SMOL, num_tokens=tokens, chunk_size=chunk, tail_tokens=9)
         if plan.rung != "none":
             assert plan.bytes_needed + SPARE_BYTES <= free
             assert plan.bytes_on_disk <= (disk or 0)
         elif tokens >= chunk:
-            tails = memory_bytes(SMOL, torch.bfloat16, "model", plan.num_chunks * 9, chunk)
+            tails = memory_bytes(SMOL, "model", plan.num_chunks * 9, chunk)
             assert plan.bytes_needed + SPARE_BYTES > free
-            total = memory_bytes(SMOL, torch.bfloat16, "int8", tokens, chunk)
+            total = memory_bytes(SMOL, "int8", tokens, chunk)
             assert disk is None or disk < total or tails + SPARE_BYTES > free
 
     @pytest.mark.parametrize("kind", ["model", "int8"])
     @pytest.mark.parametrize("tokens", [90, 80, 5])
     def test_the_bytes_are_those_of_the_memory(self, base: BaseModel, kind: Any, tokens: int) -> None:
         blocks = read_chunks(base, IDS[:tokens], SIZE, KERNEL, memory_dtype=kind)
-        assert memory_bytes(base, base.dtype, kind, tokens, SIZE) == sum(block.num_bytes for block in blocks)
+        assert memory_bytes(base, kind, tokens, SIZE) == sum(block.num_bytes for block in blocks)
 
 
 class TestLine:
@@ -215,11 +213,12 @@ class TestReading:
     def test_a_full_disk_is_a_refusal(
         self, folder: Path, base: BaseModel, free: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def full(*_: object) -> None:
+        def full(path: Path, blocks: Iterator[Any], num_chunks: int) -> None:
+            next(blocks)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         free(0)
-        monkeypatch.setattr(segments.SegmentWriter, "write", full)
+        monkeypatch.setattr(library, "write_segment", full)
         with pytest.raises(MemoryShortageError, match=r"'a book' does not fit into memory.*No space left"):
             self.read(folder, base)
         assert not list(folder.glob(".spool*"))

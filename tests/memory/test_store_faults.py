@@ -149,11 +149,11 @@ class TestFaults:
             "from store_samples import IDS, BaseModel, read\n"
             "from tiny_models import tiny_model\n"
             "write = store.write_segment\n"
-            "def killed(path, blocks):\n"
+            "def killed(path, blocks, num_chunks):\n"
             "    if path.name == 'tail.safetensors':\n"
             "        path.write_bytes(b'half')\n"
             "        os.kill(os.getpid(), signal.SIGKILL)\n"
-            "    return write(path, blocks)\n"
+            "    return write(path, blocks, num_chunks)\n"
             "store.write_segment = killed\n"
             "read(Path(sys.argv[1]), BaseModel(tiny_model()), IDS)\n"
         )
@@ -222,9 +222,9 @@ class TestFaults:
     ) -> None:
         write = segments.write_segment
 
-        def fails(path: Path, blocks: Sequence[MemoryBlock]) -> manifest.Segment:
+        def fails(path: Path, blocks: Sequence[MemoryBlock], num_chunks: int) -> manifest.Segment:
             if path.name != "tail.safetensors":
-                return write(path, blocks)
+                return write(path, blocks, num_chunks)
             raise OSError(number, os.strerror(number))
 
         kept = DocumentStore(folder)

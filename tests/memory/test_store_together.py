@@ -76,11 +76,11 @@ def test_nobody_waits_while_another_document_is_written(
 ) -> None:
     write, begun, may_end = segments.write_segment, threading.Event(), threading.Event()
 
-    def slow(path: Path, blocks: Sequence[MemoryBlock]) -> Segment:
+    def slow(path: Path, blocks: Sequence[MemoryBlock], num_chunks: int) -> Segment:
         if threading.current_thread() is writer:
             begun.set()
             assert may_end.wait(60)
-        return write(path, blocks)
+        return write(path, blocks, num_chunks)
 
     monkeypatch.setattr(store, "write_segment", slow)
     writer = threading.Thread(target=read, args=(folder, base, IDS))

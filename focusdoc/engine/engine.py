@@ -22,6 +22,7 @@ from focusdoc.decoding.answering import Way, answer_many
 from focusdoc.decoding.generation import TokenLoop, complete
 from focusdoc.decoding.prompt import Options, RenderQuoted, Request, flat_ids, tokenize_document
 from focusdoc.documents import Document, cut_chunks, load
+from focusdoc.engine.parts import EngineParts
 from focusdoc.errors import ConfigError
 from focusdoc.memory.chunk_memory import DocumentMemory, Memories, MemoryBlock, checked_memories
 from focusdoc.memory.plan import MemoryPlan
@@ -29,7 +30,6 @@ from focusdoc.memory.reading import Progress
 from focusdoc.memory.store import DocumentStore
 from focusdoc.modeling.adapter_files import open_adapter
 from focusdoc.modeling.base import load_base
-from focusdoc.parts import EngineParts
 from focusdoc.readers import Reader, open_reader
 from focusdoc.readers.finding import Found
 from focusdoc.readers.reader import Messages
