@@ -11,8 +11,6 @@ from zipfile import ZipFile
 from focusdoc.documents.markup import attribute, parse_xml
 from focusdoc.documents.parsed import Parsed, Refused
 
-_MAX_FIELD = 1000
-
 
 class Archive(ZipFile):
     """An archive with a limit on its unpacked size; zipfile never reads more of a part than its declared size.
@@ -52,7 +50,7 @@ class Archive(ZipFile):
         with contextlib.suppress(Exception):
             tree = self.xml(part)
             parsed.title, parsed.author = (
-                (tree.findtext(f".//{{http://purl.org/dc/elements/1.1/}}{field}") or "").strip()[:_MAX_FIELD] or None
+                (tree.findtext(f".//{{http://purl.org/dc/elements/1.1/}}{field}") or "").strip() or None
                 for field in ("title", "creator")
             )
         return parsed

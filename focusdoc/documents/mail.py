@@ -37,7 +37,7 @@ def _content(part: MIMEPart | None) -> str:
         return ""
     try:
         return str(part.get_content())
-    except LookupError:
+    except (LookupError, UnicodeError):
         data = part.get_payload(decode=True)
         assert isinstance(data, bytes)  # of a part that is no container
         try:

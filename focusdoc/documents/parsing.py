@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+from focusdoc.documents.child import run_child
 from focusdoc.documents.document import Document, Page, page_ranges
 from focusdoc.documents.limits import LoadLimits
 from focusdoc.documents.parsed import Request
 from focusdoc.errors import DocumentError, DocumentLimitError, EmptyDocumentError, EncryptedDocumentError
 
 _WORKER = "focusdoc.documents.worker"
-_ROOT = str(Path(__file__).parents[2])
 #: Names of the kinds in error messages.
 _NAMES = {"pdf": "PDF", "html": "page", "zip": "file", "email": "e-mail"}
 #: Errors that the worker reports, in words behind the name of the file: it is locked, over a limit, or the rest.
@@ -45,6 +43,8 @@ _OTHERS = {
 }
 #: Exit codes of a process that was killed for its memory or CPU time.
 _KILLED = {-getattr(signal, name) for name in ("SIGKILL", "SIGXCPU") if hasattr(signal, name)}
+#: Most characters of a title or an author.
+_MAX_FIELD = 1000
 #: Separates two pages; part of the page before, so that the pages tile the text.
 PAGE_SEPARATOR = "\n\n"
 
@@ -91,7 +91,7 @@ def load_parsed(kind: str, data: bytes, known: dict[str, Any], password: str | N
         "format": answer["format"],
         "num_pages": len(pages),
         "unit": unit,
-        **{key: answer[key] for key in ("title", "author") if answer[key]},
+        **{key: answer[key][:_MAX_FIELD] for key in ("title", "author") if answer[key]},
         "pages_without_text": empty,
         "left_out": left_out,
         "warnings": answer["warnings"],
@@ -122,18 +122,8 @@ def _run_worker(request: Request, data: bytes) -> dict[str, Any]:
     name, limits = request.name, request.limits
     if not sys.executable:
         raise DocumentError(f"{name!r} cannot be parsed: this program hides Python's executable (sys.executable).")
-    # -P keeps the current folder off the child's path, which is otherwise the same as here.
-    paths = [entry for entry in sys.path if entry]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, _ROOT])}
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", _WORKER],
-            input=json.dumps(asdict(request)).encode("ascii") + b"\n" + data,
-            capture_output=True,
-            timeout=limits.max_seconds,
-            env=environment,
-            check=False,
-        )
+        done = run_child(_WORKER, asdict(request), data, limits.max_seconds)
     except subprocess.TimeoutExpired:
         raise DocumentLimitError(
             f"{name!r} took longer than max_seconds = {limits.max_seconds:g} to parse; it may be malicious; "

@@ -20,7 +20,6 @@ from focusdoc.documents.pdf_marks import entry, marks_of, objects
 _MAX_WARNINGS = 20
 _MAX_WARNING = 200
 _MAX_LABEL = 64
-_MAX_FIELD = 1000
 #: Replacements of characters without Unicode: U+FFFD, private use, control characters, glyph numbers.
 _UNMAPPED = re.compile(r"[\ufffd\ue000-\uf8ff\U000f0000-\U0010ffff\x00-\x08\x0e-\x1f]|\(cid:\d+\)")
 #: A page is unmapped above this share of its characters; a few may be bullets and the like.
@@ -125,7 +124,7 @@ def _field(reader: PdfReader, name: str) -> str | None:
     """Title or author, or None; errors in the metadata are ignored."""
     try:
         value = getattr(reader.metadata, name, None)
-        return valid_text(str(value)).strip()[:_MAX_FIELD] or None if value is not None else None
+        return valid_text(str(value)).strip() or None if value is not None else None
     except Exception:
         return None
 

@@ -61,7 +61,7 @@ def html_text(data: bytes, name: str) -> str:
             encoding = codecs.lookup(named[1].decode("ascii")).name
             encoding = "utf-8" if encoding.startswith("utf-16") else encoding
             return data.decode({"iso8859-1": "cp1252", "ascii": "cp1252"}.get(encoding, encoding))
-    except (LookupError, UnicodeDecodeError):
+    except (LookupError, UnicodeError):
         pass
     return decode(data, name)
 

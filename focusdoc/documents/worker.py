@@ -13,6 +13,7 @@ from dataclasses import asdict
 from importlib import import_module
 from typing import Any
 
+from focusdoc.documents.child import limit_process
 from focusdoc.documents.joining import as_typed
 from focusdoc.documents.limits import LoadLimits
 from focusdoc.documents.parsed import Parsed, Refused, Request
@@ -30,26 +31,11 @@ def main() -> None:
     given = json.loads(sys.stdin.buffer.readline())
     given["limits"] = LoadLimits(**given["limits"])
     request = Request(**given)
-    _limit_resources(request.limits)
+    # Of CPU time a little more than the parent waits, in case it has died.
+    limit_process(request.limits.max_memory, int(request.limits.max_seconds) + 5)
     answer = _answer(request, sys.stdin.buffer.read())
     answer_file.write(json.dumps(answer).encode("ascii"))
     answer_file.close()
-
-
-def _limit_resources(limits: LoadLimits) -> None:
-    """Limit address space, and CPU time in case the parent has died, on systems that support it."""
-    try:
-        import resource
-    except ImportError:
-        return
-    seconds = int(limits.max_seconds) + 5
-    for which, value in ((resource.RLIMIT_AS, limits.max_memory), (resource.RLIMIT_CPU, seconds)):
-        try:
-            hard = resource.getrlimit(which)[1]
-            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(which, (value, hard))
-        except (ValueError, OSError):
-            continue
 
 
 def _answer(request: Request, data: bytes) -> dict[str, Any]:

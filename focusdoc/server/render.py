@@ -14,6 +14,7 @@ import subprocess
 import sys
 from typing import Any
 
+from focusdoc.documents.child import limit_process, run_child
 from focusdoc.errors import DocumentError
 
 #: Pixels of a page's longer side.
@@ -35,19 +36,12 @@ def picture(data: bytes, page: int, quote: str) -> tuple[bytes, float]:
     Raises:
         DocumentError: rendering failed or took too long.
     """
-    request = json.dumps({"page": page, "quote": quote}).encode("ascii") + b"\n"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "focusdoc.server.render"],
-            input=request + data,
-            capture_output=True,
-            timeout=_SECONDS,
-            env=environment,
-            check=False,
-        )
+        done = run_child("focusdoc.server.render", {"page": page, "quote": quote}, data, _SECONDS)
     except subprocess.TimeoutExpired:
         raise DocumentError(f"Page {page} takes longer than {_SECONDS} seconds to render.") from None
+    except OSError as error:
+        raise DocumentError(f"Page {page} cannot be rendered: its process does not start ({error}).") from error
     top, _, drawn = done.stdout.partition(b"\n")
     if done.returncode or not drawn.startswith(b"\x89PNG"):
         raise DocumentError(f"Page {page} cannot be rendered.")
@@ -94,20 +88,9 @@ def _draw(data: bytes, number: int, quote: str) -> bytes:
     return f"{begins:.3f}\n".encode() + file.getvalue()
 
 
-def _limit() -> None:
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return
-    for which, value in ((resource.RLIMIT_AS, _MEMORY), (resource.RLIMIT_CPU, _SECONDS)):
-        hard = resource.getrlimit(which)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(which, (value, value))
-
-
 if __name__ == "__main__":
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # printed output must not mix with the picture
     request = json.loads(sys.stdin.buffer.readline())
-    _limit()
+    limit_process(_MEMORY, _SECONDS)
     answer.write(_draw(sys.stdin.buffer.read(), request["page"], request["quote"]))

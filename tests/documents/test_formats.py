@@ -86,6 +86,12 @@ class TestHtml:
         data = f"<!doctype html><meta charset='{named}'><p>{text}".encode(encoding)
         assert load(data).text == text
 
+    def test_an_encoding_that_is_none_of_text_is_ignored(self) -> None:
+        assert load(b"<!doctype html><meta charset=idna><p>.xn--99999999").text == ".xn--99999999"
+
+    def test_a_long_title_is_cut(self) -> None:
+        assert len(load(b"<!doctype html><title>" + b"long " * 1000 + b"</title>text").metadata["title"]) == 1000
+
     def test_an_encoding_that_is_wrong_is_an_error(self) -> None:
         with pytest.raises(DocumentError, match="not valid UTF-8"):
             load(b"<!doctype html><p>caf\xe9")
@@ -239,7 +245,7 @@ class TestEmail:
         (tmp_path / "a.eml").write_bytes(b"Subject: x\n\nbody\n")
         assert load(tmp_path / "a.eml").text == "Subject: x\n\nbody"
 
-    @pytest.mark.parametrize("charset", ["iso-8859-8-i", "windows-874", "x-unknown"])
+    @pytest.mark.parametrize("charset", ["iso-8859-8-i", "windows-874", "x-unknown", "idna"])
     def test_text_in_an_unknown_encoding_is_read(self, charset: str) -> None:
         head = f'Received: x\nFrom: a@b.example\nMIME-Version: 1.0\nContent-Type: text/plain; charset="{charset}"\n\n'
         assert load(head.encode() + b"Line one\rLine two\n").text.endswith("Line one\nLine two")
