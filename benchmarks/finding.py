@@ -44,22 +44,21 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=Path("finding"))
     parser.add_argument("--store", default="auto")
-    parser.add_argument("--adapter", default="auto")
+    parser.add_argument("--model", help="a base model; by default the embedded one")
+    parser.add_argument("--adapter", default="auto", help="auto, none, or a folder")
     parser.add_argument("--without-finding", action="store_true", help="with candidates that were not trained to find")
     parser.add_argument("--write", type=Path, metavar="FILE")
     args = parser.parse_args()
-    engine = FocusEngine.from_pretrained(adapter=args.adapter, store=args.store)
+    adapter = None if args.adapter == "none" else args.adapter
+    engine = FocusEngine.from_pretrained(args.model, adapter=adapter, store=args.store)
     finding = None if engine.adapter is None else engine.adapter.finding
     if args.without_finding and engine.adapter is not None:
         finding = None
         engine = FocusEngine(engine.base, replace(engine.adapter, finding=None), store=args.store)
     if args.write is not None and finding is None:
         parser.error("--write needs an adapter with weights for finding; name one with --adapter")
-    parts = [] if finding is None else [*finding.added.values(), finding.heads, finding.relevance]
-    digest = hashlib.sha256(repr(SIGNALS).encode())
-    for part in parts:
-        digest.update(part.float().numpy().tobytes())
-    cache = args.cache / digest.hexdigest()[:12]
+    digest = None if engine.adapter is None else engine.adapter.digest()
+    cache = args.cache / hashlib.sha256(f"{SIGNALS} {engine.base.fingerprint} {digest}".encode()).hexdigest()[:12]
     cache.mkdir(parents=True, exist_ok=True)
     sets = {name: signals_of(name, engine, args.data, cache) for name in TUNING}
     show("as shipped", None, sets)

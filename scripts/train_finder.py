@@ -74,10 +74,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
-    config = FocusConfig(memory_dtype="model", allow_untrained=True)
     adapter = None if args.adapter == "none" else args.adapter
+    config = FocusConfig(memory_dtype="model", allow_untrained=adapter is None)
     engine = FocusEngine.from_pretrained(args.model, adapter=adapter, config=config, store=None)
-    assert engine.adapter is not None
+    if engine.adapter is None or engine.adapter.only_finds:
+        parser.error("there is no adapter that answers; start from the model's own projections with --adapter none")
     start = engine.adapter if args.go_on else replace(engine.adapter, finding=None)
     weights = FinderWeights(start, engine.base, args.rank, args.seed)
     made: dict[str, Callable[[], Iterable[Source]]] = {
@@ -99,7 +100,8 @@ def main() -> None:
         "rank": args.rank,
         "learning_rate": args.learning_rate,
         "seed": args.seed,
-        "start": None if start.finding is None else float(start.finding.heads.sum()),
+        "open": args.open,
+        "start": None if start.finding is None else start.digest(),
         "sources": hashlib.sha256(json.dumps(sources).encode()).hexdigest(),
         **weights.candidates.identity,
     }

@@ -150,12 +150,14 @@ def assert_exists(words: list[str], *, names_a_group: bool = False) -> None:
         assert not hasattr(command, "commands") or rest == ["--help"] or (names_a_group and not rest), words
         known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
         assert options <= known, (words, options - known)
+    elif words[:3] == ["python", "-m", "focusdoc"]:
+        assert_exists(["focusdoc", *words[3:]], names_a_group=names_a_group)
     elif words[:2] == ["python", "-m"]:
         spec = importlib.util.find_spec(words[2])
         assert spec is not None, words
         for folder in spec.submodule_search_locations or ():  # another module may be the front of another library
             text = "".join(path.read_text(encoding="utf-8") for path in Path(folder).glob("*.py"))
-            assert words[2] == "focusdoc" or all(f'"{option}"' in text for option in options), words
+            assert all(f'"{option}"' in text for option in options), words
     elif script := next((word for word in words[:2] if word.endswith((".py", ".sh"))), None):
         assert (ROOT / script).is_file(), words
         text = (ROOT / script).read_text(encoding="utf-8")

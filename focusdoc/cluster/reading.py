@@ -192,13 +192,14 @@ class SpreadReader(DocumentReader):
         if len(parts) > WHOLE_PARTS:
             return {}
         free, hosts = self._cluster.free_bytes(), self._cluster.holders.hosts()
-        roomy = [index for index, host in enumerate(hosts) if plan.bytes_needed + SPARE_BYTES <= free[host]]
+        needed = plan.bytes_needed
+        roomy = [index for index, host in enumerate(hosts) if not needed or needed + SPARE_BYTES <= free[host]]
         return self._stored({index: parts for index in roomy}) if roomy else {}
 
     def _shares(self, plan: MemoryPlan) -> list[float]:
         """Each holder's share of a spread document: equal, or by free memory if that does not fit."""
         free, hosts = self._cluster.free_bytes(), self._cluster.holders.hosts()
         equal = {host: plan.bytes_needed * hosts.count(host) / len(hosts) for host in free}
-        if all(equal[host] + SPARE_BYTES <= free[host] for host in free):
+        if not plan.bytes_needed or all(equal[host] + SPARE_BYTES <= free[host] for host in free):
             return [1.0] * len(hosts)
         return [max(0, free[host] - SPARE_BYTES) / hosts.count(host) for host in hosts]

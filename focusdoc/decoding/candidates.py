@@ -38,23 +38,29 @@ class Projections:
         self._that_find: Projections | None = None
         self._packed: CandidateWeights | None = None
         self._layers: list[LayerWeights] | None = None
-        if adapter is not None:
-            self._layers = [
-                {letter: weight.to(base.device, base.dtype) for letter, weight in adapter.of_layer(layer).items()}
-                for layer in range(base.num_layers)
-            ]
 
     def required(self) -> list[LayerWeights]:
         """The candidate weights of every layer, in the model's dtype.
 
         Raises:
-            AdapterError: there is no adapter, and the config does not allow untrained candidates.
+            AdapterError: there is no adapter, and the config does not allow untrained candidates; or it only finds.
         """
-        if self._layers is None:
+        base, adapter = self._base, self._adapter
+        if adapter is None:
             raise AdapterError(
-                f"{self._base.name} has no adapter, and untrained candidates retrieve nothing: pass adapter=<folder> "
+                f"{base.name} has no adapter, and untrained candidates retrieve nothing: pass adapter=<folder> "
                 "(train one with `focusdoc train`), or FocusConfig(allow_untrained=True) for experiments."
             )
+        if adapter.only_finds:
+            raise AdapterError(
+                f"The candidates of this adapter of {base.name} only find passages for a reader: name a reader, or "
+                "pass an adapter that answers."
+            )
+        if self._layers is None:
+            self._layers = [
+                {letter: weight.to(base.device, base.dtype) for letter, weight in adapter.of_layer(layer).items()}
+                for layer in range(base.num_layers)
+            ]
         return self._layers
 
     @property

@@ -43,6 +43,6 @@ def limit_process(memory: int, seconds: int) -> None:
         try:
             hard = resource.getrlimit(which)[1]
             value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(which, (value, hard))
+            resource.setrlimit(which, (value, value))
         except (ValueError, OSError):  # macOS has no limit of memory
             continue

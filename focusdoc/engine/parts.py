@@ -100,26 +100,36 @@ class EngineParts:
 
     @cached_property
     def documents(self) -> DocumentReader:
-        """Reads documents with the base model; a look alone needs only the layers up to the highest retrieval head."""
-        way = self.finder.way if self.config.looks else self.own_way
+        """Reads documents with the base model; a look needs only the layers up to the highest retrieval head."""
+        only_finds = self.adapter is not None and self.adapter.only_finds
+        way, num_new = (self.finder.way, 1) if only_finds else (self.own_way, GenerationConfig.max_new_tokens)
         settings: dict[str, Any] = {
             "store": self.store,
             "batch": self.config.read_batch,
             "memory_dtype": self.config.memory_dtype,
             # The tail of a typical question and answer.
-            "tail_tokens": way.num_tail_tokens(QUESTION_TOKENS, GenerationConfig.max_new_tokens),
+            "tail_tokens": way.num_tail_tokens(QUESTION_TOKENS, num_new),
         }
         make = DocumentReader if self.cluster is None else partial(SpreadReader, cluster=self.cluster)
         reader = make(self.base, self.chunk_size, self.kernel, **settings)
         return reader.with_first_layers(num_layers_for(self.heads)) if isinstance(way, Look) else reader
 
+    def num_tail_tokens(self, prompt_tokens: int, new_tokens: int) -> int:
+        """Tokens behind every chunk for a question and its answer; a reader's answer is not among them."""
+        if self.reader is None:
+            return self.own_way.num_tail_tokens(prompt_tokens, new_tokens)
+        return self.finder.way.num_tail_tokens(prompt_tokens, 1)
+
     @cached_property
     def finder(self) -> Finder:
-        """Ranks the windows of documents, for a reader."""
-        found = self._projections.that_find
-        if found is None:
-            return Finder(self.own_way, self.heads)
-        return Finder(self._spread(Candidates(self.base, self.config, self.kernel, found)))
+        """Ranks the windows of documents, for a reader: by candidates that were trained to find, if there are any."""
+        explicit_look = self.config.looks and self.adapter is not None and not self.adapter.only_finds
+        found = None if explicit_look else self._projections.that_find
+        if found is not None:
+            return Finder(self._spread(Candidates(self.base, self.config, self.kernel, found)))
+        heads = self.heads  # engines that share the finder must not keep each other
+        way = own_way(self.base, self.config, self.kernel, self._projections, lambda: heads)
+        return Finder(self._spread(way), heads)
 
     @property
     def own_way(self) -> OwnWay[Any]:

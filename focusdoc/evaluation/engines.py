@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Generic, TypeVar
 
-import torch
-
 from focusdoc.config import FocusConfig
 from focusdoc.decoding.prompt import bos_prefix, encode_text, question_prompt, tokenizer_of
 from focusdoc.engine import FocusEngine
 from focusdoc.evaluation.item import ModeSettings
-from focusdoc.modeling.adapter import Adapter
 from focusdoc.readers import Reader
 from focusdoc.readers.reading import BUDGET
 
@@ -59,24 +55,14 @@ def engine_facts(engine: FocusEngine) -> dict[str, Any]:
     settings = asdict(engine.config)
     del settings["chunk_batch"], settings["read_batch"]  # they change only speed and memory
     reader = {} if engine.reader is None else reader_facts(engine.reader)
-    return {**model_facts(engine), "adapter": adapter_digest(engine.adapter), **settings, **reader}
+    adapter = None if engine.adapter is None else engine.adapter.digest()[:12]
+    return {**model_facts(engine), "adapter": adapter, **settings, **reader}
 
 
 def reader_facts(reader: Reader) -> dict[str, Any]:
     """The entries of a configuration that identify a reader, and the tokens of its passages."""
     lora = getattr(reader, "lora", None)
     return {"reader": reader.name, "budget": BUDGET, **({} if lora is None else {"lora": lora.fingerprint})}
-
-
-def adapter_digest(adapter: Adapter | None) -> str | None:
-    """The first 12 hex digits of a hash of the adapter's weights; None without an adapter."""
-    if adapter is None:
-        return None
-    digest = hashlib.sha256()
-    for name in sorted(adapter.weights):
-        digest.update(name.encode())
-        digest.update(adapter.weights[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def prompt_ids(engine: FocusEngine, text: str, *, chat: bool) -> list[int]:

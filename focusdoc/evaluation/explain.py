@@ -105,8 +105,8 @@ def check_layer_and_head(engine: FocusEngine, layer: int | None, head: int | Non
     base = engine.base
     if engine.config.looks:
         raise EvaluationError(
-            f"{base.name} has no adapter, but only attention to candidates can be explained; pass an adapter. Without "
-            "one, the sources of an answer show what the model's own heads attended to."
+            f"{base.name} has no adapter that answers, but only attention to candidates can be explained; pass one. "
+            "Without it, the sources of an answer show what the model's own heads attended to."
         )
     for name, value, count in (("layer", layer, base.num_layers), ("head", head, base.num_heads)):
         if value is not None and not 0 <= value < count:

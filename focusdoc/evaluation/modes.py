@@ -55,7 +55,7 @@ class _EngineMode(Mode):
 
     def _outcome(self, text: str, result: Generation | Answer, memory_bytes: int, **more: Any) -> Outcome:
         usage = result.usage
-        tail = self.engine.own_way.num_tail_tokens(usage.prompt_tokens, usage.completion_tokens)
+        tail = self.engine.num_tail_tokens(usage.prompt_tokens, usage.completion_tokens)
         beside = usage.num_chunks * tail + usage.prompt_tokens + usage.quoted_tokens + usage.completion_tokens
         kv_bytes = memory_bytes + beside * self.engine.base.kv_bytes_per_token
         return _outcome(text, result, kv_bytes=kv_bytes, **more)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -82,6 +83,19 @@ class Adapter:
     def only_finds(self) -> bool:
         """Whether its candidates were trained to find passages, and not to answer."""
         return self.finding is not None and not self.finding.added
+
+    def digest(self) -> str:
+        """The SHA-256 of all weights."""
+        digest = hashlib.sha256()
+        parts = dict(self.weights)
+        if (finding := self.finding) is not None:
+            parts |= {f"finding.{name}": each for name, each in finding.added.items()}
+            parts |= {"finding.heads": finding.heads, "finding.relevance": finding.relevance}
+            digest.update(repr(finding.signals).encode())
+        for name, weight in sorted(parts.items()):
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def of_layer(self, layer: int) -> dict[str, Tensor]:
         """The full weights of one layer by letter, ``{"q": [out_features, in_features], ...}``."""

@@ -10,7 +10,7 @@ trained to find (`FindingWeights`), the signals are
 Other candidates' token scores are weighted by the attention that the local context paid to the candidates (FocusLLM,
 section 3.1), and in place of the relevance there are the token scores of the base model's retrieval heads for the
 question, which runs behind every chunk as the dynamic prompt anyway (arXiv 2404.15574, 2506.09944). Their weights
-were fitted likewise (docs/reading.md).
+were fitted likewise.
 """
 
 from __future__ import annotations

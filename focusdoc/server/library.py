@@ -166,7 +166,7 @@ class Library:
         unread = [length // _CHARACTERS_OF_TOKEN for length in new]
         unread.append(max(0, pasted // _CHARACTERS_OF_TOKEN - engine.config.local_window))
         chunks = sum(math.ceil(tokens / engine.chunk_size) for tokens in (*known, *unread))
-        tail = engine.own_way.num_tail_tokens(QUESTION_TOKENS, max_new_tokens)
+        tail = engine.num_tail_tokens(QUESTION_TOKENS, max_new_tokens)
         return (chunks * tail + sum(unread)) * engine.base.kv_bytes_per_token
 
     def page_shares(self, files: Sequence[StoredFile], answer: Answer) -> dict[str, list[float]]:

@@ -15,7 +15,7 @@ from focusdoc import FocusConfig, FocusEngine
 from focusdoc.cluster import ray_holders, reading
 from focusdoc.cluster.head import Cluster
 from focusdoc.cluster.holder import Asked, CandidateStep, Holder, HolderSettings, Part, UnknownQuestionError
-from focusdoc.cluster.reading import placed
+from focusdoc.cluster.reading import PART_CHUNKS, placed
 from focusdoc.cluster.spread import shares_of
 from focusdoc.decoding.state import QuestionRows
 from focusdoc.errors import MemoryMismatchError, MemoryShortageError, WorkerLostError
@@ -422,6 +422,23 @@ def test_a_host_with_less_memory_keeps_less(monkeypatch: pytest.MonkeyPatch) -> 
     free["large"] -= needed // 2
     with pytest.raises(MemoryShortageError):
         spread.documents.read(ids(DOCUMENT, 1))
+
+
+@pytest.mark.parametrize("chunks", [2, 5 * PART_CHUNKS], ids=["one part", "several"])
+def test_what_is_stored_and_has_no_tails_takes_no_memory(
+    chunks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FOCUSDOC_STORE", "on")
+    base = BaseModel(tiny_model("llama"))
+    config = FocusConfig(chunk_size=16, local_window=12, heads=((0, 1),))
+    cluster = cluster_here(2, base, None, stores=[str(tmp_path / "one"), str(tmp_path / "other")])
+    spread = FocusEngine(base, None, config, store=None, cluster=cluster)
+    tokens = ids(chunks * 16, 1)
+    spread.documents.read(tokens)
+    gc.collect()
+    monkeypatch.setattr(Cluster, "free_bytes", lambda self: {host: SPARE_BYTES - 1 for host in self.holders.hosts()})
+    assert spread.documents.plan(tokens).rung == "store"
+    assert spread.documents.read(tokens)[1] == 0
 
 
 def test_another_model_at_a_holder_is_refused() -> None:

@@ -11,7 +11,6 @@ import torch
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.decoding.prompt import encode_text, question_prompt
 from focusdoc.errors import AdapterError, ConfigError
-from focusdoc.evaluation.engines import adapter_digest
 from focusdoc.evaluation.item import MODES, Item, ModeSettings
 from focusdoc.evaluation.modes import TEMPLATE_ROOM, cut_middle, cut_tail, keep_local, make_mode, split_prompt
 from focusdoc.evaluation.retrieval import FINDERS
@@ -224,10 +223,9 @@ class TestTruncation:
 def test_adapters_are_told_apart_by_their_weights(engine: FocusEngine) -> None:
     assert engine.adapter is not None
     name = next(iter(engine.adapter.weights))
-    before = adapter_digest(engine.adapter)
+    before = engine.adapter.digest()
     weight = engine.adapter.weights[name]
     engine.adapter.weights[name] = weight.to(torch.bfloat16)
-    changed = adapter_digest(engine.adapter)
+    changed = engine.adapter.digest()
     engine.adapter.weights[name] = weight
-    assert before == adapter_digest(engine.adapter) != changed
-    assert adapter_digest(None) is None
+    assert before == engine.adapter.digest() != changed

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from typing import Any
 
 import pytest
@@ -50,6 +52,18 @@ class TestPlaces:
             chunk = memories[number].chunks[places.chunk_of(index)]
             offset = memories[0].num_tokens if number else 0
             assert chunk.token_start <= (first + last) // 2 - offset < chunk.token_end
+
+
+@pytest.mark.parametrize("adapter", [True, False], ids=["candidates", "a look"])
+def test_a_finder_keeps_no_engine_alive(engine: FocusEngine, adapter: bool) -> None:
+    config = FocusConfig(chunk_size=64, local_window=256, heads=((0, 1),))
+    own = FocusEngine(engine.base, engine.adapter if adapter else None, config)
+    own.find(own.read(Document.from_text(TEXT)), "Which house?")
+    other, kept = own.with_reader(None), weakref.ref(own)
+    del own
+    gc.collect()
+    assert other.finder is not None
+    assert kept() is None
 
 
 class TestSignals:

@@ -12,7 +12,7 @@ from torch import nn
 
 from focusdoc import Document, FocusConfig, FocusEngine
 from focusdoc.decoding.prompt import question_prompt
-from focusdoc.errors import ConfigError, TrainingError
+from focusdoc.errors import AdapterError, ConfigError, TrainingError
 from focusdoc.modeling.adapter import Adapter, untrained_adapter
 from focusdoc.modeling.adapter_files import load_adapter, save_adapter
 from focusdoc.readers.finding import LOOKS, RELEVANCE, WORDS, places_of
@@ -100,6 +100,20 @@ class TestWithoutAnAdapter:
     def test_answers_by_its_candidates_are_refused(self, engine: FocusEngine, adapter: Adapter) -> None:
         with pytest.raises(ConfigError, match="only find"):
             FocusEngine(engine.base, adapter, FocusConfig(condensing="candidates"))
+        with pytest.raises(AdapterError, match="only find"):
+            FocusEngine(engine.base, adapter, FocusConfig(local_window=256)).require_adapter()
+
+    def test_a_look_that_is_asked_for_looks(self, engine: FocusEngine) -> None:
+        """Even beside candidates that find; it reads the layers that it needs."""
+        config = replace(engine.config, condensing="look", heads=((0, 1),))
+        adapter = replace(random_adapter(engine.base.model), finding=randomized(engine).trained())
+        found = []
+        for each in (adapter, None):
+            looks = FocusEngine(engine.base, each, config)
+            memory = looks.read(Document.from_text(TEXT))
+            assert memory.blocks[0].keys.shape[0] == 1
+            found.append(looks.find(memory, QUESTIONS[0]).scores)
+        assert found[0].equal(found[1])
 
 
 def test_training_goes_on_from_trained_weights(engine: FocusEngine) -> None:
