@@ -21,7 +21,7 @@ from torch import nn
 
 from focusdoc import __version__
 from focusdoc.engine import FocusEngine
-from focusdoc.evaluation.engines import adapter_digest, model_facts
+from focusdoc.evaluation.engines import model_facts
 
 #: Rows of the timed matrix products: two chunks of 2,048 tokens, as in reading.
 _ROWS = 4096
@@ -41,7 +41,7 @@ def facts(engine: FocusEngine, text: str) -> dict[str, Any]:
     candidates = [] if adapter is None else [each for layer in engine.require_adapter() for each in layer.values()]
     return {
         **model_facts(engine),
-        "adapter": adapter_digest(adapter),
+        "adapter": None if adapter is None else adapter.digest()[:12],
         "chunk_size": engine.chunk_size,
         "context_length": base.context_length,
         "kv_bytes_per_token": base.kv_bytes_per_token,

@@ -25,10 +25,10 @@ class Windows:
         spans: characters ``(start, end)`` of each window, in order.
     """
 
-    def __init__(self, text: str, width: int = WIDTH) -> None:
+    def __init__(self, text: str, width: int | None = None) -> None:
         import bm25s
 
-        self.spans = cut(text, width)
+        self.spans = cut(text, width or WIDTH)
         self._index = bm25s.BM25()
         words = words_of([text[start:end] for start, end in self.spans])
         self._vocabulary = {word for each in words for word in each}
