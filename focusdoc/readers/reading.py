@@ -19,14 +19,7 @@ from focusdoc.readers.passages import Passage, choose_passages
 from focusdoc.readers.reader import ANSWER_INSTRUCTION, EXPLAIN_INSTRUCTION, Judge, Reader
 from focusdoc.readers.replies import Reply, Session
 from focusdoc.readers.sources import sources_of
-from focusdoc.readers.steps import (
-    find_description,
-    lacks_names,
-    may_only_name,
-    name_of,
-    only_names,
-    resolve_description,
-)
+from focusdoc.readers.steps import find_description, may_only_name, name_of, only_names, resolve_description
 
 #: Default budget for passages, in the reader's tokens.
 BUDGET = 1000
@@ -133,12 +126,10 @@ class Read(Way):
     def try_two_steps(self, session: Session, reply: Reply) -> Reply:
         """`reply`, or the reply to a question with its description replaced by a name.
 
-        The second is kept if it is more confident, or if `reply` only resolves the description, or if only the passages
-        of the second have all names of their question.
+        The second is kept if it is more confident, or if `reply` only resolves the description.
         """
-        lacking = lacks_names(session, reply)
-        sure = reply.confidence >= CONFIDENT and not lacking
-        if (sure and not may_only_name(reply)) or reply.written.finish_reason == "cancelled":
+        confident = reply.confidence >= CONFIDENT and not may_only_name(reply)
+        if confident or reply.written.finish_reason == "cancelled":
             return reply
         description = find_description(session, reply.question)
         known = description and resolve_description(
@@ -147,13 +138,12 @@ class Read(Way):
         if not description or not known:
             return reply
         unanswered = only_names(reply, known)
-        if sure and not unanswered:
+        if reply.confidence >= CONFIDENT and not unanswered:
             return reply
         question = reply.question.replace(description, name_of(known))
         found = self._find_again(session.request, question)
         better = best_draft(draft_replies(session, question, found, self.passages(session, found)))
-        answered = (unanswered or (lacking and not lacks_names(session, better))) and better.adds_words
-        keep = better.confidence > reply.confidence or answered
+        keep = better.confidence > reply.confidence or (unanswered and better.adds_words)
         return replace(better, steps=(known,)) if keep else reply
 
     def _find_again(self, request: Request, question: str) -> Found:

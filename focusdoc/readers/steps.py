@@ -79,17 +79,6 @@ def may_only_name(reply: Reply) -> bool:
     return first_word in _NOT_FOR_NAMES and len(name_of(reply)) <= _MAX_NAME and not re.search(r"\d", reply.text)
 
 
-def lacks_names(session: Session, reply: Reply) -> bool:
-    """Whether the reply's passages lack a name or number of its question.
-
-    The date in a passage about a person is not the answer to a question about a film that the passage does not name.
-    """
-    words = re.findall(r"\w+", reply.question.partition(" ")[2])  # the first one is in upper case anyway
-    names = [word for word in words if not word[0].islower()]
-    asked, shown = words_of([" ".join(names), " ".join(session.texts(reply.passages))])
-    return not set(asked) <= set(shown)
-
-
 def only_names(reply: Reply, known: Reply) -> bool:
     """Whether a reply to the whole question says only what resolves its description: Jules White, not his birthday."""
     said, asked, name = map(set, words_of([reply.text, reply.question, name_of(known)]))

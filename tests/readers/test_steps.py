@@ -92,22 +92,6 @@ def test_a_sure_answer_that_is_another_name_stays(engine: FocusEngine, memory: A
     assert not asked_by(reader, "Where was Frank Launder born?")
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"), [("Frank Launder.", "28 January 1906"), ("Max Zorn.", "1932")], ids=["named", "not named"]
-)
-def test_a_sure_answer_from_passages_without_a_name_of_the_question_is_not_enough(
-    engine: FocusEngine, memory: Any, name: str, expected: str
-) -> None:
-    """But one is that no better passage can replace."""
-    question = "When was the owner of the mill Zembla born?"
-    reader = JudgingReader(
-        {f"Question: {question}": ("1932", 30.0), question: ("the owner of the mill Zembla", 0.0)}
-        | {"Who or what is the owner of the mill Zembla?": (name, 6.0)}
-        | {f"When was {name[:-1]} born?": ("28 January 1906", 9.0)}
-    )
-    assert engine.with_reader(reader).ask(memory, question).text == expected
-
-
 def test_the_first_answer_stays_where_the_second_is_no_surer(engine: FocusEngine, memory: Any) -> None:
     reader = JudgingReader(NAMES | {"When was Frank Launder born?": ("nobody knows", -9.0)} | UNSURE | DESCRIBES)
     answer = engine.with_reader(reader).ask(memory, QUESTION)
