@@ -13,6 +13,7 @@ from focusdoc.documents.child import run_child
 from focusdoc.documents.document import Document, Page, page_ranges
 from focusdoc.documents.limits import LoadLimits
 from focusdoc.documents.parsed import Request
+from focusdoc.documents.sentences import goes_on
 from focusdoc.errors import DocumentError, DocumentLimitError, EmptyDocumentError, EncryptedDocumentError
 
 _WORKER = "focusdoc.documents.worker"
@@ -45,8 +46,6 @@ _OTHERS = {
 _KILLED = {-getattr(signal, name) for name in ("SIGKILL", "SIGXCPU") if hasattr(signal, name)}
 #: Most characters of a title or an author.
 _MAX_FIELD = 1000
-#: Separates two pages; part of the page before, so that the pages tile the text.
-PAGE_SEPARATOR = "\n\n"
 
 
 def load_parsed(kind: str, data: bytes, known: dict[str, Any], password: str | None, limits: LoadLimits) -> Document:
@@ -80,10 +79,13 @@ def load_parsed(kind: str, data: bytes, known: dict[str, Any], password: str | N
             0, f"{len(empty):,} of {len(texts):,} {unit}s have no text, so nothing can be found there ({where})"
         )
     labels = answer["labels"] or [None] * len(texts)
+    # What separates two pages is part of the first, so that the pages tile the text.
+    for number, following in enumerate(texts[1:]):
+        texts[number] += "\n" if unit == "page" and goes_on(texts[number], following) else "\n\n"
     pages = []
     start = 0
     for number, (text, label) in enumerate(zip(texts, labels, strict=True), start=1):
-        end = start + len(text) + (len(PAGE_SEPARATOR) if number < len(texts) else 0)
+        end = start + len(text)
         pages.append(Page(number, label, start, end))
         start = end
     metadata = {
@@ -96,7 +98,7 @@ def load_parsed(kind: str, data: bytes, known: dict[str, Any], password: str | N
         "left_out": left_out,
         "warnings": answer["warnings"],
     }
-    return Document(PAGE_SEPARATOR.join(texts), tuple(pages), metadata)
+    return Document("".join(texts), tuple(pages), metadata)
 
 
 def _no_text(name: str, answer: dict[str, Any]) -> EmptyDocumentError:

@@ -12,7 +12,7 @@ from typing import Any
 from pypdf import PdfReader
 
 from focusdoc.documents.document import page_ranges
-from focusdoc.documents.joining import join_words
+from focusdoc.documents.joining import join_words, without_page_numbers
 from focusdoc.documents.parsed import Parsed, Refused, Request
 from focusdoc.documents.pdf_columns import page_text
 from focusdoc.documents.pdf_marks import entry, marks_of, objects
@@ -76,7 +76,7 @@ def read(data: bytes, request: Request) -> Parsed:
             raise Refused("characters", f"{number} of {num_pages} pages have {characters:,} characters already")
     return Parsed(
         format="pdf",
-        pages=join_words(texts),
+        pages=join_words(without_page_numbers(texts)),
         labels=_labels(reader, num_pages),
         title=_field(reader, "title"),
         author=_field(reader, "author"),

@@ -22,6 +22,7 @@ from pypdf import PageObject
 from pypdf.generic import ArrayObject, ContentStream, NameObject
 
 from focusdoc.documents.pdf_marks import Label, Mark, insert_marks
+from focusdoc.documents.pdf_paragraphs import Line, join_blocks, line_distance, paragraph_starts
 
 _PLACING = {b"Td", b"TD", b"Tm", b"T*", b"'", b'"'}
 _RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
@@ -67,8 +68,7 @@ def page_text(page: PageObject, marks: Sequence[Mark] = (), pieces: list[tuple[A
             labels = [Label(run.first, run.x, run.right, run.y) for run in runs]
             texts, marks = insert_marks([piece[0] for piece in pieces], labels, marks)
             pieces[:] = [(text, *piece[1:]) for text, piece in zip(texts, pieces, strict=True)]
-            plain = "".join(texts)
-            plain = _by_columns(pieces) or plain
+            plain = _by_columns(pieces) or _by_paragraphs(pieces)
     return "\n".join([plain.rstrip(), *(mark.line for mark in marks)]).lstrip("\n") if marks else plain
 
 
@@ -81,9 +81,36 @@ def _by_columns(pieces: list[tuple[Any, ...]]) -> str | None:
     first = int(len(rows) > 1 and rows[0][-1].y - rows[1][0].y > _MARGIN * em)
     last = len(rows) - int(len(rows) > 2 and rows[-2][-1].y - rows[-1][0].y > _MARGIN * em)
     blocks = _blocks([run for row in rows[first:last] for run in row], _edges(upright), em, _MIN_LINES)
-    rows[first:last] = [row for block in blocks for row in _rows(block, em)]
-    lines = [_line(row).strip() for row in rows] + [text.strip() for text in rotated]
-    return "\n".join(lines).rstrip() if len(blocks) > 1 else None
+    if len(blocks) == 1:
+        return None
+    parts = [rows[:first], *(_rows(block, em) for block in blocks), rows[last:]]
+    places = [[_line_of(row) for row in part] for part in parts]
+    distance = line_distance(places)
+    texts = []
+    for part, lines in zip(parts, places, strict=True):
+        starts = paragraph_starts(lines, em, distance)
+        texts.append("".join("\n" * (1 + (n in starts)) + _line(row).strip() for n, row in enumerate(part)).strip())
+    return join_blocks([*texts, "\n".join(text.strip() for text in rotated)]).rstrip()
+
+
+def _by_paragraphs(pieces: list[tuple[Any, ...]]) -> str:
+    """The pieces in pypdf's order, with a blank line before each paragraph."""
+    upright, _ = _place(pieces)
+    lines: list[list[_Run]] = []
+    texts = [piece[0] for piece in pieces]
+    end = 0
+    for run in upright:
+        between = "".join(texts[end : run.first]) + run.text[: len(run.text) - len(run.text.lstrip())]
+        if not lines or "\n" in texts[end - 1][len(texts[end - 1].rstrip()) :] + between:
+            lines.append([])
+        lines[-1].append(run)
+        end = run.first + 1
+    em = median(run.size for run in upright) if upright else 1.0
+    places = [_line_of(line) for line in lines]
+    for index in paragraph_starts(places, em, line_distance([places])):
+        number = lines[index][0].first
+        texts[number] = "\n" + texts[number]
+    return "".join(texts)
 
 
 def _extract(page: PageObject, pieces: list[tuple[Any, ...]]) -> str:
@@ -189,8 +216,9 @@ def _join(pieces: list[_Run], em: float) -> list[_Run]:
     for piece in pieces:
         run = runs[-1] if runs else piece
         if abs(piece.y - run.y) < _SAME_BASELINE * em and run.x < piece.x < run.right + _GAP * em:
-            right = max(run.right, piece.right)
-            runs[-1] = run._replace(last=piece.last, text=_line([run, piece]), right=right)
+            size = max(run, piece, key=lambda each: len(each.text)).size  # a bullet may have another one
+            text, right = _line([run, piece]), max(run.right, piece.right)
+            runs[-1] = run._replace(last=piece.last, text=text, right=right, size=size)
         else:
             runs.append(piece)
     return runs
@@ -205,6 +233,11 @@ def _line(runs: list[_Run]) -> str:
         text = f"{text.rstrip()} {run.text.lstrip()}" if apart else text + run.text
         last = run.last
     return text
+
+
+def _line_of(row: list[_Run]) -> Line:
+    longest = max(row, key=lambda run: len(run.text))
+    return Line(min(run.x for run in row), longest.y, longest.size)
 
 
 def _rows(runs: list[_Run], em: float) -> list[list[_Run]]:

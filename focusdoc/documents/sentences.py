@@ -42,6 +42,12 @@ def whole_sentences(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
+def goes_on(before: str, after: str) -> bool:
+    """Whether a sentence goes on from one column or page to the next: it has no end there, and no capital follows."""
+    end = before.rstrip()[-3:]
+    return bool(end) and not _AT_SENTENCE_END.search(end) and after.lstrip()[:1].islower()
+
+
 def _end_of_first(text: str, mark: regex.Pattern[str]) -> int:
     """End of the first `mark` in `text`; 0 if there is none."""
     found = mark.search(text)

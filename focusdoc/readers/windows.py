@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 WIDTH = 400
 #: Blank lines.
 _GAP = re.compile(r"(?:\r?\n[ \t]*){2,}")
+#: Longest line of a heading.
+_MAX_HEADING = 80
 
 
 class Windows:
@@ -60,8 +62,9 @@ def words_of(texts: Sequence[str]) -> list[list[str]]:
 def cut(text: str, width: int = WIDTH) -> list[tuple[int, int]]:
     """The text as spans: paragraphs, so that no span mixes unrelated neighbours.
 
-    Paragraphs shorter than half of `width`, such as lines of dialogue, are joined with the one before. Those longer
-    than 2.5 times `width` are split into whole sentences, in spans that overlap by half their width.
+    Paragraphs shorter than half of `width`, such as lines of dialogue, are joined with the one before, headings with
+    the one after. Those longer than 2.5 times `width` are split into whole sentences, in spans that overlap by half
+    their width.
 
     Args:
         width: characters per span, before widening to sentence ends.
@@ -74,7 +77,10 @@ def cut(text: str, width: int = WIDTH) -> list[tuple[int, int]]:
 
 
 def _paragraphs(text: str, least: int, most: int) -> list[tuple[int, int]]:
-    """Text between blank lines; pieces shorter than `least` are joined with a neighbour, up to `most` characters."""
+    """Text between blank lines.
+
+    Pieces shorter than `least` are joined with a neighbour, up to `most` characters; headings with what follows.
+    """
     ends = [0, *(place for gap in _GAP.finditer(text) for place in gap.span()), len(text)]
     joined: list[tuple[int, int]] = []
     for start, end in zip(ends[::2], ends[1::2], strict=True):
@@ -82,11 +88,20 @@ def _paragraphs(text: str, least: int, most: int) -> list[tuple[int, int]]:
             continue
         if joined:
             first, last = joined[-1]
-            if min(last - first, end - start) < least and end - first <= most:
+            is_short = min(last - first, end - start) < least and not _is_heading(text[start:end])
+            if (is_short or _is_heading(text[first:last])) and end - first <= most:
                 joined[-1] = first, end
                 continue
         joined.append((start, end))
     return joined
+
+
+def _is_heading(text: str) -> bool:
+    """Whether all lines are short and without punctuation at their ends."""
+    lines = filter(None, map(str.strip, text.splitlines()))
+    return all(
+        len(line) <= _MAX_HEADING and line[-1].isalnum() and (line[0].isalnum() or line[0] == "#") for line in lines
+    )
 
 
 def _overlapping(text: str, width: int) -> list[tuple[int, int]]:

@@ -62,7 +62,7 @@ class TestEncrypted:
     @pytest.mark.parametrize("algorithm", ["RC4-40", "RC4-128", "AES-256"])
     def test_the_right_password_opens_it(self, algorithm: str) -> None:
         data = text_pdf(["Secret", "words"], password="pässword", algorithm=algorithm)
-        assert load(data, password="pässword").text == "Secret\n\nwords"
+        assert load(data, password="pässword").text == "Secret\nwords"
 
     def test_no_password_is_an_error_that_asks_for_one(self) -> None:
         with pytest.raises(EncryptedDocumentError, match="is encrypted; give its password"):
@@ -191,5 +191,6 @@ def test_a_real_form_is_read_page_by_page() -> None:
     assert len(document.pages) == 50
     assert len(document.text) > 250_000
     assert "Nonresident Alien Income Tax Return" in document.text
-    for number in (1, 20, 48):
-        assert document.page_at(document.text.index(f"Page {number} of 48")).number == number
+    for number, heading in ((1, "What’s New for 2007"), (2, "Who Must File\n\nFile"), (4, "Where To File\n\nIn")):
+        assert document.page_at(document.text.index(heading)).number == number
+    assert document.text.count(" of 48 Instructions for Form 1040NR") == 2  # the first of them

@@ -83,7 +83,7 @@ class TestFields:
         data = form_pdf(content + b"ET", [field(b"Tx", b"/V (4471)", b"200 578 230 590")])
         texts = load(data).text.splitlines()
         assert texts[10] == "A10 some words of prose 4471"
-        assert texts[20] == "B0 some words of prose"
+        assert texts[20:22] == ["", "B0 some words of prose"]
 
     @pytest.mark.parametrize(
         "odd", [b"/Rect [1 2]", b"/Rect (x)", b"/Parent 6 0 R /Rect [0 0 9 9]", b"/Rect [0 0 9 9] /Opt 3 /V 5 /F (x)"]

@@ -48,6 +48,22 @@ def test_paragraphs_are_windows(lengths: tuple[int, ...], windows_of: list[int])
     assert [text[start:end].count("\n\n") + 1 for start, end in Windows(text).spans] == windows_of
 
 
+@pytest.mark.parametrize(
+    "heading", ["Where To File", "# Usage", "4.2 Limits\nof the first kind", "Part\n\nChapter One"]
+)
+def test_a_heading_stands_with_what_follows(heading: str) -> None:
+    text = f"{'a' * 299}.\n\n{heading}\n\nShort.\n\n{'b' * 199}.\n\n{'c' * 299}."
+    first, second, third = (text[start:end] for start, end in Windows(text).spans)
+    assert second.startswith(heading)
+    assert second.endswith("b.")
+    assert (first, third) == ("a" * 299 + ".", "c" * 299 + ".")
+
+
+def test_lines_of_dialogue_are_no_headings() -> None:
+    text = f"{'a' * 299}.\n\n“Well?”\n\n{'c' * 299}."
+    assert [text[start:end].count("\n\n") for start, end in Windows(text).spans] == [1, 0]
+
+
 @pytest.mark.parametrize("gap", ["\n\n", "\r\n\r\n", "\n \t\n", "\n\n\n\n"])
 def test_blank_lines_of_every_kind_end_a_paragraph(gap: str) -> None:
     first, second = "a" * 300, "b" * 300
