@@ -12,43 +12,27 @@ text keeps pypdf's text. No word is lost either way.
 from __future__ import annotations
 
 import contextlib
-import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 from pypdf import PageObject
-from pypdf.generic import ArrayObject, ContentStream, NameObject
 
 from focusdoc.documents.pdf_marks import Label, Mark, insert_marks
 from focusdoc.documents.pdf_paragraphs import Line, join_blocks, line_distance, paragraph_starts
+from focusdoc.documents.pdf_pieces import GAP, Run, extract, mark_scripts, place
 
-_PLACING = {b"Td", b"TD", b"Tm", b"T*", b"'", b'"'}
 _RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
 _SAME_EDGE = 2.0  # points; all other measures are in em, the page's median font size
 _SAME_BASELINE = 0.4  # superscripts belong to the line, the next line does not
-_GAP = 0.7  # wider than nearly all spaces, narrower than all gutters
 _SLACK = 0.5  # for lines that seem to cross an edge, since widths are estimates
 _MARGIN = 1.6  # between the baselines of header or footer and the body
 _MIN_STARTS, _MIN_LINES, _MIN_CHARACTERS = 6, 3, 15  # at an edge; on each side; of the median line on each side
 _MAX_EDGES = 16
 _MAX_ROTATED = 0.1  # share of the text
 
-
-class _Run(NamedTuple):
-    """Adjacent pieces on a baseline: the indices of the first and last piece, and the position."""
-
-    first: int
-    last: int
-    text: str
-    x: float
-    right: float
-    y: float
-    size: float
-
-
-_Bands = list[tuple[list[_Run], list[_Run]]]
+_Bands = list[tuple[list[Run], list[Run]]]
 
 
 def page_text(page: PageObject, marks: Sequence[Mark] = (), pieces: list[tuple[Any, ...]] | None = None) -> str:
@@ -59,21 +43,21 @@ def page_text(page: PageObject, marks: Sequence[Mark] = (), pieces: list[tuple[A
         pieces: receives every piece of text with its position and font, as pypdf passes them to visitors.
     """
     pieces = [] if pieces is None else pieces
-    plain = _extract(page, pieces)
+    plain = extract(page, pieces)
     if _RIGHT_TO_LEFT.search(plain):
         plain = page.extract_text()  # extraction in pieces would change the order
     elif "".join(piece[0] for piece in pieces) == plain:
         with contextlib.suppress(ArithmeticError):  # coordinates out of bounds
-            runs = _place(pieces)[0] if marks else []
+            runs, _ = place(pieces)
             labels = [Label(run.first, run.x, run.right, run.y) for run in runs]
-            texts, marks = insert_marks([piece[0] for piece in pieces], labels, marks)
+            texts, marks = insert_marks(mark_scripts([piece[0] for piece in pieces], runs), labels, marks)
             pieces[:] = [(text, *piece[1:]) for text, piece in zip(texts, pieces, strict=True)]
             plain = _by_columns(pieces) or _by_paragraphs(pieces)
     return "\n".join([plain.rstrip(), *(mark.line for mark in marks)]).lstrip("\n") if marks else plain
 
 
 def _by_columns(pieces: list[tuple[Any, ...]]) -> str | None:
-    upright, rotated = _place(pieces)
+    upright, rotated = place(pieces)
     if sum(map(len, rotated)) > _MAX_ROTATED * sum(len(run.text) for run in upright) or not upright:
         return None
     em = median(run.size for run in upright)
@@ -95,8 +79,8 @@ def _by_columns(pieces: list[tuple[Any, ...]]) -> str | None:
 
 def _by_paragraphs(pieces: list[tuple[Any, ...]]) -> str:
     """The pieces in pypdf's order, with a blank line before each paragraph."""
-    upright, _ = _place(pieces)
-    lines: list[list[_Run]] = []
+    upright, _ = place(pieces)
+    lines: list[list[Run]] = []
     texts = [piece[0] for piece in pieces]
     end = 0
     for run in upright:
@@ -113,93 +97,7 @@ def _by_paragraphs(pieces: list[tuple[Any, ...]]) -> str:
     return "".join(texts)
 
 
-def _extract(page: PageObject, pieces: list[tuple[Any, ...]]) -> str:
-    """pypdf's text; fills `pieces` with the visitor's arguments for every piece, and the width of the gap after it."""
-    gap = 0.0
-
-    def before(operator: bytes, operands: list[float], _cm: object, _tm: object) -> None:
-        nonlocal gap
-        if operator == b"ET":
-            gap = operands[0] if operands else 0.0
-
-    def visit(text: str, *place: Any) -> None:
-        nonlocal gap
-        if text:
-            pieces.append((text, *place, gap))
-        gap = 0.0
-
-    try:
-        original = page.raw_get("/Contents")
-        content = ContentStream(original.get_object(), page.pdf, "bytes")
-        content.operations = list(_split(content.operations))
-    except Exception:
-        return page.extract_text()  # without positions
-    page[NameObject("/Contents")] = content
-    try:
-        return page.extract_text(visitor_text=visit, visitor_operand_before=before)
-    finally:
-        page[NameObject("/Contents")] = original
-
-
-def _split(operations: list[tuple[Any, bytes]]) -> Iterator[tuple[Any, bytes]]:
-    """The operations with an ET inserted before each move and in wide gaps, so that pypdf calls the visitor there.
-
-    In a gap, the ET's operand is the gap's width, minus the kerning of the text before it.
-    """
-    for operands, operator in operations:
-        if operator in _PLACING:
-            yield [], b"ET"
-        elif operator == b"TJ" and operands and isinstance(operands[0], ArrayObject):
-            part = ArrayObject()
-            for item in operands[0]:
-                part.append(item)
-                if isinstance(item, (int, float)) and item < -1000 * _GAP and isinstance(part[0], bytes):
-                    yield [part], b"TJ"
-                    kerning = sum(number for number in part[:-1] if isinstance(number, (int, float)) and number > -100)
-                    yield [-item - kerning], b"ET"  # pypdf turns smaller ones into spaces
-                    part = ArrayObject()
-            operands = [part]
-        yield operands, operator
-
-
-def _place(pieces: list[tuple[Any, ...]]) -> tuple[list[_Run], list[str]]:
-    """The upright pieces, each as a run, and the texts of the rotated ones; widths are (low) estimates."""
-    upright: list[_Run] = []
-    rotated: list[str] = []
-    fonts: dict[int, dict[str, float]] = {}
-    before: Any = None
-    end = 0.0  # of the previous piece, relative to its position; a piece without its own position starts there
-    for number, (text, cm, tm, font, size, gap) in enumerate(pieces):
-        scale, slope = tm[0] * cm[0] + tm[1] * cm[2], tm[0] * cm[1] + tm[1] * cm[3]
-        height = size * (tm[2] * cm[1] + tm[3] * cm[3])
-        start = end if (cm, tm) == before else 0.0
-        x, y = tm[4] * cm[0] + tm[5] * cm[2] + cm[4] + start, tm[4] * cm[1] + tm[5] * cm[3] + cm[5]
-        if id(font) not in fonts:
-            fonts[id(font)] = _widths(font)
-        width = sum(fonts[id(font)].get(character, 0.45) for character in text.strip()) * size * scale
-        before, end = (cm, tm), start + width + gap / 1000 * size * scale
-        if not all(map(math.isfinite, (x, y, width, height))):
-            return [], []
-        if not text.strip():
-            continue
-        if scale <= 0 or height <= 0 or abs(slope) > 0.1 * scale:
-            rotated.append(text)
-        else:
-            upright.append(_Run(number, number, text, x, x + 0.95 * width, y, height))
-    return upright, rotated
-
-
-def _widths(font: Any) -> dict[str, float]:
-    """Widths of a font's characters in em, assuming that characters equal their codes."""
-    try:
-        unit = float(font["/FontMatrix"][0]) if "/FontMatrix" in font else 0.001
-        widths = enumerate(font["/Widths"], start=int(font["/FirstChar"]))
-        return {" ": 0.3} | {chr(code): float(width) * unit for code, width in widths if width > 0}
-    except Exception:
-        return {}
-
-
-def _edges(runs: list[_Run]) -> list[float]:
+def _edges(runs: list[Run]) -> list[float]:
     """The x at which most runs start, from left to right."""
     groups: list[list[float]] = []
     for x in sorted(run.x for run in runs):
@@ -210,12 +108,12 @@ def _edges(runs: list[_Run]) -> list[float]:
     return sorted(group[0] for group in groups[-_MAX_EDGES:])
 
 
-def _join(pieces: list[_Run], em: float) -> list[_Run]:
+def _join(pieces: list[Run], em: float) -> list[Run]:
     """Join pieces that are drawn in sequence on a baseline without a gap."""
-    runs: list[_Run] = []
+    runs: list[Run] = []
     for piece in pieces:
         run = runs[-1] if runs else piece
-        if abs(piece.y - run.y) < _SAME_BASELINE * em and run.x < piece.x < run.right + _GAP * em:
+        if abs(piece.y - run.y) < _SAME_BASELINE * em and run.x < piece.x < run.right + GAP * em:
             size = max(run, piece, key=lambda each: len(each.text)).size  # a bullet may have another one
             text, right = _line([run, piece]), max(run.right, piece.right)
             runs[-1] = run._replace(last=piece.last, text=text, right=right, size=size)
@@ -224,7 +122,7 @@ def _join(pieces: list[_Run], em: float) -> list[_Run]:
     return runs
 
 
-def _line(runs: list[_Run]) -> str:
+def _line(runs: list[Run]) -> str:
     """The text of runs from left to right; between pieces drawn in sequence pypdf has inserted the spaces."""
     text = ""
     last = -1
@@ -235,14 +133,14 @@ def _line(runs: list[_Run]) -> str:
     return text
 
 
-def _line_of(row: list[_Run]) -> Line:
+def _line_of(row: list[Run]) -> Line:
     longest = max(row, key=lambda run: len(run.text))
     return Line(min(run.x for run in row), longest.y, longest.size)
 
 
-def _rows(runs: list[_Run], em: float) -> list[list[_Run]]:
+def _rows(runs: list[Run], em: float) -> list[list[Run]]:
     """The runs grouped by baseline, from top to bottom."""
-    rows: list[list[_Run]] = []
+    rows: list[list[Run]] = []
     for run in sorted(runs, key=lambda run: -run.y):
         if not rows or rows[-1][0].y - run.y > _SAME_BASELINE * em:
             rows.append([])
@@ -250,7 +148,7 @@ def _rows(runs: list[_Run], em: float) -> list[list[_Run]]:
     return rows
 
 
-def _blocks(runs: list[_Run], edges: list[float], em: float, fewest: int) -> list[list[_Run]]:
+def _blocks(runs: list[Run], edges: list[float], em: float, fewest: int) -> list[list[Run]]:
     """Split runs into blocks in reading order, recursively, at the leftmost edge with about the best score."""
     rows = _rows(runs, em)
     cuts: dict[float, tuple[int, _Bands]] = {}
@@ -265,7 +163,7 @@ def _blocks(runs: list[_Run], edges: list[float], em: float, fewest: int) -> lis
     best = max(score for score, _ in cuts.values())
     chosen = next(edge for edge, (score, _) in cuts.items() if score >= best - 0.1 * abs(best))
     others = [edge for edge in cuts if edge != chosen]  # within columns, fewer lines are enough
-    blocks: list[list[_Run]] = []
+    blocks: list[list[Run]] = []
     for left, right in cuts[chosen][1]:
         if _are_columns(left, right, em):
             blocks += _blocks(left, others, em, 1) + _blocks(right, others, em, 1)
@@ -274,7 +172,7 @@ def _blocks(runs: list[_Run], edges: list[float], em: float, fewest: int) -> lis
     return blocks
 
 
-def _bands(rows: list[list[_Run]], edge: float, em: float) -> _Bands:
+def _bands(rows: list[list[Run]], edge: float, em: float) -> _Bands:
     """Split rows into bands of (left, right) runs; a row that crosses the edge is its own band, all on the left."""
     bands: _Bands = []
     crossed = True
@@ -291,7 +189,7 @@ def _bands(rows: list[list[_Run]], edge: float, em: float) -> _Bands:
     return bands
 
 
-def _are_columns(left: list[_Run], right: list[_Run], em: float) -> bool:
+def _are_columns(left: list[Run], right: list[Run], em: float) -> bool:
     """Whether both sides are lines of prose, most of them side by side."""
     if not all(side and median(len(run.text) for run in side) >= _MIN_CHARACTERS for side in (left, right)):
         return False

@@ -44,6 +44,21 @@ def page_pdf(content: bytes, filters: bytes = b"") -> bytes:
     )
 
 
+def fixed_pitch(content: bytes) -> bytes:
+    """A page in a font with characters of half an em."""
+    return raw_pdf(
+        [
+            b"<< /Type /Catalog /Pages 2 0 R >>",
+            b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R "
+            b"/Resources << /Font << /F1 5 0 R >> >> >>",
+            b"<< /Length %d >>\nstream\n%s\nendstream" % (len(content), content),
+            b"<< /Type /Font /Subtype /Type1 /BaseFont /Fixed /FirstChar 32 /LastChar 126 /Widths [%s] >>"
+            % (b"500 " * 95),
+        ]
+    )
+
+
 def deflated(num_bytes: int) -> bytes:
     """That many zeros, compressed about a thousand times."""
     compressor = zlib.compressobj(9)

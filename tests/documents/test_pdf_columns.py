@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from document_samples import page_pdf, raw_pdf
+from document_samples import fixed_pitch, page_pdf, raw_pdf
 from pypdf import PdfReader
 
 from focusdoc.documents import load, pdf_columns
@@ -48,21 +48,6 @@ def drawn(placed: list[Placed], extra: bytes = b"") -> bytes:
         content += b"%.2f %.2f Td (%s) Tj\n" % (to_x - x, to_y - y, text.encode("latin-1"))
         x, y = to_x, to_y
     return page_pdf(content + b"ET " + extra)
-
-
-def fixed_pitch(content: bytes) -> bytes:
-    """A page in a font with characters of half an em."""
-    return raw_pdf(
-        [
-            b"<< /Type /Catalog /Pages 2 0 R >>",
-            b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R "
-            b"/Resources << /Font << /F1 5 0 R >> >> >>",
-            b"<< /Length %d >>\nstream\n%s\nendstream" % (len(content), content),
-            b"<< /Type /Font /Subtype /Type1 /BaseFont /Fixed /FirstChar 32 /LastChar 126 /Widths [%s] >>"
-            % (b"500 " * 95),
-        ]
-    )
 
 
 def plain(data: bytes) -> str:
@@ -182,7 +167,7 @@ class TestOtherPagesStayAsTheyWere:
                 pieces.append((text, [*level, 0, 0], [*level, x + n % 2 * 300, 700.0 - n], None, size, 0))
             return "".join(texts)
 
-        monkeypatch.setattr(pdf_columns, "_extract", extract)
+        monkeypatch.setattr(pdf_columns, "extract", extract)
         assert page_text(page) == "".join(texts)
 
     @pytest.mark.parametrize("content", [b"", b"BT", b"Td Tm TJ ET Q", b"BT /F1 10 Tf [] TJ [-900] TJ 3 Td (a) Tj"])
@@ -217,7 +202,8 @@ def test_a_page_is_left_as_it_was() -> None:
 @pytest.mark.parametrize("path", sorted(PDFS.glob("*.pdf")), ids=lambda path: path.name)
 def test_no_word_of_a_real_pdf_is_lost_or_doubled(path: Path) -> None:
     for page in PdfReader(path).pages[:50]:
-        before, after = page.extract_text(), page_text(page)
+        before = page.extract_text()
+        after = re.sub(r"(?<=\d)[\^_](?=\d)", "", page_text(page))  # exponents and indices are marked
         assert Counter("".join(after.split())) == Counter("".join(before.split()))
         # Words of which pypdf makes one, as it glues the columns together.
         glued, parted = (Counter(text.split()) for text in (before, after))
