@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
+
+#: A first example imports libraries and compiles patterns.
+hypothesis.settings.register_profile("focusdoc", deadline=None)
+hypothesis.settings.load_profile("focusdoc")
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

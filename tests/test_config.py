@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from focusdoc.config import QUOTE_TOKENS, FocusConfig, GenerationConfig
@@ -51,7 +51,6 @@ class TestFocusConfig:
     def test_settings_that_may_be_left_open(self, name: str) -> None:
         assert getattr(FocusConfig(**{name: None}), name) is None
 
-    @settings(deadline=None)
     @given(st.integers(1), st.integers(1), st.none() | st.integers(1), st.none() | st.integers(0))
     def test_takes_everything_in_range(self, local: int, prompt: int, chunk: int | None, bos: int | None) -> None:
         config = FocusConfig(local_window=local, prompt_window=prompt, chunk_size=chunk, bos_token_id=bos)
@@ -150,7 +149,6 @@ class TestGenerationConfig:
         assert config.seed is None
         assert not config.ignore_eos
 
-    @settings(deadline=None)
     @given(
         st.just(0.0) | st.floats(1e-4, 100),
         st.floats(0, 1, exclude_min=True),

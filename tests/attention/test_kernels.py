@@ -196,7 +196,7 @@ def test_naive_is_plain_softmax_attention() -> None:
             torch.testing.assert_close(lse[0, head, row], scores.logsumexp(0), atol=1e-6, rtol=1e-5)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(cuts=st.lists(st.integers(0, 24), max_size=4), seed=st.integers(0, 99))
 def test_parts_merge_into_the_whole(cuts: list[int], seed: int) -> None:
     """Keys split anywhere, also into empty parts, give the same output and log-sum-exp."""
@@ -215,7 +215,7 @@ def test_parts_merge_into_the_whole(cuts: list[int], seed: int) -> None:
     torch.testing.assert_close(merged[1], whole[1], atol=1e-6, rtol=1e-5)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(cut=st.integers(0, 24), seed=st.integers(0, 99))
 def test_a_blend_is_the_output_of_a_merge(cut: int, seed: int) -> None:
     """Also where one of the two sets is empty."""

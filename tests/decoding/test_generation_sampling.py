@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -77,7 +77,6 @@ def test_chooses_what_transformers_generate_chooses(llama: LlamaForCausalLM, set
 
 
 class TestGreedy:
-    @settings(deadline=None)
     @given(st.integers(0, 1000))
     def test_takes_the_most_probable_token(self, seed: int) -> None:
         logits = spread(seed)

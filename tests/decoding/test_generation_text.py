@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import tokenizers
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import decoders, models
 from transformers import PreTrainedTokenizerFast
@@ -57,19 +57,16 @@ places = st.lists(st.integers(0, 80), max_size=40)
 
 
 class TestPieces:
-    @settings(deadline=None)
     @given(texts, places)
     def test_joined_are_the_text(self, text: str, at: list[int]) -> None:
         streamed, pieces = stream(cut(text, at))
         assert "".join(pieces) == streamed.text == text
 
-    @settings(deadline=None)
     @given(st.lists(st.binary(max_size=4), max_size=12))
     def test_joined_are_the_text_of_any_bytes(self, tokens: list[bytes]) -> None:
         streamed, pieces = stream(tokens)
         assert "".join(pieces) == streamed.text == b"".join(tokens).decode(errors="replace")
 
-    @settings(deadline=None)
     @given(texts.filter(lambda text: "\ufffd" not in text), places)
     def test_never_hold_half_a_character(self, text: str, at: list[int]) -> None:
         _, pieces = stream(cut(text, at))
@@ -106,7 +103,6 @@ class TestPieces:
         text = TextStream(PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=True))
         assert "".join([*(text.add(token) for token in (1, 2, 3)), text.finish()]) == text.text == "yes ."
 
-    @settings(deadline=None)
     @given(st.lists(st.sampled_from([1, 2, *(3 + byte for byte in (0x0A, 0x41, *"é€".encode()))]), max_size=10))
     @example([3 + 0x0A, 3 + 0xC3])  # the line feed was certain, and then becomes part of a broken run of bytes
     def test_joined_are_the_text_where_a_byte_changes_the_bytes_before_it(self, token_ids: list[int]) -> None:
@@ -124,7 +120,6 @@ _BYTE_FALLBACK = byte_fallback()
 
 
 class TestStopStrings:
-    @settings(deadline=None)
     @given(
         texts, places, st.lists(st.text(st.sampled_from("ab né€\n"), min_size=1, max_size=4), min_size=1, max_size=3)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jinja2.exceptions import TemplateError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -67,7 +67,6 @@ def _conversation(*messages: tuple[str, str]) -> list[dict[str, str]]:
 
 
 class TestEncodeText:
-    @settings(deadline=None)
     @given(st.text(max_size=30) | st.sampled_from(HOSTILE))
     def test_is_plain_text_whatever_is_written(self, text: str) -> None:
         ids = encode_text(_CHAT, text)
@@ -102,7 +101,6 @@ class TestChatPrompt:
         assert [token for token in ids if token in special] == [token for token in harmless if token in special]
         assert _CHAT.decode(ids) == _CHAT.decode(harmless).replace("harmless", question)
 
-    @settings(deadline=None)
     @given(st.text(min_size=1, max_size=30).filter(str.strip))
     def test_holds_any_question_whole(self, question: str) -> None:
         ids = question_prompt(_CHAT, question)

@@ -39,7 +39,7 @@ TEXTS = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(TEXTS.filter(lambda text: text.strip()), st.sampled_from(list(TOKENIZERS)), st.integers(1, 40))
 def test_chunks_tile_text_and_tokens(text: str, kind: str, chunk_size: int) -> None:
     document = Document.from_text(text)
@@ -57,14 +57,14 @@ def test_chunks_tile_text_and_tokens(text: str, kind: str, chunk_size: int) -> N
         assert chunk.pages == tuple(page.number for page in document.pages_between(chunk.char_start, chunk.char_end))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(TEXTS)
 def test_no_text_is_lost_by_the_tokenizer_of_bytes(text: str) -> None:
     tokenizer = make_tokenizer("byte_level")
     assert tokenizer.decode(tokenize(tokenizer, text).token_ids) == text
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(TEXTS.filter(lambda text: text.strip()), st.data())
 def test_spans_of_neighbouring_token_ranges_meet(text: str, data: st.DataObject) -> None:
     tokenized = tokenize(make_tokenizer("byte_level"), text)

@@ -46,7 +46,7 @@ def test_the_reading_batch_changes_nothing(batch: int) -> None:
         torch.testing.assert_close(one.values, other.values, atol=1e-6, rtol=1e-5)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     order=st.lists(st.integers(0, 3), min_size=1, max_size=9),
     rest=st.integers(0, 7),

@@ -44,7 +44,7 @@ class TestNumbers:
         assert ((near.keys - plain.keys).abs() <= plain.keys.abs().amax(3, keepdim=True) / 254 * 1.001).all()
         assert ((near.values - plain.values).abs() <= plain.values.abs().amax(4, keepdim=True) / 254 * 1.001).all()
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(numbers=st.lists(st.floats(-1e30, 1e30, allow_subnormal=False), min_size=8, max_size=8))
     def test_any_numbers(self, numbers: list[float]) -> None:
         states = torch.tensor(numbers).view(1, 1, 2, 4)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from focusdoc import Document, FocusConfig, FocusEngine
@@ -106,7 +106,6 @@ class TestLadder:
         assert plan.seconds == pytest.approx(51.2)
         assert planned(10**12, known=lambda _: 102_400, seconds_per_token=lambda: 1 // 0).seconds == 0
 
-    @settings(deadline=None)
     @given(
         tokens=st.integers(1, 10**7),
         chunk=st.integers(1, 4096),

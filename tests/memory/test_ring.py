@@ -181,7 +181,7 @@ class TestSteps:
 
 
 class TestTrouble:
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(
         asked=st.lists(
             st.tuples(st.integers(0, 1), st.integers(0, LAYERS - 1), st.integers(0, 3), st.integers(1, 4)), max_size=30

@@ -149,7 +149,7 @@ class TestChangedDocuments:
         assert read(folder, base, IDS[:10])[1] == 0
         assert read(folder, base, IDS[:12])[1] == 12
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(data=st.data())
     def test_read_with_the_store_equal_those_read_without(
         self, tmp_path_factory: pytest.TempPathFactory, base: BaseModel, data: st.DataObject

@@ -100,7 +100,7 @@ class TestBaseModelName:
 
 
 class TestSaveAndLoad:
-    @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         projections=st.sets(st.sampled_from("qkvo"), min_size=1).map(sorted),
         chunk_size=st.none() | st.integers(1, 10**6),

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from focusdoc.config import QUOTE_TOKENS
@@ -35,7 +35,6 @@ def question(style: Any = "chat") -> Question:
 
 
 @given(st.integers(0, 2**20))
-@settings(deadline=None)
 def test_passages_are_the_chunks_own_words_and_few(passages: Passages, tiny_tokenizer: Any, seed: int) -> None:
     quoted = passages.draw(random.Random(seed), question())
     assert len(encode_text(tiny_tokenizer, quoted)) <= QUOTE_TOKENS

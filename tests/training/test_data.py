@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -74,7 +74,6 @@ def contains(tokens: list[int], part: list[int]) -> bool:
 
 
 class TestSoil:
-    @settings(deadline=None)
     @given(data=st.data(), seed=st.integers(0, 1000))
     def test_keeps_lengths_and_everything_planted(self, data: st.DataObject, seed: int) -> None:
         size, count = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 5))
@@ -143,7 +142,6 @@ class TestSoil:
 
 
 class TestShape:
-    @settings(deadline=None)
     @given(st.integers(0, 1000), st.integers(2, 300), st.integers(0, 3000), st.integers(1, 300), st.integers(0, 5000))
     def test_draws_within_its_ranges(self, seed: int, smallest: int, above: int, chunks: int, more: int) -> None:
         shape = SampleShape(
@@ -505,7 +503,6 @@ class TestLoadQuestions:
         assert load_questions(path) == [(context, "Who?", "Anna"), (context, "What?", "the light")]
 
     @example([("A line\u2028and another\x85and\x0cone more", "q", "a")])
-    @settings(deadline=None)
     @given(st.lists(st.tuples(st.text(), st.text(), st.text(min_size=1).filter(str.strip)), min_size=1, max_size=4))
     def test_of_jsonl(self, tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str]]) -> None:
         path = tmp_path_factory.mktemp("questions") / "rows.jsonl"

@@ -6,7 +6,7 @@ import random
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from focusdoc.training.facts import FACT_MAKERS, Fact, digits, namesake, person
@@ -34,13 +34,11 @@ def words_of(text: str) -> list[str]:
 
 @every_maker
 class TestEveryMaker:
-    @settings(deadline=None)
     @given(seed=seeds)
     def test_states_the_answer_to_the_letter(self, kind: str, seed: int) -> None:
         fact = FACT_MAKERS[kind](random.Random(seed))
         assert fact.answer in fact.statement
 
-    @settings(deadline=None)
     @given(seed=seeds)
     def test_asks_without_giving_the_answer_away(self, kind: str, seed: int) -> None:
         fact = FACT_MAKERS[kind](random.Random(seed))
@@ -48,7 +46,6 @@ class TestEveryMaker:
         assert all(question.strip() for question in (*fact.questions, *fact.completions))
         assert not gives_away(fact)
 
-    @settings(deadline=None)
     @given(seed=seeds)
     def test_has_lookalikes_of_its_kind(self, kind: str, seed: int) -> None:
         if kind == "passkey":  # there may be but one
@@ -59,18 +56,15 @@ class TestEveryMaker:
         assert other.answer in other.statement
         assert not gives_away(other)
 
-    @settings(deadline=None)
     @given(seed=seeds)
     def test_draws_the_same_lookalike_from_the_same_seed(self, kind: str, seed: int) -> None:
         drawn = [FACT_MAKERS[kind](random.Random(seed)).lookalike for _ in range(2)]
         assert len({make and make(random.Random(seed)) for make in drawn}) == 1
 
-    @settings(deadline=None)
     @given(seed=seeds)
     def test_names_its_kind(self, kind: str, seed: int) -> None:
         assert FACT_MAKERS[kind](random.Random(seed)).kind == kind
 
-    @settings(deadline=None)
     @given(seed=seeds)
     def test_is_one_line_without_white_space_around_it(self, kind: str, seed: int) -> None:
         fact = FACT_MAKERS[kind](random.Random(seed))
@@ -78,7 +72,6 @@ class TestEveryMaker:
         assert fact.answer == fact.answer.strip() != ""
         assert "\n" not in fact.statement
 
-    @settings(deadline=None)
     @given(seed=seeds)
     def test_asks_about_what_the_statement_names(self, kind: str, seed: int) -> None:
         fact = FACT_MAKERS[kind](random.Random(seed))
@@ -111,7 +104,6 @@ def test_words_are_of_every_form() -> None:
     assert {"Where", "What", "When", "Who", "Which", "How"} <= openings
 
 
-@settings(deadline=None)
 @given(st.integers(0, 100), st.integers(1, 12))
 def test_digits_has_as_many_as_asked_for(seed: int, length: int) -> None:
     number = digits(random.Random(seed), length)
@@ -121,7 +113,6 @@ def test_digits_has_as_many_as_asked_for(seed: int, length: int) -> None:
 
 
 class TestLookalikes:
-    @settings(deadline=None)
     @given(seed=seeds)
     def test_a_namesake_has_the_first_or_the_last_name(self, seed: int) -> None:
         rng = random.Random(seed)
@@ -130,7 +121,6 @@ class TestLookalikes:
         other = namesake(rng, name).split()
         assert other[0] == first or other[1] == last
 
-    @settings(deadline=None)
     @given(seed=seeds)
     def test_a_pair_has_a_key_or_a_value_that_begins_as_the_other_does(self, seed: int) -> None:
         fact, other = fact_and_lookalike("pair", seed)
@@ -140,7 +130,6 @@ class TestLookalikes:
 
         assert other.answer[0] == fact.answer[0] or key(other)[0] == key(fact)[0]
 
-    @settings(deadline=None)
     @given(seed=seeds)
     def test_a_number_has_the_same_owner_or_is_called_the_same(self, seed: int) -> None:
         named, other = (one.completions[0].removeprefix("The ") for one in fact_and_lookalike("number", seed))

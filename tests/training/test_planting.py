@@ -37,7 +37,7 @@ def asked_of(planting: Planting, kind: str, count: int) -> list[Question]:
 class TestFacts:
     @pytest.mark.parametrize("kind", sorted(FACT_MAKERS))
     @given(seed=st.integers(0, 10_000))
-    @settings(max_examples=10, deadline=None)
+    @settings(max_examples=10)
     def test_are_asked_about_once_each_and_stand_in_a_chunk(self, tiny_tokenizer: Any, kind: str, seed: int) -> None:
         planting, builder = planting_in(tiny_tokenizer, seed)
         asked = asked_of(planting, kind, 12)
