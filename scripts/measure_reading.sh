@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# The figures of docs/reading.md: natural questions compared with retrieval and the same reader, facts in wordings that no
-# template has, unanswerable questions, and two-hop questions. About six hours on two cores.
+# The figures of docs/reading.md: natural questions about novels, encyclopedia passages and manuals compared with retrieval
+# and the same reader, facts in wordings that no template has, unanswerable questions, and two-hop questions. About seven
+# hours on two cores.
 #   scripts/measure_reading.sh OUTPUT [DATA]
-# A stopped run resumes. DATA is the folder with books/ and qa/ (default ../shared/data); READER
+# A stopped run resumes. DATA is the folder with books/, pdf/ and qa/ (default ../shared/data); READER
 # is the model that answers.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -24,6 +25,12 @@ natural xquad --data "$data/qa/xquad.en.json" --questions 0.82:1 --limit 200
 natural nq --data "$data/qa/nq-open-oracle.jsonl.gz" --questions 0.8:1 --limit 200
 natural novels --data "$data/qa/novels.json" --documents "$data/books" --questions 0.5:1
 natural five_novels --data "$root/benchmarks/novels.json" --documents "$data/books"
+manuals=$output/files/manuals
+mkdir -p "$manuals"
+cp "$data/pdf/i1040nr.pdf" "$manuals"
+"$VENV/bin/python" -c "from focusdoc.evaluation.loading import long_texts; print(next(long_texts(None)).text)" \
+  > "$manuals/python_reference.txt"
+natural manuals --data "$root/benchmarks/manuals.json" --documents "$manuals"
 for name in wordings two_hop; do
   [ $name = wordings ] && option=--output || option=--write
   "$VENV/bin/python" "$root/benchmarks/$name.py" --data "$data" $option "$output/files/$name"

@@ -19,6 +19,7 @@ import hashlib
 import json
 import random
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("--sources", nargs="+", choices=SOURCES, default=SOURCES)
     parser.add_argument("--around", type=int, default=AROUND, help="characters of a novel around each excerpt")
     parser.add_argument("--open", type=int, default=OPEN, help="documents that are open at the same time")
+    parser.add_argument("--steps", type=int, help="fewer steps than all questions take")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=0)
@@ -89,7 +91,7 @@ def main() -> None:
     }
     sources = [source for name in SOURCES if name in args.sources for source in made[name]()]
     random.Random(args.seed).shuffle(sources)
-    total = sum(len(asked) // TOGETHER for _, asked in sources) // PASSES
+    total = min(sum(len(asked) // TOGETHER for _, asked in sources) // PASSES, args.steps or sys.maxsize)
     trained = nn.ParameterDict({key_of(name): each for name, each in weights.named_parameters()})
     few = [weights.log_heads, weights.signals]
     many = [each for each in weights.parameters() if all(each is not other for other in few)]
@@ -117,8 +119,8 @@ def main() -> None:
         rng = random.Random(f"{args.seed} {first}")
         passes = [(index, some) for index, (_, asked) in enumerate(group) for some in shuffled(rng, len(asked))]
         rng.shuffle(passes)
-        steps = [passes[start : start + PASSES] for start in range(0, len(passes) - PASSES + 1, PASSES)]
-        if step + len(steps) <= done:
+        steps = [passes[start : start + PASSES] for start in range(0, len(passes) - PASSES + 1, PASSES)][: total - step]
+        if not steps or step + len(steps) <= done:
             step += len(steps)
             continue
         lessons: list[Lesson] = []  # free the memories of the last group first

@@ -162,7 +162,7 @@ def natural(
         ),
     ],
     documents: Annotated[
-        Path | None, option("The folder with the documents that FILE names, as NAME.txt.", _WHAT, "DIR")
+        Path | None, option("The folder with FILE's documents, as NAME.txt, NAME.pdf or the like.", _WHAT, "DIR")
     ] = None,
     questions: Annotated[
         str,

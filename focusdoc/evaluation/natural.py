@@ -3,7 +3,8 @@
 The format of a file is detected from its contents:
 
 - patterns, ``{"document": [{"question": ..., "answer": "a regular expression that a right answer matches"}]}``, with
-  the documents in a folder; ``"places"`` says which ``[start, end]`` characters answer it, by default all matches;
+  the documents in a folder; ``"places"`` says what answers it, as ``[start, end]`` characters or as quotations, by
+  default all matches;
 - SQuAD, whose paragraphs are joined with blank lines to one document;
 - JSON lines with ``question``, ``answers`` and ``ctxs``, whose first passage has the answer; sampled passages are
   joined to one document.
@@ -11,6 +12,7 @@ The format of a file is detected from its contents:
 
 from __future__ import annotations
 
+import glob
 import gzip
 import json
 import random
@@ -71,7 +73,7 @@ def load_items(
 ) -> list[Item]:
     """The questions of a file in one of the formats above, gzipped or not, grouped by document.
 
-    The documents of a file of patterns are in the folder `documents`, as ``NAME.txt``.
+    The documents of a file of patterns are in the folder `documents`, as ``NAME.txt``, ``NAME.pdf`` or the like.
 
     Raises:
         EvaluationError: the file has another format, is damaged or too large, or there is no question.
@@ -101,13 +103,33 @@ def _of_patterns(values: dict[str, Any], choice: Choice, folder: Path | None) ->
     for name, rows in choice.of(list(values.items())):
         if Path(name).name != name:
             raise EvaluationError(f"The document is named {name!r}; it must be a name without folders.")
-        text = load(folder / f"{name}.txt").text
+        text = load(_file_of(name, folder)).text
         for number, row in enumerate(rows):
-            found = row["places"] if "places" in row else matches(row["answer"], text)
+            found = _quoted(row["places"], text) if "places" in row else matches(row["answer"], text)
             places = [(start, end) for start, end in found]
             if not all(0 <= start < end <= len(text) for start, end in places):
                 raise ValueError(f"the places {places} of {row['question']!r} are not within its document")
             yield _item(PATTERN_TASK, f"{name}-{number}", name, text, row["question"], [row["answer"]], places)
+
+
+def _file_of(name: str, folder: Path) -> Path:
+    files = sorted(folder.glob(f"{glob.escape(name)}.*"))
+    if len(files) > 1:
+        names = ", ".join(each.name for each in files)
+        raise EvaluationError(f"{folder} has several documents for {name!r}: {names}; leave one of them there.")
+    return files[0] if files else folder / f"{name}.txt"  # which then is named as missing
+
+
+def _quoted(places: Sequence[Span | str], text: str) -> Iterator[Span]:
+    """The places, with quotations replaced by all their occurrences; white space may differ."""
+    for place in places:
+        if isinstance(place, str):
+            found = [each.span() for each in regex.finditer(r"\s+".join(map(regex.escape, place.split())), text)]
+            if not found:
+                raise ValueError(f"{place!r} is not in the document")
+            yield from found
+        else:
+            yield place
 
 
 def _of_squad(values: dict[str, Any], choice: Choice) -> Iterator[Item]:

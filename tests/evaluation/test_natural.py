@@ -137,6 +137,27 @@ class TestPatterns:
             with pytest.raises(EvaluationError, match="is not a file of questions"):
                 load_items(path, Choice(), documents=tmp_path / "books")
 
+    def test_places_may_be_quoted(self, tmp_path: Path) -> None:
+        path = novels_file(tmp_path)
+        (tmp_path / "books" / "moor.txt").write_text("Not 3 (three)\nhounds. Or 3 (three) hounds?", encoding="utf-8")
+        row = {"question": "How many?", "answer": "3", "places": ["3 (three)  hounds", [0, 3]]}
+        write_json(path, {"moor": [row]})
+        (item,) = load_items(path, Choice(), documents=tmp_path / "books")
+        assert places(item) == ["3 (three)\nhounds", "3 (three) hounds", "Not"]
+        write_json(path, {"moor": [row | {"places": ["four hounds"]}]})
+        with pytest.raises(EvaluationError, match="'four hounds' is not in the document"):
+            load_items(path, Choice(), documents=tmp_path / "books")
+
+    def test_documents_may_be_of_every_kind_but_only_one_of_a_name(self, tmp_path: Path) -> None:
+        path = novels_file(tmp_path)
+        write_json(path, {"form": [{"question": "Which code?", "answer": "4471"}]})
+        (tmp_path / "books" / "form.html").write_text("<p>Code <b>4471</b>", encoding="utf-8")
+        (item,) = load_items(path, Choice(), documents=tmp_path / "books")
+        assert item.document == "Code 4471"
+        (tmp_path / "books" / "form.txt").write_text("Code 4471", encoding="utf-8")
+        with pytest.raises(EvaluationError, match=r"several documents for 'form': form\.html, form\.txt"):
+            load_items(path, Choice(), documents=tmp_path / "books")
+
     def test_a_pattern_that_never_ends_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("focusdoc.evaluation.natural_scores._SECONDS", 0.1)
         path = novels_file(tmp_path)
