@@ -35,6 +35,8 @@ _EXAMPLES = (
 )
 #: A description contains a relation.
 _RELATION = re.compile(r"\b(?:of|that|which|who|whom|whose|by|where)\b|['\u2019]s\b", re.IGNORECASE)
+#: A description of anybody or anything has no name.
+_INDEFINITE = re.compile(r"(?:an?|any|some\w*)\b", re.IGNORECASE)
 #: If only such words remain, the question itself asks for the name, and there is no second step.
 _ASKING = {"who", "whom", "whose", "what", "which", "was", "were", "is", "are", "did", "does", "do", "name", "called"}
 
@@ -56,7 +58,7 @@ def find_description(session: Session, question: str) -> str | None:
     session.reader_tokens += written.prompt_tokens
     description = text.strip().rstrip(".?")
     at = re.search(re.escape(description), question, re.IGNORECASE)
-    if not description or at is None or not _RELATION.search(description):
+    if not description or at is None or not _RELATION.search(description) or _INDEFINITE.match(description):
         return None
     rest = question[: at.start()] + question[at.end() :]
     if all(word in _ASKING for word in words_of([rest.casefold()])[0]):

@@ -105,6 +105,7 @@ def test_the_first_answer_stays_where_the_second_is_no_surer(engine: FocusEngine
         ("Who is the owner of the mill?", "the owner of the mill"),  # all that is asked
         ("When was the owner of the mill born?", "the owner of the house"),  # not in the question
         ("When was the owner of the mill born?", ""),
+        ("When is a refund of a few cents due?", "a refund of a few cents"),  # nothing that has a name
     ],
 )
 def test_other_questions_are_asked_once(engine: FocusEngine, memory: Any, question: str, description: str) -> None:
