@@ -6,7 +6,7 @@ is an x at which many runs start and which few cross, with lines of prose side b
 not columns). The runs that cross the edge, such as wide headings, split the page into bands; in each band the left
 side is read before the right side, and both are split recursively. Header and footer, separated by white space, come
 first and last, and rotated text after them. A page without such an edge, with much rotated text, or with right-to-left
-text keeps pypdf's text. No word is lost either way.
+text keeps pypdf's order. No word is lost either way, and blank lines part the paragraphs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _Bands = list[tuple[list[Run], list[Run]]]
 
 
 def page_text(page: PageObject, marks: Sequence[Mark] = (), pieces: list[tuple[Any, ...]] | None = None) -> str:
-    """The page's text, column by column if it has columns, else that of `page.extract_text()`.
+    """The page's text, column by column if it has columns, else in the order of `page.extract_text()`.
 
     Args:
         marks: to insert into the text, see `focusdoc.documents.pdf_marks`.
