@@ -93,6 +93,8 @@ def _paragraphs(text: str, least: int, most: int) -> list[tuple[int, int]]:
                 joined[-1] = first, end
                 continue
         joined.append((start, end))
+    if len(joined) > 1 and joined[-1][1] - joined[-2][0] <= most and _is_heading(text[slice(*joined[-1])]):
+        joined[-2:] = [(joined[-2][0], joined[-1][1])]  # nothing follows it
     return joined
 
 

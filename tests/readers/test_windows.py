@@ -59,6 +59,11 @@ def test_a_heading_stands_with_what_follows(heading: str) -> None:
     assert (first, third) == ("a" * 299 + ".", "c" * 299 + ".")
 
 
+def test_a_heading_that_nothing_follows_stands_with_what_is_before() -> None:
+    text = f"{'a' * 299}.\n\n{'b' * 299}.\n\nThe end"
+    assert [text[start:end].count("\n\n") for start, end in Windows(text).spans] == [0, 1]
+
+
 def test_lines_of_dialogue_are_no_headings() -> None:
     text = f"{'a' * 299}.\n\n“Well?”\n\n{'c' * 299}."
     assert [text[start:end].count("\n\n") for start, end in Windows(text).spans] == [1, 0]
