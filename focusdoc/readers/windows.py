@@ -88,7 +88,7 @@ def _paragraphs(text: str, least: int, most: int) -> list[tuple[int, int]]:
             continue
         if joined:
             first, last = joined[-1]
-            is_short = min(last - first, end - start) < least and not _is_heading(text[start:end])
+            is_short = last - first < least or (end - start < least and not _is_heading(text[start:end]))
             if (is_short or _is_heading(text[first:last])) and end - first <= most:
                 joined[-1] = first, end
                 continue
