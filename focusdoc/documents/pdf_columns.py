@@ -52,12 +52,12 @@ def page_text(page: PageObject, marks: Sequence[Mark] = (), pieces: list[tuple[A
             labels = [Label(run.first, run.x, run.right, run.y) for run in runs]
             texts, marks = insert_marks(mark_scripts([piece[0] for piece in pieces], runs), labels, marks)
             pieces[:] = [(text, *piece[1:]) for text, piece in zip(texts, pieces, strict=True)]
-            plain = _by_columns(pieces) or _by_paragraphs(pieces)
+            upright, rotated = place(pieces)
+            plain = _by_columns(upright, rotated) or _by_paragraphs(texts, upright)
     return "\n".join([plain.rstrip(), *(mark.line for mark in marks)]).lstrip("\n") if marks else plain
 
 
-def _by_columns(pieces: list[tuple[Any, ...]]) -> str | None:
-    upright, rotated = place(pieces)
+def _by_columns(upright: list[Run], rotated: list[str]) -> str | None:
     if sum(map(len, rotated)) > _MAX_ROTATED * sum(len(run.text) for run in upright) or not upright:
         return None
     em = median(run.size for run in upright)
@@ -77,11 +77,10 @@ def _by_columns(pieces: list[tuple[Any, ...]]) -> str | None:
     return join_blocks([*texts, "\n".join(text.strip() for text in rotated)]).rstrip()
 
 
-def _by_paragraphs(pieces: list[tuple[Any, ...]]) -> str:
-    """The pieces in pypdf's order, with a blank line before each paragraph."""
-    upright, _ = place(pieces)
+def _by_paragraphs(texts: list[str], upright: list[Run]) -> str:
+    """The pieces' texts in pypdf's order, with a blank line before each paragraph; `upright` are those on lines."""
+    texts = list(texts)
     lines: list[list[Run]] = []
-    texts = [piece[0] for piece in pieces]
     end = 0
     for run in upright:
         between = "".join(texts[end : run.first]) + run.text[: len(run.text) - len(run.text.lstrip())]

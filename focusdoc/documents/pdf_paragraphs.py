@@ -41,6 +41,8 @@ def _drop(above: Line, line: Line) -> float:
 def paragraph_starts(lines: Sequence[Line], em: float, distance: float) -> set[int]:
     """The indices of the lines, other than the first, that start a paragraph.
 
+    They stand behind white space or a heading in a larger font, or are indented between two lines that are not.
+
     Args:
         lines: of one column, in reading order.
         em: the page's font size in points.
